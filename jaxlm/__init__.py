@@ -1,0 +1,54 @@
+"""jaxlm: the ladder of classic language models, in JAX and Flax.
+
+n-gram -> NPLM (Bengio 2003) -> Elman RNN -> GRU -> LSTM
+
+    text = jaxlm.read_corpus("toy", eos=False)
+    model = jaxlm.NPLM(vocab_size=len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
+    run = jaxlm.fit(model, text, batching="rows", features="last", batch_size=3, lr=0.1, steps=5000)
+    jaxlm.next_words(run, "我 讨厌")
+
+Axis letters in array names (`x_BTD`) are explained in `jaxlm.shapes`.
+"""
+
+from jaxlm.data.corpora import CORPORA, Text, TextConfig, read_corpus
+from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.vocabulary import Vocabulary
+from jaxlm.errors import UserError
+from jaxlm.evaluation import Report, perplexity
+from jaxlm.generation import SamplingConfig, next_words, sample
+from jaxlm.models import CELLS, GRU, LSTM, MODELS, NPLM, RNN, LanguageModel, Recurrent
+from jaxlm.training.loop import TrainingConfig, fit
+from jaxlm.training.optimizers import OptimizerConfig
+from jaxlm.training.runs import Run, load
+from jaxlm.recipes import RECIPES
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CELLS",
+    "CORPORA",
+    "GRU",
+    "LSTM",
+    "MODELS",
+    "NPLM",
+    "RECIPES",
+    "RNN",
+    "BatchingConfig",
+    "LanguageModel",
+    "OptimizerConfig",
+    "Recurrent",
+    "Report",
+    "Run",
+    "SamplingConfig",
+    "Text",
+    "TextConfig",
+    "TrainingConfig",
+    "UserError",
+    "Vocabulary",
+    "fit",
+    "load",
+    "next_words",
+    "perplexity",
+    "read_corpus",
+    "sample",
+]

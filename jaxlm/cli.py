@@ -1,0 +1,71 @@
+"""What every command shares: reading its flags, and telling a user's mistake in one line."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from jaxlm.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default: Any = None) -> T:
+    """Flags to the dataclass `kind`: its fields, flat, with their docstrings as help. Raises UserError for a bad flag."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                kind, args=list(argv), prog=prog, description=about, config=(tyro.conf.OmitArgPrefixes,), **options
+            )
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(errors.getvalue())}; see {prog} --help") from None
+
+
+def parse_known(kind: type[T], argv: Sequence[str]) -> T:
+    """The fields of `kind` among the flags; the others are left for `parse`, which sees them all."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            known, _ = tyro.cli(kind, args=list(argv), return_unknown_args=True, add_help=False)
+            return known
+    except SystemExit:
+        raise UserError(_one_line(errors.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """The message in tyro's box of several lines: all but its frame, its title and its advice."""
+    lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
+    words = " ".join(line for line in lines[1:] if line)
+    words = re.split(r"For full helptext|Argument helptext:", words)[0]
+    return re.sub(r"\s+", " ", words).strip().removesuffix(".")
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+    """Runs a command: exit code 2 and one line for a user's mistake, no traceback."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except UserError as error:
+        code = fail(str(error))
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone; nothing more can be told, and that is no mistake.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def fail(message: str) -> int:
+    """Prints the one line of a user's mistake; returns the exit code."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,1 @@
+"""Text in, token ids out: tokenizers, vocabularies, corpora and batches. NumPy only; nothing here imports JAX."""

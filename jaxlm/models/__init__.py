@@ -1,0 +1,49 @@
+"""The ladder of models. A new one is one file here and one line in MODELS."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from jaxlm.errors import UserError, choose
+from jaxlm.models.base import LanguageModel
+from jaxlm.models.cells import CELLS
+from jaxlm.models.nplm import NPLM, NPLMConfig
+from jaxlm.models.recurrent import GRU, LSTM, RNN, Recurrent, RecurrentConfig
+
+__all__ = ["CELLS", "GRU", "LSTM", "MODELS", "NPLM", "RNN", "LanguageModel", "Recurrent", "describe_model", "make_model"]
+
+
+class ModelEntry(NamedTuple):
+    """A model by name: what configures it, and what makes it from a configuration's fields."""
+
+    config: type
+    make: Callable[..., LanguageModel]
+
+
+def _recurrent(name: str) -> ModelEntry:
+    return ModelEntry(RecurrentConfig, lambda **fields: Recurrent(cell=CELLS[name], **fields))
+
+
+MODELS: dict[str, ModelEntry] = {"nplm": ModelEntry(NPLMConfig, NPLM)} | {name: _recurrent(name) for name in CELLS}
+
+
+def make_model(name: str, config: Any, vocab_size: int, start_id: int = 0) -> LanguageModel:
+    """The model called `name`, as `config` (of MODELS[name].config) describes it. Raises UserError for an unknown name."""
+    fields = vars(config) if not isinstance(config, dict) else config
+    return choose(MODELS, name, "model").make(vocab_size=vocab_size, start_id=start_id, **fields)
+
+
+def describe_model(model: LanguageModel) -> tuple[str, dict[str, Any]]:
+    """The inverse of `make_model`: the name in MODELS and the configuration's fields.
+
+    Raises UserError for a model that MODELS cannot make, which a run folder therefore could not bring back.
+    """
+    for name, entry in MODELS.items():
+        network = {field.name: getattr(model, field.name, None) for field in fields(entry.config)}
+        same = entry.make(vocab_size=model.vocab_size, start_id=model.start_id, **network)
+        if isinstance(model, type(same)) and getattr(model, "cell", None) == getattr(same, "cell", None):
+            return name, network
+    cell = f" with {model.cell}" if hasattr(model, "cell") else ""
+    raise UserError(
+        f"{type(model).__name__}{cell} is not in MODELS ({', '.join(MODELS)}): add its line, so that its run can be loaded"
+    )

@@ -1,0 +1,112 @@
+"""The neural probabilistic language model of Bengio et al. 2003."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm import shapes
+from jaxlm.errors import UserError
+from jaxlm.models.base import DTYPES, LanguageModel, OutputLayer, check_common, dense, embed
+
+
+@dataclass(frozen=True)
+class NPLMConfig:
+    """Bengio's feed-forward model over a window of words."""
+
+    n_step: int = 4
+    """Words of context the model sees."""
+    embedding_size: int = 100
+    """Size of a word's feature vector (a row of C)."""
+    hidden_size: int = 200
+    """Size of the tanh layer; 0 leaves it out, which needs --direct."""
+    direct: bool = False
+    """Connect the word features directly to the output (W in the paper)."""
+    tied: bool = False
+    """Use the embedding, transposed, as the output matrix."""
+    dropout: float = 0.0
+    """Dropout on the word features and on the hidden layer."""
+    init_scale: float | None = None
+    """Draw every parameter from U(-s, s); by default each layer by its own size."""
+    dtype: str = "float32"
+    """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
+
+
+class NPLM(LanguageModel):
+    """Neural probabilistic language model (Bengio, Ducharme, Vincent & Jauvin 2003, section 2).
+
+        x = (C(w_{t-n+1}), ..., C(w_t))      the features of the last n = n_step words, side by side
+        y = b + W x + U tanh(d + H x)        P(w_{t+1} | ...) = softmax(y)
+
+    W is there with `direct`, else 0. Parameters: embedding C [V, D]; hidden H [n·D, H] and d; output [F, V] and b, where the
+    features F are tanh(...), followed by x if `direct`: the kernel is U over W.
+
+    The carry is the last n_step - 1 tokens, int32 [B, N-1]; before the text's start it is `start_id`.
+    The paper counts the predicted word in n: its n = 5 is n_step = 4.
+
+    Raises UserError for sizes below 1, hidden_size 0 without `direct`, and tied weights of unequal sizes.
+    """
+
+    n_step: int = 4
+    embedding_size: int = 100
+    hidden_size: int = 200
+    direct: bool = False
+    tied: bool = False
+    dropout: float = 0.0
+    init_scale: float | None = None
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        check_common(self)
+        if self.hidden_size < 1 and not (self.direct and self.hidden_size == 0):
+            raise UserError(f"--hidden-size {self.hidden_size}: must be at least 1 (or 0 with --direct)")
+        if self.tied and self.direct:
+            raise UserError("--tied and --direct exclude each other: the embedding has no row for the direct connections")
+        dtype = DTYPES[self.dtype]
+        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
+        if self.hidden_size:
+            self.hidden = dense(self.hidden_size, self.n_step * self.embedding_size, self.init_scale, dtype)
+        self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
+        self.drop = nn.Dropout(self.dropout)
+
+    @property
+    def context_size(self) -> int:
+        return self.n_step - 1
+
+    def initial_carry(self, batch_size: int) -> jax.Array:
+        return jnp.full((batch_size, self.n_step - 1), self.start_id, jnp.int32)
+
+    def features(
+        self, tokens_BT: jax.Array, carry: jax.Array, last: bool, deterministic: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        shapes.check(carry, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
+        seen_BS = jnp.concatenate([carry, tokens_BT.astype(carry.dtype)], axis=1)
+        carry = seen_BS[:, seen_BS.shape[1] - (self.n_step - 1) :]
+        if last:
+            seen_BS = seen_BS[:, -self.n_step :]
+        positions = seen_BS.shape[1] - self.n_step + 1
+        words_BSD = self.drop(self.embedding(seen_BS), deterministic=deterministic)
+        shapes.check(words_BSD, "BSD", B=tokens_BT.shape[0], D=self.embedding_size)
+        x_BTX = jnp.concatenate([words_BSD[:, n : n + positions] for n in range(self.n_step)], axis=-1)
+        parts: list[jax.Array] = []
+        if self.hidden_size:
+            a_BTH = jnp.tanh(self.hidden(x_BTX))
+            parts.append(self.drop(a_BTH, deterministic=deterministic))
+        if self.direct:
+            parts.append(x_BTX)
+        return jnp.concatenate(parts, axis=-1), carry
+
+    def logits(self, hidden_BTF: jax.Array) -> jax.Array:
+        return self.output(hidden_BTF, self.embedding.embedding)
+
+    def layers(self) -> dict[str, str]:
+        window = self.n_step * self.embedding_size
+        features = self.hidden_size + (window if self.direct else 0)
+        return {
+            "embedding": f"C: {self.vocab_size} words x {self.embedding_size} features",
+            "hidden": f"H, d: {window} -> {self.hidden_size}, tanh",
+            "output": f"U, b: {features} -> {self.vocab_size}, softmax" + (" (U is C)" if self.tied else ""),
+        }
+
+

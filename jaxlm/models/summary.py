@@ -1,0 +1,48 @@
+"""A model as a table: layers, shapes, parameter counts."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from jaxlm.models.base import LanguageModel
+
+
+def parameter_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
+    """Every parameter's path and shape, without computing a value."""
+    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    found: dict[str, tuple[int, ...]] = {}
+
+    def visit(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> None:
+        found["/".join(entry.key for entry in path)] = leaf.shape
+
+    jax.tree_util.tree_map_with_path(visit, params)
+    return found
+
+
+def count_parameters(model: LanguageModel) -> int:
+    """How many numbers the model learns."""
+    return sum(math.prod(shape) for shape in parameter_shapes(model).values())
+
+
+def parameter_table(model: LanguageModel) -> Table:
+    """Layers in order, the shapes of their parameters, and how many numbers those are."""
+    shapes = parameter_shapes(model)
+    table = Table(title=f"{type(model).__name__}", title_justify="left", show_footer=True)
+    total = f"{count_parameters(model):,}"
+    for header, footer, justify in (
+        ("layer", "", "left"),
+        ("shapes", "total", "left"),
+        ("parameters", total, "right"),
+        ("what it computes", "", "left"),
+    ):
+        table.add_column(header, footer, justify=justify)  # type: ignore[arg-type]
+    for prefix, meaning in model.layers().items():
+        own = [shape for path, shape in shapes.items() if path.startswith(f"{prefix}/")]
+        own.sort(key=len, reverse=True)
+        drawn = ", ".join("x".join(map(str, shape)) for shape in own)
+        table.add_row(prefix, drawn, f"{sum(map(math.prod, own)):,}", meaning)
+    return table

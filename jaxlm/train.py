@@ -1,0 +1,150 @@
+"""python -m jaxlm.train: train a model on a corpus, and keep it."""
+
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jaxlm import cli
+from jaxlm.config import Config, default_config, to_dict
+from jaxlm.data.corpora import Text, read_corpus
+from jaxlm.errors import UserError
+from jaxlm.generation import next_words
+from jaxlm.models import MODELS, make_model
+from jaxlm.models.summary import parameter_table
+from jaxlm.plots import loss_curve
+from jaxlm.training.log import read_records
+from jaxlm.training.loop import fit
+from jaxlm.training.runs import CONFIG, Run
+
+Network = TypeVar("Network")
+ABOUT = """Train a language model on a corpus, and keep it.
+
+Examples:
+  python -m jaxlm.train --model nplm
+  python -m jaxlm.train --model lstm --corpus ptb --epochs 5
+  python -m jaxlm.train --model gru --corpus my.txt --tokens chars --dropout 0.2
+"""
+PROG = "python -m jaxlm.train"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides the defaults of everything else, so it is read first."""
+
+    model: str | None = None
+    """nplm, rnn, gru or lstm (default: the recipe's, or nplm)."""
+    recipe: str | None = None
+    """Start from the settings of a recipe: lecture, zaremba-small."""
+    config: Path | None = None
+    """Start from a JSON file of settings, such as another run's config.json."""
+    corpus: str = "toy"
+
+
+@dataclass(frozen=True)
+class Command(Config[Network]):
+    """The flags of a training run."""
+
+    model: str | None = None
+    """nplm, rnn, gru or lstm (default: the recipe's, or nplm). The flags below are the chosen model's."""
+    recipe: str | None = None
+    """Start from the settings of a recipe: lecture (the default for the toy corpus), zaremba-small."""
+    config: Path | None = None
+    """Start from a JSON file of settings, such as another run's config.json."""
+    out: Path | None = None
+    """Folder of the run (default: a new one, runs/MODEL-CORPUS)."""
+    resume: bool = False
+    """Continue the run in --out (default: the newest of this model and corpus) from its last checkpoint."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads the flags, trains, and shows what came of it."""
+    choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
+    name, defaults = default_config(choice.model, choice.recipe, choice.config, choice.corpus)
+    sections = {section: getattr(defaults, section) for section in to_dict(defaults)}
+    command = cli.parse(
+        Command[MODELS[name].config], argv, prog=PROG, about=ABOUT, default=Command(**sections)  # type: ignore[misc, name-defined]
+    )
+    console = Console()
+    text = read_corpus(command.text)
+    for note in text.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+    start_id = text.vocabulary.start_id or 0
+    model = make_model(name, command.network, len(text.vocabulary), start_id)
+    folder = run_folder(command.out, command.resume, name, command.text.corpus)
+    show_corpus(console, text)
+    console.print(parameter_table(model))
+    run = fit(
+        model,
+        text,
+        batching=command.batching,
+        optimizer=command.optimizer,
+        training=command.training,
+        folder=folder,
+        resume=command.resume,
+        config={"text": to_dict(command)["text"], "command": ["python", "-m", "jaxlm.train", *argv]},
+        console=console,
+    )
+    if run.stopped_by:
+        console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
+        return 128 + signal.Signals(run.stopped_by)
+    show_result(console, run, text)
+    return 0
+
+
+def run_folder(out: Path | None, resume: bool, model: str, corpus: str) -> Path:
+    """Where the run goes: --out; or a new folder runs/MODEL-CORPUS; or with --resume the newest such folder."""
+    if out is not None:
+        if resume and not (out / CONFIG).exists():
+            raise UserError(f"--resume: {out} holds no run to continue; leave --resume out to start one")
+        return out
+    stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).resolve().stem if '/' in corpus else Path(corpus).stem)}"
+    used = sorted(_numbered(stem))
+    if resume:
+        if not used:
+            raise UserError(f"--resume: there is no run runs/{stem} to continue; leave --resume out to start one")
+        return used[-1][1]
+    number = used[-1][0] + 1 if used else 1
+    return Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+
+
+def _numbered(stem: str) -> Iterator[tuple[int, Path]]:
+    for path in Path("runs").glob(f"{stem}*"):
+        if match := re.fullmatch(rf"{re.escape(stem)}(?:-(\d+))?", path.name):
+            yield int(match[1] or 1), path
+
+
+def show_corpus(console: Console, text: Text) -> None:
+    """The first lines, and how many tokens there are of what."""
+    for line, _ in zip(text.train.source.lines(), range(3), strict=False):
+        console.print(escape(line.strip()[:96]), highlight=False, soft_wrap=True)
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in text.splits.items())
+    unit = {"words": "words", "chars": "characters"}.get(text.tokenizer.name, "tokens")
+    console.print(f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {unit}; tokens: {counts}\n", highlight=False)
+
+
+def show_result(console: Console, run: Run, text: Text) -> None:
+    """Answers on a small corpus, the curve, and where everything is."""
+    if run.in_rows and len(text.train) < 100:
+        table = Table(box=None, show_header=False)
+        for row in text.train.rows():
+            words = [text.vocabulary.tokens[index] for index in row]
+            context, target = " ".join(words[:-1]), words[-1]
+            ((guess, probability),) = next_words(run, context, 1)
+            wrong = "" if guess == target else f"   (the corpus has {target})"
+            table.add_row(f"{context} -> {guess}", f"{probability:.4f}{wrong}")
+        console.print(table)
+    assert run.folder is not None
+    loss_curve(read_records(run.folder / "metrics.jsonl"), run.folder / "loss.png")
+    console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    cli.run(main)
+

@@ -1,0 +1,144 @@
+"""Checkpoint files: the only module that knows orbax.
+
+Each checkpoint holds `params`, `rest` (the other parts of the training state) and `meta` (JSON: step, digests, what the loop
+remembers). Orbax writes it aside, renames it when whole, and does so in the background; the digest of the arrays finds what
+was damaged since.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import jax
+import numpy as np
+
+from jaxlm.errors import UserError
+from jaxlm.training.state import TrainState
+
+Warn = Callable[[str], None]
+KEPT = {"last": 2, "best": 1}
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last two, and the best by validation."""
+
+    def __init__(self, folder: Path, warn: Warn) -> None:
+        import orbax.checkpoint as ocp
+
+        # Orbax tells of every save at INFO and warns of its own internals; its errors are raised.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp, self._warn = ocp, warn
+        self._folder = folder.resolve()
+        self._managers: dict[str, Any] = {}
+
+    def _manager(self, kind: str) -> Any:
+        if kind not in self._managers:
+            options = self._ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT[kind], create=True, enable_async_checkpointing=True
+            )
+            self._managers[kind] = self._ocp.CheckpointManager(
+                self._folder / kind, options=options
+            )
+        return self._managers[kind]
+
+    def save(self, kind: str, state: TrainState, meta: dict[str, Any]) -> None:
+        """Starts writing `state`; raises UserError if this or an earlier write failed."""
+        # A copy, because the next train step is given the state's memory while orbax still writes.
+        tree = jax.tree.map(lambda array: np.array(array), flax.serialization.to_state_dict(state))
+        params = tree.pop("params")
+        step = int(tree["step"])
+        meta = meta | {"step": step, "params": digest(params), "rest": digest(tree)}
+        save, args = self._ocp.args.StandardSave, self._ocp.args
+        manager = self._manager(kind)
+        try:
+            manager.wait_until_finished()
+            if step in manager.all_steps():
+                manager.delete(step)
+            manager.save(
+                step,
+                args=args.Composite(params=save(params), rest=save(tree), meta=args.JsonSave(meta)),
+            )
+            manager.check_for_errors()
+        except Exception as error:  # orbax, tensorstore and the system raise unrelated types
+            raise self._save_failed(step, error) from error
+
+    def _save_failed(self, step: int, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return UserError(
+            f"could not write the checkpoint of step {step} to {self._folder}: {reason}. Earlier "
+            f"checkpoints are whole: free some space, then repeat the command with --resume"
+        )
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk; raises UserError if it could not be written."""
+        for manager in self._managers.values():
+            try:
+                manager.wait_until_finished()
+                manager.check_for_errors()
+            except Exception as error:  # see save
+                raise self._save_failed(manager.latest_step() or 0, error) from error
+
+    def close(self) -> None:
+        """Lets go of orbax's threads."""
+        for manager in self._managers.values():
+            manager.close()
+        self._managers.clear()
+
+    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest whole state of "last" and its meta; None if there is none.
+
+        A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with a warning.
+        """
+        target = flax.serialization.to_state_dict(template)
+        params = target.pop("params")
+        for step in self._steps("last"):
+            saved = self._read("last", step, {"params": params, "rest": target})
+            if saved is not None:
+                tree = saved["rest"] | {"params": saved["params"]}
+                return flax.serialization.from_state_dict(template, tree), saved["meta"]
+        return None
+
+    def restore_params(self, template: Any) -> tuple[Any, dict[str, Any], str] | None:
+        """The parameters of the best checkpoint, or else of the last; their meta; and which of the two. None if none."""
+        for kind in ("best", "last"):
+            for step in self._steps(kind):
+                saved = self._read(kind, step, {"params": template})
+                if saved is not None:
+                    return saved["params"], saved["meta"], kind
+        return None
+
+    def _steps(self, kind: str) -> list[int]:
+        if not (self._folder / kind).is_dir():
+            return []
+        return sorted(self._manager(kind).all_steps(), reverse=True)
+
+    def _read(self, kind: str, step: int, templates: dict[str, Any]) -> dict[str, Any] | None:
+        args = self._ocp.args
+        shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), templates)
+        items = {name: args.StandardRestore(tree) for name, tree in shapes.items()}
+        try:
+            read = self._manager(kind).restore(
+                step, args=args.Composite(**items, meta=args.JsonRestore())
+            )
+            saved = {name: read[name] for name in templates} | {"meta": read["meta"]}
+            damaged = [name for name in templates if digest(saved[name]) != saved["meta"][name]]
+            reason = f"its {' and '.join(damaged)} are not what was written" if damaged else ""
+        except Exception as error:  # a damaged file can fail in any layer below
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        if not reason:
+            return saved
+        self._warn(f"the {kind} checkpoint of step {step} is damaged ({reason}): skipped")
+        return None
+
+
+def digest(tree: Any) -> str:
+    """sha256 of the names, shapes, types and bytes of a tree of arrays."""
+    result = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        result.update(f"{jax.tree_util.keystr(path)}{array.shape}{array.dtype}".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()

@@ -1,0 +1,139 @@
+"""What a run tells: metrics.jsonl always, a live line or plain lines, and TensorBoard if asked.
+
+metrics.jsonl holds only what the seed determines, so two runs of one command can be compared byte for byte; times go to
+timing.jsonl.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxlm.errors import UserError
+
+
+class Log:
+    """Writes records and shows progress; a context manager. Without a folder it only shows."""
+
+    def __init__(
+        self, folder: Path | None, console: Console | None, total_steps: int, tensorboard: bool
+    ) -> None:
+        self._folder, self._total = folder, total_steps
+        self._console = console or Console()
+        self._started, self._tokens = time.perf_counter(), 0
+        self._bar = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not (self._console.is_terminal or self._console.is_jupyter),
+        )
+        self._task = self._bar.add_task("", total=total_steps, status="compiling")
+        self._events = _event_writer(folder) if tensorboard and folder else None
+
+    def __enter__(self) -> "Log":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        if self._events:
+            self._events.close()
+
+    def start_from(self, step: int) -> None:
+        """Drops the records of steps after `step`, which a resumed run will write again."""
+        self._bar.update(self._task, completed=step)
+        if self._folder is None:
+            return
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            keep_records_up_to(self._folder / name, step)
+
+    def advance(self, step: int, tokens: int, loss: float) -> None:
+        """Moves the live line on to `step`; `tokens` were read since the last call."""
+        if not self._tokens:
+            # The clock starts after the first dispatch, which compiled.
+            self._started = time.perf_counter()
+            self._tokens = 1
+        else:
+            self._tokens += tokens
+        status = f"loss {loss:.4f}  ppl {perplexity_of(loss):.2f}  {self.rate():,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, status=status)
+
+    def rate(self) -> float:
+        """Tokens a second so far."""
+        return (self._tokens - 1) / max(time.perf_counter() - self._started, 1e-9)
+
+    def record(self, step: int, values: dict[str, Any], line: str) -> None:
+        """Appends one record to metrics.jsonl and prints `line`."""
+        self.note(line)
+        if self._folder is None:
+            return
+        self._append("metrics.jsonl", {"step": step} | values)
+        seconds = time.perf_counter() - self._started
+        timing = {"step": step, "seconds": round(seconds, 3), "tokens_per_second": round(self.rate(), 1)}
+        self._append("timing.jsonl", timing)
+        if self._events:
+            prefix = values.get("split", "train")
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(f"{prefix}/{name}", value, step)
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        assert self._folder is not None
+        try:
+            with open(self._folder / name, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"could not write {self._folder / name}: {error.strerror}. Checkpoints already "
+                f"written are whole: free some space, then repeat the command with --resume"
+            ) from None
+
+    def note(self, text: str) -> None:
+        """Prints a line above the live one."""
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Prints a line that starts with `warning`."""
+        self.note(f"warning: {text}")
+
+
+def perplexity_of(nats: float) -> float:
+    """exp(nats), infinite where a float cannot hold it."""
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file; a last line cut short by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def keep_records_up_to(path: Path, step: int) -> None:
+    """Rewrites a .jsonl file without the records after `step`, aside and renamed."""
+    if not path.exists():
+        return
+    kept = [record for record in read_records(path) if record["step"] <= step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    partial.replace(path)
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UserError('--tensorboard needs an extra: pip install "jaxlm[tensorboard]"') from None
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,137 @@
+"""Optimizers, learning-rate schedules and clipping, all from optax, put together from one config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlm.errors import UserError, choose
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the parameters are updated."""
+
+    optimizer: str = "adam"
+    """adam, adamw, sgd, momentum, rmsprop, adagrad, nadam or lion."""
+    lr: float = 1e-3
+    """Learning rate at its highest."""
+    schedule: str = "constant"
+    """constant; cosine (to zero at the last step); step-decay (by epoch); plateau (by validation)."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises linearly from zero, before the schedule."""
+    decay: float = 0.5
+    """step-decay, plateau: what the rate is multiplied by."""
+    full_epochs: int = 4
+    """step-decay: epochs at the full rate; from then on it decays before every epoch."""
+    plateau_patience: int = 1
+    """plateau: validations without improvement before the rate decays."""
+    clip: float | None = None
+    """Scale the gradient down to this global norm if it is longer."""
+    weight_decay: float = 0.0
+    """Pull weights towards zero, biases left out (adamw, lion: decoupled; the others: L2)."""
+    beta1: float = 0.9
+    """adam, adamw, nadam, lion, momentum: decay of the mean gradient."""
+    beta2: float = 0.999
+    """adam, adamw, nadam, lion, rmsprop: decay of the mean squared gradient."""
+    epsilon: float = 1e-8
+    """adam, adamw, nadam, rmsprop, adagrad: added to the denominator."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How long training is, which some schedules need to know."""
+
+    steps_per_epoch: int
+    total_steps: int
+
+
+Transform = optax.GradientTransformation
+
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Transform]] = {
+    "adam": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
+    "adamw": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
+    "sgd": lambda c: optax.identity(),
+    "momentum": lambda c: optax.trace(c.beta1),
+    "rmsprop": lambda c: optax.scale_by_rms(c.beta2, c.epsilon),
+    "adagrad": lambda c: optax.scale_by_rss(0.0, c.epsilon),
+    "nadam": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon, nesterov=True),
+    "lion": lambda c: optax.scale_by_lion(c.beta1, c.beta2),
+}
+DECOUPLED_DECAY = ("adamw", "lion")
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def _constant(config: OptimizerConfig, horizon: Horizon) -> Schedule:
+    return optax.constant_schedule(config.lr)
+
+
+def _cosine(config: OptimizerConfig, horizon: Horizon) -> Schedule:
+    return optax.cosine_decay_schedule(
+        config.lr, max(1, horizon.total_steps - config.warmup_steps)
+    )
+
+
+def _step_decay(config: OptimizerConfig, horizon: Horizon) -> Schedule:
+    def rate(step: jax.Array) -> jax.Array:
+        # `step` counts from the end of warm-up; epochs count from the start of training.
+        epoch = (step + config.warmup_steps) // horizon.steps_per_epoch
+        decays = jnp.maximum(0, epoch + 1 - config.full_epochs)
+        return config.lr * jnp.power(config.decay, decays.astype(jnp.float32))
+
+    return rate
+
+
+SCHEDULES: dict[str, Callable[[OptimizerConfig, Horizon], Schedule]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "step-decay": _step_decay,
+    # The decay itself comes from the training loop, which is what sees the validation loss.
+    "plateau": _constant,
+}
+
+
+def make_schedule(config: OptimizerConfig, horizon: Horizon) -> Schedule:
+    """The learning rate as a function of the step."""
+    schedule = choose(SCHEDULES, config.schedule, "schedule")(config, horizon)
+    if not config.warmup_steps:
+        return schedule
+    warmup = optax.linear_schedule(0.0, config.lr, config.warmup_steps)
+    return optax.join_schedules([warmup, schedule], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
+    """Clip, decay, scale and rate, in that order, as one optax transformation.
+
+        g ← g · min(1, clip / |g|)      θ ← θ - lr(step) · scale(g)
+
+    Raises UserError for an unknown name, or a rate, clip or decay that is not positive.
+    """
+    core = choose(OPTIMIZERS, config.optimizer, "optimizer")(config)
+    positive = {"lr": config.lr, "decay": config.decay}
+    if config.clip is not None:
+        positive["clip"] = config.clip
+    for name, value in positive.items():
+        if not value > 0:
+            raise UserError(f"--{name} {value}: must be above 0")
+    if config.weight_decay < 0:
+        raise UserError(f"--weight-decay {config.weight_decay}: must be 0 or more")
+    decay = optax.add_decayed_weights(config.weight_decay, mask=_is_weight)
+    decay_parts = [decay] if config.weight_decay else []
+    decoupled = config.optimizer in DECOUPLED_DECAY
+    return optax.chain(
+        *([] if config.clip is None else [optax.clip_by_global_norm(config.clip)]),
+        *([] if decoupled else decay_parts),
+        core,
+        *(decay_parts if decoupled else []),
+        optax.scale_by_learning_rate(make_schedule(config, horizon)),
+    )
+
+
+def _is_weight(params: Any) -> Any:
+    """True for matrices, False for biases, which decay would only pull off their mean."""
+    return jax.tree.map(lambda array: array.ndim > 1, params)

@@ -1,0 +1,145 @@
+"""A trained model that can be asked, and the folder it is kept in.
+
+    runs/nplm-toy/
+        config.json      what made it, every setting included       (before step 0)
+        tokenizer.json   tokenizer and vocabulary                   (before step 0)
+        metrics.jsonl    loss by step, what the seed determines
+        timing.jsonl     seconds and tokens/s by step
+        checkpoints/     last/ (two) and best/ (one)
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
+from jaxlm.data.vocabulary import Vocabulary
+from jaxlm.errors import UserError
+from jaxlm.models import make_model
+from jaxlm.models.base import LanguageModel
+from jaxlm.training.checkpoints import Checkpoints, Warn
+
+CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer.json", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model with its parameters and its tokenizer: all that is needed to ask it something."""
+
+    model: LanguageModel
+    params: Any
+    tokenizer: Tokenizer
+    config: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    step: int = 0
+    stopped_by: int = 0
+    """The signal that ended training early, 0 if none did."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.tokenizer.vocabulary
+
+    @property
+    def name(self) -> str:
+        return str(self.folder) if self.folder else type(self.model).__name__
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether it was trained on lines, each on its own, rather than on one stream."""
+        return self.config.get("batching", {}).get("batching") == "rows"
+
+    @property
+    def last_only(self) -> bool:
+        """Whether it was trained to predict a line's last word alone."""
+        return self.in_rows and self.config["batching"]["features"] == "last"
+
+
+def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Writes config.json and tokenizer.json, each aside and renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {TOKENIZER: to_json(tokenizer), CONFIG: json.dumps(config, ensure_ascii=False, indent=2) + "\n"}
+    for name, text in contents.items():
+        partial = folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / name)
+
+
+def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, resume: bool) -> None:
+    """Makes `folder` this run's: a new run never overwrites an old one, and only its own is resumed.
+
+    Raises UserError if a new run finds a run there, or a resumed one finds another model, text or batching.
+    """
+    if (folder / CONFIG).exists():
+        if not resume:
+            raise UserError(
+                f"{folder} already holds a run: choose another --out, or add --resume to continue it"
+            )
+        saved, saved_tokenizer = read_description(folder)
+        for section in ("model", "network", "batching"):
+            if saved[section] != json.loads(json.dumps(config[section])):
+                raise UserError(
+                    f"{folder} holds another run: its {section} is {_differences(saved[section], config[section])}; "
+                    f"repeat the command that made it with --resume, or choose another --out"
+                )
+        if to_json(saved_tokenizer) != to_json(tokenizer):
+            raise UserError(
+                f"{folder} was trained with another vocabulary ({len(saved_tokenizer.vocabulary)} tokens, this text gives "
+                f"{len(tokenizer.vocabulary)}): resume with the same --corpus and --tokens"
+            )
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file: give a folder")
+    try:
+        write_description(folder, config, tokenizer)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def _differences(saved: Any, asked: Any) -> str:
+    if not isinstance(saved, dict):
+        return f"{saved}, not {asked}"
+    changed = [name for name in asked if saved.get(name) != asked[name]]
+    return ", ".join(f"{name} {saved.get(name)}, not {asked[name]}" for name in changed)
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
+    """The configuration and tokenizer of a run. Raises UserError if `folder` holds no run, or a damaged one."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_beside(folder)}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return config, from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is a damaged run: {type(error).__name__}: {error}") from None
+
+
+def _runs_beside(folder: Path) -> str:
+    found = sorted(path.parent for path in [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")])
+    return f"; there are {', '.join(map(str, found[:8]))}" if found else "; train one with python -m jaxlm.train"
+
+
+def load(folder: str | Path, warn: Warn = print) -> Run:
+    """A run from its folder, with the best parameters by validation, or else the last.
+
+    run = jaxlm.load("runs/nplm-toy")
+
+    Nothing is unpickled. Raises UserError if the folder holds no run, or no whole checkpoint.
+    """
+    folder = Path(folder)
+    config, tokenizer = read_description(folder)
+    model = make_model(
+        config["model"], config["network"], len(tokenizer.vocabulary), tokenizer.vocabulary.start_id or 0
+    )
+    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    checkpoints = Checkpoints(folder / CHECKPOINTS, warn)
+    restored = checkpoints.restore_params(shapes)
+    checkpoints.close()
+    if restored is None:
+        raise UserError(f"{folder} has no whole checkpoint yet: train on with --resume, or choose another run")
+    params, meta, _ = restored
+    return Run(model, jax.tree.map(jnp.asarray, params), tokenizer, config, folder, meta["step"])

@@ -1,0 +1,47 @@
+"""Everything that training changes, as one pytree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxlm.models.base import LanguageModel
+from jaxlm.training.optimizers import Transform
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: int32, steps taken; params; opt_state; carry: the model's, as the last chunk left it; lr_scale: float32, what
+    the schedule's rate is multiplied by (decay on plateau)."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    carry: Any
+    lr_scale: jax.Array
+
+
+def init_params(model: LanguageModel, key: jax.Array) -> Any:
+    """The model's parameters alone; `model.init` also returns what cells record."""
+    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    return jax.jit(lambda key: model.init(key, tokens_BT)["params"])(key)
+
+
+def init_state(
+    model: LanguageModel, optimizer: Transform, key: jax.Array, batch_size: int, params: Any = None
+) -> TrainState:
+    """The state before step 0, in one compiled call; `params` are drawn from `key` unless given."""
+
+    def init(key: jax.Array, params: Any) -> TrainState:
+        if params is None:
+            params = model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            carry=model.initial_carry(batch_size),
+            lr_scale=jnp.ones((), jnp.float32),
+        )
+
+    return jax.jit(init)(key, params)

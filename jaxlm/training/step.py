@@ -1,0 +1,88 @@
+"""The train step: gradient, clipped update and carry, many steps in one dispatch."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlm.data.batching import Block
+from jaxlm.models.base import LanguageModel
+from jaxlm.training.optimizers import Transform
+from jaxlm.training.state import TrainState
+
+
+class StepMetrics(NamedTuple):
+    """What each of K steps measured, float32 [K]: summed nll in nats, targets counted, gradient norm before clipping."""
+
+    nll_K: jax.Array
+    count_K: jax.Array
+    grad_norm_K: jax.Array
+
+
+TrainBlock = Callable[[TrainState, Block, int], tuple[TrainState, StepMetrics]]
+
+
+def make_train_block(
+    model: LanguageModel, optimizer: Transform, key: jax.Array, features: str
+) -> TrainBlock:
+    """A compiled function that takes `count` steps over a block of batches.
+
+    `count` is dynamic and at most the block's capacity, so a run compiles once however its steps are grouped, and the
+    grouping changes no number. The state is donated. Step s draws its randomness from fold_in(key, s).
+    """
+
+    def one_step(state: TrainState, batch: Block) -> tuple[TrainState, jax.Array]:
+        fresh = model.initial_carry(batch.inputs_KBT.shape[0])
+        carry = jax.tree.map(
+            lambda new, old: jnp.where(batch.reset_K, new, old), fresh, state.carry
+        )
+        # Truncated back-propagation through time: the gradient stops between two chunks.
+        carry = jax.lax.stop_gradient(carry)
+        rngs = {"dropout": jax.random.fold_in(key, state.step)}
+
+        def loss(params: object) -> tuple[jax.Array, tuple[jax.Array, object]]:
+            nll_BT, after = model.apply(
+                {"params": params},
+                batch.inputs_KBT,
+                batch.targets_KBT,
+                carry,
+                features=features,
+                deterministic=False,
+                rngs=rngs,
+                method="nll",
+            )
+            nll = jnp.sum(nll_BT * batch.weights_KBT)
+            return nll / batch.denominator_K, (nll, after)
+
+        gradient, (nll, carry) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: update * state.lr_scale, updates)
+        measured = jnp.stack([nll, batch.weights_KBT.sum(), optax.global_norm(gradient)])
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            carry=carry,
+        )
+        return state, measured
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_block(
+        state: TrainState, block: Block, count: jax.Array
+    ) -> tuple[TrainState, StepMetrics]:
+        def body(
+            index: jax.Array, loop: tuple[TrainState, jax.Array]
+        ) -> tuple[TrainState, jax.Array]:
+            state, measured_KM = loop
+            batch = Block(*(array[index] for array in block))
+            state, measured_M = one_step(state, batch)
+            return state, measured_KM.at[index].set(measured_M)
+
+        measured_KM = jnp.zeros((block.reset_K.shape[0], 3), jnp.float32)
+        state, measured_KM = jax.lax.fori_loop(0, count, body, (state, measured_KM))
+        return state, StepMetrics(*measured_KM.T)
+
+    return train_block
