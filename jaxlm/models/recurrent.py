@@ -138,7 +138,7 @@ class Recurrent(LanguageModel):
         check_common(self)
         if self.hidden_size < 1:
             raise UserError(f"--hidden-size {self.hidden_size}: must be at least 1")
-        if self.forget_bias is not None and "forget" not in self.cell.gates:
+        if self.forget_bias and "forget" not in self.cell.gates:
             raise UserError(
                 f"--forget-bias {self.forget_bias}: {self.cell} has no forget gate (its gates: "
                 f"{', '.join(self.cell.gates)}); leave the flag out"
