@@ -10,17 +10,17 @@ n-gram -> NPLM (Bengio 2003) -> Elman RNN -> GRU -> LSTM
 Axis letters in array names (`x_BTD`) are explained in `jaxlm.shapes`.
 """
 
-from jaxlm.data.corpora import CORPORA, Text, TextConfig, read_corpus
 from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.corpora import CORPORA, Text, TextConfig, read_corpus
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, perplexity
 from jaxlm.generation import SamplingConfig, next_words, sample
 from jaxlm.models import CELLS, GRU, LSTM, MODELS, NPLM, RNN, LanguageModel, Recurrent
+from jaxlm.recipes import RECIPES
 from jaxlm.training.loop import TrainingConfig, fit
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.runs import Run, load
-from jaxlm.recipes import RECIPES
 
 __version__ = "0.1.0"
 

@@ -20,7 +20,10 @@ def main() -> None:
         print("jaxlm: the ladder of classic language models, in JAX\n\ncommands:")
         for name, about in COMMANDS.items():
             print(f"  python -m jaxlm.{name:9} {about}")
-        print("\nstart with:  python -m jaxlm.train --model nplm\nhelp:        python -m jaxlm.train --help")
+        print(
+            "\nstart with:  python -m jaxlm.train --model nplm\nhelp:        python -m "
+            "jaxlm.train --help"
+        )
         return
     name = sys.argv[1]
     try:

@@ -16,13 +16,20 @@ T = TypeVar("T")
 
 
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default: Any = None) -> T:
-    """Flags to the dataclass `kind`: its fields, flat, with their docstrings as help. Raises UserError for a bad flag."""
+    """Flags to the dataclass `kind`: its fields, flat, with their docstrings as help. Raises
+    UserError for a bad flag.
+    """
     options: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
-                kind, args=list(argv), prog=prog, description=about, config=(tyro.conf.OmitArgPrefixes,), **options
+                kind,
+                args=list(argv),
+                prog=prog,
+                description=about,
+                config=(tyro.conf.OmitArgPrefixes,),
+                **options,
             )
     except SystemExit as exit_:
         if exit_.code in (0, None):
@@ -31,7 +38,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
 
 
 def parse_known(kind: type[T], argv: Sequence[str]) -> T:
-    """The fields of `kind` among the flags; the others are left for `parse`, which sees them all."""
+    """The fields of `kind` among the flags; the others are left for `parse`."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

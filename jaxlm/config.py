@@ -1,10 +1,11 @@
-"""The whole configuration of a training run, put together from the sections that live beside what they configure.
+"""The whole configuration of a training run, put together from the sections that live beside what
+they configure.
 
 Precedence: default < recipe < config file < flag.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -56,7 +57,9 @@ def with_fields(config: Config, values: dict[str, Any], origin: str) -> Config:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """A JSON file of settings: flat ({"lr": 0.1}), or by section as in a run's config.json. Raises UserError if it is not."""
+    """A JSON file of settings: flat ({"lr": 0.1}), or by section as in a run's config.json. Raises
+    UserError if it is not.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -64,17 +67,23 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"--config {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} holds a {type(content).__name__}: give an object like {{\"lr\": 0.1}}")
+        raise UserError(
+            f'--config {path} holds a {type(content).__name__}: give an object like {{"lr": 0.1}}'
+        )
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat.update(value if name in SECTIONS and isinstance(value, dict) else {name: value})
     return {name: value for name, value in flat.items() if name not in ("jaxlm", "command")}
 
 
-def default_config(model: str | None, recipe: str | None, config_file: Path | None, corpus: str) -> tuple[str, Config]:
-    """The model's name and its configuration before any flag: defaults, then the recipe, then the file.
+def default_config(
+    model: str | None, recipe: str | None, config_file: Path | None, corpus: str
+) -> tuple[str, Config]:
+    """The model's name and its configuration before any flag: defaults, then the recipe, then the
+    file.
 
-    Without a recipe the toy corpus is trained as the lecture does. Raises UserError for unknown names.
+    Without a recipe the toy corpus is trained as the lecture does. Raises UserError for unknown
+    names.
     """
     if recipe is None and config_file is None and corpus == "toy":
         recipe = "lecture"
@@ -84,8 +93,3 @@ def default_config(model: str | None, recipe: str | None, config_file: Path | No
     config: Config = Config(choose(MODELS, name, "model").config())
     config = with_fields(config, from_recipe, f"recipe {recipe}")
     return name, with_fields(config, from_file, str(config_file))
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """The sections as plain dicts, for config.json."""
-    return asdict(config)

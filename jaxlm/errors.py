@@ -1,4 +1,4 @@
-"""The one kind of error a person can mend: a single line that says what was wrong and what to do."""
+"""The kind of error a person can mend: one line that says what was wrong and what to do."""
 
 import difflib
 from collections.abc import Mapping

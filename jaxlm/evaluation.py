@@ -18,7 +18,9 @@ from jaxlm.training.runs import Run
 
 @dataclass(frozen=True)
 class Report:
-    """What a text cost a model. `nll` is summed, in nats; everything else follows from it and the counts."""
+    """What a text cost a model. `nll` is summed, in nats; everything else follows from it and the
+    counts.
+    """
 
     run: str
     split: str
@@ -48,19 +50,28 @@ class Report:
     def __str__(self) -> str:
         per = {"token": self.tokens}
         if self.size:
-            per |= {"word": self.size.words, "character": self.size.characters, "byte": self.size.bytes}
-        bits = ", ".join(f"{self.bits / count:.4f} a {unit}" for unit, count in per.items() if count)
+            per |= {
+                "word": self.size.words,
+                "character": self.size.characters,
+                "byte": self.size.bytes,
+            }
+        bits = ", ".join(
+            f"{self.bits / count:.4f} a {unit}" for unit, count in per.items() if count
+        )
         return (
             f"{self.run} on {self.split}: perplexity {self.perplexity:.2f} "
             f"({self.nats_per_token:.4f} nats a token; bits: {bits}). {self.protocol}"
         )
 
 
-def open_split(run: Run, corpus: str | None = None, split: str | None = None, text: str | Path | None = None) -> Split:
+def open_split(
+    run: Run, corpus: str | None = None, split: str | None = None, text: str | Path | None = None
+) -> Split:
     """The text to measure `run` on, cut into tokens by the run's own tokenizer.
 
-    corpus: by name or path (default: the one it was trained on); split: default test, or else valid, or else train;
-    text: a file of its own, whole. Raises UserError for what does not exist or cannot be encoded.
+    corpus: by name or path (default: the one it was trained on); split: default test, or else
+    valid, or else train; text: a file of its own, whole. Raises UserError for what does not exist
+    or cannot be encoded.
     """
     if text is not None:
         if not Path(text).is_file():
@@ -71,7 +82,9 @@ def open_split(run: Run, corpus: str | None = None, split: str | None = None, te
     if name is None:
         raise UserError(f"{run.name} does not say what it was trained on: give a corpus or a text")
     fractions = settings.get("fractions") if corpus in (None, settings.get("corpus")) else None
-    sources = corpus_sources(name, tuple(fractions) if fractions else None, run.tokenizer.name == "words")
+    sources = corpus_sources(
+        name, tuple(fractions) if fractions else None, run.tokenizer.name == "words"
+    )
     split = split or next(choice for choice in reversed(SPLITS) if choice in sources)
     return _encoded(run, f"{name} {split}", choose(sources, split, f"split of {name}"))
 
@@ -83,7 +96,9 @@ def _encoded(run: Run, name: str, source: object) -> Split:
     return encoded
 
 
-def score(run: Run, split: Split, detail: bool = False, scorer: Scorer | None = None) -> TokenScores:
+def score(
+    run: Run, split: Split, detail: bool = False, scorer: Scorer | None = None
+) -> TokenScores:
     """The log-probability of every token that `run`'s protocol counts."""
     scorer = scorer or Scorer(run.model, detail)
     return scorer.split(run.params, split, run.in_rows, run.last_only)
@@ -112,7 +127,10 @@ def _protocol(run: Run, tokens: int, unknown: int) -> str:
     elif run.in_rows:
         counted = f"{tokens:,} tokens, each once; state reset at each line"
     else:
-        counted = f"{tokens:,} tokens, each once, the first included; one stream, state carried over line ends"
+        counted = (
+            f"{tokens:,} tokens, each once, the first included; one stream, state carried over "
+            f"line ends"
+        )
     eos = "<eos> counted at each line's end" if "<eos>" in run.vocabulary else "no <eos>"
     return f"Counted: {counted}; {eos}; {unknown:,} <unk>; vocabulary {len(run.vocabulary):,}."
 
@@ -124,13 +142,15 @@ def perplexity(
     corpus: str | None = None,
     text: str | Path | None = None,
 ) -> Report:
-    """The exact perplexity of `run`, as a Report: `float(report)` is the number, `print(report)` tells how it was counted.
+    """The exact perplexity of `run`, as a Report: `float(report)` is the number, `print(report)`
+    tells how it was counted.
 
         PP = exp(-1/N Σ_t log P(w_t | w_1 ... w_{t-1}))
 
-    Every token is scored once, `<eos>` and the first word included, the sum taken in float64; the number depends neither on
-    batch size nor on chunk length. `split` is a Split, or a name (default: test, or else valid, or else train) in `corpus`
-    (default: the run's own); or give `text`, a file.
+    Every token is scored once, `<eos>` and the first word included, the sum taken in float64; the
+    number depends neither on batch size nor on chunk length. `split` is a Split, or a name
+    (default: test, or else valid, or else train) in `corpus` (default: the run's own); or give
+    `text`, a file.
 
     Raises UserError for a text that does not exist, or cannot be encoded with the run's vocabulary.
     """
@@ -152,9 +172,11 @@ def scored_ids(run: Run, split: Split) -> Iterator[tuple[int, str]]:
 
 
 def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
-    """A table, tab-separated: token, natural log-probability, surprisal in bits, rank, entropy in bits.
+    """A table, tab-separated: token, natural log-probability, surprisal in bits, rank, entropy in
+    bits.
 
-    White space inside a token is written as JSON escapes, so that a line is a token. `scores` need detail.
+    White space inside a token is written as JSON escapes, so that a line is a token. `scores` need
+    detail.
     """
     assert scores.rank is not None and scores.entropy is not None
     columns = zip(scored_ids(run, split), scores.log_prob, scores.rank, scores.entropy, strict=True)
@@ -163,9 +185,15 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
         with open(partial, "w", encoding="utf-8") as file:
             file.write("token\tlog_prob\tsurprisal_bits\trank\tentropy_bits\n")
             for (_, token), log_prob, rank, entropy in columns:
-                shown = token.encode("unicode_escape").decode() if token.isspace() or "\t" in token else token
+                shown = (
+                    token.encode("unicode_escape").decode()
+                    if token.isspace() or "\t" in token
+                    else token
+                )
                 bits = -log_prob / math.log(2)
-                file.write(f"{shown}\t{log_prob:.6f}\t{bits:.6f}\t{rank}\t{entropy / math.log(2):.6f}\n")
+                file.write(
+                    f"{shown}\t{log_prob:.6f}\t{bits:.6f}\t{rank}\t{entropy / math.log(2):.6f}\n"
+                )
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

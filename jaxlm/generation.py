@@ -16,7 +16,9 @@ from jaxlm.training.runs import Run
 
 @dataclass(frozen=True)
 class Context:
-    """A prompt as the model gets it: ids [1, T], and a note where that is not simply what was asked."""
+    """A prompt as the model gets it: ids [1, T], and a note where that is not simply what was
+    asked.
+    """
 
     ids: np.ndarray
     note: str = ""
@@ -25,8 +27,9 @@ class Context:
 def encode_context(run: Run, text: str) -> Context:
     """The ids of `text` as a context, after the start token if there is one.
 
-    A window model sees the last n_step tokens; a shorter context is padded with the start token, as in training; both are
-    noted. Raises UserError for an unknown word without `<unk>`, and for a context that is too short where nothing pads it.
+    A window model sees the last n_step tokens; a shorter context is padded with the start token, as
+    in training; both are noted. Raises UserError for an unknown word without `<unk>`, and for a
+    context that is too short where nothing pads it.
     """
     vocabulary, tokenizer = run.vocabulary, run.tokenizer
     # A context is the beginning of a line: words are split without the <eos> that would end it.
@@ -37,15 +40,21 @@ def encode_context(run: Run, text: str) -> Context:
     count = len(words)
     if window and count < window and vocabulary.start_id is None:
         raise UserError(
-            f"the context {text!r} has {count} {_tokens(count)}, and this model needs {window}: its vocabulary has no <eos> "
+            f"the context {text!r} has {count} {_tokens(count)}, and this model needs "
+            f"{window}: its vocabulary has no <eos> "
             f"to pad with. Give {window} words"
         )
     if not ids.size:
-        raise UserError("the context is empty, and this model has no <eos> to start from: give a word")
+        raise UserError(
+            "the context is empty, and this model has no <eos> to start from: give a word"
+        )
     note = ""
     if window and count < window:
         pad = window - count
-        note = f"context of {count} {_tokens(count)} padded with {pad} x {vocabulary.start!r} to the model's {window}"
+        note = (
+            f"context of {count} {_tokens(count)} padded with {pad} x {vocabulary.start!r} to the "
+            f"model's {window}"
+        )
     elif window and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
     return Context(ids, note)
@@ -60,10 +69,12 @@ def _next_log_probs(params: Any, ids_BT: jax.Array, model: LanguageModel) -> jax
     return jax.nn.log_softmax(_last_logits(model, params, ids_BT, None)[0])
 
 
-def _last_logits(model: LanguageModel, params: Any, ids_BT: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+def _last_logits(
+    model: LanguageModel, params: Any, ids_BT: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
     """float32 [B, V] after the last token, and the carry."""
     hidden_BTF, carry = model.apply({"params": params}, ids_BT, carry, features="last")
-    logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
+    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     return logits_BTV[:, -1].astype(jnp.float32), carry
 
 
@@ -113,11 +124,13 @@ def check_sampling(config: SamplingConfig) -> None:
         raise UserError(f"--top-p {config.top_p}: must be above 0 and at most 1")
 
 
-def filter_logits(logits_BV: jax.Array, temperature: float, top_k: int | None, top_p: float | None) -> jax.Array:
+def filter_logits(
+    logits_BV: jax.Array, temperature: float, top_k: int | None, top_p: float | None
+) -> jax.Array:
     """Logits of the distribution to draw from, -inf at what is cut off.
 
-    y / temperature; then the k largest (Fan et al. 2018); then the smallest set of likeliest tokens with probability at least
-    p (Holtzman et al. 2020). The likeliest token always stays.
+    y / temperature; then the k largest (Fan et al. 2018); then the smallest set of likeliest tokens
+    with probability at least p (Holtzman et al. 2020). The likeliest token always stays.
     """
     logits_BV = logits_BV / temperature
     if top_k is not None and top_k < logits_BV.shape[-1]:
@@ -151,7 +164,9 @@ def _generate(
         filtered_BV = filter_logits(logits_BV, temperature, top_k, top_p)
         return jax.random.categorical(key, filtered_BV).astype(jnp.int32)
 
-    def step(loop: tuple[jax.Array, Carry], key: jax.Array) -> tuple[tuple[jax.Array, Carry], jax.Array]:
+    def step(
+        loop: tuple[jax.Array, Carry], key: jax.Array
+    ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
         logits_BV, carry = loop
         token_B = draw(logits_BV, key)
         return _last_logits(model, params, token_B[:, None], carry), token_B
@@ -161,12 +176,15 @@ def _generate(
     return tokens_TB.T
 
 
-def sample(run: Run, prompt: str = "", config: SamplingConfig | None = None, **options: Any) -> list[str]:
+def sample(
+    run: Run, prompt: str = "", config: SamplingConfig | None = None, **options: Any
+) -> list[str]:
     """Continuations of `prompt`, as text that begins with it.
 
         jaxlm.sample(run, "我", length=20, temperature=0.8, samples=3, seed=1)
 
-    `options` are fields of SamplingConfig. Raises UserError for a value out of range or an unknown word.
+    `options` are fields of SamplingConfig. Raises UserError for a value out of range or an unknown
+    word.
     """
     config = SamplingConfig(**options) if config is None else config
     check_sampling(config)

@@ -5,7 +5,9 @@ from typing import Any
 
 
 def loss_curve(records: list[dict[str, Any]], path: Path) -> bool:
-    """Draws training and validation perplexity by step into `path`; False if matplotlib (extra `plots`) is missing."""
+    """Draws training and validation perplexity by step into `path`; False if matplotlib (extra
+    `plots`) is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

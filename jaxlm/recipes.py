@@ -1,13 +1,14 @@
 """Settings by name: what a paper or the lecture used, as plain dicts of flags.
 
-A recipe's fields are flags without their dashes. Fields of another model than the one chosen are passed over, so that the
-lecture's recipe serves its four models.
+A recipe's fields are flags without their dashes. Fields of another model than the one chosen are
+passed over, so that the lecture's recipe serves its four models.
 """
 
 from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # The lecture: three sentences, two words of context, sizes 2, Adam at 0.1, the cost each 1000 steps.
+    # The lecture: three sentences, two words of context, sizes 2, Adam at 0.1, the cost each 1000
+    # steps.
     "lecture": {
         "corpus": "toy",
         "eos": False,
@@ -24,8 +25,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "log_every": 1000,
         "checkpoint_every": 5000,
     },
-    # Zaremba, Sutskever & Vinyals 2014, the small LSTM on PTB: 120.7 / 114.5 (valid / test). The paper sums the loss over the
-    # 20 time steps and averages over the batch; for our mean per token its rate 1 becomes 20, and its clip 5 becomes 5 / 20.
+    # Zaremba, Sutskever & Vinyals 2014, the small LSTM on PTB: 120.7 / 114.5 (valid / test). The
+    # paper sums the loss over the 20 time steps and averages over the batch; for our mean per token
+    # its rate 1 becomes 20, and its clip 5 becomes 5 / 20.
     "zaremba-small": {
         "model": "lstm",
         "corpus": "ptb",

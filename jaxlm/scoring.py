@@ -1,8 +1,10 @@
-"""The log-probability of every token of a text: exactly once each, whatever the batch size and chunk length.
+"""The log-probability of every token of a text: exactly once each, whatever the batch size and
+chunk length.
 
-A text is one stream, the carry handed from chunk to chunk. Where the last `context_size` tokens fix a model's carry (NPLM),
-the stream is cut into segments scored side by side, each started from the tokens that really precede it. Where all earlier
-tokens matter (recurrent models) there is one segment, whatever batch size is asked for: cutting would change the number.
+A text is one stream, the carry handed from chunk to chunk. Where the last `context_size` tokens fix
+a model's carry (NPLM), the stream is cut into segments scored side by side, each started from the
+tokens that really precede it. Where all earlier tokens matter (recurrent models) there is one
+segment, whatever batch size is asked for: cutting would change the number.
 """
 
 import functools
@@ -24,8 +26,9 @@ SEGMENTS = 32
 
 
 class TokenScores(NamedTuple):
-    """Per token: natural log-probability; and with detail, its rank among all tokens (1: the likeliest) and the entropy of
-    the whole distribution in nats. NumPy [number of tokens]."""
+    """Per token: natural log-probability; and with detail, its rank among all tokens (1: the
+    likeliest) and the entropy of the whole distribution in nats. NumPy [number of tokens].
+    """
 
     log_prob: np.ndarray
     rank: np.ndarray | None = None
@@ -65,13 +68,17 @@ class Scorer:
         # Only now does the host wait: every chunk was dispatched before the first was read.
         return TokenScores(
             *(
-                np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :length].reshape(-1)[: len(ids)]
+                np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :length].reshape(
+                    -1
+                )[: len(ids)]
                 for parts in zip(*chunks, strict=True)
             )
         )
 
     def _carry_before(self, params: Any, ids: np.ndarray, segments: int, length: int) -> Carry:
-        """The carry with which each segment starts: the initial one, or that of the tokens just before it."""
+        """The carry with which each segment starts: the initial one, or that of the tokens just
+        before it.
+        """
         carry = self.model.initial_carry(segments)
         context = self.model.context_size
         if not context or segments == 1:
@@ -91,7 +98,9 @@ class Scorer:
         *,
         batch_size: int = SEGMENTS,
     ) -> TokenScores:
-        """Scores the targets of each row (with `last`, its last one alone), the state afresh in each row."""
+        """Scores the targets of each row (with `last`, its last one alone), the state afresh in
+        each row.
+        """
         width = max(map(len, inputs))
         found = []
         for start in range(0, len(inputs), batch_size):
@@ -105,10 +114,14 @@ class Scorer:
             scores, _ = self._score(params, inputs_BT, targets_BT, carry)
             for place, row in enumerate(rows):
                 end = len(inputs[row])
-                found.append([np.asarray(part)[place, end - 1 if last else 0 : end] for part in scores])
+                found.append(
+                    [np.asarray(part)[place, end - 1 if last else 0 : end] for part in scores]
+                )
         return TokenScores(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def split(self, params: Any, split: Split, rows: bool = False, last: bool = False) -> TokenScores:
+    def split(
+        self, params: Any, split: Split, rows: bool = False, last: bool = False
+    ) -> TokenScores:
         """Scores a split as one stream, or row by row."""
         if not rows:
             return self.stream(params, split.ids)
@@ -127,7 +140,7 @@ def _score_chunk(
         nll_BT, carry = model.apply({"params": params}, inputs_BT, targets_BT, carry, method="nll")
         return (-nll_BT,), carry
     hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
-    logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
+    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
     log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
     rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)

@@ -5,8 +5,8 @@
     N  context words (n_step)  G  gates x hidden_size   F  features the output layer reads
     K  steps in one dispatch
 
-An array's name ends in its axes: `x_BTD` is [batch, time, embedding_size]. `check(x_BTD, "BTD", D=200)` asserts at trace
-time what the name says, and costs nothing at run time.
+An array's name ends in its axes: `x_BTD` is [batch, time, embedding_size]. `check(x_BTD, "BTD",
+D=200)` asserts at trace time what the name says, and costs nothing at run time.
 """
 
 import chex
@@ -14,7 +14,8 @@ import jax
 
 
 def check(array: jax.Array, axes: str, **sizes: int | None) -> None:
-    """Asserts that `array` has one axis per letter of `axes`, each of the size given for its letter (any, if none is given).
+    """Asserts that `array` has one axis per letter of `axes`, each of the size given for its letter
+    (any, if none is given).
 
     Raises AssertionError that names both shapes.
     """

@@ -3,16 +3,16 @@
 import re
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from jaxlm import cli
-from jaxlm.config import Config, default_config, to_dict
+from jaxlm.config import SECTIONS, Config, default_config
 from jaxlm.data.corpora import Text, read_corpus
 from jaxlm.errors import UserError
 from jaxlm.generation import next_words
@@ -52,25 +52,24 @@ class Command(Config[Network]):
     """The flags of a training run."""
 
     model: str | None = None
-    """nplm, rnn, gru or lstm (default: the recipe's, or nplm). The flags below are the chosen model's."""
+    """nplm, rnn, gru or lstm (default nplm, or the recipe's); the flags below are its own."""
     recipe: str | None = None
-    """Start from the settings of a recipe: lecture (the default for the toy corpus), zaremba-small."""
+    """Start from a recipe's settings: lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None
     """Start from a JSON file of settings, such as another run's config.json."""
     out: Path | None = None
     """Folder of the run (default: a new one, runs/MODEL-CORPUS)."""
     resume: bool = False
-    """Continue the run in --out (default: the newest of this model and corpus) from its last checkpoint."""
+    """Continue the run in --out (default: the newest of this model and corpus)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Reads the flags, trains, and shows what came of it."""
     choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
     name, defaults = default_config(choice.model, choice.recipe, choice.config, choice.corpus)
-    sections = {section: getattr(defaults, section) for section in to_dict(defaults)}
-    command = cli.parse(
-        Command[MODELS[name].config], argv, prog=PROG, about=ABOUT, default=Command(**sections)  # type: ignore[misc, name-defined]
-    )
+    kind: Any = Command[MODELS[name].config]  # type: ignore[misc]
+    start = Command(**{section: getattr(defaults, section) for section in SECTIONS})
+    command: Command[Any] = cli.parse(kind, argv, prog=PROG, about=ABOUT, default=start)
     console = Console()
     text = read_corpus(command.text)
     for note in text.notes:
@@ -88,7 +87,10 @@ def main(argv: Sequence[str]) -> int:
         training=command.training,
         folder=folder,
         resume=command.resume,
-        config={"text": to_dict(command)["text"], "command": ["python", "-m", "jaxlm.train", *argv]},
+        config={
+            "text": asdict(command.text),
+            "command": ["python", "-m", "jaxlm.train", *argv],
+        },
         console=console,
     )
     if run.stopped_by:
@@ -99,16 +101,22 @@ def main(argv: Sequence[str]) -> int:
 
 
 def run_folder(out: Path | None, resume: bool, model: str, corpus: str) -> Path:
-    """Where the run goes: --out; or a new folder runs/MODEL-CORPUS; or with --resume the newest such folder."""
+    """Where the run goes: --out; or a new folder runs/MODEL-CORPUS; or with --resume the newest
+    such folder.
+    """
     if out is not None:
         if resume and not (out / CONFIG).exists():
-            raise UserError(f"--resume: {out} holds no run to continue; leave --resume out to start one")
+            raise UserError(
+                f"--resume: {out} holds no run to continue; leave --resume out to start one"
+            )
         return out
-    stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).resolve().stem if '/' in corpus else Path(corpus).stem)}"
+    stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).stem) or 'corpus'}"
     used = sorted(_numbered(stem))
     if resume:
         if not used:
-            raise UserError(f"--resume: there is no run runs/{stem} to continue; leave --resume out to start one")
+            raise UserError(
+                f"--resume: there is no run runs/{stem} to continue; leave it out to start one"
+            )
         return used[-1][1]
     number = used[-1][0] + 1 if used else 1
     return Path("runs") / (stem if number == 1 else f"{stem}-{number}")
@@ -126,7 +134,10 @@ def show_corpus(console: Console, text: Text) -> None:
         console.print(escape(line.strip()[:96]), highlight=False, soft_wrap=True)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in text.splits.items())
     unit = {"words": "words", "chars": "characters"}.get(text.tokenizer.name, "tokens")
-    console.print(f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {unit}; tokens: {counts}\n", highlight=False)
+    console.print(
+        f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {unit}; tokens: {counts}\n",
+        highlight=False,
+    )
 
 
 def show_result(console: Console, run: Run, text: Text) -> None:
@@ -147,4 +158,3 @@ def show_result(console: Console, run: Run, text: Text) -> None:
 
 if __name__ == "__main__":
     cli.run(main)
-

@@ -1,1 +1,3 @@
-"""Text in, token ids out: tokenizers, vocabularies, corpora and batches. NumPy only; nothing here imports JAX."""
+"""Text in, token ids out: tokenizers, vocabularies, corpora and batches. NumPy only; nothing here
+imports JAX.
+"""

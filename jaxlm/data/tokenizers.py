@@ -1,14 +1,15 @@
 """Four ways to cut text into tokens. Each owns its vocabulary, and is saved as plain JSON.
 
-A tokenizer is fitted to the training text alone, and reads text as lines that keep their line break, so that what it makes of
-a text does not depend on how the text was read.
+A tokenizer is fitted to the training text alone, and reads text as lines that keep their line
+break, so that what it makes of a text does not depend on how the text was read.
 """
 
+import abc
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,38 +25,47 @@ class VocabularyConfig:
     """Which tokens the vocabulary keeps."""
 
     vocab_size: int | None = None
-    """Most tokens the vocabulary may hold; the rest become <unk> (bpe: how many merges to learn, 4096 if not given)."""
+    """Most tokens to keep; the rest become <unk> (bpe: how many to learn, default 4096)."""
     min_count: int = 1
     """A token seen fewer times than this in the training text becomes <unk>."""
     eos: bool = True
     """Words only: end every line with <eos>, which is predicted like a word."""
 
 
-class Tokenizer(Protocol):
+class Tokenizer(abc.ABC):
     """Text to ids and back."""
 
     name: ClassVar[str]
     vocabulary: Vocabulary
 
     @classmethod
+    @abc.abstractmethod
     def fit(cls, lines: Lines, config: VocabularyConfig, add_unk: bool) -> "Tokenizer":
         """A tokenizer whose vocabulary comes from `lines`."""
 
+    @abc.abstractmethod
     def encode(self, lines: Lines) -> np.ndarray:
-        """int32 ids of the text; raises UserError at a token that is neither listed nor covered by `<unk>`."""
+        """int32 ids of the text; raises UserError at a token that is neither listed nor covered by
+        `<unk>`.
+        """
 
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`."""
 
+    @abc.abstractmethod
     def unseen(self, lines: Lines) -> str | None:
         """The first token of `lines` outside the vocabulary, or None."""
 
+    @abc.abstractmethod
     def state(self) -> dict[str, Any]:
         """What, beside the vocabulary, is needed to build this tokenizer again."""
 
 
-class Words:
-    """Words are what white space separates; every line ends in `<eos>` (empty lines too, as WikiText-2 counts them)."""
+class Words(Tokenizer):
+    """Words are what white space separates; every line ends in `<eos>` (empty lines too, as
+    WikiText-2 counts them).
+    """
 
     name = "words"
 
@@ -93,14 +103,18 @@ class Words:
         return "".join(pieces)
 
     def unseen(self, lines: Lines) -> str | None:
-        return next((word for word in self._split(lines, self.eos) if word not in self.vocabulary), None)
+        return next(
+            (word for word in self._split(lines, self.eos) if word not in self.vocabulary), None
+        )
 
     def state(self) -> dict[str, Any]:
         return {"eos": self.eos}
 
 
-class Characters:
-    """Unicode characters (code points), the line break among them; right for text without spaces, such as Chinese."""
+class Characters(Tokenizer):
+    """Unicode characters (code points), the line break among them; right for text without spaces,
+    such as Chinese.
+    """
 
     name = "chars"
 
@@ -120,12 +134,17 @@ class Characters:
             counts.update(line)
         return cls(
             Vocabulary.from_counts(
-                counts, min_count=config.min_count, max_size=config.vocab_size, add_unk=add_unk, start="\n"
+                counts,
+                min_count=config.min_count,
+                max_size=config.vocab_size,
+                add_unk=add_unk,
+                start="\n",
             )
         )
 
     def encode(self, lines: Lines) -> np.ndarray:
-        # surrogatepass never meets text that was decoded from UTF-8; it keeps odd Python strings from failing obscurely.
+        # surrogatepass never meets text that was decoded from UTF-8; it keeps odd Python strings
+        # from failing obscurely.
         text = "".join(lines)
         ids = self._table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         if (ids < 0).any():
@@ -137,13 +156,15 @@ class Characters:
 
     def unseen(self, lines: Lines) -> str | None:
         known = set(self.vocabulary.tokens)
-        return next((character for line in lines for character in line if character not in known), None)
+        return next(
+            (character for line in lines for character in line if character not in known), None
+        )
 
     def state(self) -> dict[str, Any]:
         return {}
 
 
-class Bytes:
+class Bytes(Tokenizer):
     """The 256 bytes of UTF-8: nothing is ever out of vocabulary."""
 
     name = "bytes"
@@ -169,8 +190,10 @@ class Bytes:
         return {}
 
 
-class BPE:
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019): nothing is ever out of vocabulary."""
+class BPE(Tokenizer):
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019): nothing is ever
+    out of vocabulary.
+    """
 
     name = "bpe"
 
@@ -179,7 +202,7 @@ class BPE:
 
         self._model = tokenizers.Tokenizer.from_str(model)
         size = self._model.get_vocab_size()
-        tokens = tuple(self._model.id_to_token(index) for index in range(size))
+        tokens = tuple(self._model.id_to_token(index) or "" for index in range(size))
         line_break = tokens[self._model.encode("\n").ids[0]]
         self.vocabulary = vocabulary or Vocabulary(tokens, start=line_break)
 
@@ -190,7 +213,10 @@ class BPE:
 
         size = BPE_DEFAULT_SIZE if config.vocab_size is None else config.vocab_size
         if size < 257:
-            raise UserError(f"--vocab-size {size}: byte-level BPE needs at least 257 tokens, one for each byte and a merge")
+            raise UserError(
+                f"--vocab-size {size}: byte-level BPE needs at least 257 tokens, one for each "
+                f"byte and a merge"
+            )
         model = tokenizers.Tokenizer(models.BPE())
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         model.decoder = decoders.ByteLevel()
@@ -207,7 +233,9 @@ class BPE:
 
     def encode(self, lines: Lines) -> np.ndarray:
         encodings = self._model.encode_batch(list(lines))
-        return np.concatenate([np.empty(0, np.int32), *(np.array(e.ids, np.int32) for e in encodings)])
+        return np.concatenate(
+            [np.empty(0, np.int32), *(np.array(e.ids, np.int32) for e in encodings)]
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(index) for index in ids])
@@ -219,7 +247,12 @@ class BPE:
         return {"model": self._model.to_str()}
 
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {"words": Words, "chars": Characters, "bytes": Bytes, "bpe": BPE}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    "words": Words,
+    "chars": Characters,
+    "bytes": Bytes,
+    "bpe": BPE,
+}
 
 
 def to_json(tokenizer: Tokenizer) -> str:

@@ -17,9 +17,10 @@ EOS = "<eos>"
 class Vocabulary:
     """Tokens in id order, most frequent first.
 
-    `unk` is the token that stands for every token not listed (None: there is none, and an unlisted token is an error).
-    `start` is the token that stands before the first one of a text (`<eos>` for words, the line break for characters; None:
-    there is none, as in the lecture, whose rows have no beginning to predict).
+    `unk` is the token that stands for every token not listed (None: there is none, and an unlisted
+    token is an error). `start` is the token that stands before the first one of a text (`<eos>` for
+    words, the line break for characters; None: there is none, as in the lecture, whose rows have no
+    beginning to predict).
     """
 
     tokens: tuple[str, ...]
@@ -32,7 +33,10 @@ class Vocabulary:
             raise UserError(f"the vocabulary lists {repeated[0]!r} more than once")
         for special in (self.unk, self.start):
             if special is not None and special not in self._ids:
-                raise UserError(f"the special token {special!r} is not one of the vocabulary's {len(self)} tokens")
+                raise UserError(
+                    f"the special token {special!r} is not one of the vocabulary's "
+                    f"{len(self)} tokens"
+                )
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
@@ -53,7 +57,9 @@ class Vocabulary:
         return None if self.start is None else self._ids[self.start]
 
     def ids(self, tokens: Iterable[str]) -> np.ndarray:
-        """int32 [number of tokens]; raises UserError at a token that is not listed when there is no `<unk>`."""
+        """int32 [number of tokens]; raises UserError at a token that is not listed when there is no
+        `<unk>`.
+        """
         unk_id = self.unk_id
         if unk_id is not None:
             lookup = self._ids.get
@@ -81,23 +87,34 @@ class Vocabulary:
         add_unk: bool = False,
         start: str | None = None,
     ) -> "Vocabulary":
-        """The tokens seen at least `min_count` times, at most `max_size` of them (specials included), most frequent first.
+        """The tokens seen at least `min_count` times, at most `max_size` of them (specials
+        included), most frequent first.
 
-        Ties keep the order of first appearance. `<unk>` joins when asked for, or when a token was left out, unless the text
-        has it already (as PTB and WikiText-2 do: there it is an ordinary word). `start` joins if the text lacks it.
+        Ties keep the order of first appearance. `<unk>` joins when asked for, or when a token was
+        left out, unless the text has it already (as PTB and WikiText-2 do: there it is an ordinary
+        word). `start` joins if the text lacks it.
         """
         counts = Counter(counts)
         if start is not None:
             counts.setdefault(start, 0)
-        kept = [token for token, count in counts.most_common() if count >= min_count or token in (UNK, start)]
-        unk_needed = add_unk or len(kept) < len(counts) or (max_size is not None and len(kept) > max_size)
+        kept = [
+            token
+            for token, count in counts.most_common()
+            if count >= min_count or token in (UNK, start)
+        ]
+        unk_needed = (
+            add_unk or len(kept) < len(counts) or (max_size is not None and len(kept) > max_size)
+        )
         if unk_needed and UNK not in counts:
             kept.append(UNK)
         if max_size is not None and len(kept) > max_size:
             specials = [token for token in kept if token in (UNK, start)]
             room = max_size - len(specials)
             if room < 1:
-                raise UserError(f"--vocab-size {max_size} leaves no room for words beside {' '.join(specials)}: raise it")
+                raise UserError(
+                    f"--vocab-size {max_size} leaves no room for words beside "
+                    f"{' '.join(specials)}: raise it"
+                )
             words = [token for token in kept if token not in specials][:room]
             kept = sorted([*words, *specials], key=lambda token: -counts[token])
         return cls(tuple(kept), UNK if UNK in kept else None, start)

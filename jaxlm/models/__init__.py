@@ -10,7 +10,18 @@ from jaxlm.models.cells import CELLS
 from jaxlm.models.nplm import NPLM, NPLMConfig
 from jaxlm.models.recurrent import GRU, LSTM, RNN, Recurrent, RecurrentConfig
 
-__all__ = ["CELLS", "GRU", "LSTM", "MODELS", "NPLM", "RNN", "LanguageModel", "Recurrent", "describe_model", "make_model"]
+__all__ = [
+    "CELLS",
+    "GRU",
+    "LSTM",
+    "MODELS",
+    "NPLM",
+    "RNN",
+    "LanguageModel",
+    "Recurrent",
+    "describe_model",
+    "make_model",
+]
 
 
 class ModelEntry(NamedTuple):
@@ -24,11 +35,15 @@ def _recurrent(name: str) -> ModelEntry:
     return ModelEntry(RecurrentConfig, lambda **fields: Recurrent(cell=CELLS[name], **fields))
 
 
-MODELS: dict[str, ModelEntry] = {"nplm": ModelEntry(NPLMConfig, NPLM)} | {name: _recurrent(name) for name in CELLS}
+MODELS: dict[str, ModelEntry] = {"nplm": ModelEntry(NPLMConfig, NPLM)} | {
+    name: _recurrent(name) for name in CELLS
+}
 
 
 def make_model(name: str, config: Any, vocab_size: int, start_id: int = 0) -> LanguageModel:
-    """The model called `name`, as `config` (of MODELS[name].config) describes it. Raises UserError for an unknown name."""
+    """The model called `name`, as `config` (of MODELS[name].config) describes it. Raises UserError
+    for an unknown name.
+    """
     fields = vars(config) if not isinstance(config, dict) else config
     return choose(MODELS, name, "model").make(vocab_size=vocab_size, start_id=start_id, **fields)
 
@@ -36,14 +51,18 @@ def make_model(name: str, config: Any, vocab_size: int, start_id: int = 0) -> La
 def describe_model(model: LanguageModel) -> tuple[str, dict[str, Any]]:
     """The inverse of `make_model`: the name in MODELS and the configuration's fields.
 
-    Raises UserError for a model that MODELS cannot make, which a run folder therefore could not bring back.
+    Raises UserError for a model that MODELS cannot make, which a run folder therefore could not
+    bring back.
     """
     for name, entry in MODELS.items():
         network = {field.name: getattr(model, field.name, None) for field in fields(entry.config)}
         same = entry.make(vocab_size=model.vocab_size, start_id=model.start_id, **network)
-        if isinstance(model, type(same)) and getattr(model, "cell", None) == getattr(same, "cell", None):
+        if isinstance(model, type(same)) and getattr(model, "cell", None) == getattr(
+            same, "cell", None
+        ):
             return name, network
     cell = f" with {model.cell}" if hasattr(model, "cell") else ""
     raise UserError(
-        f"{type(model).__name__}{cell} is not in MODELS ({', '.join(MODELS)}): add its line, so that its run can be loaded"
+        f"{type(model).__name__}{cell} is not in MODELS ({', '.join(MODELS)}): add its line, "
+        f"so that its run can be loaded"
     )

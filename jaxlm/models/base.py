@@ -12,7 +12,9 @@ from jaxlm.errors import UserError, choose
 from jaxlm.ops.cross_entropy import cross_entropy
 
 Carry = Any
-"""What a model remembers between two calls: any pytree whose leaves have the batch as their first axis."""
+"""What a model remembers between two calls: any pytree whose leaves have the batch as their first
+axis.
+"""
 Params = Any
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -25,11 +27,12 @@ class LanguageModel(nn.Module, abc.ABC):
         hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
         logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
 
-    Two laws hold for every model. Causality: what comes out at position t depends on tokens up to t alone. Chunks: running
-    tokens[:, :k] and then tokens[:, k:] with the carry gives what one run over tokens gives.
+    Two laws hold for every model. Causality: what comes out at position t depends on tokens up to t
+    alone. Chunks: running tokens[:, :k] and then tokens[:, k:] with the carry gives what one run
+    over tokens gives.
 
-    `start_id` is the token that stands before the first one of a text. `context_size` says how many earlier tokens fix the
-    carry (a window model), None if all of them do (a recurrent one).
+    `start_id` is the token that stands before the first one of a text. `context_size` says how many
+    earlier tokens fix the carry (a window model), None if all of them do (a recurrent one).
     """
 
     vocab_size: int
@@ -45,27 +48,35 @@ class LanguageModel(nn.Module, abc.ABC):
         """The carry at the start of a text."""
 
     @abc.abstractmethod
-    def features(self, tokens_BT: jax.Array, carry: Carry, last: bool, deterministic: bool) -> tuple[jax.Array, Carry]:
+    def features(
+        self, tokens_BT: jax.Array, carry: Carry, last: bool, deterministic: bool
+    ) -> tuple[jax.Array, Carry]:
         """`__call__` after its checks."""
 
     @abc.abstractmethod
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
-        """Unnormalised log-probabilities of the next token: float [B, T, V] in the compute dtype."""
+        """Unnormalised log-probabilities of the next token: [B, T, V] in the compute dtype."""
 
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
         """What each parameter group is, in words: prefix of the parameter's path -> description."""
 
     def __call__(
-        self, tokens_BT: jax.Array, carry: Carry = None, *, features: str = "every", deterministic: bool = True
+        self,
+        tokens_BT: jax.Array,
+        carry: Carry = None,
+        *,
+        features: str = "every",
+        deterministic: bool = True,
     ) -> tuple[jax.Array, Carry]:
         """Features that predict the next token at every position, and the carry after the last one.
 
-        tokens_BT: int32 [B, T]. carry: from `initial_carry` (the default) or an earlier call. features: "every" position,
-        or the "last" alone, which is cheaper where that is all one needs. deterministic: False draws dropout from
-        rngs={"dropout": key}.
+        tokens_BT: int32 [B, T]. carry: from `initial_carry` (the default) or an earlier call.
+        features: "every" position, or the "last" alone, which is cheaper where that is all one
+        needs. deterministic: False draws dropout from rngs={"dropout": key}.
 
-        Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for a wrong shape.
+        Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for
+        a wrong shape.
         """
         shapes.check(tokens_BT, "BT")
         batch, time = tokens_BT.shape
@@ -86,7 +97,9 @@ class LanguageModel(nn.Module, abc.ABC):
         features: str = "every",
         deterministic: bool = True,
     ) -> tuple[jax.Array, Carry]:
-        """Negative log-likelihood of each target in nats, float32 [B, T or 1], and the carry: `__call__` and the loss in one."""
+        """Negative log-likelihood of each target in nats, float32 [B, T or 1], and the carry:
+        `__call__` and the loss in one.
+        """
         hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
         shapes.check(targets_BT, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
         return cross_entropy(self.logits(hidden_BTF), targets_BT), carry
@@ -102,7 +115,9 @@ def uniform(scale: float) -> Any:
 
 
 class OutputLayer(nn.Module):
-    """y = b + U h: features to logits. Tied, U is the transposed embedding (Inan et al. 2017; Press & Wolf 2017)."""
+    """y = b + U h: features to logits. Tied, U is the transposed embedding (Inan et al. 2017; Press
+    & Wolf 2017).
+    """
 
     vocab_size: int
     tied: bool
@@ -118,11 +133,15 @@ class OutputLayer(nn.Module):
         else:
             init = uniform(self.init_scale or features**-0.5)
             kernel_FV = self.param("kernel", init, (features, self.vocab_size))
-        hidden_BTF, kernel_FV, bias_V = nn.dtypes.promote_dtype(hidden_BTF, kernel_FV, bias_V, dtype=self.dtype)
+        hidden_BTF, kernel_FV, bias_V = nn.dtypes.promote_dtype(
+            hidden_BTF, kernel_FV, bias_V, dtype=self.dtype
+        )
         return hidden_BTF @ kernel_FV + bias_V
 
 
-def dense(features: int, fan_in: int, init_scale: float | None, dtype: Any, name: str | None = None) -> nn.Dense:
+def dense(
+    features: int, fan_in: int, init_scale: float | None, dtype: Any, name: str | None = None
+) -> nn.Dense:
     """y = W x + b with W ~ U(±1/√fan_in), b = 0, or both ~ U(±init_scale)."""
     return nn.Dense(
         features,
@@ -149,6 +168,7 @@ def check_common(model: Any) -> None:
         raise UserError(f"--dropout {model.dropout}: must be at least 0 and below 1")
     if model.tied and model.hidden_size != model.embedding_size:
         raise UserError(
-            f"--tied needs --hidden-size equal to --embedding-size, not {model.hidden_size} and {model.embedding_size}"
+            f"--tied needs --hidden-size equal to --embedding-size, not {model.hidden_size} "
+            f"and {model.embedding_size}"
         )
     choose(DTYPES, model.dtype, "dtype")

@@ -39,13 +39,15 @@ class NPLM(LanguageModel):
         x = (C(w_{t-n+1}), ..., C(w_t))      the features of the last n = n_step words, side by side
         y = b + W x + U tanh(d + H x)        P(w_{t+1} | ...) = softmax(y)
 
-    W is there with `direct`, else 0. Parameters: embedding C [V, D]; hidden H [n·D, H] and d; output [F, V] and b, where the
-    features F are tanh(...), followed by x if `direct`: the kernel is U over W.
+    W is there with `direct`, else 0. Parameters: embedding C [V, D]; hidden H [n·D, H] and d;
+    output [F, V] and b, where the features F are tanh(...), followed by x if `direct`: the kernel
+    is U over W.
 
-    The carry is the last n_step - 1 tokens, int32 [B, N-1]; before the text's start it is `start_id`.
-    The paper counts the predicted word in n: its n = 5 is n_step = 4.
+    The carry is the last n_step - 1 tokens, int32 [B, N-1]; before the text's start it is
+    `start_id`. The paper counts the predicted word in n: its n = 5 is n_step = 4.
 
-    Raises UserError for sizes below 1, hidden_size 0 without `direct`, and tied weights of unequal sizes.
+    Raises UserError for sizes below 1, hidden_size 0 without `direct`, and tied weights of unequal
+    sizes.
     """
 
     n_step: int = 4
@@ -60,13 +62,20 @@ class NPLM(LanguageModel):
     def setup(self) -> None:
         check_common(self)
         if self.hidden_size < 1 and not (self.direct and self.hidden_size == 0):
-            raise UserError(f"--hidden-size {self.hidden_size}: must be at least 1 (or 0 with --direct)")
+            raise UserError(
+                f"--hidden-size {self.hidden_size}: must be at least 1 (or 0 with --direct)"
+            )
         if self.tied and self.direct:
-            raise UserError("--tied and --direct exclude each other: the embedding has no row for the direct connections")
+            raise UserError(
+                "--tied and --direct exclude each other: the embedding has no row for the "
+                "direct connections"
+            )
         dtype = DTYPES[self.dtype]
         self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
         if self.hidden_size:
-            self.hidden = dense(self.hidden_size, self.n_step * self.embedding_size, self.init_scale, dtype)
+            self.hidden = dense(
+                self.hidden_size, self.n_step * self.embedding_size, self.init_scale, dtype
+            )
         self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
         self.drop = nn.Dropout(self.dropout)
 
@@ -88,7 +97,9 @@ class NPLM(LanguageModel):
         positions = seen_BS.shape[1] - self.n_step + 1
         words_BSD = self.drop(self.embedding(seen_BS), deterministic=deterministic)
         shapes.check(words_BSD, "BSD", B=tokens_BT.shape[0], D=self.embedding_size)
-        x_BTX = jnp.concatenate([words_BSD[:, n : n + positions] for n in range(self.n_step)], axis=-1)
+        x_BTX = jnp.concatenate(
+            [words_BSD[:, n : n + positions] for n in range(self.n_step)], axis=-1
+        )
         parts: list[jax.Array] = []
         if self.hidden_size:
             a_BTH = jnp.tanh(self.hidden(x_BTX))
@@ -106,7 +117,6 @@ class NPLM(LanguageModel):
         return {
             "embedding": f"C: {self.vocab_size} words x {self.embedding_size} features",
             "hidden": f"H, d: {window} -> {self.hidden_size}, tanh",
-            "output": f"U, b: {features} -> {self.vocab_size}, softmax" + (" (U is C)" if self.tied else ""),
+            "output": f"U, b: {features} -> {self.vocab_size}, softmax"
+            + (" (U is C)" if self.tied else ""),
         }
-
-

@@ -1,4 +1,6 @@
-"""Recurrent language models: any cell of CELLS, any number of layers, scanned over time with `nn.scan`."""
+"""Recurrent language models: any cell of CELLS, any number of layers, scanned over time with
+`nn.scan`.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,8 @@ from jaxlm.errors import UserError
 from jaxlm.models.base import DTYPES, LanguageModel, OutputLayer, check_common, embed, uniform
 from jaxlm.models.cells import CELLS, Carry, Cell
 
-# Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs more than its body.
+# Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
+# more than its body.
 UNROLLED_STEPS = 4
 
 
@@ -39,7 +42,9 @@ class RecurrentConfig:
 
 
 class Recurrence(nn.Module):
-    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias, where the cell wants one)."""
+    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias, where the cell
+    wants one).
+    """
 
     cell: Cell
     hidden_size: int
@@ -49,9 +54,12 @@ class Recurrence(nn.Module):
     @nn.compact
     def __call__(self, carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
         width = len(self.cell.gates) * self.hidden_size
-        kernel_HG = self.param("kernel", uniform(self.init_scale or self.hidden_size**-0.5), (self.hidden_size, width))
+        kernel_HG = self.param(
+            "kernel", uniform(self.init_scale or self.hidden_size**-0.5), (self.hidden_size, width)
+        )
         h_BH = carry[0].astype(self.dtype)
-        # The product runs in the compute dtype; the elementwise part and the carry are float32, or c would lose its memory.
+        # The product runs in the compute dtype; the elementwise part and the carry are float32, or
+        # c would lose its memory.
         u_BG = jnp.matmul(h_BH, kernel_HG.astype(self.dtype), preferred_element_type=jnp.float32)
         if self.cell.recurrent_bias:
             u_BG = u_BG + self.param("bias", uniform(self.init_scale or 0.0), (width,))
@@ -63,11 +71,13 @@ class Recurrence(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """A cell run over time: x_BTG = W x + b of all steps in one product, then a scan of the recurrence.
+    """A cell run over time: x_BTG = W x + b of all steps in one product, then a scan of the
+    recurrence.
 
-    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G], and recurrent/bias [G] for cells that need it;
-    the gates are fused side by side in the cell's order, so PyTorch's weights are these transposed.
-    Gates are recorded, [B, T, H] each, when "gates" is a mutable collection.
+    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G], and recurrent/bias [G]
+    for cells that need it; the gates are fused side by side in the cell's order, so PyTorch's
+    weights are these transposed. Gates are recorded, [B, T, H] each, when "gates" is a mutable
+    collection.
     """
 
     cell: Cell
@@ -98,11 +108,15 @@ class RecurrentLayer(nn.Module):
             out_axes=1,
             unroll=time if time <= UNROLLED_STEPS else 1,
         )
-        recurrence = scan(self.cell, self.hidden_size, self.dtype, self.init_scale, name="recurrent")
+        recurrence = scan(
+            self.cell, self.hidden_size, self.dtype, self.init_scale, name="recurrent"
+        )
         carry, h_BTH = recurrence(carry, x_BTG)
         return h_BTH, carry
 
-    def _bias_init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def _bias_init(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> jax.Array:
         bias_G = uniform(self.init_scale or 0.0)(key, shape, dtype)
         if "forget" in self.cell.gates:
             start = self.cell.gates.index("forget") * self.hidden_size
@@ -113,15 +127,18 @@ class RecurrentLayer(nn.Module):
 class Recurrent(LanguageModel):
     """A recurrent language model with any cell.
 
-        h⁰_t = C(w_t)      hˡ_t = cell(hˡ⁻¹_t, hˡ_{t-1})      P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
+        h⁰_t = C(w_t)      hˡ_t = cell(hˡ⁻¹_t, hˡ_{t-1}), l = 1 ... L = num_layers
+        P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
+        P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
 
-    Parameters: embedding C [V, D]; layers_l (see RecurrentLayer); output [H, V] and b. Dropout on the non-recurrent links
-    (Zaremba et al. 2014). The carry is a tuple with one entry a layer: (h,) for RNN and GRU, (h, c) for an LSTM, float32
-    [B, H] each, zeros at the start.
+    Parameters: embedding C [V, D]; layers_l (see RecurrentLayer); output [H, V] and b. Dropout on
+    the non-recurrent links (Zaremba et al. 2014). The carry is a tuple with one entry a layer: (h,)
+    for RNN and GRU, (h, c) for an LSTM, float32 [B, H] each, zeros at the start.
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010.
 
-    Raises UserError for sizes below 1, tied weights of unequal sizes, and a forget_bias where the cell has no forget gate.
+    Raises UserError for sizes below 1, tied weights of unequal sizes, and a forget_bias where the
+    cell has no forget gate.
     """
 
     cell: Cell = CELLS["lstm"]
@@ -147,7 +164,9 @@ class Recurrent(LanguageModel):
         self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
         layer = (self.cell, self.hidden_size, dtype, self.init_scale, forget_bias)
-        self.recurrent = [RecurrentLayer(*layer, name=f"layers_{index}") for index in range(self.num_layers)]
+        self.recurrent = [
+            RecurrentLayer(*layer, name=f"layers_{index}") for index in range(self.num_layers)
+        ]
         self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
         self.drop = nn.Dropout(self.dropout)
 
@@ -163,7 +182,9 @@ class Recurrent(LanguageModel):
         self, tokens_BT: jax.Array, carry: tuple[Carry, ...], last: bool, deterministic: bool
     ) -> tuple[jax.Array, tuple[Carry, ...]]:
         h_BTD = self.drop(self.embedding(tokens_BT), deterministic=deterministic)
-        shapes.check(h_BTD, "BTD", B=tokens_BT.shape[0], T=tokens_BT.shape[1], D=self.embedding_size)
+        shapes.check(
+            h_BTD, "BTD", B=tokens_BT.shape[0], T=tokens_BT.shape[1], D=self.embedding_size
+        )
         after = []
         for index, (layer, layer_carry) in enumerate(zip(self.recurrent, carry, strict=True)):
             h_BTD, layer_carry = layer(h_BTD, layer_carry)
@@ -181,7 +202,9 @@ class Recurrent(LanguageModel):
         described = {"embedding": f"C: {self.vocab_size} words x {self.embedding_size} features"}
         for index in range(self.num_layers):
             inputs = size if index else self.embedding_size
-            described[f"layers_{index}/input"] = f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
+            described[f"layers_{index}/input"] = (
+                f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
+            )
             described[f"layers_{index}/recurrent"] = f"U: {size} -> {len(gates)} x {size}"
         tied = " (U is C)" if self.tied else ""
         return described | {"output": f"U, b: {size} -> {self.vocab_size}, softmax{tied}"}

@@ -6,19 +6,25 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target, in nats: float32 [B, T] whatever the dtype of the logits.
+    """Negative log-likelihood of each target, in nats: float32 [B, T] whatever the dtype of the
+    logits.
 
         nll = log Σ_v exp(y_v) - y_target          ∂nll/∂y = softmax(y) - onehot(target)
 
-    The gradient compares an iota with the target rather than scattering into a zero array, as automatic differentiation of
-    the lookup would: XLA fuses the comparison into the softmax, and a scatter it cannot.
+    The gradient compares an iota with the target rather than scattering into a zero array, as
+    automatic differentiation of the lookup would: XLA fuses the comparison into the softmax, and a
+    scatter it cannot.
     """
     return _forward(logits_BTV, targets_BT)[0]
 
 
-def _forward(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _forward(
+    logits_BTV: jax.Array, targets_BT: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     log_sum_BT = jax.nn.logsumexp(logits_BTV.astype(jnp.float32), axis=-1)
-    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0].astype(jnp.float32)
+    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0].astype(
+        jnp.float32
+    )
     return log_sum_BT - target_BT, (logits_BTV, targets_BT, log_sum_BT)
 
 

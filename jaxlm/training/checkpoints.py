@@ -1,8 +1,8 @@
 """Checkpoint files: the only module that knows orbax.
 
-Each checkpoint holds `params`, `rest` (the other parts of the training state) and `meta` (JSON: step, digests, what the loop
-remembers). Orbax writes it aside, renames it when whole, and does so in the background; the digest of the arrays finds what
-was damaged since.
+Each checkpoint holds `params`, `rest` (the other parts of the training state) and `meta` (JSON:
+step, digests, what the loop remembers). Orbax writes it aside, renames it when whole, and does so
+in the background; the digest of the arrays finds what was damaged since.
 """
 
 import hashlib
@@ -39,9 +39,7 @@ class Checkpoints:
             options = self._ocp.CheckpointManagerOptions(
                 max_to_keep=KEPT[kind], create=True, enable_async_checkpointing=True
             )
-            self._managers[kind] = self._ocp.CheckpointManager(
-                self._folder / kind, options=options
-            )
+            self._managers[kind] = self._ocp.CheckpointManager(self._folder / kind, options=options)
         return self._managers[kind]
 
     def save(self, kind: str, state: TrainState, meta: dict[str, Any]) -> None:
@@ -90,7 +88,8 @@ class Checkpoints:
     def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest whole state of "last" and its meta; None if there is none.
 
-        A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with a warning.
+        A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with
+        a warning.
         """
         target = flax.serialization.to_state_dict(template)
         params = target.pop("params")
@@ -102,7 +101,9 @@ class Checkpoints:
         return None
 
     def restore_params(self, template: Any) -> tuple[Any, dict[str, Any], str] | None:
-        """The parameters of the best checkpoint, or else of the last; their meta; and which of the two. None if none."""
+        """The parameters of the best checkpoint, or else of the last; their meta; and which of the
+        two. None if none.
+        """
         for kind in ("best", "last"):
             for step in self._steps(kind):
                 saved = self._read(kind, step, {"params": template})

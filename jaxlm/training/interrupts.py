@@ -7,7 +7,9 @@ from typing import Any
 
 
 class Interrupts:
-    """A context manager; `received` is the first signal's number, else 0. A second signal acts as it always would."""
+    """A context manager; `received` is the first signal's number, else 0. A second signal acts as
+    it always would.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,7 +1,7 @@
 """What a run tells: metrics.jsonl always, a live line or plain lines, and TensorBoard if asked.
 
-metrics.jsonl holds only what the seed determines, so two runs of one command can be compared byte for byte; times go to
-timing.jsonl.
+metrics.jsonl holds only what the seed determines, so two runs of one command can be compared byte
+for byte; times go to timing.jsonl.
 """
 
 import json
@@ -77,7 +77,11 @@ class Log:
             return
         self._append("metrics.jsonl", {"step": step} | values)
         seconds = time.perf_counter() - self._started
-        timing = {"step": step, "seconds": round(seconds, 3), "tokens_per_second": round(self.rate(), 1)}
+        timing = {
+            "step": step,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(self.rate(), 1),
+        }
         self._append("timing.jsonl", timing)
         if self._events:
             prefix = values.get("split", "train")

@@ -1,6 +1,5 @@
 """The training loop: dispatch, measure, validate, keep."""
 
-import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from jaxlm.data.batching import Batches, BatchingConfig, make_batches
@@ -19,8 +17,9 @@ from jaxlm.models.base import LanguageModel
 from jaxlm.scoring import Scorer
 from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.interrupts import Interrupts
-from jaxlm.training.log import Log, perplexity_of
+from jaxlm.training.log import Log
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.progress import Meter, NotFiniteError, Progress
 from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
@@ -40,7 +39,7 @@ class TrainingConfig:
     steps: int | None = None
     """Steps to train, in place of --epochs."""
     seed: int = 0
-    """Fixes every random choice: the same command and seed give the same bytes on the same machine."""
+    """Fixes every random choice: same command, seed and machine give the same bytes."""
     log_every: int = 200
     """Steps between two lines of the log."""
     eval_every: int | None = None
@@ -51,19 +50,6 @@ class TrainingConfig:
     """Steps between two checkpoints (default: at every validation)."""
     tensorboard: bool = False
     """Write TensorBoard event files too (extra: tensorboard)."""
-
-
-@dataclass
-class Progress:
-    """What the loop remembers between steps; saved with every checkpoint."""
-
-    step: int = 0
-    interval_nll: float = 0.0
-    interval_count: float = 0.0
-    best_nll: float = math.inf
-    best_step: int = 0
-    worse_in_a_row: int = 0
-    worse_since_decay: int = 0
 
 
 def fit(
@@ -79,23 +65,34 @@ def fit(
     console: Console | None = None,
     **options: Any,
 ) -> Run:
-    """Trains `model` on `text` and returns the run, with the best parameters by validation (the last, without a valid split).
+    """Trains `model` on `text` and returns the run, with the best parameters by validation (the
+    last, without a valid split).
 
-        run = jaxlm.fit(model, jaxlm.read_corpus("ptb"), epochs=5, lr=1e-3, batch_size=20, folder="runs/mine")
+        run = jaxlm.fit(model, text, epochs=5, lr=1e-3, batch_size=20, folder="runs/mine")
 
-    `options` are fields of the three configs by name. With `folder`, everything is kept there; with `resume` too, training
-    goes on from its last checkpoint exactly as if it had never stopped. `config` is kept in config.json beside the sections.
+    `options` are fields of the three configs by name. With `folder`, everything is kept there; with
+    `resume` too, training goes on from its last checkpoint exactly as if it had never stopped.
+    `config` is kept in config.json beside the sections.
 
-    Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is full.
+    Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is
+    full.
     """
-    sections = [batching or BatchingConfig(), optimizer or OptimizerConfig(), training or TrainingConfig()]
+    sections: list[Any] = [
+        batching or BatchingConfig(),
+        optimizer or OptimizerConfig(),
+        training or TrainingConfig(),
+    ]
     batching, optimizer, training = _with_options(sections, options)
-    loop = _Loop(model, text, batching, optimizer, training, Path(folder) if folder else None, console)
+    loop = _Loop(
+        model, text, batching, optimizer, training, Path(folder) if folder else None, console
+    )
     return loop.run(resume, config or {})
 
 
 def _with_options(sections: list[Any], options: dict[str, Any]) -> list[Any]:
-    known = {field.name: index for index, section in enumerate(sections) for field in fields(section)}
+    known = {
+        field.name: index for index, section in enumerate(sections) for field in fields(section)
+    }
     for name, value in options.items():
         index = choose(known, name, "option of fit")
         sections[index] = replace(sections[index], **{name: value})
@@ -119,8 +116,8 @@ class _Loop:
         self.batching, self.optimizer, self.training = batching, optimizer, training
         if model.vocab_size != len(text.vocabulary):
             raise UserError(
-                f"the model has vocab_size {model.vocab_size}, the text {len(text.vocabulary)} tokens: "
-                f"they must be equal"
+                f"the model has vocab_size {model.vocab_size}, the text "
+                f"{len(text.vocabulary)} tokens: they must be equal"
             )
         self.batches = self._make_batches()
         self.total = self._total_steps()
@@ -133,9 +130,10 @@ class _Loop:
         self.checkpoint_every = training.checkpoint_every or default
         self.saved_step = -1
         self.scorer = Scorer(model)
-        self.progress = Progress()
-        self.best_params: Any = None
         self.log = Log(folder, console, self.total, training.tensorboard)
+        epoch = self.batches.steps_per_epoch
+        self.meter = Meter(self.log, training.log_every, epoch, self.total)
+        self.best_params: Any = None
         self.checkpoints: Checkpoints | None = None
 
     def _make_batches(self) -> Batches:
@@ -160,22 +158,50 @@ class _Loop:
             with self.log, Interrupts() as interrupts:
                 state = self._train(self._start(resume), interrupts)
                 if interrupts.received:
-                    self.log.note(f"stopped at step {self.progress.step} of {self.total}; saved")
+                    self.log.note(
+                        f"stopped at step {self.meter.progress.step} of {self.total}; saved"
+                    )
+        except NotFiniteError as error:
+            raise UserError(self._advice(error)) from None
         finally:
             if self.checkpoints:
                 self.checkpoints.close()
         params = self.best_params if self.best_params is not None else state.params
-        step = self.progress.best_step if self.best_params is not None else self.progress.step
-        return Run(
-            self.model, params, self.text.tokenizer, description, self.folder, step, interrupts.received
+        step = (
+            self.meter.progress.best_step
+            if self.best_params is not None
+            else self.meter.progress.step
         )
+        return Run(
+            self.model,
+            params,
+            self.text.tokenizer,
+            description,
+            self.folder,
+            step,
+            interrupts.received,
+        )
+
+    def _advice(self, error: NotFiniteError) -> str:
+        kept = "no checkpoint was written yet"
+        if self.checkpoints and self.saved_step >= 0:
+            self.checkpoints.wait()
+            kept = f"the checkpoint of step {self.saved_step} in {self.folder} is kept"
+        lr, clip = self.optimizer.lr, self.optimizer.clip
+        return f"{error}: lower --lr (now {lr}) or set --clip (now {clip}); {kept}"
 
     def _description(self, config: dict[str, Any]) -> dict[str, Any]:
         # A model of one's own need not be in MODELS, unless its run is to be loaded again.
-        name, network = describe_model(self.model) if self.folder else (type(self.model).__name__, {})
-        sections = {"batching": self.batching, "optimizer": self.optimizer, "training": self.training}
-        described = {title: asdict(section) for title, section in sections.items()}
-        return config | {"model": name, "network": network} | described
+        name, network = (
+            describe_model(self.model) if self.folder else (type(self.model).__name__, {})
+        )
+        return config | {
+            "model": name,
+            "network": network,
+            "batching": asdict(self.batching),
+            "optimizer": asdict(self.optimizer),
+            "training": asdict(self.training),
+        }
 
     def _start(self, resume: bool) -> TrainState:
         init_key, _ = jax.random.split(self.key)
@@ -184,13 +210,13 @@ class _Loop:
             state, meta = restored
             # Copies into memory of JAX's own, which the donated train step may then take over.
             state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
-            self.progress = Progress(**meta["progress"])
-            self.saved_step = self.progress.step
+            self.meter.progress = Progress(**meta["progress"])
+            self.saved_step = self.meter.progress.step
             best = self.checkpoints.restore_params(state.params)
-            if best and best[2] == "best" and best[1]["step"] == self.progress.best_step:
+            if best and best[2] == "best" and best[1]["step"] == self.meter.progress.best_step:
                 self.best_params = jax.tree.map(jnp.asarray, best[0])
-            self.log.note(f"resumed at step {self.progress.step} of {self.total}")
-        self.log.start_from(self.progress.step)
+            self.log.note(f"resumed at step {self.meter.progress.step} of {self.total}")
+        self.log.start_from(self.meter.progress.step)
         return state
 
     def _train(self, state: TrainState, interrupts: Interrupts) -> TrainState:
@@ -198,7 +224,7 @@ class _Loop:
         train_block = make_train_block(self.model, self.transform, step_key, self.batches.features)
         capacity = self._capacity()
         pending: tuple[int, int, StepMetrics] | None = None
-        count, dispatched = 1, self.progress.step
+        count, dispatched = 1, self.meter.progress.step
         while dispatched < self.total and not interrupts.received and not self._out_of_patience():
             began = time.perf_counter()
             count = min(count, capacity, self._until_pause(dispatched))
@@ -206,17 +232,17 @@ class _Loop:
             state, metrics = train_block(state, block, count)
             if pending:
                 # Read one dispatch late: the device is already at work on the next.
-                self._digest(*pending)
+                self.meter.steps(*pending)
             pending = (dispatched, count, metrics)
             dispatched += count
             if self._until_pause(dispatched - 1) == 1:
-                self._digest(*pending)
+                self.meter.steps(*pending)
                 pending = None
                 state = self._pause(state)
             count = _next_count(count, time.perf_counter() - began)
         if pending:
-            self._digest(*pending)
-        if self.saved_step != self.progress.step:
+            self.meter.steps(*pending)
+        if self.saved_step != self.meter.progress.step:
             self._save("last", state)
         if self.checkpoints:
             self.checkpoints.wait()
@@ -236,49 +262,9 @@ class _Loop:
     def _saved_at(self, step: int) -> bool:
         return step % self.checkpoint_every == 0 or (self.has_valid and step % self.eval_every == 0)
 
-    def _digest(self, first: int, count: int, metrics: StepMetrics) -> None:
-        """Reads the metrics of `count` steps and logs what is due."""
-        nll, counts, norms = (np.asarray(array)[:count].astype(np.float64) for array in metrics)
-        bad = ~(np.isfinite(nll) & np.isfinite(norms))
-        if bad.any():
-            raise self._not_finite(first + int(np.argmax(bad)) + 1)
-        progress = self.progress
-        for index in range(count):
-            progress.step = first + index + 1
-            progress.interval_nll += float(nll[index])
-            progress.interval_count += float(counts[index])
-            if progress.step % self.training.log_every == 0 or progress.step == self.total:
-                # When one batch is the whole text, the cost at this very step is what is known.
-                whole = self.batches.steps_per_epoch == 1
-                mean = nll[index] / counts[index] if whole else progress.interval_nll / progress.interval_count
-                self._report(float(mean), float(norms[index]))
-                progress.interval_nll = progress.interval_count = 0.0
-        self.log.advance(progress.step, int(counts.sum()), float(nll[-1] / max(counts[-1], 1)))
-
-    def _report(self, loss: float, grad_norm: float) -> None:
-        step, ppl = self.progress.step, perplexity_of(loss)
-        epoch = step / self.batches.steps_per_epoch
-        values = {"split": "train", "epoch": round(epoch, 4), "loss": loss, "ppl": ppl, "grad_norm": grad_norm}
-        if self.batches.steps_per_epoch == 1:
-            line = f"step {step:5d}  cost {loss:.6f}"
-        else:
-            rate = self.log.rate()
-            line = f"step {step:6d}  epoch {epoch:6.2f}  loss {loss:.4f}  ppl {ppl:8.2f}  {rate:8,.0f} tokens/s"
-        self.log.record(step, values, line)
-
-    def _not_finite(self, step: int) -> UserError:
-        kept = "no checkpoint was written yet"
-        if self.checkpoints:
-            self.checkpoints.wait()
-            kept = f"the last good checkpoint in {self.folder} is kept"
-        return UserError(
-            f"the loss is not finite at step {step}: lower --lr (now {self.optimizer.lr}) or set --clip "
-            f"(now {self.optimizer.clip}); {kept}"
-        )
-
     def _pause(self, state: TrainState) -> TrainState:
         """Validates and saves, where this step calls for it."""
-        step = self.progress.step
+        step = self.meter.progress.step
         if self.has_valid and (step % self.eval_every == 0 or step == self.total):
             state = self._validate(state)
         if self._saved_at(step):
@@ -286,40 +272,30 @@ class _Loop:
         return state
 
     def _validate(self, state: TrainState) -> TrainState:
-        progress, valid = self.progress, self.text.valid
-        assert valid is not None
+        assert self.text.valid is not None
         rows = self.batching.batching == "rows"
         last = rows and self.batching.features == "last"
-        scores = self.scorer.split(state.params, valid, rows, last)
-        mean = scores.nll / len(scores.log_prob)
-        improved = scores.nll < progress.best_nll
-        progress.worse_in_a_row = 0 if improved else progress.worse_in_a_row + 1
-        progress.worse_since_decay = 0 if improved else progress.worse_since_decay + 1
-        values = {"split": "valid", "nll": scores.nll, "tokens": len(scores.log_prob), "ppl": perplexity_of(mean)}
-        mark = "  best" if improved else ""
-        line = f"step {progress.step:6d}  valid loss {mean:.4f}  ppl {perplexity_of(mean):8.2f}{mark}"
-        self.log.record(progress.step, values, line)
-        if improved:
-            progress.best_nll, progress.best_step = scores.nll, progress.step
+        if self.meter.validation(self.scorer.split(state.params, self.text.valid, rows, last)):
             self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
             self._save("best", state)
+        progress = self.meter.progress
         plateau = self.optimizer.schedule == "plateau"
         if plateau and progress.worse_since_decay >= self.optimizer.plateau_patience:
             progress.worse_since_decay = 0
-            state = state.replace(lr_scale=state.lr_scale * self.optimizer.decay)
+            state = replace(state, lr_scale=state.lr_scale * self.optimizer.decay)
             self.log.note(f"step {progress.step:6d}  rate x {float(state.lr_scale):.4g}")
         return state
 
     def _out_of_patience(self) -> bool:
         patience = self.training.patience
-        return patience is not None and self.progress.worse_in_a_row >= patience
+        return patience is not None and self.meter.progress.worse_in_a_row >= patience
 
     def _save(self, kind: str, state: TrainState) -> None:
         if self.checkpoints:
-            self.checkpoints.save(kind, state, {"progress": asdict(self.progress)})
-            self.saved_step = self.progress.step if kind == "last" else self.saved_step
+            self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})
+            self.saved_step = self.meter.progress.step if kind == "last" else self.saved_step
 
 
 def _next_count(count: int, seconds: float) -> int:
-    """Steps for the next dispatch: towards DISPATCH_SECONDS, at most eight times as many as before."""
+    """Steps for the next dispatch: towards DISPATCH_SECONDS, at most eight times this one's."""
     return max(1, min(8 * count, int(count * DISPATCH_SECONDS / max(seconds, 1e-6))))

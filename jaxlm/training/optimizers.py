@@ -1,8 +1,8 @@
-"""Optimizers, learning-rate schedules and clipping, all from optax, put together from one config."""
+"""Optimizers, learning-rate schedules and clipping, from optax, put together from one config."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ class OptimizerConfig:
     lr: float = 1e-3
     """Learning rate at its highest."""
     schedule: str = "constant"
-    """constant; cosine (to zero at the last step); step-decay (by epoch); plateau (by validation)."""
+    """constant, cosine (to 0 at the end), step-decay (by epoch), plateau (by validation)."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from zero, before the schedule."""
     decay: float = 0.5
@@ -49,7 +49,7 @@ class Horizon:
     total_steps: int
 
 
-Transform = optax.GradientTransformation
+Transform: TypeAlias = optax.GradientTransformation
 
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Transform]] = {
     "adam": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
@@ -71,9 +71,7 @@ def _constant(config: OptimizerConfig, horizon: Horizon) -> Schedule:
 
 
 def _cosine(config: OptimizerConfig, horizon: Horizon) -> Schedule:
-    return optax.cosine_decay_schedule(
-        config.lr, max(1, horizon.total_steps - config.warmup_steps)
-    )
+    return optax.cosine_decay_schedule(config.lr, max(1, horizon.total_steps - config.warmup_steps))
 
 
 def _step_decay(config: OptimizerConfig, horizon: Horizon) -> Schedule:

@@ -1,11 +1,11 @@
 """A trained model that can be asked, and the folder it is kept in.
 
-    runs/nplm-toy/
-        config.json      what made it, every setting included       (before step 0)
-        tokenizer.json   tokenizer and vocabulary                   (before step 0)
-        metrics.jsonl    loss by step, what the seed determines
-        timing.jsonl     seconds and tokens/s by step
-        checkpoints/     last/ (two) and best/ (one)
+runs/nplm-toy/
+    config.json      what made it, every setting included       (before step 0)
+    tokenizer.json   tokenizer and vocabulary                   (before step 0)
+    metrics.jsonl    loss by step, what the seed determines
+    timing.jsonl     seconds and tokens/s by step
+    checkpoints/     last/ (two) and best/ (one)
 """
 
 import json
@@ -62,7 +62,10 @@ class Run:
 def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Writes config.json and tokenizer.json, each aside and renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {TOKENIZER: to_json(tokenizer), CONFIG: json.dumps(config, ensure_ascii=False, indent=2) + "\n"}
+    contents = {
+        TOKENIZER: to_json(tokenizer),
+        CONFIG: json.dumps(config, ensure_ascii=False, indent=2) + "\n",
+    }
     for name, text in contents.items():
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
@@ -70,26 +73,30 @@ def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer
 
 
 def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, resume: bool) -> None:
-    """Makes `folder` this run's: a new run never overwrites an old one, and only its own is resumed.
+    """Makes `folder` this run's: a new run never overwrites an old one, and only its own is
+    resumed.
 
-    Raises UserError if a new run finds a run there, or a resumed one finds another model, text or batching.
+    Raises UserError if a new run finds a run there, or a resumed one finds another model, text or
+    batching.
     """
     if (folder / CONFIG).exists():
         if not resume:
             raise UserError(
-                f"{folder} already holds a run: choose another --out, or add --resume to continue it"
+                f"{folder} already holds a run: choose another --out, or continue it with --resume"
             )
         saved, saved_tokenizer = read_description(folder)
         for section in ("model", "network", "batching"):
             if saved[section] != json.loads(json.dumps(config[section])):
+                difference = _differences(saved[section], config[section])
                 raise UserError(
-                    f"{folder} holds another run: its {section} is {_differences(saved[section], config[section])}; "
-                    f"repeat the command that made it with --resume, or choose another --out"
+                    f"{folder} holds another run: its {section} is {difference}; repeat the "
+                    f"command that made it with --resume, or choose another --out"
                 )
         if to_json(saved_tokenizer) != to_json(tokenizer):
+            sizes = len(saved_tokenizer.vocabulary), len(tokenizer.vocabulary)
             raise UserError(
-                f"{folder} was trained with another vocabulary ({len(saved_tokenizer.vocabulary)} tokens, this text gives "
-                f"{len(tokenizer.vocabulary)}): resume with the same --corpus and --tokens"
+                f"{folder} was trained with another vocabulary ({sizes[0]} tokens, this text "
+                f"gives {sizes[1]}): resume with the same --corpus and --tokens"
             )
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file: give a folder")
@@ -107,7 +114,9 @@ def _differences(saved: Any, asked: Any) -> str:
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
-    """The configuration and tokenizer of a run. Raises UserError if `folder` holds no run, or a damaged one."""
+    """The configuration and tokenizer of a run. Raises UserError if `folder` holds no run, or a
+    damaged one.
+    """
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_beside(folder)}")
     try:
@@ -118,8 +127,14 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
 
 
 def _runs_beside(folder: Path) -> str:
-    found = sorted(path.parent for path in [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")])
-    return f"; there are {', '.join(map(str, found[:8]))}" if found else "; train one with python -m jaxlm.train"
+    found = sorted(
+        path.parent for path in [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")]
+    )
+    return (
+        f"; there are {', '.join(map(str, found[:8]))}"
+        if found
+        else "; train one with python -m jaxlm.train"
+    )
 
 
 def load(folder: str | Path, warn: Warn = print) -> Run:
@@ -132,7 +147,10 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
     folder = Path(folder)
     config, tokenizer = read_description(folder)
     model = make_model(
-        config["model"], config["network"], len(tokenizer.vocabulary), tokenizer.vocabulary.start_id or 0
+        config["model"],
+        config["network"],
+        len(tokenizer.vocabulary),
+        tokenizer.vocabulary.start_id or 0,
     )
     tokens_BT = jnp.zeros((1, 2), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
@@ -140,6 +158,8 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
     restored = checkpoints.restore_params(shapes)
     checkpoints.close()
     if restored is None:
-        raise UserError(f"{folder} has no whole checkpoint yet: train on with --resume, or choose another run")
+        raise UserError(
+            f"{folder} has no whole checkpoint yet: train on with --resume, or choose another run"
+        )
     params, meta, _ = restored
     return Run(model, jax.tree.map(jnp.asarray, params), tokenizer, config, folder, meta["step"])

@@ -12,8 +12,9 @@ from jaxlm.training.optimizers import Transform
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32, steps taken; params; opt_state; carry: the model's, as the last chunk left it; lr_scale: float32, what
-    the schedule's rate is multiplied by (decay on plateau)."""
+    """step: int32, steps taken; params; opt_state; carry: the model's, as the last chunk left it;
+    lr_scale: float32, what the schedule's rate is multiplied by (decay on plateau).
+    """
 
     step: jax.Array
     params: Any

@@ -1,8 +1,9 @@
 """The train step: gradient, clipped update and carry, many steps in one dispatch."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from jaxlm.training.state import TrainState
 
 
 class StepMetrics(NamedTuple):
-    """What each of K steps measured, float32 [K]: summed nll in nats, targets counted, gradient norm before clipping."""
+    """What each of K steps measured, float32 [K]: summed nll in nats, targets counted, gradient
+    norm before clipping.
+    """
 
     nll_K: jax.Array
     count_K: jax.Array
@@ -30,8 +33,9 @@ def make_train_block(
 ) -> TrainBlock:
     """A compiled function that takes `count` steps over a block of batches.
 
-    `count` is dynamic and at most the block's capacity, so a run compiles once however its steps are grouped, and the
-    grouping changes no number. The state is donated. Step s draws its randomness from fold_in(key, s).
+    `count` is dynamic and at most the block's capacity, so a run compiles once however its steps
+    are grouped, and the grouping changes no number. The state is donated. Step s draws its
+    randomness from fold_in(key, s).
     """
 
     def one_step(state: TrainState, batch: Block) -> tuple[TrainState, jax.Array]:
@@ -43,7 +47,7 @@ def make_train_block(
         carry = jax.lax.stop_gradient(carry)
         rngs = {"dropout": jax.random.fold_in(key, state.step)}
 
-        def loss(params: object) -> tuple[jax.Array, tuple[jax.Array, object]]:
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             nll_BT, after = model.apply(
                 {"params": params},
                 batch.inputs_KBT,
@@ -61,7 +65,8 @@ def make_train_block(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: update * state.lr_scale, updates)
         measured = jnp.stack([nll, batch.weights_KBT.sum(), optax.global_norm(gradient)])
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,

@@ -1,4 +1,4 @@
-"""Recurrent cells: the maths of one time step. A new cell is one file here and one line in CELLS."""
+"""Recurrent cells: the maths of one step. A new cell is one file here and one line in CELLS."""
 
 from jaxlm.models.cells.base import Carry, Cell
 from jaxlm.models.cells.elman import ElmanCell

@@ -24,7 +24,8 @@ class Cell(abc.ABC):
     carry: ClassVar[tuple[str, ...]] = ("h",)
     """Names of the arrays in the carry; the first is the hidden state."""
     recurrent_bias: ClassVar[bool] = False
-    """Whether U h needs a bias of its own. Where u only ever adds to x, one bias serves for both."""
+    """Whether U h needs a bias of its own. Where u only ever adds to x, one bias serves for both.
+    """
 
     @abc.abstractmethod
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
@@ -39,7 +40,8 @@ class Cell(abc.ABC):
         return self.update(carry, self.activations(carry, x_BG, u_BG))
 
     def __eq__(self, other: object) -> bool:
-        # A cell has no state, so two of a class are the same cell: modules that hold one compare and hash as equal.
+        # A cell has no state, so two of a class are the same cell: modules that hold one compare
+        # and hash as equal.
         return type(self) is type(other)
 
     def __hash__(self) -> int:

@@ -11,7 +11,8 @@ class ElmanCell(Cell):
 
         h' = tanh(W x + b + U h)
 
-    Source: Elman, "Finding structure in time", 1990. One bias; PyTorch's `nn.RNN` has two that only ever appear as their sum.
+    Source: Elman, "Finding structure in time", 1990. One bias; PyTorch's `nn.RNN` has two that only
+    ever appear as their sum.
     """
 
     gates = ("hidden",)

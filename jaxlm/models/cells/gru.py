@@ -13,10 +13,12 @@ class GRUCell(Cell):
         n    = tanh(W x + b + r ⊙ (U h + b_u))
         h'   = (1 - z) ⊙ n + z ⊙ h
 
-    The paper resets h before the product, U (r ⊙ h). This form, of PyTorch and cuDNN, computes U h for all gates in one
-    product; for it the recurrent bias b_u is inside r ⊙ (...) and cannot merge with b.
+    The paper resets h before the product, U (r ⊙ h). This form, of PyTorch and cuDNN, computes U h
+    for all gates in one product; for it the recurrent bias b_u is inside r ⊙ (...) and cannot merge
+    with b.
 
-    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014, section 2.3.
+    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014, section
+    2.3.
     """
 
     gates = ("reset", "update", "candidate")

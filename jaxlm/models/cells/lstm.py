@@ -7,14 +7,17 @@ from jaxlm.models.cells.base import Carry, Cell
 
 
 class LSTMCell(Cell):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997), with a forget gate (Gers et al. 2000).
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), with a forget gate (Gers et al.
+    2000).
 
         i, f, o = σ(W x + b + U h)      g = tanh(W x + b + U h)
         c' = f ⊙ c + i ⊙ g              h' = o ⊙ tanh(c')
 
-    Gates in PyTorch's order i, f, g, o. One bias; PyTorch's `nn.LSTM` has two that only ever appear as their sum.
+    Gates in PyTorch's order i, f, g, o. One bias; PyTorch's `nn.LSTM` has two that only ever appear
+    as their sum.
 
-    Source: Hochreiter & Schmidhuber, "Long short-term memory", 1997; Gers, Schmidhuber & Cummins, "Learning to forget", 2000.
+    Source: Hochreiter & Schmidhuber, "Long short-term memory", 1997; Gers, Schmidhuber & Cummins,
+    "Learning to forget", 2000.
     """
 
     gates = ("input", "forget", "cell", "output")
@@ -23,7 +26,12 @@ class LSTMCell(Cell):
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         i, f, g, o = jnp.split(x_BG + u_BG, 4, axis=-1)
         sigmoid = jax.nn.sigmoid
-        return {"input": sigmoid(i), "forget": sigmoid(f), "cell": jnp.tanh(g), "output": sigmoid(o)}
+        return {
+            "input": sigmoid(i),
+            "forget": sigmoid(f),
+            "cell": jnp.tanh(g),
+            "output": sigmoid(o),
+        }
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         _, c = carry

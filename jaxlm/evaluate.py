@@ -1,0 +1,106 @@
+"""python -m jaxlm.evaluate: exact perplexity of one run or several, with its protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jaxlm import cli
+from jaxlm.errors import UserError
+from jaxlm.evaluation import Report, open_split, report, score, write_per_token
+from jaxlm.training.runs import load
+
+ABOUT = """Exact perplexity of one run or several: every token scored once, the protocol printed.
+
+Examples:
+  python -m jaxlm.evaluate runs/lstm-ptb
+  python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
+  python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
+"""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Which runs, on which text."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs."""
+    corpus: str | None = None
+    """A corpus by name or path (default: the one each run was trained on)."""
+    split: str | None = None
+    """train, valid or test (default: test, or else valid, or else train)."""
+    text: Path | None = None
+    """A text file, measured whole, in place of a corpus."""
+    per_token: Path | None = None
+    """Write token, log-probability, surprisal, rank and entropy to this file (one run)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Scores each run and prints one table."""
+    command = cli.parse(Command, argv, prog="python -m jaxlm.evaluate", about=ABOUT)
+    if not command.runs:
+        raise UserError("name at least one run: python -m jaxlm.evaluate runs/nplm-toy")
+    if command.per_token and len(command.runs) > 1:
+        raise UserError(
+            f"--per-token takes one run, not {len(command.runs)}: evaluate them one by one"
+        )
+    if command.text and (command.corpus or command.split):
+        raise UserError("--text is a text of its own: leave out --corpus and --split")
+    reports = [evaluate(command, folder) for folder in command.runs]
+    # Wide enough for every figure, also where the output is a file.
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(result_table(reports))
+    for protocol in dict.fromkeys(item.protocol for item in reports):
+        console.print(protocol, highlight=False, soft_wrap=True)
+    return 0
+
+
+def evaluate(command: Command, folder: Path) -> Report:
+    """Scores one run, and writes its table of tokens if asked."""
+    run = load(folder)
+    split = open_split(run, command.corpus, command.split, command.text)
+    scores = score(run, split, detail=command.per_token is not None)
+    if command.per_token:
+        write_per_token(run, split, scores, command.per_token)
+    return report(run, split, scores)
+
+
+def result_table(reports: Sequence[Report]) -> Table:
+    """One row a run; bits are what the whole text cost, shared out over tokens, words, characters
+    and bytes.
+    """
+    table = Table()
+    for header in ("run", "text"):
+        table.add_column(header, overflow="fold")
+    for header in (
+        "tokens",
+        "<unk>",
+        "nats/token",
+        "perplexity",
+        "bits/token",
+        "/word",
+        "/char",
+        "/byte",
+    ):
+        table.add_column(header, justify="right", no_wrap=True)
+    for item in reports:
+        size = item.size
+        counts = (size.words, size.characters, size.bytes) if size else (0, 0, 0)
+        per = [f"{item.bits / count:.4f}" if count else "-" for count in (item.tokens, *counts)]
+        figures = (
+            f"{item.tokens:,}",
+            f"{item.unknown:,}",
+            f"{item.nats_per_token:.4f}",
+            f"{item.perplexity:.2f}",
+        )
+        table.add_row(item.run, item.split, *figures, *per)
+    return table
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,40 @@
+"""python -m jaxlm.generate: continue a prompt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from jaxlm import cli
+from jaxlm.generation import SamplingConfig, sample
+from jaxlm.training.runs import load
+
+ABOUT = """Continue a prompt, by sampling from the model.
+
+Examples:
+  python -m jaxlm.generate runs/lstm-ptb --prompt "the company" --length 50
+  python -m jaxlm.generate runs/lstm-shakespeare --temperature 0.8 --top-p 0.95 --samples 3 --seed 1
+"""
+
+
+@dataclass(frozen=True)
+class Command(SamplingConfig):
+    """Which run, from which prompt, and how to draw."""
+
+    run: tyro.conf.Positional[Path] = tyro.MISSING
+    """Folder of the run."""
+    prompt: str = ""
+    """What to continue (default: the start of a line)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the continuations, a line of dashes between two."""
+    command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
+    texts = sample(load(command.run), command.prompt, command)
+    print("\n----\n".join(texts))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,70 @@
+"""python -m jaxlm.predict: the next words after a context, with their probabilities."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jaxlm import cli
+from jaxlm.errors import UserError
+from jaxlm.generation import encode_context, next_words
+from jaxlm.training.runs import Run, load
+
+ABOUT = """The next words after a context, with their probabilities.
+
+Examples:
+  python -m jaxlm.predict runs/nplm-toy "我 讨厌"
+  python -m jaxlm.predict runs/lstm-ptb "the stock" "the price of" --top 10
+  cat contexts.txt | python -m jaxlm.predict runs/lstm-ptb
+"""
+BAR = 30
+
+
+@dataclass(frozen=True)
+class Command:
+    """Which run, after which contexts."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    contexts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Contexts, each in quotes (none: one a line from standard input)."""
+    top: int = 5
+    """Words to show."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints a bar chart for each context."""
+    command = cli.parse(Command, argv, prog="python -m jaxlm.predict", about=ABOUT)
+    if not command.contexts and sys.stdin.isatty():
+        raise UserError(
+            'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
+        )
+    run = load(command.run)
+    contexts: Iterable[str] = command.contexts or (line.rstrip("\r\n") for line in sys.stdin)
+    console = Console(highlight=False)
+    for context in contexts:
+        show(console, run, context, command.top)
+    return 0
+
+
+def show(console: Console, run: Run, context: str, count: int) -> None:
+    """The context, what was done to it if anything, and a bar a word."""
+    words = next_words(run, context, count)
+    note = encode_context(run, context).note
+    console.print(escape(f"{context} -> {words[0][0]}"), soft_wrap=True)
+    if note:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for word, probability in words:
+        shown = repr(word) if word.isspace() else word
+        table.add_row(f"  {escape(shown)}", f"{probability:.4f}", "█" * round(BAR * probability))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

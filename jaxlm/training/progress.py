@@ -1,0 +1,97 @@
+"""How far a run has come: the sums and counts between two lines of its log, and the best so far."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlm.errors import UserError
+from jaxlm.scoring import TokenScores
+from jaxlm.training.log import Log, perplexity_of
+from jaxlm.training.step import StepMetrics
+
+
+@dataclass
+class Progress:
+    """What the loop remembers between steps; saved with every checkpoint.
+
+    nll and count are sums since the last line of the log; losses are in nats.
+    """
+
+    step: int = 0
+    interval_nll: float = 0.0
+    interval_count: float = 0.0
+    best_nll: float = math.inf
+    best_step: int = 0
+    worse_in_a_row: int = 0
+    worse_since_decay: int = 0
+
+
+class NotFiniteError(UserError):
+    """The loss or the gradient of a step is infinite or not a number."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+
+
+class Meter:
+    """Turns what steps and validations measured into progress, and tells the log."""
+
+    def __init__(self, log: Log, log_every: int, steps_per_epoch: int, total: int) -> None:
+        self.log, self.progress = log, Progress()
+        self._log_every, self._total = log_every, total
+        self._steps_per_epoch = steps_per_epoch
+
+    def steps(self, first: int, count: int, metrics: StepMetrics) -> None:
+        """Adds the `count` steps after `first`, and logs what is due; raises NotFiniteError."""
+        nll, counts, norms = (np.asarray(array)[:count].astype(np.float64) for array in metrics)
+        bad = ~(np.isfinite(nll) & np.isfinite(norms))
+        if bad.any():
+            raise NotFiniteError(first + int(np.argmax(bad)) + 1)
+        progress = self.progress
+        for index in range(count):
+            progress.step = first + index + 1
+            progress.interval_nll += float(nll[index])
+            progress.interval_count += float(counts[index])
+            if progress.step % self._log_every == 0 or progress.step == self._total:
+                self._report(float(nll[index] / counts[index]), float(norms[index]))
+        self.log.advance(progress.step, int(counts.sum()), float(nll[-1] / counts[-1]))
+
+    def _report(self, cost: float, grad_norm: float) -> None:
+        progress, epoch = self.progress, self.progress.step / self._steps_per_epoch
+        loss = progress.interval_nll / progress.interval_count
+        rate = f"{self.log.rate():8,.0f} tokens/s"
+        line = f"epoch {epoch:6.2f}  loss {loss:.4f}  ppl {perplexity_of(loss):8.2f}  {rate}"
+        if self._steps_per_epoch == 1:
+            # One batch is the whole text, so the loss of this very step is known, not only a mean.
+            loss, line = cost, f"cost {cost:.6f}"
+        self.log.record(
+            progress.step,
+            {
+                "split": "train",
+                "epoch": round(epoch, 4),
+                "loss": loss,
+                "ppl": perplexity_of(loss),
+                "grad_norm": grad_norm,
+            },
+            f"step {progress.step:6d}  {line}",
+        )
+        progress.interval_nll = progress.interval_count = 0.0
+
+    def validation(self, scores: TokenScores) -> bool:
+        """Adds a validation; returns whether it is the best so far."""
+        progress, tokens = self.progress, len(scores.log_prob)
+        if not math.isfinite(scores.nll):
+            raise NotFiniteError(progress.step)
+        ppl, improved = perplexity_of(scores.nll / tokens), scores.nll < progress.best_nll
+        progress.worse_in_a_row = 0 if improved else progress.worse_in_a_row + 1
+        progress.worse_since_decay = 0 if improved else progress.worse_since_decay + 1
+        if improved:
+            progress.best_nll, progress.best_step = scores.nll, progress.step
+        self.log.record(
+            progress.step,
+            {"split": "valid", "nll": scores.nll, "tokens": tokens, "ppl": ppl},
+            f"step {progress.step:6d}  valid loss {scores.nll / tokens:.4f}  ppl {ppl:8.2f}"
+            + ("  best" if improved else ""),
+        )
+        return improved
