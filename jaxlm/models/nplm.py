@@ -114,9 +114,10 @@ class NPLM(LanguageModel):
     def layers(self) -> dict[str, str]:
         window = self.n_step * self.embedding_size
         features = self.hidden_size + (window if self.direct else 0)
+        tanh = {"hidden": f"H, d: {window} -> {self.hidden_size}, tanh"}
         return {
             "embedding": f"C: {self.vocab_size} words x {self.embedding_size} features",
-            "hidden": f"H, d: {window} -> {self.hidden_size}, tanh",
+            **(tanh if self.hidden_size else {}),
             "output": f"U, b: {features} -> {self.vocab_size}, softmax"
             + (" (U is C)" if self.tied else ""),
         }

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jaxlm.models.base import LanguageModel
 from jaxlm.training.optimizers import Transform
 
+# Random initialisers are much to compile and little to run: full optimisation doubles the time.
+INIT_OPTIONS = {"xla_backend_optimization_level": 1}
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -26,7 +29,8 @@ class TrainState:
 def init_params(model: LanguageModel, key: jax.Array) -> Any:
     """The model's parameters alone; `model.init` also returns what cells record."""
     tokens_BT = jnp.zeros((1, 2), jnp.int32)
-    return jax.jit(lambda key: model.init(key, tokens_BT)["params"])(key)
+    init = jax.jit(lambda key: model.init(key, tokens_BT)["params"], compiler_options=INIT_OPTIONS)
+    return init(key)
 
 
 def init_state(
@@ -45,4 +49,4 @@ def init_state(
             lr_scale=jnp.ones((), jnp.float32),
         )
 
-    return jax.jit(init)(key, params)
+    return jax.jit(init, compiler_options=INIT_OPTIONS)(key, params)

@@ -64,7 +64,7 @@ def make_train_block(
         gradient, (nll, carry) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: update * state.lr_scale, updates)
-        measured = jnp.stack([nll, batch.weights_KBT.sum(), optax.global_norm(gradient)])
+        measured = jnp.stack([nll, batch.weights_KBT.sum(), optax.tree.norm(gradient)])
         state = dataclasses.replace(
             state,
             step=state.step + 1,

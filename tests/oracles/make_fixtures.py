@@ -1,0 +1,191 @@
+"""Writes what PyTorch says of jaxlm's models: one .npz a model, beside this file.
+
+    python tests/oracles/make_fixtures.py
+
+Needs torch 2.13.0 (CPU) and NumPy, neither JAX nor jaxlm; takes seconds. The fixtures are kept in
+the repository, so the tests that read them need no torch.
+
+Weights are multiples of 1/1024, hence exact in float32, and so is the sum of two biases: jaxlm
+starts from the very numbers that PyTorch had. PyTorch computes in float64, so what differs
+afterwards is the rounding of jaxlm alone. A file holds
+
+    weight/NAME, grad/NAME   parameters by their PyTorch names; gradients of the summed loss
+    inputs, targets          int32 [B, T]; targets [B, 1] where the last word alone is predicted
+    logits, loss             float64 [B, T, V]; summed cross-entropy in nats
+    carry_in/X, carry_out/X  h and c, float [L, B, H]; or tokens, int32 [B, N-1]
+    carry_grad/X             gradients with respect to carry_in/X
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+FOLDER = Path(__file__).parent
+BATCH, TIME, VOCAB = 3, 6, 23
+
+# 我 喜欢 玩具, 我 爱 爸爸, 我 讨厌 挨打: two words each, and the one to predict.
+TOY_INPUTS_BT = torch.tensor([[0, 1], [0, 3], [0, 5]])
+TOY_TARGETS_BT = torch.tensor([[2], [4], [6]])
+
+
+class LectureNPLM(nn.Module):
+    """The lecture's neural probabilistic language model."""
+
+    def __init__(self, vocab_size, n_step, embedding_size, hidden_size):
+        super().__init__()
+        self.C = nn.Embedding(vocab_size, embedding_size)
+        self.linear1 = nn.Linear(n_step * embedding_size, hidden_size)
+        self.linear2 = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, tokens_BN):
+        x_BX = self.C(tokens_BN).flatten(1)
+        return self.linear2(torch.tanh(self.linear1(x_BX)))
+
+
+class LectureLSTM(nn.Module):
+    """The lecture's LSTM: the output of the last step predicts the next word."""
+
+    def __init__(self, vocab_size, embedding_size, hidden_size):
+        super().__init__()
+        self.C = nn.Embedding(vocab_size, embedding_size)
+        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+        self.linear = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, tokens_BT):
+        h_BTH, carry = self.lstm(self.C(tokens_BT))
+        return self.linear(h_BTH[:, -1, :]), carry
+
+
+class DirectNPLM(nn.Module):
+    """Bengio et al. 2003 with W: y = b + W x + U tanh(d + H x), at every window of a sequence."""
+
+    def __init__(self, vocab_size, n_step, embedding_size, hidden_size):
+        super().__init__()
+        self.n_step = n_step
+        self.C = nn.Embedding(vocab_size, embedding_size)
+        self.H = nn.Parameter(torch.empty(hidden_size, n_step * embedding_size))
+        self.d = nn.Parameter(torch.empty(hidden_size))
+        self.W = nn.Parameter(torch.empty(vocab_size, n_step * embedding_size))
+        self.U = nn.Parameter(torch.empty(vocab_size, hidden_size))
+        self.b = nn.Parameter(torch.empty(vocab_size))
+
+    def forward(self, tokens_BS):
+        x_BTX = self.C(tokens_BS.unfold(1, self.n_step, 1)).flatten(2)
+        return self.b + x_BTX @ self.W.T + torch.tanh(self.d + x_BTX @ self.H.T) @ self.U.T
+
+
+class RecurrentLM(nn.Module):
+    """Embedding, two layers of nn.RNN, nn.GRU or nn.LSTM, and a linear output."""
+
+    def __init__(self, kind, vocab_size, embedding_size, hidden_size, tied=False):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, embedding_size)
+        self.rnn = kind(embedding_size, hidden_size, num_layers=2, batch_first=True)
+        self.linear = nn.Linear(hidden_size, vocab_size)
+        if tied:
+            self.linear.weight = self.embedding.weight
+
+    def forward(self, tokens_BT, carry):
+        h_BTH, carry = self.rnn(self.embedding(tokens_BT), carry)
+        return self.linear(h_BTH), carry
+
+
+def draw(shape, generator):
+    """Multiples of 1/1024 between -1/2 and 1/2, float64."""
+    return torch.randint(-512, 513, shape, generator=generator).double() / 1024
+
+
+def randomised(module, generator):
+    """`module` in float64, every parameter drawn anew, biases too."""
+    module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(draw(parameter.shape, generator))
+    return module
+
+
+def random_tokens(shape, generator):
+    return torch.randint(VOCAB, shape, generator=generator)
+
+
+def write(name, module, inputs_BT, targets_BT, logits_BTV, carries):
+    """Back-propagates the summed loss and writes the fixture. `carries`: file key -> tensor."""
+    loss = cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="sum")
+    loss.backward()
+    arrays = {
+        "inputs": inputs_BT.numpy().astype(np.int32),
+        "targets": targets_BT.numpy().astype(np.int32),
+        "logits": logits_BTV.detach().numpy(),
+        "loss": loss.detach().numpy(),
+    }
+    # A tied weight has two names; named_parameters gives the first, the embedding's.
+    for key, parameter in module.named_parameters():
+        weight = parameter.detach().numpy()
+        arrays[f"weight/{key}"] = weight.astype(np.float32)
+        assert np.array_equal(arrays[f"weight/{key}"], weight), f"{key} is not exact in float32"
+        arrays[f"grad/{key}"] = parameter.grad.numpy()
+    for key, carry in carries.items():
+        if not carry.is_floating_point():
+            arrays[key] = carry.numpy().astype(np.int32)
+            continue
+        arrays[key] = carry.detach().numpy()
+        if key.startswith("carry_in/"):
+            arrays[key.replace("carry_in", "carry_grad")] = carry.grad.numpy()
+    np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
+
+
+def lecture_nplm(name, generator):
+    module = randomised(LectureNPLM(7, 2, 2, 2), generator)
+    logits_BTV = module(TOY_INPUTS_BT)[:, None]
+    write(name, module, TOY_INPUTS_BT, TOY_TARGETS_BT, logits_BTV, {})
+
+
+def lecture_lstm(name, generator):
+    module = randomised(LectureLSTM(7, 2, 2), generator)
+    logits_BV, (h, c) = module(TOY_INPUTS_BT)
+    carries = {"carry_out/h": h, "carry_out/c": c}
+    write(name, module, TOY_INPUTS_BT, TOY_TARGETS_BT, logits_BV[:, None], carries)
+
+
+def direct_nplm(name, generator):
+    n_step = 3
+    module = randomised(DirectNPLM(VOCAB, n_step, 4, 5), generator)
+    tokens_BS = random_tokens((BATCH, n_step - 1 + TIME), generator)
+    targets_BT = random_tokens((BATCH, TIME), generator)
+    carries = {
+        "carry_in/tokens": tokens_BS[:, : n_step - 1],
+        "carry_out/tokens": tokens_BS[:, -(n_step - 1) :],
+    }
+    logits_BTV = module(tokens_BS)
+    write(name, module, tokens_BS[:, n_step - 1 :], targets_BT, logits_BTV, carries)
+
+
+def recurrent(name, generator, kind, embedding_size, hidden_size, tied=False):
+    module = randomised(RecurrentLM(kind, VOCAB, embedding_size, hidden_size, tied), generator)
+    tokens_BT = random_tokens((BATCH, TIME), generator)
+    targets_BT = random_tokens((BATCH, TIME), generator)
+    arrays = ("h", "c") if kind is nn.LSTM else ("h",)
+    before = [draw((2, BATCH, hidden_size), generator).requires_grad_() for _ in arrays]
+    logits_BTV, after = module(tokens_BT, tuple(before) if kind is nn.LSTM else before[0])
+    after = after if kind is nn.LSTM else (after,)
+    carries = {f"carry_in/{array}": value for array, value in zip(arrays, before, strict=True)}
+    carries |= {f"carry_out/{array}": value for array, value in zip(arrays, after, strict=True)}
+    write(name, module, tokens_BT, targets_BT, logits_BTV, carries)
+
+
+def main():
+    generator = torch.Generator().manual_seed(2003)
+    lecture_nplm("lecture_nplm", generator)
+    lecture_lstm("lecture_lstm", generator)
+    direct_nplm("direct_nplm", generator)
+    recurrent("rnn", generator, nn.RNN, 5, 7)
+    recurrent("gru", generator, nn.GRU, 5, 7)
+    recurrent("lstm", generator, nn.LSTM, 5, 7)
+    recurrent("tied_lstm", generator, nn.LSTM, 6, 6, tied=True)
+
+
+if __name__ == "__main__":
+    main()

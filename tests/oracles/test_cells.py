@@ -1,0 +1,117 @@
+"""Every cell against its textbook equations, in NumPy and float64, one gate at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlm.models import CELLS
+
+BATCH, HIDDEN = 3, 5
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def elman(carry, x, u):
+    """Elman 1990: h' = tanh(W x + b + U h)."""
+    h = np.tanh(x[0] + u[0])
+    return {"hidden": h}, (h,)
+
+
+def gru(carry, x, u):
+    """Cho et al. 2014, resetting after the product: h' = (1 - z) n + z h."""
+    (h,) = carry
+    r = sigmoid(x[0] + u[0])
+    z = sigmoid(x[1] + u[1])
+    n = np.tanh(x[2] + r * u[2])
+    return {"reset": r, "update": z, "candidate": n}, ((1 - z) * n + z * h,)
+
+
+def lstm(carry, x, u):
+    """Hochreiter & Schmidhuber 1997 with a forget gate: c' = f c + i g, h' = o tanh(c')."""
+    _, c = carry
+    i = sigmoid(x[0] + u[0])
+    f = sigmoid(x[1] + u[1])
+    g = np.tanh(x[2] + u[2])
+    o = sigmoid(x[3] + u[3])
+    c_next = f * c + i * g
+    return {"input": i, "forget": f, "cell": g, "output": o}, (o * np.tanh(c_next), c_next)
+
+
+# x and u come as one [B, H] array a gate, by place: a cell that renames or reorders its gates must
+# not take its oracle along.
+ORACLES = {"rnn": elman, "gru": gru, "lstm": lstm}
+
+
+def random_step(cell, seed=0):
+    """A random carry, x_BG and u_BG; wide enough for some gates to saturate."""
+    rng = np.random.default_rng(seed)
+    width = len(cell.gates) * HIDDEN
+    carry = tuple(rng.normal(0, 1, (BATCH, HIDDEN)).astype(np.float32) for _ in cell.carry)
+    x_BG, u_BG = rng.normal(0, 3, (2, BATCH, width)).astype(np.float32)
+    return carry, x_BG, u_BG
+
+
+def expected(name, carry, x_BG, u_BG):
+    x, u = (
+        np.split(array_BG.astype(np.float64), len(CELLS[name].gates), axis=-1)
+        for array_BG in (x_BG, u_BG)
+    )
+    return ORACLES[name](tuple(array.astype(np.float64) for array in carry), x, u)
+
+
+def assert_same(actual, oracle):
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, oracle, rtol=2e-6, atol=2e-7)
+
+
+def test_every_cell_has_an_oracle():
+    assert CELLS.keys() == ORACLES.keys()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_activations(name):
+    cell = CELLS[name]
+    gates, _ = expected(name, *random_step(cell))
+    activations = cell.activations(*jax.tree.map(jnp.asarray, random_step(cell)))
+    assert tuple(activations) == cell.gates == tuple(gates)
+    for gate in gates:
+        assert_same(activations[gate], gates[gate])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_step(name):
+    cell = CELLS[name]
+    _, carry = expected(name, *random_step(cell))
+    after = cell.step(*jax.tree.map(jnp.asarray, random_step(cell)))
+    assert len(after) == len(cell.carry) == len(carry)
+    for array, oracle in zip(after, carry, strict=True):
+        assert_same(array, oracle)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_step_gradient(name):
+    """The derivative of the step along a random direction, by central differences of the oracle."""
+    cell = CELLS[name]
+    point, direction, weights = (random_step(cell, seed) for seed in (0, 1, 2))
+
+    def measured(step):
+        return sum(jnp.sum(w * array) for w, array in zip(weights[0], step, strict=True))
+
+    gradient = jax.grad(lambda point: measured(cell.step(*point)))(jax.tree.map(jnp.asarray, point))
+    slope = sum(
+        np.sum(np.float64(g) * d)
+        for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    )
+
+    def oracle(distance):
+        # In float64 from the start: the oracle's own inputs must not be rounded to float32.
+        moved = jax.tree.map(
+            lambda a, d: np.float64(a) + distance * np.float64(d), point, direction
+        )
+        _, after = expected(name, *moved)
+        return sum(np.sum(w * array) for w, array in zip(weights[0], after, strict=True))
+
+    np.testing.assert_allclose(slope, (oracle(1e-5) - oracle(-1e-5)) / 2e-5, rtol=1e-5)

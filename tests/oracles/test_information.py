@@ -1,0 +1,94 @@
+"""What information theory knows beforehand: a uniform model's perplexity is V, and no model beats
+the source of the text.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm.models import MODELS, make_model
+from jaxlm.scoring import Scorer
+from jaxlm.training.runs import Run
+
+# P(next | present) of a first-order source. The line break, which jaxlm puts before a text's first
+# character, is one of its symbols, so the source knows the probability of the first one too.
+SYMBOLS = "abcd\n"
+SOURCE_SS = np.array(
+    [
+        [0.05, 0.70, 0.10, 0.05, 0.10],
+        [0.10, 0.05, 0.60, 0.20, 0.05],
+        [0.45, 0.05, 0.05, 0.40, 0.05],
+        [0.25, 0.25, 0.05, 0.05, 0.40],
+        [0.80, 0.05, 0.05, 0.05, 0.05],
+    ]
+)
+START = SYMBOLS.index("\n")
+
+
+def zero_parameters(model):
+    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_uniform_model_has_perplexity_v(name):
+    text = jaxlm.read_corpus("toy")
+    vocabulary = text.vocabulary
+    model = make_model(name, MODELS[name].config(), len(vocabulary), vocabulary.start_id)
+    report = jaxlm.perplexity(Run(model, zero_parameters(model), text.tokenizer), text.train)
+    assert len(vocabulary) == 8
+    assert report.tokens == 12  # nine words, three <eos>
+    assert report.perplexity == pytest.approx(8, rel=1e-6)
+
+
+def sample(rng, length):
+    """`length` symbols of the source, which starts after a line break."""
+    cumulative_SS = SOURCE_SS.cumsum(axis=1)
+    state, states = START, []
+    for draw in rng.random(length):
+        state = min(int(np.searchsorted(cumulative_SS[state], draw, "right")), len(SYMBOLS) - 1)
+        states.append(state)
+    return np.array(states)
+
+
+def source_log_prob(states):
+    """log P of every symbol given the one before it."""
+    before = np.concatenate([[START], states[:-1]])
+    return np.log(SOURCE_SS[before, states])
+
+
+def to_text(states):
+    return "".join(SYMBOLS[state] for state in states)
+
+
+SMALL = {"embedding_size": 8, "hidden_size": 16}
+LEARNERS = {"nplm": SMALL | {"n_step": 2}, "rnn": SMALL}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_entropy_of_a_markov_source_is_reached(name, tmp_path):
+    rng = np.random.default_rng(1913)
+    train, test = sample(rng, 40_000), sample(rng, 10_000)
+    (tmp_path / "train.txt").write_text(to_text(train), encoding="utf-8", newline="")
+    (tmp_path / "test.txt").write_text(to_text(test), encoding="utf-8", newline="")
+    text = jaxlm.read_corpus(str(tmp_path), tokens="chars")
+    vocabulary = text.vocabulary
+    config = MODELS[name].config(**LEARNERS[name])
+    model = make_model(name, config, len(vocabulary), vocabulary.start_id)
+    run = jaxlm.fit(
+        model, text, batch_size=32, bptt=16, steps=200, lr=0.02, schedule="cosine", clip=1.0
+    )
+
+    source = source_log_prob(test)
+    report = jaxlm.perplexity(run, text.test)
+    assert report.tokens == len(test)
+    assert report.perplexity == pytest.approx(np.exp(-source.mean()), rel=0.01)
+
+    # On average no model is better than the source (Gibbs); on one text it can be, by chance.
+    scores = Scorer(model).stream(run.params, text.test.ids)
+    assert scores.nll == pytest.approx(report.nll)
+    loss = source - scores.log_prob
+    assert loss.mean() > -4 * loss.std() / np.sqrt(len(test))

@@ -1,0 +1,297 @@
+"""Laws that hold for every model in MODELS, and for every variant of its wiring.
+
+A new model or cell is covered by its line in the table; it is not done until it passes.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxlm.data.batching import Block
+from jaxlm.models import CELLS, MODELS, Recurrent, make_model
+from jaxlm.scoring import Scorer
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.state import init_params, init_state
+from jaxlm.training.step import make_train_block
+
+V, B, T = 13, 3, 7
+VARIANTS = {
+    "plain": {},
+    "tied two layers": {"tied": True, "hidden_size": 6, "num_layers": 2},
+    "direct": {"direct": True},
+    "direct, no hidden": {"direct": True, "hidden_size": 0},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+
+
+def all_cases():
+    for name, entry in MODELS.items():
+        known = {field.name for field in dataclasses.fields(entry.config)}
+        for variant, options in VARIANTS.items():
+            if set(options) <= known:
+                yield pytest.param(name, options, id=f"{name}-{variant}")
+
+
+def build(name, options, **more):
+    return build_once(name, tuple((options | more).items()))
+
+
+@functools.cache
+def build_once(name, options):
+    config = MODELS[name].config(**{"embedding_size": 6, "hidden_size": 5} | dict(options))
+    model = make_model(name, config, V, start_id=V - 1)
+    # Larger than usual, so that a wrong path shows.
+    params = jax.tree.map(lambda a: 2 * a, init_params(model, jax.random.key(3)))
+    return model, params
+
+
+def tokens(batch=B, time=T, seed=0):
+    return np.random.default_rng(seed).integers(0, V, (batch, time)).astype(np.int32)
+
+
+def tolerance(options):
+    return {"atol": 0.05, "rtol": 0.05} if options.get("dtype") else {"atol": 2e-5, "rtol": 2e-5}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "features"))
+def hidden(model, params, tokens_BT, carry=None, features="every"):
+    return model.apply({"params": params}, tokens_BT, carry, features=features)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def logits(model, params, tokens_BT, carry=None):
+    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
+    return model.apply({"params": params}, hidden_BTF, method="logits"), carry
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def loss_and_gradient(model, params):
+    return jax.value_and_grad(loss)(params, model)
+
+
+def loss(params, model):
+    nll_BT, _ = model.apply({"params": params}, tokens(), tokens(seed=1), method="nll")
+    assert nll_BT.dtype == jnp.float32 and nll_BT.shape == (B, T)
+    return nll_BT.mean()
+
+
+def assert_trees_close(found, expected, **limits):
+    jax.tree.map(lambda a, b: assert_allclose(*map(np.float32, (a, b)), **limits), found, expected)
+
+
+every_model = pytest.mark.parametrize(("name", "options"), list(all_cases()))
+
+
+@every_model
+def test_causality_by_gradient(name, options):
+    model, params = build(name, {key: options[key] for key in options if key != "tied"})
+    # Distinct tokens, so that a row of the embedding belongs to one position.
+    tokens_BT = jnp.arange(T)[None, :]
+
+    def output(params, t):
+        return jnp.sum(logits(model, params, tokens_BT)[0][0, t].astype(jnp.float32) ** 2)
+
+    gradients = jax.jit(jax.vmap(jax.grad(output), (None, 0)))(params, jnp.arange(T))
+    for t, rows_VD in enumerate(gradients["embedding"]["embedding"]):
+        rows_V = np.abs(rows_VD).sum(-1)
+        first = 0 if model.context_size is None else max(0, t - model.context_size)
+        assert (rows_V[t + 1 : T] == 0).all(), "a later token changed an earlier output"
+        # The start token's row also stands before the text.
+        assert (np.delete(rows_V[: t + 1], np.s_[:first]) > 0).all(), "a token in reach is ignored"
+
+
+@every_model
+def test_chunks_with_the_carry_equal_one_run(name, options):
+    model, params = build(name, options)
+    tokens_BT = tokens()
+    whole_BTV, carry = logits(model, params, tokens_BT)
+    for k in (2, T - 1):
+        first_BTV, middle = logits(model, params, tokens_BT[:, :k])
+        second_BTV, end = logits(model, params, tokens_BT[:, k:], middle)
+        parts_BTV = jnp.concatenate([first_BTV, second_BTV], axis=1)
+        assert_allclose(*map(np.float32, (parts_BTV, whole_BTV)), **tolerance(options))
+        assert_trees_close(end, carry, **tolerance(options))
+
+
+@every_model
+def test_last_features_are_the_last_of_every(name, options):
+    model, params = build(name, options)
+    every_BTF, carry = hidden(model, params, tokens())
+    last_B1F, end = hidden(model, params, tokens(), features="last")
+    assert_trees_close((last_B1F, end), (every_BTF[:, -1:], carry), **tolerance(options))
+
+
+@every_model
+def test_jit_equals_eager(name, options):
+    model, params = build(name, options)
+
+    def loss(params):
+        return model.apply({"params": params}, tokens(), tokens(seed=1), method="nll")[0].mean()
+
+    eager, eager_gradient = jax.value_and_grad(loss)(params)
+    with jax.disable_jit():
+        plain = loss(params)
+    compiled, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    assert_allclose(plain, eager, **tolerance(options))
+    assert_allclose(compiled, eager, **tolerance(options))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, **tolerance(options)), gradient, eager_gradient)
+
+
+@every_model
+def test_gradients_are_finite_and_reach_every_parameter(name, options):
+    model, params = build(name, options)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(loss_and_gradient(model, params)[1]):
+        assert leaf.dtype == jnp.float32, path
+        assert np.isfinite(leaf).all(), path
+        assert np.any(leaf != 0), path
+
+
+@every_model
+def test_a_row_does_not_depend_on_its_batch(name, options):
+    model, params = build(name, options)
+    tokens_BT = tokens()
+    together_BTV, _ = logits(model, params, tokens_BT)
+    for row in (0, B - 1):
+        alone_1TV, _ = logits(model, params, tokens_BT[row : row + 1])
+        assert_allclose(*map(np.float32, (alone_1TV[0], together_BTV[row])), **tolerance(options))
+
+
+@every_model
+def test_scores_do_not_depend_on_batch_size_or_chunk(name, options):
+    model, params = build(name, options)
+    ids = tokens(1, 41, seed=4)[0]
+    scorer = Scorer(model)
+    reference = scorer.stream(params, ids, batch_size=1, chunk=41)
+    inputs_1T = np.concatenate([[model.start_id], ids[:-1]])[None, :].astype(np.int32)
+    direct_TV = jax.nn.log_softmax(logits(model, params, inputs_1T)[0][0].astype(jnp.float32))
+    direct_T = np.asarray(direct_TV)[np.arange(41), ids]
+    assert_allclose(reference.log_prob, direct_T, **tolerance(options))
+    for batch_size, chunk in ((1, 5), (3, 4), (64, None)):
+        found = scorer.stream(params, ids, batch_size=batch_size, chunk=chunk)
+        assert len(found.log_prob) == len(ids)
+        assert_allclose(found.log_prob, reference.log_prob, **tolerance(options))
+
+
+@every_model
+def test_detailed_scores_agree_with_plain_ones(name, options):
+    model, params = build(name, options)
+    ids = tokens(1, 23, seed=5)[0]
+    plain = Scorer(model).stream(params, ids)
+    detail = Scorer(model, detail=True).stream(params, ids)
+    assert_allclose(plain.log_prob, detail.log_prob, **tolerance(options))
+    assert detail.rank.min() >= 1 and detail.rank.max() <= V
+    assert (detail.entropy >= 0).all() and (detail.entropy <= np.log(V) + 1e-3).all()
+
+
+OPTIMIZER = make_optimizer(OptimizerConfig(lr=0.05), Horizon(10, 10))
+
+
+def train_block(model, batch=B):
+    state = dataclasses.replace(first_state(model), carry=model.initial_carry(batch))
+    # The step is given the state's memory, so every leaf needs memory of its own.
+    state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
+    return make_train_block(model, OPTIMIZER, jax.random.key(1), "every"), state
+
+
+@functools.cache
+def first_state(model):
+    return init_state(model, OPTIMIZER, jax.random.key(0), B)
+
+
+def block(rows, time, steps=2, padded_rows=0, padded_time=0):
+    """Batches of the same tokens, with more padding around them; padding holds arbitrary tokens."""
+    shape = steps, rows + padded_rows, time + padded_time
+    filled = Block(
+        np.full(shape, 7, np.int32),
+        np.full(shape, 9, np.int32),
+        np.zeros(shape, np.float32),
+        np.full(steps, rows * time, np.float32),
+        np.ones(steps, bool),
+    )
+    for step in range(steps):
+        filled.inputs_KBT[step, :rows, :time] = tokens(rows, time, seed=step)
+        filled.targets_KBT[step, :rows, :time] = tokens(rows, time, seed=step + 9)
+    filled.weights_KBT[:, :rows, :time] = 1
+    return filled
+
+
+@every_model
+def test_padding_changes_no_parameter(name, options):
+    model, _ = build(name, options)
+    step, state = train_block(model)
+    plain, plain_metrics = step(state, block(B, T), 2)
+    step, state = train_block(model, B + 2)
+    padded, metrics = step(state, block(B, T, padded_rows=2, padded_time=3), 2)
+    assert_array_equal(metrics.count_K, plain_metrics.count_K)
+    assert_allclose(metrics.nll_K, plain_metrics.nll_K, rtol=1e-2 if "dtype" in options else 1e-5)
+    if "dtype" not in options:
+        jax.tree.map(lambda a, b: assert_allclose(a, b, atol=2e-4), padded.params, plain.params)
+
+
+@every_model
+def test_a_run_compiles_once(name, options):
+    model, _ = build(name, options)
+    step, state = train_block(model)
+    batches = block(B, T, steps=4)
+    for count in (1, 3, 4, 2):
+        state, _ = step(state, batches, count)
+    assert step._cache_size() == 1
+    assert int(state.step) == 10
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name):
+    model, params = build(name, {}, dropout=0.5, init_scale=0.01)
+    plain, _ = build(name, {}, init_scale=0.01)
+    assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
+
+    @jax.jit
+    @jax.vmap
+    def noisy(key):
+        hidden_BTF, _ = model.apply(
+            {"params": params}, tokens(), deterministic=False, rngs={"dropout": key}
+        )
+        return hidden_BTF
+
+    hidden_KBTF = noisy(jax.random.split(jax.random.key(0), 4000))
+    assert np.std(hidden_KBTF, axis=0).min() > 0
+    # Parameters are small, so the network is nearly linear and the mean goes through it.
+    expected_BTF, _ = hidden(model, params, tokens())
+    scale = float(np.abs(expected_BTF).max())
+    assert_allclose(hidden_KBTF.mean(0), expected_BTF, atol=0.1 * scale)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_wrong_shapes_are_refused(name):
+    model, params = build(name, {})
+    with pytest.raises(AssertionError):
+        model.apply({"params": params}, tokens()[0])
+    with pytest.raises(AssertionError):
+        model.apply({"params": params}, tokens(), tokens()[:, :-1], method="nll")
+    with pytest.raises(AssertionError):
+        model.apply({"params": params}, tokens(), model.initial_carry(B + 1))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_configuration_and_module_agree(name):
+    config = MODELS[name].config()
+    model = make_model(name, config, V)
+    for field in dataclasses.fields(config):
+        assert getattr(type(model), field.name) == getattr(config, field.name), field.name
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+def test_gates_are_recorded_for_every_layer_and_step(name):
+    model = Recurrent(cell=CELLS[name], vocab_size=V, embedding_size=4, hidden_size=5, num_layers=2)
+    params = init_params(model, jax.random.key(0))
+    apply = jax.jit(lambda params: model.apply({"params": params}, tokens(), mutable="gates"))
+    _, recorded = apply(params)
+    for layer in ("layers_0", "layers_1"):
+        gates = recorded["gates"][layer]["recurrent"]
+        assert set(gates) == set(CELLS[name].gates)
+        assert all(value[0].shape == (B, T, 5) for value in gates.values())
