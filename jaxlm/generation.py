@@ -32,6 +32,8 @@ def encode_context(run: Run, text: str) -> Context:
     context that is too short where nothing pads it.
     """
     vocabulary, tokenizer = run.vocabulary, run.tokenizer
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
     # A context is the beginning of a line: words are split without the <eos> that would end it.
     words = vocabulary.ids(text.split()) if tokenizer.name == "words" else tokenizer.encode([text])
     before = [] if vocabulary.start_id is None else [vocabulary.start_id]

@@ -45,6 +45,9 @@ class Block(NamedTuple):
     reset_K: np.ndarray
 
 
+FEATURES = ("every", "last")
+
+
 class Batches(Protocol):
     """Batches of one split."""
 
@@ -81,6 +84,7 @@ class Streams:
                 "--batching streams needs a token before the first word: use --eos, or "
                 "--batching rows"
             )
+        _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id = split.ids, start_id
         self.batch_size = config.batch_size
         self.stream_length = math.ceil(len(split) / config.batch_size)
@@ -125,6 +129,7 @@ class Windows:
                 "--batching windows needs a token before the first word: use --eos, or "
                 "--batching rows"
             )
+        _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id, self.seed = split.ids, start_id, seed
         self.batch_size, self.length = config.batch_size, n_step
         self.steps_per_epoch = math.ceil(len(split) / config.batch_size)
@@ -158,6 +163,7 @@ class Rows:
         self.seed = seed
         self.batch_size = config.batch_size
         inputs, targets = rows_of(split)
+        _check_batch(config.batch_size, len(inputs), "lines")
         lengths = np.array([len(row) for row in inputs])
         self.length = int(lengths.max())
         self.inputs_RT = np.zeros((len(inputs), self.length), np.int32)
@@ -166,7 +172,7 @@ class Rows:
             self.inputs_RT[index, : len(row)] = row
             self.targets_RT[index, : len(row)] = targets[index]
         steps_T = np.arange(self.length)
-        last = choose({"every": False, "last": True}, config.features, "features")
+        last = config.features == "last"
         self.weights_RT = (
             steps_T == lengths[:, None] - 1 if last else steps_T < lengths[:, None]
         ).astype(np.float32)
@@ -204,20 +210,20 @@ def make_batches(split: Split, config: BatchingConfig, n_step: int = 1, seed: in
     Raises UserError for an unknown name, a size below 1, and a batch larger than the text.
     """
     kind = choose(BATCHINGS, config.batching, "batching")
-    for flag, value in (("--batch-size", config.batch_size), ("--bptt", config.bptt)):
+    choose(dict.fromkeys(FEATURES), config.features, "features")
+    sizes = {"--batch-size": config.batch_size, "--bptt": config.bptt, "--n-step": n_step}
+    for flag, value in sizes.items():
         if value < 1:
             raise UserError(f"{flag} {value}: must be at least 1")
-    available = (
-        sum(1 for line in split.source.lines() if line.strip()) if kind is Rows else len(split)
-    )
-    if config.batch_size > available:
-        unit = "lines" if kind is Rows else "tokens"
+    return kind(split, config, n_step, seed)  # type: ignore[call-arg]
+
+
+def _check_batch(size: int, available: int, unit: str) -> None:
+    if size > available:
         raise UserError(
-            f"--batch-size {config.batch_size} is larger than the text, which has {available} "
-            f"{unit}: "
+            f"--batch-size {size} is larger than the text, which has {available} {unit}: "
             f"use --batch-size {available} or less"
         )
-    return kind(split, config, n_step, seed)  # type: ignore[call-arg]
 
 
 def rows_of(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -165,6 +165,10 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         raise UserError(
             f"{remote.url} is not the text expected (its sha256 differs): {_one_line(error)}"
         ) from None
+    except PermissionError as error:
+        raise UserError(
+            f"cannot write to the cache {folder} ({error.strerror}): set JAXLM_CACHE to another"
+        ) from None
     except Exception as error:  # requests' and the system's errors share no base class but this one
         raise UserError(
             f"cannot fetch {remote.url} ({type(error).__name__}): without a network, put the "
@@ -206,7 +210,7 @@ def corpus_sources(
 
 def _cut(path: Path, fractions: tuple[float, ...], at_lines: bool) -> dict[str, Source]:
     parts = zip(SPLITS, split_by_fractions(path, fractions, at_lines), strict=False)
-    return {split: part for split, part in parts if part.size}
+    return {split: part for split, part in parts if part.size or split == "train"}
 
 
 def _folder_sources(
@@ -221,6 +225,8 @@ def _folder_sources(
             )
         if names:
             found[split] = TextFile(names[0])
+    if "train" in found and fractions:
+        raise UserError(f"--fractions: {folder} has its own {', '.join(found)}; leave the flag out")
     if "train" in found:
         return found
     if (folder / "input.txt").is_file():
@@ -247,6 +253,12 @@ def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
     if not any(line.strip() for line in train.lines()):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
     tokenizer = kind.fit(train.lines(), config, config.unk == "always")
+    cut = config.min_count > 1 or config.vocab_size is not None
+    if config.unk == "never" and cut and tokens in ("words", "chars"):
+        raise UserError(
+            "--unk never leaves nothing for the tokens that --min-count or --vocab-size cut: "
+            "leave one of them out"
+        )
     # Every token of the training text is listed, so only the others can need <unk>.
     others = [source for split, source in sources.items() if split != "train"]
     needed = config.unk == "auto" and tokenizer.vocabulary.unk is None

@@ -104,4 +104,5 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    return np.memmap(path, dtype, "r")
+    # A file of no bytes cannot be mapped.
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

@@ -43,9 +43,9 @@ class EmbeddedText:
         return len(self.text.encode("utf-8"))
 
     def lines(self) -> Iterator[str]:
-        # StringIO's newline=None is Python's own reading of CRLF and CR; unlike str.splitlines it
-        # leaves U+2028 and others.
-        return iter(io.StringIO(self.text, newline=None))
+        # As TextFile reads: unlike str.splitlines, StringIO leaves U+2028 and others alone.
+        text = self.text.removeprefix("\ufeff").replace("\r\n", "\n")
+        return iter(io.StringIO(text, newline="\n"))
 
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
@@ -104,11 +104,12 @@ class TextFile:
 def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -> list[TextFile]:
     """Cuts a file into consecutive parts by fractions of its bytes.
 
-    The cut moves on to the next line break (`at_lines`) or the next character, so no line or
-    character is torn.
+    The cut moves on to the next line break (`at_lines`) or the next character, so no line,
+    character or CRLF is torn.
     """
     if (
-        any(fraction < 0 for fraction in fractions)
+        len(fractions) > 3
+        or any(fraction < 0 for fraction in fractions)
         or not 0.999 < sum(fractions) < 1.001
         or fractions[0] <= 0
     ):
@@ -131,6 +132,9 @@ def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -
             else:
                 while (byte := file.read(1)) and byte[0] & 0xC0 == 0x80:
                     offset += 1
+                if byte == b"\n" and offset:
+                    file.seek(offset - 1)
+                    offset += file.read(1) == b"\r"
             cuts.append(min(max(offset, cuts[-1]), size))
     cuts.append(size)
     return [TextFile(path, start, stop) for start, stop in itertools.pairwise(cuts)]

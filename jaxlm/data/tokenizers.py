@@ -181,7 +181,8 @@ class Bytes(Tokenizer):
         return np.frombuffer("".join(lines).encode("utf-8"), np.uint8).astype(np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return bytes(ids).decode("utf-8", "replace")
+        # Of an array, bytes() would be its memory.
+        return bytes(int(index) for index in ids).decode("utf-8", "replace")
 
     def unseen(self, lines: Lines) -> str | None:
         return None

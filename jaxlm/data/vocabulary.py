@@ -115,6 +115,7 @@ class Vocabulary:
                     f"--vocab-size {max_size} leaves no room for words beside "
                     f"{' '.join(specials)}: raise it"
                 )
-            words = [token for token in kept if token not in specials][:room]
-            kept = sorted([*words, *specials], key=lambda token: -counts[token])
+            words = [token for token in kept if token not in specials]
+            left_out = set(words[room:])
+            kept = [token for token in kept if token not in left_out]
         return cls(tuple(kept), UNK if UNK in kept else None, start)

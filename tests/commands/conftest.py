@@ -1,0 +1,69 @@
+"""Runs that the command tests ask, trained once, and a way to call a command as the shell would."""
+
+import runpy
+import sys
+
+import pytest
+
+import jaxlm
+
+
+@pytest.fixture(scope="session")
+def toy_runs(tmp_path_factory):
+    """Folders of an NPLM and an LSTM, trained on the lecture's sentences by the command itself."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: train_toy(name, folder / f"{name}-toy") for name in ("nplm", "lstm")}
+
+
+def train_toy(name, out):
+    code = call("train", "--model", name, "--steps", "2000", "--out", str(out))
+    assert code == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory):
+    """An NPLM with <eos> and <unk>, trained for a moment on a text of its own."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "my.txt").write_text("the cat sat on the mat\nthe dog sat on the log\n" * 20)
+    text = jaxlm.read_corpus(str(folder / "my.txt"), unk="always")
+    model = jaxlm.NPLM(
+        vocab_size=len(text.vocabulary), start_id=text.vocabulary.start_id, embedding_size=8
+    )
+    jaxlm.fit(
+        model,
+        text,
+        folder=folder / "run",
+        epochs=5,
+        batch_size=4,
+        bptt=8,
+        config={"text": {"corpus": str(folder / "my.txt")}},
+    )
+    return folder / "run"
+
+
+def call(command, *argv):
+    """Runs `python -m jaxlm.<command>` in this process: its exit code, and nothing caught."""
+    before = sys.argv
+    sys.argv = [command, *map(str, argv)]
+    try:
+        runpy.run_module(f"jaxlm.{command}", run_name="__main__")
+    except SystemExit as exit_:
+        return exit_.code
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def shell(capsys, monkeypatch):
+    """shell("predict", run, "我") -> (exit code, standard output, standard error)."""
+    # Wide enough that no table wraps, whatever terminal the tests run in.
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(command, *argv):
+        code = call(command, *argv)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

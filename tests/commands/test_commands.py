@@ -1,0 +1,134 @@
+"""Every command, asked as a person would; what it prints is read."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+
+def test_the_lecture(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = shell("train", "--model", "nplm")
+    assert code == 0 and err == ""
+    for line in ("我 喜欢 玩具", "我 爱 爸爸", "我 讨厌 挨打", "vocabulary of 7 words"):
+        assert line in out
+    for layer, shapes, count in (
+        ("embedding", "7x2", 14),
+        ("hidden", "4x2, 2", 10),
+        ("output", "2x7, 7", 21),
+    ):
+        assert re.search(rf"{layer}\W+{shapes}\W+{count}\b", out)
+    assert "tanh" in out
+    assert re.findall(r"step +(\d+)  cost \d", out) == ["1000", "2000", "3000", "4000", "5000"]
+    for answer in ("我 讨厌 -> 挨打", "我 喜欢 -> 玩具", "我 爱 -> 爸爸"):
+        assert answer in out
+    assert "saved in runs/nplm-toy" in out
+    assert json.loads((tmp_path / "runs/nplm-toy/config.json").read_text())["model"] == "nplm"
+
+
+@pytest.mark.parametrize("model", ["rnn", "gru", "lstm"])
+def test_the_lecture_with_a_recurrent_layer(shell, tmp_path, model):
+    code, out, _ = shell("train", "--model", model, "--out", tmp_path / "run")
+    assert code == 0
+    assert "layers_0/recurrent" in out
+    for answer in ("我 讨厌 -> 挨打", "我 喜欢 -> 玩具", "我 爱 -> 爸爸"):
+        assert answer in out
+
+
+def test_evaluate_makes_one_table_of_several_runs(shell, toy_runs):
+    code, out, _ = shell("evaluate", *toy_runs.values())
+    assert code == 0
+    assert out.count("1.0") >= 2
+    assert "Counted: 3 tokens, the last of each line alone; state reset at each line" in out
+
+
+def test_evaluate_a_text_and_write_its_tokens(shell, text_run, tmp_path):
+    (tmp_path / "new.txt").write_text("the cat sat on the zebra\n")
+    scores = tmp_path / "scores.tsv"
+    code, out, _ = shell(
+        "evaluate", text_run, "--text", tmp_path / "new.txt", "--per-token", scores
+    )
+    assert code == 0
+    assert "7 tokens, each once, the first included" in out and "1 <unk>" in out
+    header, *lines = scores.read_text(encoding="utf-8").splitlines()
+    assert header.split("\t") == ["token", "log_prob", "surprisal_bits", "rank", "entropy_bits"]
+    rows = [line.split("\t") for line in lines]
+    assert [row[0] for row in rows] == ["the", "cat", "sat", "on", "the", "<unk>", "<eos>"]
+    log_probs = np.array([float(row[1]) for row in rows])
+    np.testing.assert_allclose([float(row[2]) for row in rows], -log_probs / np.log(2), atol=1e-5)
+    (printed,) = re.findall(r"│ +7 │ +1 │ +([\d.]+) │", out)
+    assert float(printed) == pytest.approx(-log_probs.mean(), abs=1e-4)
+
+
+def test_predict_draws_bars(shell, toy_runs):
+    code, out, _ = shell("predict", toy_runs["nplm"], "我 讨厌", "我 爱", "--top", "2")
+    assert code == 0
+    assert "我 讨厌 -> 挨打" in out and "我 爱 -> 爸爸" in out
+    assert re.search(r"挨打 +(0\.99\d\d|1\.0000) +█{30}", out)
+    assert len(re.findall(r"^  \S+ +[01]\.\d{4}", out, re.M)) == 4
+
+
+def test_predict_reads_standard_input(shell, toy_runs, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("我 爱\n我 喜欢\r\n"))
+    code, out, _ = shell("predict", toy_runs["lstm"], "--top", "1")
+    assert code == 0
+    assert "我 爱 -> 爸爸" in out and "我 喜欢 -> 玩具" in out
+
+
+def test_predict_says_what_it_does_to_a_context(shell, toy_runs, text_run):
+    _, out, _ = shell("predict", toy_runs["nplm"], "爱 我 讨厌")
+    assert "of the context's 3 tokens the model sees the last 2" in out
+    _, out, _ = shell("predict", text_run, "the cat")
+    assert "padded with 2 x '<eos>'" in out
+
+
+def test_generate_continues_a_prompt(shell, toy_runs, text_run):
+    flags = ("--prompt", "the cat", "--length", "8", "--samples", "3", "--seed", "5")
+    code, out, _ = shell("generate", text_run, *flags)
+    assert code == 0
+    texts = out.split("----\n")
+    assert len(texts) == 3 and all(text.startswith("the cat") for text in texts)
+    assert shell("generate", text_run, *flags)[1] == out
+    _, out, _ = shell(
+        "generate", toy_runs["lstm"], "--prompt", "我 爱", "--length", "1", "--temperature", "0"
+    )
+    assert out == "我 爱 爸爸\n"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "generate"])
+def test_help_is_for_newcomers(shell, command):
+    code, out, _ = shell(command, "--help")
+    assert code == 0
+    assert "Examples:" in out and f"python -m jaxlm.{command}" in out
+
+
+def test_help_of_train_is_the_chosen_model_s(shell):
+    assert "--n-step" in shell("train", "--help")[1]
+    out = shell("train", "--model", "lstm", "--help")[1]
+    assert "--num-layers" in out and "--n-step" not in out
+
+
+def test_the_package_lists_its_commands(shell):
+    code, out, _ = shell("__main__")
+    assert code == 0
+    for command in ("train", "evaluate", "predict", "generate"):
+        assert f"python -m jaxlm.{command}" in out
+    assert shell("__main__", "predict", "--help")[1].startswith("usage: python -m jaxlm.predict")
+
+
+def test_settings_default_recipe_file_flag(shell, tmp_path):
+    (tmp_path / "settings.json").write_text('{"lr": 0.05, "hidden_size": 3, "steps": 20}')
+    flags = ("--recipe", "lecture", "--config", tmp_path / "settings.json", "--hidden-size", "4")
+    assert shell("train", *flags, "--out", tmp_path / "run")[0] == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["network"]["n_step"] == 2  # the recipe's
+    assert config["optimizer"]["lr"] == 0.05  # the file's
+    assert config["network"]["hidden_size"] == 4  # the flag's
+    again = ("--config", tmp_path / "run/config.json", "--out", tmp_path / "again")
+    assert shell("train", *again)[0] == 0
+    repeated = json.loads((tmp_path / "again/config.json").read_text())
+    assert {**repeated, "command": 0} == {**config, "command": 0}
+    first, second = ((tmp_path / run / "metrics.jsonl").read_bytes() for run in ("run", "again"))
+    assert first == second

@@ -1,0 +1,118 @@
+"""A person's mistake costs one clear line: the value, the choices, what to do. Exit code 2."""
+
+import pytest
+
+TRAIN = {
+    "unknown model": (["--model", "lstn"], ["'lstn'", "nplm, rnn, gru, lstm", "'lstm'"]),
+    "unknown corpus": (["--corpus", "ptbb"], ["'ptbb'", "toy, ptb, wikitext-2", "file or folder"]),
+    "unknown recipe": (["--recipe", "zaremba"], ["'zaremba'", "lecture, zaremba-small"]),
+    "unknown tokens": (["--tokens", "letters"], ["'letters'", "words, chars, bytes, bpe"]),
+    "unknown optimizer": (["--optimizer", "adamm"], ["'adamm'", "did you mean 'adam'", "rmsprop"]),
+    "unknown schedule": (["--schedule", "cosin"], ["'cosin'", "cosine"]),
+    "unknown batching": (["--batching", "stream"], ["'stream'", "streams, windows, rows"]),
+    "unknown dtype": (["--dtype", "float16"], ["'float16'", "float32, bfloat16"]),
+    "unknown features": (["--features", "first"], ["'first'", "every, last"]),
+    "unknown flag": (["--hiden-size", "3"], ["--hiden-size", "--hidden-size"]),
+    "not a number": (["--hidden-size", "big"], ["--hidden-size", "'big'"]),
+    "zero size": (["--hidden-size", "0"], ["--hidden-size 0", "--direct"]),
+    "negative rate": (["--lr", "-1"], ["--lr -1.0", "above 0"]),
+    "dropout of one": (["--dropout", "1"], ["--dropout 1.0", "below 1"]),
+    "no steps": (["--steps", "0"], ["--steps 0", "above 0"]),
+    "tied, unequal": (["--tied", "--hidden-size", "3"], ["--tied", "--embedding-size", "3 and 2"]),
+    "forget bias": (["--model", "gru", "--forget-bias", "1"], ["GRUCell", "no forget gate"]),
+    "batch too large": (["--batch-size", "4"], ["--batch-size 4", "3 lines", "3 or less"]),
+    "streams, no <eos>": (["--batching", "streams"], ["--eos", "rows"]),
+    "resume nothing": (["--resume"], ["--resume", "no run"]),
+}
+
+
+@pytest.mark.parametrize(("flags", "fragments"), list(TRAIN.values()), ids=list(TRAIN))
+def test_train(shell, tmp_path, monkeypatch, flags, fragments):
+    monkeypatch.chdir(tmp_path)
+    assert_mistake(shell("train", *flags), fragments)
+    # Nothing half-written: a run folder would be taken for a run.
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def assert_mistake(result, fragments):
+    code, _, err = result
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for fragment in fragments:
+        assert fragment in err
+
+
+TEXTS = {
+    "empty": (b"", ["is empty"]),
+    "blank": (b"\n\n", ["is empty"]),
+    "not UTF-8": ("我 喜欢\n".encode() + "玩具\n".encode("gb18030"), ["offset 11", "UTF-8"]),
+    "batch larger than the text": (b"a b c\nd e f\n", ["--batch-size 20", "tokens"]),
+}
+
+
+@pytest.mark.parametrize(("content", "fragments"), list(TEXTS.values()), ids=list(TEXTS))
+def test_train_on_a_bad_text(shell, tmp_path, monkeypatch, content, fragments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_bytes(content)
+    assert_mistake(shell("train", "--corpus", "my.txt"), fragments)
+
+
+def test_a_run_is_not_overwritten(shell, toy_runs):
+    assert_mistake(
+        shell("train", "--out", toy_runs["nplm"]), ["already holds a run", "--out", "--resume"]
+    )
+
+
+def test_another_model_s_run_is_not_resumed(shell, toy_runs):
+    result = shell("train", "--model", "gru", "--out", toy_runs["nplm"], "--resume")
+    assert_mistake(result, ["another run", "nplm, not gru"])
+
+
+def test_settings_that_are_no_json(shell, tmp_path):
+    (tmp_path / "bad.json").write_text("{lr: 1}")
+    assert_mistake(shell("train", "--config", tmp_path / "bad.json"), ["not JSON", "bad.json"])
+    (tmp_path / "odd.json").write_text('{"learning_rate": 1}')
+    assert_mistake(shell("train", "--config", tmp_path / "odd.json"), ["'learning_rate'"])
+    assert_mistake(shell("train", "--config", tmp_path / "none.json"), ["cannot read"])
+
+
+def test_predict(shell, toy_runs, tmp_path):
+    run = toy_runs["nplm"]
+    assert_mistake(shell("predict", run, "我 喜"), ["'喜'", "7 tokens", "nearest", "'喜欢'"])
+    assert_mistake(shell("predict", run, "我"), ["1 token", "needs 2", "no <eos>"])
+    assert_mistake(shell("predict", toy_runs["lstm"], ""), ["context is empty"])
+    assert_mistake(shell("predict", run, "我 爱", "--top", "0"), ["--top 0"])
+    assert_mistake(shell("predict", tmp_path, "我 爱"), ["is not a run", "config.json"])
+    assert_mistake(shell("predict", run.parent / "none", "我"), ["is not a run", str(run)])
+
+
+def test_generate(shell, toy_runs):
+    run = toy_runs["lstm"]
+    assert_mistake(shell("generate", run), ["context is empty"])
+    for flag, value in (
+        ("--length", "0"),
+        ("--samples", "0"),
+        ("--top-k", "0"),
+        ("--top-p", "0"),
+        ("--temperature", "-1"),
+    ):
+        assert_mistake(shell("generate", run, "--prompt", "我", flag, value), [flag])
+
+
+def test_evaluate(shell, toy_runs, tmp_path):
+    run = toy_runs["nplm"]
+    (tmp_path / "new.txt").write_text("我 喜欢 你\n", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("")
+    assert_mistake(shell("evaluate"), ["name at least one run"])
+    assert_mistake(shell("evaluate", run, "--split", "test"), ["'test'", "train"])
+    assert_mistake(shell("evaluate", run, "--text", tmp_path / "none.txt"), ["does not exist"])
+    assert_mistake(shell("evaluate", run, "--text", tmp_path / "empty.txt"), ["is empty"])
+    assert_mistake(shell("evaluate", run, "--text", tmp_path / "new.txt"), ["'你'", "nearest"])
+    assert_mistake(shell("evaluate", *toy_runs.values(), "--per-token", "x.tsv"), ["one run"])
+    assert_mistake(
+        shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot write"]
+    )
+
+
+def test_an_unknown_command(shell):
+    assert_mistake(shell("__main__", "trian"), ["'trian'", "'train'", "evaluate"])

@@ -1,0 +1,363 @@
+"""Token ids to batches: every token is a target once an epoch, and the step number says it all."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlm.data.batching import BATCHINGS, BatchingConfig, make_batches, shuffled
+from jaxlm.data.encoding import Split
+from jaxlm.data.sources import EmbeddedText
+from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, Words
+from jaxlm.data.vocabulary import EOS, Vocabulary
+from jaxlm.errors import UserError
+
+POEM = "a b c\nd\ne f g h\ni j\nk l m\n"
+
+
+def numbered(size, dtype=np.int32):
+    """A text whose token at position p is p, so that a batch shows where its tokens come from."""
+    vocabulary = Vocabulary((*map(str, range(size)), EOS), start=EOS)
+    return Split("train", np.arange(size, dtype=dtype), EmbeddedText(""), Words(vocabulary))
+
+
+def split_of(text, name="words", folder=None, **config):
+    source = EmbeddedText(text)
+    tokenizer = TOKENIZERS[name].fit(source.lines(), VocabularyConfig(**config), False)
+    return Split.encode("train", source, tokenizer, lambda: folder, 0 if folder else 1 << 20)
+
+
+def batches_of(split, batching, n_step=1, seed=0, **config):
+    return make_batches(split, BatchingConfig(batching=batching, **config), n_step, seed)
+
+
+def epoch(batches, number=0):
+    steps = batches.steps_per_epoch
+    return batches.block(number * steps, steps, steps)
+
+
+def assert_same(block, other):
+    for name, array in block._asdict().items():
+        np.testing.assert_array_equal(array, getattr(other, name), err_msg=name)
+
+
+# Streams and windows, on a text of numbers
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(1, 60),
+    batch=st.integers(1, 12),
+    bptt=st.integers(1, 70),
+    dtype=st.sampled_from([np.int32, np.uint16]),
+)
+def test_streams(size, batch, bptt, dtype):
+    batch = min(batch, size)
+    batches = batches_of(numbered(size, dtype), "streams", batch_size=batch, bptt=bptt)
+    stream = math.ceil(size / batch)
+    assert batches.length == min(bptt, stream)
+    for number in (0, 1):
+        inputs, targets, weights, denominator, reset = epoch(batches, number)
+        assert inputs.shape == targets.shape == weights.shape
+        assert inputs.shape == (batches.steps_per_epoch, batch, batches.length)
+        counted = weights == 1
+        assert np.all(counted | (weights == 0))
+        # Every token is a target once, and what is read before it is the token before it, across
+        # chunks and streams too.
+        assert sorted(targets[counted]) == list(range(size))
+        before = np.where(targets == 0, size, targets - 1)
+        np.testing.assert_array_equal(inputs[counted], before[counted])
+        # Read chunk after chunk, row b is stream b, in order.
+        for row in range(batch):
+            read = targets[:, row][counted[:, row]]
+            assert read.tolist() == list(range(size))[row * stream : (row + 1) * stream]
+        assert reset.tolist() == [True] + [False] * (len(reset) - 1)
+        assert np.all(denominator == batch * batches.length)
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(1, 60),
+    batch=st.integers(1, 12),
+    n_step=st.integers(1, 8),
+    dtype=st.sampled_from([np.int32, np.uint16]),
+)
+def test_windows(size, batch, n_step, dtype):
+    batch = min(batch, size)
+    batches = batches_of(numbered(size, dtype), "windows", n_step, batch_size=batch)
+    assert batches.length == n_step
+    inputs, targets, weights, denominator, reset = epoch(batches)
+    assert inputs.shape == (batches.steps_per_epoch, batch, n_step)
+    assert targets.shape == weights.shape == (batches.steps_per_epoch, batch, 1)
+    counted = weights[..., 0] == 1
+    assert sorted(targets[counted][:, 0]) == list(range(size))
+    context = targets[counted] + np.arange(-n_step, 0)
+    np.testing.assert_array_equal(inputs[counted], np.where(context < 0, size, context))
+    assert not inputs[~counted].any()
+    assert weights.sum() == size
+    # Only the last batch of an epoch may be short.
+    assert weights[:-1].all()
+    assert reset.all()
+    assert np.all(denominator == batch)
+
+
+def test_windows_are_shuffled_by_epoch_and_seed():
+    def order(seed, number):
+        batches = batches_of(numbered(200), "windows", seed=seed, batch_size=20)
+        return epoch(batches, number).targets_KBT.ravel().tolist()
+
+    orders = [order(seed, number) for seed in (0, 1) for number in (0, 1, 2)]
+    assert all(sorted(one) == list(range(200)) for one in orders)
+    assert len({tuple(one) for one in [*orders, list(range(200))]}) == len(orders) + 1
+    assert order(0, 1) == orders[1]
+
+
+# Rows
+
+
+def read_rows(block):
+    """(inputs, targets that count) of each row that counts, in the order of the batches."""
+    rows, arrays = [], (array.reshape(-1, array.shape[-1]) for array in block[:3])
+    for inputs, targets, weights in zip(*arrays, strict=True):
+        if weights.any():
+            rows.append((inputs.tolist(), targets[weights == 1].tolist()))
+    return rows
+
+
+def expected_rows(split, length, last):
+    """What `read_rows` should give, in any order, from the split's own lines."""
+    start_id = split.tokenizer.vocabulary.start_id
+    rows = []
+    for line in split.rows():
+        ids = [*([] if start_id is None else [start_id]), *line.tolist()]
+        if len(ids) > 1:
+            padding = [0] * (length - len(ids) + 1)
+            rows.append((ids[:-1] + padding, ids[-1:] if last else ids[1:]))
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("features", ["every", "last"])
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("text", "name", "config"),
+    [
+        (POEM, "words", {}),
+        (POEM, "words", {"eos": False}),  # the line of one word has nothing to predict
+        ("a b\n\n\nc d\ne f\n \ng h\ni j", "words", {}),  # blank lines are no rows
+        (POEM, "chars", {}),
+        ("我 喜欢\n玩具\na\nb\nc", "bytes", {}),
+    ],
+)
+def test_rows(text, name, config, batch_size, features):
+    split = split_of(text, name, **config)
+    batches = batches_of(split, "rows", batch_size=batch_size, features=features)
+    last = features == "last"
+    orders = []
+    for number in range(4):
+        block = epoch(batches, number)
+        rows = read_rows(block)
+        assert sorted(rows) == expected_rows(split, batches.length, last)
+        np.testing.assert_array_equal(block.denominator_K, block.weights_KBT.sum((1, 2)))
+        assert block.denominator_K.min() >= 1
+        assert block.reset_K.all()
+        orders.append(rows)
+    if batches.steps_per_epoch > 1:
+        assert any(order != orders[0] for order in orders)
+    else:
+        assert all(order == orders[0] for order in orders)
+
+
+def test_rows_count_every_token_once():
+    split = split_of(POEM)
+    for batch_size in (1, 2, 3, 5):
+        block = epoch(batches_of(split, "rows", batch_size=batch_size))
+        assert sorted(block.targets_KBT[block.weights_KBT == 1]) == sorted(split.ids)
+
+
+def test_rows_of_the_lecture():
+    """Three sentences of three words: two are read, the last is predicted, all in one batch."""
+    split = split_of("我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n", eos=False)
+    batches = batches_of(split, "rows", batch_size=3, features="last")
+    assert (batches.features, batches.length, batches.steps_per_epoch) == ("last", 2, 1)
+    inputs, targets, weights, denominator, _ = batches.block(7, 1, 1)
+    assert inputs.tolist() == [[[0, 1], [0, 3], [0, 5]]]
+    assert targets.tolist() == [[[2], [4], [6]]]
+    assert weights.tolist() == [[[1], [1], [1]]]
+    assert denominator.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("text", "features", "expected", "width"),
+    [
+        ("a b\nc d\n", "last", "last", 1),
+        ("a b\nc d\n", "every", "every", 3),
+        ("a b\nc\n", "last", "every", 3),  # rows of unequal length end at different steps
+    ],
+)
+def test_width_of_the_targets_of_rows(text, features, expected, width):
+    batches = batches_of(split_of(text), "rows", batch_size=2, features=features)
+    assert batches.features == expected
+    block = batches.block(0, 1, 1)
+    assert block.targets_KBT.shape == block.weights_KBT.shape == (1, 2, width)
+    assert block.inputs_KBT.shape == (1, 2, 3)
+
+
+# What holds for all three
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@settings(deadline=None, max_examples=50)
+@given(
+    first=st.integers(0, 40),
+    count=st.integers(0, 20),
+    spare=st.integers(0, 5),
+    cut=st.integers(0, 20),
+)
+def test_block_depends_on_the_step_number_alone(batching, first, count, spare, cut):
+    split = split_of(POEM)
+    batches = batches_of(split, batching, n_step=3, seed=5, batch_size=2, bptt=4)
+    capacity = max(1, count + spare)
+    block = batches.block(first, count, capacity)
+    assert [array.dtype for array in block] == [np.int32, np.int32, np.float32, np.float32, bool]
+    assert all(len(array) == capacity for array in block)
+    # The same steps in two blocks, and one by one from batches made anew.
+    cut = min(cut, count)
+    parts = [batches.block(first, cut, count), batches.block(first + cut, count - cut, count)]
+    again = batches_of(split, batching, n_step=3, seed=5, batch_size=2, bptt=4)
+    for index in range(count):
+        single = again.block(first + index, 1, 1)
+        part = parts[index >= cut]
+        for whole, other, one in zip(block, part, single, strict=True):
+            np.testing.assert_array_equal(whole[index], one[0])
+            np.testing.assert_array_equal(other[index - cut * (index >= cut)], one[0])
+    for array in (block.inputs_KBT, block.targets_KBT, block.weights_KBT):
+        assert not array[count:].any()
+    # An empty step divides its sum of nothing by something.
+    assert np.all(block.denominator_K > 0)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_memory_map_gives_the_same_batches(batching, tmp_path):
+    splits = [split_of(POEM * 9), split_of(POEM * 9, folder=tmp_path)]
+    assert isinstance(splits[1].ids, np.memmap)
+    assert splits[1].ids.dtype == np.uint16
+    one, other = (
+        batches_of(split, batching, n_step=4, batch_size=7, bptt=5).block(3, 40, 41)
+        for split in splits
+    )
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_the_first_token_is_predicted_from_the_start_token(batching, name):
+    split = split_of("xyz w\n" * 3, name, vocab_size=300)
+    block = epoch(batches_of(split, batching, n_step=2, batch_size=1, bptt=4))
+    start_id = split.tokenizer.vocabulary.start_id
+    first = split.ids[0]
+    if batching == "windows":
+        rows = np.flatnonzero((block.inputs_KBT[:, 0] == start_id).all(-1))
+        assert first in block.targets_KBT[rows, 0, 0]
+    else:
+        assert block.inputs_KBT[0, 0, 0] == start_id
+        assert block.targets_KBT[0, 0, 0] == first
+
+
+ERRORS = {
+    "batching": (
+        POEM,
+        {"batching": "stream"},
+        r"unknown batching 'stream' \(did you mean 'streams'",
+    ),
+    "features": (POEM, {"batching": "rows", "features": "first"}, "unknown features 'first'"),
+    "batch_size": (POEM, {"batch_size": 0}, "--batch-size 0: must be at least 1"),
+    "batch_size below": (POEM, {"batch_size": -3}, "--batch-size -3: must be at least 1"),
+    "bptt": (POEM, {"bptt": 0}, "--bptt 0: must be at least 1"),
+    "too few tokens": (
+        "a b\n",
+        {"batch_size": 4},
+        "--batch-size 4 is larger than the text, which has 3 tokens: use --batch-size 3 or less",
+    ),
+    "too few tokens for windows": (
+        "a b\n",
+        {"batching": "windows", "batch_size": 4},
+        "--batch-size 4 is larger than the text, which has 3 tokens",
+    ),
+    "too few lines": (
+        "a b\n\nc\n",
+        {"batching": "rows", "batch_size": 3},
+        "--batch-size 3 is larger than the text, which has 2 lines: use --batch-size 2 or less",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "config", "message"), ERRORS.values(), ids=ERRORS)
+def test_errors(text, config, message):
+    with pytest.raises(UserError, match=message):
+        make_batches(split_of(text), BatchingConfig(**{"batch_size": 2, **config}))
+
+
+@pytest.mark.parametrize(("batching", "size"), [("streams", 3), ("windows", 3), ("rows", 2)])
+def test_a_batch_as_large_as_the_text(batching, size):
+    text = "a b\n" if batching != "rows" else "a b\nc\n"
+    batches = batches_of(split_of(text), batching, batch_size=size)
+    assert batches.steps_per_epoch == 1
+    assert epoch(batches).weights_KBT.any((0, 2)).all()
+
+
+@pytest.mark.parametrize("batching", ["streams", "windows"])
+def test_no_start_token(batching):
+    with pytest.raises(
+        UserError, match=f"--batching {batching} needs .* --eos, or --batching rows"
+    ):
+        batches_of(split_of(POEM, eos=False), batching, batch_size=2)
+
+
+def test_rows_with_nothing_to_predict():
+    with pytest.raises(UserError, match="nothing to predict"):
+        batches_of(split_of("a\nb\n", eos=False), "rows", batch_size=1)
+
+
+# The shuffle
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 5000), seed=st.integers(0, 2**32), number=st.integers(0, 1000))
+def test_shuffled_is_a_permutation(size, seed, number):
+    ranks = np.arange(size)
+    order = shuffled(ranks, size, seed, number)
+    np.testing.assert_array_equal(np.sort(order), ranks)
+    # Any part of it, in any shape, without the rest.
+    part = ranks[size // 3 : size // 2 + 1].reshape(-1, 1)
+    np.testing.assert_array_equal(shuffled(part, size, seed, number), order[part])
+
+
+@pytest.mark.parametrize(
+    "size", [edge + off for edge in (2, 4, 16, 64, 1024) for off in (-1, 0, 1)]
+)
+def test_shuffled_at_the_powers_of_two(size):
+    np.testing.assert_array_equal(np.sort(shuffled(np.arange(size), size, 3, 4)), np.arange(size))
+
+
+def test_shuffled_looks_random():
+    size = 10_000
+    ranks = np.arange(size)
+    orders = [shuffled(ranks, size, seed, number) for seed in (0, 1) for number in (0, 1)]
+    for index, order in enumerate(orders):
+        # Rank and place, neighbours, and two orders say nothing of each other: r is about 0.01.
+        assert abs(np.corrcoef(ranks, order)[0, 1]) < 0.05
+        assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
+        for other in orders[:index]:
+            assert abs(np.corrcoef(order, other)[0, 1]) < 0.05
+            assert np.sum(order == other) < 15
+
+
+def test_shuffled_far_into_a_large_text():
+    size = 10**12
+    places = shuffled(np.arange(size - 1000, size), size, 0, 0)
+    assert len(set(places.tolist())) == 1000
+    assert places.min() >= 0
+    assert places.max() < size
+    assert np.ptp(places) > size // 2

@@ -1,0 +1,424 @@
+"""Corpora by name, by path and by address, their errors and notes, and the published counts."""
+
+import gc
+import hashlib
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+
+from jaxlm.data import corpora
+from jaxlm.data.corpora import (
+    CORPORA,
+    Corpus,
+    RemoteFile,
+    TextConfig,
+    cache_folder,
+    corpus_sources,
+    fetch,
+    read_corpus,
+)
+from jaxlm.data.sources import TextFile
+from jaxlm.errors import UserError
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
+TRAIN, VALID, TEST = "a b c\na b\n", "b a\n", "c\n"
+
+
+def write(folder, **texts):
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name.replace('_', '.')}.txt").write_text(text, encoding="utf-8", newline="")
+    return str(folder)
+
+
+def tokens(split):
+    return " ".join(split.tokenizer.vocabulary.tokens[index] for index in split.ids)
+
+
+# By name
+
+
+@pytest.mark.parametrize(
+    ("eos", "expected"),
+    [
+        (False, "我 喜欢 玩具 我 爱 爸爸 我 讨厌 挨打"),
+        (True, "我 喜欢 玩具 <eos> 我 爱 爸爸 <eos> 我 讨厌 挨打 <eos>"),
+    ],
+)
+def test_toy(eos, expected):
+    text = read_corpus("toy", eos=eos)
+    assert tokens(text.train) == expected
+    assert len(text.vocabulary) == 7 + eos
+    assert text.vocabulary.tokens[0] == "我"
+    assert (text.valid, text.test, text.notes) == (None, None, ())
+
+
+def test_toy_is_the_default():
+    assert read_corpus().train.ids.tolist() == read_corpus(TextConfig()).train.ids.tolist()
+
+
+def test_unknown_name_lists_the_choices_and_the_nearest():
+    with pytest.raises(UserError) as caught:
+        read_corpus("wikitext2")
+    message = str(caught.value)
+    assert "'wikitext2' (did you mean 'wikitext-2'?)" in message
+    assert all(name in message for name in CORPORA)
+    assert message.endswith("or give a file or folder that exists")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": "char"}, r"unknown tokens 'char' \(did you mean 'chars'\?\).*words.*bpe"),
+        ({"unk": "sometimes"}, "unknown --unk 'sometimes': choose one of auto, always, never"),
+    ],
+)
+def test_unknown_options(options, message):
+    with pytest.raises(UserError, match=message):
+        read_corpus("toy", **options)
+
+
+def test_missing_split():
+    text = read_corpus("toy")
+    with pytest.raises(UserError, match="unknown split of toy 'test': choose one of train"):
+        text.split("test")
+
+
+# By path
+
+
+def test_file(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text("".join(f"line {number:02}\n" for number in range(100)), encoding="utf-8")
+    text = read_corpus(str(path))
+    lines = {name: list(split.source.lines()) for name, split in text.splits.items()}
+    assert [line for split in ("train", "valid", "test") for line in lines[split]] == list(
+        TextFile(path).lines()
+    )
+    assert [len(lines[split]) for split in lines] == [90, 5, 5]
+    assert len(text.train) == 90 * 3
+    half = read_corpus(str(path), fractions=(0.5, 0.5))
+    assert list(half.splits) == ["train", "valid"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid", "test"),
+        ("ptb_train", "ptb_valid", "ptb_test"),
+        ("wiki_train", "valid", "x_y_test"),
+    ],
+)
+def test_folder(names, tmp_path):
+    folder = write(tmp_path / "text", **dict(zip(names, (TRAIN, VALID, TEST), strict=True)))
+    text = read_corpus(folder)
+    assert tokens(text.train) == "a b c <eos> a b <eos>"
+    assert tokens(text.valid) == "b a <eos>"
+    assert tokens(text.test) == "c <eos>"
+    assert text.vocabulary.tokens == ("a", "b", "<eos>", "c")
+
+
+def test_folder_without_valid_and_test(tmp_path):
+    text = read_corpus(write(tmp_path, train=TRAIN))
+    assert list(text.splits) == ["train"]
+    assert text.valid is None
+
+
+def test_folder_with_input(tmp_path):
+    folder = write(tmp_path, input="a b c d e f\n" * 10)
+    whole = {split: len(ids) for split, ids in read_corpus(folder).splits.items()}
+    assert whole == {"train": 63, "valid": 7}  # 0.9 of ten lines, and 0.05 moves on to the end
+    assert list(read_corpus(folder, fractions=(0.5, 0.2, 0.3)).splits) == ["train", "valid", "test"]
+    chars = read_corpus(folder, tokens="chars", fractions=(0.9, 0.1))
+    assert [len(chars.train), len(chars.valid)] == [108, 12]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a_train": TRAIN, "train": TRAIN}, r"several train files \(a.train.txt, train.txt\)"),
+        ({"train": TRAIN, "a_valid": VALID, "b_valid": VALID}, "several valid files"),
+        ({"notes": TRAIN}, r"no train.txt, \*.train.txt or input.txt"),
+        ({"valid": VALID, "test": TEST}, r"no train.txt, \*.train.txt or input.txt"),
+        ({}, r"no train.txt, \*.train.txt or input.txt"),
+    ],
+)
+def test_folders_that_do_not_do(files, message, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        read_corpus(write(tmp_path / "text", **files))
+    assert str(tmp_path / "text") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["words", "chars", "bytes", "bpe"])
+@pytest.mark.parametrize("where", ["file", "train of a folder"])
+@pytest.mark.parametrize("text", ["", "\n", " \n\t\n\n", "\ufeff"])
+def test_empty(text, where, kind, tmp_path):
+    folder = write(tmp_path / "text", train=text, valid=VALID)
+    corpus = folder if where == "train of a folder" else f"{folder}/train.txt"
+    with pytest.raises(UserError, match="is empty: there is no text to train on") as caught:
+        read_corpus(corpus, tokens=kind)
+    assert str(caught.value).startswith(corpus)
+
+
+@pytest.mark.parametrize("kind", ["words", "chars", "bytes", "bpe"])
+def test_smallest_texts(kind, tmp_path):
+    """A text too small to be cut is read whole, or said to be too small: no other error."""
+    folder = write(tmp_path / "text", train="a")
+    assert len(read_corpus(folder, tokens=kind).train) >= 1
+    try:
+        text = read_corpus(f"{folder}/train.txt", tokens=kind)
+    except UserError:
+        return
+    assert len(text.train) >= 1
+
+
+# Tokens the training text lacks
+
+
+def test_unk_auto_joins_only_when_needed(tmp_path):
+    known = read_corpus(write(tmp_path / "known", train=TRAIN, valid=VALID))
+    assert known.vocabulary.unk is None
+    new = read_corpus(write(tmp_path / "new", train=TRAIN, valid=VALID, test="a z\n"))
+    assert new.vocabulary.tokens == ("a", "b", "<eos>", "c", "<unk>")
+    assert tokens(new.test) == "a <unk> <eos>"
+
+
+def test_unk_always_and_never(tmp_path):
+    folder = write(tmp_path / "text", train=TRAIN, valid="a z\n")
+    assert read_corpus("toy", unk="always").vocabulary.unk == "<unk>"
+    with pytest.raises(UserError, match="'z' is not among the 4 tokens"):
+        read_corpus(folder, unk="never")
+
+
+UNLEARNT = "<unk> never occurs in the training text"
+NO_SPACES = "has no spaces, so it counts as one word"
+CHINESE = "混沌未分天地乱茫茫渺渺无人见自从盘古破鸿蒙开辟从兹清浊辨\n"
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "options", "expected"),
+    [
+        (TRAIN, VALID, {}, []),
+        (TRAIN, "z\n", {}, [UNLEARNT]),
+        (TRAIN, "z\n", {"min_count": 2}, []),
+        (TRAIN, VALID, {"unk": "always"}, [UNLEARNT]),
+        (TRAIN + "<unk>\n", "z\n", {}, []),
+        (CHINESE, CHINESE, {}, [NO_SPACES]),
+        ("\u3000\u3000" + CHINESE, CHINESE, {"unk": "always"}, [NO_SPACES, UNLEARNT]),
+        ("短\n" + CHINESE, CHINESE, {}, [NO_SPACES]),
+        (CHINESE, CHINESE, {"tokens": "chars"}, []),
+        (CHINESE, CHINESE, {"tokens": "bpe"}, []),
+        (" ".join(CHINESE), CHINESE, {"unk": "always"}, [UNLEARNT]),
+        ("https://" + "x" * 99 + "\n", "a\n", {}, [UNLEARNT]),
+    ],
+)
+def test_notes(train, valid, options, expected, tmp_path):
+    options = {"vocab_size": 300, **options}
+    notes = read_corpus(write(tmp_path / "text", train=train, valid=valid), **options).notes
+    assert len(notes) == len(expected)
+    assert all(part in note for part, note in zip(expected, notes, strict=True))
+
+
+# By address
+
+
+class Server(http.server.HTTPServer):
+    """Serves `files` (path -> bytes) on a free port, and keeps what it was asked for in `hits`."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.hits = {}, []
+
+    def remote(self, path, content, sha256=None):
+        self.files[path] = content
+        return RemoteFile(
+            f"http://127.0.0.1:{self.server_port}{path}",
+            sha256 or hashlib.sha256(content).hexdigest(),
+        )
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.hits.append(self.path)
+        content = self.server.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        cut_short = "short" in self.path
+        self.send_header("Content-Length", str(len(content or b"") + 10 * cut_short))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+    # requests leaves the socket of a failed answer to the garbage collector, which then warns:
+    # here, where the test says that it may, rather than in a later test.
+    gc.collect()
+
+
+def test_fetch_once(server, tmp_path):
+    content = "我 喜欢 玩具\n".encode() * 100
+    remote = server.remote("/data/a.txt", content)
+    path = fetch(remote, tmp_path / "cache")
+    assert path.parent == tmp_path / "cache"
+    assert path.read_bytes() == content
+    assert fetch(remote, tmp_path / "cache") == path
+    assert server.hits == ["/data/a.txt"]
+    fetch(remote, tmp_path / "another cache")
+    assert len(server.hits) == 2
+
+
+def test_fetch_keeps_files_of_one_name_apart(server, tmp_path):
+    contents = [b"one", b"two"]
+    remotes = [server.remote(f"/{text.decode()}/input.txt", text) for text in contents]
+    paths = [fetch(remote, tmp_path) for remote in remotes]
+    assert [path.read_bytes() for path in paths] == contents
+
+
+def test_fetch_again_what_was_spoilt(server, tmp_path):
+    remote = server.remote("/a.txt", b"good text")
+    path = fetch(remote, tmp_path)
+    path.write_bytes(b"good")
+    assert fetch(remote, tmp_path).read_bytes() == b"good text"
+    assert len(server.hits) == 2
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_fetch_of_another_text(server, tmp_path):
+    remote = server.remote("/a.txt", b"changed", hashlib.sha256(b"expected").hexdigest())
+    with pytest.raises(
+        UserError, match=r"is not the text expected \(its sha256 differs\)"
+    ) as caught:
+        fetch(remote, tmp_path)
+    assert remote.url in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("failure", ["not found", "cut short", "gone"])
+def test_fetch_that_fails(failure, server, tmp_path):
+    remote = server.remote("/short.txt" if failure == "cut short" else "/a.txt", b"text")
+    if failure == "not found":
+        server.files.clear()
+    if failure == "gone":
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(UserError, match="cannot fetch http://127") as caught:
+        fetch(remote, tmp_path)
+    assert remote.url in str(caught.value)
+    assert "train.txt, valid.txt, test.txt" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corpus_by_name_is_fetched_into_the_cache(server, tmp_path, monkeypatch):
+    files = {
+        split: server.remote(f"/{split}.txt", text.encode())
+        for split, text in (("train", TRAIN), ("valid", VALID))
+    }
+    monkeypatch.setitem(CORPORA, "served", Corpus("a test", files))
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        text = read_corpus("served")
+        assert tokens(text.valid) == "b a <eos>"
+        assert text.test is None
+        assert sorted(server.hits) == ["/train.txt", "/valid.txt"]
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_corpus_of_one_file_has_its_own_tokens_and_fractions(server, tmp_path, monkeypatch):
+    files = {"all": server.remote("/all.txt", b"abcdefghij")}
+    served = Corpus("a test", files, tokens="bytes", fractions=(0.8, 0.2))
+    monkeypatch.setitem(CORPORA, "served", served)
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path))
+    text = read_corpus("served")
+    assert text.tokenizer.name == "bytes"
+    assert {name: len(split) for name, split in text.splits.items()} == {"train": 8, "valid": 2}
+    text = read_corpus("served", tokens="chars", fractions=(0.5, 0.3, 0.2))
+    assert text.tokenizer.name == "chars"
+    assert [len(split) for split in text.splits.values()] == [5, 3, 2]
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    for unset in (lambda: monkeypatch.delenv("JAXLM_CACHE"), lambda: None):
+        unset()
+        assert cache_folder().name == "jaxlm"
+        monkeypatch.setenv("JAXLM_CACHE", "")
+
+
+# The published counts, on the real texts
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """Corpora by name, read from the folder of real texts instead of the network."""
+    if not REAL.is_dir():
+        pytest.skip("the real texts are not here")
+    found = {TextFile(path).sha256(): path for path in REAL.glob("*/*.txt")}
+    monkeypatch.setattr(corpora, "fetch", lambda remote, folder: found[remote.sha256])
+    return REAL
+
+
+PUBLISHED = {
+    "ptb": ({"train": 929_589, "valid": 73_760, "test": 82_430}, 10_000),
+    "wikitext-2": ({"train": 2_088_628, "valid": 217_646, "test": 245_569}, 33_278),
+    "tinyshakespeare": ({"train": 1_003_854, "valid": 111_540}, 65),
+}
+
+
+@pytest.mark.parametrize(("name", "counts", "size"), [(n, *p) for n, p in PUBLISHED.items()])
+def test_published_counts(name, counts, size, real):
+    text = read_corpus(name)
+    assert {split: len(ids) for split, ids in text.splits.items()} == counts
+    assert len(text.vocabulary) == size
+    assert text.notes == ()
+    for split in text.splits.values():
+        assert split.ids.min() >= 0
+        assert split.ids.max() < size
+    if text.tokenizer.name == "words":
+        assert (text.train.ids == text.vocabulary.unk_id).any()
+        written = "".join(" ".join(line.split()) + "\n" for line in text.valid.source.lines())
+    else:
+        written = "".join(text.valid.source.lines())
+    assert text.tokenizer.decode(text.valid.ids.tolist()) == written
+
+
+def test_real_folders_are_the_named_corpora(real):
+    for name in ("ptb", "wikitext-2"):
+        assert corpus_sources(str(real / name), None, True) == corpus_sources(name, None, True)
+
+
+def test_tinyshakespeare_by_path(real):
+    folder = str(real / "tinyshakespeare")
+    text = read_corpus(folder, tokens="chars", fractions=(0.9, 0.1))
+    assert {split: len(ids) for split, ids in text.splits.items()} == PUBLISHED["tinyshakespeare"][
+        0
+    ]
+    assert len(text.vocabulary) == 65
+
+
+def test_journey_to_the_west(real):
+    text = read_corpus(str(real / "xiyouji"), tokens="chars")
+    sizes = [split.text_size() for split in text.splits.values()]
+    characters, lines = sum(size.characters for size in sizes), sum(size.lines for size in sizes)
+    assert sum(map(len, text.splits.values())) == characters
+    assert len(text.vocabulary) == 4_401
+    # Each cut leaves a line in two parts; every line but the two torn ends in its break.
+    breaks = sum((split.ids == text.vocabulary.start_id).sum() for split in text.splits.values())
+    assert characters - breaks == 657_963
+    assert lines - breaks <= 3
+    assert any(NO_SPACES in note for note in read_corpus(str(real / "xiyouji")).notes)

@@ -1,0 +1,228 @@
+"""Text to ids and back: every tokenizer keeps the text, its size and its ids through JSON."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, from_json, to_json
+from jaxlm.errors import UserError
+
+SENTENCES = (
+    "the cat sat on the mat\n"
+    "the dog sat on the cat  and\tran\n"
+    "\n"
+    "我 喜欢 玩具，naïve café 🙂\n"
+    "line\u2028separator \x0b and <unk>\n"
+    "the last line has no break"
+)
+ANY_TEXT = st.text(max_size=80) | st.text("ab \n\r\t\u2028é我🙂", max_size=80)
+examples = settings(deadline=None, max_examples=60)
+
+
+def as_lines(text):
+    return list(io.StringIO(text, newline="\n"))
+
+
+def fit(name, text=SENTENCES, add_unk=False, **config):
+    return TOKENIZERS[name].fit(as_lines(text), VocabularyConfig(**config), add_unk)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """One of each kind that takes any text."""
+    unk = {"words", "chars"}
+    return {name: fit(name, add_unk=name in unk, vocab_size=300) for name in TOKENIZERS}
+
+
+@pytest.mark.parametrize("name", ["chars", "bytes", "bpe"])
+@examples
+@given(text=ANY_TEXT)
+def test_round_trip_of_any_text(name, fitted, text):
+    tokenizer = fit("chars", text) if name == "chars" else fitted[name]
+    ids = tokenizer.encode(as_lines(text))
+    assert ids.dtype == np.int32
+    assert ids.ndim == 1
+    assert tokenizer.decode(ids.tolist()) == text
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_decode_takes_what_encode_gives(name, fitted):
+    """An array decodes like the list of its ids."""
+    ids = fitted[name].encode(as_lines("the cat\nsat on\n"))
+    assert fitted[name].decode(ids) == "the cat\nsat on\n"
+
+
+@examples
+@given(
+    st.lists(
+        st.lists(
+            st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1).filter(
+                lambda word: word.split() == [word]
+            )
+        )
+    )
+)
+def test_words_round_trip_up_to_white_space(rows):
+    text = "".join(" ".join(row) + "\n" for row in rows)
+    tokenizer = fit("words", text)
+    assert tokenizer.decode(tokenizer.encode(as_lines(text)).tolist()) == text
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe"])
+@examples
+@given(text=ANY_TEXT)
+def test_nothing_is_out_of_vocabulary(name, fitted, text):
+    tokenizer = fitted[name]
+    ids = tokenizer.encode(as_lines(text))
+    assert tokenizer.vocabulary.unk is None
+    assert tokenizer.unseen(as_lines(text)) is None
+    assert np.all((ids >= 0) & (ids < len(tokenizer.vocabulary)))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@examples
+@given(text=ANY_TEXT, cuts=st.lists(st.integers(0, 20)))
+def test_ids_do_not_depend_on_how_lines_are_grouped(name, fitted, text, cuts):
+    lines = as_lines(text)
+    edges = sorted({0, len(lines), *(cut for cut in cuts if cut < len(lines))})
+    parts = [fitted[name].encode(lines[a:b]) for a, b in itertools.pairwise(edges)]
+    together = np.concatenate([np.empty(0, np.int32), *parts])
+    assert together.tolist() == fitted[name].encode(iter(lines)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("words", {}),
+        ("words", {"eos": False}),
+        ("words", {"min_count": 2}),
+        ("words", {"vocab_size": 5}),
+        ("chars", {}),
+        ("chars", {"vocab_size": 9}),
+        ("bytes", {}),
+        ("bpe", {"vocab_size": 280}),
+    ],
+)
+def test_json_round_trip(name, config):
+    tokenizer = fit(name, **config)
+    again = from_json(to_json(tokenizer))
+    assert again.name == name
+    assert again.vocabulary == tokenizer.vocabulary
+    assert to_json(again) == to_json(tokenizer)
+    for text in (SENTENCES, "the mat\nthe\n"):
+        ids = tokenizer.encode(as_lines(text))
+        assert again.encode(as_lines(text)).tolist() == ids.tolist()
+        assert again.decode(ids.tolist()) == tokenizer.decode(ids.tolist())
+
+
+def test_json_of_an_unknown_tokenizer():
+    text = to_json(fit("bytes")).replace('"bytes"', '"byte"')
+    with pytest.raises(UserError, match=r"unknown tokenizer 'byte' \(did you mean 'bytes'\?\)"):
+        from_json(text)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_start_is_the_line_break(name, fitted):
+    """What stands before the first token of a text is what ends a line."""
+    assert fitted[name].encode(["\n"]).tolist() == [fitted[name].vocabulary.start_id]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_no_text_is_no_ids(name, fitted):
+    ids = fitted[name].encode([])
+    assert ids.shape == (0,)
+    assert ids.dtype == np.int32
+    assert fitted[name].decode([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "eos", "expected"),
+    [
+        ("a b\nc\n", True, "a b <eos> c <eos>"),
+        ("a b\nc\n", False, "a b c"),
+        ("a\n\n\nb\n", True, "a <eos> <eos> <eos> b <eos>"),  # an empty line is an <eos>
+        ("a\nb", True, "a <eos> b <eos>"),  # and so is the end of a line without a break
+        ("  a\t b\u3000c\x0bd\u2028e \r\n", True, "a b c d e <eos>"),
+    ],
+)
+def test_words(text, eos, expected):
+    tokenizer = fit("words", text, eos=eos)
+    ids = tokenizer.encode(as_lines(text))
+    assert " ".join(tokenizer.vocabulary.tokens[index] for index in ids) == expected
+    assert (tokenizer.vocabulary.start_id is not None) == eos
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("a b <eos> c <eos>", "a b\nc\n"),
+        ("<eos> a <eos> <eos> b", "\na\n\nb"),
+        ("a b c", "a b c"),
+    ],
+)
+def test_words_decode_puts_line_breaks_back(tokens, text):
+    tokenizer = fit("words", "a b c\n")
+    assert tokenizer.decode(tokenizer.vocabulary.ids(tokens.split())) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line", "unseen", "decoded"),
+    [
+        ("words", {"add_unk": True}, "the zebra sat\n", "zebra", "the <unk> sat\n"),
+        ("words", {"min_count": 2}, "the mat sat\n", "mat", "the <unk> sat\n"),
+        ("chars", {"add_unk": True}, "the Z\n", "Z", "the <unk>\n"),
+        ("chars", {"min_count": 2}, "the 🙂\n", "🙂", "the <unk>\n"),
+    ],
+)
+def test_unseen_tokens_become_unk(name, options, line, unseen, decoded):
+    text = SENTENCES.replace("<unk>", "")
+    tokenizer = fit(name, text, **options)
+    assert tokenizer.unseen(["the\n", line]) == unseen
+    assert tokenizer.unseen(["the\n"]) is None
+    assert tokenizer.decode(tokenizer.encode([line]).tolist()) == decoded
+
+
+@pytest.mark.parametrize(
+    ("name", "stranger"), [("words", "zebra"), ("chars", "Z"), ("chars", "龘")]
+)
+def test_unseen_token_without_unk_is_an_error(name, stranger):
+    tokenizer = fit(name, "the cat sat on the mat\n")
+    assert tokenizer.unseen([f"the {stranger}\n"]) == stranger
+    with pytest.raises(UserError, match=f"'{stranger}' is not among the"):
+        tokenizer.encode(["the\n", f"the {stranger}\n"])
+
+
+def test_bytes_are_the_256():
+    tokenizer = fit("bytes")
+    assert len(tokenizer.vocabulary) == 256
+    assert tokenizer.encode(["aé\n"]).tolist() == [0x61, 0xC3, 0xA9, 0x0A]
+    assert tokenizer.vocabulary.tokens[0x61] == "a"
+    assert tokenizer.vocabulary.tokens[0xC3] == r"\xc3"
+    assert tokenizer.decode([0x61, 0xC3]) == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_bpe_fit_is_deterministic():
+    """Thousands of ties among the pairs, and still the same merges each time."""
+    letters = np.random.default_rng(0).integers(0, 26, 20_000).astype(np.uint8) + ord("a")
+    text = bytes(letters).decode().replace("e", " ").replace("z", "\n")
+    first = fit("bpe", text, vocab_size=400)
+    assert len(first.vocabulary) == 400
+    assert to_json(fit("bpe", text, vocab_size=400)) == to_json(first)
+
+
+def test_bpe_merges_what_is_frequent():
+    tokenizer = fit("bpe", "the cat the hat\n" * 9, vocab_size=300)
+    assert 256 < len(tokenizer.vocabulary) <= 300
+    assert len(tokenizer.encode(["the the the\n"])) == 4
+    rare = fit("bpe", "the cat the hat\n" * 9, vocab_size=300, min_count=1000)
+    assert len(rare.vocabulary) == 256
+
+
+@pytest.mark.parametrize("size", [0, 256])
+def test_bpe_size_too_small(size):
+    with pytest.raises(UserError, match=f"--vocab-size {size}: .* at least 257"):
+        fit("bpe", vocab_size=size)

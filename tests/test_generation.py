@@ -1,0 +1,85 @@
+"""Sampling and next words against direct computations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm.data.tokenizers import Characters
+from jaxlm.data.vocabulary import Vocabulary
+from jaxlm.generation import filter_logits
+from jaxlm.training.state import init_params
+
+LOGITS = np.log(np.array([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]], np.float32))
+
+
+@pytest.fixture(scope="module", params=["nplm", "lstm"])
+def run(request):
+    tokenizer = Characters(Vocabulary(("\n", "a", "b", "c"), start="\n"))
+    config = jaxlm.MODELS[request.param].config(embedding_size=4, hidden_size=4)
+    model = jaxlm.models.make_model(request.param, config, 4)
+    params = jax.tree.map(lambda a: 3 * a, init_params(model, jax.random.key(1)))
+    return jaxlm.Run(model, params, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p", "kept"),
+    [
+        (1.0, None, None, [[0, 1, 2, 3], [0, 1, 2, 3]]),
+        (1.0, 2, None, [[0, 1], [2, 3]]),
+        (1.0, 9, None, [[0, 1, 2, 3], [0, 1, 2, 3]]),
+        (1.0, None, 0.7, [[0, 1], [2, 3]]),
+        (1.0, None, 1e-6, [[0], [3]]),
+        (1.0, None, 1.0, [[0, 1, 2, 3], [0, 1, 2, 3]]),
+        (0.5, 3, 0.8, [[0, 1], [2, 3]]),
+    ],
+)
+def test_filters_keep_the_likeliest(temperature, top_k, top_p, kept):
+    found_BV = np.asarray(filter_logits(jnp.array(LOGITS), temperature, top_k, top_p))
+    for row, expected in enumerate(kept):
+        assert np.flatnonzero(np.isfinite(found_BV[row])).tolist() == expected
+        np.testing.assert_allclose(
+            found_BV[row, expected], LOGITS[row, expected] / temperature, rtol=1e-6
+        )
+
+
+def log_probs_after(run, text):
+    ids = [0, *run.vocabulary.ids(text)]
+    hidden_BTF, _ = run.model.apply({"params": run.params}, jnp.array([ids]))
+    logits_BTV = run.model.apply({"params": run.params}, hidden_BTF, method="logits")
+    return np.asarray(jax.nn.log_softmax(logits_BTV[0, -1]))
+
+
+def test_next_words_are_the_model_s_distribution(run):
+    words = jaxlm.next_words(run, "abcab", 4)
+    expected_V = np.exp(log_probs_after(run, "abcab"))
+    assert sum(probability for _, probability in words) == pytest.approx(1, abs=1e-5)
+    assert [p for _, p in words] == sorted((p for _, p in words), reverse=True)
+    for word, probability in words:
+        assert probability == pytest.approx(expected_V[run.vocabulary.ids([word])[0]], abs=1e-5)
+
+
+def test_temperature_zero_takes_the_likeliest_step_by_step(run):
+    text = "ab"
+    for _ in range(6):
+        text += run.vocabulary.tokens[int(np.argmax(log_probs_after(run, text)))]
+    assert jaxlm.sample(run, "ab", length=6, temperature=0) == [text]
+    assert jaxlm.sample(run, "ab", length=6, top_k=1) == [text]
+    assert jaxlm.sample(run, "ab", length=6, top_p=1e-6) == [text]
+
+
+def test_samples_follow_the_distribution(run):
+    texts = jaxlm.sample(run, "abca", length=1, samples=4000, seed=3)
+    counts = np.array([sum(text == f"abca{token}" for text in texts) for token in "\nabc"])
+    expected = 4000 * np.exp(log_probs_after(run, "abca"))
+    # Pearson's chi-squared with 3 degrees of freedom: 21.1 has probability 1e-4.
+    assert np.sum((counts - expected) ** 2 / expected) < 21.1
+
+
+def test_the_seed_fixes_the_samples_of_a_batch(run):
+    first = jaxlm.sample(run, "a", length=12, samples=4, seed=1)
+    assert first == jaxlm.sample(run, "a", length=12, samples=4, seed=1)
+    assert first != jaxlm.sample(run, "a", length=12, samples=4, seed=2)
+    assert len(set(first)) > 1
+    assert all(len(text) == 13 for text in first)
