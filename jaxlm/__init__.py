@@ -11,7 +11,8 @@ Axis letters in array names (`x_BTD`) are explained in `jaxlm.shapes`.
 """
 
 from jaxlm.data.batching import BatchingConfig
-from jaxlm.data.corpora import CORPORA, Text, TextConfig, read_corpus
+from jaxlm.data.corpora import CORPORA
+from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, perplexity

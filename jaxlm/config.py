@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from jaxlm.data.batching import BatchingConfig
-from jaxlm.data.corpora import TextConfig
+from jaxlm.data.text import TextConfig
 from jaxlm.errors import UserError, choose
 from jaxlm.models import MODELS
 from jaxlm.recipes import RECIPES

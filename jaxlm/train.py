@@ -3,7 +3,7 @@
 import re
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from jaxlm import cli
 from jaxlm.config import SECTIONS, Config, default_config
-from jaxlm.data.corpora import Text, read_corpus
+from jaxlm.data.text import Text, read_corpus
 from jaxlm.errors import UserError
 from jaxlm.generation import next_words
 from jaxlm.models import MODELS, make_model
@@ -87,10 +87,7 @@ def main(argv: Sequence[str]) -> int:
         training=command.training,
         folder=folder,
         resume=command.resume,
-        config={
-            "text": asdict(command.text),
-            "command": ["python", "-m", "jaxlm.train", *argv],
-        },
+        config={"command": ["python", "-m", "jaxlm.train", *argv]},
         console=console,
     )
     if run.stopped_by:

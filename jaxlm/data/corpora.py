@@ -1,21 +1,11 @@
-"""Corpora by name (embedded, or fetched on first use) and by path; and the text they hold, as token
-ids.
-
-A corpus is a set of sources, one a split. `read_corpus` fits a tokenizer to the training split and
-encodes all of them.
-"""
+"""Corpora by name (embedded, or fetched on first use) and by path: one source for each split."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from jaxlm.data.encoding import Split
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, split_by_fractions
-from jaxlm.data.tokenizers import TOKENIZERS, Tokenizer, VocabularyConfig
-from jaxlm.data.vocabulary import UNK
 from jaxlm.errors import UserError, choose
 
 SPLITS = ("train", "valid", "test")
@@ -96,50 +86,6 @@ CORPORA: dict[str, Corpus] = {
         fractions=(0.9, 0.1),
     ),
 }
-
-
-@dataclass(frozen=True)
-class TextConfig(VocabularyConfig):
-    """Which text, and how it is cut into tokens."""
-
-    corpus: str = "toy"
-    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder of train/valid/test."""
-    tokens: str | None = None
-    """words, chars, bytes or bpe (default: the corpus's own way; words for a path)."""
-    unk: str = "auto"
-    """When unlisted tokens become <unk>: auto (if valid or test needs it), always, never."""
-    fractions: tuple[float, ...] | None = None
-    """Shares of a single file for train, valid and test (default 0.9 0.05 0.05)."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """A corpus as token ids: one Split for each of train, valid and test that the corpus has."""
-
-    name: str
-    tokenizer: Tokenizer
-    splits: Mapping[str, Split]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def vocabulary(self):  # noqa: ANN201  (the tokenizer's own type)
-        return self.tokenizer.vocabulary
-
-    def split(self, name: str) -> Split:
-        """The named split, or a UserError that lists those there are."""
-        return choose(self.splits, name, f"split of {self.name}")
-
-    @property
-    def train(self) -> Split:
-        return self.split("train")
-
-    @property
-    def valid(self) -> Split | None:
-        return self.splits.get("valid")
-
-    @property
-    def test(self) -> Split | None:
-        return self.splits.get("test")
 
 
 def cache_folder() -> Path:
@@ -232,65 +178,3 @@ def _folder_sources(
     if (folder / "input.txt").is_file():
         return _cut(folder / "input.txt", fractions or DEFAULT_FRACTIONS, at_lines)
     raise UserError(f"{folder} has no train.txt, *.train.txt or input.txt to train on")
-
-
-def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
-    """Reads a corpus, fits its tokenizer to the training split, and encodes every split.
-
-        text = read_corpus("ptb")          text = read_corpus("my.txt", tokens="chars", min_count=2)
-
-    Raises UserError for an unknown name, an unreadable or empty text, and, with unk="never", a
-    token of the valid or test split that the training split lacks.
-    """
-    config = corpus if isinstance(corpus, TextConfig) else TextConfig(corpus=corpus, **options)  # type: ignore[arg-type]
-    if config.unk not in ("auto", "always", "never"):
-        raise UserError(f"unknown --unk {config.unk!r}: choose one of auto, always, never")
-    known = CORPORA.get(config.corpus)
-    tokens = config.tokens or (known.tokens if known else "words")
-    kind = choose(TOKENIZERS, tokens, "tokens")
-    sources = corpus_sources(config.corpus, config.fractions, at_lines=tokens == "words")
-    train = sources["train"]
-    if not any(line.strip() for line in train.lines()):
-        raise UserError(f"{config.corpus} is empty: there is no text to train on")
-    tokenizer = kind.fit(train.lines(), config, config.unk == "always")
-    cut = config.min_count > 1 or config.vocab_size is not None
-    if config.unk == "never" and cut and tokens in ("words", "chars"):
-        raise UserError(
-            "--unk never leaves nothing for the tokens that --min-count or --vocab-size cut: "
-            "leave one of them out"
-        )
-    # Every token of the training text is listed, so only the others can need <unk>.
-    others = [source for split, source in sources.items() if split != "train"]
-    needed = config.unk == "auto" and tokenizer.vocabulary.unk is None
-    if needed and any(tokenizer.unseen(source.lines()) for source in others):
-        tokenizer = kind.fit(train.lines(), config, True)
-    splits = {
-        name: Split.encode(name, source, tokenizer, cache_folder)
-        for name, source in sources.items()
-    }
-    return Text(config.corpus, tokenizer, splits, tuple(_notes(config, tokenizer, splits)))
-
-
-def _notes(config: TextConfig, tokenizer: Tokenizer, splits: Mapping[str, Split]) -> list[str]:
-    notes = []
-    train = splits["train"]
-    longest = max(
-        (line for _, line in zip(range(1000), train.source.lines(), strict=False)), key=len
-    )
-    if (
-        tokenizer.name == "words"
-        and len(longest) > 20
-        and len(longest.split()) == 1
-        and not longest.isascii()
-    ):
-        notes.append(
-            f"a line of {len(longest.strip())} characters has no spaces, so it counts as one word; "
-            f"text without spaces is read with --tokens chars or --tokens bpe"
-        )
-    unk_id = tokenizer.vocabulary.unk_id
-    if unk_id is not None and not np.any(train.ids == unk_id):
-        notes.append(
-            f"{UNK} never occurs in the training text, so its probability is not learnt: "
-            f"--min-count 2 mends it"
-        )
-    return notes

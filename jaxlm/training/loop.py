@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from jaxlm.data.batching import Batches, BatchingConfig, make_batches
-from jaxlm.data.corpora import Text
+from jaxlm.data.text import Text
 from jaxlm.errors import UserError, choose
 from jaxlm.models import describe_model
 from jaxlm.models.base import LanguageModel
@@ -56,8 +56,8 @@ def fit(
     model: LanguageModel,
     text: Text,
     *,
-    batching: BatchingConfig | None = None,
-    optimizer: OptimizerConfig | None = None,
+    batching: BatchingConfig | str = "streams",
+    optimizer: OptimizerConfig | str = "adam",
     training: TrainingConfig | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -70,33 +70,33 @@ def fit(
 
         run = jaxlm.fit(model, text, epochs=5, lr=1e-3, batch_size=20, folder="runs/mine")
 
-    `options` are fields of the three configs by name. With `folder`, everything is kept there; with
+    `batching` and `optimizer` are configs, or names that stand for their defaults; `options` are
+    fields of the three configs by name. With `folder`, everything is kept there; with
     `resume` too, training goes on from its last checkpoint exactly as if it had never stopped.
-    `config` is kept in config.json beside the sections.
+    `config` is kept in config.json beside the settings.
 
     Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is
     full.
     """
     sections: list[Any] = [
-        batching or BatchingConfig(),
-        optimizer or OptimizerConfig(),
+        BatchingConfig(batching=batching) if isinstance(batching, str) else batching,
+        OptimizerConfig(optimizer=optimizer) if isinstance(optimizer, str) else optimizer,
         training or TrainingConfig(),
     ]
-    batching, optimizer, training = _with_options(sections, options)
-    loop = _Loop(
-        model, text, batching, optimizer, training, Path(folder) if folder else None, console
-    )
+    place = Path(folder) if folder else None
+    loop = _Loop(model, text, *_with_options(sections, options), place, console)
     return loop.run(resume, config or {})
 
 
-def _with_options(sections: list[Any], options: dict[str, Any]) -> list[Any]:
+def _with_options(sections: list[Any], options: dict[str, Any]) -> tuple[Any, Any, Any]:
     known = {
         field.name: index for index, section in enumerate(sections) for field in fields(section)
     }
     for name, value in options.items():
         index = choose(known, name, "option of fit")
         sections[index] = replace(sections[index], **{name: value})
-    return sections
+    batching, optimizer, training = sections
+    return batching, optimizer, training
 
 
 class _Loop:
@@ -198,6 +198,7 @@ class _Loop:
         return config | {
             "model": name,
             "network": network,
+            "text": asdict(self.text.config),
             "batching": asdict(self.batching),
             "optimizer": asdict(self.optimizer),
             "training": asdict(self.training),

@@ -30,15 +30,7 @@ def text_run(tmp_path_factory):
     model = jaxlm.NPLM(
         vocab_size=len(text.vocabulary), start_id=text.vocabulary.start_id, embedding_size=8
     )
-    jaxlm.fit(
-        model,
-        text,
-        folder=folder / "run",
-        epochs=5,
-        batch_size=4,
-        bptt=8,
-        config={"text": {"corpus": str(folder / "my.txt")}},
-    )
+    jaxlm.fit(model, text, folder=folder / "run", epochs=5, batch_size=4, bptt=8)
     return folder / "run"
 
 

@@ -13,13 +13,12 @@ from jaxlm.data.corpora import (
     CORPORA,
     Corpus,
     RemoteFile,
-    TextConfig,
     cache_folder,
     corpus_sources,
     fetch,
-    read_corpus,
 )
 from jaxlm.data.sources import TextFile
+from jaxlm.data.text import TextConfig, read_corpus
 from jaxlm.errors import UserError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"

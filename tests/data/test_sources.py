@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.data.corpora import read_corpus
 from jaxlm.data.sources import BOM, EmbeddedText, TextFile, split_by_fractions
+from jaxlm.data.text import read_corpus
 from jaxlm.errors import UserError
 
 READ_AS = {

@@ -1,0 +1,96 @@
+"""Reports: exact counts, units, protocol."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm.evaluation import open_split, report, score
+from jaxlm.training.state import init_params
+
+TEXT = "the cat <unk> on\n\nthe mat\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text(TEXT * (3 if split == "train" else 1))
+    return folder
+
+
+def untrained(folder, **options):
+    text = jaxlm.read_corpus(str(folder), **options)
+    model = jaxlm.GRU(vocab_size=len(text.vocabulary), embedding_size=4, hidden_size=4)
+    params = init_params(model, jax.random.key(0))
+    return jaxlm.Run(model, params, text.tokenizer, {"text": {"corpus": str(folder)}})
+
+
+def test_sums_and_counts(folder):
+    run = untrained(folder)
+    split = open_split(run)
+    assert split.name.endswith("test")
+    scores = score(run, split)
+    found = report(run, split, scores)
+    assert found.tokens == len(scores.log_prob) == 9  # 6 words and 3 line ends
+    assert found.unknown == 1
+    assert found.nll == pytest.approx(-np.float64(scores.log_prob).sum())
+    assert found.perplexity == pytest.approx(math.exp(found.nll / 9))
+    assert float(jaxlm.perplexity(run)) == found.perplexity
+    assert found.bits == pytest.approx(found.nll / math.log(2))
+    assert (found.size.words, found.size.lines) == (6, 3)
+    assert found.size.characters == found.size.bytes == len(TEXT)
+
+
+def test_the_same_text_costs_the_same_bits_a_character_in_any_unit(folder):
+    """A uniform model over V tokens costs log2 V bits each, so bits per character follow."""
+    for tokens, count in (("chars", len(TEXT)), ("bytes", len(TEXT.encode()))):
+        run = untrained(folder, tokens=tokens)
+        zero = jax.tree.map(np.zeros_like, run.params)
+        found = jaxlm.perplexity(jaxlm.Run(run.model, zero, run.tokenizer, run.config))
+        assert found.tokens == count
+        assert found.bits / found.size.characters == pytest.approx(
+            math.log2(len(run.vocabulary)) * count / len(TEXT), rel=1e-5
+        )
+
+
+def test_the_protocol_is_printed(folder):
+    printed = str(jaxlm.perplexity(untrained(folder)))
+    for part in (
+        "9 tokens, each once, the first included",
+        "one stream",
+        "<eos> counted",
+        "1 <unk>",
+    ):
+        assert part in printed
+
+
+@pytest.mark.parametrize("features", ["every", "last"])
+def test_rows_are_scored_on_their_own(folder, features):
+    run = untrained(folder)
+    rows = {"batching": {"batching": "rows", "features": features}}
+    run = jaxlm.Run(run.model, run.params, run.tokenizer, run.config | rows)
+    found = jaxlm.perplexity(run)
+    by_hand = []
+    for line in ("the cat <unk> on <eos>", "the mat <eos>"):
+        ids = run.vocabulary.ids(line.split())
+        inputs = np.concatenate([[run.vocabulary.start_id], ids[:-1]])[None]
+        variables = {"params": run.params}
+        nll_1T, _ = run.model.apply(variables, inputs, ids[None], method="nll")
+        by_hand.extend(np.asarray(nll_1T)[0, -1 if features == "last" else 0 :])
+    assert found.tokens == len(by_hand)
+    assert found.nll == pytest.approx(sum(by_hand), rel=1e-5)
+    assert "state reset at each line" in found.protocol
+
+
+def test_mistakes(folder, tmp_path):
+    run = untrained(folder)
+    with pytest.raises(jaxlm.UserError, match="does not exist"):
+        jaxlm.perplexity(run, text=tmp_path / "none.txt")
+    with pytest.raises(jaxlm.UserError, match=r"dev.*train, valid, test"):
+        jaxlm.perplexity(run, "dev")
+    (tmp_path / "new.txt").write_text("a dog\n")
+    with pytest.raises(jaxlm.UserError, match="say what it was trained on"):
+        jaxlm.perplexity(jaxlm.Run(run.model, run.params, run.tokenizer))
