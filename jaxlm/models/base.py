@@ -114,6 +114,16 @@ def uniform(scale: float) -> Any:
     return init
 
 
+def project(x_BTF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
+    """x @ kernel, as one product of matrices.
+
+    With batch and time as one axis, the gradients are plain products too; left apart, XLA copies
+    both operands of the kernel's gradient into another order first.
+    """
+    batch, time, features = x_BTF.shape
+    return (x_BTF.reshape(batch * time, features) @ kernel_FO).reshape(batch, time, -1)
+
+
 class OutputLayer(nn.Module):
     """y = b + U h: features to logits. Tied, U is the transposed embedding (Inan et al. 2017; Press
     & Wolf 2017).
@@ -136,20 +146,28 @@ class OutputLayer(nn.Module):
         hidden_BTF, kernel_FV, bias_V = nn.dtypes.promote_dtype(
             hidden_BTF, kernel_FV, bias_V, dtype=self.dtype
         )
-        return hidden_BTF @ kernel_FV + bias_V
+        return project(hidden_BTF, kernel_FV) + bias_V
 
 
-def dense(
-    features: int, fan_in: int, init_scale: float | None, dtype: Any, name: str | None = None
-) -> nn.Dense:
+class Affine(nn.Module):
     """y = W x + b with W ~ U(±1/√fan_in), b = 0, or both ~ U(±init_scale)."""
-    return nn.Dense(
-        features,
-        dtype=dtype,
-        kernel_init=uniform(init_scale or max(fan_in, 1) ** -0.5),
-        bias_init=uniform(init_scale or 0.0),
-        name=name,
-    )
+
+    features: int
+    fan_in: int
+    dtype: Any
+    init_scale: float | None
+    bias_init: Any = None
+
+    @nn.compact
+    def __call__(self, x_BTF: jax.Array) -> jax.Array:
+        shape = (x_BTF.shape[-1], self.features)
+        kernel_FO = self.param("kernel", uniform(self.init_scale or self.fan_in**-0.5), shape)
+        bias_init = self.bias_init or uniform(self.init_scale or 0.0)
+        bias_O = self.param("bias", bias_init, (self.features,))
+        x_BTF, kernel_FO, bias_O = nn.dtypes.promote_dtype(
+            x_BTF, kernel_FO, bias_O, dtype=self.dtype
+        )
+        return project(x_BTF, kernel_FO) + bias_O
 
 
 def embed(vocab_size: int, size: int, init_scale: float | None, dtype: Any) -> nn.Embed:

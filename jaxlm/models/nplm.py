@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
-from jaxlm.models.base import DTYPES, LanguageModel, OutputLayer, check_common, dense, embed
+from jaxlm.models.base import DTYPES, Affine, LanguageModel, OutputLayer, check_common, embed
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,8 @@ class NPLM(LanguageModel):
         dtype = DTYPES[self.dtype]
         self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
         if self.hidden_size:
-            self.hidden = dense(
-                self.hidden_size, self.n_step * self.embedding_size, self.init_scale, dtype
-            )
+            window = self.n_step * self.embedding_size
+            self.hidden = Affine(self.hidden_size, window, dtype, self.init_scale)
         self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
         self.drop = nn.Dropout(self.dropout)
 

@@ -11,7 +11,15 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
-from jaxlm.models.base import DTYPES, LanguageModel, OutputLayer, check_common, embed, uniform
+from jaxlm.models.base import (
+    DTYPES,
+    Affine,
+    LanguageModel,
+    OutputLayer,
+    check_common,
+    embed,
+    uniform,
+)
 from jaxlm.models.cells import CELLS, Carry, Cell
 
 # Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
@@ -91,14 +99,11 @@ class RecurrentLayer(nn.Module):
         batch, time, _ = x_BTD.shape
         for array in carry:
             shapes.check(array, "BH", B=batch, H=self.hidden_size)
-        project = nn.Dense(
-            len(self.cell.gates) * self.hidden_size,
-            dtype=self.dtype,
-            kernel_init=uniform(self.init_scale or self.hidden_size**-0.5),
-            bias_init=self._bias_init,
-            name="input",
+        width = len(self.cell.gates) * self.hidden_size
+        inputs = Affine(
+            width, self.hidden_size, self.dtype, self.init_scale, self._bias_init, name="input"
         )
-        x_BTG = project(x_BTD)
+        x_BTG = inputs(x_BTD)
         scan = nn.scan(
             Recurrence,
             variable_broadcast="params",
