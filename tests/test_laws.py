@@ -20,6 +20,7 @@ from jaxlm.training.state import init_params, init_state
 from jaxlm.training.step import make_train_block
 
 V, B, T = 13, 3, 7
+OPTIMIZER = make_optimizer(OptimizerConfig(lr=0.05), Horizon(10, 10))
 VARIANTS = {
     "plain": {},
     "tied two layers": {"tied": True, "hidden_size": 6, "num_layers": 2},
@@ -29,11 +30,11 @@ VARIANTS = {
 }
 
 
-def all_cases():
+def all_cases(exact=False):
     for name, entry in MODELS.items():
         known = {field.name for field in dataclasses.fields(entry.config)}
         for variant, options in VARIANTS.items():
-            if set(options) <= known:
+            if set(options) <= known and not (exact and "dtype" in options):
                 yield pytest.param(name, options, id=f"{name}-{variant}")
 
 
@@ -85,9 +86,11 @@ def assert_trees_close(found, expected, **limits):
 
 
 every_model = pytest.mark.parametrize(("name", "options"), list(all_cases()))
+# Laws that bfloat16 could only keep within a rounding too coarse to show anything.
+exact_model = pytest.mark.parametrize(("name", "options"), list(all_cases(exact=True)))
 
 
-@every_model
+@exact_model
 def test_causality_by_gradient(name, options):
     model, params = build(name, {key: options[key] for key in options if key != "tied"})
     # Distinct tokens, so that a row of the embedding belongs to one position.
@@ -118,7 +121,7 @@ def test_chunks_with_the_carry_equal_one_run(name, options):
         assert_trees_close(end, carry, **tolerance(options))
 
 
-@every_model
+@exact_model
 def test_last_features_are_the_last_of_every(name, options):
     model, params = build(name, options)
     every_BTF, carry = hidden(model, params, tokens())
@@ -126,20 +129,13 @@ def test_last_features_are_the_last_of_every(name, options):
     assert_trees_close((last_B1F, end), (every_BTF[:, -1:], carry), **tolerance(options))
 
 
-@every_model
+@exact_model
 def test_jit_equals_eager(name, options):
     model, params = build(name, options)
-
-    def loss(params):
-        return model.apply({"params": params}, tokens(), tokens(seed=1), method="nll")[0].mean()
-
-    eager, eager_gradient = jax.value_and_grad(loss)(params)
+    compiled, _ = loss_and_gradient(model, params)
     with jax.disable_jit():
-        plain = loss(params)
-    compiled, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    assert_allclose(plain, eager, **tolerance(options))
+        eager = loss(params, model)
     assert_allclose(compiled, eager, **tolerance(options))
-    jax.tree.map(lambda a, b: assert_allclose(a, b, **tolerance(options)), gradient, eager_gradient)
 
 
 @every_model
@@ -151,7 +147,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name, options):
         assert np.any(leaf != 0), path
 
 
-@every_model
+@exact_model
 def test_a_row_does_not_depend_on_its_batch(name, options):
     model, params = build(name, options)
     tokens_BT = tokens()
@@ -177,7 +173,7 @@ def test_scores_do_not_depend_on_batch_size_or_chunk(name, options):
         assert_allclose(found.log_prob, reference.log_prob, **tolerance(options))
 
 
-@every_model
+@exact_model
 def test_detailed_scores_agree_with_plain_ones(name, options):
     model, params = build(name, options)
     ids = tokens(1, 23, seed=5)[0]
@@ -188,60 +184,62 @@ def test_detailed_scores_agree_with_plain_ones(name, options):
     assert (detail.entropy >= 0).all() and (detail.entropy <= np.log(V) + 1e-3).all()
 
 
-OPTIMIZER = make_optimizer(OptimizerConfig(lr=0.05), Horizon(10, 10))
-
-
-def train_block(model, batch=B):
-    state = dataclasses.replace(first_state(model), carry=model.initial_carry(batch))
-    # The step is given the state's memory, so every leaf needs memory of its own.
-    state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
-    return make_train_block(model, OPTIMIZER, jax.random.key(1), "every"), state
+@functools.cache
+def train_block(model):
+    return make_train_block(model, OPTIMIZER, jax.random.key(1), "every")
 
 
 @functools.cache
 def first_state(model):
-    return init_state(model, OPTIMIZER, jax.random.key(0), B)
+    return init_state(model, OPTIMIZER, jax.random.key(0), B + 2)
 
 
-def block(rows, time, steps=2, padded_rows=0, padded_time=0):
-    """Batches of the same tokens, with more padding around them; padding holds arbitrary tokens."""
-    shape = steps, rows + padded_rows, time + padded_time
-    filled = Block(
-        np.full(shape, 7, np.int32),
-        np.full(shape, 9, np.int32),
+def take_steps(model, state, block, count):
+    # The step is given the state's memory, so every call needs a copy of its own.
+    state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
+    return train_block(model)(state, block, count)
+
+
+def padded_block(garbage):
+    """Two batches of B rows of T tokens inside larger ones, whose padding holds `garbage`."""
+    shape = 2, B + 2, T + 3
+    block = Block(
+        np.full(shape, garbage, np.int32),
+        np.full(shape, garbage + 1, np.int32),
         np.zeros(shape, np.float32),
-        np.full(steps, rows * time, np.float32),
-        np.ones(steps, bool),
+        np.full(2, B * T, np.float32),
+        np.ones(2, bool),
     )
-    for step in range(steps):
-        filled.inputs_KBT[step, :rows, :time] = tokens(rows, time, seed=step)
-        filled.targets_KBT[step, :rows, :time] = tokens(rows, time, seed=step + 9)
-    filled.weights_KBT[:, :rows, :time] = 1
-    return filled
+    for step in range(2):
+        block.inputs_KBT[step, :B, :T] = tokens(seed=step)
+        block.targets_KBT[step, :B, :T] = tokens(seed=step + 9)
+    block.weights_KBT[:, :B, :T] = 1
+    return block
 
 
-@every_model
-def test_padding_changes_no_parameter(name, options):
+@exact_model
+def test_padding_changes_nothing(name, options):
     model, _ = build(name, options)
-    step, state = train_block(model)
-    plain, plain_metrics = step(state, block(B, T), 2)
-    step, state = train_block(model, B + 2)
-    padded, metrics = step(state, block(B, T, padded_rows=2, padded_time=3), 2)
-    assert_array_equal(metrics.count_K, plain_metrics.count_K)
-    assert_allclose(metrics.nll_K, plain_metrics.nll_K, rtol=1e-2 if "dtype" in options else 1e-5)
-    if "dtype" not in options:
-        jax.tree.map(lambda a, b: assert_allclose(a, b, atol=2e-4), padded.params, plain.params)
+    start = first_state(model)
+    first, metrics = take_steps(model, start, padded_block(3), 2)
+    second, _ = take_steps(model, start, padded_block(7), 2)
+    assert_trees_close(second.params, first.params, atol=1e-6)
+    log_probs_BTV = jax.nn.log_softmax(logits(model, start.params, tokens(seed=0))[0])
+    nll_BT1 = -np.take_along_axis(np.asarray(log_probs_BTV), tokens(seed=9)[..., None], axis=-1)
+    assert_array_equal(metrics.count_K, [B * T, B * T])
+    assert_allclose(metrics.nll_K[0], nll_BT1.sum(), rtol=1e-5)
 
 
-@every_model
-def test_a_run_compiles_once(name, options):
+@exact_model
+def test_a_run_compiles_once_and_grouping_changes_nothing(name, options):
     model, _ = build(name, options)
-    step, state = train_block(model)
-    batches = block(B, T, steps=4)
-    for count in (1, 3, 4, 2):
-        state, _ = step(state, batches, count)
-    assert step._cache_size() == 1
-    assert int(state.step) == 10
+    block = padded_block(3)
+    together, _ = take_steps(model, first_state(model), block, 2)
+    one, _ = take_steps(model, first_state(model), block, 1)
+    rest = Block(*(np.roll(array, -1, axis=0) for array in block))
+    apart, _ = take_steps(model, one, rest, 1)
+    jax.tree.map(assert_array_equal, apart, together)
+    assert train_block(model)._cache_size() == 1
 
 
 @pytest.mark.parametrize("name", list(MODELS))

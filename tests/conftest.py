@@ -1,0 +1,19 @@
+"""One compilation cache for the whole session, the processes that tests start included.
+
+Many tests compile the same program. The cache is a new, empty folder each time, so it can hide
+nothing between two sessions.
+"""
+
+import os
+import shutil
+import tempfile
+
+
+def pytest_configure(config):
+    # Workers of pytest-xdist inherit the environment; only the process that starts them makes it.
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="jaxlm-compiled-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
