@@ -15,7 +15,11 @@ def loss_curve(records: list[dict[str, Any]], path: Path) -> bool:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for split, marker in (("train", ""), ("valid", "o")):
-        points = [(record["step"], record["ppl"]) for record in records if record["split"] == split]
+        points = [
+            (record["step"], record["ppl"])
+            for record in records
+            if record["split"] == split and "ppl" in record
+        ]
         if points:
             axes.plot(*zip(*points, strict=True), marker=marker, label=split)
     axes.set(xlabel="step", ylabel="perplexity", yscale="log", title=path.parent.name)

@@ -19,7 +19,7 @@ from jaxlm.generation import next_words
 from jaxlm.models import MODELS, make_model
 from jaxlm.models.summary import parameter_table
 from jaxlm.plots import loss_curve
-from jaxlm.training.log import read_records
+from jaxlm.training.log import read_records, writing
 from jaxlm.training.loop import fit
 from jaxlm.training.runs import CONFIG, Run
 
@@ -149,7 +149,8 @@ def show_result(console: Console, run: Run, text: Text) -> None:
             table.add_row(f"{context} -> {guess}", f"{probability:.4f}{wrong}")
         console.print(table)
     assert run.folder is not None
-    loss_curve(read_records(run.folder / "metrics.jsonl"), run.folder / "loss.png")
+    with writing(run.folder / "loss.png"):
+        loss_curve(read_records(run.folder / "metrics.jsonl"), run.folder / "loss.png")
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
 
 

@@ -5,6 +5,8 @@ step, digests, what the loop remembers). Orbax writes it aside, renames it when 
 in the background; the digest of the arrays finds what was damaged since.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Any
 import flax.serialization
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxlm.errors import UserError
 from jaxlm.training.state import TrainState
@@ -28,38 +31,44 @@ class Checkpoints:
     def __init__(self, folder: Path, warn: Warn) -> None:
         import orbax.checkpoint as ocp
 
-        # Orbax tells of every save at INFO and warns of its own internals; its errors are raised.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs every save, and every error that it also raises, which is told by us.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._ocp, self._warn = ocp, warn
         self._folder = folder.resolve()
         self._managers: dict[str, Any] = {}
+        self._writing: dict[str, int] = {}
 
     def _manager(self, kind: str) -> Any:
         if kind not in self._managers:
             options = self._ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT[kind], create=True, enable_async_checkpointing=True
+                max_to_keep=KEPT[kind],
+                create=True,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
             )
             self._managers[kind] = self._ocp.CheckpointManager(self._folder / kind, options=options)
         return self._managers[kind]
 
     def save(self, kind: str, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts writing `state`; raises UserError if this or an earlier write failed."""
-        # A copy, because the next train step is given the state's memory while orbax still writes.
-        tree = jax.tree.map(lambda array: np.array(array), flax.serialization.to_state_dict(state))
-        params = tree.pop("params")
-        step = int(tree["step"])
-        meta = meta | {"step": step, "params": digest(params), "rest": digest(tree)}
+        """Starts writing `state`; raises UserError if this or an earlier write failed.
+
+        Checkpoints of this and later steps, left from before a resumption, make way for it.
+        """
+        params, rest = _parts(state)
+        step = int(state.step)
+        meta = meta | {"step": step, "params": digest(params), "rest": digest(rest)}
         save, args = self._ocp.args.StandardSave, self._ocp.args
-        manager = self._manager(kind)
+        self._wait(kind)
         try:
-            manager.wait_until_finished()
-            if step in manager.all_steps():
-                manager.delete(step)
+            manager = self._manager(kind)
+            for old in manager.all_steps():
+                if old >= step:
+                    manager.delete(old)
+            self._writing[kind] = step
             manager.save(
                 step,
-                args=args.Composite(params=save(params), rest=save(tree), meta=args.JsonSave(meta)),
+                args=args.Composite(params=save(params), rest=save(rest), meta=args.JsonSave(meta)),
             )
-            manager.check_for_errors()
         except Exception as error:  # orbax, tensorstore and the system raise unrelated types
             raise self._save_failed(step, error) from error
 
@@ -72,18 +81,32 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything saved is on disk; raises UserError if it could not be written."""
-        for manager in self._managers.values():
-            try:
-                manager.wait_until_finished()
-                manager.check_for_errors()
-            except Exception as error:  # see save
-                raise self._save_failed(manager.latest_step() or 0, error) from error
+        for kind in self._managers:
+            self._wait(kind)
+
+    def _wait(self, kind: str) -> None:
+        if kind not in self._managers:
+            return
+        try:
+            self._managers[kind].wait_until_finished()
+            self._managers[kind].check_for_errors()
+        except Exception as error:  # see save
+            raise self._save_failed(self._writing.get(kind, 0), error) from error
 
     def close(self) -> None:
-        """Lets go of orbax's threads."""
+        """Lets go of orbax's threads. `save` and `wait` tell of a write that failed, not this."""
         for manager in self._managers.values():
-            manager.close()
+            with contextlib.suppress(Exception):
+                manager.close()
         self._managers.clear()
+
+    def drop_last(self, step: int) -> int | None:
+        """Removes the "last" checkpoint of `step`, if it is there; the newest step that is left."""
+        self._wait("last")
+        manager = self._manager("last")
+        if step in manager.all_steps():
+            manager.delete(step)
+        return manager.latest_step()
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest whole state of "last" and its meta; None if there is none.
@@ -91,13 +114,11 @@ class Checkpoints:
         A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with
         a warning.
         """
-        target = flax.serialization.to_state_dict(template)
-        params = target.pop("params")
+        params, rest = _parts(template)
         for step in self._steps("last"):
-            saved = self._read("last", step, {"params": params, "rest": target})
+            saved = self._read("last", step, {"params": params, "rest": rest})
             if saved is not None:
-                tree = saved["rest"] | {"params": saved["params"]}
-                return flax.serialization.from_state_dict(template, tree), saved["meta"]
+                return _whole(template, saved["params"], saved["rest"]), saved["meta"]
         return None
 
     def restore_params(self, template: Any) -> tuple[Any, dict[str, Any], str] | None:
@@ -106,9 +127,9 @@ class Checkpoints:
         """
         for kind in ("best", "last"):
             for step in self._steps(kind):
-                saved = self._read(kind, step, {"params": template})
+                saved = self._read(kind, step, {"params": _flat(template)})
                 if saved is not None:
-                    return saved["params"], saved["meta"], kind
+                    return unflatten_dict(saved["params"], sep="/"), saved["meta"], kind
         return None
 
     def _steps(self, kind: str) -> list[int]:
@@ -133,6 +154,29 @@ class Checkpoints:
             return saved
         self._warn(f"the {kind} checkpoint of step {step} is damaged ({reason}): skipped")
         return None
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Path -> array; arrays without elements, which orbax cannot write, are left out."""
+    leaves = flatten_dict(flax.serialization.to_state_dict(tree), sep="/")
+    return {path: leaf for path, leaf in leaves.items() if leaf.size}
+
+
+def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters, and the rest of the state, as copies on the host.
+
+    Copies, because the next train step is given the state's memory while orbax still writes.
+    """
+    params = {path: np.array(leaf) for path, leaf in _flat(state.params).items()}
+    rest = dataclasses.replace(state, params={})
+    return params, {path: np.array(leaf) for path, leaf in _flat(rest).items()}
+
+
+def _whole(template: TrainState, params: dict[str, Any], rest: dict[str, Any]) -> TrainState:
+    """The state that `_parts` took apart; what it left out is the template's."""
+    tree = flatten_dict(flax.serialization.to_state_dict(template), sep="/", keep_empty_nodes=True)
+    tree |= rest | {f"params/{path}": leaf for path, leaf in params.items()}
+    return flax.serialization.from_state_dict(template, unflatten_dict(tree, sep="/"))
 
 
 def digest(tree: Any) -> str:

@@ -4,9 +4,11 @@ metrics.jsonl holds only what the seed determines, so two runs of one command ca
 for byte; times go to timing.jsonl.
 """
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ class Log:
     ) -> None:
         self._folder, self._total = folder, total_steps
         self._console = console or Console()
-        self._started, self._tokens = time.perf_counter(), 0
+        self._created = time.perf_counter()
+        self._clock: float | None = None
+        self._tokens = 0
         self._bar = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=24),
@@ -57,26 +61,36 @@ class Log:
 
     def advance(self, step: int, tokens: int, loss: float) -> None:
         """Moves the live line on to `step`; `tokens` were read since the last call."""
-        if not self._tokens:
-            # The clock starts after the first dispatch, which compiled.
-            self._started = time.perf_counter()
-            self._tokens = 1
+        if self._clock is None:
+            # The clock of the rate starts after the first dispatch, which compiled.
+            self._clock = time.perf_counter()
         else:
             self._tokens += tokens
         status = f"loss {loss:.4f}  ppl {perplexity_of(loss):.2f}  {self.rate():,.0f} tokens/s"
         self._bar.update(self._task, completed=step, status=status)
 
     def rate(self) -> float:
-        """Tokens a second so far."""
-        return (self._tokens - 1) / max(time.perf_counter() - self._started, 1e-9)
+        """Training tokens a second so far, compilation and validation not counted."""
+        elapsed = time.perf_counter() - self._clock if self._clock else 0.0
+        return self._tokens / elapsed if elapsed else 0.0
+
+    @contextlib.contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Leaves what happens inside out of the rate."""
+        began = time.perf_counter()
+        yield
+        if self._clock is not None:
+            self._clock += time.perf_counter() - began
 
     def record(self, step: int, values: dict[str, Any], line: str) -> None:
         """Appends one record to metrics.jsonl and prints `line`."""
         self.note(line)
         if self._folder is None:
             return
-        self._append("metrics.jsonl", {"step": step} | values)
-        seconds = time.perf_counter() - self._started
+        # JSON knows no infinity, which a perplexity can be.
+        finite = {name: value for name, value in values.items() if value not in (math.inf,)}
+        self._append("metrics.jsonl", {"step": step} | finite)
+        seconds = time.perf_counter() - self._created
         timing = {
             "step": step,
             "seconds": round(seconds, 3),
@@ -91,14 +105,8 @@ class Log:
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         assert self._folder is not None
-        try:
-            with open(self._folder / name, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"could not write {self._folder / name}: {error.strerror}. Checkpoints already "
-                f"written are whole: free some space, then repeat the command with --resume"
-            ) from None
+        with writing(self._folder / name), open(self._folder / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
     def note(self, text: str) -> None:
         """Prints a line above the live one."""
@@ -131,8 +139,21 @@ def keep_records_up_to(path: Path, step: int) -> None:
         return
     kept = [record for record in read_records(path) if record["step"] <= step]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(path)
+    with writing(path):
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's refusal to write `path` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"could not write {path}: {error.strerror}. Checkpoints already written are whole: "
+            f"free some space, then repeat the command with --resume"
+        ) from None
 
 
 def _event_writer(folder: Path) -> Any:

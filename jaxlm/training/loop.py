@@ -1,5 +1,6 @@
 """The training loop: dispatch, measure, validate, keep."""
 
+import math
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from jaxlm.data.batching import Batches, BatchingConfig, make_batches
@@ -130,9 +132,7 @@ class _Loop:
         self.checkpoint_every = training.checkpoint_every or default
         self.saved_step = -1
         self.scorer = Scorer(model)
-        self.log = Log(folder, console, self.total, training.tensorboard)
-        epoch = self.batches.steps_per_epoch
-        self.meter = Meter(self.log, training.log_every, epoch, self.total)
+        self.console = console
         self.best_params: Any = None
         self.checkpoints: Checkpoints | None = None
 
@@ -144,8 +144,10 @@ class _Loop:
         training = self.training
         for name in ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience"):
             value = getattr(training, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
+        if training.seed < 0:
+            raise UserError(f"--seed {training.seed}: must be 0 or more")
         return training.steps or max(1, round(training.epochs * self.batches.steps_per_epoch))
 
     def run(self, resume: bool, config: dict[str, Any]) -> Run:
@@ -153,6 +155,12 @@ class _Loop:
         description = self._description(config)
         if self.folder:
             claim_folder(self.folder, description, self.text.tokenizer, resume)
+        # Made only now: a folder that is refused must be left as it was.
+        self.log = Log(self.folder, self.console, self.total, self.training.tensorboard)
+        self.meter = Meter(
+            self.log, self.training.log_every, self.batches.steps_per_epoch, self.total
+        )
+        if self.folder:
             self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.log.warn)
         try:
             with self.log, Interrupts() as interrupts:
@@ -184,9 +192,11 @@ class _Loop:
 
     def _advice(self, error: NotFiniteError) -> str:
         kept = "no checkpoint was written yet"
-        if self.checkpoints and self.saved_step >= 0:
-            self.checkpoints.wait()
-            kept = f"the checkpoint of step {self.saved_step} in {self.folder} is kept"
+        if self.checkpoints:
+            # What was saved one step before is the state that gave this loss: no good any more.
+            left = self.checkpoints.drop_last(error.step - 1)
+            if left is not None:
+                kept = f"the checkpoint of step {left} in {self.folder} is kept"
         lr, clip = self.optimizer.lr, self.optimizer.clip
         return f"{error}: lower --lr (now {lr}) or set --clip (now {clip}); {kept}"
 
@@ -213,12 +223,25 @@ class _Loop:
             state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
             self.meter.progress = Progress(**meta["progress"])
             self.saved_step = self.meter.progress.step
-            best = self.checkpoints.restore_params(state.params)
-            if best and best[2] == "best" and best[1]["step"] == self.meter.progress.best_step:
-                self.best_params = jax.tree.map(jnp.asarray, best[0])
+            self._restore_best(state)
             self.log.note(f"resumed at step {self.meter.progress.step} of {self.total}")
         self.log.start_from(self.meter.progress.step)
         return state
+
+    def _restore_best(self, state: TrainState) -> None:
+        assert self.checkpoints is not None
+        best_step = self.meter.progress.best_step
+        if best_step == self.meter.progress.step > 0:
+            # The best is this very state; it may have been cut off before it was written as best.
+            self._keep_best(state)
+            return
+        best = self.checkpoints.restore_params(state.params)
+        if best and best[2] == "best" and best[1]["step"] == best_step:
+            self.best_params = jax.tree.map(jnp.asarray, best[0])
+
+    def _keep_best(self, state: TrainState) -> None:
+        self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
+        self._save("best", state)
 
     def _train(self, state: TrainState, interrupts: Interrupts) -> TrainState:
         step_key = jax.random.split(self.key)[1]
@@ -239,12 +262,15 @@ class _Loop:
             if self._until_pause(dispatched - 1) == 1:
                 self.meter.steps(*pending)
                 pending = None
-                state = self._pause(state)
+                with self.log.clock_stopped():
+                    state = self._pause(state)
             count = _next_count(count, time.perf_counter() - began)
         if pending:
             self.meter.steps(*pending)
         if self.saved_step != self.meter.progress.step:
             self._save("last", state)
+        if not _all_finite(state.params):
+            raise NotFiniteError(self.meter.progress.step)
         if self.checkpoints:
             self.checkpoints.wait()
         return state
@@ -265,36 +291,45 @@ class _Loop:
 
     def _pause(self, state: TrainState) -> TrainState:
         """Validates and saves, where this step calls for it."""
-        step = self.meter.progress.step
+        step, improved = self.meter.progress.step, False
         if self.has_valid and (step % self.eval_every == 0 or step == self.total):
-            state = self._validate(state)
+            state, improved = self._validate(state)
         if self._saved_at(step):
             self._save("last", state)
+        if improved:
+            # After the last is on disk: a run that is killed between the two finds its best there.
+            self._keep_best(state)
         return state
 
-    def _validate(self, state: TrainState) -> TrainState:
+    def _validate(self, state: TrainState) -> tuple[TrainState, bool]:
         assert self.text.valid is not None
         rows = self.batching.batching == "rows"
         last = rows and self.batching.features == "last"
-        if self.meter.validation(self.scorer.split(state.params, self.text.valid, rows, last)):
-            self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
-            self._save("best", state)
+        scores = self.scorer.split(state.params, self.text.valid, rows, last)
+        improved = self.meter.validation(scores)
         progress = self.meter.progress
         plateau = self.optimizer.schedule == "plateau"
         if plateau and progress.worse_since_decay >= self.optimizer.plateau_patience:
             progress.worse_since_decay = 0
             state = replace(state, lr_scale=state.lr_scale * self.optimizer.decay)
             self.log.note(f"step {progress.step:6d}  rate x {float(state.lr_scale):.4g}")
-        return state
+        return state, improved
 
     def _out_of_patience(self) -> bool:
         patience = self.training.patience
         return patience is not None and self.meter.progress.worse_in_a_row >= patience
 
     def _save(self, kind: str, state: TrainState) -> None:
-        if self.checkpoints:
+        # A step can be measured well and still break the parameters; the next one will tell.
+        if self.checkpoints and _all_finite(state.params):
+            if kind == "best":
+                self.checkpoints.wait()
             self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})
             self.saved_step = self.meter.progress.step if kind == "last" else self.saved_step
+
+
+def _all_finite(params: Any) -> bool:
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(params))
 
 
 def _next_count(count: int, seconds: float) -> int:

@@ -116,16 +116,18 @@ def make_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"--{name} {value}: must be above 0")
-    if config.weight_decay < 0:
-        raise UserError(f"--weight-decay {config.weight_decay}: must be 0 or more")
-    decay = optax.add_decayed_weights(config.weight_decay, mask=_is_weight)
-    decay_parts = [decay] if config.weight_decay else []
-    decoupled = config.optimizer in DECOUPLED_DECAY
+    least = {"weight_decay": 0, "warmup_steps": 0, "plateau_patience": 1}
+    for name, minimum in least.items():
+        if not getattr(config, name) >= minimum:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(config, name)}: must be at least {minimum}")
+    # A part that does nothing keeps its place, so that a run can be resumed with other settings.
+    nothing = optax.identity()
+    pull = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else nothing
+    decay = optax.masked(pull, _is_weight)
     return optax.chain(
-        *([] if config.clip is None else [optax.clip_by_global_norm(config.clip)]),
-        *([] if decoupled else decay_parts),
-        core,
-        *(decay_parts if decoupled else []),
+        nothing if config.clip is None else optax.clip_by_global_norm(config.clip),
+        *([core, decay] if config.optimizer in DECOUPLED_DECAY else [decay, core]),
         optax.scale_by_learning_rate(make_schedule(config, horizon)),
     )
 

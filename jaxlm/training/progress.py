@@ -32,6 +32,7 @@ class NotFiniteError(UserError):
 
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
 
 
 class Meter:

@@ -92,6 +92,12 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
                     f"{folder} holds another run: its {section} is {difference}; repeat the "
                     f"command that made it with --resume, or choose another --out"
                 )
+        names = saved["optimizer"]["optimizer"], config["optimizer"]["optimizer"]
+        if names[0] != names[1]:
+            raise UserError(
+                f"{folder} was trained with --optimizer {names[0]}, not {names[1]}, and its state "
+                f"would be lost: resume with --optimizer {names[0]}, or choose another --out"
+            )
         if to_json(saved_tokenizer) != to_json(tokenizer):
             sizes = len(saved_tokenizer.vocabulary), len(tokenizer.vocabulary)
             raise UserError(

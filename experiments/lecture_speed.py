@@ -1,0 +1,116 @@
+"""The lecture's 5000 steps against the same loop in eager PyTorch, alternating, in one run.
+
+Command    python experiments/lecture_speed.py --torch-python PATH
+Hardware   two CPU cores (AMD EPYC with AVX-512)
+Minutes    2
+Expected   RES_LECTURE
+Published  none
+
+PATH is a Python that has torch; it may be this one. jaxlm's side is timed with the live progress
+bar on, after compiling; PyTorch's after a warm-up of 100 steps. Each round starts both processes.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+from rich.console import Console
+
+import jaxlm
+from jaxlm.models import make_model
+from jaxlm.training import loop
+from jaxlm.training.log import Log
+
+TORCH = """
+import sys, time, torch
+from torch import nn
+torch.manual_seed(0)
+torch.set_num_threads(1)  # its best for matrices of this size
+x, y = torch.tensor([[0, 1], [0, 3], [0, 5]]), torch.tensor([2, 4, 6])
+
+class NPLM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.C, self.linear1, self.linear2 = nn.Embedding(7, 2), nn.Linear(4, 2), nn.Linear(2, 7)
+    def forward(self, x):
+        return self.linear2(torch.tanh(self.linear1(self.C(x).view(-1, 4))))
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.C, self.linear = nn.Embedding(7, 2), nn.Linear(2, 7)
+        self.recurrent = kind(2, 2, batch_first=True)
+    def forward(self, x):
+        return self.linear(self.recurrent(self.C(x))[0][:, -1])
+
+kinds = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+model = NPLM() if sys.argv[1] == "nplm" else Recurrent(kinds[sys.argv[1]])
+criterion, optimizer = nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), lr=0.1)
+for step in range(5100):
+    if step == 100:
+        began = time.perf_counter()
+    optimizer.zero_grad()
+    loss = criterion(model(x), y)
+    loss.backward()
+    optimizer.step()
+print(time.perf_counter() - began)
+"""
+
+
+class TimedLog(Log):
+    """A log that remembers when the first dispatch, which compiles, was over."""
+
+    began = 0.0
+
+    def advance(self, step: int, tokens: int, loss: float) -> None:
+        """Notes the time and the step of the first call."""
+        if not TimedLog.began:
+            TimedLog.began, TimedLog.first = time.perf_counter(), step
+        super().advance(step, tokens, loss)
+
+
+def jaxlm_seconds(name: str) -> float:
+    """Seconds for 5000 steps, from the end of the first dispatch, live bar included."""
+    recipe = jaxlm.RECIPES["lecture"]
+    text = jaxlm.read_corpus("toy", eos=False)
+    config = jaxlm.MODELS[name].config
+    sizes = {"n_step": 2} if name == "nplm" else {}
+    model = make_model(name, config(embedding_size=2, hidden_size=2, **sizes), 7)
+    options = {key: recipe[key] for key in ("batching", "features", "batch_size", "lr", "clip")}
+    TimedLog.began = 0.0
+    loop.Log = TimedLog
+    with open("/dev/null", "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True)
+        run = jaxlm.fit(model, text, steps=5000, log_every=1000, console=console, **options)
+        jax.block_until_ready(run.params)
+    return (time.perf_counter() - TimedLog.began) * 5000 / (5000 - TimedLog.first)
+
+
+def main() -> None:
+    """Alternates the two, and prints medians and the ratio."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    print("model   PyTorch eager   jaxlm   ratio   (medians, seconds for 5000 steps)")
+    for name in ("nplm", "rnn", "gru", "lstm"):
+        theirs, ours = [], []
+        for _ in range(options.rounds):
+            done = subprocess.run(
+                [options.torch_python, "-c", TORCH, name],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            theirs.append(float(done.stdout))
+            ours.append(jaxlm_seconds(name))
+        ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+        medians = statistics.median(theirs), statistics.median(ours)
+        print(f"{name:6} {medians[0]:12.3f} {medians[1]:10.3f} {ratio:7.1f}")
+
+
+if __name__ == "__main__":
+    main()

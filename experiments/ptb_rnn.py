@@ -1,0 +1,15 @@
+"""Elman RNN 2x200 on PTB, by the command of the LSTM.
+
+Command    python experiments/ptb_rnn.py [folder of corpora]
+Hardware   two CPU cores (AMD EPYC with AVX-512)
+Minutes    MIN_RNN
+Expected   RES_RNN
+Published  124.7 for an RNN with BPTT (Mikolov 2011)
+"""
+
+from commands import run
+
+run(
+    "python -m jaxlm.train --model rnn --recipe zaremba-small --corpus ptb --out runs/rnn-ptb",
+    "python -m jaxlm.evaluate runs/rnn-ptb",
+)

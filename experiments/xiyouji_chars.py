@@ -1,0 +1,18 @@
+"""Journey to the West by character: unsegmented Chinese.
+
+Command    python experiments/xiyouji_chars.py [folder of corpora]
+Hardware   two CPU cores (AMD EPYC with AVX-512)
+Minutes    MIN_XYJ
+Expected   RES_XYJ
+Published  none
+"""
+
+from commands import run
+
+run(
+    "python -m jaxlm.train --model lstm --corpus xiyouji --tokens chars --min-count 2 "
+    "--embedding-size 256 --hidden-size 256 --dropout 0.2 --batch-size 32 --bptt 64 --lr 2e-3 "
+    "--schedule cosine --epochs 10 --out runs/lstm-xiyouji",
+    "python -m jaxlm.generate runs/lstm-xiyouji --prompt '却说' --length 200 --temperature 0.8 "
+    "--seed 1",
+)
