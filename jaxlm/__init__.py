@@ -19,8 +19,9 @@ from jaxlm.evaluation import Report, perplexity
 from jaxlm.generation import SamplingConfig, next_words, sample
 from jaxlm.models import CELLS, GRU, LSTM, MODELS, NPLM, RNN, LanguageModel, Recurrent
 from jaxlm.recipes import RECIPES
-from jaxlm.training.loop import TrainingConfig, fit
+from jaxlm.training.loop import fit
 from jaxlm.training.optimizers import OptimizerConfig
+from jaxlm.training.progress import TrainingConfig
 from jaxlm.training.runs import Run, load
 
 __version__ = "0.1.0"

@@ -14,8 +14,8 @@ from jaxlm.data.text import TextConfig
 from jaxlm.errors import UserError, choose
 from jaxlm.models import MODELS
 from jaxlm.recipes import RECIPES
-from jaxlm.training.loop import TrainingConfig
 from jaxlm.training.optimizers import OptimizerConfig
+from jaxlm.training.progress import TrainingConfig
 
 Network = TypeVar("Network")
 SECTIONS = ("network", "text", "batching", "optimizer", "training")

@@ -9,6 +9,9 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,9 @@ class Checkpoints:
 
         # Orbax logs every save, and every error that it also raises, which is told by us.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("asyncio").addFilter(_not_of_tensorstore)
+        if not isinstance(sys.unraisablehook, _Unraisable):
+            sys.unraisablehook = _Unraisable(sys.unraisablehook)
         self._ocp, self._warn = ocp, warn
         self._folder = folder.resolve()
         self._managers: dict[str, Any] = {}
@@ -45,6 +51,11 @@ class Checkpoints:
                 create=True,
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
+                # Threads that wait for folders which a full disk refuses would hold the process
+                # for minutes after its error.
+                async_options=self._ocp.options.AsyncOptions(
+                    create_directories_asynchronously=False
+                ),
             )
             self._managers[kind] = self._ocp.CheckpointManager(self._folder / kind, options=options)
         return self._managers[kind]
@@ -73,7 +84,11 @@ class Checkpoints:
             raise self._save_failed(step, error) from error
 
     def _save_failed(self, step: int, error: Exception) -> UserError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())
+        # Tensorstore says last what the system said.
+        if code := re.search(r"os_error_code='(\d+)'", reason):
+            reason = os.strerror(int(code[1]))
+        reason = reason[:200] or type(error).__name__
         return UserError(
             f"could not write the checkpoint of step {step} to {self._folder}: {reason}. Earlier "
             f"checkpoints are whole: free some space, then repeat the command with --resume"
@@ -154,6 +169,23 @@ class Checkpoints:
             return saved
         self._warn(f"the {kind} checkpoint of step {step} is damaged ({reason}): skipped")
         return None
+
+
+class _Unraisable:
+    """Passes over what tensorstore tells an event loop that orbax closed at the first of several
+    errors; all else goes to `before`.
+    """
+
+    def __init__(self, before: Callable[[Any], Any]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._before(unraisable)
+
+
+def _not_of_tensorstore(record: logging.LogRecord) -> bool:
+    return "OCDBT" not in record.getMessage()
 
 
 def _flat(tree: Any) -> dict[str, Any]:

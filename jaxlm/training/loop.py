@@ -1,8 +1,7 @@
 """The training loop: dispatch, measure, validate, keep."""
 
-import math
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,13 @@ from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
-from jaxlm.training.progress import Meter, NotFiniteError, Progress
+from jaxlm.training.progress import (
+    Meter,
+    NotFiniteError,
+    Progress,
+    TrainingConfig,
+    total_steps,
+)
 from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
@@ -30,28 +35,6 @@ from jaxlm.training.step import StepMetrics, make_train_block
 DISPATCH_SECONDS = 0.2
 # int32 inputs and targets and float32 weights of one block stay under about 12 MB.
 BLOCK_TOKENS = 1 << 20
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long to train, and what to keep of it."""
-
-    epochs: float = 10
-    """Passes over the training text."""
-    steps: int | None = None
-    """Steps to train, in place of --epochs."""
-    seed: int = 0
-    """Fixes every random choice: same command, seed and machine give the same bytes."""
-    log_every: int = 200
-    """Steps between two lines of the log."""
-    eval_every: int | None = None
-    """Steps between two validations (default: every epoch)."""
-    patience: int | None = None
-    """Stop after this many validations without improvement."""
-    checkpoint_every: int | None = None
-    """Steps between two checkpoints (default: at every validation)."""
-    tensorboard: bool = False
-    """Write TensorBoard event files too (extra: tensorboard)."""
 
 
 def fit(
@@ -122,7 +105,7 @@ class _Loop:
                 f"{len(text.vocabulary)} tokens: they must be equal"
             )
         self.batches = self._make_batches()
-        self.total = self._total_steps()
+        self.total = total_steps(training, self.batches.steps_per_epoch)
         horizon = Horizon(self.batches.steps_per_epoch, self.total)
         self.transform = make_optimizer(optimizer, horizon)
         self.key = jax.random.key(training.seed)
@@ -139,16 +122,6 @@ class _Loop:
     def _make_batches(self) -> Batches:
         n_step = (self.model.context_size or self.batching.bptt - 1) + 1
         return make_batches(self.text.train, self.batching, n_step, self.training.seed)
-
-    def _total_steps(self) -> int:
-        training = self.training
-        for name in ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience"):
-            value = getattr(training, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
-        if training.seed < 0:
-            raise UserError(f"--seed {training.seed}: must be 0 or more")
-        return training.steps or max(1, round(training.epochs * self.batches.steps_per_epoch))
 
     def run(self, resume: bool, config: dict[str, Any]) -> Run:
         """The whole of training."""

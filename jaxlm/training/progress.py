@@ -1,4 +1,4 @@
-"""How far a run has come: the sums and counts between two lines of its log, and the best so far."""
+"""How far a run goes and has come: sums and counts between log lines, and the best so far."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,39 @@ from jaxlm.errors import UserError
 from jaxlm.scoring import TokenScores
 from jaxlm.training.log import Log, perplexity_of
 from jaxlm.training.step import StepMetrics
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long to train, and what to keep of it."""
+
+    epochs: float = 10
+    """Passes over the training text."""
+    steps: int | None = None
+    """Steps to train, in place of --epochs."""
+    seed: int = 0
+    """Fixes every random choice: same command, seed and machine give the same bytes."""
+    log_every: int = 200
+    """Steps between two lines of the log."""
+    eval_every: int | None = None
+    """Steps between two validations (default: every epoch)."""
+    patience: int | None = None
+    """Stop after this many validations without improvement."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints (default: at every validation)."""
+    tensorboard: bool = False
+    """Write TensorBoard event files too (extra: tensorboard)."""
+
+
+def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """How many steps `config` asks for. Raises UserError for a number that makes no sense."""
+    for name in ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience"):
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
+    if config.seed < 0:
+        raise UserError(f"--seed {config.seed}: must be 0 or more")
+    return config.steps or max(1, round(config.epochs * steps_per_epoch))
 
 
 @dataclass

@@ -1,0 +1,30 @@
+"""One small text for every test of training."""
+
+from pathlib import Path
+
+import pytest
+import tiny_runs
+
+import jaxlm
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    return tiny_runs.write_text(tmp_path_factory.mktemp("text") / "tiny.txt")
+
+
+@pytest.fixture(scope="session")
+def text(text_file):
+    return jaxlm.read_corpus(str(text_file))
+
+
+@pytest.fixture
+def train(capfd):
+    """The command in this process: arguments -> exit code, standard output, standard error."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = tiny_runs.run_here(list(argv))
+        return code, *capfd.readouterr()
+
+    return run

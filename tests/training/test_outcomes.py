@@ -1,0 +1,188 @@
+"""What a run comes to: early stops, losses that are not finite, and the files it leaves."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny_runs
+
+import jaxlm
+from jaxlm import BatchingConfig, UserError
+from jaxlm.plots import loss_curve
+
+STREAMS = BatchingConfig("streams", 6, 8)
+# No parameter changes, so no validation is better than the first.
+STALLS = {"optimizer": "sgd", "lr": 1e-30}
+
+
+@pytest.fixture(scope="module")
+def model(text):
+    return tiny_runs.make(jaxlm.RNN, text)
+
+
+@pytest.fixture(scope="module")
+def run(model, text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "rnn"
+    options = {"steps": 20, "log_every": 1, "eval_every": 10, "tensorboard": True}
+    tiny_runs.fit(model, text, folder, batching=STREAMS, **options)
+    return folder
+
+
+def test_patience_counts_validations_without_improvement(model, text, tmp_path):
+    folder = tmp_path / "run"
+    options = {"batching": STREAMS, "steps": 90, "eval_every": 10, "patience": 2} | STALLS
+    for resume in (False, True):
+        run = tiny_runs.fit(model, text, folder, resume=resume, **options)
+        assert [record["step"] for record in tiny_runs.records(folder, "valid")] == [10, 20, 30]
+        assert (run.step, tiny_runs.whole_state(folder)[1]["step"]) == (10, 30)
+
+
+def test_plateau_waits_as_long_as_it_is_told(model, text, tmp_path):
+    options = {"batching": STREAMS, "steps": 60, "eval_every": 10, "decay": 0.1} | STALLS
+    tiny_runs.fit(model, text, tmp_path, schedule="plateau", plateau_patience=2, **options)
+    # Five validations were no better than the first: two decays, and one in wait of its second.
+    state, meta = tiny_runs.whole_state(tmp_path)
+    np.testing.assert_allclose(state[".lr_scale"], 0.01, rtol=1e-6)
+    assert (meta["progress"]["worse_since_decay"], meta["progress"]["worse_in_a_row"]) == (1, 5)
+
+
+def test_metrics_are_finite_and_without_times(run):
+    train, valid = tiny_runs.records(run, "train"), tiny_runs.records(run, "valid")
+    assert [record["step"] for record in train] == list(range(1, 21))
+    assert [record["step"] for record in valid] == [10, 20]
+    assert {tuple(record) for record in train} == {
+        ("step", "split", "epoch", "loss", "ppl", "grad_norm")
+    }
+    assert {tuple(record) for record in valid} == {("step", "split", "nll", "tokens", "ppl")}
+    for record in train + valid:
+        assert all(math.isfinite(value) for name, value in record.items() if name != "split")
+    for record in train:
+        assert record["ppl"] == pytest.approx(math.exp(record["loss"]))
+
+
+def test_times_have_a_file_of_their_own(run):
+    timing = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
+    steps = [record["step"] for record in tiny_runs.records(run)]
+    assert [record["step"] for record in timing] == steps
+    assert all(record["seconds"] >= 0 for record in timing)
+    assert all(record["tokens_per_second"] >= 0 for record in timing)
+    seconds = [record["seconds"] for record in timing]
+    assert seconds[-1] >= seconds[1]
+
+
+def test_tensorboard_gets_the_same_numbers(run):
+    (events,) = (run / "tensorboard").iterdir()
+    data = events.read_bytes()
+    for tag in ("train/loss", "train/ppl", "train/grad_norm", "valid/nll", "valid/ppl"):
+        assert tag.encode() in data
+    assert data.count(b"train/loss") == 20
+
+
+def test_validation_chooses_what_load_returns(model, text, run):
+    nll = {record["step"]: record["nll"] for record in tiny_runs.records(run, "valid")}
+    loaded = jaxlm.load(run)
+    assert loaded.step == min(nll, key=nll.get) == 20
+    report = jaxlm.perplexity(loaded, text.valid)
+    assert report.nll == pytest.approx(nll[20], rel=1e-6)
+
+
+# One step at this rate, and the parameters are infinite.
+BREAKS = {"lr": 1e38, "weight_decay": 1e6}
+# Every so many steps a checkpoint, a validation; and where the first bad step, 4, is found out.
+FOUND_OUT = [(1, 3, 5), (3, 3, 5), (1, 4, 4)]
+
+
+@pytest.mark.parametrize(("checkpoint_every", "eval_every", "step"), FOUND_OUT)
+def test_a_loss_that_is_not_finite_stops_the_run(
+    checkpoint_every, eval_every, step, model, text, tmp_path
+):
+    """What was saved before can be used, and going on as the message advises works."""
+    options = {"batching": STREAMS, "optimizer": "sgd"}
+    options |= {"checkpoint_every": checkpoint_every, "eval_every": eval_every}
+    tiny_runs.fit(model, text, tmp_path, lr=0.01, steps=3, **options)
+    kept = jaxlm.load(tmp_path)
+    options |= {"resume": True, "steps": 40}
+    message = rf"not finite at step {step}: .*--lr \(now 1e\+38\).*step 3 in .* is kept"
+    with pytest.raises(UserError, match=message):
+        tiny_runs.fit(model, text, tmp_path, **BREAKS, **options)
+    found = jaxlm.load(tmp_path)
+    assert found.step == kept.step == 3
+    tiny_runs.assert_same_arrays(found.params, kept.params)
+    console = tiny_runs.quiet()
+    tiny_runs.fit(model, text, tmp_path, console=console, lr=0.01, **options | {"steps": 8})
+    assert "resumed at step 3 of 8" in console.file.getvalue()
+    assert tiny_runs.whole_state(tmp_path)[1]["step"] == 8
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 3, 4])
+def test_a_last_step_that_breaks_the_parameters_is_not_kept(checkpoint_every, text, tmp_path):
+    """No later step and, without a valid split, no validation finds it out."""
+    alone = jaxlm.Text(text.config, text.tokenizer, {"train": text.train})
+    model = tiny_runs.make(jaxlm.RNN, text)
+    options = {"batching": STREAMS, "optimizer": "sgd", "checkpoint_every": checkpoint_every}
+    tiny_runs.fit(model, alone, tmp_path, lr=0.01, steps=3, **options)
+    with pytest.raises(UserError, match=r"not finite at step 4: .*step 3 in .* is kept"):
+        tiny_runs.fit(model, alone, tmp_path, **BREAKS, steps=4, resume=True, **options)
+    assert jaxlm.load(tmp_path).step == 3
+
+
+def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, text, tmp_path):
+    options = {"batching": STREAMS, "optimizer": "sgd", "lr": 1e5, "log_every": 1, "eval_every": 4}
+    tiny_runs.fit(model, text, tmp_path, steps=8, **options)
+    assert max(record["loss"] for record in tiny_runs.records(tmp_path, "train")) > 710
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+    assert loss_curve(tiny_runs.records(tmp_path), tmp_path / "loss.png")
+
+
+def test_the_command_for_a_loss_that_is_not_finite(train, text_file, tmp_path):
+    argv = ["--model", "rnn", "--embedding-size", 8, "--hidden-size", 8, "--corpus", text_file]
+    argv += ["--batch-size", 6, "--bptt", 8, "--optimizer", "sgd", "--lr", "1e38", "--steps", 9]
+    code, _, err = train(*argv, "--out", tmp_path / "run")
+    tiny_runs.assert_user_error(code, err)
+    assert "not finite at step 2" in err
+
+
+WRONG = [
+    ({"steps": 0}, "--steps 0"),
+    ({"epochs": 0.0}, "--epochs 0"),
+    ({"epochs": float("inf")}, "--epochs inf"),
+    ({"log_every": 0}, "--log-every 0"),
+    ({"eval_every": -1}, "--eval-every -1"),
+    ({"checkpoint_every": 0}, "--checkpoint-every 0"),
+    ({"patience": 0}, "--patience 0"),
+    ({"seed": -1, "batching": BatchingConfig("windows", 4)}, "--seed -1"),
+    ({"stpes": 3}, "steps"),
+    ({"lr": -1.0}, "--lr -1"),
+    ({"schedule": "cosin"}, "cosine"),
+    ({"batching": BatchingConfig("streams", 10**6)}, "--batch-size 1000000"),
+]
+
+
+@pytest.mark.parametrize(("options", "named"), WRONG)
+def test_a_setting_that_cannot_work_is_named_before_a_folder_is_made(
+    options, named, model, text, tmp_path
+):
+    with pytest.raises(UserError, match=named):
+        tiny_runs.fit(model, text, tmp_path / "run", **{"steps": 1, "batching": STREAMS} | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_needs_no_folder_and_no_valid_split(text, tmp_path):
+    alone = jaxlm.Text(text.config, text.tokenizer, {"train": text.train})
+    model = tiny_runs.make(jaxlm.RNN, text)
+    folder = tmp_path / "run"
+    runs = [
+        tiny_runs.fit(model, alone, place, batching=STREAMS, steps=25, checkpoint_every=9)
+        for place in (None, folder)
+    ]
+    tiny_runs.assert_same_arrays(runs[0].params, runs[1].params)
+    assert [run.step for run in runs] == [25, 25]
+    assert jaxlm.load(folder).step == 25
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == ["last"]

@@ -1,0 +1,171 @@
+"""A run that was stopped and continued against the same run left alone: not a bit may differ."""
+
+import io
+import shutil
+import signal
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tiny_runs
+from rich.console import Console
+
+import jaxlm
+from jaxlm.data.batching import BatchingConfig
+
+
+class Family(NamedTuple):
+    """A model, how its text is batched, and how it is trained."""
+
+    kind: type
+    sizes: dict
+    batching: BatchingConfig
+    options: dict
+
+
+STREAMS = BatchingConfig("streams", 6, 8)
+STEPS = {"steps": 60, "log_every": 5, "eval_every": 15, "checkpoint_every": 16, "seed": 4}
+# A rate that only rises: such a run learns at first and gets worse later.
+RISING = {"lr": 3.0, "warmup_steps": 60}
+FAMILIES = {
+    "lstm-streams": Family(jaxlm.LSTM, {"dropout": 0.3}, STREAMS, RISING | {"clip": 1.0}),
+    "gru-streams": Family(
+        jaxlm.GRU,
+        {"tied": True},
+        STREAMS,
+        {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "step-decay", "full_epochs": 1},
+    ),
+    "nplm-windows": Family(
+        jaxlm.NPLM,
+        {"n_step": 3},
+        BatchingConfig("windows", 16),
+        RISING | {"optimizer": "momentum", "schedule": "plateau"},
+    ),
+    "rnn-rows": Family(jaxlm.RNN, {}, BatchingConfig("rows", 16), {"optimizer": "sgd", "lr": 5.0}),
+}
+
+
+class Saboteur(Console):
+    """A console that does something to the run once it prints a line with `words`."""
+
+    def __init__(self, words, action):
+        super().__init__(file=io.StringIO(), width=200)
+        self.words, self.action, self.lines = words, action, []
+
+    def print(self, *things, **options):
+        self.lines.append(str(things[0]))
+        if self.words in self.lines[-1]:
+            self.action()
+
+
+def terminate():
+    assert threading.current_thread() is threading.main_thread()
+    signal.raise_signal(signal.SIGTERM)
+
+
+class PowerCut(Exception):
+    pass
+
+
+def cut():
+    raise PowerCut
+
+
+def train(name, text, folder, **options):
+    family = FAMILIES[name]
+    model = tiny_runs.make(family.kind, text, **family.sizes)
+    options = STEPS | family.options | options
+    return tiny_runs.fit(model, text, folder, batching=family.batching, **options)
+
+
+def last_step(folder):
+    return tiny_runs.whole_state(folder)[1]["step"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(text, tmp_path_factory):
+    """Family -> the folder of its run left alone, and what `fit` returned."""
+    runs = {}
+
+    def run_of(name):
+        if name not in runs:
+            folder = tmp_path_factory.mktemp("whole") / name
+            runs[name] = folder, train(name, text, folder)
+        return runs[name]
+
+    return run_of
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_stopped_in_three_ways_and_continued_is_never_stopped(name, text, tmp_path, uninterrupted):
+    whole, finished = uninterrupted(name)
+    folder = tmp_path / "run"
+    train(name, text, folder, steps=30, checkpoint_every=13)
+    assert last_step(folder) == 30
+
+    run = train(name, text, folder, resume=True, console=Saboteur("step     35  epoch", terminate))
+    assert run.stopped_by == signal.SIGTERM
+    # Where it stopped was saved, though no checkpoint was due there.
+    assert 35 <= last_step(folder) <= 45
+
+    with pytest.raises(PowerCut):
+        train(name, text, folder, resume=True, console=Saboteur("step     60  epoch", cut))
+    # The records since the last checkpoint will be written again.
+    assert last_step(folder) == 48
+    assert tiny_runs.records(folder)[-1]["step"] == 55
+
+    console = Saboteur("resumed at step 48 of 60", lambda: None)
+    run = train(name, text, folder, resume=True, console=console)
+    assert any(console.words in line for line in console.lines)
+    tiny_runs.assert_same_run(folder, whole)
+    assert (run.step, run.stopped_by) == (finished.step, 0)
+    tiny_runs.assert_same_arrays(run.params, finished.params)
+
+
+def test_resume_of_a_finished_run_changes_nothing(text, tmp_path, uninterrupted):
+    whole, finished = uninterrupted("lstm-streams")
+    folder = shutil.copytree(whole, tmp_path / "run")
+    run = train("lstm-streams", text, folder, resume=True)
+    tiny_runs.assert_same_run(folder, whole)
+    tiny_runs.assert_same_arrays(run.params, finished.params)
+
+
+def test_the_best_parameters_are_the_early_ones_also_after_a_resume(uninterrupted):
+    folder, run = uninterrupted("lstm-streams")
+    losses = {record["step"]: record["nll"] for record in tiny_runs.records(folder, "valid")}
+    best = min(losses, key=losses.get)
+    assert best < max(losses), "the case wants a run that gets worse"
+    assert run.step == best == jaxlm.load(folder).step
+    tiny_runs.assert_same_arrays(run.params, jaxlm.load(folder).params)
+    last = {
+        name.removeprefix(".params"): array
+        for name, array in tiny_runs.whole_state(folder)[0].items()
+        if name.startswith(".params")
+    }
+    best = tiny_runs.named_arrays(run.params)
+    assert last.keys() == best.keys()
+    assert any((last[name] != best[name]).any() for name in best)
+
+
+def test_plateau_halves_the_rate_after_each_validation_without_improvement(uninterrupted):
+    folder, _ = uninterrupted("nplm-windows")
+    nll = [record["nll"] for record in tiny_runs.records(folder, "valid")]
+    worse = sum(now >= min(nll[:index]) for index, now in enumerate(nll) if index)
+    state, meta = tiny_runs.whole_state(folder)
+    assert worse > 0, "the case wants a run that stalls"
+    np.testing.assert_allclose(state[".lr_scale"], 0.5**worse)
+    assert meta["progress"]["worse_since_decay"] == 0
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_the_seed_decides_every_byte(seed, text, tmp_path, uninterrupted):
+    whole, finished = uninterrupted("rnn-rows")
+    run = train("rnn-rows", text, tmp_path / "run", seed=seed)
+    if seed == 4:
+        tiny_runs.assert_same_run(tmp_path / "run", whole)
+    else:
+        metrics = [(folder / "metrics.jsonl").read_bytes() for folder in (tmp_path / "run", whole)]
+        assert metrics[0] != metrics[1]
+        with pytest.raises(AssertionError, match="not the same bytes"):
+            tiny_runs.assert_same_arrays(run.params, finished.params)

@@ -1,0 +1,141 @@
+"""Run folders: a new run never overwrites an old one, and only its own run is resumed."""
+
+import json
+import shutil
+
+import jax
+import pytest
+import tiny_runs
+
+import jaxlm
+from jaxlm import BatchingConfig, UserError
+from jaxlm.training.runs import CONFIG
+
+STREAMS = BatchingConfig("streams", 6, 8)
+LECTURE = ("--model", "rnn", "--steps", "4", "--checkpoint-every", "2", "--log-every", "2")
+
+
+@pytest.fixture(scope="module")
+def run(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    model = tiny_runs.make(jaxlm.RNN, text)
+    tiny_runs.fit(model, text, folder, batching=STREAMS, steps=10, eval_every=5)
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "run")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("options", [{}, {"tensorboard": True}], ids=["plain", "tensorboard"])
+def test_fit_refuses_the_folder_of_another_run_and_leaves_it_alone(options, copy, text):
+    before = contents(copy)
+    model = tiny_runs.make(jaxlm.RNN, text)
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+        tiny_runs.fit(model, text, copy, batching=STREAMS, steps=10, **options)
+    assert contents(copy) == before
+
+
+def test_fit_refuses_a_file(text, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, tmp_path / "file", steps=1)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+OTHERS = [
+    (jaxlm.GRU, {}, {}, "model is rnn, not gru"),
+    (jaxlm.RNN, {"hidden_size": 9}, {}, "hidden_size 8, not 9"),
+    (jaxlm.RNN, {"dropout": 0.5, "tied": True}, {}, "tied False, not True.*dropout 0.0, not 0.5"),
+    (jaxlm.RNN, {}, {"batching": BatchingConfig("streams", 7, 8)}, "batch_size 6, not 7"),
+    (jaxlm.RNN, {}, {"batching": BatchingConfig("rows", 6, 8)}, "batching streams, not rows"),
+    (jaxlm.RNN, {}, {"optimizer": "sgd"}, "optimizer.*adam.*sgd"),
+]
+
+
+@pytest.mark.parametrize(("kind", "sizes", "options", "named"), OTHERS)
+def test_resume_of_another_run_names_the_difference(kind, sizes, options, named, copy, text):
+    before = contents(copy)
+    options = {"batching": STREAMS} | options
+    with pytest.raises(UserError, match=named):
+        model = tiny_runs.make(kind, text, **sizes)
+        tiny_runs.fit(model, text, copy, resume=True, steps=10, **options)
+    assert contents(copy) == before
+
+
+def test_resume_with_another_vocabulary_names_the_sizes(copy, text, tmp_path):
+    other = jaxlm.read_corpus(str(tiny_runs.write_text(tmp_path / "other.txt", words=30)))
+    sizes = f"{len(text.vocabulary)} tokens, this text gives {len(other.vocabulary)}"
+    with pytest.raises(UserError, match=sizes):
+        model = tiny_runs.make(jaxlm.RNN, other)
+        tiny_runs.fit(model, other, copy, resume=True, batching=STREAMS, steps=10)
+
+
+def test_a_run_is_continued_with_other_settings_of_its_optimizer(copy, text):
+    """As the message of a loss that is not finite advises."""
+    console = tiny_runs.quiet()
+    model = tiny_runs.make(jaxlm.RNN, text)
+    gentler = {"clip": 0.5, "weight_decay": 0.01, "lr": 1e-4, "warmup_steps": 3}
+    options = {"batching": STREAMS, "steps": 12, "eval_every": 5} | gentler
+    tiny_runs.fit(model, text, copy, resume=True, console=console, **options)
+    output = console.file.getvalue()
+    assert "resumed at step 10 of 12" in output and "damaged" not in output
+    assert tiny_runs.whole_state(copy)[1]["step"] == 12
+
+
+def test_the_folder_describes_its_run_before_the_first_step(text, tmp_path, monkeypatch):
+    def seen(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(jax, "eval_shape", seen)
+    monkeypatch.setattr("jaxlm.training.loop.init_state", seen)
+    model = tiny_runs.make(jaxlm.RNN, text)
+    with pytest.raises(RuntimeError):
+        tiny_runs.fit(model, text, tmp_path / "run", batching=STREAMS, steps=7, seed=3)
+    config = json.loads((tmp_path / "run" / CONFIG).read_text(encoding="utf-8"))
+    assert config["model"] == "rnn"
+    assert (config["batching"]["bptt"], config["training"]["steps"]) == (8, 7)
+    assert (tmp_path / "run" / "tokenizer.json").is_file()
+
+
+def test_a_window_of_one_word_can_be_kept(text, tmp_path):
+    """Its carry has no elements, which orbax alone cannot store."""
+    model = tiny_runs.make(jaxlm.NPLM, text, n_step=1)
+    batching = BatchingConfig("windows", 16)
+    for steps in (3, 6):
+        resume = steps > 3
+        tiny_runs.fit(model, text, tmp_path / "run", batching=batching, steps=steps, resume=resume)
+    assert jaxlm.load(tmp_path / "run").step == 6
+
+
+def test_the_command_numbers_new_runs_and_resumes_the_newest(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = train(*LECTURE, "--resume")
+    tiny_runs.assert_user_error(code, err)
+    assert "no run runs/rnn-toy to continue" in err
+    for name in ("rnn-toy", "rnn-toy-2"):
+        code, out, err = train(*LECTURE)
+        assert (code, err) == (0, "")
+        assert f"saved in runs/{name}\n" in out
+        assert (tmp_path / "runs" / name / "loss.png").read_bytes().startswith(b"\x89PNG")
+    first = contents(tmp_path / "runs" / "rnn-toy")
+    code, out, _ = train(*LECTURE, "--resume", "--steps", "6")
+    assert code == 0
+    assert "resumed at step 4 of 6" in out and "saved in runs/rnn-toy-2\n" in out
+    assert contents(tmp_path / "runs" / "rnn-toy") == first
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["rnn-toy", "rnn-toy-2"]
+
+
+def test_the_command_never_overwrites_out(train, run, text_file, tmp_path):
+    before = contents(run)
+    code, _, err = train("--model", "rnn", "--corpus", text_file, "--out", run)
+    tiny_runs.assert_user_error(code, err)
+    assert "already holds a run" in err and contents(run) == before
+    code, _, err = train(*LECTURE, "--out", tmp_path / "nothing", "--resume")
+    tiny_runs.assert_user_error(code, err)
+    assert "no run to continue" in err and not (tmp_path / "nothing").exists()

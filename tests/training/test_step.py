@@ -1,0 +1,128 @@
+"""One dispatch of many steps against the same steps one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+
+import jaxlm
+from jaxlm.data.batching import BatchingConfig, make_batches
+from jaxlm.training import loop
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.state import init_state
+from jaxlm.training.step import make_train_block
+
+KEY = jax.random.key(3)
+CAPACITY = 6
+
+
+class Rig:
+    """A model, its batches, and a train block."""
+
+    def __init__(self, text, kind=jaxlm.LSTM, dropout=0.3, **optimizer):
+        self.model = tiny_runs.make(kind, text, dropout=dropout)
+        self.batches = make_batches(text.train, BatchingConfig("streams", 5, 7))
+        self.optimizer = make_optimizer(OptimizerConfig(**optimizer), Horizon(10, 100))
+        self.block = make_train_block(self.model, self.optimizer, KEY, self.batches.features)
+
+    def state(self):
+        return init_state(self.model, self.optimizer, KEY, self.batches.batch_size)
+
+    def steps(self, state, first, *counts):
+        """The state and the metrics [3, number of steps] after dispatches of `counts` steps."""
+        measured = []
+        for count in counts:
+            state, metrics = self.block(state, self.batches.block(first, count, CAPACITY), count)
+            measured.append(np.stack(metrics)[:, :count])
+            first += count
+        return state, np.concatenate(measured, axis=1)
+
+
+@pytest.fixture(scope="module")
+def rig(text):
+    return Rig(text)
+
+
+@pytest.fixture(scope="module")
+def plain(text):
+    return Rig(text, jaxlm.RNN, dropout=0.0, optimizer="sgd", lr=0.5, clip=0.01)
+
+
+def test_many_steps_in_a_dispatch_equal_one_by_one_and_compile_once(rig):
+    whole, measured = rig.steps(rig.state(), 0, 6)
+    for counts in ([1] * 6, [4, 2], [1, 5]):
+        state, metrics = rig.steps(rig.state(), 0, *counts)
+        tiny_runs.assert_same_arrays(state, whole)
+        np.testing.assert_array_equal(metrics, measured)
+    assert rig.block._cache_size() == 1
+    assert whole.step == 6
+
+
+def test_metrics_are_sums_counts_and_the_norm_before_clipping(plain):
+    rig, before = plain, plain.state()
+    block = rig.batches.block(0, 1, CAPACITY)
+    _, (nll, count, norm) = rig.steps(rig.state(), 0, 1)
+    assert count == block.weights_KBT[0].sum()
+
+    def cost(params):
+        nll_BT, _ = rig.model.apply(
+            {"params": params},
+            block.inputs_KBT[0],
+            block.targets_KBT[0],
+            before.carry,
+            method="nll",
+        )
+        return jnp.sum(nll_BT * block.weights_KBT[0])
+
+    total, gradient = jax.jit(jax.value_and_grad(cost))(before.params)
+    np.testing.assert_allclose(nll, total, rtol=1e-5)
+    squares = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(norm, np.sqrt(squares) / block.denominator_K[0], rtol=1e-4)
+
+
+def test_the_carry_flows_between_chunks_and_starts_afresh_with_an_epoch(rig):
+    last = rig.batches.steps_per_epoch - 1
+    fresh = rig.state()
+    carried, _ = rig.steps(rig.state(), 0, 2)
+    h_BH = carried.carry[0][0]
+    assert np.abs(h_BH).max() > 0
+    # The first step of an epoch is the same from any carry, the one before it is not.
+    for first, same in ((0, True), (last, False), (last + 1, True)):
+        noisy = fresh.replace(carry=jax.tree.map(jnp.ones_like, fresh.carry))
+        copies = [jax.tree.map(jnp.copy, state) for state in (fresh, noisy)]
+        (_, one), (_, two) = (rig.steps(state, first, 1) for state in copies)
+        assert (one[0] == two[0]) == same
+
+
+def test_dropout_draws_differ_by_step_and_by_nothing_else(rig, plain):
+    for some, draws in ((rig, 3), (plain, 1)):
+        block, losses = some.batches.block(0, 1, CAPACITY), []
+        for step in (0, 1, 2, 0):
+            state = some.state().replace(step=jnp.int32(step))
+            losses.append(float(some.block(state, block, 1)[1].nll_K[0]))
+        assert len(set(losses)) == draws
+        assert losses[0] == losses[3]
+
+
+def test_lr_scale_multiplies_the_update(plain):
+    before = tiny_runs.named_arrays(plain.state().params)
+    moved = []
+    for scale in (1.0, 0.25):
+        state = plain.state().replace(lr_scale=jnp.float32(scale))
+        after = tiny_runs.named_arrays(plain.steps(state, 0, 1)[0].params)
+        moved.append({name: after[name] - before[name] for name in before})
+    for name in before:
+        np.testing.assert_allclose(moved[1][name], moved[0][name] / 4, atol=1e-7)
+    assert max(np.abs(change).max() for change in moved[1].values()) > 1e-5
+
+
+def test_a_run_compiles_its_step_once_and_once_more_when_resumed(text, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        loop, "make_train_block", lambda *args: made.append(make_train_block(*args)) or made[-1]
+    )
+    model = tiny_runs.make(jaxlm.RNN, text)
+    for steps in (30, 60):
+        tiny_runs.fit(model, text, tmp_path / "run", resume=steps > 30, steps=steps, eval_every=13)
+    assert [block._cache_size() for block in made] == [1, 1]

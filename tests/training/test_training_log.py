@@ -1,0 +1,81 @@
+"""The log of a run: on a terminal, in a file, and in the records."""
+
+import io
+import json
+
+import pytest
+import tiny_runs
+from rich.console import Console
+
+import jaxlm
+from jaxlm.training.log import Log, keep_records_up_to, perplexity_of, read_records
+
+
+def shown(terminal: bool, **options) -> str:
+    """What a log of three steps prints."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=60, **options)
+    with Log(None, console, 3, False) as log:
+        log.start_from(0)
+        for step in (1, 2, 3):
+            log.record(
+                step, {"split": "train"}, f"step {step}  loss [/b] [red]1.5[/red] {'long ' * 20}"
+            )
+            log.advance(step, 7, 1.5)
+        log.warn("not so good")
+    return console.file.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal():
+    output = shown(terminal=False)
+    assert "\x1b" not in output and "\r" not in output
+    lines = output.splitlines()
+    assert len(lines) == 4, "each record is one line, however long"
+    assert lines[0].startswith("step 1  loss [/b] [red]1.5[/red] long")
+    assert lines[3] == "warning: not so good"
+
+
+def test_a_live_line_on_a_terminal_above_which_the_lines_stand():
+    output = shown(terminal=True)
+    assert "\x1b[" in output
+    for line in ("step 1  loss [/b] [red]1.5[/red] long", "warning: not so good", "step 3/3"):
+        assert line in output
+    assert output.index("step 1  loss") < output.index("step 2  loss")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_on_a_terminal_and_in_a_pipe(terminal, text):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    model = tiny_runs.make(jaxlm.RNN, text)
+    batching = jaxlm.BatchingConfig("streams", 6, 8)
+    tiny_runs.fit(model, text, batching=batching, steps=12, log_every=4, console=console)
+    output = console.file.getvalue()
+    for step in (4, 8, 12):
+        assert f"step {step:6d}  epoch" in output
+    assert "valid loss" in output and "best" in output
+    assert ("\x1b[" in output) == terminal
+
+
+def test_the_bar_goes_away_when_a_run_fails():
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with pytest.raises(RuntimeError), Log(None, console, 3, False) as log:
+        log.advance(1, 7, 1.5)
+        raise RuntimeError
+    console.file.truncate(0)
+    with Log(None, console, 3, False) as log:
+        log.note("a second log may be live on the same terminal")
+
+
+def test_records_are_read_up_to_a_line_cut_short(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": step / 3}) + "\n" for step in range(1, 6)]
+    path.write_text("".join(lines) + '{"step": 6, "lo')
+    assert [record["step"] for record in read_records(path)] == [1, 2, 3, 4, 5]
+    keep_records_up_to(path, 3)
+    assert path.read_text() == "".join(lines[:3])
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert read_records(tmp_path / "none.jsonl") == []
+
+
+def test_perplexity_of_what_no_float_can_hold():
+    assert perplexity_of(0) == 1
+    assert perplexity_of(700) == perplexity_of(1e9) == float("inf")

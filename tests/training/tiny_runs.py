@@ -1,0 +1,156 @@
+"""Tiny texts, models, runs and commands that the tests of training share."""
+
+import io
+import json
+import os
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+import jaxlm
+from jaxlm.training.checkpoints import Checkpoints
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.runs import CHECKPOINTS
+from jaxlm.training.state import TrainState
+
+
+def write_text(path: Path, lines: int = 300, words: int = 40, seed: int = 0) -> Path:
+    """Lines of unequal length, in which every word leans on the one before it."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(lines):
+        row = [draw.randrange(words)]
+        for _ in range(draw.randint(1, 8)):
+            row.append((row[-1] * 7 + draw.randrange(4)) % words)
+        rows.append(" ".join(f"w{word}" for word in row))
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def make(kind: type, text: jaxlm.Text, **sizes: object) -> jaxlm.LanguageModel:
+    sizes = {"embedding_size": 8, "hidden_size": 8} | sizes
+    return kind(len(text.vocabulary), text.vocabulary.start_id, **sizes)
+
+
+def fit(model, text, folder=None, *, console=None, **options):
+    """jaxlm.fit without a word on the terminal."""
+    return jaxlm.fit(model, text, folder=folder, console=console or quiet(), **options)
+
+
+def whole_state(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Every array of the last checkpoint (parameters, optimizer, carry, step ...) and its meta."""
+    run = jaxlm.load(folder)
+    optimizer = make_optimizer(OptimizerConfig(**run.config["optimizer"]), Horizon(1, 1))
+    template = TrainState(
+        step=jnp.int32(0),
+        params=run.params,
+        opt_state=optimizer.init(run.params),
+        carry=run.model.initial_carry(run.config["batching"]["batch_size"]),
+        lr_scale=jnp.float32(1),
+    )
+    warnings: list[str] = []
+    checkpoints = Checkpoints(folder / CHECKPOINTS, warnings.append)
+    restored = checkpoints.restore(template)
+    checkpoints.close()
+    assert restored and not warnings, warnings
+    return named_arrays(restored[0]), restored[1]
+
+
+def named_arrays(tree: object) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def assert_same_arrays(one: object, two: object) -> None:
+    """Equal to the last bit, under the same names."""
+    first, second = named_arrays(one), named_arrays(two)
+    assert first.keys() == second.keys()
+    different = [name for name in first if first[name].tobytes() != second[name].tobytes()]
+    assert not different, f"not the same bytes: {different}"
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """The same bytes in metrics.jsonl, in the whole last state, and in the best parameters."""
+    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
+    (state, meta), (other_state, other_meta) = whole_state(one), whole_state(two)
+    assert_same_arrays(state, other_state)
+    assert meta == other_meta
+    best, other_best = jaxlm.load(one), jaxlm.load(two)
+    assert best.step == other_best.step
+    assert_same_arrays(best.params, other_best.params)
+
+
+def records(folder: Path, split: str | None = None) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return [record for record in found if split in (None, record["split"])]
+
+
+def run_here(argv: list) -> int:
+    """`python -m jaxlm.train ARGV` in this process; its exit code."""
+    before, sys.argv = sys.argv, ["train", *map(str, argv)]
+    try:
+        runpy.run_module("jaxlm.train", run_name="__main__")
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    finally:
+        sys.argv = before
+    raise AssertionError("a command ends with sys.exit")
+
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:2] = []
+runpy.run_module("jaxlm.train", run_name="__main__")
+"""
+
+
+def start(argv: list, output: Path, cached: bool = True, file_size: int | None = None):
+    """`python -m jaxlm.train ARGV` in a process of its own; its output goes to two files.
+
+    `cached`: finds what other tests compiled. `file_size`: no file it writes can pass these bytes.
+    """
+    command = ["-m", "jaxlm.train"] if file_size is None else ["-c", LIMITED, file_size]
+    environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    if not cached:
+        del environment["JAX_COMPILATION_CACHE_DIR"]
+    with open(output, "wb") as out, open(f"{output}.err", "wb") as err:
+        return subprocess.Popen(
+            [sys.executable, "-u", *map(str, [*command, *argv])],
+            stdout=out,
+            stderr=err,
+            env=environment,
+        )
+
+
+def finish(argv: list, output: Path, **options) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command run to its end."""
+    process = start(argv, output, **options)
+    try:
+        code = process.wait(timeout=90)
+    finally:
+        process.kill()
+        process.wait()
+    return code, output.read_text(encoding="utf-8"), error_output(output)
+
+
+def error_output(output: Path) -> str:
+    return Path(f"{output}.err").read_text(encoding="utf-8")
+
+
+def assert_user_error(code: int, err: str) -> None:
+    """Exit code 2 and one line that begins with `error:`, as cli.py promises."""
+    assert code == 2, err[-500:]
+    assert err.startswith("error: ") and err.count("\n") == 1, err[:500]
