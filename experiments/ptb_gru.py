@@ -2,8 +2,8 @@
 
 Command    python experiments/ptb_gru.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    MIN_GRU
-Expected   RES_GRU
+Minutes    not yet measured
+Expected   not yet measured
 Published  none at this size
 """
 

@@ -2,8 +2,8 @@
 
 Command    python experiments/ptb_nplm.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    MIN_NPLM
-Expected   RES_NPLM
+Minutes    not yet measured
+Expected   not yet measured
 Published  140.2 for a feed-forward model (Mikolov 2011)
 """
 

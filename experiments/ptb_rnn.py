@@ -2,8 +2,8 @@
 
 Command    python experiments/ptb_rnn.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    MIN_RNN
-Expected   RES_RNN
+Minutes    not yet measured
+Expected   not yet measured
 Published  124.7 for an RNN with BPTT (Mikolov 2011)
 """
 

@@ -2,8 +2,8 @@
 
 Command    python experiments/shakespeare_chars.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    MIN_SHK
-Expected   RES_SHK
+Minutes    not yet measured
+Expected   not yet measured
 Published  1.55 nats a character (minLSTM, Feng 2024)
 """
 

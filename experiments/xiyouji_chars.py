@@ -2,8 +2,8 @@
 
 Command    python experiments/xiyouji_chars.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    MIN_XYJ
-Expected   RES_XYJ
+Minutes    not yet measured
+Expected   not yet measured
 Published  none
 """
 
