@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +51,6 @@ class Checkpoints:
                 max_to_keep=KEPT[kind],
                 create=True,
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,
                 # Threads that wait for folders which a full disk refuses would hold the process
                 # for minutes after its error.
                 async_options=self._ocp.options.AsyncOptions(
@@ -129,6 +129,10 @@ class Checkpoints:
         A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with
         a warning.
         """
+        # Left by a run that was killed. Not in `restore_params`: who only reads a run must leave
+        # alone what it is writing.
+        for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half_written, ignore_errors=True)
         params, rest = _parts(template)
         for step in self._steps("last"):
             saved = self._read("last", step, {"params": params, "rest": rest})

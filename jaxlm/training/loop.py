@@ -166,8 +166,8 @@ class _Loop:
     def _advice(self, error: NotFiniteError) -> str:
         kept = "no checkpoint was written yet"
         if self.checkpoints:
-            # What was saved one step before is the state that gave this loss: no good any more.
-            left = self.checkpoints.drop_last(error.step - 1)
+            # The state that gave this loss is no good any more, should it have been saved.
+            left = self.checkpoints.drop_last(error.params_step)
             if left is not None:
                 kept = f"the checkpoint of step {left} in {self.folder} is kept"
         lr, clip = self.optimizer.lr, self.optimizer.clip
@@ -243,7 +243,7 @@ class _Loop:
         if self.saved_step != self.meter.progress.step:
             self._save("last", state)
         if not _all_finite(state.params):
-            raise NotFiniteError(self.meter.progress.step)
+            raise NotFiniteError(self.meter.progress.step, self.meter.progress.step)
         if self.checkpoints:
             self.checkpoints.wait()
         return state

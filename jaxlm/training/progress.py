@@ -61,11 +61,14 @@ class Progress:
 
 
 class NotFiniteError(UserError):
-    """The loss or the gradient of a step is infinite or not a number."""
+    """The loss or the gradient at a step is infinite or not a number.
 
-    def __init__(self, step: int) -> None:
+    params_step: how many steps led to the parameters that gave it.
+    """
+
+    def __init__(self, step: int, params_step: int) -> None:
         super().__init__(f"the loss is not finite at step {step}")
-        self.step = step
+        self.params_step = params_step
 
 
 class Meter:
@@ -81,7 +84,8 @@ class Meter:
         nll, counts, norms = (np.asarray(array)[:count].astype(np.float64) for array in metrics)
         bad = ~(np.isfinite(nll) & np.isfinite(norms))
         if bad.any():
-            raise NotFiniteError(first + int(np.argmax(bad)) + 1)
+            taken = first + int(np.argmax(bad))
+            raise NotFiniteError(taken + 1, taken)
         progress = self.progress
         for index in range(count):
             progress.step = first + index + 1
@@ -116,7 +120,7 @@ class Meter:
         """Adds a validation; returns whether it is the best so far."""
         progress, tokens = self.progress, len(scores.log_prob)
         if not math.isfinite(scores.nll):
-            raise NotFiniteError(progress.step)
+            raise NotFiniteError(progress.step, progress.step)
         ppl, improved = perplexity_of(scores.nll / tokens), scores.nll < progress.best_nll
         progress.worse_in_a_row = 0 if improved else progress.worse_in_a_row + 1
         progress.worse_since_decay = 0 if improved else progress.worse_since_decay + 1
