@@ -111,6 +111,16 @@ def test_no_damaged_file_is_ever_believed(two, tmp_path, caplog):
     assert not caplog.records, "orbax's own errors are no news to a user"
 
 
+@pytest.mark.parametrize("part", ["params", "rest"])
+def test_whole_files_of_another_step_are_not_believed(part, copy):
+    shutil.rmtree(copy / "last" / "20" / part)
+    shutil.copytree(copy / "last" / "10" / part, copy / "last" / "20" / part)
+    with Kept(copy) as kept:
+        state, _ = kept.restored()
+    tiny_runs.assert_same_arrays(state, state_of(10))
+    assert f"its {part} are not what was written" in kept.warnings[0]
+
+
 def test_an_emptied_checkpoint_is_skipped(copy):
     for path in (copy / "last" / "20").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()

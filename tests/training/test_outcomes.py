@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def test_patience_counts_validations_without_improvement(model, text, tmp_path):
         run = tiny_runs.fit(model, text, folder, resume=resume, **options)
         assert [record["step"] for record in tiny_runs.records(folder, "valid")] == [10, 20, 30]
         assert (run.step, tiny_runs.whole_state(folder)[1]["step"]) == (10, 30)
+
+
+def test_a_best_that_was_not_yet_written_as_such_is_not_lost(model, text, tmp_path):
+    """As if killed between the writing of the last and of the best."""
+    options = {"batching": STREAMS, "eval_every": 10} | STALLS
+    first = tiny_runs.fit(model, text, tmp_path, steps=10, **options)
+    shutil.rmtree(tmp_path / "checkpoints" / "best")
+    run = tiny_runs.fit(model, text, tmp_path, resume=True, steps=30, **options)
+    assert (run.step, jaxlm.load(tmp_path).step) == (10, 10)
+    tiny_runs.assert_same_arrays(run.params, first.params)
 
 
 def test_plateau_waits_as_long_as_it_is_told(model, text, tmp_path):
@@ -87,15 +98,17 @@ def test_validation_chooses_what_load_returns(model, text, run):
     assert report.nll == pytest.approx(nll[20], rel=1e-6)
 
 
-# One step at this rate, and the parameters are infinite.
-BREAKS = {"lr": 1e38, "weight_decay": 1e6}
-# Every so many steps a checkpoint, a validation; and where the first bad step, 4, is found out.
-FOUND_OUT = [(1, 3, 5), (3, 3, 5), (1, 4, 4)]
+# One step of these: the loss overflows after the first, the parameters after the second.
+TOO_MUCH = {"lr": 1e38}
+BREAKS = TOO_MUCH | {"weight_decay": 1e6}
+# The first bad step is 4. By which options, every so many steps a checkpoint and a validation, and
+# the step where it is found out.
+FOUND_OUT = [(TOO_MUCH, 1, 3, 5), (TOO_MUCH, 3, 3, 5), (BREAKS, 1, 3, 5), (BREAKS, 1, 4, 4)]
 
 
-@pytest.mark.parametrize(("checkpoint_every", "eval_every", "step"), FOUND_OUT)
+@pytest.mark.parametrize(("bad", "checkpoint_every", "eval_every", "step"), FOUND_OUT)
 def test_a_loss_that_is_not_finite_stops_the_run(
-    checkpoint_every, eval_every, step, model, text, tmp_path
+    bad, checkpoint_every, eval_every, step, model, text, tmp_path
 ):
     """What was saved before can be used, and going on as the message advises works."""
     options = {"batching": STREAMS, "optimizer": "sgd"}
@@ -105,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     options |= {"resume": True, "steps": 40}
     message = rf"not finite at step {step}: .*--lr \(now 1e\+38\).*step 3 in .* is kept"
     with pytest.raises(UserError, match=message):
-        tiny_runs.fit(model, text, tmp_path, **BREAKS, **options)
+        tiny_runs.fit(model, text, tmp_path, **bad, **options)
     found = jaxlm.load(tmp_path)
     assert found.step == kept.step == 3
     tiny_runs.assert_same_arrays(found.params, kept.params)
