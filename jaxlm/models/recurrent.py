@@ -134,7 +134,6 @@ class Recurrent(LanguageModel):
 
         h⁰_t = C(w_t)      hˡ_t = cell(hˡ⁻¹_t, hˡ_{t-1}), l = 1 ... L = num_layers
         P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
-        P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
 
     Parameters: embedding C [V, D]; layers_l (see RecurrentLayer); output [H, V] and b. Dropout on
     the non-recurrent links (Zaremba et al. 2014). The carry is a tuple with one entry a layer: (h,)

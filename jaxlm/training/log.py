@@ -88,7 +88,7 @@ class Log:
         if self._folder is None:
             return
         # JSON knows no infinity, which a perplexity can be.
-        finite = {name: value for name, value in values.items() if value not in (math.inf,)}
+        finite = {name: value for name, value in values.items() if value != math.inf}
         self._append("metrics.jsonl", {"step": step} | finite)
         seconds = time.perf_counter() - self._created
         timing = {
