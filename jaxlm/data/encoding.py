@@ -3,7 +3,6 @@ large ones.
 """
 
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,7 +98,7 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
-                for block in itertools.chain(_blocks(source)):
+                for block in _blocks(source):
                     tokenizer.encode(block).astype(dtype).tofile(file)
             os.replace(partial, path)
         finally:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from rich.table import Table
 
 from jaxlm.models.base import LanguageModel
@@ -12,7 +12,7 @@ from jaxlm.models.base import LanguageModel
 
 def parameter_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
     """Every parameter's path and shape, without computing a value."""
-    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    tokens_BT = np.zeros((1, 2), np.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     found: dict[str, tuple[int, ...]] = {}
 

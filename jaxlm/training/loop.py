@@ -188,8 +188,7 @@ class _Loop:
         }
 
     def _start(self, resume: bool) -> TrainState:
-        init_key, _ = jax.random.split(self.key)
-        state = init_state(self.model, self.transform, init_key, self.batches.batch_size)
+        state = init_state(self.model, self.transform, self.key, self.batches.batch_size)
         if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):
             state, meta = restored
             # Copies into memory of JAX's own, which the donated train step may then take over.
@@ -217,8 +216,7 @@ class _Loop:
         self._save("best", state)
 
     def _train(self, state: TrainState, interrupts: Interrupts) -> TrainState:
-        step_key = jax.random.split(self.key)[1]
-        train_block = make_train_block(self.model, self.transform, step_key, self.batches.features)
+        train_block = make_train_block(self.model, self.transform, self.key, self.batches.features)
         capacity = self._capacity()
         pending: tuple[int, int, StepMetrics] | None = None
         count, dispatched = 1, self.meter.progress.step

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
 from jaxlm.data.vocabulary import Vocabulary
@@ -158,7 +159,7 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
         len(tokenizer.vocabulary),
         tokenizer.vocabulary.start_id or 0,
     )
-    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    tokens_BT = np.zeros((1, 2), np.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     checkpoints = Checkpoints(folder / CHECKPOINTS, warn)
     restored = checkpoints.restore_params(shapes)

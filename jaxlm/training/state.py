@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.models.base import LanguageModel
 from jaxlm.training.optimizers import Transform
@@ -26,9 +27,19 @@ class TrainState:
     lr_scale: jax.Array
 
 
+def init_key(key: jax.Array) -> jax.Array:
+    """What the parameters are drawn from, in a run with this key."""
+    return jax.random.split(key)[0]
+
+
+def step_key(key: jax.Array, step: jax.Array) -> jax.Array:
+    """What a step draws from, in a run with this key."""
+    return jax.random.fold_in(jax.random.split(key)[1], step)
+
+
 def init_params(model: LanguageModel, key: jax.Array) -> Any:
     """The model's parameters alone; `model.init` also returns what cells record."""
-    tokens_BT = jnp.zeros((1, 2), jnp.int32)
+    tokens_BT = np.zeros((1, 2), np.int32)
     init = jax.jit(lambda key: model.init(key, tokens_BT)["params"], compiler_options=INIT_OPTIONS)
     return init(key)
 
@@ -36,11 +47,13 @@ def init_params(model: LanguageModel, key: jax.Array) -> Any:
 def init_state(
     model: LanguageModel, optimizer: Transform, key: jax.Array, batch_size: int, params: Any = None
 ) -> TrainState:
-    """The state before step 0, in one compiled call; `params` are drawn from `key` unless given."""
+    """The state before step 0, in one compiled call; unless given, `params` are drawn from
+    `init_key(key)`.
+    """
 
     def init(key: jax.Array, params: Any) -> TrainState:
         if params is None:
-            params = model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+            params = model.init(init_key(key), np.zeros((1, 2), np.int32))["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -12,7 +12,7 @@ import optax
 from jaxlm.data.batching import Block
 from jaxlm.models.base import LanguageModel
 from jaxlm.training.optimizers import Transform
-from jaxlm.training.state import TrainState
+from jaxlm.training.state import TrainState, step_key
 
 
 class StepMetrics(NamedTuple):
@@ -35,7 +35,7 @@ def make_train_block(
 
     `count` is dynamic and at most the block's capacity, so a run compiles once however its steps
     are grouped, and the grouping changes no number. The state is donated. Step s draws its
-    randomness from fold_in(key, s).
+    randomness from `step_key(key, s)`.
     """
 
     def one_step(state: TrainState, batch: Block) -> tuple[TrainState, jax.Array]:
@@ -45,7 +45,7 @@ def make_train_block(
         )
         # Truncated back-propagation through time: the gradient stops between two chunks.
         carry = jax.lax.stop_gradient(carry)
-        rngs = {"dropout": jax.random.fold_in(key, state.step)}
+        rngs = {"dropout": step_key(key, state.step)}
 
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             nll_BT, after = model.apply(
