@@ -5,6 +5,7 @@ for byte; times go to timing.jsonl.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
 import time
@@ -156,9 +157,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+def check_tensorboard() -> None:
+    """Raises UserError where event files cannot be written; asked before a run folder is made."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("--tensorboard needs an extra package: pip install tensorboardX")
+
+
 def _event_writer(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError('--tensorboard needs an extra: pip install "jaxlm[tensorboard]"') from None
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(str(folder / "tensorboard"))

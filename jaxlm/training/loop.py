@@ -18,7 +18,7 @@ from jaxlm.models.base import LanguageModel
 from jaxlm.scoring import Scorer
 from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.interrupts import Interrupts
-from jaxlm.training.log import Log
+from jaxlm.training.log import Log, check_tensorboard
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.progress import (
     Meter,
@@ -126,6 +126,8 @@ class _Loop:
     def run(self, resume: bool, config: dict[str, Any]) -> Run:
         """The whole of training."""
         description = self._description(config)
+        if self.training.tensorboard:
+            check_tensorboard()
         if self.folder:
             claim_folder(self.folder, description, self.text.tokenizer, resume)
         # Made only now: a folder that is refused must be left as it was.

@@ -186,6 +186,13 @@ def test_a_setting_that_cannot_work_is_named_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_tensorboard_where_it_is_not_installed(model, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install tensorboardX"):
+        tiny_runs.fit(model, text, tmp_path / "run", batching=STREAMS, steps=1, tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_needs_no_folder_and_no_valid_split(text, tmp_path):
     alone = jaxlm.Text(text.config, text.tokenizer, {"train": text.train})
     model = tiny_runs.make(jaxlm.RNN, text)
