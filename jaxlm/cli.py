@@ -5,14 +5,37 @@ import io
 import os
 import re
 import sys
+import types
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar, get_args
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from jaxlm.errors import UserError
 
 T = TypeVar("T")
+NONE = "none"
+_registry = ConstructorRegistry()
+
+
+@_registry.primitive_rule
+def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    """A flag of type `int | None` is shown as INT, and takes a number or `none`."""
+    kinds = get_args(info.type)
+    if len(kinds) != 2 or types.NoneType not in kinds:
+        return None
+    kind = next(kind for kind in kinds if kind is not types.NoneType)
+    spec: Any = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, info.markers))
+    return replace(
+        spec,
+        instance_from_str=lambda words: (
+            None if [word.lower() for word in words] == [NONE] else spec.instance_from_str(words)
+        ),
+        is_instance=lambda value: value is None or spec.is_instance(value),
+        str_from_instance=lambda value: [NONE] if value is None else spec.str_from_instance(value),
+    )
 
 
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default: Any = None) -> T:
@@ -22,7 +45,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
     options: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), _registry:
             return tyro.cli(
                 kind,
                 args=list(argv),
@@ -41,7 +64,7 @@ def parse_known(kind: type[T], argv: Sequence[str]) -> T:
     """The fields of `kind` among the flags; the others are left for `parse`."""
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), _registry:
             known, _ = tyro.cli(kind, args=list(argv), return_unknown_args=True, add_help=False)
             return known
     except SystemExit:

@@ -29,9 +29,9 @@ class Command:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs."""
     corpus: str | None = None
-    """A corpus by name or path (default: the one each run was trained on)."""
+    """A corpus by name or path (none: the one each run was trained on)."""
     split: str | None = None
-    """train, valid or test (default: test, or else valid, or else train)."""
+    """train, valid or test (none: test, or else valid, or else train)."""
     text: Path | None = None
     """A text file, measured whole, in place of a corpus."""
     per_token: Path | None = None

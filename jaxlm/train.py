@@ -39,7 +39,7 @@ class Choice:
     """What decides the defaults of everything else, so it is read first."""
 
     model: str | None = None
-    """nplm, rnn, gru or lstm (default: the recipe's, or nplm)."""
+    """nplm, rnn, gru or lstm (none: the recipe's, or nplm)."""
     recipe: str | None = None
     """Start from the settings of a recipe: lecture, zaremba-small."""
     config: Path | None = None
@@ -52,15 +52,15 @@ class Command(Config[Network]):
     """The flags of a training run."""
 
     model: str | None = None
-    """nplm, rnn, gru or lstm (default nplm, or the recipe's); the flags below are its own."""
+    """nplm, rnn, gru or lstm (none: the recipe's, or nplm); the flags below are its own."""
     recipe: str | None = None
     """Start from a recipe's settings: lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None
     """Start from a JSON file of settings, such as another run's config.json."""
     out: Path | None = None
-    """Folder of the run (default: a new one, runs/MODEL-CORPUS)."""
+    """Folder of the run (none: a new one, runs/MODEL-CORPUS)."""
     resume: bool = False
-    """Continue the run in --out (default: the newest of this model and corpus)."""
+    """Continue the run in --out (without --out: the newest of this model and corpus)."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,11 +19,11 @@ class TextConfig(VocabularyConfig):
     corpus: str = "toy"
     """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder of train/valid/test."""
     tokens: str | None = None
-    """words, chars, bytes or bpe (default: the corpus's own way; words for a path)."""
+    """words, chars, bytes or bpe (none: the corpus's own way; words for a path)."""
     unk: str = "auto"
     """When unlisted tokens become <unk>: auto (if valid or test needs it), always, never."""
     fractions: tuple[float, ...] | None = None
-    """Shares of a single file for train, valid and test (default 0.9 0.05 0.05)."""
+    """Shares of a single file for train, valid and test (none: 0.9 0.05 0.05)."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class VocabularyConfig:
     """Which tokens the vocabulary keeps."""
 
     vocab_size: int | None = None
-    """Most tokens to keep; the rest become <unk> (bpe: how many to learn, default 4096)."""
+    """Most tokens to keep; the rest become <unk> (none: keep all; bpe: learn 4096)."""
     min_count: int = 1
     """A token seen fewer times than this in the training text becomes <unk>."""
     eos: bool = True

@@ -28,7 +28,7 @@ class NPLMConfig:
     dropout: float = 0.0
     """Dropout on the word features and on the hidden layer."""
     init_scale: float | None = None
-    """Draw every parameter from U(-s, s); by default each layer by its own size."""
+    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str = "float32"
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
 

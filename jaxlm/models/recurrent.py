@@ -42,9 +42,9 @@ class RecurrentConfig:
     dropout: float = 0.0
     """Dropout on all but the recurrent links: word features, between layers, before the output."""
     forget_bias: float | None = None
-    """Added to the forget gate's bias at the start (cells that have one; default 1)."""
+    """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
     init_scale: float | None = None
-    """Draw every parameter from U(-s, s); by default each layer by its own size."""
+    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str = "float32"
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
 

@@ -30,7 +30,7 @@ class OptimizerConfig:
     plateau_patience: int = 1
     """plateau: validations without improvement before the rate decays."""
     clip: float | None = None
-    """Scale the gradient down to this global norm if it is longer."""
+    """Scale the gradient down to this global norm if it is longer (none: leave it)."""
     weight_decay: float = 0.0
     """Pull weights towards zero, biases left out (adamw, lion: decoupled; the others: L2)."""
     beta1: float = 0.9

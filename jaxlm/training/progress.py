@@ -18,17 +18,17 @@ class TrainingConfig:
     epochs: float = 10
     """Passes over the training text."""
     steps: int | None = None
-    """Steps to train, in place of --epochs."""
+    """Steps to train, in place of --epochs (none: --epochs decides)."""
     seed: int = 0
     """Fixes every random choice: same command, seed and machine give the same bytes."""
     log_every: int = 200
     """Steps between two lines of the log."""
     eval_every: int | None = None
-    """Steps between two validations (default: every epoch)."""
+    """Steps between two validations (none: every epoch)."""
     patience: int | None = None
-    """Stop after this many validations without improvement."""
+    """Stop after this many validations without improvement (none: train to the end)."""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints (default: at every validation)."""
+    """Steps between two checkpoints (none: at every validation)."""
     tensorboard: bool = False
     """Write TensorBoard event files too (extra: tensorboard)."""
 

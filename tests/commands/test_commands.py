@@ -102,6 +102,17 @@ def test_help_is_for_newcomers(shell, command):
     code, out, _ = shell(command, "--help")
     assert code == 0
     assert "Examples:" in out and f"python -m jaxlm.{command}" in out
+    # A flag that may be left out is shown by its type alone.
+    assert "None" not in out
+
+
+def test_none_takes_a_recipe_s_setting_away(shell, tmp_path):
+    flags = ("--model", "nplm", "--recipe", "zaremba-small", "--corpus", "toy", "--eos")
+    sizes = ("--batch-size", "2", "--bptt", "2", "--steps", "1", "--init-scale", "none")
+    assert shell("train", *flags, *sizes, "--clip", "none", "--out", tmp_path / "run")[0] == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["optimizer"]["clip"] is None and config["network"]["init_scale"] is None
+    assert config["optimizer"]["lr"] == 20.0
 
 
 def test_help_of_train_is_the_chosen_model_s(shell):
