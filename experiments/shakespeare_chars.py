@@ -10,8 +10,8 @@ Published  1.55 nats a character (minLSTM, Feng 2024)
 from commands import run
 
 run(
-    "python -m jaxlm.train --model lstm --corpus tinyshakespeare --embedding-size 64 "
-    "--hidden-size 256 --num-layers 2 --dropout 0.2 --batch-size 32 --bptt 64 --lr 2e-3 "
-    "--schedule cosine --epochs 10 --out runs/lstm-shakespeare",
+    "python -m jaxlm.train --model lstm --corpus tinyshakespeare --tokens chars "
+    "--fractions 0.9 0.1 --embedding-size 64 --hidden-size 256 --num-layers 2 --dropout 0.2 "
+    "--batch-size 32 --bptt 64 --lr 2e-3 --schedule cosine --epochs 10 --out runs/lstm-shakespeare",
     "python -m jaxlm.evaluate runs/lstm-shakespeare --split valid",
 )
