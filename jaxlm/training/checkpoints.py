@@ -124,20 +124,28 @@ class Checkpoints:
         return manager.latest_step()
 
     def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest whole state of "last" and its meta; None if there is none.
+        """The newest whole state of "last" and its meta; None if nothing was saved yet.
 
         A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with
-        a warning.
+        a warning. Raises UserError if that leaves none: a run that began anew here would write over
+        what may still be of use.
         """
         # Left by a run that was killed. Not in `restore_params`: who only reads a run must leave
         # alone what it is writing.
         for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*"):
             shutil.rmtree(half_written, ignore_errors=True)
         params, rest = _parts(template)
-        for step in self._steps("last"):
+        steps = self._steps("last")
+        for step in steps:
             saved = self._read("last", step, {"params": params, "rest": rest})
             if saved is not None:
                 return _whole(template, saved["params"], saved["rest"]), saved["meta"]
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self._folder / 'last'} can be read (steps "
+                f"{', '.join(map(str, steps))}): damaged, or of another version of jaxlm. They are "
+                f"left as they are; to start over, choose another --out"
+            )
         return None
 
     def restore_params(self, template: Any) -> tuple[Any, dict[str, Any], str] | None:

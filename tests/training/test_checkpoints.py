@@ -130,11 +130,14 @@ def test_an_emptied_checkpoint_is_skipped(copy):
     assert len(kept.warnings) <= 1
 
 
-def test_all_damaged_is_none(copy):
+def test_all_damaged_is_an_error_that_leaves_them_alone(copy):
     for file in files_in(copy):
         cut_short(file)
+    files = {file: file.read_bytes() for file in files_in(copy)}
     with Kept(copy) as kept:
-        assert kept.restored() is None
+        with pytest.raises(UserError, match=r"no checkpoint in .* \(steps 20, 10\).*another --out"):
+            kept.restored()
+        assert {file: file.read_bytes() for file in files_in(copy)} == files
         assert kept.checkpoints.restore_params(state_of(0).params) is None
     assert len(kept.warnings) >= 3
 
