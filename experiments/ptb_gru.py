@@ -2,8 +2,8 @@
 
 Command    python experiments/ptb_gru.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    not yet measured
-Expected   not yet measured
+Minutes    41, beside another training
+Expected   test 156.4, valid 162.0: the rate, 20, is too high for a GRU
 Published  none at this size
 """
 
