@@ -10,6 +10,7 @@ Published  124.7 for an RNN with BPTT (Mikolov 2011)
 from commands import run
 
 run(
-    "python -m jaxlm.train --model rnn --recipe zaremba-small --lr 5 --corpus ptb --out runs/rnn-ptb",
+    "python -m jaxlm.train --model rnn --recipe zaremba-small --lr 5 --corpus ptb "
+    "--out runs/rnn-ptb",
     "python -m jaxlm.evaluate runs/rnn-ptb",
 )
