@@ -1,12 +1,19 @@
 """One compilation cache for the whole session, the processes that tests start included.
 
 Many tests compile the same program. The cache is a new, empty folder each time, so it can hide
-nothing between two sessions.
+nothing between two sessions. Property tests draw the same examples every time, so that a run of the
+tests says something of the code and not of the day; `pytest --hypothesis-profile default` draws
+others.
 """
 
 import os
 import shutil
 import tempfile
+
+from hypothesis import settings
+
+settings.register_profile("same every time", derandomize=True, database=None, deadline=None)
+settings.load_profile("same every time")
 
 
 def pytest_configure(config):
