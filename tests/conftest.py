@@ -1,4 +1,4 @@
-"""One compilation cache for the whole session, the processes that tests start included.
+"""A compilation cache for each worker of a session, the processes that its tests start included.
 
 Many tests compile the same program. The cache is a new, empty folder each time, so it can hide
 nothing between two sessions. Property tests draw the same examples every time, so that a run of the
@@ -18,9 +18,14 @@ settings.load_profile("same every time")
 
 def pytest_configure(config):
     # Workers of pytest-xdist inherit the environment; only the process that starts them makes it.
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None:
         folder = tempfile.mkdtemp(prefix="jaxlm-compiled-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+    else:
+        # One of its own: JAX's cache is not written aside, so one worker could read what another
+        # has half written.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{worker}"
