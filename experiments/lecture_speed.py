@@ -3,7 +3,7 @@
 Command    python experiments/lecture_speed.py --torch-python PATH
 Hardware   two CPU cores (AMD EPYC with AVX-512)
 Minutes    2
-Expected   not yet measured
+Expected   jaxlm 35 to 63 times faster (nplm 35, rnn 52, gru 55, lstm 63)
 Published  none
 
 PATH is a Python that has torch; it may be this one. jaxlm's side is timed with the live progress

@@ -2,8 +2,8 @@
 
 Command    python experiments/ptb_rnn.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    not yet measured
-Expected   not yet measured
+Minutes    27, beside other trainings
+Expected   test 140.4, valid 145.9
 Published  124.7 for an RNN with BPTT (Mikolov 2011)
 """
 

