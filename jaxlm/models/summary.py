@@ -23,16 +23,11 @@ def parameter_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def count_parameters(model: LanguageModel) -> int:
-    """How many numbers the model learns."""
-    return sum(math.prod(shape) for shape in parameter_shapes(model).values())
-
-
 def parameter_table(model: LanguageModel) -> Table:
     """Layers in order, the shapes of their parameters, and how many numbers those are."""
     shapes = parameter_shapes(model)
     table = Table(title=f"{type(model).__name__}", title_justify="left", show_footer=True)
-    total = f"{count_parameters(model):,}"
+    total = f"{sum(map(math.prod, shapes.values())):,}"
     for header, footer, justify in (
         ("layer", "", "left"),
         ("shapes", "total", "left"),

@@ -32,9 +32,9 @@ def init_key(key: jax.Array) -> jax.Array:
     return jax.random.split(key)[0]
 
 
-def step_key(key: jax.Array, step: jax.Array) -> jax.Array:
-    """What a step draws from, in a run with this key."""
-    return jax.random.fold_in(jax.random.split(key)[1], step)
+def steps_key(key: jax.Array) -> jax.Array:
+    """What the steps draw from, in a run with this key: step s from fold_in(steps_key, s)."""
+    return jax.random.split(key)[1]
 
 
 def init_params(model: LanguageModel, key: jax.Array) -> Any:
@@ -45,15 +45,12 @@ def init_params(model: LanguageModel, key: jax.Array) -> Any:
 
 
 def init_state(
-    model: LanguageModel, optimizer: Transform, key: jax.Array, batch_size: int, params: Any = None
+    model: LanguageModel, optimizer: Transform, key: jax.Array, batch_size: int
 ) -> TrainState:
-    """The state before step 0, in one compiled call; unless given, `params` are drawn from
-    `init_key(key)`.
-    """
+    """The state before step 0, in one compiled call; parameters are drawn from `init_key(key)`."""
 
-    def init(key: jax.Array, params: Any) -> TrainState:
-        if params is None:
-            params = model.init(init_key(key), np.zeros((1, 2), np.int32))["params"]
+    def init(key: jax.Array) -> TrainState:
+        params = model.init(init_key(key), np.zeros((1, 2), np.int32))["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -62,4 +59,4 @@ def init_state(
             lr_scale=jnp.ones((), jnp.float32),
         )
 
-    return jax.jit(init, compiler_options=INIT_OPTIONS)(key, params)
+    return jax.jit(init, compiler_options=INIT_OPTIONS)(key)

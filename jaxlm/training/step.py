@@ -12,7 +12,7 @@ import optax
 from jaxlm.data.batching import Block
 from jaxlm.models.base import LanguageModel
 from jaxlm.training.optimizers import Transform
-from jaxlm.training.state import TrainState, step_key
+from jaxlm.training.state import TrainState, steps_key
 
 
 class StepMetrics(NamedTuple):
@@ -35,17 +35,17 @@ def make_train_block(
 
     `count` is dynamic and at most the block's capacity, so a run compiles once however its steps
     are grouped, and the grouping changes no number. The state is donated. Step s draws its
-    randomness from `step_key(key, s)`.
+    randomness from fold_in(steps_key(key), s).
     """
 
-    def one_step(state: TrainState, batch: Block) -> tuple[TrainState, jax.Array]:
+    def one_step(state: TrainState, batch: Block, draws: jax.Array) -> tuple[TrainState, jax.Array]:
         fresh = model.initial_carry(batch.inputs_KBT.shape[0])
         carry = jax.tree.map(
             lambda new, old: jnp.where(batch.reset_K, new, old), fresh, state.carry
         )
         # Truncated back-propagation through time: the gradient stops between two chunks.
         carry = jax.lax.stop_gradient(carry)
-        rngs = {"dropout": step_key(key, state.step)}
+        rngs = {"dropout": jax.random.fold_in(draws, state.step)}
 
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             nll_BT, after = model.apply(
@@ -78,12 +78,14 @@ def make_train_block(
     def train_block(
         state: TrainState, block: Block, count: jax.Array
     ) -> tuple[TrainState, StepMetrics]:
+        draws = steps_key(key)
+
         def body(
             index: jax.Array, loop: tuple[TrainState, jax.Array]
         ) -> tuple[TrainState, jax.Array]:
             state, measured_KM = loop
             batch = Block(*(array[index] for array in block))
-            state, measured_M = one_step(state, batch)
+            state, measured_M = one_step(state, batch, draws)
             return state, measured_KM.at[index].set(measured_M)
 
         measured_KM = jnp.zeros((block.reset_K.shape[0], 3), jnp.float32)
