@@ -2,8 +2,8 @@
 
 Command    python experiments/wikitext2_lstm.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    not yet measured
-Expected   not yet measured
+Minutes    17 (2,160 tokens/s)
+Expected   335.02 / 313.27 (valid / test), seed 0
 Published  96.3 test after 40 epochs, 200 units, tied (word_language_model)
 """
 
