@@ -17,9 +17,22 @@ from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, perplexity
 from jaxlm.generation import SamplingConfig, next_words, sample
-from jaxlm.models import CELLS, GRU, LSTM, MODELS, NPLM, RNN, LanguageModel, Recurrent
+from jaxlm.mixing import Mixed, mixture
+from jaxlm.models import (
+    CELLS,
+    GRU,
+    LSTM,
+    MODELS,
+    NPLM,
+    RNN,
+    LanguageModel,
+    NeuralModel,
+    NGram,
+    Recurrent,
+)
 from jaxlm.recipes import RECIPES
-from jaxlm.training.loop import fit
+from jaxlm.training.counting import CountingConfig
+from jaxlm.training.fit import fit
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.progress import TrainingConfig
 from jaxlm.training.runs import Run, load
@@ -36,7 +49,11 @@ __all__ = [
     "RECIPES",
     "RNN",
     "BatchingConfig",
+    "CountingConfig",
     "LanguageModel",
+    "Mixed",
+    "NGram",
+    "NeuralModel",
     "OptimizerConfig",
     "Recurrent",
     "Report",
@@ -49,6 +66,7 @@ __all__ = [
     "Vocabulary",
     "fit",
     "load",
+    "mixture",
     "next_words",
     "perplexity",
     "read_corpus",

@@ -14,16 +14,16 @@ from jaxlm.data.text import TextConfig
 from jaxlm.errors import UserError, choose
 from jaxlm.models import MODELS
 from jaxlm.recipes import RECIPES
+from jaxlm.training.counting import CountingConfig
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.progress import TrainingConfig
 
 Network = TypeVar("Network")
-SECTIONS = ("network", "text", "batching", "optimizer", "training")
 
 
 @dataclass(frozen=True)
 class Config(Generic[Network]):
-    """Every setting of a run; `network` is the chosen model's own config."""
+    """Every setting of a run trained by gradient; `network` is the chosen model's own config."""
 
     network: Network
     text: TextConfig = field(default_factory=TextConfig)
@@ -32,20 +32,44 @@ class Config(Generic[Network]):
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
+@dataclass(frozen=True)
+class CountedConfig(Generic[Network]):
+    """Every setting of a run trained by counting."""
+
+    network: Network
+    text: TextConfig = field(default_factory=TextConfig)
+    counting: CountingConfig = field(default_factory=CountingConfig)
+
+
+AnyConfig = Config | CountedConfig
+CONFIGS: dict[str, type[AnyConfig]] = {"gradient": Config, "counting": CountedConfig}
+
+
+def sections_of(config: AnyConfig) -> dict[str, Any]:
+    """The sections of a configuration by name."""
+    kind = CONFIGS["counting" if isinstance(config, CountedConfig) else "gradient"]
+    return {item.name: getattr(config, item.name) for item in fields(kind)}
+
+
+def known_sections() -> set[str]:
+    """The names of all sections of any configuration."""
+    return {item.name for kind in CONFIGS.values() for item in fields(kind)}
+
+
 def known_fields() -> set[str]:
     """Every setting that some model's configuration has."""
     sections = [entry.config for entry in MODELS.values()]
-    sections += [TextConfig, BatchingConfig, OptimizerConfig, TrainingConfig]
+    sections += [TextConfig, BatchingConfig, OptimizerConfig, TrainingConfig, CountingConfig]
     return {item.name for section in sections for item in fields(section)}
 
 
-def with_fields(config: Config, values: dict[str, Any], origin: str) -> Config:
+def with_fields(config: AnyConfig, values: dict[str, Any], origin: str) -> AnyConfig:
     """`config` with flat `values` put into the sections they belong to.
 
     Raises UserError for a name that no model has; a name of another model's is passed over.
     """
     known = dict.fromkeys(known_fields() | {"model"})
-    sections = {name: getattr(config, name) for name in SECTIONS}
+    sections = sections_of(config)
     for name, value in values.items():
         choose(known, name, f"setting in {origin}")
         for title, section in sections.items():
@@ -53,7 +77,7 @@ def with_fields(config: Config, values: dict[str, Any], origin: str) -> Config:
                 # JSON has no tuples.
                 fitting = tuple(value) if isinstance(value, list) else value
                 sections[title] = replace(section, **{name: fitting})
-    return Config(**sections)
+    return type(config)(**sections)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -72,13 +96,14 @@ def read_config_file(path: Path) -> dict[str, Any]:
         )
     flat: dict[str, Any] = {}
     for name, value in content.items():
-        flat.update(value if name in SECTIONS and isinstance(value, dict) else {name: value})
+        inner = name in known_sections() and isinstance(value, dict)
+        flat.update(value if inner else {name: value})
     return {name: value for name, value in flat.items() if name not in ("jaxlm", "command")}
 
 
 def default_config(
     model: str | None, recipe: str | None, config_file: Path | None, corpus: str
-) -> tuple[str, Config]:
+) -> tuple[str, AnyConfig]:
     """The model's name and its configuration before any flag: defaults, then the recipe, then the
     file.
 
@@ -90,6 +115,7 @@ def default_config(
     from_recipe = choose(RECIPES, recipe, "recipe") if recipe else {}
     from_file = read_config_file(config_file) if config_file else {}
     name = model or from_file.get("model") or from_recipe.get("model") or "nplm"
-    config: Config = Config(choose(MODELS, name, "model").config())
+    entry = choose(MODELS, name, "model")
+    config = CONFIGS[entry.kind.trained_by](entry.config())
     config = with_fields(config, from_recipe, f"recipe {recipe}")
     return name, with_fields(config, from_file, str(config_file))

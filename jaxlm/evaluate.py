@@ -11,6 +11,7 @@ from rich.table import Table
 from jaxlm import cli
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, open_split, report, score, write_per_token
+from jaxlm.mixing import Mixed, mixture
 from jaxlm.training.runs import load
 
 ABOUT = """Exact perplexity of one run or several: every token scored once, the protocol printed.
@@ -19,6 +20,7 @@ Examples:
   python -m jaxlm.evaluate runs/lstm-ptb
   python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
   python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
+  python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 500
 """
 
 
@@ -36,6 +38,12 @@ class Command:
     """A text file, measured whole, in place of a corpus."""
     per_token: Path | None = None
     """Write token, log-probability, surprisal, rank and entropy to this file (one run)."""
+    mix: bool = False
+    """Interpolate the runs' probabilities too: each alone, and all together."""
+    weights: str | None = None
+    """With --mix: their weights, such as .5,.5 (none: the best on the validation split, by EM)."""
+    unigram_cache: int | None = None
+    """With --mix: one more component, each word's share among the last so many."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,15 +57,53 @@ def main(argv: Sequence[str]) -> int:
         )
     if command.text and (command.corpus or command.split):
         raise UserError("--text is a text of its own: leave out --corpus and --split")
-    reports = [evaluate(command, folder) for folder in command.runs]
+    if not command.mix and (command.weights or command.unigram_cache is not None):
+        raise UserError("--weights and --unigram-cache belong to --mix: add it, or leave them out")
+    if command.mix and command.per_token:
+        raise UserError("--per-token takes one run, and --mix several: leave one of them out")
+    mixed = mix(command) if command.mix else None
+    reports = (
+        [*mixed.alone, mixed.together]
+        if mixed
+        else [evaluate(command, folder) for folder in command.runs]
+    )
     # Wide enough for every figure, also where the output is a file.
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(result_table(reports))
+    for item in reports:
+        if item.impossible:
+            noun = "token" if item.impossible == 1 else "tokens"
+            text = f"{item.run} gives {item.impossible:,} {noun} probability 0"
+            console.print(text, highlight=False, soft_wrap=True)
     for protocol in dict.fromkeys(item.protocol for item in reports):
         console.print(protocol, highlight=False, soft_wrap=True)
+    if mixed:
+        console.print(str(mixed), highlight=False, soft_wrap=True)
     return 0
+
+
+def mix(command: Command) -> Mixed:
+    """The runs alone and together."""
+    return mixture(
+        [load(folder) for folder in command.runs],
+        weights=None if command.weights is None else parse_weights(command.weights),
+        unigram_cache=command.unigram_cache,
+        corpus=command.corpus,
+        split=command.split,
+        text=command.text,
+    )
+
+
+def parse_weights(text: str) -> list[float]:
+    """ ".5,.5" to numbers. Raises UserError."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--weights {text!r}: give one number a run, with commas between, such as .5,.5"
+        ) from None
 
 
 def evaluate(command: Command, folder: Path) -> Report:

@@ -29,6 +29,8 @@ class Report:
     unknown: int
     size: TextSize | None
     protocol: str
+    impossible: int = 0
+    """Tokens that were given probability 0: any of them makes the perplexity infinite."""
 
     @property
     def nats_per_token(self) -> float:
@@ -118,6 +120,7 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
         unknown=unknown,
         size=split.text_size() if whole else None,
         protocol=_protocol(run, len(scores.log_prob), unknown),
+        impossible=int(np.count_nonzero(np.isneginf(scores.log_prob))),
     )
 
 
@@ -127,10 +130,12 @@ def _protocol(run: Run, tokens: int, unknown: int) -> str:
     elif run.in_rows:
         counted = f"{tokens:,} tokens, each once; state reset at each line"
     else:
-        counted = (
-            f"{tokens:,} tokens, each once, the first included; one stream, state carried over "
-            f"line ends"
+        reads = (
+            "state carried over line ends"
+            if run.model.across_lines
+            else "context cut at each line's start"
         )
+        counted = f"{tokens:,} tokens, each once, the first included; one stream, {reads}"
     eos = "<eos> counted at each line's end" if "<eos>" in run.vocabulary else "no <eos>"
     return f"Counted: {counted}; {eos}; {unknown:,} <unk>; vocabulary {len(run.vocabulary):,}."
 

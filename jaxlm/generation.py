@@ -1,6 +1,5 @@
 """What comes next: the next word's distribution, and sampled continuations."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.errors import UserError
-from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.training.runs import Run
 
 
@@ -38,46 +36,33 @@ def encode_context(run: Run, text: str) -> Context:
     words = vocabulary.ids(text.split()) if tokenizer.name == "words" else tokenizer.encode([text])
     before = [] if vocabulary.start_id is None else [vocabulary.start_id]
     ids = np.concatenate([np.array(before, np.int32), words]).astype(np.int32)[None, :]
-    window = None if run.model.context_size is None else run.model.context_size + 1
-    count = len(words)
-    if window and count < window and vocabulary.start_id is None:
+    model, count = run.model, len(words)
+    window = model.window
+    missing = 0 if window is None else max(0, window - count)
+    padded = model.pads and missing > 0
+    if padded and vocabulary.start_id is None:
         raise UserError(
             f"the context {text!r} has {count} {_tokens(count)}, and this model needs "
             f"{window}: its vocabulary has no <eos> "
             f"to pad with. Give {window} words"
         )
-    if not ids.size:
+    if not ids.size and not model.starts_from_nothing:
         raise UserError(
             "the context is empty, and this model has no <eos> to start from: give a word"
         )
     note = ""
-    if window and count < window:
-        pad = window - count
+    if padded:
         note = (
-            f"context of {count} {_tokens(count)} padded with {pad} x {vocabulary.start!r} to the "
-            f"model's {window}"
+            f"context of {count} {_tokens(count)} padded with {missing} x {vocabulary.start!r} to "
+            f"the model's {window}"
         )
-    elif window and count > window:
+    elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
     return Context(ids, note)
 
 
 def _tokens(count: int) -> str:
     return "token" if count == 1 else "tokens"
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _next_log_probs(params: Any, ids_BT: jax.Array, model: LanguageModel) -> jax.Array:
-    return jax.nn.log_softmax(_last_logits(model, params, ids_BT, None)[0])
-
-
-def _last_logits(
-    model: LanguageModel, params: Any, ids_BT: jax.Array, carry: Carry
-) -> tuple[jax.Array, Carry]:
-    """float32 [B, V] after the last token, and the carry."""
-    hidden_BTF, carry = model.apply({"params": params}, ids_BT, carry, features="last")
-    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
-    return logits_BTV[:, -1].astype(jnp.float32), carry
 
 
 def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]]:
@@ -91,9 +76,18 @@ def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]
     if count < 1:
         raise UserError(f"--top {count}: must be at least 1")
     ids = encode_context(run, context).ids
-    log_probs_V = np.asarray(_next_log_probs(run.params, ids, run.model)[0])
+    log_probs_BV, _ = run.model.next_log_probs(run.params, ids)
+    log_probs_V = np.asarray(log_probs_BV)[0]
     best = np.argsort(-log_probs_V, kind="stable")[:count]
     return [(run.vocabulary.tokens[index], float(np.exp(log_probs_V[index]))) for index in best]
+
+
+def word_sources(run: Run, context: str, words: Sequence[str]) -> list[str]:
+    """What in the model gave each word its probability after `context` (an n-gram's order); empty
+    strings where it has nothing to tell.
+    """
+    ids = encode_context(run, context).ids
+    return run.model.sources(run.params, ids, run.vocabulary.ids(words))
 
 
 @dataclass(frozen=True)
@@ -147,35 +141,21 @@ def filter_logits(
     return logits_BV
 
 
-@functools.partial(jax.jit, static_argnames=("model", "length", "temperature", "top_k", "top_p"))
-def _generate(
-    params: Any,
-    prompt_BT: jax.Array,
-    key: jax.Array,
-    model: LanguageModel,
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-) -> jax.Array:
-    """The prompt in one pass, then a scan over the tokens to come: int32 [B, length]."""
+@dataclass(frozen=True)
+class Sampler:
+    """draw(log_probs_BV, key) -> token_B: the likeliest at temperature 0, else a random one of what
+    `filter_logits` leaves.
+    """
 
-    def draw(logits_BV: jax.Array, key: jax.Array) -> jax.Array:
-        if temperature == 0:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        filtered_BV = filter_logits(logits_BV, temperature, top_k, top_p)
-        return jax.random.categorical(key, filtered_BV).astype(jnp.int32)
+    temperature: float
+    top_k: int | None
+    top_p: float | None
 
-    def step(
-        loop: tuple[jax.Array, Carry], key: jax.Array
-    ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
-        logits_BV, carry = loop
-        token_B = draw(logits_BV, key)
-        return _last_logits(model, params, token_B[:, None], carry), token_B
-
-    start = _last_logits(model, params, prompt_BT, None)
-    _, tokens_TB = jax.lax.scan(step, start, jax.random.split(key, length))
-    return tokens_TB.T
+    def __call__(self, log_probs_BV: jax.Array, key: jax.Array) -> jax.Array:
+        if self.temperature == 0:
+            return jnp.argmax(log_probs_BV, axis=-1).astype(jnp.int32)
+        left_BV = filter_logits(log_probs_BV, self.temperature, self.top_k, self.top_p)
+        return jax.random.categorical(key, left_BV).astype(jnp.int32)
 
 
 def sample(
@@ -191,15 +171,12 @@ def sample(
     config = SamplingConfig(**options) if config is None else config
     check_sampling(config)
     ids = encode_context(run, prompt).ids
-    tokens_BT = _generate(
+    tokens_BT = run.model.generate(
         run.params,
         np.repeat(ids, config.samples, axis=0),
         jax.random.key(config.seed),
-        run.model,
+        Sampler(float(config.temperature), config.top_k, config.top_p),
         config.length,
-        float(config.temperature),
-        config.top_k,
-        config.top_p,
     )
     return [joined(run, ids[0], row) for row in np.asarray(tokens_BT).tolist()]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from jaxlm import cli
 from jaxlm.errors import UserError
-from jaxlm.generation import encode_context, next_words
+from jaxlm.generation import encode_context, next_words, word_sources
 from jaxlm.training.runs import Run, load
 
 ABOUT = """The next words after a context, with their probabilities.
@@ -60,9 +60,11 @@ def show(console: Console, run: Run, context: str, count: int) -> None:
     if note:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
-    for word, probability in words:
+    sources = word_sources(run, context, [word for word, _ in words])
+    for (word, probability), source in zip(words, sources, strict=True):
         shown = repr(word) if word.isspace() else word
-        table.add_row(f"  {escape(shown)}", f"{probability:.4f}", "█" * round(BAR * probability))
+        bar = "█" * round(BAR * probability)
+        table.add_row(f"  {escape(shown)}", f"{probability:.4f}", *filter(None, [source]), bar)
     console.print(table)
 
 

@@ -1,18 +1,19 @@
 """Settings by name: what a paper or the lecture used, as plain dicts of flags.
 
 A recipe's fields are flags without their dashes. Fields of another model than the one chosen are
-passed over, so that the lecture's recipe serves its four models.
+passed over, so that the lecture's recipe serves all its models.
 """
 
 from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # The lecture: three sentences, two words of context, sizes 2, Adam at 0.1, the cost each 1000
-    # steps.
+    # The lecture: three sentences, two words of context (an n-gram of order 3), sizes 2, Adam at
+    # 0.1, the cost each 1000 steps.
     "lecture": {
         "corpus": "toy",
         "eos": False,
         "n_step": 2,
+        "order": 3,
         "embedding_size": 2,
         "hidden_size": 2,
         "batching": "rows",

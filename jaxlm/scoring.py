@@ -2,26 +2,22 @@
 chunk length.
 
 A text is one stream, the carry handed from chunk to chunk. Where the last `context_size` tokens fix
-a model's carry (NPLM), the stream is cut into segments scored side by side, each started from the
-tokens that really precede it. Where all earlier tokens matter (recurrent models) there is one
-segment, whatever batch size is asked for: cutting would change the number.
+a model's carry (n-gram, NPLM), the stream is cut into segments scored side by side, each started
+from the tokens that really precede it. Where all earlier tokens matter (recurrent models) there is
+one segment, whatever batch size is asked for: cutting would change the number.
 """
 
-import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.data.batching import rows_of
 from jaxlm.data.encoding import Split
 from jaxlm.models.base import Carry, LanguageModel
 
-# Logits of a chunk are kept to about this many numbers (32 MiB of float32).
-LOGITS_IN_CHUNK = 1 << 23
 SEGMENTS = 32
 
 
@@ -40,12 +36,12 @@ class TokenScores(NamedTuple):
         return -float(np.sum(self.log_prob, dtype=np.float64))
 
 
+@dataclass(frozen=True)
 class Scorer:
-    """Scores texts with one model; compiles once for each shape of batch."""
+    """Scores texts with one model; with `detail`, ranks and entropies too."""
 
-    def __init__(self, model: LanguageModel, detail: bool = False) -> None:
-        self.model, self.detail = model, detail
-        self._score = jax.jit(functools.partial(_score_chunk, model, detail))
+    model: LanguageModel
+    detail: bool = False
 
     def stream(
         self, params: Any, ids: np.ndarray, *, batch_size: int = SEGMENTS, chunk: int | None = None
@@ -54,7 +50,7 @@ class Scorer:
         context = self.model.context_size
         segments = 1 if context is None else max(1, min(batch_size, len(ids)))
         length = math.ceil(len(ids) / segments)
-        width = min(length, chunk or max(16, LOGITS_IN_CHUNK // (self.model.vocab_size * segments)))
+        width = min(length, chunk or max(16, self.model.tokens_in_chunk(self.detail) // segments))
         carry = self._carry_before(params, ids, segments, length)
         before = np.arange(segments)[:, None] * length
         chunks = []
@@ -62,8 +58,8 @@ class Scorer:
             positions_BT = before + np.arange(start, start + width)
             targets_BT = ids[np.minimum(positions_BT, len(ids) - 1)].astype(np.int32)
             inputs_BT = ids[np.clip(positions_BT - 1, 0, len(ids) - 1)].astype(np.int32)
-            inputs_BT = np.where(positions_BT == 0, self.model.start_id, inputs_BT)
-            scores, carry = self._score(params, inputs_BT, targets_BT, carry)
+            inputs_BT = np.where(positions_BT == 0, self.model.filler_id, inputs_BT)
+            scores, carry = self._scores(params, inputs_BT, targets_BT, carry)
             chunks.append(scores)
         # Only now does the host wait: every chunk was dispatched before the first was read.
         return TokenScores(
@@ -75,6 +71,11 @@ class Scorer:
             )
         )
 
+    def _scores(
+        self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, carry: Carry
+    ) -> tuple[tuple[Any, ...], Carry]:
+        return self.model.token_scores(params, inputs_BT, targets_BT, carry, self.detail)
+
     def _carry_before(self, params: Any, ids: np.ndarray, segments: int, length: int) -> Carry:
         """The carry with which each segment starts: the initial one, or that of the tokens just
         before it.
@@ -85,9 +86,11 @@ class Scorer:
             return carry
         first_input_B1 = np.arange(segments)[:, None] * length - 1
         positions_BN = first_input_B1 - np.arange(context, 0, -1)
-        inside_BN = np.clip(positions_BN, 0, len(ids) - 1)
-        tokens_BN = np.where(positions_BN < 0, self.model.start_id, ids[inside_BN]).astype(np.int32)
-        return self._score(params, tokens_BN, tokens_BN, carry)[1]
+        tokens_BN = ids[np.clip(positions_BN, 0, len(ids) - 1)].astype(np.int32)
+        tokens_BN[positions_BN < 0] = self.model.filler_id
+        # The start token stands at -1; before it there is nothing.
+        tokens_BN[positions_BN < -1] = self.model.nothing_id
+        return self._scores(params, tokens_BN, np.zeros_like(tokens_BN), carry)[1]
 
     def rows(
         self,
@@ -111,7 +114,7 @@ class Scorer:
                 inputs_BT[place, : len(inputs[row])] = inputs[row]
                 targets_BT[place, : len(inputs[row])] = targets[row]
             carry = self.model.initial_carry(len(inputs_BT))
-            scores, _ = self._score(params, inputs_BT, targets_BT, carry)
+            scores, _ = self._scores(params, inputs_BT, targets_BT, carry)
             for place, row in enumerate(rows):
                 end = len(inputs[row])
                 found.append(
@@ -126,23 +129,3 @@ class Scorer:
         if not rows:
             return self.stream(params, split.ids)
         return self.rows(params, *rows_of(split), last)
-
-
-def _score_chunk(
-    model: LanguageModel,
-    detail: bool,
-    params: Any,
-    inputs_BT: jax.Array,
-    targets_BT: jax.Array,
-    carry: Carry,
-) -> tuple[tuple[jax.Array, ...], Carry]:
-    if not detail:
-        nll_BT, carry = model.apply({"params": params}, inputs_BT, targets_BT, carry, method="nll")
-        return (-nll_BT,), carry
-    hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
-    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
-    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
-    rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)
-    entropy_BT = -jnp.sum(jnp.exp(log_probs_BTV) * log_probs_BTV, axis=-1)
-    return (log_prob_BT1[..., 0], rank_BT, entropy_BT), carry

@@ -12,15 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxlm import cli
-from jaxlm.config import SECTIONS, Config, default_config
+from jaxlm.config import Config, CountedConfig, default_config, sections_of
 from jaxlm.data.text import Text, read_corpus
 from jaxlm.errors import UserError
 from jaxlm.generation import next_words
 from jaxlm.models import MODELS, make_model
-from jaxlm.models.summary import parameter_table
 from jaxlm.plots import loss_curve
+from jaxlm.training.fit import fit
 from jaxlm.training.log import read_records, writing
-from jaxlm.training.loop import fit
 from jaxlm.training.runs import CONFIG, Run
 
 Network = TypeVar("Network")
@@ -28,6 +27,7 @@ ABOUT = """Train a language model on a corpus, and keep it.
 
 Examples:
   python -m jaxlm.train --model nplm
+  python -m jaxlm.train --model ngram --order 3
   python -m jaxlm.train --model lstm --corpus ptb --epochs 5
   python -m jaxlm.train --model gru --corpus my.txt --tokens chars --dropout 0.2
 """
@@ -39,7 +39,7 @@ class Choice:
     """What decides the defaults of everything else, so it is read first."""
 
     model: str | None = None
-    """nplm, rnn, gru or lstm (none: the recipe's, or nplm)."""
+    """ngram, nplm, rnn, gru or lstm (none: the recipe's, or nplm)."""
     recipe: str | None = None
     """Start from the settings of a recipe: lecture, zaremba-small."""
     config: Path | None = None
@@ -48,11 +48,11 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Command(Config[Network]):
-    """The flags of a training run."""
+class Flags:
+    """The flags that are no settings of the run."""
 
     model: str | None = None
-    """nplm, rnn, gru or lstm (none: the recipe's, or nplm); the flags below are its own."""
+    """ngram, nplm, rnn, gru or lstm (none: the recipe's, or nplm); the flags below are its own."""
     recipe: str | None = None
     """Start from a recipe's settings: lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None
@@ -63,28 +63,42 @@ class Command(Config[Network]):
     """Continue the run in --out (without --out: the newest of this model and corpus)."""
 
 
+@dataclass(frozen=True)
+class Command(Flags, Config[Network]):
+    """The flags of a model trained by gradient."""
+
+
+@dataclass(frozen=True)
+class CountingCommand(Flags, CountedConfig[Network]):
+    """The flags of a model trained by counting."""
+
+
+COMMANDS: dict[str, Any] = {"gradient": Command, "counting": CountingCommand}
+
+
 def main(argv: Sequence[str]) -> int:
     """Reads the flags, trains, and shows what came of it."""
     choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
     name, defaults = default_config(choice.model, choice.recipe, choice.config, choice.corpus)
-    kind: Any = Command[MODELS[name].config]  # type: ignore[misc]
-    start = Command(**{section: getattr(defaults, section) for section in SECTIONS})
-    command: Command[Any] = cli.parse(kind, argv, prog=PROG, about=ABOUT, default=start)
+    entry = MODELS[name]
+    kind = COMMANDS[entry.kind.trained_by]
+    start = kind(**sections_of(defaults))
+    command = cli.parse(kind[entry.config], argv, prog=PROG, about=ABOUT, default=start)
     console = Console()
     text = read_corpus(command.text)
     for note in text.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
-    start_id = text.vocabulary.start_id or 0
-    model = make_model(name, command.network, len(text.vocabulary), start_id)
+    vocabulary = text.vocabulary
+    model = make_model(name, command.network, len(vocabulary), vocabulary.start_id)
     folder = run_folder(command.out, command.resume, name, command.text.corpus)
     show_corpus(console, text)
-    console.print(parameter_table(model))
+    console.print(model.summary())
+    sections = sections_of(command)
+    settings = {title: sections[title] for title in sections if title not in ("network", "text")}
     run = fit(
         model,
         text,
-        batching=command.batching,
-        optimizer=command.optimizer,
-        training=command.training,
+        **settings,
         folder=folder,
         resume=command.resume,
         config={"command": ["python", "-m", "jaxlm.train", *argv]},
@@ -149,8 +163,10 @@ def show_result(console: Console, run: Run, text: Text) -> None:
             table.add_row(f"{context} -> {guess}", f"{probability:.4f}{wrong}")
         console.print(table)
     assert run.folder is not None
-    with writing(run.folder / "loss.png"):
-        loss_curve(read_records(run.folder / "metrics.jsonl"), run.folder / "loss.png")
+    records = read_records(run.folder / "metrics.jsonl")
+    if any(record["split"] == "train" for record in records):
+        with writing(run.folder / "loss.png"):
+            loss_curve(records, run.folder / "loss.png")
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
 
 

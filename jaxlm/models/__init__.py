@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.cells import CELLS
+from jaxlm.models.neural import NeuralModel
+from jaxlm.models.ngram import NGram, NGramConfig
 from jaxlm.models.nplm import NPLM, NPLMConfig
 from jaxlm.models.recurrent import GRU, LSTM, RNN, Recurrent, RecurrentConfig
 
@@ -18,6 +20,8 @@ __all__ = [
     "NPLM",
     "RNN",
     "LanguageModel",
+    "NGram",
+    "NeuralModel",
     "Recurrent",
     "describe_model",
     "make_model",
@@ -25,24 +29,33 @@ __all__ = [
 
 
 class ModelEntry(NamedTuple):
-    """A model by name: what configures it, and what makes it from a configuration's fields."""
+    """A model by name: what configures it, what makes it from a configuration's fields, and its
+    class, which says how it is trained.
+    """
 
     config: type
     make: Callable[..., LanguageModel]
+    kind: type[LanguageModel]
 
 
 def _recurrent(name: str) -> ModelEntry:
-    return ModelEntry(RecurrentConfig, lambda **fields: Recurrent(cell=CELLS[name], **fields))
+    def make(**fields: Any) -> Recurrent:
+        return Recurrent(cell=CELLS[name], **fields)
+
+    return ModelEntry(RecurrentConfig, make, Recurrent)
 
 
-MODELS: dict[str, ModelEntry] = {"nplm": ModelEntry(NPLMConfig, NPLM)} | {
-    name: _recurrent(name) for name in CELLS
-}
+MODELS: dict[str, ModelEntry] = {
+    "ngram": ModelEntry(NGramConfig, NGram, NGram),
+    "nplm": ModelEntry(NPLMConfig, NPLM, NPLM),
+} | {name: _recurrent(name) for name in CELLS}
 
 
-def make_model(name: str, config: Any, vocab_size: int, start_id: int = 0) -> LanguageModel:
-    """The model called `name`, as `config` (of MODELS[name].config) describes it. Raises UserError
-    for an unknown name.
+def make_model(
+    name: str, config: Any, vocab_size: int, start_id: int | None = None
+) -> LanguageModel:
+    """The model called `name`, as `config` (of MODELS[name].config) describes it; `start_id` is the
+    token that stands before a text, None if there is none. Raises UserError for an unknown name.
     """
     fields = vars(config) if not isinstance(config, dict) else config
     return choose(MODELS, name, "model").make(vocab_size=vocab_size, start_id=start_id, **fields)
@@ -55,11 +68,11 @@ def describe_model(model: LanguageModel) -> tuple[str, dict[str, Any]]:
     bring back.
     """
     for name, entry in MODELS.items():
+        if not isinstance(model, entry.kind):
+            continue
         network = {field.name: getattr(model, field.name, None) for field in fields(entry.config)}
         same = entry.make(vocab_size=model.vocab_size, start_id=model.start_id, **network)
-        if isinstance(model, type(same)) and getattr(model, "cell", None) == getattr(
-            same, "cell", None
-        ):
+        if getattr(model, "cell", None) == getattr(same, "cell", None):
             return name, network
     cell = f" with {model.cell}" if hasattr(model, "cell") else ""
     raise UserError(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
-from jaxlm.models.base import DTYPES, Affine, LanguageModel, OutputLayer, check_common, embed
+from jaxlm.models.layers import DTYPES, Affine, OutputLayer, check_common, embed
+from jaxlm.models.neural import NeuralModel
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class NPLMConfig:
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
 
 
-class NPLM(LanguageModel):
+class NPLM(NeuralModel):
     """Neural probabilistic language model (Bengio, Ducharme, Vincent & Jauvin 2003, section 2).
 
         x = (C(w_{t-n+1}), ..., C(w_t))      the features of the last n = n_step words, side by side
@@ -59,6 +60,8 @@ class NPLM(LanguageModel):
     init_scale: float | None = None
     dtype: str = "float32"
 
+    pads = True
+
     def setup(self) -> None:
         check_common(self)
         if self.hidden_size < 1 and not (self.direct and self.hidden_size == 0):
@@ -79,11 +82,11 @@ class NPLM(LanguageModel):
         self.drop = nn.Dropout(self.dropout)
 
     @property
-    def context_size(self) -> int:
-        return self.n_step - 1
+    def window(self) -> int:
+        return self.n_step
 
     def initial_carry(self, batch_size: int) -> jax.Array:
-        return jnp.full((batch_size, self.n_step - 1), self.start_id, jnp.int32)
+        return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)
 
     def features(
         self, tokens_BT: jax.Array, carry: jax.Array, last: bool, deterministic: bool

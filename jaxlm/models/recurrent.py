@@ -11,16 +11,9 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
-from jaxlm.models.base import (
-    DTYPES,
-    Affine,
-    LanguageModel,
-    OutputLayer,
-    check_common,
-    embed,
-    uniform,
-)
 from jaxlm.models.cells import CELLS, Carry, Cell
+from jaxlm.models.layers import DTYPES, Affine, OutputLayer, check_common, embed, uniform
+from jaxlm.models.neural import NeuralModel
 
 # Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
 # more than its body.
@@ -129,7 +122,7 @@ class RecurrentLayer(nn.Module):
         return bias_G
 
 
-class Recurrent(LanguageModel):
+class Recurrent(NeuralModel):
     """A recurrent language model with any cell.
 
         h⁰_t = C(w_t)      hˡ_t = cell(hˡ⁻¹_t, hˡ_{t-1}), l = 1 ... L = num_layers
@@ -175,7 +168,7 @@ class Recurrent(LanguageModel):
         self.drop = nn.Dropout(self.dropout)
 
     @property
-    def context_size(self) -> None:
+    def window(self) -> None:
         return None
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:

@@ -3,14 +3,13 @@
 import math
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from rich.table import Table
 
-from jaxlm.models.base import LanguageModel
 
-
-def parameter_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Every parameter's path and shape, without computing a value."""
     tokens_BT = np.zeros((1, 2), np.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
@@ -23,8 +22,10 @@ def parameter_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def parameter_table(model: LanguageModel) -> Table:
-    """Layers in order, the shapes of their parameters, and how many numbers those are."""
+def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
+    """Layers in order (prefix of the parameters' paths -> what they compute), the shapes of their
+    parameters, and how many numbers those are.
+    """
     shapes = parameter_shapes(model)
     table = Table(title=f"{type(model).__name__}", title_justify="left", show_footer=True)
     total = f"{sum(map(math.prod, shapes.values())):,}"
@@ -35,7 +36,7 @@ def parameter_table(model: LanguageModel) -> Table:
         ("what it computes", "", "left"),
     ):
         table.add_column(header, footer, justify=justify)  # type: ignore[arg-type]
-    for prefix, meaning in model.layers().items():
+    for prefix, meaning in layers.items():
         own = [shape for path, shape in shapes.items() if path.startswith(f"{prefix}/")]
         own.sort(key=len, reverse=True)
         drawn = ", ".join("x".join(map(str, shape)) for shape in own)

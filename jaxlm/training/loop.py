@@ -1,7 +1,7 @@
 """The training loop: dispatch, measure, validate, keep."""
 
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from rich.console import Console
 
 from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
-from jaxlm.errors import UserError, choose
-from jaxlm.models import describe_model
-from jaxlm.models.base import LanguageModel
+from jaxlm.errors import UserError
+from jaxlm.models.neural import NeuralModel
 from jaxlm.scoring import Scorer
 from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log, check_tensorboard
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.options import with_options
 from jaxlm.training.progress import (
     Meter,
     NotFiniteError,
@@ -27,7 +27,7 @@ from jaxlm.training.progress import (
     TrainingConfig,
     total_steps,
 )
-from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder
+from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder, describe
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
 
@@ -37,8 +37,8 @@ DISPATCH_SECONDS = 0.2
 BLOCK_TOKENS = 1 << 20
 
 
-def fit(
-    model: LanguageModel,
+def fit_by_gradient(
+    model: NeuralModel,
     text: Text,
     *,
     batching: BatchingConfig | str = "streams",
@@ -50,15 +50,7 @@ def fit(
     console: Console | None = None,
     **options: Any,
 ) -> Run:
-    """Trains `model` on `text` and returns the run, with the best parameters by validation (the
-    last, without a valid split).
-
-        run = jaxlm.fit(model, text, epochs=5, lr=1e-3, batch_size=20, folder="runs/mine")
-
-    `batching` and `optimizer` are configs, or names that stand for their defaults; `options` are
-    fields of the three configs by name. With `folder`, everything is kept there; with
-    `resume` too, training goes on from its last checkpoint exactly as if it had never stopped.
-    `config` is kept in config.json beside the settings.
+    """Trains a neural model; see `jaxlm.fit`. `options` are fields of the three configs by name.
 
     Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is
     full.
@@ -69,27 +61,17 @@ def fit(
         training or TrainingConfig(),
     ]
     place = Path(folder) if folder else None
-    loop = _Loop(model, text, *_with_options(sections, options), place, console)
+    set_batching, set_optimizer, set_training = with_options(sections, options)
+    loop = _Loop(model, text, set_batching, set_optimizer, set_training, place, console)
     return loop.run(resume, config or {})
 
 
-def _with_options(sections: list[Any], options: dict[str, Any]) -> tuple[Any, Any, Any]:
-    known = {
-        field.name: index for index, section in enumerate(sections) for field in fields(section)
-    }
-    for name, value in options.items():
-        index = choose(known, name, "option of fit")
-        sections[index] = replace(sections[index], **{name: value})
-    batching, optimizer, training = sections
-    return batching, optimizer, training
-
-
 class _Loop:
-    """One call of `fit`."""
+    """One call of `fit_by_gradient`."""
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: NeuralModel,
         text: Text,
         batching: BatchingConfig,
         optimizer: OptimizerConfig,
@@ -99,11 +81,6 @@ class _Loop:
     ) -> None:
         self.model, self.text, self.folder = model, text, folder
         self.batching, self.optimizer, self.training = batching, optimizer, training
-        if model.vocab_size != len(text.vocabulary):
-            raise UserError(
-                f"the model has vocab_size {model.vocab_size}, the text "
-                f"{len(text.vocabulary)} tokens: they must be equal"
-            )
         self.batches = self._make_batches()
         self.total = total_steps(training, self.batches.steps_per_epoch)
         horizon = Horizon(self.batches.steps_per_epoch, self.total)
@@ -176,18 +153,13 @@ class _Loop:
         return f"{error}: lower --lr (now {lr}) or set --clip (now {clip}); {kept}"
 
     def _description(self, config: dict[str, Any]) -> dict[str, Any]:
-        # A model of one's own need not be in MODELS, unless its run is to be loaded again.
-        name, network = (
-            describe_model(self.model) if self.folder else (type(self.model).__name__, {})
-        )
-        return config | {
-            "model": name,
-            "network": network,
-            "text": asdict(self.text.config),
-            "batching": asdict(self.batching),
-            "optimizer": asdict(self.optimizer),
-            "training": asdict(self.training),
+        sections = {
+            "text": self.text.config,
+            "batching": self.batching,
+            "optimizer": self.optimizer,
+            "training": self.training,
         }
+        return describe(self.model, sections, config, kept=self.folder is not None)
 
     def _start(self, resume: bool) -> TrainState:
         state = init_state(self.model, self.transform, self.key, self.batches.batch_size)

@@ -5,12 +5,14 @@ runs/nplm-toy/
     tokenizer.json   tokenizer and vocabulary                   (before step 0)
     metrics.jsonl    loss by step, what the seed determines
     timing.jsonl     seconds and tokens/s by step
-    checkpoints/     last/ (two) and best/ (one)
+    checkpoints/     last/ (two) and best/ (one)      (models trained by gradient)
+    ngrams/          one .npy file a table, mapped     (models trained by counting)
 """
 
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,14 @@ import numpy as np
 from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
-from jaxlm.models import make_model
+from jaxlm.models import describe_model, make_model
 from jaxlm.models.base import LanguageModel
+from jaxlm.models.neural import NeuralModel
+from jaxlm.ngrams.tables import Tables
 from jaxlm.training.checkpoints import Checkpoints, Warn
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer.json", "checkpoints"
+TABLES = "ngrams"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,19 @@ class Run:
     def last_only(self) -> bool:
         """Whether it was trained to predict a line's last word alone."""
         return self.in_rows and self.config["batching"]["features"] == "last"
+
+
+def describe(
+    model: LanguageModel, sections: Mapping[str, Any], config: dict[str, Any], kept: bool
+) -> dict[str, Any]:
+    """What config.json says: `config`, the model, and every setting of `sections`.
+
+    Raises UserError for a model that could not be loaded again, if the run is to be kept.
+    """
+    # A model of one's own need not be in MODELS, unless its run is to be loaded again.
+    name, network = describe_model(model) if kept else (type(model).__name__, {})
+    settings = {title: asdict(section) for title, section in sections.items()}
+    return config | {"model": name, "network": network} | settings
 
 
 def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -93,7 +111,7 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
                     f"{folder} holds another run: its {section} is {difference}; repeat the "
                     f"command that made it with --resume, or choose another --out"
                 )
-        names = saved["optimizer"]["optimizer"], config["optimizer"]["optimizer"]
+        names = _optimizer(saved), _optimizer(config)
         if names[0] != names[1]:
             raise UserError(
                 f"{folder} was trained with --optimizer {names[0]}, not {names[1]}, and its state "
@@ -111,6 +129,10 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
         write_description(folder, config, tokenizer)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def _optimizer(config: dict[str, Any]) -> str | None:
+    return config.get("optimizer", {}).get("optimizer")
 
 
 def _differences(saved: Any, asked: Any) -> str:
@@ -144,6 +166,32 @@ def _runs_beside(folder: Path) -> str:
     )
 
 
+def _restored(model: NeuralModel, folder: Path, warn: Warn) -> tuple[Any, int] | None:
+    """The parameters of the best checkpoint, or else the last, and their step."""
+    tokens_BT = np.zeros((1, 2), np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    checkpoints = Checkpoints(folder / CHECKPOINTS, warn)
+    restored = checkpoints.restore_params(shapes)
+    checkpoints.close()
+    return (jax.tree.map(jnp.asarray, restored[0]), restored[1]["step"]) if restored else None
+
+
+def _mapped(model: LanguageModel, folder: Path, warn: Warn) -> tuple[Any, int] | None:
+    """The tables of counted n-grams, mapped into memory."""
+    if not (folder / TABLES).is_dir():
+        return None
+    try:
+        return Tables.load(folder / TABLES), 1
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / TABLES} is damaged: {error}; count again") from None
+
+
+PARAMETERS: dict[str, Callable[..., tuple[Any, int] | None]] = {
+    "gradient": _restored,
+    "counting": _mapped,
+}
+
+
 def load(folder: str | Path, warn: Warn = print) -> Run:
     """A run from its folder, with the best parameters by validation, or else the last.
 
@@ -153,20 +201,12 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
     """
     folder = Path(folder)
     config, tokenizer = read_description(folder)
-    model = make_model(
-        config["model"],
-        config["network"],
-        len(tokenizer.vocabulary),
-        tokenizer.vocabulary.start_id or 0,
-    )
-    tokens_BT = np.zeros((1, 2), np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    checkpoints = Checkpoints(folder / CHECKPOINTS, warn)
-    restored = checkpoints.restore_params(shapes)
-    checkpoints.close()
-    if restored is None:
+    vocabulary = tokenizer.vocabulary
+    model = make_model(config["model"], config["network"], len(vocabulary), vocabulary.start_id)
+    found = PARAMETERS[model.trained_by](model, folder, warn)
+    if found is None:
         raise UserError(
             f"{folder} has no whole checkpoint yet: train on with --resume, or choose another run"
         )
-    params, meta, _ = restored
-    return Run(model, jax.tree.map(jnp.asarray, params), tokenizer, config, folder, meta["step"])
+    params, step = found
+    return Run(model, params, tokenizer, config, folder, step)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.models.base import LanguageModel
+from jaxlm.models.neural import NeuralModel
 from jaxlm.training.optimizers import Transform
 
 # Random initialisers are much to compile and little to run: full optimisation doubles the time.
@@ -37,7 +37,7 @@ def steps_key(key: jax.Array) -> jax.Array:
     return jax.random.split(key)[1]
 
 
-def init_params(model: LanguageModel, key: jax.Array) -> Any:
+def init_params(model: NeuralModel, key: jax.Array) -> Any:
     """The model's parameters alone; `model.init` also returns what cells record."""
     tokens_BT = np.zeros((1, 2), np.int32)
     init = jax.jit(lambda key: model.init(key, tokens_BT)["params"], compiler_options=INIT_OPTIONS)
@@ -45,7 +45,7 @@ def init_params(model: LanguageModel, key: jax.Array) -> Any:
 
 
 def init_state(
-    model: LanguageModel, optimizer: Transform, key: jax.Array, batch_size: int
+    model: NeuralModel, optimizer: Transform, key: jax.Array, batch_size: int
 ) -> TrainState:
     """The state before step 0, in one compiled call; parameters are drawn from `init_key(key)`."""
 

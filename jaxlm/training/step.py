@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlm.data.batching import Block
-from jaxlm.models.base import LanguageModel
+from jaxlm.models.neural import NeuralModel
 from jaxlm.training.optimizers import Transform
 from jaxlm.training.state import TrainState, steps_key
 
@@ -29,7 +29,7 @@ TrainBlock = Callable[[TrainState, Block, int], tuple[TrainState, StepMetrics]]
 
 
 def make_train_block(
-    model: LanguageModel, optimizer: Transform, key: jax.Array, features: str
+    model: NeuralModel, optimizer: Transform, key: jax.Array, features: str
 ) -> TrainBlock:
     """A compiled function that takes `count` steps over a block of batches.
 

@@ -1,0 +1,183 @@
+"""A 5-gram of 200 MB of synthetic text, counted by DuckDB and smoothed within 1 GB of memory.
+
+Command    python experiments/ngram_out_of_core.py
+Hardware   two CPU cores (AMD EPYC with AVX-512)
+Minutes    TODO
+Expected   TODO
+Published  none
+
+The text is the same in each run: lines of words that follow Zipf's law, most of which depend on
+the one or two words before, so that the number of n-grams grows with their order as in a language.
+It takes about 15 GB of disk while it runs. The limit is measured, not enforced: a thread looks 20
+times a second at what the process has in memory, all of it and the anonymous part, which the system
+cannot take back by writing it to a file.
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxlm.data.encoding import Split
+from jaxlm.data.sources import TextFile
+from jaxlm.data.tokenizers import VocabularyConfig, Words
+from jaxlm.ngrams.counts import Sequences
+from jaxlm.ngrams.engines import run_duckdb
+from jaxlm.ngrams.external import (
+    available,
+    bytes_needed,
+    count_windows,
+    in_folders,
+    parse_memory,
+    write_windows,
+)
+from jaxlm.ngrams.smoothing import SMOOTHINGS
+from jaxlm.ngrams.tables import Tables
+
+WORDS = 50_000
+SYLLABLES = [a + b for a in "bcdfghjklmnpqrstvwxz" for b in "aeiou"]
+
+
+def spelled(rank: int) -> str:
+    """A word, shorter the more frequent it is."""
+    rest, last = divmod(rank, len(SYLLABLES))
+    return (spelled(rest - 1) if rest else "") + SYLLABLES[last]
+
+
+def uniform(*numbers: np.ndarray) -> np.ndarray:
+    """A number of [0, 1) that depends on `numbers` alone, by the mixing of SplitMix64."""
+    mixed = np.zeros(len(numbers[0]), np.uint64)
+    for number in numbers:
+        mixed += number.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(11)) / 2.0**53
+
+
+def synthetic_lines(lines_at_a_time: int = 20_000) -> Iterator[str]:
+    """Endless lines of 5 to 36 words.
+
+    Each word is drawn by Zipf's law: three in ten anew, the others as a follower of the word
+    before, or of the two before, whose followers differ in frequency by Zipf's law again.
+    """
+    rng = np.random.default_rng(0)
+    share = np.cumsum(1 / (np.arange(WORDS) + 2.7))
+    share /= share[-1]
+    names = np.array([spelled(rank) for rank in range(WORDS)], object)
+    while True:
+        lengths = rng.integers(5, 37, lines_at_a_time)
+        rows = np.zeros((lines_at_a_time, lengths.max()), np.int64)
+        before = before_that = np.full(lines_at_a_time, WORDS)
+        for place in range(rows.shape[1]):
+            kind, place_in_law = rng.random((2, lines_at_a_time))
+            follower = np.minimum(1 / (1 - rng.random(lines_at_a_time)) ** 1.2, 5000).astype(int)
+            from_two = uniform(follower, before, before_that)
+            from_one = uniform(follower, before)
+            place_in_law = np.where(kind < 0.3, place_in_law, from_one)
+            place_in_law = np.where(kind > 0.65, from_two, place_in_law)
+            rows[:, place] = np.searchsorted(share, place_in_law)
+            before, before_that = rows[:, place], before
+        for row, length in zip(rows, lengths, strict=True):
+            yield " ".join(names[row[:length]]) + "\n"
+
+
+def write_corpus(path: Path, size: int) -> None:
+    """Writes about `size` bytes of text."""
+    with open(path, "w", encoding="utf-8") as file:
+        for line in synthetic_lines():
+            size -= file.write(line)
+            if size <= 0:
+                return
+
+
+class Watch(threading.Thread):
+    """The most memory this process has had at once, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.total = self.anonymous = 0
+
+    def run(self) -> None:
+        """Looks, for ever."""
+        while True:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            kilobytes = {line.split()[0]: line.split()[1] for line in lines if "kB" in line}
+            self.total = max(self.total, int(kilobytes["VmRSS:"]) * 1024)
+            self.anonymous = max(self.anonymous, int(kilobytes["RssAnon:"]) * 1024)
+            time.sleep(0.05)
+
+    def so_far(self) -> str:
+        """Both peaks since the last call."""
+        text = f"peak {self.total / 1e6:5.0f} MB, {self.anonymous / 1e6:5.0f} MB of it anonymous"
+        self.total = self.anonymous = 0
+        return text
+
+
+def main() -> None:
+    """Writes the text, counts, smooths, and checks that probabilities add up to one."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--megabytes", type=float, default=200)
+    parser.add_argument("--order", type=int, default=5)
+    parser.add_argument("--memory", default="1GB")
+    parser.add_argument("--folder", help="for temporary files (default: the system's)")
+    options = parser.parse_args()
+    memory = parse_memory(options.memory)
+    watch = Watch()
+    watch.start()
+    began = time.perf_counter()
+
+    def tell(what: str) -> None:
+        nonlocal began
+        print(f"{what:52} {time.perf_counter() - began:6.1f} s  {watch.so_far()}", flush=True)
+        began = time.perf_counter()
+
+    def engine(query: str, windows: Path, result: Path, share: int) -> None:
+        if result.name != "counted-1":
+            tell("  read into tables")
+        run_duckdb(query, windows, result, share)
+        tell(f"{result.name}: grouped and sorted")
+
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        path, results, scratch = folder / "corpus.txt", folder / "tables", folder / "scratch"
+        write_corpus(path, int(options.megabytes * 1e6))
+        tell(f"corpus of {path.stat().st_size / 1e6:.1f} MB written")
+        source = TextFile(path)
+        tokenizer = Words.fit(source.lines(), VocabularyConfig(), add_unk=False)
+        ids = Split.encode("train", source, tokenizer, lambda: folder / "encoded").ids
+        V, end_id = len(tokenizer.vocabulary), tokenizer.vocabulary.start_id
+        tell(f"{len(ids):,} tokens, {V:,} of them different, read")
+        needed = bytes_needed(len(ids), options.order, V)
+        print(f"in memory it would take up to {needed / 1e9:.2f} GB", flush=True)
+        assert needed > available(memory), "this fits in memory: take more --megabytes"
+
+        text = Sequences.lines(ids, end_id, V)
+        windows = scratch / "windows"
+        write_windows(text, options.order, V, windows / "part-00000.parquet")
+        tell("windows written")
+        allocate = in_folders(results, scratch)
+        counts = count_windows(windows, options.order, V, memory, scratch, allocate, engine)
+        tell("  read into tables")
+        SMOOTHINGS["modified-kneser-ney"](counts, allocate, 1.0).tables.save(results)
+        tell("smoothed")
+
+        tables = Tables.load(results)
+        for order, size in enumerate(tables.sizes, start=1):
+            print(f"order {order}: {size:,} n-grams")
+        seen_BT = np.concatenate([[V], ids[len(ids) // 2 :][:200]])[None].astype(np.int64)
+        seen_BT[seen_BT == end_id] = V
+        contexts = tables.contexts(seen_BT)
+        sums = [
+            tables.distribution([int(ids_BT[0, place]) for ids_BT in contexts])[0].sum()
+            for place in range(seen_BT.shape[1])
+        ]
+        print(f"sums of P(w | h) for {len(sums)} contexts: {min(sums):.12f} to {max(sums):.12f}")
+        tell("checked")
+
+
+if __name__ == "__main__":
+    main()

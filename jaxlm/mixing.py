@@ -1,0 +1,248 @@
+"""Models together: the linear interpolation of their probabilities, and a cache of recent words."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxlm.data.encoding import Split
+from jaxlm.errors import UserError
+from jaxlm.evaluation import Report, open_split, report, score, scored_ids
+from jaxlm.scoring import TokenScores
+from jaxlm.training.runs import Run
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What each component scored alone, what they score together, and with which weights.
+
+    weights sum to 1, in the order of `alone`; `chosen` says how they came about.
+    """
+
+    alone: tuple[Report, ...]
+    together: Report
+    weights: tuple[float, ...]
+    chosen: str
+
+    @property
+    def gain(self) -> float:
+        """Bits a token that the mixture saves over its best component."""
+        best = min(item.nats_per_token for item in self.alone)
+        return float((best - self.together.nats_per_token) / np.log(2))
+
+    def __str__(self) -> str:
+        best = min(self.alone, key=lambda item: item.nats_per_token)
+        shares = ", ".join(
+            f"{weight:.4f} {item.run}"
+            for weight, item in zip(self.weights, self.alone, strict=True)
+        )
+        return (
+            f"Mixture: {shares}; {self.chosen}. It saves {self.gain:.4f} bits a token over "
+            f"{best.run} alone."
+        )
+
+
+def mixture(
+    runs: Sequence[Run],
+    *,
+    weights: Sequence[float] | None = None,
+    unigram_cache: int | None = None,
+    corpus: str | None = None,
+    split: str | None = None,
+    text: str | Path | None = None,
+) -> Mixed:
+    """The perplexity of runs whose probabilities are interpolated, token by token.
+
+        P(w | h) = Σ_m λ_m P_m(w | h)          Σ_m λ_m = 1
+
+        print(jaxlm.mixture([jaxlm.load("runs/ngram-ptb"), jaxlm.load("runs/lstm-ptb")]))
+
+    weights: λ, or None for the best on the validation split (by EM). unigram_cache: adds one more
+    component, the share of each word among the last so many. corpus, split, text: as for
+    `perplexity`.
+
+    Raises UserError for vocabularies that differ, runs that do not predict the same tokens, weights
+    that do not fit, and, without weights, a corpus without validation split.
+
+    Source: Jelinek & Mercer, "Interpolated estimation of Markov source parameters from sparse
+    data", 1980; Bengio et al. 2003, section 4, mixes an NPLM with a trigram.
+    """
+    components = len(runs) + (unigram_cache is not None)
+    check_components(components, unigram_cache)
+    check_vocabularies(runs)
+    if weights is not None:
+        check_weights(weights, components)
+    measured = _log_probs(runs, unigram_cache, lambda run: open_split(run, corpus, split, text))
+    shares, chosen = (
+        (np.array(weights), "weights given")
+        if weights is not None
+        else _weights_on_valid(runs, unigram_cache, corpus)
+    )
+    together = TokenScores(interpolated(measured.log_probs_MT, shares))
+    first_run, first_split = runs[0], measured.splits[0]
+    alone = [
+        report(run, part, TokenScores(log_prob))
+        for run, part, log_prob in zip(
+            runs, measured.splits, measured.log_probs_MT[: len(runs)], strict=True
+        )
+    ]
+    if unigram_cache is not None:
+        cached = report(first_run, first_split, TokenScores(measured.log_probs_MT[-1]))
+        alone.append(
+            _renamed(
+                cached,
+                "unigram cache",
+                f"Cache: the last {unigram_cache:,} tokens, empty at first.",
+            )
+        )
+    return Mixed(
+        tuple(alone),
+        _renamed(report(first_run, first_split, together), "mixture", alone[0].protocol),
+        tuple(map(float, shares)),
+        chosen,
+    )
+
+
+def _renamed(item: Report, name: str, protocol: str) -> Report:
+    return Report(
+        name, item.split, item.nll, item.tokens, item.unknown, item.size, protocol, item.impossible
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    splits: list[Split]
+    log_probs_MT: np.ndarray
+
+
+def _log_probs(
+    runs: Sequence[Run], unigram_cache: int | None, open_for: Callable[[Run], Split]
+) -> _Measured:
+    """Log-probabilities of the same tokens by every component, float64 [M, T]."""
+    splits = [open_for(run) for run in runs]
+    tokens = [
+        [token for _, token in scored_ids(run, part)]
+        for run, part in zip(runs, splits, strict=True)
+    ]
+    for run, other in zip(runs[1:], tokens[1:], strict=True):
+        if other != tokens[0]:
+            raise UserError(
+                f"{runs[0].name} and {run.name} do not predict the same tokens of "
+                f"{splits[0].name} ({len(tokens[0]):,} and {len(other):,} of them): mix runs that "
+                f"were trained on rows, or runs that were trained on streams"
+            )
+    found = [score(run, part).log_prob for run, part in zip(runs, splits, strict=True)]
+    if unigram_cache is not None:
+        ids = np.array([id_ for id_, _ in scored_ids(runs[0], splits[0])])
+        found.append(unigram_cache_log_probs(ids, unigram_cache, len(runs[0].vocabulary)))
+    return _Measured(splits, np.array(found, np.float64))
+
+
+def _weights_on_valid(
+    runs: Sequence[Run], unigram_cache: int | None, corpus: str | None
+) -> tuple[np.ndarray, str]:
+    try:
+        valid = _log_probs(runs, unigram_cache, lambda run: open_split(run, corpus, "valid"))
+    except UserError as error:
+        raise UserError(
+            f"weights are chosen on the validation split, which cannot be had ({error}): give them "
+            f"with --weights"
+        ) from None
+    tokens = valid.log_probs_MT.shape[1]
+    name = valid.splits[0].name
+    return em_weights(valid.log_probs_MT), f"weights by EM on {name} ({tokens:,} tokens)"
+
+
+def interpolated(log_probs_MT: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
+    """log Σ_m λ_m exp(log_probs_m), float64 [T]."""
+    with np.errstate(divide="ignore"):
+        return np.logaddexp.reduce(log_probs_MT + np.log(np.asarray(weights))[:, None], axis=0)
+
+
+def em_weights(log_probs_MT: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
+    """The weights λ [M] under which the tokens are likeliest, by expectation-maximisation.
+
+        λ_m ← 1/T Σ_t λ_m p_m(t) / Σ_k λ_k p_k(t)
+
+    The likelihood is concave in λ, so from equal weights it climbs to the one maximum; it stops
+    when no weight moves by more than `tolerance`.
+
+    Source: Dempster, Laird & Rubin 1977; Jelinek & Mercer 1980.
+    """
+    with np.errstate(invalid="ignore"):
+        p_MT = np.exp(log_probs_MT - log_probs_MT.max(axis=0))
+    # A token that every component rules out says nothing about the weights.
+    p_MT = p_MT[:, ~np.isnan(p_MT).any(axis=0)]
+    weights = np.full(len(p_MT), 1 / len(p_MT))
+    for _ in range(10_000):
+        before, total_T = weights, weights @ p_MT
+        weights = weights * (p_MT / total_T).mean(axis=1)
+        weights /= weights.sum()
+        if np.abs(weights - before).max() <= tolerance:
+            break
+    return weights
+
+
+def unigram_cache_log_probs(ids: np.ndarray, size: int, vocab_size: int) -> np.ndarray:
+    """Log of the share of each token among the `size` tokens before it; -inf where it is not among
+    them. The first token of all, which has none before it, gets 1 / V.
+
+    Source: Kuhn & De Mori, "A cache-based natural language model for speech recognition", 1990;
+    Mikolov et al. 2011 mix one with Kneser-Ney.
+    """
+    positions = np.arange(len(ids))
+    # Occurrences of one token lie side by side in this order, from first to last.
+    by_token = np.argsort(ids, kind="stable")
+    keys = ids[by_token].astype(np.int64) * len(ids) + positions[by_token]
+    begins = ids.astype(np.int64) * len(ids) + np.maximum(positions - size, 0)
+    rank = np.empty(len(ids), np.int64)
+    rank[by_token] = positions
+    seen = rank - np.searchsorted(keys, begins)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(seen / np.maximum(np.minimum(positions, size), 1))
+    log_probs[:1] = -np.log(vocab_size)
+    return log_probs
+
+
+def check_components(components: int, unigram_cache: int | None) -> None:
+    """Raises UserError if there is nothing to mix, or a cache of no words."""
+    if unigram_cache is not None and unigram_cache < 1:
+        raise UserError(f"--unigram-cache {unigram_cache}: must be at least 1")
+    if components < 2:
+        raise UserError("--mix needs two components: name another run, or add --unigram-cache 500")
+
+
+def check_weights(weights: Sequence[float], components: int) -> None:
+    """Raises UserError for weights that are not one a component, 0 or more, and 1 in all."""
+    shown = ",".join(f"{weight:g}" for weight in weights)
+    if len(weights) != components:
+        raise UserError(f"--weights {shown}: {len(weights)} weights for {components} components")
+    if not all(weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-6:
+        raise UserError(f"--weights {shown}: must be 0 or more each, and 1 in all")
+
+
+def check_vocabularies(runs: Sequence[Run]) -> None:
+    """Raises UserError if two runs know different tokens; it names the first that only one knows.
+    Their order may differ.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        ours, theirs = first.vocabulary, run.vocabulary
+        only = next((token for token in ours.tokens if token not in theirs), None)
+        has, lacks = first, run
+        if only is None:
+            only = next((token for token in theirs.tokens if token not in ours), None)
+            has, lacks = run, first
+        if only is not None:
+            raise UserError(
+                f"{first.name} and {run.name} have different vocabularies ({len(ours):,} and "
+                f"{len(theirs):,} tokens): {only!r} is in {has.name} and not in {lacks.name}. "
+                f"Only runs over one vocabulary can be mixed: train both on one corpus, with the "
+                f"same --tokens, --min-count and --vocab-size"
+            )
+        if first.tokenizer.name != run.tokenizer.name:
+            raise UserError(
+                f"{first.name} reads {first.tokenizer.name}, {run.name} {run.tokenizer.name}: only "
+                f"runs that read the same tokens can be mixed"
+            )

@@ -1,0 +1,175 @@
+"""The contract every neural model keeps: Flax modules, asked through compiled functions."""
+
+import abc
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from jaxlm import shapes
+from jaxlm.models.base import Carry, Draw, LanguageModel, Params
+from jaxlm.models.summary import parameter_table
+from jaxlm.ops.cross_entropy import cross_entropy
+
+# Logits of a chunk are kept to about this many numbers (32 MiB of float32).
+LOGITS_IN_CHUNK = 1 << 23
+
+
+class NeuralModel(nn.Module, LanguageModel):
+    """Predicts the next token at every position.
+
+    carry = model.initial_carry(batch_size)
+    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
+    logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
+    """
+
+    vocab_size: int
+    start_id: int | None = 0
+
+    trained_by = "gradient"
+    across_lines = True
+
+    @abc.abstractmethod
+    def features(
+        self, tokens_BT: jax.Array, carry: Carry, last: bool, deterministic: bool
+    ) -> tuple[jax.Array, Carry]:
+        """`__call__` after its checks."""
+
+    @abc.abstractmethod
+    def logits(self, hidden_BTF: jax.Array) -> jax.Array:
+        """Unnormalised log-probabilities of the next token: [B, T, V] in the compute dtype."""
+
+    @abc.abstractmethod
+    def layers(self) -> dict[str, str]:
+        """What each parameter group is, in words: prefix of the parameter's path -> description."""
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        carry: Carry = None,
+        *,
+        features: str = "every",
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Carry]:
+        """Features that predict the next token at every position, and the carry after the last one.
+
+        tokens_BT: int32 [B, T]. carry: from `initial_carry` (the default) or an earlier call.
+        features: "every" position, or the "last" alone, which is cheaper where that is all one
+        needs. deterministic: False draws dropout from rngs={"dropout": key}.
+
+        Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for
+        a wrong shape.
+        """
+        shapes.check(tokens_BT, "BT")
+        batch, time = tokens_BT.shape
+        carry = self.initial_carry(batch) if carry is None else carry
+        last = features == "last"
+        hidden_BTF, carry = self.features(tokens_BT, carry, last, deterministic)
+        shapes.check(hidden_BTF, "BTF", B=batch, T=1 if last else time)
+        if self.is_initializing():
+            shapes.check(self.logits(hidden_BTF), "BTV", V=self.vocab_size)
+        return hidden_BTF, carry
+
+    def nll(
+        self,
+        tokens_BT: jax.Array,
+        targets_BT: jax.Array,
+        carry: Carry = None,
+        *,
+        features: str = "every",
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, Carry]:
+        """Negative log-likelihood of each target in nats, float32 [B, T or 1], and the carry:
+        `__call__` and the loss in one.
+        """
+        hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
+        shapes.check(targets_BT, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
+        return cross_entropy(self.logits(hidden_BTF), targets_BT), carry
+
+    # The questions of LanguageModel. They are not Flax methods, which would run inside the module:
+    # each is a compiled function of the module and its parameters.
+
+    @nn.nowrap
+    def tokens_in_chunk(self, detail: bool) -> int:
+        return LOGITS_IN_CHUNK // self.vocab_size
+
+    @nn.nowrap
+    def token_scores(
+        self, params: Params, inputs_BT: Any, targets_BT: Any, carry: Carry, detail: bool = False
+    ) -> tuple[tuple[Any, ...], Carry]:
+        return _token_scores(params, inputs_BT, targets_BT, carry, self, detail)
+
+    @nn.nowrap
+    def next_log_probs(
+        self, params: Params, tokens_BT: Any, carry: Carry = None
+    ) -> tuple[Any, Carry]:
+        return _next_log_probs(params, tokens_BT, carry, self)
+
+    @nn.nowrap
+    def generate(
+        self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
+    ) -> Any:
+        return _generate(params, prompt_BT, key, self, draw, length)
+
+    @nn.nowrap
+    def summary(self) -> Table:
+        return parameter_table(self, self.layers())
+
+
+@functools.partial(jax.jit, static_argnames=("model", "detail"))
+def _token_scores(
+    params: Params,
+    inputs_BT: jax.Array,
+    targets_BT: jax.Array,
+    carry: Carry,
+    model: NeuralModel,
+    detail: bool,
+) -> tuple[tuple[jax.Array, ...], Carry]:
+    if not detail:
+        nll_BT, carry = model.apply({"params": params}, inputs_BT, targets_BT, carry, method="nll")
+        return (-nll_BT,), carry
+    hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
+    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
+    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
+    log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
+    rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)
+    entropy_BT = -jnp.sum(jnp.exp(log_probs_BTV) * log_probs_BTV, axis=-1)
+    return (log_prob_BT1[..., 0], rank_BT, entropy_BT), carry
+
+
+def _last_log_probs(
+    params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
+) -> tuple[jax.Array, Carry]:
+    """float32 [B, V] after the last token, and the carry."""
+    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, features="last")
+    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
+    return jax.nn.log_softmax(logits_BTV[:, -1].astype(jnp.float32)), carry
+
+
+_next_log_probs = functools.partial(jax.jit, static_argnames="model")(_last_log_probs)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "draw", "length"))
+def _generate(
+    params: Params,
+    prompt_BT: jax.Array,
+    key: jax.Array,
+    model: NeuralModel,
+    draw: Draw,
+    length: int,
+) -> jax.Array:
+    """The prompt in one pass, then a scan over the tokens to come."""
+
+    def step(
+        loop: tuple[jax.Array, Carry], key: jax.Array
+    ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
+        log_probs_BV, carry = loop
+        token_B = draw(log_probs_BV, key)
+        return _last_log_probs(params, token_B[:, None], carry, model), token_B
+
+    start = _last_log_probs(params, prompt_BT, None, model)
+    _, tokens_TB = jax.lax.scan(step, start, jax.random.split(key, length))
+    return tokens_TB.T

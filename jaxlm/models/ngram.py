@@ -1,0 +1,149 @@
+"""The n-gram: trained by counting, asked like every other model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from jaxlm.errors import UserError, choose
+from jaxlm.models.base import Carry, LanguageModel
+from jaxlm.ngrams.smoothing import SMOOTHINGS
+from jaxlm.ngrams.tables import NOTHING, Tables
+
+MAX_ORDER = 9
+
+
+@dataclass(frozen=True)
+class NGramConfig:
+    """Counting, the first rung: the probability of a word after the n - 1 before it."""
+
+    order: int = 5
+    """n: words of the longest n-gram, 1 to 9; it sees n - 1 words of context."""
+    smoothing: str = "modified-kneser-ney"
+    """modified-kneser-ney, kneser-ney, witten-bell, add-k or maximum-likelihood."""
+    add_k: float = 1.0
+    """Smoothing add-k only: what is added to every count."""
+    stream: bool = False
+    """Read over line ends, as the neural models do (default: a context starts afresh in each line,
+    as in KenLM)."""
+
+
+@dataclass(frozen=True)
+class NGram(LanguageModel):
+    """An n-gram model (Shannon 1948) of any smoothing in SMOOTHINGS.
+
+        P(w_t | w_1 ... w_{t-1}) = P(w_t | w_{t-n+1} ... w_{t-1}),   n = order
+
+    Its parameters are `jaxlm.ngrams.tables.Tables`, a back-off model. The carry is the last n - 1
+    tokens, int64 [B, n-1]: a token's id, V = vocab_size for a line's start, and -1 where there is
+    nothing. Without `stream`, a context starts afresh after `start_id` (the token that ends a line,
+    too); with it, `start_id` is a token like any other.
+
+    Raises UserError for an order out of 1 ... 9, an unknown smoothing, and a negative add_k.
+    """
+
+    vocab_size: int
+    start_id: int | None = None
+    order: int = 5
+    smoothing: str = "modified-kneser-ney"
+    add_k: float = 1.0
+    stream: bool = False
+
+    trained_by = "counting"
+    starts_from_nothing = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= MAX_ORDER:
+            raise UserError(f"--order {self.order}: must be from 1 to {MAX_ORDER}")
+        choose(SMOOTHINGS, self.smoothing, "smoothing")
+        if not 0 <= self.add_k < np.inf:
+            raise UserError(f"--add-k {self.add_k}: must be 0 or more")
+
+    @property
+    def window(self) -> int:
+        return self.order - 1
+
+    @property
+    def across_lines(self) -> bool:  # type: ignore[override]
+        return self.stream
+
+    def tokens_in_chunk(self, detail: bool) -> int:
+        return 1 << 20
+
+    @property
+    def nothing_id(self) -> int:
+        return NOTHING if self.stream else self.vocab_size
+
+    def initial_carry(self, batch_size: int) -> np.ndarray:
+        return np.full((batch_size, self.order - 1), self.nothing_id, np.int64)
+
+    def token_scores(
+        self, params: Tables, inputs_BT: Any, targets_BT: Any, carry: Carry, detail: bool = False
+    ) -> tuple[tuple[np.ndarray, ...], Carry]:
+        contexts, carry = self._contexts(params, inputs_BT, carry)
+        targets_BT = np.asarray(targets_BT)
+        contexts = [context_BT[:, 1:] for context_BT in contexts]
+        probability_BT, _ = params.score(contexts, targets_BT)
+        log_prob_BT = _log(probability_BT)
+        if not detail:
+            return (log_prob_BT,), carry
+        rank_BT = np.empty(targets_BT.shape, np.int64)
+        entropy_BT = np.empty(targets_BT.shape)
+        for place in np.ndindex(*targets_BT.shape):
+            p_V, _ = params.distribution([int(context_BT[place]) for context_BT in contexts])
+            rank_BT[place] = 1 + np.count_nonzero(p_V > p_V[targets_BT[place]])
+            entropy_BT[place] = -p_V @ np.log(np.where(p_V > 0, p_V, 1))
+        return (log_prob_BT, rank_BT, entropy_BT), carry
+
+    def next_log_probs(
+        self, params: Tables, tokens_BT: Any, carry: Carry = None
+    ) -> tuple[np.ndarray, Carry]:
+        found, carry = self._last(params, tokens_BT, carry)
+        return np.stack([_log(p_V) for p_V, _ in found]), carry
+
+    def sources(self, params: Tables, tokens_1T: Any, words: Any) -> list[str]:
+        """The order that answered for each word: how long a context it was seen after."""
+        ((_, answered_V),), _ = self._last(params, tokens_1T, None)
+        return [f"{answered_V[word]}-gram" for word in words]
+
+    def _last(
+        self, tables: Tables, tokens_BT: Any, carry: Carry
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Carry]:
+        """The distribution after the last token of each row, and the order behind each word."""
+        carry = self.initial_carry(len(tokens_BT)) if carry is None else carry
+        contexts, carry = self._contexts(tables, np.asarray(tokens_BT), carry)
+        rows = range(len(carry))
+        return [
+            tables.distribution([int(context_BT[row, -1]) for context_BT in contexts])
+            for row in rows
+        ], carry
+
+    def _contexts(
+        self, tables: Tables, tokens_BT: Any, carry: np.ndarray
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """The ids of the contexts of 1 ... n - 1 tokens before and after each input, [B, 1 + T]
+        each, and the carry.
+        """
+        tokens_BT = np.asarray(tokens_BT, np.int64)
+        if not self.stream and self.start_id is not None:
+            tokens_BT = np.where(tokens_BT == self.start_id, self.vocab_size, tokens_BT)
+        seen_BS = np.concatenate([carry, tokens_BT], axis=1)
+        first = self.order - 2
+        contexts = [ids_BS[:, first:] for ids_BS in tables.contexts(seen_BS)]
+        return contexts, seen_BS[:, seen_BS.shape[1] - (self.order - 1) :]
+
+    def summary(self) -> Table:
+        table = Table(title=f"NGram, {self.smoothing}", title_justify="left")
+        for header in ("order", "what it computes"):
+            table.add_column(header)
+        for order in range(1, self.order + 1):
+            seen = ", ".join(f"w_t-{back}" for back in range(order - 1, 0, -1))
+            table.add_row(str(order), f"P(w_t{' | ' * bool(seen)}{seen})")
+        return table
+
+
+def _log(probability: np.ndarray) -> np.ndarray:
+    # A word that a context never had before has probability 0 under maximum likelihood.
+    with np.errstate(divide="ignore"):
+        return np.log(probability)

@@ -1,0 +1,147 @@
+"""Training by counting: the n-gram."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jaxlm.data.batching import FEATURES
+from jaxlm.data.text import Text
+from jaxlm.errors import UserError, choose
+from jaxlm.models.ngram import NGram
+from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
+from jaxlm.ngrams.tables import Tables, in_memory
+from jaxlm.scoring import Scorer
+from jaxlm.training.log import Log
+from jaxlm.training.options import with_options
+from jaxlm.training.progress import perplexity_of
+from jaxlm.training.runs import TABLES, Run, claim_folder, describe
+
+
+@dataclass(frozen=True)
+class CountingConfig:
+    """How n-grams are counted."""
+
+    features: str = "every"
+    """Lines without <eos>: predict every word but the first, or the last alone (the lecture)."""
+    memory: str | None = None
+    """Count within this much memory, such as 2GB, on disk where need be (none: all in memory)."""
+    engine: str = "duckdb"
+    """What counts on disk: duckdb or spark (extras of those names)."""
+
+
+def fit_by_counting(
+    model: NGram,
+    text: Text,
+    *,
+    counting: CountingConfig | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    config: dict[str, Any] | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> Run:
+    """Counts and smooths; see `jaxlm.fit`. `options` are fields of CountingConfig.
+
+    Counting is done in one go: `resume` begins again where it was cut off, and leaves a finished
+    run as it is. Raises UserError for a setting that cannot work, an order larger than any line,
+    and a disk that is full.
+    """
+    (counting,) = with_options([counting or CountingConfig()], options)
+    choose(dict.fromkeys(FEATURES), counting.features, "features")
+    model = replace(model, start_id=text.vocabulary.start_id)
+    place = Path(folder) if folder else None
+    description = _description(model, text, counting, config or {}, place)
+    if place:
+        claim_folder(place, description, text.tokenizer, resume)
+    log = Log(place, console, 1, False)
+    if place and (place / TABLES).is_dir():
+        log.note("this run is complete: there is nothing left to count")
+        return Run(model, Tables.load(place / TABLES), text.tokenizer, description, place, 1)
+    log.start_from(0)
+    began = time.perf_counter()
+    estimate = _estimate(model, text, counting)
+    seconds = time.perf_counter() - began
+    tables = _kept(estimate.tables, place)
+    run = Run(model, tables, text.tokenizer, description, place, 1)
+    _tell(log, estimate, seconds, len(text.train))
+    if text.valid is not None and len(text.valid):
+        scores = Scorer(model).split(tables, text.valid, run.in_rows, run.last_only)
+        tokens = len(scores.log_prob)
+        ppl = perplexity_of(scores.nll / tokens)
+        log.record(
+            1,
+            {"split": "valid", "nll": scores.nll, "tokens": tokens, "ppl": ppl},
+            f"valid loss {scores.nll / tokens:.4f}  ppl {ppl:8.2f}",
+        )
+    return run
+
+
+def _description(
+    model: NGram,
+    text: Text,
+    counting: CountingConfig,
+    config: dict[str, Any],
+    place: Path | None,
+) -> dict[str, Any]:
+    sections = {"text": text.config, "counting": counting}
+    description = describe(model, sections, config, kept=place is not None)
+    # What evaluation asks of every run: which tokens of a text are counted.
+    rows = text.vocabulary.start_id is None
+    return description | {
+        "batching": {"batching": "rows", "features": counting.features}
+        if rows
+        else {"batching": "streams", "features": "every"}
+    }
+
+
+def sequences(model: NGram, text: Text) -> Sequences:
+    """The training text as the n-gram reads it."""
+    start_id, V = text.vocabulary.start_id, model.vocab_size
+    if start_id is None:
+        return Sequences.rows(text.train.rows(), V)
+    if model.stream:
+        return Sequences.stream(text.train.ids, start_id)
+    return Sequences.lines(text.train.ids, start_id, V)
+
+
+def _estimate(model: NGram, text: Text, counting: CountingConfig) -> Estimate:
+    counts = count_ngrams(sequences(model, text), model.order, model.vocab_size)
+    return SMOOTHINGS[model.smoothing](counts, in_memory, model.add_k)
+
+
+def _kept(tables: Tables, place: Path | None) -> Tables:
+    """`tables` in the folder of the run, written aside and renamed."""
+    if place is None:
+        return tables
+    partial = place / f"{TABLES}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        tables.save(partial)
+        os.replace(partial, place / TABLES)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"cannot write the tables to {place}: {error.strerror}. Free some space, then repeat "
+            f"the command with --resume"
+        ) from None
+    return Tables.load(place / TABLES)
+
+
+def _tell(log: Log, estimate: Estimate, seconds: float, tokens: int) -> None:
+    """The n-grams of each order, and the discounts."""
+    tables = estimate.tables
+    for order, size in enumerate(tables.sizes, start=1):
+        discounts = ""
+        if estimate.discounts:
+            shown = " ".join(f"{value:.4f}" for value in estimate.discounts[order - 1])
+            discounts = f"  discounts {shown}"
+        log.note(f"order {order}  {size:10,} n-grams{discounts}")
+    for note in estimate.notes:
+        log.note(f"note: {note}")
+    log.note(f"{tokens:,} tokens counted and smoothed in {seconds:.2f} s")

@@ -1,0 +1,81 @@
+"""Every model in MODELS, in every variant of its wiring, small and with parameters: what the laws
+are held against. A new model or cell is covered by its line in the table.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.models import MODELS, make_model
+from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.smoothing import SMOOTHINGS
+from jaxlm.training.state import init_params
+
+V, B, T = 13, 3, 7
+START = V - 1
+VARIANTS = {
+    "plain": {},
+    "tied two layers": {"tied": True, "hidden_size": 6, "num_layers": 2},
+    "direct": {"direct": True},
+    "direct, no hidden": {"direct": True, "hidden_size": 0},
+    "bfloat16": {"dtype": "bfloat16"},
+    "stream": {"stream": True},
+    "unigram": {"order": 1},
+    "bigram": {"order": 2},
+} | {smoothing: {"smoothing": smoothing} for smoothing in SMOOTHINGS}
+SIZES = {"embedding_size": 6, "hidden_size": 5}
+
+
+def cases(trained_by=("gradient", "counting"), exact=False):
+    """Parameters (name, options) of a test; with `exact`, without reduced precision."""
+    for name, entry in MODELS.items():
+        known = {field.name for field in dataclasses.fields(entry.config)}
+        for variant, options in VARIANTS.items():
+            fits = entry.kind.trained_by in trained_by and set(options) <= known
+            if fits and not (exact and "dtype" in options):
+                yield pytest.param(name, options, id=f"{name}-{variant}")
+
+
+NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]
+
+
+def build(name, options, **more):
+    """The model and parameters that are not special in any way."""
+    return _build_once(name, tuple((options | more).items()))
+
+
+@functools.cache
+def _build_once(name, options):
+    kind = MODELS[name].config
+    known = {field.name for field in dataclasses.fields(kind)}
+    sizes = {size: value for size, value in SIZES.items() if size in known}
+    model = make_model(name, kind(**sizes | dict(options)), V, START)
+    return model, PARAMETERS[model.trained_by](model)
+
+
+def _drawn(model):
+    # Larger than usual, so that a wrong path shows.
+    return jax.tree.map(lambda a: 2 * a, init_params(model, jax.random.key(3)))
+
+
+def _counted(model):
+    ids = np.random.default_rng(2).integers(0, V, 400)
+    # A blank line, and a repeated stretch, so that long n-grams are met again.
+    ids = np.concatenate([ids, [START, START], ids[:150]])
+    text = Sequences.stream(ids, START) if model.stream else Sequences.lines(ids, START, V)
+    counts = count_ngrams(text, model.order, V)
+    return SMOOTHINGS[model.smoothing](counts, add_k=0.1).tables
+
+
+PARAMETERS = {"gradient": _drawn, "counting": _counted}
+
+
+def tokens(batch=B, time=T, seed=0):
+    return np.random.default_rng(seed).integers(0, V, (batch, time)).astype(np.int32)
+
+
+def tolerance(options):
+    return {"atol": 0.05, "rtol": 0.05} if options.get("dtype") else {"atol": 2e-5, "rtol": 2e-5}

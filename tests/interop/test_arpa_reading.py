@@ -1,0 +1,243 @@
+"""Reading the ARPA files of others: what they may look like, and a mistake is named by its line."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlm.errors import UserError
+from jaxlm.interop.arpa import read_arpa
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def in_words(model):
+    """{n-gram: (probability, backoff)} of a model, one n-gram a key."""
+    names = [*("</s>" if token == "<eos>" else token for token in model.tokens), "<s>"]
+    found = {}
+    for order, probabilities in enumerate(model.tables.probabilities, start=1):
+        backoffs = [*model.tables.backoffs, np.ones(len(probabilities))][order - 1]
+        for words, *values in zip(model.tables.words(order), probabilities, backoffs, strict=True):
+            found[" ".join(names[word] for word in words)] = tuple(values)
+    return found
+
+
+@pytest.mark.parametrize("name", ["farm", "lecture"])
+def test_what_is_read_is_what_the_file_says(name):
+    """Against a reader of a few lines that knows lmplz's files alone."""
+    expected = {}
+    for line in gzip.decompress((FIXTURES / f"{name}.arpa.gz").read_bytes()).decode().splitlines():
+        if "\t" in line:
+            log, words, backoff = (line + "\t0" if line.count("\t") == 1 else line).split("\t")
+            expected[words] = (10 ** float(log), 10 ** float(backoff))
+    expected["<s>"] = (0.0, expected["<s>"][1])  # it is never predicted
+    found = in_words(read_arpa(FIXTURES / f"{name}.arpa.gz"))
+    assert found.keys() == expected.keys()
+    for words, values in found.items():
+        assert values == pytest.approx(expected[words], rel=1e-12), words
+
+
+# As SRILM writes: sorted, backoffs only where they matter. The rest is what else is allowed.
+SRILM = """
+This file is in the ARPA-standard format introduced by Doug Paul.
+
+\\data\\
+ngram 1=6
+ngram  2 = 4
+ngram 3=2
+
+\\1-grams:
+-0.5\t</s>
+-99\t<s>\t-0.3
+-inf\t<unk>
+-0.7\tthe\t-0.25
+-0.9  sun   0.125
+
+-1\tan\x0bd\u00a0C:\\temp
+\\2-grams:
+-0.1\tthe sun\t-99
+-0.2\tsun </s>
+-0.4\t<s> the\t-0.15
+-0.6\tsun the
+\\3-grams:
+-0.05\t<s> the sun\t0
+-0.15 the sun </s>
+
+\\end\\
+"""
+SRILM_TOKENS = ("<eos>", "<unk>", "the", "sun", "an\x0bd\u00a0C:\\temp")
+
+
+def read_text(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "given.arpa"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return read_arpa(path)
+
+
+@pytest.mark.parametrize("change", [str, lambda text: text.replace("\n", "\r\n"), "\ufeff".__add__])
+def test_srilm(tmp_path, change):
+    text = SRILM.strip() if change == "\ufeff".__add__ else SRILM
+    model = read_text(tmp_path, change(text))
+    assert model.tokens == SRILM_TOKENS
+    assert not model.across_lines
+    logs = {
+        "</s>": (-0.5, 0),
+        "<s>": (-np.inf, -0.3),
+        "<unk>": (-np.inf, 0),
+        "the": (-0.7, -0.25),
+        "sun": (-0.9, 0.125),
+        SRILM_TOKENS[-1]: (-1, 0),
+        "the sun": (-0.1, -np.inf),
+        "sun </s>": (-0.2, 0),
+        "<s> the": (-0.4, -0.15),
+        "sun the": (-0.6, 0),
+        "<s> the sun": (-0.05, 0),
+        "the sun </s>": (-0.15, 0),
+    }
+    found = in_words(model)
+    assert found.keys() == logs.keys()
+    for words, values in logs.items():
+        assert found[words] == pytest.approx(tuple(10.0 ** np.array(values))), words
+    for keys in model.tables.keys:
+        assert (np.diff(keys) > 0).all()
+
+
+def test_neither_starts_nor_ends(tmp_path):
+    """A </s> for form's sake is no token, and an order may be empty."""
+    unigrams = "\\1-grams:\n-9\t<eos>\n-99\t<s>\n-99 </s>\n"
+    text = f"\\data\\\nngram 1=3\nngram 2=0\n{unigrams}\\2-grams:\n\\end\\"
+    model = read_text(tmp_path, text)
+    assert model.tokens == ("<eos>",)
+    assert model.across_lines
+    assert model.tables.sizes == (1, 0)
+    assert model.tables.score([np.zeros(1, int)], np.zeros(1, int))[0] == pytest.approx(1e-9)
+
+
+def test_an_end_that_only_longer_n_grams_predict_is_kept(tmp_path):
+    text = (
+        "\\data\\\nngram 1=2\nngram 2=1\n\\1-grams:\n-1 a\n-99 </s>\n\\2-grams:\n0 a </s>\n\\end\\"
+    )
+    model = read_text(tmp_path, text)
+    assert model.tokens == ("a", "<eos>")
+    assert not model.across_lines
+
+
+def test_backslashes_of_other_programs_are_kept_if_they_are_needed(tmp_path):
+    text = "\\data\\\nngram 1=3\n\\1-grams:\n-1 %s\n-1 \\\\\n-1 \\x41\n\\end\\"
+    assert read_text(tmp_path, text % "a").tokens == ("a", "\\", "A")
+    assert read_text(tmp_path, text % "A").tokens == ("A", "\\\\", r"\x41")
+
+
+def line_of(text, part):
+    return next(n for n, line in enumerate(text.split("\n"), 1) if line.startswith(part))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "message"),
+    [
+        ("\\data\\", "data", "", r"no line is \\data\\: this is not an ARPA file"),
+        ("ngram 1=6", "ngram 1=-6", "ngram 1", "expected ngram 1=COUNT, COUNT a whole .* '-6'"),
+        ("ngram 1=6", "ngram 1=6.0", "ngram 1", "expected ngram 1=COUNT, COUNT a whole .* '6.0'"),
+        ("ngram 1=6", "ngram 1=" + "9" * 5000, "ngram 1", "expected ngram 1=COUNT, COUNT a whole"),
+        ("ngram 1=6", "ngram 2=6", "ngram 2=6", "expected ngram 1=COUNT, found 'ngram 2=6'"),
+        ("ngram 3=2", "ngram 4=2", "ngram 4", "expected ngram 3=COUNT or .*, found 'ngram 4=2'"),
+        ("ngram 3=2", "3 grams", "3 grams", "expected ngram 3=COUNT or .*, found '3 grams'"),
+        (
+            "ngram 1=6",
+            "ngram 1=5",
+            "-1\t",
+            r"more 1-grams than the 5 .* expected \\2-grams:, found",
+        ),
+        ("ngram 1=6", "ngram 1=7", "\\2-grams", "fewer 1-grams than the header says: .*2-grams:'"),
+        ("ngram 3=2", "ngram 3=3", "\\end", "fewer 3-grams than the header says: .*end"),
+        ("ngram 3=2", "ngram 3=1", "-0.15 the", r"more 3-grams than the 1 .* expected \\end\\"),
+        ("ngram 3=2\n", "", "\\3-grams", r"expected \\end\\, found '\\\\3-grams:'"),
+        ("\\2-grams:", "\\3-grams:", "\\3-grams", r"expected \\2-grams:, found '\\\\3-grams:'"),
+        (
+            "-0.7\tthe\t-0.25",
+            "-0.7",
+            "-0.7",
+            "expected a log-probability, 1 word .* found 1 columns",
+        ),
+        ("the sun\t-99", "the", "-0.1\t", "expected a log-probability, 2 words .* found 2 columns"),
+        ("the sun\t-99", "the sun\t1\t2", "-0.1\t", "2 words and at most a log-backoff, found 5"),
+        ("-0.1\tthe", "one\tthe", "one\t", "expected a log-probability of 0 or less, found 'one'"),
+        ("-0.1\tthe", "nan\tthe", "nan\t", "expected a log-probability of 0 or less, found 'nan'"),
+        ("-0.1\tthe", "0.1\tthe", "0.1\t", "expected a log-probability of 0 or less, found '0.1'"),
+        ("sun\t-99", "sun\tx", "-0.1\t", "expected a log-backoff of 99 or less, found 'x'"),
+        ("sun\t-99", "sun\tinf", "-0.1\t", "expected a log-backoff of 99 or less, found 'inf'"),
+        ("sun the", "sun moon", "-0.6\t", "the word 'moon' is not among the 1-grams"),
+        ("-0.9  sun", "-0.9  the", "-0.9  the", "the 1-gram 'the' is on line 13 already"),
+        ("sun the", "the sun", "-0.6\t", "the 2-gram is on line 18 already"),
+        ("the sun </s>", "<s> the sun", "-0.15 <s>", "the 3-gram is on line 23 already"),
+        ("the sun </s>", "the the </s>", "-0.15 the", "before the last word is not among the 2-gr"),
+        ("sun the", "sun <s>", "-0.6\t", "<s> may only be the first word of an n-gram"),
+        ("sun the", "</s> the", "-0.6\t", "</s> may only be the last word of an n-gram"),
+        ("-1\tan", "-1\t<eos>\n-1\tan", "-1\t<eos>", "<eos> is a word here, and so is </s>"),
+        ("\\end\\", "", "", r"the file ends here: expected \\end\\; is it whole\?"),
+        (SRILM[SRILM.index("-0.6") :], "", "", "the file ends after 3 of 4 2-grams; is it whole"),
+        (SRILM[SRILM.index("ngram 3") :], "", "", r"the file ends here: expected \\1-grams:"),
+        (SRILM, "", "", "the file is empty: expected an ARPA file"),
+    ],
+)
+def test_mistakes(tmp_path, old, new, at, message):
+    """One line, with the file, the line's number and what is wrong."""
+    text = SRILM.replace("ngram 1=6", "ngram 1=7") if "<eos>" in new else SRILM
+    assert old in text
+    text = text.replace(old, new, 1)
+    line = line_of(text, at) if at else text.count("\n") + 1
+    with pytest.raises(UserError, match=message) as caught:
+        read_text(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'given.arpa'}, line {line}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_not_utf8(tmp_path):
+    with pytest.raises(UserError, match=r"line 16: expected text in UTF-8, found b'caf\\xe9"):
+        read_text(tmp_path, SRILM.replace("-1\tan", "-1\tcafé"), "latin-1")
+
+
+@pytest.mark.parametrize("data", [b"\x00\xff\xfe" * 99, b"PK\x03\x04", "text\n".encode("utf-16")])
+def test_not_a_text(tmp_path, data):
+    with pytest.raises(UserError, match="this is not an ARPA file"):
+        read_text(tmp_path, data)
+
+
+@pytest.mark.parametrize("kept", [2, 12, 2000, 4000, 4336])
+def test_gzip_cut_off(tmp_path, kept):
+    packed = (FIXTURES / "farm.arpa.gz").read_bytes()
+    assert kept < len(packed)
+    with pytest.raises(UserError, match=r"line \d+: the gzip data is cut off or damaged here"):
+        read_text(tmp_path, packed[:kept])
+
+
+@pytest.mark.parametrize("place", [20, 2000, -6])
+def test_gzip_damaged(tmp_path, place):
+    packed = bytearray((FIXTURES / "farm.arpa.gz").read_bytes())
+    packed[place] ^= 255
+    with pytest.raises(UserError, match=r"line \d+: "):
+        read_text(tmp_path, bytes(packed))
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_cut_or_changed_byte_is_read_or_named(tmp_path_factory, data):
+    """Never another error than a UserError."""
+    good = bytearray(SRILM.encode())
+    place = data.draw(st.integers(0, len(good) - 1))
+    change = data.draw(st.sampled_from([b"", b"\n", b"\t", b" ", b"\\", b"-", b"9", b"\xff", None]))
+    text = bytes(good[:place] if change is None else good[:place] + change + good[place + 1 :])
+    try:
+        model = read_text(tmp_path_factory.getbasetemp(), text)
+    except UserError as error:
+        assert ", line " in str(error)
+    else:
+        assert len(model.tokens) == model.tables.vocab_size
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.arpa: No such file"):
+        read_arpa(tmp_path / "none.arpa")

@@ -1,0 +1,304 @@
+"""N-grams counted out of core are the same, to the last bit, as those counted in memory."""
+
+import os
+import shutil
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlm.data.text import read_corpus
+from jaxlm.errors import UserError
+from jaxlm.ngrams import pieces
+from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.engines import run_duckdb, run_spark
+from jaxlm.ngrams.external import (
+    available,
+    bytes_needed,
+    count_query,
+    count_windows,
+    count_within,
+    in_folders,
+    parse_memory,
+    write_windows,
+)
+from jaxlm.ngrams.smoothing import SMOOTHINGS
+from jaxlm.ngrams.tables import Tables, in_memory
+
+PTB = Path(__file__).parents[2].parent / "shared" / "data" / "ptb"
+V, END = 6, 5
+MEMORY = parse_memory("400MB")
+
+
+def ids_of(size=300, dtype=np.uint16):
+    # Lines of many lengths, none and one word among them.
+    return np.random.default_rng(1).integers(0, V, size).astype(dtype)
+
+
+def texts():
+    ids = ids_of()
+    rows = [row for row in np.split(ids, np.flatnonzero(ids == END)) if len(row)]
+    return {
+        "lines": Sequences.lines(ids, END, V),
+        "stream": Sequences.stream(ids, END),
+        "rows": Sequences.rows(rows, V),
+    }
+
+
+def count_outside(text, order, folder, vocab_size=V, engine=run_duckdb, block=None):
+    """Counts by way of files in `folder`, whether it fits in memory or not."""
+    windows, results, scratch = folder / "windows", folder / "results", folder / "scratch"
+    write_windows(text, order, vocab_size, windows / "part-00000.parquet", block or 1 << 20)
+    allocate = in_folders(results, scratch)
+    counts = count_windows(
+        windows, order, vocab_size, MEMORY, scratch, allocate, engine, block=block
+    )
+    return counts, allocate
+
+
+def assert_same_array(array, other, name):
+    assert array.dtype == other.dtype, name
+    np.testing.assert_array_equal(array, other, err_msg=name)
+
+
+def assert_same_counts(counts, other):
+    assert counts.vocab_size == other.vocab_size
+    for order, (own, its) in enumerate(zip(counts.orders, other.orders, strict=True), start=1):
+        assert own.at_line_start == its.at_line_start
+        for name in ("keys", "counts", "suffixes"):
+            assert_same_array(getattr(own, name), getattr(its, name), f"{name}-{order}")
+
+
+def assert_same_estimate(estimate, other):
+    assert estimate.discounts == other.discounts
+    assert estimate.notes == other.notes
+    its = other.tables.arrays()
+    assert its.keys() == estimate.tables.arrays().keys()
+    for name, array in estimate.tables.arrays().items():
+        assert_same_array(array, its[name], name)
+
+
+# A text in blocks
+
+
+@pytest.mark.parametrize("kind", ["lines", "stream", "rows"])
+def test_a_text_read_in_blocks_is_the_text(kind):
+    text = texts()[kind]
+    blocks = [text.before_in(start, start + 50) for start in range(0, len(text.words), 50)]
+    assert_same_array(np.concatenate(blocks), text.before, kind)
+
+
+def test_a_largest_vocabulary_of_two_byte_ids_has_room_for_a_line_start():
+    ids = np.array([7, 65535, 7], np.uint16)
+    assert Sequences.lines(ids, 65535, 1 << 16).before.tolist() == [1 << 16, 7, 1 << 16]
+
+
+def test_windows_end_at_a_line_start(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ids = np.array([1, 2, 3, END, 4, END])
+    write_windows(Sequences.lines(ids, END, V), 4, V, tmp_path / "windows.parquet", block=2)
+    table = parquet.read_table(tmp_path / "windows.parquet").to_pydict()
+    rows = list(zip(*(table[name] for name in ("c3", "c2", "c1", "w")), strict=True))
+    assert rows == [
+        (-1, -1, V, 1),
+        (-1, V, 1, 2),
+        (V, 1, 2, 3),
+        (1, 2, 3, END),
+        (-1, -1, V, 4),
+        (-1, V, 4, END),
+    ]
+
+
+# DuckDB
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["lines", "stream", "rows"])
+def test_duckdb_counts_as_memory_does(kind, order, tmp_path):
+    pytest.importorskip("duckdb")
+    text = texts()[kind]
+    counts, _ = count_outside(text, order, tmp_path, block=7)
+    assert_same_counts(counts, count_ngrams(text, order, V))
+
+
+def test_texts_written_apart_are_counted_together(tmp_path):
+    pytest.importorskip("duckdb")
+    ids = np.append(ids_of(100), END)
+    for number in range(2):
+        path = tmp_path / f"windows/part-{number}.parquet"
+        write_windows(Sequences.lines(ids, END, V), 3, V, path)
+    allocate = in_folders(tmp_path / "results", tmp_path / "scratch")
+    counts = count_windows(tmp_path / "windows", 3, V, MEMORY, tmp_path / "scratch", allocate)
+    together = Sequences.lines(np.tile(ids, 2), END, V)
+    assert_same_counts(counts, count_ngrams(together, 3, V))
+
+
+def test_any_name_of_a_folder_will_do(tmp_path):
+    pytest.importorskip("duckdb")
+    text = texts()["lines"]
+    counts, _ = count_outside(text, 2, tmp_path / "it's [1] *of* these?")
+    assert_same_counts(counts, count_ngrams(text, 2, V))
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_a_model_estimated_in_files_is_the_same(smoothing, tmp_path, monkeypatch):
+    pytest.importorskip("duckdb")
+    # A folder given relative to where we are, and pieces so small that there are many.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pieces, "PIECE", 7)
+    text, results = texts()["lines"], Path("results")
+    counts, allocate = count_outside(text, 4, Path())
+    expected = SMOOTHINGS[smoothing](count_ngrams(text, 4, V), in_memory, 0.5)
+    estimate = SMOOTHINGS[smoothing](counts, allocate, 0.5)
+    assert_same_estimate(estimate, expected)
+    estimate.tables.save(results)
+    shutil.rmtree("scratch")
+    loaded = Tables.load(results)
+    assert {path.stem for path in results.iterdir()} == set(loaded.arrays())
+    for name, array in expected.tables.arrays().items():
+        assert_same_array(loaded.arrays()[name], array, name)
+
+
+@pytest.mark.skipif(not PTB.is_dir(), reason="the corpus is not at hand")
+def test_ptb_is_the_same_to_the_last_bit(tmp_path):
+    pytest.importorskip("duckdb")
+    text = read_corpus(str(PTB))
+    size, end_id = len(text.vocabulary), text.vocabulary.start_id
+    sequences = Sequences.lines(text.train.ids, end_id, size)
+    memory = parse_memory("300MB")
+    counts, allocate = count_within(
+        sequences, 5, size, memory, tmp_path / "results", tmp_path / "scratch"
+    )
+    assert allocate is not in_memory
+    expected = count_ngrams(sequences, 5, size)
+    assert_same_counts(counts, expected)
+    smooth = SMOOTHINGS["modified-kneser-ney"]
+    assert_same_estimate(smooth(counts, allocate, 1.0), smooth(expected, in_memory, 1.0))
+
+
+# Spark
+
+
+@pytest.fixture
+def spark():
+    pytest.importorskip("pyspark")
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        pytest.skip("Spark needs Java")
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    session = builder.config("spark.sql.shuffle.partitions", "3").getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_spark_runs_the_same_query(spark, tmp_path):
+    text = texts()["lines"]
+    counts, _ = count_outside(text, 3, tmp_path, engine=run_spark, block=50)
+    assert_same_counts(counts, count_ngrams(text, 3, V))
+
+
+# Memory
+
+
+def test_amounts_of_memory():
+    assert parse_memory("2GB") == 2_000_000_000
+    assert parse_memory(" 500 mb ") == 500_000_000
+    assert parse_memory("1.5GiB") == 3 << 29
+    assert parse_memory("64KiB") == 1 << 16
+    assert parse_memory("2000000") == parse_memory("2000000B") == 2_000_000
+
+
+@pytest.mark.parametrize("text", ["", "GB", "2 G B", "2XB", "-1GB", "0GB", "1,5GB", "two"])
+def test_what_is_no_amount_of_memory(text):
+    with pytest.raises(UserError, match=r"write 2GB, 500MB or 1[.]5GiB"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_what_memory_is_needed_is_no_less_than_what_is_taken(size, order):
+    ids = np.random.default_rng(0).integers(0, size, 50_000).astype(np.uint16)
+    text = Sequences.stream(ids, 0)
+    tracemalloc.start()
+    try:
+        estimate = SMOOTHINGS["modified-kneser-ney"](count_ngrams(text, order, size))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert estimate.tables.order == order
+    # 30 MB at most are those of a piece, whatever the text.
+    assert peak < bytes_needed(len(ids), order, size) + 30_000_000
+
+
+def test_what_fits_is_counted_in_memory(tmp_path):
+    text = texts()["lines"]
+    for memory in (None, MEMORY):
+        counts, allocate = count_within(text, 3, V, memory, tmp_path / "a", tmp_path / "b")
+        assert allocate is in_memory
+        assert_same_counts(counts, count_ngrams(text, 3, V))
+    assert not list(tmp_path.iterdir())
+
+
+def test_python_itself_is_reckoned_with():
+    assert available(1_000_000_000) == 750_000_000
+    assert available(100_000_000) == 50_000_000
+
+
+def test_arrays_in_files_come_back_after_their_release(tmp_path):
+    array = in_folders(tmp_path / "a", tmp_path / "b")("counts-2", 100_000, np.int64)
+    array[:] = np.arange(100_000)
+    pieces.release(array[10:], np.arange(3))
+    assert_same_array(np.asarray(array), np.arange(100_000), "counts-2")
+    private = np.load(tmp_path / "b/counts-2.npy", mmap_mode="c")
+    private[0] = 7
+    pieces.release(private)
+    assert private[0] == 7
+
+
+# Mistakes
+
+
+def test_an_order_larger_than_any_line(tmp_path):
+    pytest.importorskip("duckdb")
+    text = Sequences.lines(np.array([1, END, 2, END]), END, V)
+    with pytest.raises(UserError, match="--order 5 is larger than any line: the longest has 3"):
+        count_outside(text, 5, tmp_path)
+
+
+def test_too_little_memory_even_for_the_engine(tmp_path):
+    pytest.importorskip("duckdb")
+    text = Sequences.stream(ids_of(20_000), 0)
+    with pytest.raises(UserError, match=r"DuckDB cannot count .* its share of --memory"):
+        count_within(text, 5, V, 1_000_000, tmp_path / "results", tmp_path / "scratch")
+
+
+def test_an_unknown_engine(tmp_path):
+    with pytest.raises(UserError, match=r"unknown engine 'duck'.* choose one of duckdb, spark"):
+        count_within(texts()["lines"], 2, V, 1, tmp_path, tmp_path, "duck")
+
+
+@pytest.mark.parametrize(
+    ("package", "engine"), [("duckdb", run_duckdb), ("pyspark.sql", run_spark), ("pyarrow", None)]
+)
+def test_a_missing_package_is_named(package, engine, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=r"pip install 'jaxlm\[") as caught:
+        if engine:
+            engine(count_query(2), tmp_path, tmp_path / "result", MEMORY)
+        else:
+            write_windows(texts()["lines"], 2, V, tmp_path / "windows.parquet")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_that_does_not_sort_is_found_out(tmp_path):
+    pytest.importorskip("duckdb")
+
+    def unsorted(query, *rest):
+        run_duckdb(query + " DESC", *rest)
+
+    with pytest.raises(RuntimeError, match="not in the order"):
+        count_outside(texts()["lines"], 2, tmp_path, engine=unsorted)
