@@ -14,6 +14,7 @@ cannot take back by writing it to a file.
 """
 
 import argparse
+import resource
 import tempfile
 import threading
 import time
@@ -164,6 +165,8 @@ def main() -> None:
         tell("  read into tables")
         SMOOTHINGS["modified-kneser-ney"](counts, allocate, 1.0).tables.save(results)
         tell("smoothed")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(f"the most memory until here: {peak / 1e6:.0f} MB of {memory / 1e6:.0f} MB")
 
         tables = Tables.load(results)
         for order, size in enumerate(tables.sizes, start=1):
@@ -176,7 +179,6 @@ def main() -> None:
             for place in range(seen_BT.shape[1])
         ]
         print(f"sums of P(w | h) for {len(sums)} contexts: {min(sums):.12f} to {max(sums):.12f}")
-        tell("checked")
 
 
 if __name__ == "__main__":

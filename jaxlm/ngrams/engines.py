@@ -68,9 +68,10 @@ def run_duckdb(query: str, windows: Path, result: Path, memory: int) -> None:
 
 
 def run_spark(query: str, windows: Path, result: Path, memory: int) -> None:
-    """Spark: the session at hand, which may be a cluster's, or else one on this machine."""
+    """Spark: the session at hand, which may be a cluster's, or else one on this machine. Folders
+    must be on a disk that all its machines see.
+    """
     try:
-        from pyspark.errors import PySparkRuntimeError
         from pyspark.sql import SparkSession
     except ImportError:
         raise UserError(
@@ -80,13 +81,14 @@ def run_spark(query: str, windows: Path, result: Path, memory: int) -> None:
         # A session at hand keeps what it was started with; Spark does not start with less.
         builder = SparkSession.builder.config("spark.driver.memory", f"{max(memory >> 20, 512)}m")
         session = builder.getOrCreate()
-    except PySparkRuntimeError as error:
+    except RuntimeError as error:
         raise UserError(
             f"Spark did not start ({' '.join(str(error).split())[:120]}): it needs Java, on the "
             "PATH or at JAVA_HOME"
         ) from None
-    session.read.parquet(str(windows)).createOrReplaceTempView("windows")
-    session.sql(query).write.parquet(str(result))
+    # Not the cluster's default file system, from where nothing else here reads.
+    session.read.parquet(f"file:{windows.absolute()}").createOrReplaceTempView("windows")
+    session.sql(query).write.parquet(f"file:{result.absolute()}")
 
 
 def _quoted(text: str) -> str:

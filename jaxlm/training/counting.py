@@ -1,8 +1,11 @@
 """Training by counting: the n-gram."""
 
+import contextlib
 import os
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from jaxlm.data.batching import FEATURES
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError, choose
 from jaxlm.models.ngram import NGram
-from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.counts import Sequences
+from jaxlm.ngrams.engines import ENGINES
+from jaxlm.ngrams.external import count_within, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
-from jaxlm.ngrams.tables import Tables, in_memory
+from jaxlm.ngrams.tables import Tables
 from jaxlm.scoring import Scorer
 from jaxlm.training.log import Log
 from jaxlm.training.options import with_options
@@ -54,6 +59,9 @@ def fit_by_counting(
     """
     (counting,) = with_options([counting or CountingConfig()], options)
     choose(dict.fromkeys(FEATURES), counting.features, "features")
+    choose(ENGINES, counting.engine, "engine")
+    if counting.memory is not None:
+        parse_memory(counting.memory)
     model = replace(model, start_id=text.vocabulary.start_id)
     place = Path(folder) if folder else None
     description = _description(model, text, counting, config or {}, place)
@@ -65,9 +73,10 @@ def fit_by_counting(
         return Run(model, Tables.load(place / TABLES), text.tokenizer, description, place, 1)
     log.start_from(0)
     began = time.perf_counter()
-    estimate = _estimate(model, text, counting)
-    seconds = time.perf_counter() - began
-    tables = _kept(estimate.tables, place)
+    with _scratch(place) as scratch:
+        estimate = _estimate(model, text, counting, scratch)
+        seconds = time.perf_counter() - began
+        tables = _kept(estimate.tables, place, scratch)
     run = Run(model, tables, text.tokenizer, description, place, 1)
     _tell(log, estimate, seconds, len(text.train))
     if text.valid is not None and len(text.valid):
@@ -110,26 +119,48 @@ def sequences(model: NGram, text: Text) -> Sequences:
     return Sequences.lines(text.train.ids, start_id, V)
 
 
-def _estimate(model: NGram, text: Text, counting: CountingConfig) -> Estimate:
-    counts = count_ngrams(sequences(model, text), model.order, model.vocab_size)
-    return SMOOTHINGS[model.smoothing](counts, in_memory, model.add_k)
-
-
-def _kept(tables: Tables, place: Path | None) -> Tables:
-    """`tables` in the folder of the run, written aside and renamed."""
+@contextlib.contextmanager
+def _scratch(place: Path | None) -> Iterator[Path]:
+    """A folder for what counting needs meanwhile: in the run's own, so that what is finished can be
+    renamed into place, or a temporary one. Removed at the end, whatever happens.
+    """
     if place is None:
-        return tables
-    partial = place / f"{TABLES}.partial"
+        with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
+            yield Path(folder)
+        return
+    scratch = place / f"{TABLES}.partial"
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        tables.save(partial)
-        os.replace(partial, place / TABLES)
+        yield scratch
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
             f"cannot write the tables to {place}: {error.strerror}. Free some space, then repeat "
             f"the command with --resume"
         ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path) -> Estimate:
+    memory = None if counting.memory is None else parse_memory(counting.memory)
+    counts, allocate = count_within(
+        sequences(model, text),
+        model.order,
+        model.vocab_size,
+        memory,
+        scratch / TABLES,
+        scratch,
+        counting.engine,
+    )
+    return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
+
+
+def _kept(tables: Tables, place: Path | None, scratch: Path) -> Tables:
+    """`tables` in the folder of the run, written aside and renamed."""
+    if place is None:
+        return tables
+    tables.save(scratch / TABLES)
+    os.replace(scratch / TABLES, place / TABLES)
     return Tables.load(place / TABLES)
 
 

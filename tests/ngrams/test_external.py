@@ -194,7 +194,6 @@ def spark():
     session.stop()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_spark_runs_the_same_query(spark, tmp_path):
     text = texts()["lines"]
     counts, _ = count_outside(text, 3, tmp_path, engine=run_spark, block=50)
