@@ -28,13 +28,24 @@ LAYERS = {
     "jaxlm.evaluate": 7,
     "jaxlm.predict": 7,
     "jaxlm.generate": 7,
+    "jaxlm.convert": 7,
     "jaxlm.__main__": 7,
     "jaxlm": 7,
 }
-COMMANDS = {"jaxlm.train", "jaxlm.evaluate", "jaxlm.predict", "jaxlm.generate", "jaxlm.__main__"}
+COMMANDS = {
+    "jaxlm.train",
+    "jaxlm.evaluate",
+    "jaxlm.predict",
+    "jaxlm.generate",
+    "jaxlm.convert",
+    "jaxlm.__main__",
+}
 HOMES = {
     "chex": {"jaxlm.shapes"},
     "orbax": {"jaxlm.training.checkpoints"},
+    "duckdb": {"jaxlm.ngrams.engines"},
+    "pyarrow": {"jaxlm.ngrams.engines"},
+    "pyspark": {"jaxlm.ngrams.engines"},
     "matplotlib": {"jaxlm.plots"},
     "torch": set(),
     "pickle": set(),

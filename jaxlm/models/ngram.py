@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import UserError
 from jaxlm.models.base import Carry, LanguageModel
-from jaxlm.ngrams.smoothing import SMOOTHINGS
 from jaxlm.ngrams.tables import NOTHING, Tables
 
 MAX_ORDER = 9
@@ -31,7 +30,7 @@ class NGramConfig:
 
 @dataclass(frozen=True)
 class NGram(LanguageModel):
-    """An n-gram model (Shannon 1948) of any smoothing in SMOOTHINGS.
+    """An n-gram model (Shannon 1948) of any smoothing: one of SMOOTHINGS, or an ARPA file's own.
 
         P(w_t | w_1 ... w_{t-1}) = P(w_t | w_{t-n+1} ... w_{t-1}),   n = order
 
@@ -40,7 +39,7 @@ class NGram(LanguageModel):
     nothing. Without `stream`, a context starts afresh after `start_id` (the token that ends a line,
     too); with it, `start_id` is a token like any other.
 
-    Raises UserError for an order out of 1 ... 9, an unknown smoothing, and a negative add_k.
+    Raises UserError for an order out of 1 ... 9, and a negative add_k.
     """
 
     vocab_size: int
@@ -56,7 +55,6 @@ class NGram(LanguageModel):
     def __post_init__(self) -> None:
         if not 1 <= self.order <= MAX_ORDER:
             raise UserError(f"--order {self.order}: must be from 1 to {MAX_ORDER}")
-        choose(SMOOTHINGS, self.smoothing, "smoothing")
         if not 0 <= self.add_k < np.inf:
             raise UserError(f"--add-k {self.add_k}: must be 0 or more")
 

@@ -134,6 +134,23 @@ def _count_order(
     return OrderCounts(unique, counts, shorter[places[firsts]], at_start), ids
 
 
+def check_order(text: Sequences, order: int, vocab_size: int) -> None:
+    """Raises UserError if no line has `order` words, without counting any."""
+    block, longest, length = 1 << 20, 0, 1
+    for start in range(0, len(text.words), block):
+        before = text.before_in(start, min(start + block, len(text.words)))
+        # Where lines begin; the first word of a line makes a bigram with its start.
+        begins = np.flatnonzero(before == vocab_size)
+        ends = np.append(begins, len(before))
+        length += int(ends[0])
+        longest = max(longest, length)
+        if len(begins):
+            longest = max(longest, int(np.diff(ends).max()) + 1)
+            length = len(before) - int(begins[-1]) + 1
+    if order > longest:
+        raise no_such_order(order, longest)
+
+
 def no_such_order(order: int, longest: int) -> UserError:
     """The error of an `order` that no line is long enough for."""
     return UserError(

@@ -16,7 +16,7 @@ from jaxlm.data.batching import FEATURES
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError, choose
 from jaxlm.models.ngram import NGram
-from jaxlm.ngrams.counts import Sequences
+from jaxlm.ngrams.counts import Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
@@ -59,9 +59,11 @@ def fit_by_counting(
     """
     (counting,) = with_options([counting or CountingConfig()], options)
     choose(dict.fromkeys(FEATURES), counting.features, "features")
+    choose(SMOOTHINGS, model.smoothing, "smoothing")
     choose(ENGINES, counting.engine, "engine")
     if counting.memory is not None:
         parse_memory(counting.memory)
+    check_order(sequences(model, text), model.order, model.vocab_size)
     model = replace(model, start_id=text.vocabulary.start_id)
     place = Path(folder) if folder else None
     description = _description(model, text, counting, config or {}, place)
@@ -153,6 +155,12 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
         counting.engine,
     )
     return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
+
+
+def keep_tables(tables: Tables, place: Path) -> Tables:
+    """Puts `tables` into the folder of a run, written aside and renamed; returns them mapped."""
+    with _scratch(place) as scratch:
+        return _kept(tables, place, scratch)
 
 
 def _kept(tables: Tables, place: Path | None, scratch: Path) -> Tables:

@@ -124,7 +124,7 @@ def test_help_of_train_is_the_chosen_model_s(shell):
 def test_the_package_lists_its_commands(shell):
     code, out, _ = shell("__main__")
     assert code == 0
-    for command in ("train", "evaluate", "predict", "generate"):
+    for command in ("train", "evaluate", "predict", "generate", "convert"):
         assert f"python -m jaxlm.{command}" in out
     assert shell("__main__", "predict", "--help")[1].startswith("usage: python -m jaxlm.predict")
 
@@ -143,3 +143,61 @@ def test_settings_default_recipe_file_flag(shell, tmp_path):
     assert {**repeated, "command": 0} == {**config, "command": 0}
     first, second = ((tmp_path / run / "metrics.jsonl").read_bytes() for run in ("run", "again"))
     assert first == second
+
+
+def test_the_lecture_by_counting(shell, tmp_path):
+    code, out, err = shell("train", "--model", "ngram", "--out", tmp_path / "run")
+    assert code == 0 and err == ""
+    for line in ("P(w_t | w_t-2, w_t-1)", "order 3", "6 n-grams", "--discount_fallback"):
+        assert line in out
+    for answer in ("我 讨厌 -> 挨打", "我 喜欢 -> 玩具", "我 爱 -> 爸爸"):
+        assert answer in out
+    assert not list((tmp_path / "run").glob("*.partial"))
+    code, out, _ = shell("predict", tmp_path / "run", "我 讨厌", "--top", "2")
+    assert code == 0
+    assert re.search(r"挨打 +0\.\d+ +3-gram", out) and "1-gram" in out
+
+
+def test_a_finished_count_is_left_as_it_is(shell, tmp_path):
+    run = tmp_path / "run"
+    assert shell("train", "--model", "ngram", "--out", run)[0] == 0
+    before = (run / "ngrams/keys-3.npy").stat().st_mtime_ns
+    code, out, _ = shell("train", "--model", "ngram", "--out", run, "--resume")
+    assert code == 0 and "nothing left to count" in out
+    assert (run / "ngrams/keys-3.npy").stat().st_mtime_ns == before
+    assert (run / "metrics.jsonl").exists() is False or "valid" not in out
+
+
+def test_evaluate_mixes_a_counted_and_a_neural_run(shell, toy_runs, tmp_path):
+    assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
+    runs = (tmp_path / "run", toy_runs["nplm"])
+    code, out, _ = shell("evaluate", *runs, "--mix", "--weights", ".5,.5")
+    assert code == 0
+    assert "mixture" in out and "Mixture: 0.5000" in out and "weights given" in out
+    assert "bits a token over" in out
+
+
+def test_a_text_is_counted_on_disk_and_in_memory_alike(shell, text_run, tmp_path):
+    pytest.importorskip("duckdb")
+    pytest.importorskip("pyarrow")
+    flags = ("--model", "ngram", "--order", "3", "--corpus", text_run.parent / "my.txt")
+    assert shell("train", *flags, "--out", tmp_path / "memory")[0] == 0
+    code, _, err = shell("train", *flags, "--memory", "100KB", "--out", tmp_path / "disk")
+    if code == 0:
+        for path in (tmp_path / "memory/ngrams").iterdir():
+            assert path.read_bytes() == (tmp_path / "disk/ngrams" / path.name).read_bytes()
+    else:
+        # So little that the engine itself cannot work in it: one line says so, nothing is left.
+        assert code == 2 and "--memory" in err
+        assert not (tmp_path / "disk/ngrams").exists()
+
+
+def test_convert_there_and_back(shell, text_run, tmp_path):
+    flags = ("--model", "ngram", "--order", "3", "--corpus", text_run.parent / "my.txt")
+    assert shell("train", *flags, "--out", tmp_path / "run")[0] == 0
+    assert shell("convert", tmp_path / "run", tmp_path / "x.arpa.gz")[0] == 0
+    code, out, _ = shell("convert", tmp_path / "x.arpa.gz", tmp_path / "back")
+    assert code == 0 and "n-grams of each order" in out
+    texts = ("--text", text_run.parent / "my.txt")
+    (first, second) = (shell("evaluate", tmp_path / run, *texts)[1] for run in ("run", "back"))
+    assert re.findall(r"│ +([\d.]+) │", first) == re.findall(r"│ +([\d.]+) │", second)

@@ -22,6 +22,16 @@ TRAIN = {
     "forget bias": (["--model", "gru", "--forget-bias", "1"], ["GRUCell", "no forget gate"]),
     "batch too large": (["--batch-size", "4"], ["--batch-size 4", "3 lines", "3 or less"]),
     "streams, no <eos>": (["--batching", "streams"], ["--eos", "rows"]),
+    "order of none": (["--model", "ngram", "--order", "0"], ["--order 0", "1 to 9"]),
+    "order too large": (["--model", "ngram", "--order", "5"], ["--order 5", "--order 4 or less"]),
+    "unknown smoothing": (
+        ["--model", "ngram", "--smoothing", "kneser"],
+        ["'kneser'", "modified-kneser-ney, kneser-ney, witten-bell"],
+    ),
+    "negative k": (["--model", "ngram", "--add-k", "-1"], ["--add-k -1.0"]),
+    "no memory": (["--model", "ngram", "--memory", "much"], ["'much'", "2GB"]),
+    "unknown engine": (["--model", "ngram", "--engine", "sql"], ["'sql'", "duckdb, spark"]),
+    "a rate for counting": (["--model", "ngram", "--lr", "1"], ["--lr"]),
     "resume nothing": (["--resume"], ["--resume", "no run"]),
 }
 
@@ -116,3 +126,24 @@ def test_evaluate(shell, toy_runs, tmp_path):
 
 def test_an_unknown_command(shell):
     assert_mistake(shell("__main__", "trian"), ["'trian'", "'train'", "evaluate"])
+
+
+def test_mix(shell, toy_runs, text_run):
+    run = toy_runs["nplm"]
+    assert_mistake(shell("evaluate", run, "--mix"), ["two components", "--unigram-cache"])
+    assert_mistake(shell("evaluate", run, "--weights", "1"), ["--mix"])
+    both = toy_runs.values()
+    assert_mistake(shell("evaluate", *both, "--mix"), ["validation split", "--weights"])
+    assert_mistake(shell("evaluate", *both, "--mix", "--weights", "a,b"), ["'a,b'", ".5,.5"])
+    assert_mistake(shell("evaluate", *both, "--mix", "--weights", ".5,.6"), ["1 in all"])
+    mixed = shell("evaluate", run, text_run, "--mix", "--weights", ".5,.5")
+    assert_mistake(mixed, ["different vocabularies", "'我' is in", "not in"])
+
+
+def test_convert(shell, toy_runs, tmp_path):
+    assert_mistake(shell("convert", toy_runs["nplm"], tmp_path / "x.arpa"), ["NPLM", "n-grams"])
+    assert_mistake(shell("convert", tmp_path / "x.arpa", tmp_path / "run"), ["does not exist"])
+    (tmp_path / "bad.arpa").write_text("\\data\\\nngram 1=2\nngram 2=-5\n")
+    bad = shell("convert", tmp_path / "bad.arpa", tmp_path / "run")
+    assert_mistake(bad, ["bad.arpa", "3", "-5"])
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlm.errors import UserError
-from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.counts import Sequences, check_order, count_ngrams
 from jaxlm.ngrams.smoothing import FALLBACK, SMOOTHINGS
 from jaxlm.ngrams.tables import NOTHING, Tables
 
@@ -114,9 +114,11 @@ def test_every_smoothing_is_its_definition(smoothing, ids, context, at_start):
 @given(ids=texts, order=st.integers(1, 4))
 def test_counts_are_those_of_a_dictionary(ids, order):
     if max(map(len, lines_of(ids))) < order:
-        with pytest.raises(UserError, match=f"--order {order}"):
-            count_ngrams(Sequences.lines(np.array(ids), END, V), order, V)
+        for refuse in (count_ngrams, check_order):
+            with pytest.raises(UserError, match=f"--order {order}"):
+                refuse(Sequences.lines(np.array(ids), END, V), order, V)
         return
+    check_order(Sequences.lines(np.array(ids), END, V), order, V)
     counts = count_ngrams(Sequences.lines(np.array(ids), END, V), order, V)
     tables = SMOOTHINGS["witten-bell"](counts).tables
     for n, own in enumerate(counts.orders, start=1):

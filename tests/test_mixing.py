@@ -1,0 +1,105 @@
+"""Mixtures and the unigram cache against direct computations."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxlm
+from jaxlm.errors import UserError
+from jaxlm.mixing import em_weights, interpolated, unigram_cache_log_probs
+
+TEXT = "the cat sat on the mat\nthe dog sat on the log\n\nthe cat saw the dog\n"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed")
+    for split, times in (("train", 5), ("valid", 2), ("test", 1)):
+        (folder / f"{split}.txt").write_text(TEXT * times + "the dog sat on the mat\n")
+    text = jaxlm.read_corpus(str(folder))
+    sizes = {"vocab_size": len(text.vocabulary)}
+    return [
+        jaxlm.fit(jaxlm.NGram(**sizes, order=order, smoothing=smoothing), text)
+        for order, smoothing in ((1, "witten-bell"), (3, "kneser-ney"))
+    ]
+
+
+def test_the_mixture_is_the_weighted_sum(runs):
+    mixed = jaxlm.mixture(runs, weights=(0.25, 0.75))
+    alone = [jaxlm.evaluation.score(run, jaxlm.evaluation.open_split(run)) for run in runs]
+    expected = np.log(0.25 * np.exp(alone[0].log_prob) + 0.75 * np.exp(alone[1].log_prob))
+    assert mixed.together.nll == pytest.approx(-expected.sum())
+    assert mixed.together.tokens == len(expected)
+    for run, item in zip(runs, mixed.alone, strict=True):
+        assert float(item) == pytest.approx(float(jaxlm.perplexity(run)))
+    best = min(item.bits for item in mixed.alone)
+    assert mixed.gain == pytest.approx((best - mixed.together.bits) / len(expected))
+
+
+def test_weights_from_the_validation_split_are_the_best_there(runs):
+    mixed = jaxlm.mixture(runs, split="valid")
+    assert sum(mixed.weights) == pytest.approx(1)
+    assert mixed.together.nll <= min(item.nll for item in mixed.alone) + 1e-6
+    first = mixed.weights[0]
+    for other in (0.9 * first, 0.9 * first + 0.1):
+        worse = jaxlm.mixture(runs, split="valid", weights=(other, 1 - other))
+        assert worse.together.nll >= mixed.together.nll - 1e-6
+
+
+def test_em_finds_the_weights_that_made_the_text():
+    rng = np.random.default_rng(0)
+    p_MV = rng.dirichlet(np.full(20, 0.3), 3)
+    truth = np.array([0.2, 0.5, 0.3])
+    drawn = rng.choice(20, 50_000, p=truth @ p_MV)
+    np.testing.assert_allclose(em_weights(np.log(p_MV)[:, drawn]), truth, atol=0.03)
+
+
+def test_a_component_may_rule_a_token_out():
+    log_probs_MT = np.log([[0.5, 0.5, 0.5], [1.0, 1e-300, 1.0]])
+    log_probs_MT[1, 1] = -np.inf
+    weights = em_weights(log_probs_MT)
+    assert 0 < weights[0] < 1
+    assert np.isfinite(interpolated(log_probs_MT, weights)).all()
+    assert interpolated(log_probs_MT, [1.0, 0.0]) == pytest.approx(np.log([0.5, 0.5, 0.5]))
+
+
+@given(ids=st.lists(st.integers(0, 4), min_size=1, max_size=40), size=st.integers(1, 12))
+def test_the_cache_is_the_share_among_the_last_tokens(ids, size):
+    found = np.exp(unigram_cache_log_probs(np.array(ids), size, 5))
+    expected = [1 / 5]
+    for place in range(1, len(ids)):
+        recent = ids[max(0, place - size) : place]
+        expected.append(recent.count(ids[place]) / len(recent))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_cache_is_a_component(runs):
+    mixed = jaxlm.mixture(runs[1:], unigram_cache=5)
+    assert [item.run for item in mixed.alone][1] == "unigram cache"
+    assert len(mixed.weights) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"weights": (0.5, 0.6)}, "1 in all"),
+        ({"weights": (1.0,)}, "1 weights for 2 components"),
+        ({"weights": (1.5, -0.5)}, "0 or more"),
+        ({"unigram_cache": 0}, "--unigram-cache 0"),
+        ({"split": "nowhere"}, "'nowhere'"),
+    ],
+)
+def test_mistakes(runs, options, fragment):
+    with pytest.raises(UserError, match=fragment):
+        jaxlm.mixture(runs, **options)
+
+
+def test_what_cannot_be_mixed(runs, tmp_path):
+    with pytest.raises(UserError, match="needs two components"):
+        jaxlm.mixture(runs[:1])
+    (tmp_path / "other.txt").write_text("a dog\n" * 30)
+    text = jaxlm.read_corpus(str(tmp_path / "other.txt"))
+    other = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
+    with pytest.raises(UserError, match=r"different vocabularies .*'the' is in NGram and not in"):
+        jaxlm.mixture([runs[0], other])
