@@ -194,6 +194,8 @@ def spark():
     session.stop()
 
 
+# Spark's launcher forks, which JAX, if a test before has loaded it, warns of.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_spark_runs_the_same_query(spark, tmp_path):
     text = texts()["lines"]
     counts, _ = count_outside(text, 3, tmp_path, engine=run_spark, block=50)
