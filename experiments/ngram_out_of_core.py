@@ -2,8 +2,8 @@
 
 Command    python experiments/ngram_out_of_core.py
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    TODO
-Expected   TODO
+Minutes    not yet run to the end
+Expected   not yet measured; it prints seconds an order, n-grams, and peaks of memory
 Published  none
 
 The text is the same in each run: lines of words that follow Zipf's law, most of which depend on
