@@ -144,7 +144,7 @@ def _kneser_ney(
     counts of counts; the last serves for all larger ones.
     """
     discounts: list[tuple[float, ...]] = []
-    notes: list[str] = []
+    taken: dict[int, tuple[float, ...]] = {}
 
     def rule(order: int, a: np.ndarray) -> Numerators:
         # The line's start is nothing that is ever predicted.
@@ -152,12 +152,7 @@ def _kneser_ney(
         found = discounts_of(counts_of_counts(a[:last]))
         size = len(found)
         if not all(0 <= value <= count for count, value in enumerate(found, start=1)):
-            found = FALLBACK[:size]
-            notes.append(
-                f"order {order} has too few n-grams of some low count to estimate its discounts: "
-                f"{', '.join(f'{value:g}' for value in found)} "
-                f"{'is' if size == 1 else 'are'} taken, as KenLM's --discount_fallback does"
-            )
+            found = taken[order] = FALLBACK[:size]
         discounts.append(found)
         table = np.array([0.0, *found])
         return Numerators(lambda _, a: a - table[np.minimum(a, size)], _no_extra)
@@ -165,7 +160,19 @@ def _kneser_ney(
     tables = _interpolated(
         counts, allocate, lambda order: _without_start(counts, order, allocate), rule
     )
-    return Estimate(tables, tuple(discounts), tuple(notes))
+    return Estimate(tables, tuple(discounts), _fallback_notes(taken))
+
+
+def _fallback_notes(taken: dict[int, tuple[float, ...]]) -> tuple[str, ...]:
+    """What is said of the orders whose discounts were `taken` from FALLBACK."""
+    if not taken:
+        return ()
+    orders = f"order{'s' if len(taken) > 1 else ''} {', '.join(map(str, taken))}"
+    values = " ".join(f"{value:g}" for value in next(iter(taken.values())))
+    return (
+        f"{orders}: too few n-grams of some low count to estimate the discounts, so {values} stand "
+        f"in, as with KenLM's --discount_fallback",
+    )
 
 
 def _without_start(counts: Counts, order: int, allocate: Allocate) -> np.ndarray:
@@ -184,7 +191,8 @@ def modified_kneser_ney(
         n(h w) = a - D(a)      D_i = i - (i + 1) Y t_{i+1} / t_i      Y = t_1 / (t_1 + 2 t_2)
 
     for i = 1, 2 and 3 or more, each order with its own t. Where these are undefined or out of
-    [0, i], the order takes 0.5, 1, 1.5, and a note says so.
+    [0, i], the order takes 0.5, 1, 1.5, and a note says so. KenLM's lmplz counts the vocabulary's
+    last word among the t of order 1 by its raw count, which can move the third decimal of D_3.
 
     Source: Chen & Goodman, "An empirical study of smoothing techniques for language modeling",
     1998; Heafield et al., "Scalable modified Kneser-Ney language model estimation", 2013.

@@ -1,0 +1,45 @@
+"""KenLM reads the ARPA file that jaxlm wrote, and scores PTB's test split as jaxlm does.
+
+Command    python experiments/kenlm_agreement.py [folder of corpora]      (pip install kenlm)
+Hardware   two CPU cores (AMD EPYC with AVX-512)
+Minutes    1
+Expected   largest difference of a token's log10 probability below 1e-6, at orders 3 and 5
+Published  148.28 and 141.19
+"""
+
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import kenlm
+import numpy as np
+
+import jaxlm
+from jaxlm.interop.runs import export_arpa
+from jaxlm.scoring import Scorer
+
+
+def main() -> None:
+    """Trains, writes, reads with KenLM, and compares token by token."""
+    text = jaxlm.read_corpus(str(Path(sys.argv[1]) / "ptb") if len(sys.argv) > 1 else "ptb")
+    lines = [line.split() for line in text.test.source.lines()]
+    for order in (3, 5):
+        run = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=order), text)
+        ours = Scorer(run.model).stream(run.params, text.test.ids).log_prob / math.log(10)
+        with tempfile.TemporaryDirectory() as folder:
+            export_arpa(run, Path(folder) / "ptb.arpa")
+            model = kenlm.Model(f"{folder}/ptb.arpa")
+        theirs = np.array(
+            [score for words in lines for score, *_ in model.full_scores(" ".join(words))]
+        )
+        assert len(ours) == len(theirs)
+        print(
+            f"order {order}: {len(ours):,} tokens, largest difference "
+            f"{np.abs(ours - theirs).max():.2g}, perplexity {10 ** -ours.mean():.4f} here, "
+            f"{10 ** -theirs.mean():.4f} by KenLM"
+        )
+
+
+if __name__ == "__main__":
+    main()
