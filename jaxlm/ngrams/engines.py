@@ -5,6 +5,7 @@ An engine is given plain SQL and Parquet files, which every one of them reads, a
 files: what it is, or where it runs, nothing else knows.
 """
 
+import errno
 import glob
 import os
 import shutil
@@ -18,7 +19,7 @@ Engine = Callable[[str, Path, Path, int], None]
 """engine(query, windows, result, memory): runs `query` over the table `windows`, the Parquet files
 of that folder, within about `memory` bytes. Its rows become the Parquet files of the new folder
 `result`; in order of their names, they hold the rows in order. Raises UserError if the engine is
-not installed, or needs more memory.
+not installed, or needs more memory, and OSError if the disk is full.
 """
 
 # What DuckDB's threads need each to sort and group without spilling at every step.
@@ -59,11 +60,15 @@ def run_duckdb(query: str, windows: Path, result: Path, memory: int) -> None:
             connection.execute(f"CREATE VIEW windows AS SELECT * FROM read_parquet({source})")
             target = _quoted(str(result / "part-00000.parquet"))
             connection.execute(f"COPY ({query}) TO {target} (FORMAT parquet)")
-        except duckdb.OutOfMemoryException:
+        except duckdb.OutOfMemoryException as error:
+            if "max_temp_directory_size" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spilled)) from None
             raise UserError(
                 f"DuckDB cannot count these n-grams in {memory / 1e6:.0f} MB, its share of "
                 "--memory: give more, or a smaller --order"
             ) from None
+        except duckdb.IOException as error:
+            raise OSError(errno.EIO, str(error).splitlines()[0], str(result)) from None
     shutil.rmtree(spilled, ignore_errors=True)
 
 

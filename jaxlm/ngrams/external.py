@@ -70,7 +70,7 @@ def count_within(
     the caller removes after smoothing.
 
     Raises UserError if no line has `order` words, for an unknown engine or one that is not
-    installed, and if `memory` is too little even for the engine.
+    installed, and if `memory` is too little even for the engine; OSError if the disk is full.
     """
     needed = bytes_needed(len(text.words), order, vocab_size)
     if memory is None or needed <= available(memory):

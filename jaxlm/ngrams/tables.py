@@ -163,6 +163,11 @@ def in_folder(folder: Path) -> Allocate:
         if not length:
             return np.empty(0, dtype)  # a file of no bytes cannot be mapped
         path = str(folder / f"{name}.npy")
-        return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+        if hasattr(os, "posix_fallocate"):
+            # A disk that is full is an OSError here; at a write to the map it would be the end.
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+        return array
 
     return allocate
