@@ -2,15 +2,17 @@
 
 Command    python experiments/ngram_out_of_core.py
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    not yet run to the end
-Expected   not yet measured; it prints seconds an order, n-grams, and peaks of memory
+Minutes    2 (3 beside other work): 45 s counting, 30 s reading into tables, 30 s smoothing
+Expected   at most 884 MB in memory, 716 MB of it anonymous; 50,001 / 10,460,010 / 24,934,244 /
+           34,156,133 / 37,443,376 n-grams of orders 1 to 5
 Published  none
 
 The text is the same in each run: lines of words that follow Zipf's law, most of which depend on
 the one or two words before, so that the number of n-grams grows with their order as in a language.
-It takes about 15 GB of disk while it runs. The limit is measured, not enforced: a thread looks 20
-times a second at what the process has in memory, all of it and the anonymous part, which the system
-cannot take back by writing it to a file.
+It takes 5 GB of disk while it runs. The limit is measured, not enforced: RLIMIT_DATA counts the
+addresses that allocators reserve, far more than they use. A thread looks 20 times a second at what
+the process has in memory, all of it and the anonymous part, which the system cannot take back by
+writing it to a file; the system's own record, the last figure, misses nothing.
 """
 
 import argparse

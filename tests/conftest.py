@@ -29,3 +29,11 @@ def pytest_configure(config):
         # One of its own: JAX's cache is not written aside, so one worker could read what another
         # has half written.
         os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{worker}"
+
+
+# Long tests come first: as the last, one would keep a worker while the other is idle.
+LONG = ("test_readme.py", "test_signals.py", "test_disk_full.py", "test_external.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)

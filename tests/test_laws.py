@@ -185,18 +185,20 @@ def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name):
     plain, _ = build(name, {}, init_scale=0.01)
     assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
 
+    tokens_BT = tokens(1, 3)
+
     @jax.jit
     @jax.vmap
     def noisy(key):
         hidden_BTF, _ = model.apply(
-            {"params": params}, tokens(), deterministic=False, rngs={"dropout": key}
+            {"params": params}, tokens_BT, deterministic=False, rngs={"dropout": key}
         )
         return hidden_BTF
 
     hidden_KBTF = noisy(jax.random.split(jax.random.key(0), 4000))
     assert np.std(hidden_KBTF, axis=0).min() > 0
     # Parameters are small, so the network is nearly linear and the mean goes through it.
-    expected_BTF, _ = hidden(model, params, tokens())
+    expected_BTF, _ = hidden(model, params, tokens_BT)
     scale = float(np.abs(expected_BTF).max())
     assert_allclose(hidden_KBTF.mean(0), expected_BTF, atol=0.1 * scale)
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -275,6 +276,21 @@ def test_too_little_memory_even_for_the_engine(tmp_path):
     text = Sequences.stream(ids_of(20_000), 0)
     with pytest.raises(UserError, match=r"DuckDB cannot count .* its share of --memory"):
         count_within(text, 5, V, 1_000_000, tmp_path / "results", tmp_path / "scratch")
+
+
+@pytest.mark.xdist_group("disk")
+@pytest.mark.parametrize("megabytes", [1, 3])
+def test_a_disk_that_is_full_is_an_error_and_not_the_end(megabytes, tmp_path):
+    pytest.importorskip("duckdb")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(tmp_path)]
+    if os.geteuid() or not shutil.which("mount") or subprocess.run(mount).returncode:
+        pytest.skip("only root can mount a small file system")
+    ids = np.random.default_rng(1).integers(0, 500, 40_000).astype(np.uint16)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            count_outside(Sequences.lines(ids, 0, 500), 5, tmp_path, vocab_size=500)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 def test_an_unknown_engine(tmp_path):
