@@ -279,7 +279,7 @@ def test_too_little_memory_even_for_the_engine(tmp_path):
 
 
 @pytest.mark.xdist_group("disk")
-@pytest.mark.parametrize("megabytes", [1, 3])
+@pytest.mark.parametrize("megabytes", [1, 2])
 def test_a_disk_that_is_full_is_an_error_and_not_the_end(megabytes, tmp_path):
     pytest.importorskip("duckdb")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(tmp_path)]
