@@ -36,7 +36,9 @@ def cases(trained_by=("gradient", "counting"), exact=False):
         for variant, options in VARIANTS.items():
             fits = entry.kind.trained_by in trained_by and set(options) <= known
             if fits and not (exact and "dtype" in options):
-                yield pytest.param(name, options, id=f"{name}-{variant}")
+                case = f"{name}-{variant}"
+                # One worker for a case: its tests share what is compiled.
+                yield pytest.param(name, options, id=case, marks=pytest.mark.xdist_group(case))
 
 
 NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]

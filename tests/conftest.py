@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same every time", derandomize=True, database=None, deadline=None)
@@ -33,7 +34,13 @@ def pytest_configure(config):
 
 # Long tests come first: as the last, one would keep a worker while the other is idle.
 LONG = ("test_readme.py", "test_signals.py", "test_disk_full.py", "test_external.py")
+# Files whose tests compile the same programs: one worker for all of a file's tests.
+TOGETHER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "test_step.py")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
     items.sort(key=lambda item: item.path.name not in LONG)
