@@ -20,7 +20,7 @@ Examples:
   python -m jaxlm.evaluate runs/lstm-ptb
   python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
   python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
-  python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 500
+  python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 80
 """
 
 
@@ -43,7 +43,8 @@ class Command:
     weights: str | None = None
     """With --mix: their weights, such as .5,.5 (none: the best on the validation split, by EM)."""
     unigram_cache: int | None = None
-    """With --mix: one more component, each word's share among the last so many."""
+    """With --mix: one more component, each token's share of the recent text; a token's weight
+    halves every so many."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -59,8 +59,8 @@ def mixture(
         print(jaxlm.mixture([jaxlm.load("runs/ngram-ptb"), jaxlm.load("runs/lstm-ptb")]))
 
     weights: λ, or None for the best on the validation split (by EM). unigram_cache: adds one more
-    component, the share of each word among the last so many. corpus, split, text: as for
-    `perplexity`.
+    component, each token's share among those before it, whose weight halves every so many. corpus,
+    split, text: as for `perplexity`.
 
     Raises UserError for vocabularies that differ, runs that do not predict the same tokens, weights
     that do not fit, and, without weights, a corpus without validation split.
@@ -93,7 +93,7 @@ def mixture(
             _renamed(
                 cached,
                 "unigram cache",
-                f"Cache: the last {unigram_cache:,} tokens, empty at first.",
+                f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens.",
             )
         )
     return Mixed(
@@ -184,23 +184,31 @@ def em_weights(log_probs_MT: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
     return weights
 
 
-def unigram_cache_log_probs(ids: np.ndarray, size: int, vocab_size: int) -> np.ndarray:
-    """Log of the share of each token among the `size` tokens before it; -inf where it is not among
-    them. The first token of all, which has none before it, gets 1 / V.
+def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) -> np.ndarray:
+    """Log of each token's share among those before it, the recent ones weighing more.
+
+        P(w) = Σ_{j<t} λ^{t-j} [w_j = w] / Σ_{j<t} λ^{t-j}          λ = 2^(-1 / half_life)
+
+    -inf for a token not met before. The first of all, which has none before it, gets 1 / V.
 
     Source: Kuhn & De Mori, "A cache-based natural language model for speech recognition", 1990;
-    Mikolov et al. 2011 mix one with Kneser-Ney.
+    Clarkson & Robinson, "Language model adaptation using mixtures and an exponentially decaying
+    cache", 1997. Mikolov et al. 2011 mix a cache with Kneser-Ney.
     """
+    decay = -np.log(2) / half_life
     positions = np.arange(len(ids))
     # Occurrences of one token lie side by side in this order, from first to last.
     by_token = np.argsort(ids, kind="stable")
-    keys = ids[by_token].astype(np.int64) * len(ids) + positions[by_token]
-    begins = ids.astype(np.int64) * len(ids) + np.maximum(positions - size, 0)
-    rank = np.empty(len(ids), np.int64)
-    rank[by_token] = positions
-    seen = rank - np.searchsorted(keys, begins)
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(seen / np.maximum(np.minimum(positions, size), 1))
+    places, tokens = positions[by_token], ids[by_token]
+    is_first = np.append(True, tokens[1:] != tokens[:-1])
+    # Sums of λ^-j are taken over all tokens at once, in logs; each token starts so much higher than
+    # the last one ended that nothing of that is left in its sum.
+    step = len(ids) * -decay + 800
+    sums = np.logaddexp.accumulate(np.cumsum(is_first) * step - places * decay)
+    before = np.append(0.0, sums[:-1]) - np.cumsum(is_first) * step + places * decay
+    log_probs = np.empty(len(ids))
+    log_probs[by_token] = np.where(is_first, -np.inf, before)
+    log_probs[1:] -= decay + np.log(np.expm1(positions[1:] * decay) / np.expm1(decay))
     log_probs[:1] = -np.log(vocab_size)
     return log_probs
 
@@ -210,7 +218,7 @@ def check_components(components: int, unigram_cache: int | None) -> None:
     if unigram_cache is not None and unigram_cache < 1:
         raise UserError(f"--unigram-cache {unigram_cache}: must be at least 1")
     if components < 2:
-        raise UserError("--mix needs two components: name another run, or add --unigram-cache 500")
+        raise UserError("--mix needs two components: name another run, or add --unigram-cache 80")
 
 
 def check_weights(weights: Sequence[float], components: int) -> None:

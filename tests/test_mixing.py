@@ -64,14 +64,24 @@ def test_a_component_may_rule_a_token_out():
     assert interpolated(log_probs_MT, [1.0, 0.0]) == pytest.approx(np.log([0.5, 0.5, 0.5]))
 
 
-@given(ids=st.lists(st.integers(0, 4), min_size=1, max_size=40), size=st.integers(1, 12))
-def test_the_cache_is_the_share_among_the_last_tokens(ids, size):
-    found = np.exp(unigram_cache_log_probs(np.array(ids), size, 5))
+@given(ids=st.lists(st.integers(0, 4), min_size=1, max_size=40), half_life=st.integers(1, 12))
+def test_the_cache_is_the_share_of_the_recent_text(ids, half_life):
+    found = np.exp(unigram_cache_log_probs(np.array(ids), half_life, 5))
     expected = [1 / 5]
     for place in range(1, len(ids)):
-        recent = ids[max(0, place - size) : place]
-        expected.append(recent.count(ids[place]) / len(recent))
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+        weights = 0.5 ** (np.arange(place, 0, -1) / half_life)
+        expected.append(weights[np.array(ids[:place]) == ids[place]].sum() / weights.sum())
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_the_cache_of_a_long_text_stays_exact():
+    ids = np.random.default_rng(0).integers(0, 5000, 200_000)
+    found = unigram_cache_log_probs(ids, 80, 5000)
+    for place in (199_999, 150_000, 77_777):
+        weights = 0.5 ** (np.arange(3000, 0, -1) / 80)
+        recent = ids[place - 3000 : place]
+        share = weights[recent == ids[place]].sum() / weights.sum()
+        assert np.exp(found[place]) == pytest.approx(share, rel=1e-6, abs=1e-11)
 
 
 def test_the_cache_is_a_component(runs):
