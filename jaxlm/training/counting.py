@@ -58,12 +58,8 @@ def fit_by_counting(
     and a disk that is full.
     """
     (counting,) = with_options([counting or CountingConfig()], options)
-    choose(dict.fromkeys(FEATURES), counting.features, "features")
-    choose(SMOOTHINGS, model.smoothing, "smoothing")
-    choose(ENGINES, counting.engine, "engine")
-    if counting.memory is not None:
-        parse_memory(counting.memory)
-    check_order(sequences(model, text), model.order, model.vocab_size)
+    # All that can be refused is, before a run folder is made.
+    _check(model, text, counting)
     model = replace(model, start_id=text.vocabulary.start_id)
     place = Path(folder) if folder else None
     description = _description(model, text, counting, config or {}, place)
@@ -81,16 +77,30 @@ def fit_by_counting(
         tables = _kept(estimate.tables, place, scratch)
     run = Run(model, tables, text.tokenizer, description, place, 1)
     _tell(log, estimate, seconds, len(text.train))
-    if text.valid is not None and len(text.valid):
-        scores = Scorer(model).split(tables, text.valid, run.in_rows, run.last_only)
-        tokens = len(scores.log_prob)
-        ppl = perplexity_of(scores.nll / tokens)
-        log.record(
-            1,
-            {"split": "valid", "nll": scores.nll, "tokens": tokens, "ppl": ppl},
-            f"valid loss {scores.nll / tokens:.4f}  ppl {ppl:8.2f}",
-        )
+    _validate(log, run, text)
     return run
+
+
+def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
+    choose(dict.fromkeys(FEATURES), counting.features, "features")
+    choose(SMOOTHINGS, model.smoothing, "smoothing")
+    choose(ENGINES, counting.engine, "engine")
+    if counting.memory is not None:
+        parse_memory(counting.memory)
+    check_order(sequences(model, text), model.order, model.vocab_size)
+
+
+def _validate(log: Log, run: Run, text: Text) -> None:
+    if text.valid is None or not len(text.valid):
+        return
+    scores = Scorer(run.model).split(run.params, text.valid, run.in_rows, run.last_only)
+    loss = scores.nll / len(scores.log_prob)
+    ppl = perplexity_of(loss)
+    log.record(
+        1,
+        {"split": "valid", "nll": scores.nll, "tokens": len(scores.log_prob), "ppl": ppl},
+        f"valid loss {loss:.4f}  ppl {ppl:8.2f}",
+    )
 
 
 def _description(

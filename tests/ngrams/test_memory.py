@@ -1,0 +1,58 @@
+"""Amounts of memory: what is said, what counting needs, and what is given back."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from jaxlm.errors import UserError
+from jaxlm.ngrams import pieces
+from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.external import available, bytes_needed, in_folders, parse_memory
+from jaxlm.ngrams.smoothing import SMOOTHINGS
+
+
+def test_amounts_of_memory():
+    assert parse_memory("2GB") == 2_000_000_000
+    assert parse_memory(" 500 mb ") == 500_000_000
+    assert parse_memory("1.5GiB") == 3 << 29
+    assert parse_memory("64KiB") == 1 << 16
+    assert parse_memory("2000000") == parse_memory("2000000B") == 2_000_000
+
+
+@pytest.mark.parametrize("text", ["", "GB", "2 G B", "2XB", "-1GB", "0GB", "1,5GB", "two"])
+def test_what_is_no_amount_of_memory(text):
+    with pytest.raises(UserError, match=r"write 2GB, 500MB or 1[.]5GiB"):
+        parse_memory(text)
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_what_memory_is_needed_is_no_less_than_what_is_taken(size, order):
+    ids = np.random.default_rng(0).integers(0, size, 50_000).astype(np.uint16)
+    text = Sequences.stream(ids, 0)
+    tracemalloc.start()
+    try:
+        estimate = SMOOTHINGS["modified-kneser-ney"](count_ngrams(text, order, size))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert estimate.tables.order == order
+    # 30 MB at most are those of a piece, whatever the text.
+    assert peak < bytes_needed(len(ids), order, size) + 30_000_000
+
+
+def test_python_itself_is_reckoned_with():
+    assert available(1_000_000_000) == 750_000_000
+    assert available(100_000_000) == 50_000_000
+
+
+def test_arrays_in_files_come_back_after_their_release(tmp_path):
+    array = in_folders(tmp_path / "a", tmp_path / "b")("counts-2", 100_000, np.int64)
+    array[:] = np.arange(100_000)
+    pieces.release(array[10:], np.arange(3))
+    np.testing.assert_array_equal(np.asarray(array), np.arange(100_000))
+    private = np.load(tmp_path / "b/counts-2.npy", mmap_mode="c")
+    private[0] = 7
+    pieces.release(private)
+    assert private[0] == 7
