@@ -25,7 +25,7 @@ from jaxlm.scoring import Scorer
 from jaxlm.training.log import Log
 from jaxlm.training.options import with_options
 from jaxlm.training.progress import perplexity_of
-from jaxlm.training.runs import TABLES, Run, claim_folder, describe
+from jaxlm.training.runs import TABLES, Run, claim_folder, describe, give_up_folder
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,16 @@ def fit_by_counting(
         return Run(model, Tables.load(place / TABLES), text.tokenizer, description, place, 1)
     log.start_from(0)
     began = time.perf_counter()
-    with _scratch(place) as scratch:
-        estimate = _estimate(model, text, counting, scratch)
-        seconds = time.perf_counter() - began
-        tables = _kept(estimate.tables, place, scratch)
+    try:
+        with _scratch(place) as scratch:
+            estimate = _estimate(model, text, counting, scratch)
+            seconds = time.perf_counter() - began
+            tables = _kept(estimate.tables, place, scratch)
+    except UserError:
+        # Too little memory or disk: there is nothing yet that --resume could save.
+        if place and not resume:
+            give_up_folder(place)
+        raise
     run = Run(model, tables, text.tokenizer, description, place, 1)
     _tell(log, estimate, seconds, len(text.train))
     _validate(log, run, text)
@@ -146,8 +152,8 @@ def _scratch(place: Path | None) -> Iterator[Path]:
         yield scratch
     except OSError as error:
         raise UserError(
-            f"cannot write the tables to {place}: {error.strerror}. Free some space, then repeat "
-            f"the command with --resume"
+            f"cannot write the tables to {place}: {error.strerror}: free some space, then repeat "
+            f"the command"
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -9,6 +9,7 @@ runs/nplm-toy/
     ngrams/          one .npy file a table, mapped     (models trained by counting)
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -129,6 +130,14 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
         write_description(folder, config, tokenizer)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def give_up_folder(folder: Path) -> None:
+    """Undoes `claim_folder` for a run of which nothing came; what else is in the folder stays."""
+    for name in (CONFIG, TOKENIZER):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _optimizer(config: dict[str, Any]) -> str | None:
