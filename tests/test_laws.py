@@ -104,6 +104,34 @@ def test_jit_equals_eager(name, options):
     assert_allclose(compiled, eager, **tolerance(options))
 
 
+@exact_model
+def test_the_objective_is_the_weighted_sum_of_the_nll(name, options):
+    model, params = build(name, options)
+    weights_BT = jnp.linspace(0, 2, B * T).reshape(B, T)
+
+    def defined(params):
+        nll_BT, carry = model.apply({"params": params}, tokens(), tokens(seed=1), method="nll")
+        return jnp.sum(nll_BT * weights_BT), (nll_BT, carry)
+
+    def fused(params):
+        found = model.apply(
+            {"params": params}, tokens(), tokens(seed=1), weights_BT, method="objective"
+        )
+        return found[0], found[1:]
+
+    results = [jax.jit(jax.value_and_grad(f, has_aux=True))(params) for f in (fused, defined)]
+    assert_trees_close(*results, **tolerance(options))
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+def test_every_kernel_computes_the_same(name):
+    results = []
+    for kernel in ("scan", "fused"):
+        model, params = build(name, {"num_layers": 2}, kernel=kernel)
+        results.append((params, logits(model, params, tokens()), loss_and_gradient(model, params)))
+    assert_trees_close(*results, atol=1e-5, rtol=1e-5)
+
+
 @every_model
 def test_gradients_are_finite_and_reach_every_parameter(name, options):
     model, params = build(name, options)

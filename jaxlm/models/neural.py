@@ -43,6 +43,14 @@ class NeuralModel(nn.Module, LanguageModel):
         """Unnormalised log-probabilities of the next token: [B, T, V] in the compute dtype."""
 
     @abc.abstractmethod
+    def loss(
+        self, hidden_BTF: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Σ weight · nll of the targets in nats, float32, and the nll of each, [B, T]: what
+        `logits` and a cross-entropy give, in one. Only the sum can be differentiated.
+        """
+
+    @abc.abstractmethod
     def layers(self) -> dict[str, str]:
         """What each parameter group is, in words: prefix of the parameter's path -> description."""
 
@@ -83,11 +91,30 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool = True,
     ) -> tuple[jax.Array, Carry]:
         """Negative log-likelihood of each target in nats, float32 [B, T or 1], and the carry:
-        `__call__` and the loss in one.
+        `__call__`, `logits` and the cross-entropy in one.
         """
         hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
         shapes.check(targets_BT, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
         return cross_entropy(self.logits(hidden_BTF), targets_BT), carry
+
+    def objective(
+        self,
+        tokens_BT: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        carry: Carry = None,
+        *,
+        features: str = "every",
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, jax.Array, Carry]:
+        """What training minimises, Σ weight · nll; the nll of each target, float32 [B, T or 1]; and
+        the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits.
+        """
+        hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
+        for array in (targets_BT, weights_BT):
+            shapes.check(array, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
+        total, nll_BT = self.loss(hidden_BTF, targets_BT, weights_BT)
+        return total, nll_BT, carry
 
     # The questions of LanguageModel. They are not Flax methods, which would run inside the module:
     # each is a compiled function of the module and its parameters.
@@ -129,7 +156,11 @@ def _token_scores(
     detail: bool,
 ) -> tuple[tuple[jax.Array, ...], Carry]:
     if not detail:
-        nll_BT, carry = model.apply({"params": params}, inputs_BT, targets_BT, carry, method="nll")
+        weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
+        found: Any = model.apply(
+            {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
+        )
+        _, nll_BT, carry = found
         return (-nll_BT,), carry
     hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
     logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")

@@ -113,6 +113,11 @@ class NPLM(NeuralModel):
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
         return self.output(hidden_BTF, self.embedding.embedding)
 
+    def loss(
+        self, hidden_BTF: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return self.output.loss(hidden_BTF, self.embedding.embedding, targets_BT, weights_BT)
+
     def layers(self) -> dict[str, str]:
         window = self.n_step * self.embedding_size
         features = self.hidden_size + (window if self.direct else 0)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, choose
 from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.layers import DTYPES, Affine, OutputLayer, check_common, embed, uniform
 from jaxlm.models.neural import NeuralModel
+from jaxlm.ops.recurrence import recurrence as fused_recurrence
 
 # Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
 # more than its body.
@@ -40,6 +41,18 @@ class RecurrentConfig:
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str = "float32"
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
+    kernel: str = "auto"
+    """How time is run: scan (the definition), fused (the same, faster), or auto."""
+
+
+KERNELS = ("auto", "scan", "fused")
+
+
+def choose_kernel(kernel: str, time: int) -> str:
+    """ "scan" or "fused", for so many steps: a few are unrolled, where nothing is to be gained."""
+    if kernel != "auto":
+        return kernel
+    return "scan" if time <= UNROLLED_STEPS else "fused"
 
 
 class Recurrence(nn.Module):
@@ -52,18 +65,25 @@ class Recurrence(nn.Module):
     dtype: Any
     init_scale: float | None
 
-    @nn.compact
-    def __call__(self, carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
+    def setup(self) -> None:
         width = len(self.cell.gates) * self.hidden_size
-        kernel_HG = self.param(
-            "kernel", uniform(self.init_scale or self.hidden_size**-0.5), (self.hidden_size, width)
-        )
+        init = uniform(self.init_scale or self.hidden_size**-0.5)
+        self.kernel = self.param("kernel", init, (self.hidden_size, width))
+        if self.cell.recurrent_bias:
+            self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
+
+    def weights(self) -> tuple[jax.Array, jax.Array | None]:
+        """U [H, G], and its bias where the cell wants one."""
+        return self.kernel, self.bias if self.cell.recurrent_bias else None
+
+    def __call__(self, carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
+        kernel_HG, bias_G = self.weights()
         h_BH = carry[0].astype(self.dtype)
         # The product runs in the compute dtype; the elementwise part and the carry are float32, or
         # c would lose its memory.
         u_BG = jnp.matmul(h_BH, kernel_HG.astype(self.dtype), preferred_element_type=jnp.float32)
-        if self.cell.recurrent_bias:
-            u_BG = u_BG + self.param("bias", uniform(self.init_scale or 0.0), (width,))
+        if bias_G is not None:
+            u_BG = u_BG + bias_G
         gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
         for name, value_BH in gates.items():
             self.sow("gates", name, value_BH)
@@ -86,6 +106,7 @@ class RecurrentLayer(nn.Module):
     dtype: Any
     init_scale: float | None
     forget_bias: float
+    kernel: str
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
@@ -96,6 +117,22 @@ class RecurrentLayer(nn.Module):
         inputs = Affine(
             width, self.hidden_size, self.dtype, self.init_scale, self._bias_init, name="input"
         )
+        recurrence = (self.cell, self.hidden_size, self.dtype, self.init_scale)
+        # The definition draws the parameters, and records gates; the other computes the same.
+        defined = self.is_initializing() or self.is_mutable_collection("gates")
+        if not defined and choose_kernel(self.kernel, time) == "fused":
+            kernel_HG, bias_G = Recurrence(*recurrence, name="recurrent").weights()
+            x_TBG = inputs(x_BTD.swapaxes(0, 1))
+            h_TBH, carry = fused_recurrence(
+                self.cell.step,
+                carry,
+                x_TBG.astype(jnp.float32),
+                kernel_HG,
+                bias_G,
+                dtype=self.dtype,
+                additive=self.cell.additive,
+            )
+            return h_TBH.swapaxes(0, 1).astype(self.dtype), carry
         x_BTG = inputs(x_BTD)
         scan = nn.scan(
             Recurrence,
@@ -106,10 +143,7 @@ class RecurrentLayer(nn.Module):
             out_axes=1,
             unroll=time if time <= UNROLLED_STEPS else 1,
         )
-        recurrence = scan(
-            self.cell, self.hidden_size, self.dtype, self.init_scale, name="recurrent"
-        )
-        carry, h_BTH = recurrence(carry, x_BTG)
+        carry, h_BTH = scan(*recurrence, name="recurrent")(carry, x_BTG)
         return h_BTH, carry
 
     def _bias_init(
@@ -147,6 +181,7 @@ class Recurrent(NeuralModel):
     forget_bias: float | None = None
     init_scale: float | None = None
     dtype: str = "float32"
+    kernel: str = "auto"
 
     def setup(self) -> None:
         check_common(self)
@@ -160,7 +195,8 @@ class Recurrent(NeuralModel):
         dtype = DTYPES[self.dtype]
         self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
-        layer = (self.cell, self.hidden_size, dtype, self.init_scale, forget_bias)
+        choose(dict.fromkeys(KERNELS), self.kernel, "kernel")
+        layer = (self.cell, self.hidden_size, dtype, self.init_scale, forget_bias, self.kernel)
         self.recurrent = [
             RecurrentLayer(*layer, name=f"layers_{index}") for index in range(self.num_layers)
         ]
@@ -193,6 +229,11 @@ class Recurrent(NeuralModel):
 
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
         return self.output(hidden_BTF, self.embedding.embedding)
+
+    def loss(
+        self, hidden_BTF: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return self.output.loss(hidden_BTF, self.embedding.embedding, targets_BT, weights_BT)
 
     def layers(self) -> dict[str, str]:
         gates, size = self.cell.gates, self.hidden_size

@@ -47,19 +47,23 @@ def make_train_block(
         carry = jax.lax.stop_gradient(carry)
         rngs = {"dropout": jax.random.fold_in(draws, state.step)}
 
+        # The mean is taken by the weights, so that the loss needs no scaling, nor its gradients.
+        shares_BT = batch.weights_KBT / batch.denominator_K
+
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            nll_BT, after = model.apply(
+            found: Any = model.apply(
                 {"params": params},
                 batch.inputs_KBT,
                 batch.targets_KBT,
+                shares_BT,
                 carry,
                 features=features,
                 deterministic=False,
                 rngs=rngs,
-                method="nll",
+                method="objective",
             )
-            nll = jnp.sum(nll_BT * batch.weights_KBT)
-            return nll / batch.denominator_K, (nll, after)
+            mean, nll_BT, after = found
+            return mean, (jnp.sum(nll_BT * batch.weights_KBT), after)
 
         gradient, (nll, carry) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)

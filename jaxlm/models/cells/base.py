@@ -27,6 +27,11 @@ class Cell(abc.ABC):
     """Whether U h needs a bias of its own. Where u only ever adds to x, one bias serves for both.
     """
 
+    additive: ClassVar[bool] = False
+    """Whether x and u are only ever added to each other: then their sum is all that the gradient
+    needs to keep of them. False is always right.
+    """
+
     @abc.abstractmethod
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         """The value of every gate, [B, H] each."""

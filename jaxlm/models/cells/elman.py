@@ -16,6 +16,7 @@ class ElmanCell(Cell):
     """
 
     gates = ("hidden",)
+    additive = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         return {"hidden": jnp.tanh(x_BG + u_BG)}

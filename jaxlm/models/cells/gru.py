@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.models.cells.base import Carry, Cell
+from jaxlm.ops.squash import squash
 
 
 class GRUCell(Cell):
@@ -25,11 +26,11 @@ class GRUCell(Cell):
     recurrent_bias = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
-        x_r, x_z, x_n = jnp.split(x_BG, 3, axis=-1)
-        u_r, u_z, u_n = jnp.split(u_BG, 3, axis=-1)
-        r = jax.nn.sigmoid(x_r + u_r)
-        z = jax.nn.sigmoid(x_z + u_z)
-        return {"reset": r, "update": z, "candidate": jnp.tanh(x_n + r * u_n)}
+        size = x_BG.shape[-1] // 3
+        both_BG = squash(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
+        r, z = jnp.split(both_BG, 2, axis=-1)
+        n = squash(x_BG[:, 2 * size :] + r * u_BG[:, 2 * size :], ("tanh",))
+        return {"reset": r, "update": z, "candidate": n}
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         (h,), z = carry, gates["update"]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.models.cells.base import Carry, Cell
+from jaxlm.ops.squash import squash
 
 
 class LSTMCell(Cell):
@@ -22,16 +23,11 @@ class LSTMCell(Cell):
 
     gates = ("input", "forget", "cell", "output")
     carry = ("h", "c")
+    additive = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
-        i, f, g, o = jnp.split(x_BG + u_BG, 4, axis=-1)
-        sigmoid = jax.nn.sigmoid
-        return {
-            "input": sigmoid(i),
-            "forget": sigmoid(f),
-            "cell": jnp.tanh(g),
-            "output": sigmoid(o),
-        }
+        gates_BG = squash(x_BG + u_BG, ("sigmoid", "sigmoid", "tanh", "sigmoid"))
+        return dict(zip(self.gates, jnp.split(gates_BG, 4, axis=-1), strict=True))
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         _, c = carry

@@ -1,0 +1,108 @@
+"""The output layer and the softmax in one, against float64 NumPy: the sum, every nll, and the three
+gradients; in one chunk and in several, with padding, and at the sizes of real vocabularies.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxlm.ops import cross_entropy
+from jaxlm.ops.cross_entropy import output_cross_entropy
+
+
+def example(tokens, features, vocab_size):
+    rng = np.random.default_rng(tokens)
+    hidden_NF = rng.normal(0, 1, (tokens, features)).astype(np.float32)
+    kernel_FV = rng.normal(0, 1, (features, vocab_size)).astype(np.float32)
+    bias_V = rng.normal(0, 1, vocab_size).astype(np.float32)
+    targets_N = rng.integers(vocab_size, size=tokens).astype(np.int32)
+    targets_N[0], targets_N[-1] = 0, vocab_size - 1
+    weights_N = rng.uniform(0, 2, tokens).astype(np.float32)
+    weights_N[tokens // 2] = 0
+    return hidden_NF, kernel_FV, bias_V, targets_N, weights_N
+
+
+def reference(hidden_NF, kernel_FV, bias_V, targets_N, weights_N):
+    hidden_NF, kernel_FV, bias_V, weights_N = (
+        array.astype(np.float64) for array in (hidden_NF, kernel_FV, bias_V, weights_N)
+    )
+    y_NV = hidden_NF @ kernel_FV + bias_V
+    y_NV -= y_NV.max(1, keepdims=True)
+    softmax_NV = np.exp(y_NV) / np.exp(y_NV).sum(1, keepdims=True)
+    rows = np.arange(len(targets_N))
+    nll_N = -np.log(softmax_NV[rows, targets_N])
+    dy_NV = softmax_NV
+    dy_NV[rows, targets_N] -= 1
+    dy_NV *= weights_N[:, None]
+    gradients = dy_NV @ kernel_FV.T, hidden_NF.T @ dy_NV, dy_NV.sum(0)
+    return (nll_N * weights_N).sum(), nll_N, gradients
+
+
+def compiled(dtype=jnp.float32):
+    def total(hidden_NF, kernel_FV, bias_V, targets_N, weights_N):
+        return output_cross_entropy(hidden_NF, kernel_FV, bias_V, targets_N, weights_N, dtype)
+
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True)), jax.jit(total)
+
+
+CASES = [
+    (5, 3, 7, 320),  # one chunk
+    (23, 3, 7, 5),  # several, the last padded
+    (24, 2, 5, 6),  # several, none padded
+    (4, 3, 10000, 320),
+    (6, 3, 33278, 3),
+    (3, 2, 50257, 320),
+]
+
+
+@pytest.mark.parametrize(("tokens", "features", "vocab_size", "chunk"), CASES)
+def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK", chunk)
+    arguments = example(tokens, features, vocab_size)
+    total, nll_N, expected = reference(*arguments)
+    with_gradient, alone = compiled()
+    (found, found_N), gradients = with_gradient(*arguments)
+    assert_allclose(found, total, rtol=1e-5)
+    assert_allclose(found_N, nll_N, rtol=1e-5, atol=1e-5)
+    for one, other in zip(gradients, expected, strict=True):
+        assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+    assert_allclose(alone(*arguments)[1], nll_N, rtol=1e-5, atol=1e-5)
+
+
+def test_a_scaled_loss_has_scaled_gradients():
+    arguments = example(9, 3, 7)
+    once = jax.grad(lambda h: output_cross_entropy(h, *arguments[1:])[0])(arguments[0])
+    twice = jax.grad(lambda h: 2 * output_cross_entropy(h, *arguments[1:])[0])(arguments[0])
+    assert_allclose(twice, 2 * once, rtol=1e-6)
+
+
+def test_half_the_precision_of_the_products():
+    arguments = example(40, 8, 30)
+    total, _, expected = reference(*arguments)
+    with_gradient, _ = compiled(jnp.bfloat16)
+    (found, found_N), gradients = with_gradient(*arguments)
+    assert found.dtype == found_N.dtype == jnp.float32
+    assert_allclose(found, total, rtol=0.02)
+    for one, other in zip(gradients, expected, strict=True):
+        assert_allclose(one, other, atol=0.05 * np.abs(other).max())
+
+
+def test_memory_does_not_grow_with_the_tokens():
+    def temporary(tokens):
+        shapes = (
+            jax.ShapeDtypeStruct((tokens, 16), jnp.float32),
+            jax.ShapeDtypeStruct((16, 5000), jnp.float32),
+            jax.ShapeDtypeStruct((5000,), jnp.float32),
+            jax.ShapeDtypeStruct((tokens,), jnp.int32),
+            jax.ShapeDtypeStruct((tokens,), jnp.float32),
+        )
+        function = functools.partial(jax.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+        program = jax.jit(function(output_cross_entropy)).lower(*shapes).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    # The hidden states and their gradients grow; the logits, 5000 a token, do not.
+    assert temporary(320 * 16) - temporary(320 * 4) < 320 * 12 * 5000 * 4 / 4

@@ -1,0 +1,114 @@
+"""The fast recurrence against `jax.lax.scan` over the same step, values and gradients; and the
+squashing functions against their definitions.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+
+from jaxlm.models.cells import CELLS
+from jaxlm.ops.recurrence import recurrence
+from jaxlm.ops.squash import KINDS, squash
+
+
+def defined(cell, carry, x_TBG, kernel_HG, bias_G):
+    """The recurrence as the papers have it."""
+
+    def body(carry, x_BG):
+        u_BG = carry[0] @ kernel_HG
+        carry = cell.step(carry, x_BG, u_BG if bias_G is None else u_BG + bias_G)
+        return carry, carry[0]
+
+    last, h_TBH = jax.lax.scan(body, carry, x_TBG)
+    return h_TBH, last
+
+
+def fast(cell, carry, x_TBG, kernel_HG, bias_G, **options):
+    options = {"additive": cell.additive} | options
+    return recurrence(cell.step, carry, x_TBG, kernel_HG, bias_G, **options)
+
+
+def example(cell, batch, time, size, seed):
+    rng = np.random.default_rng(seed)
+    width = size * len(cell.gates)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+
+    carry = tuple(draw(batch, size) for _ in cell.carry)
+    bias_G = draw(width) if cell.recurrent_bias else None
+    return carry, draw(time, batch, width), draw(size, width) / size**0.5, bias_G
+
+
+@functools.partial(jax.jit, static_argnames=("run", "cell"))
+def value_and_gradients(run, cell, inputs):
+    """A number that every output has a part in, and its gradient by every input."""
+
+    def number(inputs):
+        h_TBH, last = run(cell, *inputs)
+        weights_T = jnp.cos(jnp.arange(len(h_TBH)))[:, None, None]
+        return jnp.sum(h_TBH**2 * weights_T) + sum(jnp.sum(jnp.sin(part)) for part in last)
+
+    return jax.value_and_grad(number)(inputs)
+
+
+def assert_close(found, expected):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        scale = max(1e-3, float(np.abs(other).max()))
+        assert_allclose(one, other, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+@settings(max_examples=6)
+@given(
+    batch=st.integers(1, 4), time=st.integers(1, 9), size=st.integers(1, 6), seed=st.integers(0, 99)
+)
+def test_values_and_gradients_are_those_of_the_scan(name, batch, time, size, seed):
+    cell = CELLS[name]
+    inputs = example(cell, batch, time, size, seed)
+    found = value_and_gradients(fast, cell, inputs)
+    assert_close(found, value_and_gradients(defined, cell, inputs))
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+def test_options_change_no_number(name):
+    cell = CELLS[name]
+    inputs = example(cell, 2, 7, 3, 0)
+    expected = value_and_gradients(fast, cell, inputs)
+    for options in ({"additive": False}, {"unroll": 3}):
+        assert_close(
+            value_and_gradients(functools.partial(fast, **options), cell, inputs), expected
+        )
+
+
+@pytest.mark.parametrize("name", list(CELLS))
+def test_half_the_precision_of_the_products(name):
+    cell = CELLS[name]
+    inputs = example(cell, 2, 5, 4, 1)
+    h_TBH, last = fast(cell, *inputs, dtype=jnp.bfloat16)
+    assert h_TBH.dtype == jnp.float32 and all(part.dtype == jnp.float32 for part in last)
+    assert_allclose(h_TBH, defined(cell, *inputs)[0], atol=0.05)
+
+
+def test_gates_are_squashed_as_they_say():
+    s_BG = jnp.asarray(np.random.default_rng(0).normal(0, 4, (3, 12)), jnp.float32)
+    kinds = ("sigmoid", "tanh", "sigmoid")
+    functions = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
+    assert set(functions) == set(KINDS)
+
+    def plain(s_BG):
+        parts = jnp.split(s_BG, 3, axis=-1)
+        return jnp.hstack([functions[kind](part) for kind, part in zip(kinds, parts, strict=True)])
+
+    assert_allclose(squash(s_BG, kinds), plain(s_BG), atol=3e-7)
+    gradients = [
+        jax.grad(lambda s_BG, f=f: jnp.sum(jnp.sin(f(s_BG))))(s_BG)
+        for f in (lambda s_BG: squash(s_BG, kinds), plain)
+    ]
+    assert_allclose(*gradients, atol=1e-6)
