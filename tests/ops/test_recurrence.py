@@ -88,7 +88,7 @@ def test_options_change_no_number(name):
 
 
 @pytest.mark.parametrize("name", list(CELLS))
-def test_half_the_precision_of_the_products(name):
+def test_bfloat16_products(name):
     cell = CELLS[name]
     inputs = example(cell, 2, 5, 4, 1)
     h_TBH, last = fast(cell, *inputs, dtype=jnp.bfloat16)
