@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
@@ -34,7 +34,7 @@ def fast(cell, carry, x_TBG, kernel_HG, bias_G, **options):
     return recurrence(cell.step, carry, x_TBG, kernel_HG, bias_G, **options)
 
 
-def example(cell, batch, time, size, seed):
+def inputs_of(cell, batch, time, size, seed):
     rng = np.random.default_rng(seed)
     width = size * len(cell.gates)
 
@@ -65,13 +65,14 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize("name", list(CELLS))
-@settings(max_examples=6)
+@example(batch=1, time=1, size=1, seed=0)
+@settings(max_examples=3)
 @given(
     batch=st.integers(1, 4), time=st.integers(1, 9), size=st.integers(1, 6), seed=st.integers(0, 99)
 )
 def test_values_and_gradients_are_those_of_the_scan(name, batch, time, size, seed):
     cell = CELLS[name]
-    inputs = example(cell, batch, time, size, seed)
+    inputs = inputs_of(cell, batch, time, size, seed)
     found = value_and_gradients(fast, cell, inputs)
     assert_close(found, value_and_gradients(defined, cell, inputs))
 
@@ -79,7 +80,7 @@ def test_values_and_gradients_are_those_of_the_scan(name, batch, time, size, see
 @pytest.mark.parametrize("name", list(CELLS))
 def test_options_change_no_number(name):
     cell = CELLS[name]
-    inputs = example(cell, 2, 7, 3, 0)
+    inputs = inputs_of(cell, 2, 7, 3, 0)
     expected = value_and_gradients(fast, cell, inputs)
     for options in ({"additive": False}, {"unroll": 3}):
         assert_close(
@@ -90,7 +91,7 @@ def test_options_change_no_number(name):
 @pytest.mark.parametrize("name", list(CELLS))
 def test_bfloat16_products(name):
     cell = CELLS[name]
-    inputs = example(cell, 2, 5, 4, 1)
+    inputs = inputs_of(cell, 2, 5, 4, 1)
     h_TBH, last = fast(cell, *inputs, dtype=jnp.bfloat16)
     assert h_TBH.dtype == jnp.float32 and all(part.dtype == jnp.float32 for part in last)
     assert_allclose(h_TBH, defined(cell, *inputs)[0], atol=0.05)
