@@ -47,7 +47,8 @@ CONFIGS: dict[str, type[AnyConfig]] = {"gradient": Config, "counting": CountedCo
 
 def sections_of(config: AnyConfig) -> dict[str, Any]:
     """The sections of a configuration by name."""
-    kind = CONFIGS["counting" if isinstance(config, CountedConfig) else "gradient"]
+    # A command's configuration has flags of its own beside the sections.
+    kind = next(kind for kind in CONFIGS.values() if isinstance(config, kind))
     return {item.name: getattr(config, item.name) for item in fields(kind)}
 
 

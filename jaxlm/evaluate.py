@@ -98,7 +98,7 @@ def mix(command: Command) -> Mixed:
 
 
 def parse_weights(text: str) -> list[float]:
-    """ ".5,.5" to numbers. Raises UserError."""
+    """The numbers of a text like .5,.5. Raises UserError."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

@@ -1,7 +1,7 @@
 """Models together: the linear interpolation of their probabilities, and a cache of recent words."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,41 +73,22 @@ def mixture(
     check_vocabularies(runs)
     if weights is not None:
         check_weights(weights, components)
-    measured = _log_probs(runs, unigram_cache, lambda run: open_split(run, corpus, split, text))
+    # Before the text itself is looked at: validation chooses.
     shares, chosen = (
         (np.array(weights), "weights given")
         if weights is not None
         else _weights_on_valid(runs, unigram_cache, corpus)
     )
+    measured = _log_probs(runs, unigram_cache, lambda run: open_split(run, corpus, split, text))
+    counted = zip(runs, measured.splits, measured.log_probs_MT, strict=False)
+    alone = [report(run, part, TokenScores(log_prob)) for run, part, log_prob in counted]
     together = TokenScores(interpolated(measured.log_probs_MT, shares))
-    first_run, first_split = runs[0], measured.splits[0]
-    alone = [
-        report(run, part, TokenScores(log_prob))
-        for run, part, log_prob in zip(
-            runs, measured.splits, measured.log_probs_MT[: len(runs)], strict=True
-        )
-    ]
+    mixed = report(runs[0], measured.splits[0], together)
     if unigram_cache is not None:
-        cached = report(first_run, first_split, TokenScores(measured.log_probs_MT[-1]))
-        alone.append(
-            _renamed(
-                cached,
-                "unigram cache",
-                f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens.",
-            )
-        )
-    return Mixed(
-        tuple(alone),
-        _renamed(report(first_run, first_split, together), "mixture", alone[0].protocol),
-        tuple(map(float, shares)),
-        chosen,
-    )
-
-
-def _renamed(item: Report, name: str, protocol: str) -> Report:
-    return Report(
-        name, item.split, item.nll, item.tokens, item.unknown, item.size, protocol, item.impossible
-    )
+        cached = report(runs[0], measured.splits[0], TokenScores(measured.log_probs_MT[-1]))
+        protocol = f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens."
+        alone.append(replace(cached, run="unigram cache", protocol=protocol))
+    return Mixed(tuple(alone), replace(mixed, run="mixture"), tuple(map(float, shares)), chosen)
 
 
 @dataclass(frozen=True)
