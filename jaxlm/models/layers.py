@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
-from jaxlm.ops.cross_entropy import output_cross_entropy
+from jaxlm.ops.output_layer import output_cross_entropy
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxlm.ops import cross_entropy
-from jaxlm.ops.cross_entropy import output_cross_entropy
+from jaxlm.ops import output_layer
+from jaxlm.ops.output_layer import output_cross_entropy
 
 
 def example(tokens, features, vocab_size):
@@ -56,15 +56,15 @@ CASES = [
     (5, 3, 7, 320),  # one chunk
     (23, 3, 7, 5),  # several, the last padded
     (24, 2, 5, 6),  # several, none padded
-    (4, 3, 10000, 320),
-    (6, 3, 33278, 3),
+    (4, 3, 10000, 320),  # words in parts, of equal width
+    (6, 3, 33278, 3),  # and of unequal
     (3, 2, 50257, 320),
 ]
 
 
 @pytest.mark.parametrize(("tokens", "features", "vocab_size", "chunk"), CASES)
 def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK", chunk)
+    monkeypatch.setattr(output_layer, "CHUNK", chunk)
     arguments = example(tokens, features, vocab_size)
     total, nll_N, expected, sizes = reference(*arguments)
     with_gradient, alone = compiled()

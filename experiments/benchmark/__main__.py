@@ -1,0 +1,203 @@
+"""jaxlm, PyTorch and linen's own cells on the same shapes: in one run, alternating, medians.
+
+Command    python experiments/benchmark --torch-python PATH [--only medium] [--out FOLDER]
+Hardware   any; the table names it (CPU, or the GPU that both frameworks find)
+Minutes    about 40 on two cores; 1 with --only small --tasks step --dtypes float32
+Expected   see experiments/benchmark/RESULTS.md, which this wrote
+Published  none
+
+PATH is a Python that has torch; it may be this one. Each shape is timed for the training step
+(forward, backward, clipping, Adam), for evaluation (forward and cross-entropy) and for generation
+(20 streams of 200 words, one at a time); in float32, and in bfloat16 beside PyTorch's autocast. A
+round is one timing of every peer; a figure is the median of its rounds, a ratio the median of the
+rounds' ratios. The limit is the products' arithmetic at the rate, and the traffic that cannot be
+spared at the bandwidth, that were measured between the rounds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import report
+from shapes import DTYPES, GROWTH, SHAPES, TASKS, Shape
+from wire import Peer, started
+
+SIDES = {"jaxlm": "jax", "linen": "jax", "PyTorch": "torch"}
+
+
+def alternate(
+    peers: dict[str, Peer], requests: dict[str, dict[str, Any]], rounds: int, seconds: float
+) -> dict[str, Any]:
+    """Seconds of one step for every peer, round after round; or why it could not be timed."""
+    estimates, times, failed = {}, {name: [] for name in requests}, {}
+    for name, request in requests.items():
+        answer = peers[name].ask(prepare=request, name=name)
+        if "error" in answer:
+            failed[name] = answer["error"]
+        else:
+            estimates[name] = answer["estimate"]
+    for _ in range(rounds):
+        for name, estimate in estimates.items():
+            # One that takes long is timed less often: three times tell enough of it.
+            if estimate > 4 * seconds and len(times[name]) >= 3:
+                continue
+            times[name].append(peers[name].ask(seconds=seconds, name=name)["one"])
+    for peer in peers.values():
+        peer.ask(forget=True)
+    return {"times": {name: found for name, found in times.items() if found}, "failed": failed}
+
+
+def measure_limit(peer: Peer, accelerator: bool) -> dict[str, float]:
+    """FLOP/s of a product in each dtype, and bytes/s of a pass in place: the best of several."""
+    found = {}
+    size = 8192 if accelerator else 2048
+    for dtype in DTYPES:
+        peer.ask(prepare={"who": "limit", "what": "product", "size": size, "dtype": dtype})
+        best = min(peer.ask(seconds=0.3)["one"] for _ in range(5))
+        found[dtype] = 2 * size**3 / best
+    # Larger than any cache.
+    count = 1 << (28 if accelerator else 26)
+    peer.ask(prepare={"who": "limit", "what": "memory", "size": count})
+    found["bandwidth"] = 8 * count / min(peer.ask(seconds=0.3)["one"] for _ in range(5))
+    return found
+
+
+def peak_memory(commands: dict[str, list[str]], shape: Shape) -> dict[str, int]:
+    """The most memory that a fresh process held for some training steps, in bytes."""
+    found = {}
+    for who, side in (("jaxlm", "jax"), ("PyTorch", "torch")):
+        with started(commands[side], dict(os.environ)) as peer:
+            peer.ask(prepare=_request(who, shape, "step", "float32"))
+            peer.ask(seconds=1)
+            found[who] = peer.ask(peak=True)["peak"]
+    return found
+
+
+def _request(who: str, shape: Shape, task: str, dtype: str) -> dict[str, Any]:
+    return {"who": who, "shape": shape.as_dict(), "task": task, "dtype": dtype}
+
+
+def machine() -> dict[str, Any]:
+    """What this ran on."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    flags = ""
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        named = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+        fields = {key.strip(): value for key, value in named.items()}
+        model = f"{fields.get('model name', model)}, family {fields.get('cpu family')}"
+        known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        flags = " ".join(flag for flag in known if flag in fields.get("flags", "").split())
+    return {
+        "cpu": model.strip(),
+        "vector units": flags,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All timings, as plain data."""
+    commands = {
+        "jax": [sys.executable, str(HERE / "jax_side.py")],
+        "torch": [options.torch_python, str(HERE / "torch_side.py")],
+    }
+    rows: list[dict[str, Any]] = []
+    with (
+        started(commands["jax"], dict(os.environ)) as jax_peer,
+        started(commands["torch"], dict(os.environ)) as torch_peer,
+    ):
+        sides = {"jax": jax_peer, "torch": torch_peer}
+        about = {name: peer.ask(about=True) for name, peer in sides.items()}
+        accelerator = about["jax"]["device"] != "cpu"
+        limits = [measure_limit(jax_peer, accelerator)]
+        shapes = {
+            name: shape
+            for name, shape in SHAPES.items()
+            if (not options.only or name in options.only)
+            and (accelerator or not shape.accelerator_only)
+        }
+        for name, shape in shapes.items():
+            for task in options.tasks:
+                for dtype in options.dtypes:
+                    peers = dict(SIDES)
+                    if task != "step" or dtype != "float32":
+                        peers.pop("linen")
+                    found = _timed(sides, peers, (shape, task, dtype), options)
+                    rows.append({"shape": name, "task": task, "dtype": dtype, **found})
+                    print(report.line(rows[-1]), flush=True)
+            limits.append(measure_limit(jax_peer, accelerator))
+        growth = _growth(sides, options) if options.growth else []
+    memory = {name: peak_memory(commands, shape) for name, shape in shapes.items() if name in options.memory}
+    limit = {key: statistics.median(one[key] for one in limits) for key in limits[0]}
+    return {
+        "machine": machine(),
+        "about": about,
+        "limit": limit,
+        "rows": rows,
+        "memory": memory,
+        "growth": growth,
+    }
+
+
+def _timed(
+    sides: dict[str, Peer], who: dict[str, str], what: tuple[Shape, str, str], options: Any
+) -> dict[str, Any]:
+    peers = {name: sides[side] for name, side in who.items()}
+    requests = {name: _request(name, *what) for name in who}
+    return alternate(peers, requests, options.rounds, options.seconds)
+
+
+def _growth(sides: dict[str, Peer], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The step of the small LSTM as one of its axes grows."""
+    from dataclasses import replace
+
+    found = []
+    who = {name: side for name, side in SIDES.items() if name != "linen"}
+    for axis, sizes in GROWTH.items():
+        for size in sizes:
+            shape = replace(SHAPES["small"], **{axis: size})
+            if axis == "hidden_size":
+                shape = replace(shape, embedding_size=size)
+            timed = _timed(sides, who, (shape, "step", "float32"), options)
+            found.append({"axis": axis, "size": size, **timed})
+            print(axis, size, report.line({"shape": "", "task": "", "dtype": "", **timed}), flush=True)
+    return found
+
+
+def main() -> None:
+    """Times, prints, saves."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--only", action="append", choices=list(SHAPES), default=[])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--memory", nargs="*", choices=list(SHAPES), default=["long"])
+    parser.add_argument("--growth", action="store_true", help="and as T, B, H and V grow (figures)")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--seconds", type=float, default=0.4, help="of one timing, about")
+    parser.add_argument("--out", type=Path, help="folder for results.json, RESULTS.md and figures")
+    options = parser.parse_args()
+    results = run(options)
+    text = report.markdown(results)
+    print(text)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        (options.out / "RESULTS.md").write_text(text)
+        if results["growth"]:
+            report.growth_figure(results["growth"], options.out / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
