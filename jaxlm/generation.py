@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.errors import UserError
+from jaxlm.ops.sampling import categorical
 from jaxlm.training.runs import Run
 
 
@@ -155,7 +156,7 @@ class Sampler:
         if self.temperature == 0:
             return jnp.argmax(log_probs_BV, axis=-1).astype(jnp.int32)
         left_BV = filter_logits(log_probs_BV, self.temperature, self.top_k, self.top_p)
-        return jax.random.categorical(key, left_BV).astype(jnp.int32)
+        return categorical(key, left_BV)
 
 
 def sample(

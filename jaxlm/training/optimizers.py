@@ -126,10 +126,26 @@ def make_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
     pull = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else nothing
     decay = optax.masked(pull, _is_weight)
     return optax.chain(
-        nothing if config.clip is None else optax.clip_by_global_norm(config.clip),
+        nothing if config.clip is None else clip_by_global_norm(config.clip),
         *([core, decay] if config.optimizer in DECOUPLED_DECAY else [decay, core]),
         optax.scale_by_learning_rate(make_schedule(config, horizon)),
     )
+
+
+def clip_by_global_norm(longest: float) -> Transform:
+    """g ← g · min(1, longest / |g|), with |g| over all parameters (Pascanu et al. 2013, section
+    3.2): `optax.clip_by_global_norm` up to rounding.
+
+    One number to multiply by is worked into the passes that read the gradient anyway; a division
+    by the norm, as optax has it, XLA keeps as a pass of its own over all parameters.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        norm = optax.tree.norm(updates)
+        scale = jnp.where(norm < longest, 1.0, longest / norm)
+        return jax.tree.map(lambda update: update * scale.astype(update.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _is_weight(params: Any) -> Any:

@@ -1,0 +1,38 @@
+"""Draws from a categorical distribution."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def categorical(key: jax.Array, logits_BV: jax.Array) -> jax.Array:
+    """One index a row, drawn with probability softmax(logits): int32 [B].
+
+    Inversion in two levels: the words are taken in about √V blocks; a first uniform number chooses
+    the block by the blocks' sums, a second the word within it. The Gumbel-max trick of
+    `jax.random.categorical` needs V random numbers a row instead of two, which in a generation loop
+    costs as much as the recurrent layers. A word of logit -inf is never drawn; each row needs one
+    that is finite.
+    """
+    batch, vocab_size = logits_BV.shape
+    width = math.ceil(math.sqrt(vocab_size))
+    count = -(-vocab_size // width)
+    shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
+    mass_BV = jnp.pad(jnp.exp(shifted_BV), ((0, 0), (0, count * width - vocab_size)))
+    mass_BCW = mass_BV.reshape(batch, count, width)
+    uniform_2B = jax.random.uniform(key, (2, batch))
+    block_B = _invert(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
+    inside_BW = jnp.take_along_axis(mass_BCW, block_B[:, None, None], axis=1)[:, 0]
+    return block_B * width + _invert(inside_BW, uniform_2B[1])
+
+
+def _invert(mass_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """The first place where the running sum of the mass passes its share `uniform` of the whole."""
+    sums_BN = jnp.cumsum(mass_BN, axis=-1)
+    # A place without mass adds nothing to the sum, so it is never the first to pass a share ...
+    place_B = jnp.sum(sums_BN <= uniform_B[:, None] * sums_BN[:, -1:], axis=-1)
+    # ... but rounding may let none pass: then it is the last that has some.
+    places_N = jnp.arange(mass_BN.shape[-1])
+    last_B = jnp.max(jnp.where(mass_BN > 0, places_N, 0), axis=-1)
+    return jnp.minimum(place_B, last_B).astype(jnp.int32)
