@@ -24,11 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
 import report
 from shapes import DTYPES, GROWTH, SHAPES, TASKS, Shape
 from wire import Peer, started
+
+HERE = Path(__file__).parent
 
 SIDES = {"jaxlm": "jax", "linen": "jax", "PyTorch": "torch"}
 
@@ -138,7 +138,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     print(report.line(rows[-1]), flush=True)
             limits.append(measure_limit(jax_peer, accelerator))
         growth = _growth(sides, options) if options.growth else []
-    memory = {name: peak_memory(commands, shape) for name, shape in shapes.items() if name in options.memory}
+    memory = {
+        name: peak_memory(commands, shape)
+        for name, shape in shapes.items()
+        if name in options.memory
+    }
     limit = {key: statistics.median(one[key] for one in limits) for key in limits[0]}
     return {
         "machine": machine(),
@@ -171,7 +175,9 @@ def _growth(sides: dict[str, Peer], options: argparse.Namespace) -> list[dict[st
                 shape = replace(shape, embedding_size=size)
             timed = _timed(sides, who, (shape, "step", "float32"), options)
             found.append({"axis": axis, "size": size, **timed})
-            print(axis, size, report.line({"shape": "", "task": "", "dtype": "", **timed}), flush=True)
+            print(
+                axis, size, report.line({"shape": "", "task": "", "dtype": "", **timed}), flush=True
+            )
     return found
 
 

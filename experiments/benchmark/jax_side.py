@@ -1,12 +1,10 @@
-"""The same work by jaxlm, by linen's own cells with optax's cross-entropy, and the machine's limits.
+"""The same work by jaxlm, and by linen's cells with optax's cross-entropy; the machine's limits.
 
 jaxlm is used as a training run uses it: the train step with its clipping, metrics and carry, the
 scorer's function, the sampler's.
 """
 
 import functools
-import sys
-from pathlib import Path
 from typing import Any
 
 import flax
@@ -15,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-sys.path.insert(0, str(Path(__file__).parent))
 from shapes import STREAMS, WORDS
 from wire import Work, serve
 

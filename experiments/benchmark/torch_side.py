@@ -4,16 +4,12 @@ Fused Adam, time first and the tensors laid out as nn.LSTM likes them best; on a
 cuDNN kernels, TF32 allowed. bfloat16 is autocast, as its documentation has it.
 """
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from shapes import STREAMS, WORDS
 from torch import nn
 from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).parent))
-from shapes import STREAMS, WORDS
 from wire import Work, serve
 
 CUDA = torch.cuda.is_available()
@@ -56,9 +52,7 @@ def prepare(request: dict[str, Any]) -> Work:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     window = shape["model"] == "nplm"
     model = (NPLM if window else Recurrent)(shape).to(DEVICE)
-    size = (
-        (shape["batch"], shape["n_step"]) if window else (shape["time"], shape["batch"])
-    )
+    size = (shape["batch"], shape["n_step"]) if window else (shape["time"], shape["batch"])
     vocab_size = shape["vocab_size"]
     tokens = torch.randint(vocab_size, size, device=DEVICE)
     targets = torch.randint(vocab_size, size[:1] if window else size, device=DEVICE)

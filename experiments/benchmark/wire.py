@@ -1,6 +1,6 @@
 """How the benchmark and the processes it times talk: a JSON object a line.
 
-Each peer is one process, and only one of them is asked to work at a time, so that they can alternate
+Each peer is one process, and only one of them is asked to work at a time, so that they alternate
 without sharing the cores.
 """
 

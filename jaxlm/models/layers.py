@@ -81,6 +81,12 @@ class OutputLayer(nn.Module):
         return total, nll_N.reshape(targets_BT.shape)
 
 
+def affine(x_BTF: jax.Array, kernel_FO: jax.Array, bias_O: jax.Array, dtype: Any) -> jax.Array:
+    """x @ kernel + bias, in `dtype`."""
+    x_BTF, kernel_FO, bias_O = nn.dtypes.promote_dtype(x_BTF, kernel_FO, bias_O, dtype=dtype)
+    return project(x_BTF, kernel_FO) + bias_O
+
+
 class Affine(nn.Module):
     """y = W x + b with W ~ U(±1/√fan_in), b = 0, or both ~ U(±init_scale)."""
 
@@ -91,15 +97,15 @@ class Affine(nn.Module):
     bias_init: Any = None
 
     @nn.compact
-    def __call__(self, x_BTF: jax.Array) -> jax.Array:
-        shape = (x_BTF.shape[-1], self.features)
-        kernel_FO = self.param("kernel", uniform(self.init_scale or self.fan_in**-0.5), shape)
+    def weights(self, inputs: int) -> tuple[jax.Array, jax.Array]:
+        """W [inputs, features] and b [features]."""
+        init = uniform(self.init_scale or self.fan_in**-0.5)
+        kernel_FO = self.param("kernel", init, (inputs, self.features))
         bias_init = self.bias_init or uniform(self.init_scale or 0.0)
-        bias_O = self.param("bias", bias_init, (self.features,))
-        x_BTF, kernel_FO, bias_O = nn.dtypes.promote_dtype(
-            x_BTF, kernel_FO, bias_O, dtype=self.dtype
-        )
-        return project(x_BTF, kernel_FO) + bias_O
+        return kernel_FO, self.param("bias", bias_init, (self.features,))
+
+    def __call__(self, x_BTF: jax.Array) -> jax.Array:
+        return affine(x_BTF, *self.weights(x_BTF.shape[-1]), self.dtype)
 
 
 def embed(vocab_size: int, size: int, init_scale: float | None, dtype: Any) -> nn.Embed:

@@ -12,6 +12,7 @@ from rich.table import Table
 from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.summary import parameter_table
+from jaxlm.ops.compiling import FEW_ROWS, known
 from jaxlm.ops.cross_entropy import cross_entropy
 
 # Logits of a chunk are kept to about this many numbers (32 MiB of float32).
@@ -53,6 +54,11 @@ class NeuralModel(nn.Module, LanguageModel):
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
         """What each parameter group is, in words: prefix of the parameter's path -> description."""
+
+    @nn.nowrap
+    def notes(self) -> list[str]:
+        """What will not run as its settings ask, and what runs instead."""
+        return []
 
     def __call__(
         self,
@@ -139,7 +145,7 @@ class NeuralModel(nn.Module, LanguageModel):
     def generate(
         self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
     ) -> Any:
-        return _generate(params, prompt_BT, key, self, draw, length)
+        return _compiled_generate()(params, prompt_BT, key, self, draw, length)
 
     @nn.nowrap
     def summary(self) -> Table:
@@ -183,7 +189,6 @@ def _last_log_probs(
 _next_log_probs = functools.partial(jax.jit, static_argnames="model")(_last_log_probs)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "draw", "length"))
 def _generate(
     params: Params,
     prompt_BT: jax.Array,
@@ -204,3 +209,10 @@ def _generate(
     start = _last_log_probs(params, prompt_BT, None, model)
     _, tokens_TB = jax.lax.scan(step, start, jax.random.split(key, length))
     return tokens_TB.T
+
+
+@functools.cache
+def _compiled_generate() -> Any:
+    """Compiled when first used: what the compiler knows is asked then, not on import."""
+    static = ("model", "draw", "length")
+    return jax.jit(_generate, static_argnames=static, compiler_options=known(FEW_ROWS))

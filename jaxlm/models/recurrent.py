@@ -1,9 +1,6 @@
-"""Recurrent language models: any cell of CELLS, any number of layers, scanned over time with
-`nn.scan`.
-"""
+"""Recurrent language models: any cell of CELLS, any number of layers."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,13 +9,10 @@ import jax.numpy as jnp
 from jaxlm import shapes
 from jaxlm.errors import UserError, choose
 from jaxlm.models.cells import CELLS, Carry, Cell
-from jaxlm.models.layers import DTYPES, Affine, OutputLayer, check_common, embed, uniform
+from jaxlm.models.layers import DTYPES, OutputLayer, check_common, embed
 from jaxlm.models.neural import NeuralModel
-from jaxlm.ops.recurrence import recurrence as fused_recurrence
-
-# Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
-# more than its body.
-UNROLLED_STEPS = 4
+from jaxlm.models.recurrent_layer import RecurrentLayer
+from jaxlm.ops.kernels import KERNELS, fallback
 
 
 @dataclass(frozen=True)
@@ -42,118 +36,9 @@ class RecurrentConfig:
     dtype: str = "float32"
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
     kernel: str = "auto"
-    """How time is run: scan (the definition), fused (the same, faster), or auto."""
-
-
-KERNELS = ("auto", "scan", "fused")
-
-
-def choose_kernel(kernel: str, time: int) -> str:
-    """ "scan" or "fused", for so many steps: a few are unrolled, where nothing is to be gained."""
-    if kernel != "auto":
-        return kernel
-    return "scan" if time <= UNROLLED_STEPS else "fused"
-
-
-class Recurrence(nn.Module):
-    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias, where the cell
-    wants one).
-    """
-
-    cell: Cell
-    hidden_size: int
-    dtype: Any
-    init_scale: float | None
-
-    def setup(self) -> None:
-        width = len(self.cell.gates) * self.hidden_size
-        init = uniform(self.init_scale or self.hidden_size**-0.5)
-        self.kernel = self.param("kernel", init, (self.hidden_size, width))
-        if self.cell.recurrent_bias:
-            self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
-
-    def weights(self) -> tuple[jax.Array, jax.Array | None]:
-        """U [H, G], and its bias where the cell wants one."""
-        return self.kernel, self.bias if self.cell.recurrent_bias else None
-
-    def __call__(self, carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
-        kernel_HG, bias_G = self.weights()
-        h_BH = carry[0].astype(self.dtype)
-        # The product runs in the compute dtype; the elementwise part and the carry are float32, or
-        # c would lose its memory.
-        u_BG = jnp.matmul(h_BH, kernel_HG.astype(self.dtype), preferred_element_type=jnp.float32)
-        if bias_G is not None:
-            u_BG = u_BG + bias_G
-        gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
-        for name, value_BH in gates.items():
-            self.sow("gates", name, value_BH)
-        carry = self.cell.update(carry, gates)
-        return carry, carry[0].astype(self.dtype)
-
-
-class RecurrentLayer(nn.Module):
-    """A cell run over time: x_BTG = W x + b of all steps in one product, then a scan of the
-    recurrence.
-
-    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G], and recurrent/bias [G]
-    for cells that need it; the gates are fused side by side in the cell's order, so PyTorch's
-    weights are these transposed. Gates are recorded, [B, T, H] each, when "gates" is a mutable
-    collection.
-    """
-
-    cell: Cell
-    hidden_size: int
-    dtype: Any
-    init_scale: float | None
-    forget_bias: float
-    kernel: str
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-        batch, time, _ = x_BTD.shape
-        for array in carry:
-            shapes.check(array, "BH", B=batch, H=self.hidden_size)
-        width = len(self.cell.gates) * self.hidden_size
-        inputs = Affine(
-            width, self.hidden_size, self.dtype, self.init_scale, self._bias_init, name="input"
-        )
-        recurrence = (self.cell, self.hidden_size, self.dtype, self.init_scale)
-        # The definition draws the parameters, and records gates; the other computes the same.
-        defined = self.is_initializing() or self.is_mutable_collection("gates")
-        if not defined and choose_kernel(self.kernel, time) == "fused":
-            kernel_HG, bias_G = Recurrence(*recurrence, name="recurrent").weights()
-            x_TBG = inputs(x_BTD.swapaxes(0, 1))
-            h_TBH, carry = fused_recurrence(
-                self.cell.step,
-                carry,
-                x_TBG.astype(jnp.float32),
-                kernel_HG,
-                bias_G,
-                dtype=self.dtype,
-                additive=self.cell.additive,
-            )
-            return h_TBH.swapaxes(0, 1).astype(self.dtype), carry
-        x_BTG = inputs(x_BTD)
-        scan = nn.scan(
-            Recurrence,
-            variable_broadcast="params",
-            variable_axes={"gates": 1},
-            split_rngs={"params": False},
-            in_axes=1,
-            out_axes=1,
-            unroll=time if time <= UNROLLED_STEPS else 1,
-        )
-        carry, h_BTH = scan(*recurrence, name="recurrent")(carry, x_BTG)
-        return h_BTH, carry
-
-    def _bias_init(
-        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
-    ) -> jax.Array:
-        bias_G = uniform(self.init_scale or 0.0)(key, shape, dtype)
-        if "forget" in self.cell.gates:
-            start = self.cell.gates.index("forget") * self.hidden_size
-            bias_G = bias_G.at[start : start + self.hidden_size].add(self.forget_bias)
-        return bias_G
+    """How time is run: scan (the definition), fused (the same, faster), cudnn (an LSTM), auto."""
+    remat: int = 0
+    """Keep the state of every so many steps alone, and compute the rest again for the gradient."""
 
 
 class Recurrent(NeuralModel):
@@ -182,6 +67,7 @@ class Recurrent(NeuralModel):
     init_scale: float | None = None
     dtype: str = "float32"
     kernel: str = "auto"
+    remat: int = 0
 
     def setup(self) -> None:
         check_common(self)
@@ -196,9 +82,16 @@ class Recurrent(NeuralModel):
         self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
         choose(dict.fromkeys(KERNELS), self.kernel, "kernel")
-        layer = (self.cell, self.hidden_size, dtype, self.init_scale, forget_bias, self.kernel)
+        if self.remat < 0:
+            raise UserError(f"--remat {self.remat}: must be 0 (keep every step) or more")
+        if self.remat and self.kernel not in ("auto", "fused"):
+            raise UserError(
+                f"--remat {self.remat}: needs --kernel fused or auto, not {self.kernel}"
+            )
+        layer = (self.cell, self.hidden_size, self.dtype, self.init_scale, forget_bias)
+        how = (self.kernel, self.remat)
         self.recurrent = [
-            RecurrentLayer(*layer, name=f"layers_{index}") for index in range(self.num_layers)
+            RecurrentLayer(*layer, *how, name=f"layers_{index}") for index in range(self.num_layers)
         ]
         self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
         self.drop = nn.Dropout(self.dropout)
@@ -206,6 +99,11 @@ class Recurrent(NeuralModel):
     @property
     def window(self) -> None:
         return None
+
+    @nn.nowrap
+    def notes(self) -> list[str]:
+        note = fallback(self.kernel, self.cell == CELLS["lstm"], self.dtype)
+        return [note] if note else []
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         zeros_BH = jnp.zeros((batch_size, self.hidden_size), jnp.float32)

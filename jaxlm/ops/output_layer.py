@@ -1,6 +1,7 @@
 """The output layer and the cross-entropy of its softmax in one, with the gradient written out."""
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ def _parts(kernel_FV: jax.Array, bias_V: jax.Array) -> Parts:
     edges = [vocab_size * part // count for part in range(count + 1)]
     return [
         (first, kernel_FV[:, first:end], bias_V[first:end])
-        for first, end in zip(edges, edges[1:], strict=False)
+        for first, end in itertools.pairwise(edges)
     ]
 
 
@@ -126,9 +127,7 @@ def _output_forward(
     parts = _parts(kernel_FV.astype(dtype), bias_V)
     Sums = list[tuple[jax.Array, jax.Array]]
 
-    def body(
-        sums: Sums, chunk: tuple[jax.Array, ...]
-    ) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
+    def body(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
         hidden_CF, targets_C, weights_C = chunk
         nll_C, exp_CW, sum_C = _softmax(hidden_CF, parts, targets_C)
         share_C1 = (weights_C / sum_C)[:, None]

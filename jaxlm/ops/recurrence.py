@@ -7,13 +7,13 @@ the state before it should have been; the matrix's gradient is one product after
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# Numbers in a recurrent matrix that is turned before the backward loop. A larger one does not stay
-# in a core's cache, and is read faster as it lies (measured: 200x800 and 256x1024 against 650x2600).
+# Numbers in a recurrent matrix that is turned before the backward loop, at most. A larger one does
+# not stay in a core's cache, and is read faster as it lies (200x800 and 256x1024 against 650x2600).
 TURNED = 1 << 19
 
 Carry = tuple[jax.Array, ...]
@@ -27,45 +27,70 @@ def recurrence(
     x_TBG: jax.Array,
     kernel_HG: jax.Array,
     bias_G: jax.Array | None = None,
+    mask: jax.Array | None = None,
     *,
     dtype: Any = jnp.float32,
     additive: bool = False,
     unroll: int = 1,
 ) -> tuple[jax.Array, Carry]:
-    """Runs `step` over time: u_t = h_{t-1} U (+ bias), carry_t = step(carry_{t-1}, x_t, u_t).
+    """Runs `step` over time.
+
+        u_t = (m_t ⊙ h_{t-1}) U (+ bias)          carry_t = step(carry_{t-1}, x_t, u_t)
 
     carry: arrays [B, H], float32, the hidden state h first. x_TBG: float32, the input's part of all
-    gates at every step. kernel_HG: U, float32. dtype: of the products' operands; sums, gates and
-    carry are float32. additive: whether the step only ever sees x + u, of which one then is kept
-    for the gradient in place of both. unroll: steps in one turn of the loop.
+    gates at every step. kernel_HG: U, float32. mask: m, what the recurrent link is multiplied by,
+    such as a dropout mask: [B, H], one a sequence (Gal & Ghahramani 2016), or [T, B, H], one a
+    step; it has no gradient. dtype: of the products' operands; sums, gates and carry are
+    float32. additive: whether the step only ever sees x + u, of which one then is kept for the
+    gradient in place of both. unroll: steps in one turn of the loop.
 
     Returns every hidden state, float32 [T, B, H], and the last carry. Values and gradients are
     those of `jax.lax.scan` over the same step, in another order of summation.
 
-        dU = Σ_t h_{t-1}ᵀ du_t            dh_{t-1} = du_t Uᵀ + (what the step itself passes back)
+        dU = Σ_t (m_t ⊙ h_{t-1})ᵀ du_t    dh_{t-1} = m_t ⊙ du_t Uᵀ + (what the step passes back)
     """
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
-    return _recurrence(step, dtype, additive, unroll, carry, x_TBG, kernel_HG, bias_G)
+    settings = _Settings(step, dtype, additive, unroll)
+    return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+class _Settings(NamedTuple):
+    """What is known when compiling."""
+
+    step: Step
+    dtype: Any
+    additive: bool
+    unroll: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(
-    step: Step,
-    dtype: Any,
-    additive: bool,
-    unroll: int,
+    settings: _Settings,
     carry: Carry,
     x_TBG: jax.Array,
     kernel_HG: jax.Array,
     bias_G: jax.Array,
+    mask: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
-    def body(carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
-        u_BG = _product(carry[0], kernel_HG, dtype, bias_G)
-        carry = step(carry, x_BG, u_BG)
+    def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
+        x_BG, mask_BH = at_t
+        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.dtype, bias_G)
+        carry = settings.step(carry, x_BG, u_BG)
         return carry, carry[0]
 
-    last, h_TBH = jax.lax.scan(body, carry, x_TBG, unroll=unroll)
+    last, h_TBH = jax.lax.scan(body, carry, (x_TBG, _by_step(mask)), unroll=settings.unroll)
     return h_TBH, last
+
+
+def _by_step(mask: jax.Array | None) -> jax.Array | None:
+    """What of the mask differs from step to step."""
+    return None if mask is None or mask.ndim == 2 else mask
+
+
+def _masked(h_BH: jax.Array, mask_BH: jax.Array | None, mask: jax.Array | None) -> jax.Array:
+    """h under the step's mask, or else the sequence's, or else as it is."""
+    of_step = mask if mask_BH is None else mask_BH
+    return h_BH if of_step is None else h_BH * of_step
 
 
 def _product(h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Array) -> jax.Array:
@@ -76,40 +101,36 @@ def _product(h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Arra
 
 
 def _forward(
-    step: Step,
-    dtype: Any,
-    additive: bool,
-    unroll: int,
+    settings: _Settings,
     carry: Carry,
     x_TBG: jax.Array,
     kernel_HG: jax.Array,
     bias_G: jax.Array,
+    mask: jax.Array | None,
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
-    def body(carry: Carry, x_BG: jax.Array) -> tuple[Carry, tuple[Carry, Any]]:
-        u_BG = _product(carry[0], kernel_HG, dtype, bias_G)
-        if additive:
+    def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
+        x_BG, mask_BH = at_t
+        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.dtype, bias_G)
+        if settings.additive:
             # The gates know x and u by their sum alone.
             x_BG = x_BG + u_BG
-            after = step(carry, x_BG, jnp.zeros((), x_BG.dtype))
+            after = settings.step(carry, x_BG, jnp.zeros((), x_BG.dtype))
             return after, (after, x_BG)
-        after = step(carry, x_BG, u_BG)
+        after = settings.step(carry, x_BG, u_BG)
         return after, (after, u_BG)
 
-    last, (carries, kept_TBG) = jax.lax.scan(body, carry, x_TBG, unroll=unroll)
-    kept = (kept_TBG,) if additive else (x_TBG, kept_TBG)
-    return (carries[0], last), (carry, carries, kept, kernel_HG, bias_G)
+    at = x_TBG, _by_step(mask)
+    last, (carries, kept_TBG) = jax.lax.scan(body, carry, at, unroll=settings.unroll)
+    kept = (kept_TBG,) if settings.additive else (x_TBG, kept_TBG)
+    return (carries[0], last), (carry, carries, kept, kernel_HG, bias_G, mask)
 
 
 def _backward(
-    step: Step,
-    dtype: Any,
-    additive: bool,
-    unroll: int,
-    saved: tuple[Any, ...],
-    grads: tuple[jax.Array, Carry],
+    settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
 ) -> tuple[Any, ...]:
-    first, carries, kept, kernel_HG, bias_G = saved
+    first, carries, kept, kernel_HG, bias_G, mask = saved
     dh_TBH, dlast = grads
+    step, dtype = settings.step, settings.dtype
     kernel_GH = kernel_HG.T.astype(dtype)
     if kernel_GH.size <= TURNED:
         # Turned once: inside the loop, a thin product with the transpose takes half as long again.
@@ -120,26 +141,56 @@ def _backward(
     )
 
     def body(dcarry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[jax.Array, ...]]:
-        dh_BH, carry, kept = at_t
+        dh_BH, carry, kept, mask_BH = at_t
         dcarry = (dcarry[0] + dh_BH, *dcarry[1:])
-        if additive:
+        if settings.additive:
             _, pull = jax.vjp(lambda carry, s: step(carry, s, jnp.zeros((), s.dtype)), carry, *kept)
         else:
             _, pull = jax.vjp(step, carry, *kept)
         dbefore, *dgates = pull(dcarry)
         du_BG = dgates[-1]
         through_u = jnp.matmul(du_BG.astype(dtype), kernel_GH, preferred_element_type=jnp.float32)
+        through_u = _masked(through_u, mask_BH, mask)
         return (dbefore[0] + through_u, *dbefore[1:]), tuple(dgates)
 
-    at = (dh_TBH, before, kept)
-    dfirst, dgates = jax.lax.scan(body, dlast, at, reverse=True, unroll=unroll)
+    at = (dh_TBH, before, kept, _by_step(mask))
+    dfirst, dgates = jax.lax.scan(body, dlast, at, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
     time, batch, width = du_TBG.shape
-    h_NH = before[0].reshape(time * batch, -1).astype(dtype)
+    h_TBH = before[0] if mask is None else before[0] * mask
+    h_NH = h_TBH.reshape(time * batch, -1).astype(dtype)
     du_NG = du_TBG.reshape(time * batch, width)
     dkernel_HG = jnp.matmul(h_NH.T, du_NG.astype(dtype), preferred_element_type=jnp.float32)
     dbias_G = du_NG.sum(0) if bias_G.size else bias_G
-    return dfirst, dx_TBG, dkernel_HG, dbias_G
+    return dfirst, dx_TBG, dkernel_HG, dbias_G, None
 
 
 _recurrence.defvjp(_forward, _backward)
+
+
+def in_segments(
+    run: Callable[[Carry, jax.Array], tuple[jax.Array, Carry]],
+    carry: Carry,
+    x_TBD: jax.Array,
+    steps: int,
+) -> tuple[jax.Array, Carry]:
+    """run(carry, x_TBD) -> (h_TBH, carry), `steps` time steps at a time; what a segment keeps for
+    the gradient is computed again when the gradient comes to it (rematerialisation: Chen et al.
+    2016). Kept are x, h and the carry between segments, and the rest of one segment at a time: for
+    an LSTM H + D numbers a step and row in place of 6 H + D.
+    """
+    again = jax.checkpoint(run)
+    time = x_TBD.shape[0]
+    whole = time // steps
+
+    def body(carry: Carry, x_SBD: jax.Array) -> tuple[Carry, jax.Array]:
+        h_SBH, carry = again(carry, x_SBD)
+        return carry, h_SBH
+
+    x_KSBD = x_TBD[: whole * steps].reshape(whole, steps, *x_TBD.shape[1:])
+    carry, h_KSBH = jax.lax.scan(body, carry, x_KSBD)
+    h_TBH = h_KSBH.reshape(whole * steps, *h_KSBH.shape[2:])
+    if whole * steps == time:
+        return h_TBH, carry
+    rest_SBH, carry = again(carry, x_TBD[whole * steps :])
+    return jnp.concatenate([h_TBH, rest_SBH]), carry

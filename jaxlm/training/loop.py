@@ -112,6 +112,8 @@ class _Loop:
         self.meter = Meter(
             self.log, self.training.log_every, self.batches.steps_per_epoch, self.total
         )
+        for note in self.model.notes():
+            self.log.note(note)
         if self.folder:
             self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.log.warn)
         try:

@@ -13,25 +13,27 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from jaxlm.models.cells import CELLS
-from jaxlm.ops.recurrence import recurrence
+from jaxlm.ops.recurrence import in_segments, recurrence
 from jaxlm.ops.squash import KINDS, squash
 
 
-def defined(cell, carry, x_TBG, kernel_HG, bias_G):
+def defined(cell, carry, x_TBG, kernel_HG, bias_G, mask=1.0):
     """The recurrence as the papers have it."""
+    mask_TBH = jnp.broadcast_to(mask, (len(x_TBG), *carry[0].shape))
 
-    def body(carry, x_BG):
-        u_BG = carry[0] @ kernel_HG
+    def body(carry, at_t):
+        x_BG, mask_BH = at_t
+        u_BG = (carry[0] * mask_BH) @ kernel_HG
         carry = cell.step(carry, x_BG, u_BG if bias_G is None else u_BG + bias_G)
         return carry, carry[0]
 
-    last, h_TBH = jax.lax.scan(body, carry, x_TBG)
+    last, h_TBH = jax.lax.scan(body, carry, (x_TBG, mask_TBH))
     return h_TBH, last
 
 
-def fast(cell, carry, x_TBG, kernel_HG, bias_G, **options):
+def fast(cell, carry, x_TBG, kernel_HG, bias_G, mask=None, **options):
     options = {"additive": cell.additive} | options
-    return recurrence(cell.step, carry, x_TBG, kernel_HG, bias_G, **options)
+    return recurrence(cell.step, carry, x_TBG, kernel_HG, bias_G, mask, **options)
 
 
 def inputs_of(cell, batch, time, size, seed):
@@ -86,6 +88,56 @@ def test_options_change_no_number(name):
         assert_close(
             value_and_gradients(functools.partial(fast, **options), cell, inputs), expected
         )
+
+
+@pytest.mark.parametrize("kind", ["one a sequence", "one a step"])
+@pytest.mark.parametrize("name", list(CELLS))
+def test_masks_of_the_recurrent_link(name, kind):
+    cell = CELLS[name]
+    inputs = inputs_of(cell, 3, 5, 4, 0)
+    shape = (3, 4) if kind == "one a sequence" else (5, 3, 4)
+    mask = jnp.asarray(np.random.default_rng(1).integers(0, 2, shape) * 2.0, jnp.float32)
+    runs = [functools.partial(run, mask=mask) for run in (fast, defined)]
+    found, expected = (value_and_gradients(run, cell, inputs) for run in runs)
+    assert_close(found, expected)
+    # And it does something.
+    assert not np.allclose(found[0], value_and_gradients(fast, cell, inputs)[0])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 9])
+def test_segments_change_no_number(steps):
+    cell = CELLS["lstm"]
+    inputs = inputs_of(cell, 2, 6, 3, 0)
+
+    def segmented(cell, carry, x_TBG, kernel_HG, bias_G):
+        def run(carry, x_TBG):
+            return fast(cell, carry, x_TBG, kernel_HG, bias_G)
+
+        return in_segments(run, carry, x_TBG, steps)
+
+    found = value_and_gradients(segmented, cell, inputs)
+    assert_close(found, value_and_gradients(fast, cell, inputs))
+
+
+def test_segments_keep_less_for_the_gradient():
+    cell = CELLS["lstm"]
+    carry, x_TBD, kernel_HG, _ = inputs_of(cell, 8, 256, 32, 0)
+    x_TBD = x_TBD[..., :32]
+
+    def temporary(steps):
+        def run(carry, x_TBD, kernel_HG):
+            x_TBG = x_TBD @ kernel_HG
+            return fast(cell, carry, x_TBG, kernel_HG, None)
+
+        def number(carry, x_TBD, kernel_HG):
+            part = functools.partial(run, kernel_HG=kernel_HG)
+            h_TBH, _ = in_segments(part, carry, x_TBD, steps)
+            return jnp.sum(h_TBH[-1])
+
+        program = jax.jit(jax.grad(number, 2)).lower(carry, x_TBD, kernel_HG).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporary(16) < temporary(256) / 3
 
 
 @pytest.mark.parametrize("name", list(CELLS))

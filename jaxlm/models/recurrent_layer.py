@@ -1,0 +1,140 @@
+"""A recurrent layer: a cell, its parameters, and the ways to run it over time."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm import shapes
+from jaxlm.models.cells import CELLS, Carry, Cell
+from jaxlm.models.layers import DTYPES, Affine, affine, uniform
+from jaxlm.ops import cudnn
+from jaxlm.ops.kernels import UNROLLED_STEPS, choose_kernel
+from jaxlm.ops.recurrence import in_segments, recurrence
+
+
+class Recurrence(nn.Module):
+    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias, where the cell
+    wants one).
+    """
+
+    cell: Cell
+    hidden_size: int
+    dtype: Any
+    init_scale: float | None
+
+    def setup(self) -> None:
+        width = len(self.cell.gates) * self.hidden_size
+        init = uniform(self.init_scale or self.hidden_size**-0.5)
+        self.kernel = self.param("kernel", init, (self.hidden_size, width))
+        if self.cell.recurrent_bias:
+            self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
+
+    def weights(self) -> tuple[jax.Array, jax.Array | None]:
+        """U [H, G], and its bias where the cell wants one."""
+        return self.kernel, self.bias if self.cell.recurrent_bias else None
+
+    def __call__(self, carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
+        kernel_HG, bias_G = self.weights()
+        h_BH = carry[0].astype(self.dtype)
+        # The product runs in the compute dtype; the elementwise part and the carry are float32, or
+        # c would lose its memory.
+        u_BG = jnp.matmul(h_BH, kernel_HG.astype(self.dtype), preferred_element_type=jnp.float32)
+        if bias_G is not None:
+            u_BG = u_BG + bias_G
+        gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
+        for name, value_BH in gates.items():
+            self.sow("gates", name, value_BH)
+        carry = self.cell.update(carry, gates)
+        return carry, carry[0].astype(self.dtype)
+
+
+class RecurrentLayer(nn.Module):
+    """A cell run over time: x_BTG = W x + b of all steps in one product, then the recurrence, by
+    `nn.scan` or one of RUNS, which compute the same.
+
+    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G], and recurrent/bias [G]
+    for cells that need it; the gates are fused side by side in the cell's order, so PyTorch's
+    weights are these transposed. Gates are recorded, [B, T, H] each, when "gates" is a mutable
+    collection.
+    """
+
+    cell: Cell
+    hidden_size: int
+    dtype: str
+    init_scale: float | None
+    forget_bias: float
+    kernel: str = "auto"
+    remat: int = 0
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+        batch, time, _ = x_BTD.shape
+        for array in carry:
+            shapes.check(array, "BH", B=batch, H=self.hidden_size)
+        dtype, width = DTYPES[self.dtype], len(self.cell.gates) * self.hidden_size
+        inputs = Affine(
+            width, self.hidden_size, dtype, self.init_scale, self._bias_init, name="input"
+        )
+        settings = (self.cell, self.hidden_size, dtype, self.init_scale)
+        # The definition draws the parameters, and records gates; the others compute the same.
+        defined = self.is_initializing() or self.is_mutable_collection("gates")
+        kernel = choose_kernel(self.kernel, time, self.cell == CELLS["lstm"], self.dtype)
+        if not defined and kernel in RUNS:
+            recurrent = Recurrence(*settings, name="recurrent").weights()
+            weights = inputs.weights(x_BTD.shape[-1]), recurrent
+            return RUNS[kernel](self.cell, dtype, self.remat, weights, x_BTD, carry)
+        x_BTG = inputs(x_BTD)
+        scan = nn.scan(
+            Recurrence,
+            variable_broadcast="params",
+            variable_axes={"gates": 1},
+            split_rngs={"params": False},
+            in_axes=1,
+            out_axes=1,
+            unroll=time if time <= UNROLLED_STEPS else 1,
+        )
+        carry, h_BTH = scan(*settings, name="recurrent")(carry, x_BTG)
+        return h_BTH, carry
+
+    def _bias_init(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> jax.Array:
+        bias_G = uniform(self.init_scale or 0.0)(key, shape, dtype)
+        if "forget" in self.cell.gates:
+            start = self.cell.gates.index("forget") * self.hidden_size
+            bias_G = bias_G.at[start : start + self.hidden_size].add(self.forget_bias)
+        return bias_G
+
+
+Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
+"""(W, b) of the input and (U, its bias or None) of the recurrent link."""
+
+
+def _fused(
+    cell: Cell, dtype: Any, remat: int, weights: Weights, x_BTD: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
+    inputs, (kernel_HG, bias_G) = weights
+
+    def run(carry: Carry, x_TBD: jax.Array) -> tuple[jax.Array, Carry]:
+        x_TBG = affine(x_TBD, *inputs, dtype).astype(jnp.float32)
+        return recurrence(
+            cell.step, carry, x_TBG, kernel_HG, bias_G, dtype=dtype, additive=cell.additive
+        )
+
+    x_TBD = x_BTD.swapaxes(0, 1)
+    short = not remat or len(x_TBD) <= remat
+    h_TBH, carry = run(carry, x_TBD) if short else in_segments(run, carry, x_TBD, remat)
+    return h_TBH.swapaxes(0, 1).astype(dtype), carry
+
+
+def _cudnn(
+    cell: Cell, dtype: Any, remat: int, weights: Weights, x_BTD: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
+    (kernel_DG, bias_G), (recurrent_HG, _) = weights
+    h, c = carry
+    return cudnn.lstm(x_BTD.astype(dtype), (h, c), kernel_DG, bias_G, recurrent_HG)
+
+
+RUNS = {"fused": _fused, "cudnn": _cudnn}

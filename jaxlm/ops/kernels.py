@@ -1,0 +1,45 @@
+"""Which way a recurrent layer runs over time: the one place that knows what the machine offers."""
+
+import jax
+import jax.numpy as jnp
+
+KERNELS = ("auto", "scan", "fused", "cudnn")
+# Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
+# more than its body.
+UNROLLED_STEPS = 4
+
+
+def choose_kernel(kernel: str, time: int, lstm: bool, dtype: str) -> str:
+    """ "scan", "fused" or "cudnn", for so many steps of an LSTM or another cell in `dtype`.
+
+    auto is "fused", or "scan" for a few steps, which are unrolled: nothing is to be gained there.
+    "cudnn" where it cannot be had is "fused"; `fallback` says why.
+    """
+    if kernel == "auto":
+        return "scan" if time <= UNROLLED_STEPS else "fused"
+    return "fused" if fallback(kernel, lstm, dtype) else kernel
+
+
+def fallback(kernel: str, lstm: bool, dtype: str) -> str:
+    """Why `kernel` is not what will run; empty if it is."""
+    if kernel != "cudnn":
+        return ""
+    reason = ""
+    if not lstm:
+        reason = "jax has cuDNN's LSTM alone"
+    elif jnp.dtype(dtype) != jnp.float32:
+        reason = f"jax has cuDNN's LSTM in float32, not in {dtype}"
+    elif not cudnn_is_here():
+        reason = f"there is no cuDNN on this machine ({jax.default_backend()})"
+    return f"--kernel cudnn: {reason}; --kernel fused runs in its place" if reason else ""
+
+
+def cudnn_is_here() -> bool:
+    """Whether JAX runs on an NVIDIA GPU and was built with cuDNN's recurrent networks."""
+    if jax.default_backend() != "gpu":
+        return False
+    try:
+        from jax.experimental import rnn
+    except ImportError:
+        return False
+    return getattr(rnn, "gpu_rnn", None) is not None

@@ -1,0 +1,96 @@
+"""Which kernel runs, and cuDNN's parameters, held against JAX's own reference of cuDNN's LSTM."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import rnn
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxlm.models.cells import CELLS
+from jaxlm.ops import cudnn, kernels
+from jaxlm.ops.compiling import FEW_ROWS, known
+from jaxlm.ops.kernels import choose_kernel, fallback
+from jaxlm.ops.recurrence import recurrence
+
+
+def test_auto_unrolls_a_few_steps_and_fuses_many():
+    assert choose_kernel("auto", 2, True, "float32") == "scan"
+    assert choose_kernel("auto", 35, False, "bfloat16") == "fused"
+    assert [choose_kernel(kernel, 2, True, "float32") for kernel in ("scan", "fused")] == [
+        "scan",
+        "fused",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lstm", "dtype", "here", "reason"),
+    [
+        (True, "float32", False, "no cuDNN on this machine"),
+        (False, "float32", True, "LSTM alone"),
+        (True, "bfloat16", True, "not in bfloat16"),
+        (True, "float32", True, ""),
+    ],
+)
+def test_cudnn_falls_back_and_says_why(lstm, dtype, here, reason, monkeypatch):
+    monkeypatch.setattr(kernels, "cudnn_is_here", lambda: here)
+    note = fallback("cudnn", lstm, dtype)
+    assert reason in note and bool(note) == bool(reason)
+    expected = "fused" if reason else "cudnn"
+    assert choose_kernel("cudnn", 35, lstm, dtype) == expected
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about machines without a GPU")
+def test_there_is_no_cudnn_on_a_cpu():
+    assert not kernels.cudnn_is_here()
+
+
+def example(batch=2, time=5, inputs=3, size=4):
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+
+    weights = draw(inputs, 4 * size), draw(4 * size), draw(size, 4 * size)
+    return draw(batch, time, inputs), (draw(batch, size), draw(batch, size)), weights
+
+
+def test_parameters_are_packed_as_cudnn_reads_them():
+    x_BTD, (h_BH, c_BH), weights = example()
+    packed = cudnn.pack(*weights)
+    assert packed.shape == (rnn.get_num_params_in_lstm(3, 4, 1, False),)
+    unpacked = rnn.unpack_lstm_weights(packed, 3, 4, 1, False)
+    lengths_B = jnp.full((2,), 5, jnp.int32)
+    found = rnn.lstm_ref(x_BTD, h_BH[None], c_BH[None], *unpacked, lengths_B, 3, 4, 1, 0.0, False)
+    kernel_DG, bias_G, recurrent_HG = weights
+    x_TBG = (x_BTD @ kernel_DG + bias_G).swapaxes(0, 1)
+    h_TBH, last = recurrence(CELLS["lstm"].step, (h_BH, c_BH), x_TBG, recurrent_HG)
+    expected = h_TBH.swapaxes(0, 1), last[0][None], last[1][None]
+    for one, other in zip(found, expected, strict=True):
+        assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.skipif(not kernels.cudnn_is_here(), reason="needs an NVIDIA GPU with cuDNN")
+def test_cudnn_computes_what_the_fused_kernel_does():
+    x_BTD, carry, weights = example()
+    kernel_DG, bias_G, recurrent_HG = weights
+
+    def by_cudnn(x_BTD, carry, weights):
+        return cudnn.lstm(x_BTD, carry, *weights)
+
+    def fused(x_BTD, carry, weights):
+        x_TBG = (x_BTD @ kernel_DG + bias_G).swapaxes(0, 1)
+        h_TBH, last = recurrence(CELLS["lstm"].step, carry, x_TBG, recurrent_HG)
+        return h_TBH.swapaxes(0, 1), last
+
+    with jax.default_matmul_precision("float32"):
+        found, expected = (jax.jit(run)(x_BTD, carry, weights) for run in (by_cudnn, fused))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+def test_options_the_compiler_does_not_know_are_left_out():
+    assert known({"xla_no_such_option": "1"}) == {}
+    options = known(FEW_ROWS)
+    assert options.items() <= FEW_ROWS.items()
+    doubled = jax.jit(lambda x: x @ x, compiler_options=options)(2 * jnp.eye(3))
+    assert_array_equal(doubled, 4 * np.eye(3))
