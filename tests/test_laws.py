@@ -6,6 +6,7 @@ test_questions.py too.
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from cases import NEURAL, B, T, V, build, cases, tokens, tolerance
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.data.batching import Block
-from jaxlm.models import CELLS, MODELS, Recurrent, make_model
+from jaxlm.models import CELLS, MODELS, Recurrent, describe_model, make_model
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import init_params, init_state
 from jaxlm.training.step import make_train_block
@@ -140,6 +141,23 @@ def test_gradients_are_finite_and_reach_every_parameter(name, options):
 
 
 @exact_model
+def test_it_says_what_it_is(name, options):
+    model, params = build(name, options)
+    again, network = describe_model(model)
+    assert make_model(again, json.loads(json.dumps(network)), V, model.start_id) == model
+    hash(make_model(again, json.loads(json.dumps(network)), V, model.start_id))
+    drawn = model.summary().columns[0]._cells
+    groups = {jax.tree_util.keystr(path[:1]).strip("[']") for path, _ in paths_of(params)}
+    assert {cell.split("/")[0] for cell in drawn} == groups
+    approximate = options.get("softmax") == "sampled"
+    assert [note for note in model.notes() if "approximate" in note] or not approximate
+
+
+def paths_of(params):
+    return jax.tree_util.tree_leaves_with_path(params)
+
+
+@exact_model
 def test_a_row_does_not_depend_on_its_batch(name, options):
     model, params = build(name, options)
     tokens_BT = tokens()
@@ -192,7 +210,9 @@ def test_padding_changes_nothing(name, options):
     log_probs_BTV = jax.nn.log_softmax(logits(model, start.params, tokens(seed=0))[0])
     nll_BT1 = -np.take_along_axis(np.asarray(log_probs_BTV), tokens(seed=9)[..., None], axis=-1)
     assert_array_equal(metrics.count_K, [B * T, B * T])
-    assert_allclose(metrics.nll_K[0], nll_BT1.sum(), rtol=1e-5)
+    # A sampled softmax's training loss is an estimate.
+    rtol = 0.3 if options.get("softmax") == "sampled" else 1e-5
+    assert_allclose(metrics.nll_K[0], nll_BT1.sum(), rtol=rtol)
 
 
 @exact_model

@@ -58,6 +58,8 @@ def make_model(
     token that stands before a text, None if there is none. Raises UserError for an unknown name.
     """
     fields = vars(config) if not isinstance(config, dict) else config
+    # JSON has no tuples, and a model's fields must be hashable.
+    fields = {key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
     return choose(MODELS, name, "model").make(vocab_size=vocab_size, start_id=start_id, **fields)
 
 

@@ -1,4 +1,4 @@
-"""Building blocks of the neural models: initialisers, products, embedding and output layer."""
+"""Building blocks of the neural models: initialisers, products, affine layers and the embedding."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
-from jaxlm.ops.output_layer import output_cross_entropy
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -29,56 +28,6 @@ def project(x_BTF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
     """
     batch, time, features = x_BTF.shape
     return (x_BTF.reshape(batch * time, features) @ kernel_FO).reshape(batch, time, -1)
-
-
-class OutputLayer(nn.Module):
-    """y = b + U h: features to logits. Tied, U is the transposed embedding (Inan et al. 2017; Press
-    & Wolf 2017).
-    """
-
-    vocab_size: int
-    tied: bool
-    dtype: Any
-    init_scale: float | None
-
-    @nn.compact
-    def weights(self, features: int, embedding_VD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """U [F, V] and b [V]."""
-        bias_V = self.param("bias", uniform(self.init_scale or 0.0), (self.vocab_size,))
-        if self.tied:
-            kernel_FV = embedding_VD.T
-        else:
-            init = uniform(self.init_scale or features**-0.5)
-            kernel_FV = self.param("kernel", init, (features, self.vocab_size))
-        return kernel_FV, bias_V
-
-    def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-        """Logits [B, T, V] in the compute dtype."""
-        kernel_FV, bias_V = self.weights(hidden_BTF.shape[-1], embedding_VD)
-        hidden_BTF, kernel_FV, bias_V = nn.dtypes.promote_dtype(
-            hidden_BTF, kernel_FV, bias_V, dtype=self.dtype
-        )
-        return project(hidden_BTF, kernel_FV) + bias_V
-
-    def loss(
-        self,
-        hidden_BTF: jax.Array,
-        embedding_VD: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Σ weight · nll, and the nll of every target [B, T]: the logits are never all there."""
-        features = hidden_BTF.shape[-1]
-        kernel_FV, bias_V = self.weights(features, embedding_VD)
-        total, nll_N = output_cross_entropy(
-            hidden_BTF.reshape(-1, features),
-            kernel_FV,
-            bias_V,
-            targets_BT.reshape(-1),
-            weights_BT.reshape(-1),
-            self.dtype,
-        )
-        return total, nll_N.reshape(targets_BT.shape)
 
 
 def affine(x_BTF: jax.Array, kernel_FO: jax.Array, bias_O: jax.Array, dtype: Any) -> jax.Array:

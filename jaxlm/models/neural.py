@@ -45,10 +45,15 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @abc.abstractmethod
     def loss(
-        self, hidden_BTF: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+        self,
+        hidden_BTF: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """Σ weight · nll of the targets in nats, float32, and the nll of each, [B, T]: what
-        `logits` and a cross-entropy give, in one. Only the sum can be differentiated.
+        `logits` and a cross-entropy give, in one. Only the sum can be differentiated. Unless
+        `deterministic`, both may be an estimate, which `notes` then says.
         """
 
     @abc.abstractmethod
@@ -57,7 +62,7 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        """What will not run as its settings ask, and what runs instead."""
+        """What will not run as its settings ask, and which figures are not what they seem."""
         return []
 
     def __call__(
@@ -114,12 +119,14 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool = True,
     ) -> tuple[jax.Array, jax.Array, Carry]:
         """What training minimises, Σ weight · nll; the nll of each target, float32 [B, T or 1]; and
-        the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits.
+        the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits;
+        unless `deterministic`, in which case dropout is drawn from rngs={"dropout": key}, and a
+        sampled softmax's words from {"sampling": key}.
         """
         hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
         for array in (targets_BT, weights_BT):
             shapes.check(array, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
-        total, nll_BT = self.loss(hidden_BTF, targets_BT, weights_BT)
+        total, nll_BT = self.loss(hidden_BTF, targets_BT, weights_BT, deterministic)
         return total, nll_BT, carry
 
     # The questions of LanguageModel. They are not Flax methods, which would run inside the module:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
-from jaxlm.models.layers import DTYPES, Affine, OutputLayer, check_common, embed
+from jaxlm.models.heads import describe_head, make_head, unbound_head
+from jaxlm.models.layers import DTYPES, Affine, check_common, embed
 from jaxlm.models.neural import NeuralModel
 
 
@@ -32,6 +33,12 @@ class NPLMConfig:
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str = "float32"
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
+    softmax: str = "full"
+    """The output layer: full, adaptive (rare words in small clusters), sampled (in training)."""
+    cutoffs: tuple[int, ...] = ()
+    """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    sampled_words: int = 1024
+    """sampled: words that a training step compares the targets with."""
 
 
 class NPLM(NeuralModel):
@@ -59,6 +66,9 @@ class NPLM(NeuralModel):
     dropout: float = 0.0
     init_scale: float | None = None
     dtype: str = "float32"
+    softmax: str = "full"
+    cutoffs: tuple[int, ...] = ()
+    sampled_words: int = 1024
 
     pads = True
 
@@ -78,12 +88,16 @@ class NPLM(NeuralModel):
         if self.hidden_size:
             window = self.n_step * self.embedding_size
             self.hidden = Affine(self.hidden_size, window, dtype, self.init_scale)
-        self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
+        self.output = make_head(self)
         self.drop = nn.Dropout(self.dropout)
 
     @property
     def window(self) -> int:
         return self.n_step
+
+    @nn.nowrap
+    def notes(self) -> list[str]:
+        return [note for note in [unbound_head(self).note()] if note]
 
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)
@@ -114,9 +128,14 @@ class NPLM(NeuralModel):
         return self.output(hidden_BTF, self.embedding.embedding)
 
     def loss(
-        self, hidden_BTF: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+        self,
+        hidden_BTF: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        return self.output.loss(hidden_BTF, self.embedding.embedding, targets_BT, weights_BT)
+        table_VD = self.embedding.embedding
+        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     def layers(self) -> dict[str, str]:
         window = self.n_step * self.embedding_size
@@ -125,6 +144,4 @@ class NPLM(NeuralModel):
         return {
             "embedding": f"C: {self.vocab_size} words x {self.embedding_size} features",
             **(tanh if self.hidden_size else {}),
-            "output": f"U, b: {features} -> {self.vocab_size}, softmax"
-            + (" (U is C)" if self.tied else ""),
-        }
+        } | describe_head(self, features)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxlm import shapes
 from jaxlm.errors import UserError, choose
 from jaxlm.models.cells import CELLS, Carry, Cell
-from jaxlm.models.layers import DTYPES, OutputLayer, check_common, embed
+from jaxlm.models.heads import describe_head, make_head, unbound_head
+from jaxlm.models.layers import DTYPES, check_common, embed
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent_layer import RecurrentLayer
 from jaxlm.ops.kernels import KERNELS, fallback
@@ -39,6 +40,12 @@ class RecurrentConfig:
     """How time is run: scan (the definition), fused (the same, faster), cudnn (an LSTM), auto."""
     remat: int = 0
     """Keep the state of every so many steps alone, and compute the rest again for the gradient."""
+    softmax: str = "full"
+    """The output layer: full, adaptive (rare words in small clusters), sampled (in training)."""
+    cutoffs: tuple[int, ...] = ()
+    """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    sampled_words: int = 1024
+    """sampled: words that a training step compares the targets with."""
 
 
 class Recurrent(NeuralModel):
@@ -68,6 +75,9 @@ class Recurrent(NeuralModel):
     dtype: str = "float32"
     kernel: str = "auto"
     remat: int = 0
+    softmax: str = "full"
+    cutoffs: tuple[int, ...] = ()
+    sampled_words: int = 1024
 
     def setup(self) -> None:
         check_common(self)
@@ -93,7 +103,7 @@ class Recurrent(NeuralModel):
         self.recurrent = [
             RecurrentLayer(*layer, *how, name=f"layers_{index}") for index in range(self.num_layers)
         ]
-        self.output = OutputLayer(self.vocab_size, self.tied, dtype, self.init_scale)
+        self.output = make_head(self)
         self.drop = nn.Dropout(self.dropout)
 
     @property
@@ -102,8 +112,8 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        note = fallback(self.kernel, self.cell == CELLS["lstm"], self.dtype)
-        return [note] if note else []
+        kernel = fallback(self.kernel, self.cell == CELLS["lstm"], self.dtype)
+        return [note for note in (kernel, unbound_head(self).note()) if note]
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         zeros_BH = jnp.zeros((batch_size, self.hidden_size), jnp.float32)
@@ -129,9 +139,14 @@ class Recurrent(NeuralModel):
         return self.output(hidden_BTF, self.embedding.embedding)
 
     def loss(
-        self, hidden_BTF: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+        self,
+        hidden_BTF: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        return self.output.loss(hidden_BTF, self.embedding.embedding, targets_BT, weights_BT)
+        table_VD = self.embedding.embedding
+        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     def layers(self) -> dict[str, str]:
         gates, size = self.cell.gates, self.hidden_size
@@ -142,8 +157,7 @@ class Recurrent(NeuralModel):
                 f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
             )
             described[f"layers_{index}/recurrent"] = f"U: {size} -> {len(gates)} x {size}"
-        tied = " (U is C)" if self.tied else ""
-        return described | {"output": f"U, b: {size} -> {self.vocab_size}, softmax{tied}"}
+        return described | describe_head(self, size)
 
 
 class RNN(Recurrent):

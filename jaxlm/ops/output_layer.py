@@ -11,6 +11,8 @@ import jax.numpy as jnp
 # chunk reads the output matrix again and adds to all of its gradient. Measured at 10,000 and 33,278
 # words and 200 to 1024 features.
 CHUNK = 320
+# And where only some of the tokens are live: small, as up to a chunk more of them are gone through.
+LIVE_CHUNK = 64
 # Words in one product, at most. Longer rows of logits put each row's neighbours on pages of their
 # own, and products that walk down the rows slow to half: 450 ms for 223 at 33,278 words.
 WORDS = 7168
@@ -23,6 +25,7 @@ def output_cross_entropy(
     targets_N: jax.Array,
     weights_N: jax.Array,
     dtype: Any = jnp.float32,
+    live: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The output layer and `cross_entropy` in one: Σ_n weight_n · nll_n, and every nll_n.
 
@@ -33,10 +36,11 @@ def output_cross_entropy(
     hand: three products in all, nothing computed twice, and memory that does not grow with the
     number of tokens. Only the sum can be differentiated; by hidden_NF, kernel_FV and bias_V.
 
-    hidden_NF: any dtype; kernel_FV, bias_V: float32; dtype: of the products' operands. Returns
-    float32 scalars and [N].
+    hidden_NF: any dtype; kernel_FV, bias_V: float32; dtype: of the products' operands. live: how
+    many tokens, from the first on, are to be gone through, int32: the chunks after them cost
+    nothing, and their nll is 0 (their weights must be). Returns a float32 scalar and [N].
     """
-    return _output_cross_entropy(dtype, hidden_NF, kernel_FV, bias_V, targets_N, weights_N)
+    return _output_cross_entropy(dtype, hidden_NF, kernel_FV, bias_V, targets_N, weights_N, live)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -47,6 +51,7 @@ def _output_cross_entropy(
     bias_V: jax.Array,
     targets_N: jax.Array,
     weights_N: jax.Array,
+    live: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     parts = _parts(kernel_FV.astype(dtype), bias_V)
 
@@ -54,8 +59,8 @@ def _output_cross_entropy(
         hidden_CF, targets_C, _ = chunk
         return None, _softmax(hidden_CF, parts, targets_C)[0]
 
-    chunks = _chunks(hidden_NF.astype(dtype), targets_N, weights_N)
-    _, nll_KC = jax.lax.scan(body, None, chunks)
+    chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
+    _, nll_KC = _over(body, None, chunks, live)
     nll_N = nll_KC.reshape(-1)[: len(targets_N)]
     return jnp.sum(nll_N * weights_N), nll_N
 
@@ -77,11 +82,11 @@ def _parts(kernel_FV: jax.Array, bias_V: jax.Array) -> Parts:
     ]
 
 
-def _chunks(hidden_NF: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
+def _chunks(some: bool, hidden_NF: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
     """The arrays in chunks of equal length, [K, C, ...], zeros at the end."""
     arrays = (hidden_NF, *others)
     count, features = hidden_NF.shape
-    chunks = max(1, round(count / max(CHUNK, features)))
+    chunks = max(1, round(count / (LIVE_CHUNK if some else max(CHUNK, features))))
     length = -(-count // chunks)
     padding = chunks * length - count
     return tuple(
@@ -90,6 +95,24 @@ def _chunks(hidden_NF: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
         )
         for array in arrays
     )
+
+
+def _over(body: Any, start: Any, chunks: tuple[jax.Array, ...], live: jax.Array | None) -> Any:
+    """`jax.lax.scan` over the chunks; or over the first, those with live tokens, and zeros."""
+    if live is None:
+        return jax.lax.scan(body, start, chunks)
+    first = jax.tree.map(lambda array: array[0], chunks)
+    _, one = jax.eval_shape(body, start, first)
+    length = chunks[0].shape[0]
+    found = jax.tree.map(lambda shape: jnp.zeros((length, *shape.shape), shape.dtype), one)
+
+    def step(index: jax.Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
+        sums, found = loop
+        sums, one = body(sums, jax.tree.map(lambda array: array[index], chunks))
+        return sums, jax.tree.map(lambda all_, new: all_.at[index].set(new), found, one)
+
+    used = -(-live // chunks[0].shape[1])
+    return jax.lax.fori_loop(0, used, step, (start, found))
 
 
 def _softmax(
@@ -123,6 +146,7 @@ def _output_forward(
     bias_V: jax.Array,
     targets_N: jax.Array,
     weights_N: jax.Array,
+    live: jax.Array | None,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
     parts = _parts(kernel_FV.astype(dtype), bias_V)
     Sums = list[tuple[jax.Array, jax.Array]]
@@ -149,8 +173,8 @@ def _output_forward(
         (jnp.zeros(kernel_FW.shape, jnp.float32), jnp.zeros(bias_W.shape, jnp.float32))
         for _, kernel_FW, bias_W in parts
     ]
-    chunks = _chunks(hidden_NF.astype(dtype), targets_N, weights_N)
-    sums, (nll_KC, dhidden_KCF) = jax.lax.scan(body, zeros, chunks)
+    chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
+    sums, (nll_KC, dhidden_KCF) = _over(body, zeros, chunks, live)
     dkernel_FV = jnp.concatenate([dkernel_FW for dkernel_FW, _ in sums], axis=1)
     dbias_V = jnp.concatenate([dbias_W for _, dbias_W in sums])
     count = len(targets_N)
@@ -163,7 +187,7 @@ def _output_backward(
     dtype: Any, saved: tuple[jax.Array, ...], grads: tuple[jax.Array, jax.Array]
 ) -> tuple[Any, ...]:
     scale, _ = grads
-    return *(array * scale.astype(array.dtype) for array in saved), None, None
+    return *(array * scale.astype(array.dtype) for array in saved), None, None, None
 
 
 _output_cross_entropy.defvjp(_output_forward, _output_backward)

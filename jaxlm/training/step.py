@@ -45,7 +45,8 @@ def make_train_block(
         )
         # Truncated back-propagation through time: the gradient stops between two chunks.
         carry = jax.lax.stop_gradient(carry)
-        rngs = {"dropout": jax.random.fold_in(draws, state.step)}
+        draw = jax.random.fold_in(draws, state.step)
+        rngs = {"dropout": draw, "sampling": jax.random.fold_in(draw, 1)}
 
         # The mean is taken by the weights, so that the loss needs no scaling, nor its gradients.
         shares_BT = batch.weights_KBT / batch.denominator_K

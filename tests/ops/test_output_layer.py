@@ -78,6 +78,25 @@ def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
     assert_allclose(alone(*arguments)[1], nll_N, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("live", [0, 1, 5, 6, 23])
+def test_live_tokens_alone(live, monkeypatch):
+    monkeypatch.setattr(output_layer, "LIVE_CHUNK", 5)
+    hidden_NF, kernel_FV, bias_V, targets_N, weights_N = example(23, 3, 7)
+    weights_N = np.where(np.arange(23) < live, weights_N, 0).astype(np.float32)
+
+    def total(*parameters):
+        return output_cross_entropy(*parameters, targets_N, weights_N, live=jnp.int32(live))
+
+    run = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
+    (found, found_N), gradients = run(hidden_NF, kernel_FV, bias_V)
+    expected, nll_N, others, _ = reference(hidden_NF, kernel_FV, bias_V, targets_N, weights_N)
+    assert_allclose(found, expected, rtol=1e-5)
+    assert_allclose(found_N[:live], nll_N[:live], rtol=1e-5)
+    assert (np.asarray(found_N)[-(-live // 5) * 5 :] == 0).all()
+    for one, other in zip(gradients, others, strict=True):
+        assert_allclose(one, other, atol=1e-5)
+
+
 def test_a_scaled_loss_has_scaled_gradients():
     arguments = example(9, 3, 7)
     once = jax.grad(lambda h: output_cross_entropy(h, *arguments[1:])[0])(arguments[0])
