@@ -140,6 +140,8 @@ def growth_figure(growth: list[dict[str, Any]], path: Path) -> None:
             sizes = [point["size"] for point in known]
             axes.plot(sizes, [1000 * medians(point)[name] for point in known], "o-", label=name)
         axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms a step")
-        axes.grid(True, which="both", alpha=0.3)
+        axes.set_xticks([point["size"] for point in points], [point["size"] for point in points])
+        axes.minorticks_off()
+        axes.grid(True, alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)
