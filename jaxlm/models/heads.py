@@ -248,24 +248,20 @@ class AdaptiveSoftmax(nn.Module):
         return found
 
 
-def _full(model: Any, **where: Any) -> OutputLayer:
-    return OutputLayer(model.vocab_size, model.tied, DTYPES[model.dtype], model.init_scale, **where)
+def _full(model: Any, dtype: Any, **where: Any) -> OutputLayer:
+    return OutputLayer(model.vocab_size, model.tied, dtype, model.init_scale, **where)
 
 
-def _sampled(model: Any, **where: Any) -> SampledSoftmax:
-    if model.sampled_words < 1:
-        raise UserError(f"--sampled-words {model.sampled_words}: must be at least 1")
+def _sampled(model: Any, dtype: Any, **where: Any) -> SampledSoftmax:
+    words = model.sampled_words
+    if words < 1:
+        raise UserError(f"--sampled-words {words}: must be at least 1")
     return SampledSoftmax(
-        model.vocab_size,
-        model.tied,
-        DTYPES[model.dtype],
-        model.init_scale,
-        model.sampled_words,
-        **where,
+        model.vocab_size, model.tied, dtype, model.init_scale, sampled_words=words, **where
     )
 
 
-def _adaptive(model: Any, **where: Any) -> AdaptiveSoftmax:
+def _adaptive(model: Any, dtype: Any, **where: Any) -> AdaptiveSoftmax:
     if model.tied:
         raise UserError(
             "--tied and --softmax adaptive exclude each other: its matrices are smaller"
@@ -277,27 +273,21 @@ def _adaptive(model: Any, **where: Any) -> AdaptiveSoftmax:
             f"--cutoffs {shown or '(none)'}: must rise between 1 and the vocabulary's size - 1, "
             f"{model.vocab_size - 1}"
         )
-    return AdaptiveSoftmax(
-        model.vocab_size, model.cutoffs, DTYPES[model.dtype], model.init_scale, **where
-    )
+    return AdaptiveSoftmax(model.vocab_size, model.cutoffs, dtype, model.init_scale, **where)
 
 
 HEADS = {"full": _full, "adaptive": _adaptive, "sampled": _sampled}
 
 
-def make_head(model: Any) -> Any:
-    """The output layer that a model's fields ask for, as a part of it. Raises UserError for one
-    there is not.
+def make_head(model: Any, **where: Any) -> Any:
+    """The output layer that a model's fields ask for, as a part of it; with parent=None by itself,
+    to be asked what it is. Raises UserError for one there is not.
     """
-    return choose(HEADS, model.softmax, "softmax")(model)
-
-
-def unbound_head(model: Any) -> Any:
-    """The same by itself, to be asked what it is."""
-    return choose(HEADS, model.softmax, "softmax")(model, parent=None)
+    dtype = choose(DTYPES, model.dtype, "dtype")
+    return choose(HEADS, model.softmax, "softmax")(model, dtype, **where)
 
 
 def describe_head(model: Any, features: int) -> dict[str, str]:
     """What the parameters of a model's output layer are, by their paths."""
-    described = unbound_head(model).described(features)
+    described = make_head(model, parent=None).described(features)
     return {f"output{part}": text for part, text in described.items()}

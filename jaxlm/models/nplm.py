@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
-from jaxlm.models.heads import describe_head, make_head, unbound_head
+from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import DTYPES, Affine, check_common, embed
 from jaxlm.models.neural import NeuralModel
 
@@ -97,7 +97,7 @@ class NPLM(NeuralModel):
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        return [note for note in [unbound_head(self).note()] if note]
+        return [note for note in [make_head(self, parent=None).note()] if note]
 
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)

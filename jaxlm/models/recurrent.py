@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlm import shapes
 from jaxlm.errors import UserError, choose
 from jaxlm.models.cells import CELLS, Carry, Cell
-from jaxlm.models.heads import describe_head, make_head, unbound_head
+from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import DTYPES, check_common, embed
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent_layer import RecurrentLayer
@@ -113,7 +113,7 @@ class Recurrent(NeuralModel):
     @nn.nowrap
     def notes(self) -> list[str]:
         kernel = fallback(self.kernel, self.cell == CELLS["lstm"], self.dtype)
-        return [note for note in (kernel, unbound_head(self).note()) if note]
+        return [note for note in (kernel, make_head(self, parent=None).note()) if note]
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         zeros_BH = jnp.zeros((batch_size, self.hidden_size), jnp.float32)
