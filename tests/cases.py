@@ -29,7 +29,7 @@ VARIANTS = {
     "bigram": {"order": 2},
 } | {smoothing: {"smoothing": smoothing} for smoothing in SMOOTHINGS}
 # Output layers are the same modules in every model: a law of one is a law of it everywhere.
-ONLY = {"adaptive": ("nplm", "lstm"), "sampled": ("nplm",)}
+ONLY = {"adaptive": ("nplm",), "sampled": ("nplm",)}
 SIZES = {"embedding_size": 6, "hidden_size": 5}
 
 
