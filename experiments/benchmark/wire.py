@@ -48,7 +48,7 @@ def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> N
                         break
                 answer = {"estimate": estimates[name]}
             except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+                answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
         elif "seconds" in request:
             count = max(1, round(request["seconds"] / estimates[name]))
             began = time.perf_counter()

@@ -22,7 +22,10 @@ def _is_known(name: str, value: str) -> bool:
 
 
 def known(options: dict[str, str]) -> dict[str, str]:
-    """Those of `options` that the installed XLA has. Compiles an empty program to find out, once:
-    an option that is not known stops a compilation, and XLA has no list of them.
+    """Those of `options` that the installed XLA has for a CPU, which they are all about; none on an
+    accelerator. Compiles an empty program to find out, once: an option that is not known stops a
+    compilation, and XLA has no list of them.
     """
+    if jax.default_backend() != "cpu":
+        return {}
     return {name: value for name, value in options.items() if _is_known(name, value)}
