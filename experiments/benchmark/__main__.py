@@ -16,6 +16,7 @@ spared at the bandwidth, that were measured between the rounds.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -30,8 +31,6 @@ from shapes import DTYPES, GROWTH, SHAPES, TASKS, Shape
 from wire import TOO_LONG, Peer, started
 
 HERE = Path(__file__).parent
-
-SIDES = {"jaxlm": "jax", "linen": "jax", "PyTorch": "torch"}
 
 
 def alternate(
@@ -54,8 +53,8 @@ def alternate(
             if len(times[name]) >= enough:
                 continue
             times[name].append(peers[name].ask(seconds=seconds, name=name)["one"])
-    for peer in peers.values():
-        peer.ask(forget=True)
+    for name in estimates:
+        peers[name].ask(forget=True)
     return {"times": {name: found for name, found in times.items() if found}, "failed": failed}
 
 
@@ -74,11 +73,11 @@ def measure_limit(peer: Peer, accelerator: bool) -> dict[str, float]:
     return found
 
 
-def peak_memory(commands: dict[str, list[str]], shape: Shape) -> dict[str, int]:
+def peak_memory(commands: dict[str, list[str]], shape: Shape, patience: float) -> dict[str, int]:
     """The most memory that a fresh process held for some training steps, in bytes."""
     found = {}
-    for who, side in (("jaxlm", "jax"), ("PyTorch", "torch")):
-        with started(commands[side], dict(os.environ)) as peer:
+    for who in ("jaxlm", "PyTorch"):
+        with started(commands[who], dict(os.environ), patience) as peer:
             peer.ask(prepare=_request(who, shape, "step", "float32"))
             peer.ask(seconds=1)
             found[who] = peer.ask(peak=True)["peak"]
@@ -112,19 +111,17 @@ def machine() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All timings, as plain data."""
-    commands = {
-        "jax": [sys.executable, str(HERE / "jax_side.py")],
-        "torch": [options.torch_python, str(HERE / "torch_side.py")],
-    }
+    ours, theirs = [sys.executable, str(HERE / "jax_side.py")], str(HERE / "torch_side.py")
+    commands = {"jaxlm": ours, "linen": ours, "PyTorch": [options.torch_python, theirs]}
     rows: list[dict[str, Any]] = []
-    with (
-        started(commands["jax"], dict(os.environ)) as jax_peer,
-        started(commands["torch"], dict(os.environ)) as torch_peer,
-    ):
-        sides = {"jax": jax_peer, "torch": torch_peer}
-        about = {name: peer.ask(about=True) for name, peer in sides.items()}
-        accelerator = about["jax"]["device"] != "cpu"
-        limits = [measure_limit(jax_peer, accelerator)]
+    with contextlib.ExitStack() as stack:
+        peers = {
+            name: stack.enter_context(started(command, dict(os.environ), options.patience))
+            for name, command in commands.items()
+        }
+        about = {name: peers[name].ask(about=True) for name in ("jaxlm", "PyTorch")}
+        accelerator = about["jaxlm"]["device"] != "cpu"
+        limits = [measure_limit(peers["jaxlm"], accelerator)]
         shapes = {
             name: shape
             for name, shape in SHAPES.items()
@@ -134,16 +131,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for name, shape in shapes.items():
             for task in options.tasks:
                 for dtype in options.dtypes:
-                    peers = dict(SIDES)
-                    if task != "step" or dtype != "float32":
-                        peers.pop("linen")
-                    found = _timed(sides, peers, (shape, task, dtype), options)
+                    who = ["jaxlm", "PyTorch"]
+                    if task == "step" and dtype == "float32":
+                        who.append("linen")
+                    asked = {name: peers[name] for name in who}
+                    found = _timed(asked, (shape, task, dtype), options)
                     rows.append({"shape": name, "task": task, "dtype": dtype, **found})
                     print(report.line(rows[-1]), flush=True)
-            limits.append(measure_limit(jax_peer, accelerator))
-        growth = _growth(sides, options) if options.growth else []
+            limits.append(measure_limit(peers["jaxlm"], accelerator))
+        growth = _growth(peers, options) if options.growth else []
     memory = {
-        name: peak_memory(commands, shape)
+        name: peak_memory(commands, shape, options.patience)
         for name, shape in shapes.items()
         if name in options.memory
     }
@@ -159,25 +157,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _timed(
-    sides: dict[str, Peer], who: dict[str, str], what: tuple[Shape, str, str], options: Any
+    peers: dict[str, Peer], what: tuple[Shape, str, str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    peers = {name: sides[side] for name, side in who.items()}
-    requests = {name: _request(name, *what) for name in who}
+    requests = {name: _request(name, *what) for name in peers}
     return alternate(peers, requests, options.rounds, options.seconds)
 
 
-def _growth(sides: dict[str, Peer], options: argparse.Namespace) -> list[dict[str, Any]]:
+def _growth(peers: dict[str, Peer], options: argparse.Namespace) -> list[dict[str, Any]]:
     """The step of the small LSTM as one of its axes grows."""
     from dataclasses import replace
 
     found = []
-    who = {name: side for name, side in SIDES.items() if name != "linen"}
+    asked = {name: peers[name] for name in ("jaxlm", "PyTorch")}
     for axis, sizes in GROWTH.items():
         for size in sizes:
             shape = replace(SHAPES["small"], **{axis: size})
             if axis == "hidden_size":
                 shape = replace(shape, embedding_size=size)
-            timed = _timed(sides, who, (shape, "step", "float32"), options)
+            timed = _timed(asked, (shape, "step", "float32"), options)
             found.append({"axis": axis, "size": size, **timed})
             print(
                 axis, size, report.line({"shape": "", "task": "", "dtype": "", **timed}), flush=True
@@ -196,6 +193,7 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="and as T, B, H and V grow (figures)")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=0.4, help="of one timing, about")
+    parser.add_argument("--patience", type=float, default=600, help="seconds for a peer's answer")
     parser.add_argument("--out", type=Path, help="folder for results.json, RESULTS.md and figures")
     options = parser.parse_args()
     results = run(options)

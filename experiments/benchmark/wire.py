@@ -7,6 +7,7 @@ without sharing the cores.
 import contextlib
 import json
 import resource
+import select
 import subprocess
 import sys
 import time
@@ -64,31 +65,52 @@ def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> N
 
 
 class Peer:
-    """The other end of `serve`."""
+    """The other end of `serve`. One that does not answer within `patience` seconds is ended, and
+    started afresh when it is asked again.
+    """
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+    def __init__(self, command: list[str], environment: dict[str, str], patience: float) -> None:
+        self.command, self.environment, self.patience = command, environment, patience
+        self.process: subprocess.Popen[str] | None = None
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """One request, one answer."""
+        """One request, one answer: {"error": ...} if it took too long."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self.environment,
+            )
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+        # Nothing is left in the reader between two answers, so waiting on its file is enough.
+        if not select.select([self.process.stdout], [], [], self.patience)[0]:
+            self.process.kill()
+            self.end()
+            return {"error": f"over {self.patience:.0f} s"}
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+            raise SystemExit(f"{self.command} ended with {self.process.wait()}")
         return json.loads(line)
+
+    def end(self) -> None:
+        """Ends the process."""
+        if self.process is not None:
+            assert self.process.stdin and self.process.stdout
+            self.process.stdin.close()
+            self.process.stdout.close()
+            self.process.wait()
+            self.process = None
 
 
 @contextlib.contextmanager
-def started(command: list[str], environment: dict[str, str]) -> Iterator[Peer]:
+def started(command: list[str], environment: dict[str, str], patience: float) -> Iterator[Peer]:
     """A peer that ends with the block."""
-    peer = Peer(command, environment)
+    peer = Peer(command, environment, patience)
     try:
         yield peer
     finally:
-        assert peer.process.stdin
-        peer.process.stdin.close()
-        peer.process.wait()
+        peer.end()
