@@ -19,6 +19,23 @@ START = V - 1
 VARIANTS = {
     "plain": {},
     "tied two layers": {"tied": True, "hidden_size": 6, "num_layers": 2},
+    "tied, projected": {"tied": True, "hidden_size": 4},
+    "stack": {
+        "layer_sizes": (5, 4, 6, 6),
+        "tied": True,
+        "residual": True,
+        "layer_norm": True,
+    },
+    "regularised": {
+        "num_layers": 2,
+        "dropout": 0.2,
+        "dropout_words": 0.1,
+        "dropout_state": 0.3,
+        "weight_drop": 0.4,
+        "variational": True,
+        "activation_penalty": 2.0,
+        "temporal_penalty": 1.0,
+    },
     "direct": {"direct": True},
     "direct, no hidden": {"direct": True, "hidden_size": 0},
     "bfloat16": {"dtype": "bfloat16"},
@@ -29,7 +46,13 @@ VARIANTS = {
     "bigram": {"order": 2},
 } | {smoothing: {"smoothing": smoothing} for smoothing in SMOOTHINGS}
 # Output layers are the same modules in every model: a law of one is a law of it everywhere.
-ONLY = {"adaptive": ("nplm",), "sampled": ("nplm",)}
+ONLY = {
+    "adaptive": ("nplm",),
+    "sampled": ("nplm",),
+    "tied, projected": ("nplm",),
+    "stack": ("gru",),
+    "regularised": ("lstm",),
+}
 SIZES = {"embedding_size": 6, "hidden_size": 5}
 
 

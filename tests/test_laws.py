@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import NEURAL, B, T, V, build, cases, tokens, tolerance
+from cases import NEURAL, VARIANTS, B, T, V, build, cases, tokens, tolerance
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.data.batching import Block
 from jaxlm.models import CELLS, MODELS, Recurrent, describe_model, make_model
+from jaxlm.models.layers import RATES
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import init_params, init_state
 from jaxlm.training.step import make_train_block
@@ -131,6 +132,30 @@ def test_every_kernel_computes_the_same(name):
         assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", list(CELLS))
+def test_every_kernel_drops_the_same(name):
+    results = []
+    for options in ({"kernel": "scan"}, {"kernel": "fused"}, {"remat": 3}):
+        model, params = build(name, VARIANTS["regularised"], **options)
+        results.append(jax.jit(jax.value_and_grad(functools.partial(objective, model)))(params))
+    for found in results[1:]:
+        assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
+
+
+def objective(model, params, key=None):
+    """What training minimises, the mean over all tokens."""
+    found = model.apply(
+        {"params": params},
+        tokens(),
+        tokens(seed=1),
+        jnp.full((B, T), 1 / (B * T)),
+        deterministic=False,
+        rngs={"dropout": jax.random.key(0) if key is None else key},
+        method="objective",
+    )
+    return found[0]
+
+
 @every_model
 def test_gradients_are_finite_and_reach_every_parameter(name, options):
     model, params = build(name, options)
@@ -210,8 +235,9 @@ def test_padding_changes_nothing(name, options):
     log_probs_BTV = jax.nn.log_softmax(logits(model, start.params, tokens(seed=0))[0])
     nll_BT1 = -np.take_along_axis(np.asarray(log_probs_BTV), tokens(seed=9)[..., None], axis=-1)
     assert_array_equal(metrics.count_K, [B * T, B * T])
-    # A sampled softmax's training loss is an estimate.
-    rtol = 0.3 if options.get("softmax") == "sampled" else 1e-5
+    # The training loss under dropout, or of a sampled softmax, is an estimate.
+    estimate = options.get("softmax") == "sampled" or "dropout" in options
+    rtol = 0.3 if estimate else 1e-5
     assert_allclose(metrics.nll_K[0], nll_BT1.sum(), rtol=rtol)
 
 
@@ -227,10 +253,18 @@ def test_a_run_compiles_once_and_grouping_changes_nothing(name, options):
     assert train_block(model)._cache_size() == 1
 
 
-@pytest.mark.parametrize("name", NEURAL)
-def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name):
-    model, params = build(name, {}, dropout=0.5, init_scale=0.01)
-    plain, _ = build(name, {}, init_scale=0.01)
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [(name, "dropout") for name in NEURAL]
+    + [("rnn", name) for name in RATES if name != "dropout"]
+    + [("lstm", "weight_drop"), ("gru", "dropout_state")],
+)
+def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name, rate):
+    more = {"num_layers": 2} if rate == "dropout_between" else {}
+    model, params = build(name, more, **{rate: 0.5}, init_scale=0.01)
+    plain, _ = build(name, more, init_scale=0.01)
+    # Large enough that the state has a part in what comes out.
+    params = jax.tree.map(lambda array: 8 * array, params)
     assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
 
     tokens_BT = tokens(1, 3)
@@ -244,11 +278,45 @@ def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name):
         return hidden_BTF
 
     hidden_KBTF = noisy(jax.random.split(jax.random.key(0), 4000))
-    assert np.std(hidden_KBTF, axis=0).min() > 0
+    # The first step has no state that could be dropped.
+    first = 1 if rate in ("dropout_state", "weight_drop") else 0
+    varied_BTF = np.std(hidden_KBTF, axis=0)
+    assert varied_BTF[:, first:].min() > 0 and (varied_BTF[:, :first] < 1e-6).all()
     # Parameters are small, so the network is nearly linear and the mean goes through it.
     expected_BTF, _ = hidden(model, params, tokens_BT)
     scale = float(np.abs(expected_BTF).max())
     assert_allclose(hidden_KBTF.mean(0), expected_BTF, atol=0.1 * scale)
+
+
+def test_penalties_are_added_in_training_alone():
+    model, params = build("gru", {}, activation_penalty=2.0, temporal_penalty=3.0)
+    plain, _ = build("gru", {})
+    hidden_BTF, _ = hidden(plain, params, tokens())
+    hidden_BTF = np.asarray(hidden_BTF)
+    expected = 2.0 * np.mean(hidden_BTF**2)
+    # The mean over T steps, the first of which has no change.
+    expected += 3.0 * np.mean(np.diff(hidden_BTF, axis=1) ** 2) * (T - 1) / T
+    found = objective(model, params) - objective(plain, params)
+    assert_allclose(found, expected, rtol=1e-4)
+    assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_a_variational_mask_is_one_for_all_steps(variational):
+    model, params = build("rnn", {}, dropout_output=0.5, variational=variational)
+    hidden_BTF, _ = model.apply(
+        {"params": params}, tokens(), deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
+    zeros_BTF = np.asarray(hidden_BTF) == 0
+    assert zeros_BTF.any() and (zeros_BTF == zeros_BTF[:, :1]).all() == variational
+    assert (zeros_BTF[0] != zeros_BTF[1]).any()
+
+
+def test_layers_have_the_sizes_they_are_given():
+    _, params = build("lstm", {}, layer_sizes=(5, 7, 6), tied=True)
+    shapes = [params[f"layers_{index}"]["recurrent"]["kernel"].shape for index in range(3)]
+    assert shapes == [(5, 20), (7, 28), (6, 24)] and set(params["output"]) == {"bias"}
+    assert params["layers_2"]["input"]["kernel"].shape == (7, 24)
 
 
 @pytest.mark.parametrize("name", NEURAL)

@@ -7,7 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
+from jaxlm.ops.dropout import dropout
 
+# Fields that are probabilities of being dropped.
+RATES = (
+    "dropout",
+    "dropout_input",
+    "dropout_between",
+    "dropout_output",
+    "dropout_words",
+    "dropout_state",
+    "weight_drop",
+)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -57,6 +68,20 @@ class Affine(nn.Module):
         return affine(x_BTF, *self.weights(x_BTF.shape[-1]), self.dtype)
 
 
+class Dropout(nn.Module):
+    """`ops.dropout.dropout` of [B, T, F] with a key from rngs={"dropout": key}; `variational`: one
+    mask a sequence.
+    """
+
+    rate: float
+    variational: bool = False
+
+    def __call__(self, x_BTF: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or not self.rate:
+            return x_BTF
+        return dropout(self.make_rng("dropout"), x_BTF, self.rate, (1,) if self.variational else ())
+
+
 def embed(vocab_size: int, size: int, init_scale: float | None, dtype: Any) -> nn.Embed:
     """The table C of word features, ~ N(0, 1/size), or U(±init_scale)."""
     init = uniform(init_scale) if init_scale else nn.initializers.normal(size**-0.5)
@@ -69,11 +94,8 @@ def check_common(model: Any) -> None:
         value = getattr(model, name, 1)
         if value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if not 0 <= model.dropout < 1:
-        raise UserError(f"--dropout {model.dropout}: must be at least 0 and below 1")
-    if model.tied and model.hidden_size != model.embedding_size:
-        raise UserError(
-            f"--tied needs --hidden-size equal to --embedding-size, not {model.hidden_size} "
-            f"and {model.embedding_size}"
-        )
+    for name in RATES:
+        rate = getattr(model, name, None)
+        if rate is not None and not 0 <= rate < 1:
+            raise UserError(f"--{name.replace('_', '-')} {rate}: must be at least 0 and below 1")
     choose(DTYPES, model.dtype, "dtype")

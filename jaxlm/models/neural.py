@@ -37,7 +37,19 @@ class NeuralModel(nn.Module, LanguageModel):
     def features(
         self, tokens_BT: jax.Array, carry: Carry, last: bool, deterministic: bool
     ) -> tuple[jax.Array, Carry]:
-        """`__call__` after its checks."""
+        """`__call__` after its checks, and before `output_dropout`."""
+
+    def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
+        """The features as the output layer reads them."""
+        return hidden_BTF
+
+    def penalty(
+        self, hidden_BTF: jax.Array, dropped_BTF: jax.Array, shares_BT: jax.Array
+    ) -> jax.Array | float:
+        """What training adds to the loss, by the features before and after `output_dropout` and
+        each position's share of the loss: float32 scalar.
+        """
+        return 0.0
 
     @abc.abstractmethod
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
@@ -82,6 +94,12 @@ class NeuralModel(nn.Module, LanguageModel):
         Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for
         a wrong shape.
         """
+        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic)
+        return self.output_dropout(hidden_BTF, deterministic), carry
+
+    def _checked(
+        self, tokens_BT: jax.Array, carry: Carry, features: str, deterministic: bool
+    ) -> tuple[jax.Array, Carry]:
         shapes.check(tokens_BT, "BT")
         batch, time = tokens_BT.shape
         carry = self.initial_carry(batch) if carry is None else carry
@@ -119,14 +137,18 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool = True,
     ) -> tuple[jax.Array, jax.Array, Carry]:
         """What training minimises, Σ weight · nll; the nll of each target, float32 [B, T or 1]; and
-        the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits;
-        unless `deterministic`, in which case dropout is drawn from rngs={"dropout": key}, and a
-        sampled softmax's words from {"sampling": key}.
+        the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits.
+
+        Unless `deterministic`: then dropout is drawn from rngs={"dropout": key}, a sampled
+        softmax's words from {"sampling": key}, and what is minimised has the `penalty` on top.
         """
-        hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
+        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic)
         for array in (targets_BT, weights_BT):
             shapes.check(array, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
-        total, nll_BT = self.loss(hidden_BTF, targets_BT, weights_BT, deterministic)
+        dropped_BTF = self.output_dropout(hidden_BTF, deterministic)
+        total, nll_BT = self.loss(dropped_BTF, targets_BT, weights_BT, deterministic)
+        if not deterministic:
+            total = total + self.penalty(hidden_BTF, dropped_BTF, weights_BT)
         return total, nll_BT, carry
 
     # The questions of LanguageModel. They are not Flax methods, which would run inside the module:

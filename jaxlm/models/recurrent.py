@@ -10,10 +10,12 @@ from jaxlm import shapes
 from jaxlm.errors import UserError, choose
 from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.heads import describe_head, make_head
-from jaxlm.models.layers import DTYPES, check_common, embed
+from jaxlm.models.layers import DTYPES, Dropout, check_common, embed
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent_layer import RecurrentLayer
+from jaxlm.ops.dropout import drop_words
 from jaxlm.ops.kernels import KERNELS, fallback
+from jaxlm.ops.penalties import activation_penalty, temporal_penalty
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,34 @@ class RecurrentConfig:
     """Units in each recurrent layer."""
     num_layers: int = 1
     """Recurrent layers, one on another."""
+    layer_sizes: tuple[int, ...] = ()
+    """Units of each layer, if they are not all alike (in place of hidden_size and num_layers)."""
+    residual: bool = False
+    """Add a layer's input to its output, where they have one size."""
+    layer_norm: bool = False
+    """Normalise what goes into each layer, and into the output."""
     tied: bool = False
-    """Use the embedding, transposed, as the output matrix."""
+    """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
     dropout: float = 0.0
     """Dropout on all but the recurrent links: word features, between layers, before the output."""
+    dropout_input: float | None = None
+    """Of the word features (none: as --dropout)."""
+    dropout_between: float | None = None
+    """Between two layers (none: as --dropout)."""
+    dropout_output: float | None = None
+    """Before the output (none: as --dropout)."""
+    dropout_words: float = 0.0
+    """Drop whole words of the vocabulary from the input, for a chunk."""
+    dropout_state: float = 0.0
+    """Of the state on its way to the next step, one mask for a chunk."""
+    weight_drop: float = 0.0
+    """Drop numbers of the recurrent matrices, for a chunk."""
+    variational: bool = False
+    """One dropout mask for all steps of a chunk, in place of one a step."""
+    activation_penalty: float = 0.0
+    """AR: times the mean square of the last layer's output, after dropout, added to the loss."""
+    temporal_penalty: float = 0.0
+    """TAR: times the mean square of its change from step to step, before dropout."""
     forget_bias: float | None = None
     """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
     init_scale: float | None = None
@@ -54,22 +80,42 @@ class Recurrent(NeuralModel):
         h⁰_t = C(w_t)      hˡ_t = cell(hˡ⁻¹_t, hˡ_{t-1}), l = 1 ... L = num_layers
         P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
 
-    Parameters: embedding C [V, D]; layers_l (see RecurrentLayer); output [H, V] and b. Dropout on
-    the non-recurrent links (Zaremba et al. 2014). The carry is a tuple with one entry a layer: (h,)
-    for RNN and GRU, (h, c) for an LSTM, float32 [B, H] each, zeros at the start.
+    Parameters: embedding C [V, D]; layers_l (see RecurrentLayer); output [H, V] and b. The carry is
+    a tuple with one entry a layer: (h,) for RNN and GRU, (h, c) for an LSTM, float32 [B, H] each,
+    zeros at the start.
+
+    With `residual` hˡ += hˡ⁻¹ where the sizes agree, and with `layer_norm` each layer and the
+    output read LN(hˡ⁻¹) (norms_l, norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong
+    et al. 2020).
+
+    Regularised in training alone: dropout on the non-recurrent links (Zaremba et al. 2014), or one
+    mask a sequence (Gal & Ghahramani 2016), of whole words (ibid.), of the state and of U (see
+    RecurrentLayer), and AR and TAR (`ops.penalties`; Merity et al. 2017).
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010.
 
-    Raises UserError for sizes below 1, tied weights of unequal sizes, and a forget_bias where the
-    cell has no forget gate.
+    Raises UserError for sizes below 1, rates and penalties that cannot be, and a forget_bias where
+    the cell has no forget gate.
     """
 
     cell: Cell = CELLS["lstm"]
     embedding_size: int = 200
     hidden_size: int = 200
     num_layers: int = 1
+    layer_sizes: tuple[int, ...] = ()
+    residual: bool = False
+    layer_norm: bool = False
     tied: bool = False
     dropout: float = 0.0
+    dropout_input: float | None = None
+    dropout_between: float | None = None
+    dropout_output: float | None = None
+    dropout_words: float = 0.0
+    dropout_state: float = 0.0
+    weight_drop: float = 0.0
+    variational: bool = False
+    activation_penalty: float = 0.0
+    temporal_penalty: float = 0.0
     forget_bias: float | None = None
     init_scale: float | None = None
     dtype: str = "float32"
@@ -80,31 +126,58 @@ class Recurrent(NeuralModel):
     sampled_words: int = 1024
 
     def setup(self) -> None:
+        self._check()
+        forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
+        settings = (self.dtype, self.init_scale, forget_bias, self.kernel, self.remat)
+        drops = (self.weight_drop, self.dropout_state)
+        dtype = DTYPES[self.dtype]
+        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
+        self.recurrent = [
+            RecurrentLayer(self.cell, size, *settings, *drops, name=f"layers_{index}")
+            for index, size in enumerate(self.sizes)
+        ]
+        if self.layer_norm:
+            count = len(self.sizes) + 1
+            self.norms = [
+                nn.LayerNorm(dtype=dtype, name=f"norms_{index}") for index in range(count)
+            ]
+        self.output = make_head(self)
+
+        def drop(rate: float | None) -> Dropout:
+            return Dropout(self.dropout if rate is None else rate, self.variational)
+
+        self.drop_input = drop(self.dropout_input)
+        self.drop_between = drop(self.dropout_between)
+        self.drop_output = drop(self.dropout_output)
+
+    @nn.nowrap
+    def _check(self) -> None:
         check_common(self)
-        if self.hidden_size < 1:
-            raise UserError(f"--hidden-size {self.hidden_size}: must be at least 1")
+        choose(dict.fromkeys(KERNELS), self.kernel, "kernel")
+        for size in self.sizes:
+            if size < 1:
+                flag = "--layer-sizes" if self.layer_sizes else "--hidden-size"
+                raise UserError(f"{flag} {size}: must be at least 1")
         if self.forget_bias and "forget" not in self.cell.gates:
             raise UserError(
                 f"--forget-bias {self.forget_bias}: {self.cell} has no forget gate (its gates: "
                 f"{', '.join(self.cell.gates)}); leave the flag out"
             )
-        dtype = DTYPES[self.dtype]
-        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
-        forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
-        choose(dict.fromkeys(KERNELS), self.kernel, "kernel")
         if self.remat < 0:
             raise UserError(f"--remat {self.remat}: must be 0 (keep every step) or more")
         if self.remat and self.kernel not in ("auto", "fused"):
             raise UserError(
                 f"--remat {self.remat}: needs --kernel fused or auto, not {self.kernel}"
             )
-        layer = (self.cell, self.hidden_size, self.dtype, self.init_scale, forget_bias)
-        how = (self.kernel, self.remat)
-        self.recurrent = [
-            RecurrentLayer(*layer, *how, name=f"layers_{index}") for index in range(self.num_layers)
-        ]
-        self.output = make_head(self)
-        self.drop = nn.Dropout(self.dropout)
+        for name in ("activation_penalty", "temporal_penalty"):
+            value = getattr(self, name)
+            if value < 0:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 0")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each layer."""
+        return self.layer_sizes or (self.hidden_size,) * self.num_layers
 
     @property
     def window(self) -> None:
@@ -112,28 +185,53 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        kernel = fallback(self.kernel, self.cell == CELLS["lstm"], self.dtype)
+        plain = self.cell == CELLS["lstm"] and not self.dropout_state
+        kernel = fallback(self.kernel, plain, self.dtype)
         return [note for note in (kernel, make_head(self, parent=None).note()) if note]
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
-        zeros_BH = jnp.zeros((batch_size, self.hidden_size), jnp.float32)
-        return tuple(tuple(zeros_BH for _ in self.cell.carry) for _ in range(self.num_layers))
+        def zeros(size: int) -> Carry:
+            return tuple(jnp.zeros((batch_size, size), jnp.float32) for _ in self.cell.carry)
+
+        return tuple(map(zeros, self.sizes))
 
     def features(
         self, tokens_BT: jax.Array, carry: tuple[Carry, ...], last: bool, deterministic: bool
     ) -> tuple[jax.Array, tuple[Carry, ...]]:
-        h_BTD = self.drop(self.embedding(tokens_BT), deterministic=deterministic)
-        shapes.check(
-            h_BTD, "BTD", B=tokens_BT.shape[0], T=tokens_BT.shape[1], D=self.embedding_size
-        )
+        h_BTD = self._words(tokens_BT, deterministic)
         after = []
         for index, (layer, layer_carry) in enumerate(zip(self.recurrent, carry, strict=True)):
-            h_BTD, layer_carry = layer(h_BTD, layer_carry)
-            if last and index == self.num_layers - 1:
-                h_BTD = h_BTD[:, -1:]
-            h_BTD = self.drop(h_BTD, deterministic=deterministic)
+            if index:
+                h_BTD = self.drop_between(h_BTD, deterministic)
+            x_BTD = self.norms[index](h_BTD) if self.layer_norm else h_BTD
+            new_BTD, layer_carry = layer(x_BTD, layer_carry, deterministic)
+            skips = self.residual and new_BTD.shape == h_BTD.shape
+            h_BTD = h_BTD + new_BTD if skips else new_BTD
             after.append(layer_carry)
-        return h_BTD, tuple(after)
+        h_BTD = h_BTD[:, -1:] if last else h_BTD
+        return self.norms[-1](h_BTD) if self.layer_norm else h_BTD, tuple(after)
+
+    def _words(self, tokens_BT: jax.Array, deterministic: bool) -> jax.Array:
+        words_BTD = self.embedding(tokens_BT)
+        batch, time = tokens_BT.shape
+        shapes.check(words_BTD, "BTD", B=batch, T=time, D=self.embedding_size)
+        if self.dropout_words and not deterministic:
+            key = self.make_rng("dropout")
+            words_BTD = drop_words(key, words_BTD, tokens_BT, self.vocab_size, self.dropout_words)
+        return self.drop_input(words_BTD, deterministic)
+
+    def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
+        return self.drop_output(hidden_BTF, deterministic)
+
+    def penalty(
+        self, hidden_BTF: jax.Array, dropped_BTF: jax.Array, shares_BT: jax.Array
+    ) -> jax.Array | float:
+        found: jax.Array | float = 0.0
+        if self.activation_penalty:
+            found += self.activation_penalty * activation_penalty(dropped_BTF, shares_BT)
+        if self.temporal_penalty:
+            found += self.temporal_penalty * temporal_penalty(hidden_BTF, shares_BT)
+        return found
 
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
         return self.output(hidden_BTF, self.embedding.embedding)
@@ -149,15 +247,19 @@ class Recurrent(NeuralModel):
         return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     def layers(self) -> dict[str, str]:
-        gates, size = self.cell.gates, self.hidden_size
+        gates, inputs = self.cell.gates, self.embedding_size
         described = {"embedding": f"C: {self.vocab_size} words x {self.embedding_size} features"}
-        for index in range(self.num_layers):
-            inputs = size if index else self.embedding_size
+        for index, size in enumerate(self.sizes):
+            if self.layer_norm:
+                described[f"norms_{index}"] = f"scale and shift of {inputs} normalised features"
             described[f"layers_{index}/input"] = (
                 f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
             )
             described[f"layers_{index}/recurrent"] = f"U: {size} -> {len(gates)} x {size}"
-        return described | describe_head(self, size)
+            inputs = size
+        if self.layer_norm:
+            described[f"norms_{len(self.sizes)}"] = f"scale and shift of {inputs} features"
+        return described | describe_head(self, inputs)
 
 
 class RNN(Recurrent):

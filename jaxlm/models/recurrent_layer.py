@@ -1,6 +1,6 @@
 """A recurrent layer: a cell, its parameters, and the ways to run it over time."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,8 +10,18 @@ from jaxlm import shapes
 from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.layers import DTYPES, Affine, affine, uniform
 from jaxlm.ops import cudnn
+from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.kernels import UNROLLED_STEPS, choose_kernel
 from jaxlm.ops.recurrence import in_segments, recurrence
+
+
+class Masks(NamedTuple):
+    """What training multiplies the recurrent link by, the same at every step of a sequence: U by
+    kernel_HG, h by state_BH. None where nothing is dropped.
+    """
+
+    kernel_HG: jax.Array | None = None
+    state_BH: jax.Array | None = None
 
 
 class Recurrence(nn.Module):
@@ -31,13 +41,15 @@ class Recurrence(nn.Module):
         if self.cell.recurrent_bias:
             self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
 
-    def weights(self) -> tuple[jax.Array, jax.Array | None]:
+    def weights(self, masks: Masks) -> tuple[jax.Array, jax.Array | None]:
         """U [H, G], and its bias where the cell wants one."""
-        return self.kernel, self.bias if self.cell.recurrent_bias else None
+        kernel_HG = self.kernel if masks.kernel_HG is None else self.kernel * masks.kernel_HG
+        return kernel_HG, self.bias if self.cell.recurrent_bias else None
 
-    def __call__(self, carry: Carry, x_BG: jax.Array) -> tuple[Carry, jax.Array]:
-        kernel_HG, bias_G = self.weights()
-        h_BH = carry[0].astype(self.dtype)
+    def __call__(self, carry: Carry, x_BG: jax.Array, masks: Masks) -> tuple[Carry, jax.Array]:
+        kernel_HG, bias_G = self.weights(masks)
+        h_BH = carry[0] if masks.state_BH is None else carry[0] * masks.state_BH
+        h_BH = h_BH.astype(self.dtype)
         # The product runs in the compute dtype; the elementwise part and the carry are float32, or
         # c would lose its memory.
         u_BG = jnp.matmul(h_BH, kernel_HG.astype(self.dtype), preferred_element_type=jnp.float32)
@@ -58,6 +70,11 @@ class RecurrentLayer(nn.Module):
     for cells that need it; the gates are fused side by side in the cell's order, so PyTorch's
     weights are these transposed. Gates are recorded, [B, T, H] each, when "gates" is a mutable
     collection.
+
+    weight_drop: rate at which numbers of U are dropped, the same for all steps and rows
+    (DropConnect: Wan et al. 2013; Merity et al. 2018, section 2). state_dropout: rate at which
+    units of h_{t-1} are dropped on its way to the gates, the same for all steps of a sequence (Gal
+    & Ghahramani 2016). Both in training alone, by rngs={"dropout": key}.
     """
 
     cell: Cell
@@ -67,9 +84,13 @@ class RecurrentLayer(nn.Module):
     forget_bias: float
     kernel: str = "auto"
     remat: int = 0
+    weight_drop: float = 0.0
+    state_dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+    def __call__(
+        self, x_BTD: jax.Array, carry: Carry, deterministic: bool = True
+    ) -> tuple[jax.Array, Carry]:
         batch, time, _ = x_BTD.shape
         for array in carry:
             shapes.check(array, "BH", B=batch, H=self.hidden_size)
@@ -80,23 +101,33 @@ class RecurrentLayer(nn.Module):
         settings = (self.cell, self.hidden_size, dtype, self.init_scale)
         # The definition draws the parameters, and records gates; the others compute the same.
         defined = self.is_initializing() or self.is_mutable_collection("gates")
-        kernel = choose_kernel(self.kernel, time, self.cell == CELLS["lstm"], self.dtype)
+        masks = Masks() if deterministic else self._masks(batch, width)
+        plain = self.cell == CELLS["lstm"] and not self.state_dropout
+        kernel = choose_kernel(self.kernel, time, plain, self.dtype)
         if not defined and kernel in RUNS:
-            recurrent = Recurrence(*settings, name="recurrent").weights()
+            recurrent = Recurrence(*settings, name="recurrent").weights(masks)
             weights = inputs.weights(x_BTD.shape[-1]), recurrent
-            return RUNS[kernel](self.cell, dtype, self.remat, weights, x_BTD, carry)
+            how = _How(self.cell, dtype, self.remat, masks.state_BH)
+            return RUNS[kernel](how, weights, x_BTD, carry)
         x_BTG = inputs(x_BTD)
         scan = nn.scan(
             Recurrence,
             variable_broadcast="params",
             variable_axes={"gates": 1},
             split_rngs={"params": False},
-            in_axes=1,
+            in_axes=(1, nn.broadcast),
             out_axes=1,
             unroll=time if time <= UNROLLED_STEPS else 1,
         )
-        carry, h_BTH = scan(*settings, name="recurrent")(carry, x_BTG)
+        carry, h_BTH = scan(*settings, name="recurrent")(carry, x_BTG, masks)
         return h_BTH, carry
+
+    def _masks(self, batch: int, width: int) -> Masks:
+        def draw(rate: float, *shape: int) -> jax.Array | None:
+            return keep_mask(self.make_rng("dropout"), shape, rate) if rate else None
+
+        size = self.hidden_size
+        return Masks(draw(self.weight_drop, size, width), draw(self.state_dropout, batch, size))
 
     def _bias_init(
         self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
@@ -112,29 +143,34 @@ Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
 """(W, b) of the input and (U, its bias or None) of the recurrent link."""
 
 
-def _fused(
-    cell: Cell, dtype: Any, remat: int, weights: Weights, x_BTD: jax.Array, carry: Carry
-) -> tuple[jax.Array, Carry]:
-    inputs, (kernel_HG, bias_G) = weights
+class _How(NamedTuple):
+    """What a run over time needs to know besides the weights."""
+
+    cell: Cell
+    dtype: Any
+    remat: int
+    mask_BH: jax.Array | None
+
+
+def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+    inputs, recurrent = weights
+    cell, dtype = how.cell, how.dtype
 
     def run(carry: Carry, x_TBD: jax.Array) -> tuple[jax.Array, Carry]:
         x_TBG = affine(x_TBD, *inputs, dtype).astype(jnp.float32)
-        return recurrence(
-            cell.step, carry, x_TBG, kernel_HG, bias_G, dtype=dtype, additive=cell.additive
-        )
+        settings = {"dtype": dtype, "additive": cell.additive}
+        return recurrence(cell.step, carry, x_TBG, *recurrent, how.mask_BH, **settings)
 
     x_TBD = x_BTD.swapaxes(0, 1)
-    short = not remat or len(x_TBD) <= remat
-    h_TBH, carry = run(carry, x_TBD) if short else in_segments(run, carry, x_TBD, remat)
+    short = not how.remat or len(x_TBD) <= how.remat
+    h_TBH, carry = run(carry, x_TBD) if short else in_segments(run, carry, x_TBD, how.remat)
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 
-def _cudnn(
-    cell: Cell, dtype: Any, remat: int, weights: Weights, x_BTD: jax.Array, carry: Carry
-) -> tuple[jax.Array, Carry]:
+def _cudnn(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
     (kernel_DG, bias_G), (recurrent_HG, _) = weights
     h, c = carry
-    return cudnn.lstm(x_BTD.astype(dtype), (h, c), kernel_DG, bias_G, recurrent_HG)
+    return cudnn.lstm(x_BTD.astype(how.dtype), (h, c), kernel_DG, bias_G, recurrent_HG)
 
 
 RUNS = {"fused": _fused, "cudnn": _cudnn}

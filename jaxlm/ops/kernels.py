@@ -9,24 +9,25 @@ KERNELS = ("auto", "scan", "fused", "cudnn")
 UNROLLED_STEPS = 4
 
 
-def choose_kernel(kernel: str, time: int, lstm: bool, dtype: str) -> str:
-    """ "scan", "fused" or "cudnn", for so many steps of an LSTM or another cell in `dtype`.
+def choose_kernel(kernel: str, time: int, plain_lstm: bool, dtype: str) -> str:
+    """ "scan", "fused" or "cudnn", for so many steps in `dtype`; `plain_lstm`: of an LSTM with no
+    dropout on its recurrent link.
 
     auto is "fused", or "scan" for a few steps, which are unrolled: nothing is to be gained there.
     "cudnn" where it cannot be had is "fused"; `fallback` says why.
     """
     if kernel == "auto":
         return "scan" if time <= UNROLLED_STEPS else "fused"
-    return "fused" if fallback(kernel, lstm, dtype) else kernel
+    return "fused" if fallback(kernel, plain_lstm, dtype) else kernel
 
 
-def fallback(kernel: str, lstm: bool, dtype: str) -> str:
+def fallback(kernel: str, plain_lstm: bool, dtype: str) -> str:
     """Why `kernel` is not what will run; empty if it is."""
     if kernel != "cudnn":
         return ""
     reason = ""
-    if not lstm:
-        reason = "jax has cuDNN's LSTM alone"
+    if not plain_lstm:
+        reason = "jax has cuDNN's LSTM alone, without dropout of its state"
     elif jnp.dtype(dtype) != jnp.float32:
         reason = f"jax has cuDNN's LSTM in float32, not in {dtype}"
     elif not cudnn_is_here():

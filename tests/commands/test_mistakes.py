@@ -17,8 +17,16 @@ TRAIN = {
     "zero size": (["--hidden-size", "0"], ["--hidden-size 0", "--direct"]),
     "negative rate": (["--lr", "-1"], ["--lr -1.0", "above 0"]),
     "dropout of one": (["--dropout", "1"], ["--dropout 1.0", "below 1"]),
+    "weight drop of one": (
+        ["--model", "rnn", "--weight-drop", "1"],
+        ["--weight-drop 1.0", "below 1"],
+    ),
+    "negative penalty": (
+        ["--model", "gru", "--temporal-penalty", "-1"],
+        ["--temporal-penalty -1.0", "at least 0"],
+    ),
+    "a layer of nothing": (["--model", "lstm", "--layer-sizes", "4", "0"], ["--layer-sizes 0"]),
     "no steps": (["--steps", "0"], ["--steps 0", "above 0"]),
-    "tied, unequal": (["--tied", "--hidden-size", "3"], ["--tied", "--embedding-size", "3 and 2"]),
     "forget bias": (["--model", "gru", "--forget-bias", "1"], ["GRUCell", "no forget gate"]),
     "batch too large": (["--batch-size", "4"], ["--batch-size 4", "3 lines", "3 or less"]),
     "streams, no <eos>": (["--batching", "streams"], ["--eos", "rows"]),
