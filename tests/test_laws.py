@@ -31,8 +31,8 @@ def hidden(model, params, tokens_BT, carry=None, features="every"):
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def logits(model, params, tokens_BT, carry=None):
-    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
+def logits(model, params, tokens_BT, carry=None, length=None):
+    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, length=length)
     return model.apply({"params": params}, hidden_BTF, method="logits"), carry
 
 
@@ -89,6 +89,15 @@ def test_chunks_with_the_carry_equal_one_run(name, options):
     assert_trees_close(carry, end, **tolerance(options))
 
 
+@every_model
+def test_a_length_is_where_reading_stops(name, options):
+    model, params = build(name, options)
+    short_BTV, end = logits(model, params, tokens()[:, :5])
+    whole_BTV, stopped = logits(model, params, tokens(), None, jnp.int32(5))
+    assert_allclose(*map(np.float32, (whole_BTV[:, :5], short_BTV)), **tolerance(options))
+    assert_trees_close(stopped, end, **tolerance(options))
+
+
 @exact_model
 def test_last_features_are_the_last_of_every(name, options):
     model, params = build(name, options)
@@ -142,7 +151,7 @@ def test_every_kernel_drops_the_same(name):
         assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
 
 
-def objective(model, params, key=None):
+def objective(model, params):
     """What training minimises, the mean over all tokens."""
     found = model.apply(
         {"params": params},
@@ -150,7 +159,8 @@ def objective(model, params, key=None):
         tokens(seed=1),
         jnp.full((B, T), 1 / (B * T)),
         deterministic=False,
-        rngs={"dropout": jax.random.key(0) if key is None else key},
+        length=jnp.int32(T - 1),
+        rngs={"dropout": jax.random.key(0)},
         method="objective",
     )
     return found[0]
@@ -217,6 +227,8 @@ def padded_block(garbage):
         np.zeros(shape, np.float32),
         np.full(2, B * T, np.float32),
         np.ones(2, bool),
+        np.full(2, T, np.int32),
+        np.ones(2, np.float32),
     )
     for step in range(2):
         block.inputs_KBT[step, :B, :T] = tokens(seed=step)
@@ -292,7 +304,9 @@ def test_penalties_are_added_in_training_alone():
     model, params = build("gru", {}, activation_penalty=2.0, temporal_penalty=3.0)
     plain, _ = build("gru", {})
     hidden_BTF, _ = hidden(plain, params, tokens())
-    hidden_BTF = np.asarray(hidden_BTF)
+    # Of seven steps six are read; the last repeats the one before, and does not change.
+    hidden_BTF = np.array(hidden_BTF)
+    hidden_BTF[:, -1] = hidden_BTF[:, -2]
     expected = 2.0 * np.mean(hidden_BTF**2)
     # The mean over T steps, the first of which has no change.
     expected += 3.0 * np.mean(np.diff(hidden_BTF, axis=1) ** 2) * (T - 1) / T

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from jaxlm.data.chunks import chunk_edges, longest_chunk
 from jaxlm.data.encoding import Split
 from jaxlm.errors import UserError, choose
 
@@ -26,6 +27,8 @@ class BatchingConfig:
     """Streams, windows or rows in a batch."""
     bptt: int = 35
     """Streams only: steps that the gradient goes back (truncated back-propagation through time)."""
+    vary_bptt: bool = False
+    """Streams only: chunks of varied length about --bptt, the rate in proportion (AWD-LSTM)."""
     features: str = "every"
     """Rows only: predict at every step, or the last word alone (the lecture)."""
 
@@ -35,7 +38,8 @@ class Block(NamedTuple):
 
     inputs_KBT, targets_KBT: int32; weights_KBT: float32, 1 where the target counts, 0 at padding;
     denominator_K: float32, what the summed loss of a step is divided by; reset_K: bool, true where
-    the carry starts afresh. With features "last", targets and weights have T = 1.
+    the carry starts afresh; length_K: int32, how many of the T inputs are read; rate_K: float32,
+    what the learning rate is multiplied by. With features "last", targets and weights have T = 1.
     """
 
     inputs_KBT: np.ndarray
@@ -43,6 +47,8 @@ class Block(NamedTuple):
     weights_KBT: np.ndarray
     denominator_K: np.ndarray
     reset_K: np.ndarray
+    length_K: np.ndarray
+    rate_K: np.ndarray
 
 
 FEATURES = ("every", "last")
@@ -54,6 +60,8 @@ class Batches(Protocol):
     batch_size: int
     length: int
     features: str
+    varied: bool
+    """Whether batches differ in `length_K` and `rate_K`."""
     steps_per_epoch: int
 
     def block(self, first: int, count: int, capacity: int) -> Block:
@@ -67,12 +75,14 @@ def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
         np.zeros((capacity, batch, targets), np.float32),
         np.ones(capacity, np.float32),
         np.zeros(capacity, bool),
+        np.full(capacity, length, np.int32),
+        np.ones(capacity, np.float32),
     )
 
 
 class Streams:
-    """`batch_size` contiguous streams, read side by side in chunks of `bptt`; the carry flows from
-    chunk to chunk.
+    """`batch_size` contiguous streams, read side by side in chunks of `bptt` (or varied about it:
+    see `chunk_edges`); the carry flows from chunk to chunk.
     """
 
     features = "every"
@@ -88,19 +98,30 @@ class Streams:
         self.ids, self.start_id = split.ids, start_id
         self.batch_size = config.batch_size
         self.stream_length = math.ceil(len(split) / config.batch_size)
-        self.length = min(config.bptt, self.stream_length)
-        self.steps_per_epoch = math.ceil(self.stream_length / self.length)
+        self.bptt = min(config.bptt, self.stream_length)
+        self.varied, self.seed = config.vary_bptt, seed
+        self.length = self.bptt
+        if self.varied:
+            self.length = min(longest_chunk(config.bptt), self.stream_length)
+        self.steps_per_epoch = len(self._edges(0)) - 1
+
+    def _edges(self, epoch: int) -> np.ndarray:
+        """Where the chunks of an epoch begin, and the end."""
+        if self.varied:
+            return chunk_edges(self.stream_length, self.bptt, self.seed, epoch)
+        return np.append(np.arange(0, self.stream_length, self.bptt), self.stream_length)
 
     def block(self, first: int, count: int, capacity: int) -> Block:
         block = _empty_block(capacity, self.batch_size, self.length, self.length)
         # A token's weight is the same in every chunk, the short last one too.
-        block.denominator_K[:] = self.batch_size * self.length
+        block.denominator_K[:] = self.batch_size * self.bptt
         stream_starts_B1 = np.arange(self.batch_size)[:, None] * self.stream_length
+        edges, edges_of = np.array([]), -1
         for index in range(count):
-            chunk = (first + index) % self.steps_per_epoch
-            offsets = np.arange(
-                chunk * self.length, min((chunk + 1) * self.length, self.stream_length)
-            )
+            epoch, chunk = divmod(first + index, self.steps_per_epoch)
+            if epoch != edges_of:
+                edges, edges_of = self._edges(epoch), epoch
+            offsets = np.arange(edges[chunk], edges[chunk + 1])
             positions_BT = stream_starts_B1 + offsets
             inside_BT = positions_BT < len(self.ids)
             width = len(offsets)
@@ -112,6 +133,10 @@ class Streams:
             block.targets_KBT[index, :, :width] = targets_BT
             block.weights_KBT[index, :, :width] = inside_BT
             block.reset_K[index] = chunk == 0
+            block.length_K[index] = width
+            if self.varied:
+                block.denominator_K[index] = self.batch_size * width
+                block.rate_K[index] = width / self.bptt
         return block
 
 
@@ -120,7 +145,7 @@ class Windows:
     et al. 2003).
     """
 
-    features = "last"
+    features, varied = "last", False
 
     def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
         start_id = split.tokenizer.vocabulary.start_id
@@ -158,6 +183,8 @@ class Rows:
     """Each line on its own, padded at its end; the state starts afresh in each (the lecture's three
     sentences).
     """
+
+    varied = False
 
     def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
         self.seed = seed
@@ -215,6 +242,8 @@ def make_batches(split: Split, config: BatchingConfig, n_step: int = 1, seed: in
     for flag, value in sizes.items():
         if value < 1:
             raise UserError(f"{flag} {value}: must be at least 1")
+    if config.vary_bptt and kind is not Streams:
+        raise UserError(f"--vary-bptt needs --batching streams, not {config.batching}")
     return kind(split, config, n_step, seed)  # type: ignore[call-arg]
 
 

@@ -35,7 +35,12 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @abc.abstractmethod
     def features(
-        self, tokens_BT: jax.Array, carry: Carry, last: bool, deterministic: bool
+        self,
+        tokens_BT: jax.Array,
+        carry: Carry,
+        last: bool,
+        deterministic: bool,
+        length: jax.Array | None,
     ) -> tuple[jax.Array, Carry]:
         """`__call__` after its checks, and before `output_dropout`."""
 
@@ -84,27 +89,35 @@ class NeuralModel(nn.Module, LanguageModel):
         *,
         features: str = "every",
         deterministic: bool = True,
+        length: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
         """Features that predict the next token at every position, and the carry after the last one.
 
         tokens_BT: int32 [B, T]. carry: from `initial_carry` (the default) or an earlier call.
         features: "every" position, or the "last" alone, which is cheaper where that is all one
-        needs. deterministic: False draws dropout from rngs={"dropout": key}.
+        needs. deterministic: False draws dropout from rngs={"dropout": key}. length: int32 scalar,
+        how many of the T tokens are read (none: all); the carry is the one after these, and what
+        comes out at the others means nothing.
 
         Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for
         a wrong shape.
         """
-        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic)
+        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic, length)
         return self.output_dropout(hidden_BTF, deterministic), carry
 
     def _checked(
-        self, tokens_BT: jax.Array, carry: Carry, features: str, deterministic: bool
+        self,
+        tokens_BT: jax.Array,
+        carry: Carry,
+        features: str,
+        deterministic: bool,
+        length: jax.Array | None,
     ) -> tuple[jax.Array, Carry]:
         shapes.check(tokens_BT, "BT")
         batch, time = tokens_BT.shape
         carry = self.initial_carry(batch) if carry is None else carry
         last = features == "last"
-        hidden_BTF, carry = self.features(tokens_BT, carry, last, deterministic)
+        hidden_BTF, carry = self.features(tokens_BT, carry, last, deterministic, length)
         shapes.check(hidden_BTF, "BTF", B=batch, T=1 if last else time)
         if self.is_initializing():
             shapes.check(self.logits(hidden_BTF), "BTV", V=self.vocab_size)
@@ -135,6 +148,7 @@ class NeuralModel(nn.Module, LanguageModel):
         *,
         features: str = "every",
         deterministic: bool = True,
+        length: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, Carry]:
         """What training minimises, Σ weight · nll; the nll of each target, float32 [B, T or 1]; and
         the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits.
@@ -142,7 +156,7 @@ class NeuralModel(nn.Module, LanguageModel):
         Unless `deterministic`: then dropout is drawn from rngs={"dropout": key}, a sampled
         softmax's words from {"sampling": key}, and what is minimised has the `penalty` on top.
         """
-        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic)
+        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic, length)
         for array in (targets_BT, weights_BT):
             shapes.check(array, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
         dropped_BTF = self.output_dropout(hidden_BTF, deterministic)

@@ -102,11 +102,17 @@ class NPLM(NeuralModel):
         return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)
 
     def features(
-        self, tokens_BT: jax.Array, carry: jax.Array, last: bool, deterministic: bool
+        self,
+        tokens_BT: jax.Array,
+        carry: jax.Array,
+        last: bool,
+        deterministic: bool,
+        length: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         shapes.check(carry, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
         seen_BS = jnp.concatenate([carry, tokens_BT.astype(carry.dtype)], axis=1)
-        carry = seen_BS[:, seen_BS.shape[1] - (self.n_step - 1) :]
+        read = tokens_BT.shape[1] if length is None else length
+        carry = jax.lax.dynamic_slice_in_dim(seen_BS, read, self.n_step - 1, axis=1)
         if last:
             seen_BS = seen_BS[:, -self.n_step :]
         positions = seen_BS.shape[1] - self.n_step + 1

@@ -196,7 +196,12 @@ class Recurrent(NeuralModel):
         return tuple(map(zeros, self.sizes))
 
     def features(
-        self, tokens_BT: jax.Array, carry: tuple[Carry, ...], last: bool, deterministic: bool
+        self,
+        tokens_BT: jax.Array,
+        carry: tuple[Carry, ...],
+        last: bool,
+        deterministic: bool,
+        length: jax.Array | None,
     ) -> tuple[jax.Array, tuple[Carry, ...]]:
         h_BTD = self._words(tokens_BT, deterministic)
         after = []
@@ -204,7 +209,7 @@ class Recurrent(NeuralModel):
             if index:
                 h_BTD = self.drop_between(h_BTD, deterministic)
             x_BTD = self.norms[index](h_BTD) if self.layer_norm else h_BTD
-            new_BTD, layer_carry = layer(x_BTD, layer_carry, deterministic)
+            new_BTD, layer_carry = layer(x_BTD, layer_carry, deterministic, length)
             skips = self.residual and new_BTD.shape == h_BTD.shape
             h_BTD = h_BTD + new_BTD if skips else new_BTD
             after.append(layer_carry)

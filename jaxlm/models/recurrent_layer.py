@@ -12,7 +12,7 @@ from jaxlm.models.layers import DTYPES, Affine, affine, uniform
 from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.kernels import UNROLLED_STEPS, choose_kernel
-from jaxlm.ops.recurrence import in_segments, recurrence
+from jaxlm.ops.recurrence import in_segments, recurrence, where_live
 
 
 class Masks(NamedTuple):
@@ -46,7 +46,9 @@ class Recurrence(nn.Module):
         kernel_HG = self.kernel if masks.kernel_HG is None else self.kernel * masks.kernel_HG
         return kernel_HG, self.bias if self.cell.recurrent_bias else None
 
-    def __call__(self, carry: Carry, x_BG: jax.Array, masks: Masks) -> tuple[Carry, jax.Array]:
+    def __call__(
+        self, carry: Carry, x_BG: jax.Array, masks: Masks, live: jax.Array | None
+    ) -> tuple[Carry, jax.Array]:
         kernel_HG, bias_G = self.weights(masks)
         h_BH = carry[0] if masks.state_BH is None else carry[0] * masks.state_BH
         h_BH = h_BH.astype(self.dtype)
@@ -58,7 +60,7 @@ class Recurrence(nn.Module):
         gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
         for name, value_BH in gates.items():
             self.sow("gates", name, value_BH)
-        carry = self.cell.update(carry, gates)
+        carry = where_live(live, self.cell.update(carry, gates), carry)
         return carry, carry[0].astype(self.dtype)
 
 
@@ -89,7 +91,11 @@ class RecurrentLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, carry: Carry, deterministic: bool = True
+        self,
+        x_BTD: jax.Array,
+        carry: Carry,
+        deterministic: bool = True,
+        length: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
         batch, time, _ = x_BTD.shape
         for array in carry:
@@ -107,7 +113,7 @@ class RecurrentLayer(nn.Module):
         if not defined and kernel in RUNS:
             recurrent = Recurrence(*settings, name="recurrent").weights(masks)
             weights = inputs.weights(x_BTD.shape[-1]), recurrent
-            how = _How(self.cell, dtype, self.remat, masks.state_BH)
+            how = _How(self.cell, dtype, self.remat, masks.state_BH, length)
             return RUNS[kernel](how, weights, x_BTD, carry)
         x_BTG = inputs(x_BTD)
         scan = nn.scan(
@@ -115,11 +121,11 @@ class RecurrentLayer(nn.Module):
             variable_broadcast="params",
             variable_axes={"gates": 1},
             split_rngs={"params": False},
-            in_axes=(1, nn.broadcast),
+            in_axes=(1, nn.broadcast, 0),
             out_axes=1,
             unroll=time if time <= UNROLLED_STEPS else 1,
         )
-        carry, h_BTH = scan(*settings, name="recurrent")(carry, x_BTG, masks)
+        carry, h_BTH = scan(*settings, name="recurrent")(carry, x_BTG, masks, live(length, time))
         return h_BTH, carry
 
     def _masks(self, batch: int, width: int) -> Masks:
@@ -150,27 +156,36 @@ class _How(NamedTuple):
     dtype: Any
     remat: int
     mask_BH: jax.Array | None
+    length: jax.Array | None
+
+
+def live(length: jax.Array | None, time: int) -> jax.Array | None:
+    """Which of the steps count, bool [T]; None if all do."""
+    return None if length is None else jnp.arange(time) < length
 
 
 def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
     inputs, recurrent = weights
     cell, dtype = how.cell, how.dtype
 
-    def run(carry: Carry, x_TBD: jax.Array) -> tuple[jax.Array, Carry]:
+    def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
+        x_TBD, live_T = steps
         x_TBG = affine(x_TBD, *inputs, dtype).astype(jnp.float32)
         settings = {"dtype": dtype, "additive": cell.additive}
-        return recurrence(cell.step, carry, x_TBG, *recurrent, how.mask_BH, **settings)
+        return recurrence(cell.step, carry, x_TBG, *recurrent, how.mask_BH, live_T, **settings)
 
-    x_TBD = x_BTD.swapaxes(0, 1)
-    short = not how.remat or len(x_TBD) <= how.remat
-    h_TBH, carry = run(carry, x_TBD) if short else in_segments(run, carry, x_TBD, how.remat)
+    time = x_BTD.shape[1]
+    steps = x_BTD.swapaxes(0, 1), live(how.length, time)
+    short = not how.remat or time <= how.remat
+    h_TBH, carry = run(carry, steps) if short else in_segments(run, carry, steps, how.remat)
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 
 def _cudnn(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
     (kernel_DG, bias_G), (recurrent_HG, _) = weights
     h, c = carry
-    return cudnn.lstm(x_BTD.astype(how.dtype), (h, c), kernel_DG, bias_G, recurrent_HG)
+    weights_of = kernel_DG, bias_G, recurrent_HG
+    return cudnn.lstm(x_BTD.astype(how.dtype), (h, c), *weights_of, how.length)
 
 
 RUNS = {"fused": _fused, "cudnn": _cudnn}

@@ -18,8 +18,10 @@ def lstm(
     kernel_DG: jax.Array,
     bias_G: jax.Array,
     recurrent_HG: jax.Array,
+    length: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """h_BTH and the last (h, c), float32 (TF32 where JAX's matmul precision allows it).
+    """h_BTH and (h, c) after `length` steps (none: all), float32 (TF32 where JAX's matmul precision
+    allows it).
 
     To be called where `kernels.cudnn_is_here`: elsewhere it cannot even be traced.
     """
@@ -27,7 +29,7 @@ def lstm(
 
     batch, time, inputs = x_BTD.shape
     h_1BH, c_1BH = (part[None] for part in carry)
-    lengths_B = jnp.full((batch,), time, jnp.int32)
+    lengths_B = jnp.full((batch,), time if length is None else length, jnp.int32)
     weights = pack(kernel_DG, bias_G, recurrent_HG)
     h_BTH, h_1BH, c_1BH = rnn.lstm(
         x_BTD,

@@ -28,6 +28,7 @@ def recurrence(
     kernel_HG: jax.Array,
     bias_G: jax.Array | None = None,
     mask: jax.Array | None = None,
+    live_T: jax.Array | None = None,
     *,
     dtype: Any = jnp.float32,
     additive: bool = False,
@@ -40,7 +41,8 @@ def recurrence(
     carry: arrays [B, H], float32, the hidden state h first. x_TBG: float32, the input's part of all
     gates at every step. kernel_HG: U, float32. mask: m, what the recurrent link is multiplied by,
     such as a dropout mask: [B, H], one a sequence (Gal & Ghahramani 2016), or [T, B, H], one a
-    step; it has no gradient. dtype: of the products' operands; sums, gates and carry are
+    step; it has no gradient. live_T: bool, steps that count; the others leave the carry, and h, as
+    they were. dtype: of the products' operands; sums, gates and carry are
     float32. additive: whether the step only ever sees x + u, of which one then is kept for the
     gradient in place of both. unroll: steps in one turn of the loop.
 
@@ -51,7 +53,7 @@ def recurrence(
     """
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
     settings = _Settings(step, dtype, additive, unroll)
-    return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask)
+    return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask, live_T)
 
 
 class _Settings(NamedTuple):
@@ -71,15 +73,24 @@ def _recurrence(
     kernel_HG: jax.Array,
     bias_G: jax.Array,
     mask: jax.Array | None,
+    live_T: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
     def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
-        x_BG, mask_BH = at_t
+        x_BG, mask_BH, live = at_t
         u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.dtype, bias_G)
-        carry = settings.step(carry, x_BG, u_BG)
+        carry = where_live(live, settings.step(carry, x_BG, u_BG), carry)
         return carry, carry[0]
 
-    last, h_TBH = jax.lax.scan(body, carry, (x_TBG, _by_step(mask)), unroll=settings.unroll)
+    at = x_TBG, _by_step(mask), live_T
+    last, h_TBH = jax.lax.scan(body, carry, at, unroll=settings.unroll)
     return h_TBH, last
+
+
+def where_live(live: jax.Array | None, after: Any, before: Any) -> Any:
+    """What a step makes of arrays; or what they were before it, if it does not count."""
+    if live is None:
+        return after
+    return jax.tree.map(lambda new, old: jnp.where(live, new, old), after, before)
 
 
 def _by_step(mask: jax.Array | None) -> jax.Array | None:
@@ -107,28 +118,30 @@ def _forward(
     kernel_HG: jax.Array,
     bias_G: jax.Array,
     mask: jax.Array | None,
+    live_T: jax.Array | None,
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
     def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
-        x_BG, mask_BH = at_t
+        x_BG, mask_BH, live = at_t
         u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.dtype, bias_G)
         if settings.additive:
             # The gates know x and u by their sum alone.
             x_BG = x_BG + u_BG
             after = settings.step(carry, x_BG, jnp.zeros((), x_BG.dtype))
+            after = where_live(live, after, carry)
             return after, (after, x_BG)
-        after = settings.step(carry, x_BG, u_BG)
+        after = where_live(live, settings.step(carry, x_BG, u_BG), carry)
         return after, (after, u_BG)
 
-    at = x_TBG, _by_step(mask)
+    at = x_TBG, _by_step(mask), live_T
     last, (carries, kept_TBG) = jax.lax.scan(body, carry, at, unroll=settings.unroll)
     kept = (kept_TBG,) if settings.additive else (x_TBG, kept_TBG)
-    return (carries[0], last), (carry, carries, kept, kernel_HG, bias_G, mask)
+    return (carries[0], last), (carry, carries, kept, kernel_HG, bias_G, mask, live_T)
 
 
 def _backward(
     settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
 ) -> tuple[Any, ...]:
-    first, carries, kept, kernel_HG, bias_G, mask = saved
+    first, carries, kept, kernel_HG, bias_G, mask, live_T = saved
     dh_TBH, dlast = grads
     step, dtype = settings.step, settings.dtype
     kernel_GH = kernel_HG.T.astype(dtype)
@@ -141,19 +154,22 @@ def _backward(
     )
 
     def body(dcarry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[jax.Array, ...]]:
-        dh_BH, carry, kept, mask_BH = at_t
+        dh_BH, carry, kept, mask_BH, live = at_t
         dcarry = (dcarry[0] + dh_BH, *dcarry[1:])
         if settings.additive:
             _, pull = jax.vjp(lambda carry, s: step(carry, s, jnp.zeros((), s.dtype)), carry, *kept)
         else:
             _, pull = jax.vjp(step, carry, *kept)
         dbefore, *dgates = pull(dcarry)
+        if live is not None:
+            dgates = [jnp.where(live, dgate, 0.0) for dgate in dgates]
         du_BG = dgates[-1]
         through_u = jnp.matmul(du_BG.astype(dtype), kernel_GH, preferred_element_type=jnp.float32)
         through_u = _masked(through_u, mask_BH, mask)
-        return (dbefore[0] + through_u, *dbefore[1:]), tuple(dgates)
+        dbefore = (dbefore[0] + through_u, *dbefore[1:])
+        return where_live(live, dbefore, dcarry), tuple(dgates)
 
-    at = (dh_TBH, before, kept, _by_step(mask))
+    at = (dh_TBH, before, kept, _by_step(mask), live_T)
     dfirst, dgates = jax.lax.scan(body, dlast, at, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
     time, batch, width = du_TBG.shape
@@ -162,35 +178,38 @@ def _backward(
     du_NG = du_TBG.reshape(time * batch, width)
     dkernel_HG = jnp.matmul(h_NH.T, du_NG.astype(dtype), preferred_element_type=jnp.float32)
     dbias_G = du_NG.sum(0) if bias_G.size else bias_G
-    return dfirst, dx_TBG, dkernel_HG, dbias_G, None
+    return dfirst, dx_TBG, dkernel_HG, dbias_G, None, None
 
 
 _recurrence.defvjp(_forward, _backward)
 
 
 def in_segments(
-    run: Callable[[Carry, jax.Array], tuple[jax.Array, Carry]],
+    run: Callable[[Carry, Any], tuple[jax.Array, Carry]],
     carry: Carry,
-    x_TBD: jax.Array,
+    inputs: Any,
     steps: int,
 ) -> tuple[jax.Array, Carry]:
-    """run(carry, x_TBD) -> (h_TBH, carry), `steps` time steps at a time; what a segment keeps for
+    """run(carry, inputs) -> (h_TBH, carry), `steps` time steps at a time; `inputs`: arrays such as
+    x_TBD, time first. What a segment keeps for
     the gradient is computed again when the gradient comes to it (rematerialisation: Chen et al.
     2016). Kept are x, h and the carry between segments, and the rest of one segment at a time: for
     an LSTM H + D numbers a step and row in place of 6 H + D.
     """
     again = jax.checkpoint(run)
-    time = x_TBD.shape[0]
+    time = jax.tree.leaves(inputs)[0].shape[0]
     whole = time // steps
 
-    def body(carry: Carry, x_SBD: jax.Array) -> tuple[Carry, jax.Array]:
-        h_SBH, carry = again(carry, x_SBD)
+    def body(carry: Carry, segment: Any) -> tuple[Carry, jax.Array]:
+        h_SBH, carry = again(carry, segment)
         return carry, h_SBH
 
-    x_KSBD = x_TBD[: whole * steps].reshape(whole, steps, *x_TBD.shape[1:])
-    carry, h_KSBH = jax.lax.scan(body, carry, x_KSBD)
+    def cut(x: jax.Array) -> jax.Array:
+        return x[: whole * steps].reshape(whole, steps, *x.shape[1:])
+
+    carry, h_KSBH = jax.lax.scan(body, carry, jax.tree.map(cut, inputs))
     h_TBH = h_KSBH.reshape(whole * steps, *h_KSBH.shape[2:])
     if whole * steps == time:
         return h_TBH, carry
-    rest_SBH, carry = again(carry, x_TBD[whole * steps :])
+    rest_SBH, carry = again(carry, jax.tree.map(lambda x: x[whole * steps :], inputs))
     return jnp.concatenate([h_TBH, rest_SBH]), carry

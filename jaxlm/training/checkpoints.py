@@ -203,7 +203,7 @@ def _not_of_tensorstore(record: logging.LogRecord) -> bool:
 def _flat(tree: Any) -> dict[str, Any]:
     """Path -> array; arrays without elements, which orbax cannot write, are left out."""
     leaves = flatten_dict(flax.serialization.to_state_dict(tree), sep="/")
-    return {path: leaf for path, leaf in leaves.items() if leaf.size}
+    return {path: leaf for path, leaf in leaves.items() if leaf is not None and leaf.size}
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,6 +15,7 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
 from jaxlm.scoring import Scorer
+from jaxlm.training.averaging import make_average
 from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log, check_tensorboard
@@ -85,6 +86,7 @@ class _Loop:
         self.total = total_steps(training, self.batches.steps_per_epoch)
         horizon = Horizon(self.batches.steps_per_epoch, self.total)
         self.transform = make_optimizer(optimizer, horizon)
+        self.average = make_average(optimizer)
         self.key = jax.random.key(training.seed)
         self.eval_every = training.eval_every or self.batches.steps_per_epoch
         self.has_valid = text.valid is not None and len(text.valid) > 0
@@ -164,7 +166,8 @@ class _Loop:
         return describe(self.model, sections, config, kept=self.folder is not None)
 
     def _start(self, resume: bool) -> TrainState:
-        state = init_state(self.model, self.transform, self.key, self.batches.batch_size)
+        start = self.average.start if self.average else None
+        state = init_state(self.model, self.transform, self.key, self.batches.batch_size, start)
         if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):
             state, meta = restored
             # Copies into memory of JAX's own, which the donated train step may then take over.
@@ -192,7 +195,14 @@ class _Loop:
         self._save("best", state)
 
     def _train(self, state: TrainState, interrupts: Interrupts) -> TrainState:
-        train_block = make_train_block(self.model, self.transform, self.key, self.batches.features)
+        train_block = make_train_block(
+            self.model,
+            self.transform,
+            self.key,
+            self.batches.features,
+            varied=self.batches.varied,
+            share=self.average.share if self.average else None,
+        )
         capacity = self._capacity()
         pending: tuple[int, int, StepMetrics] | None = None
         count, dispatched = 1, self.meter.progress.step
@@ -216,7 +226,7 @@ class _Loop:
             self.meter.steps(*pending)
         if self.saved_step != self.meter.progress.step:
             self._save("last", state)
-        if not _all_finite(state.params):
+        if not _all_finite((state.params, state.iterate)):
             raise NotFiniteError(self.meter.progress.step, self.meter.progress.step)
         if self.checkpoints:
             self.checkpoints.wait()
@@ -260,6 +270,9 @@ class _Loop:
             progress.worse_since_decay = 0
             state = replace(state, lr_scale=state.lr_scale * self.optimizer.decay)
             self.log.note(f"step {progress.step:6d}  rate x {float(state.lr_scale):.4g}")
+        if self.average and not state.averaged and self.average.begins(progress.valid_nlls):
+            state = replace(state, averaged=jnp.ones((), jnp.float32))
+            self.log.note(f"step {progress.step:6d}  the average of the parameters begins")
         return state, improved
 
     def _out_of_patience(self) -> bool:
@@ -268,7 +281,7 @@ class _Loop:
 
     def _save(self, kind: str, state: TrainState) -> None:
         # A step can be measured well and still break the parameters; the next one will tell.
-        if self.checkpoints and _all_finite(state.params):
+        if self.checkpoints and _all_finite((state.params, state.iterate)):
             if kind == "best":
                 self.checkpoints.wait()
             self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})

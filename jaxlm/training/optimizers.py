@@ -39,6 +39,12 @@ class OptimizerConfig:
     """adam, adamw, nadam, lion, rmsprop: decay of the mean squared gradient."""
     epsilon: float = 1e-8
     """adam, adamw, nadam, rmsprop, adagrad: added to the denominator."""
+    average: str = "none"
+    """Keep an average of the parameters: ema, or triggered (NT-ASGD: once validation stalls)."""
+    ema_decay: float = 0.999
+    """ema: share of what the average was before the step."""
+    trigger_after: int = 5
+    """triggered: begin when a validation is worse than the best of all but the last so many."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How far a run goes and has come: sums and counts between log lines, and the best so far."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -48,7 +48,8 @@ def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
 class Progress:
     """What the loop remembers between steps; saved with every checkpoint.
 
-    nll and count are sums since the last line of the log; losses are in nats.
+    nll and count are sums since the last line of the log, valid_nlls those of all validations;
+    losses are in nats.
     """
 
     step: int = 0
@@ -58,6 +59,7 @@ class Progress:
     best_step: int = 0
     worse_in_a_row: int = 0
     worse_since_decay: int = 0
+    valid_nlls: list[float] = field(default_factory=list)
 
 
 class NotFiniteError(UserError):
@@ -121,6 +123,7 @@ class Meter:
         progress, tokens = self.progress, len(scores.log_prob)
         if not math.isfinite(scores.nll):
             raise NotFiniteError(progress.step, progress.step)
+        progress.valid_nlls.append(scores.nll)
         ppl, improved = perplexity_of(scores.nll / tokens), scores.nll < progress.best_nll
         progress.worse_in_a_row = 0 if improved else progress.worse_in_a_row + 1
         progress.worse_since_decay = 0 if improved else progress.worse_since_decay + 1

@@ -16,8 +16,12 @@ INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32, steps taken; params; opt_state; carry: the model's, as the last chunk left it;
-    lr_scale: float32, what the schedule's rate is multiplied by (decay on plateau).
+    """step: int32, steps taken; params: what is evaluated and kept; opt_state; carry: the model's,
+    as the last chunk left it; lr_scale: float32, what the schedule's rate is multiplied by (decay
+    on plateau).
+
+    iterate: where `params` are an average, the parameters that the optimizer moves; None: they are
+    the same. averaged: float32, how many of them are in the average; 0 as long as it has not begun.
     """
 
     step: jax.Array
@@ -25,6 +29,8 @@ class TrainState:
     opt_state: Any
     carry: Any
     lr_scale: jax.Array
+    iterate: Any = None
+    averaged: Any = None
 
 
 def init_key(key: jax.Array) -> jax.Array:
@@ -45,9 +51,15 @@ def init_params(model: NeuralModel, key: jax.Array) -> Any:
 
 
 def init_state(
-    model: NeuralModel, optimizer: Transform, key: jax.Array, batch_size: int
+    model: NeuralModel,
+    optimizer: Transform,
+    key: jax.Array,
+    batch_size: int,
+    averaged: float | None = None,
 ) -> TrainState:
-    """The state before step 0, in one compiled call; parameters are drawn from `init_key(key)`."""
+    """The state before step 0, in one compiled call; parameters are drawn from `init_key(key)`.
+    averaged: what it begins with, None if nothing is averaged.
+    """
 
     def init(key: jax.Array) -> TrainState:
         params = model.init(init_key(key), np.zeros((1, 2), np.int32))["params"]
@@ -57,6 +69,8 @@ def init_state(
             opt_state=optimizer.init(params),
             carry=model.initial_carry(batch_size),
             lr_scale=jnp.ones((), jnp.float32),
+            iterate=None if averaged is None else params,
+            averaged=None if averaged is None else jnp.float32(averaged),
         )
 
     return jax.jit(init, compiler_options=INIT_OPTIONS)(key)

@@ -11,6 +11,7 @@ import optax
 
 from jaxlm.data.batching import Block
 from jaxlm.models.neural import NeuralModel
+from jaxlm.training.averaging import Share, averaged
 from jaxlm.training.optimizers import Transform
 from jaxlm.training.state import TrainState, steps_key
 
@@ -29,13 +30,20 @@ TrainBlock = Callable[[TrainState, Block, int], tuple[TrainState, StepMetrics]]
 
 
 def make_train_block(
-    model: NeuralModel, optimizer: Transform, key: jax.Array, features: str
+    model: NeuralModel,
+    optimizer: Transform,
+    key: jax.Array,
+    features: str,
+    *,
+    varied: bool = False,
+    share: Share | None = None,
 ) -> TrainBlock:
     """A compiled function that takes `count` steps over a block of batches.
 
     `count` is dynamic and at most the block's capacity, so a run compiles once however its steps
     are grouped, and the grouping changes no number. The state is donated. Step s draws its
-    randomness from fold_in(steps_key(key), s).
+    randomness from fold_in(steps_key(key), s). varied: whether a batch's `length_K` is less than
+    its T. share: of the newest parameters in the average that the state keeps, if it keeps one.
     """
 
     def one_step(state: TrainState, batch: Block, draws: jax.Array) -> tuple[TrainState, jax.Array]:
@@ -60,24 +68,24 @@ def make_train_block(
                 carry,
                 features=features,
                 deterministic=False,
+                length=batch.length_K if varied else None,
                 rngs=rngs,
                 method="objective",
             )
             mean, nll_BT, after = found
             return mean, (jnp.sum(nll_BT * batch.weights_KBT), after)
 
-        gradient, (nll, carry) = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        updates = jax.tree.map(lambda update: update * state.lr_scale, updates)
+        trained = state.params if state.iterate is None else state.iterate
+        gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        scale = state.lr_scale * batch.rate_K if varied else state.lr_scale
+        updates = jax.tree.map(lambda update: update * scale, updates)
         measured = jnp.stack([nll, batch.weights_KBT.sum(), optax.tree.norm(gradient)])
-        state = dataclasses.replace(
-            state,
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            carry=carry,
-        )
-        return state, measured
+        trained = optax.apply_updates(trained, updates)
+        state = dataclasses.replace(state, step=state.step + 1, opt_state=opt_state, carry=carry)
+        if share is None:
+            return dataclasses.replace(state, params=trained), measured
+        return averaged(state, trained, share), measured
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_block(

@@ -104,6 +104,25 @@ def test_masks_of_the_recurrent_link(name, kind):
     assert not np.allclose(found[0], value_and_gradients(fast, cell, inputs)[0])
 
 
+@pytest.mark.parametrize("name", list(CELLS))
+def test_steps_that_do_not_count_leave_everything_as_it_was(name):
+    cell = CELLS[name]
+    carry, x_TBG, *weights = inputs_of(cell, 2, 6, 3, 0)
+    live_T = jnp.arange(6) < 4
+
+    def stopped(cell, carry, x_TBG, *weights):
+        h_TBH, last = fast(cell, carry, x_TBG, *weights, live_T=live_T)
+        return h_TBH[:4], last
+
+    def short(cell, carry, x_TBG, *weights):
+        return fast(cell, carry, x_TBG[:4], *weights)
+
+    inputs = carry, x_TBG, *weights
+    assert_close(
+        value_and_gradients(stopped, cell, inputs), value_and_gradients(short, cell, inputs)
+    )
+
+
 @pytest.mark.parametrize("steps", [1, 3, 6, 9])
 def test_segments_change_no_number(steps):
     cell = CELLS["lstm"]

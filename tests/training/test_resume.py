@@ -31,6 +31,12 @@ STEPS = {"steps": 60, "log_every": 5, "eval_every": 15, "checkpoint_every": 16, 
 RISING = {"lr": 3.0, "warmup_steps": 60}
 FAMILIES = {
     "lstm-streams": Family(jaxlm.LSTM, {"dropout": 0.3}, STREAMS, RISING | {"clip": 1.0}),
+    "varied": Family(
+        jaxlm.LSTM,
+        {"weight_drop": 0.3, "variational": True},
+        BatchingConfig("streams", 6, 8, vary_bptt=True),
+        {"optimizer": "sgd", "lr": 5.0, "average": "triggered", "trigger_after": 1},
+    ),
     "gru-streams": Family(
         jaxlm.GRU,
         {"tied": True},
@@ -43,7 +49,9 @@ FAMILIES = {
         BatchingConfig("windows", 16),
         RISING | {"optimizer": "momentum", "schedule": "plateau"},
     ),
-    "rnn-rows": Family(jaxlm.RNN, {}, BatchingConfig("rows", 16), {"optimizer": "sgd", "lr": 5.0}),
+    "rnn-rows": Family(
+        jaxlm.RNN, {}, BatchingConfig("rows", 16), {"optimizer": "sgd", "lr": 5.0, "average": "ema"}
+    ),
 }
 
 

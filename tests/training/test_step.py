@@ -120,7 +120,9 @@ def test_lr_scale_multiplies_the_update(plain):
 def test_a_run_compiles_its_step_once_and_once_more_when_resumed(text, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
-        loop, "make_train_block", lambda *args: made.append(make_train_block(*args)) or made[-1]
+        loop,
+        "make_train_block",
+        lambda *args, **options: made.append(make_train_block(*args, **options)) or made[-1],
     )
     model = tiny_runs.make(jaxlm.RNN, text)
     for steps in (30, 60):

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 import jaxlm
+from jaxlm.training.averaging import make_average
 from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.runs import CHECKPOINTS
@@ -51,13 +52,17 @@ def fit(model, text, folder=None, *, console=None, **options):
 def whole_state(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Every array of the last checkpoint (parameters, optimizer, carry, step ...) and its meta."""
     run = jaxlm.load(folder)
-    optimizer = make_optimizer(OptimizerConfig(**run.config["optimizer"]), Horizon(1, 1))
+    config = OptimizerConfig(**run.config["optimizer"])
+    optimizer = make_optimizer(config, Horizon(1, 1))
+    average = make_average(config)
     template = TrainState(
         step=jnp.int32(0),
         params=run.params,
         opt_state=optimizer.init(run.params),
         carry=run.model.initial_carry(run.config["batching"]["batch_size"]),
         lr_scale=jnp.float32(1),
+        iterate=run.params if average else None,
+        averaged=jnp.float32(0) if average else None,
     )
     warnings: list[str] = []
     checkpoints = Checkpoints(folder / CHECKPOINTS, warnings.append)
