@@ -74,7 +74,7 @@ class TimedLog(Log):
 
 def jaxlm_seconds(name: str) -> float:
     """Seconds for 5000 steps, from the end of the first dispatch, live bar included."""
-    recipe = jaxlm.RECIPES["lecture"]
+    recipe = jaxlm.RECIPES["lecture"]["settings"]
     text = jaxlm.read_corpus("toy", eos=False)
     config = jaxlm.MODELS[name].config
     sizes = {"n_step": 2} if name == "nplm" else {}

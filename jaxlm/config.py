@@ -113,7 +113,7 @@ def default_config(
     """
     if recipe is None and config_file is None and corpus == "toy":
         recipe = "lecture"
-    from_recipe = choose(RECIPES, recipe, "recipe") if recipe else {}
+    from_recipe = choose(RECIPES, recipe, "recipe")["settings"] if recipe else {}
     from_file = read_config_file(config_file) if config_file else {}
     name = model or from_file.get("model") or from_recipe.get("model") or "nplm"
     entry = choose(MODELS, name, "model")

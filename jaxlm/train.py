@@ -41,7 +41,7 @@ class Choice:
     model: str | None = None
     """ngram, nplm, rnn, gru or lstm (none: the recipe's, or nplm)."""
     recipe: str | None = None
-    """Start from the settings of a recipe: lecture, zaremba-small."""
+    """Start from the settings of a recipe, such as zaremba-small."""
     config: Path | None = None
     """Start from a JSON file of settings, such as another run's config.json."""
     corpus: str = "toy"
@@ -54,7 +54,7 @@ class Flags:
     model: str | None = None
     """ngram, nplm, rnn, gru or lstm (none: the recipe's, or nplm); the flags below are its own."""
     recipe: str | None = None
-    """Start from a recipe's settings: lecture (the toy corpus's default), zaremba-small."""
+    """Start from a recipe's settings, such as lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None
     """Start from a JSON file of settings, such as another run's config.json."""
     out: Path | None = None

@@ -5,7 +5,7 @@ import pytest
 TRAIN = {
     "unknown model": (["--model", "lstn"], ["'lstn'", "nplm, rnn, gru, lstm", "'lstm'"]),
     "unknown corpus": (["--corpus", "ptbb"], ["'ptbb'", "toy, ptb, wikitext-2", "file or folder"]),
-    "unknown recipe": (["--recipe", "zaremba"], ["'zaremba'", "lecture, zaremba-small"]),
+    "unknown recipe": (["--recipe", "zaremba"], ["'zaremba'", "zaremba-small, zaremba-medium"]),
     "unknown tokens": (["--tokens", "letters"], ["'letters'", "words, chars, bytes, bpe"]),
     "unknown optimizer": (["--optimizer", "adamm"], ["'adamm'", "did you mean 'adam'", "rmsprop"]),
     "unknown schedule": (["--schedule", "cosin"], ["'cosin'", "cosine"]),

@@ -1,0 +1,68 @@
+"""Every recipe runs, and says where it comes from. What number it reaches is for experiments/."""
+
+import json
+import random
+
+import pytest
+
+from jaxlm.recipes import RECIPES
+
+SPLITS = {"train", "valid", "test"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder of three splits with a few hundred words."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    for split, lines in {"train": 60, "valid": 6, "test": 6}.items():
+        words = [" ".join(draw.choices("abcdefgh", k=7)) + "\n" for _ in range(lines)]
+        (folder / f"{split}.txt").write_text("".join(words))
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
+    settings = RECIPES[name]["settings"]
+    small = {"embedding_size": 6, "hidden_size": 6, "batch_size": 3}
+    flags = ["--recipe", name, "--steps", "5", "--out", tmp_path / "run"]
+    for field, most in small.items():
+        flags += [
+            f"--{field.replace('_', '-')}",
+            min(settings[field], most) if field in settings else most,
+        ]
+    if "layer_sizes" in settings:
+        flags += ["--layer-sizes", *(7 for _ in settings["layer_sizes"])]
+    if settings["corpus"] != "toy":
+        flags += ["--corpus", corpus, "--eval-every", "2"]
+    code, out, err = shell("train", *flags)
+    assert code == 0, err
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    # Everything the recipe says, but what was made small, is what the run was given.
+    given = {
+        key: value
+        for part in config.values()
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+    changed = {*small, "layer_sizes", "corpus", "steps", "model"}
+    for field, value in settings.items():
+        if field in given and field not in changed:
+            assert given[field] == value, field
+    if settings["corpus"] != "toy":
+        assert out.count("valid loss") >= 2
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_says_where_it_comes_from(name):
+    recipe = RECIPES[name]
+    assert set(recipe) == {"settings", "paper", "published", "expected", "measured"}
+    assert len(recipe["paper"]) > 20 and set(recipe["published"]) <= SPLITS
+    measured = recipe["measured"]
+    if measured:
+        assert {"hardware", "minutes", "seeds"} <= set(measured)
+        # What is expected is what was seen, and what was seen is as expected.
+        for split, (least, most) in recipe["expected"].items():
+            assert least <= measured[split] <= most
+    else:
+        assert not recipe["expected"]
