@@ -47,6 +47,7 @@ VARIANTS = {
 } | {smoothing: {"smoothing": smoothing} for smoothing in SMOOTHINGS}
 # Output layers are the same modules in every model: a law of one is a law of it everywhere.
 ONLY = {
+    "tied two layers": ("gru", "lstm", "minlstm"),
     "adaptive": ("nplm",),
     "sampled": ("nplm",),
     "tied, projected": ("nplm",),

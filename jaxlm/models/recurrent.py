@@ -163,6 +163,12 @@ class Recurrent(NeuralModel):
                 f"--forget-bias {self.forget_bias}: {self.cell} has no forget gate (its gates: "
                 f"{', '.join(self.cell.gates)}); leave the flag out"
             )
+        for name in ("weight_drop", "dropout_state", "remat"):
+            if getattr(self, name) and not self.cell.recurrent:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: {self.cell} has no matrix "
+                    f"from step to step; leave the flag out"
+                )
         if self.remat < 0:
             raise UserError(f"--remat {self.remat}: must be 0 (keep every step) or more")
         if self.remat and self.kernel not in ("auto", "fused"):
@@ -260,7 +266,8 @@ class Recurrent(NeuralModel):
             described[f"layers_{index}/input"] = (
                 f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
             )
-            described[f"layers_{index}/recurrent"] = f"U: {size} -> {len(gates)} x {size}"
+            if self.cell.recurrent:
+                described[f"layers_{index}/recurrent"] = f"U: {size} -> {len(gates)} x {size}"
             inputs = size
         if self.layer_norm:
             described[f"norms_{len(self.sizes)}"] = f"scale and shift of {inputs} features"

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.models.cells import CELLS, Carry, Cell
+from jaxlm.models.cells import CELLS, Carry, Cell, ParallelCell
 from jaxlm.models.layers import DTYPES, Affine, affine, uniform
 from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.kernels import UNROLLED_STEPS, choose_kernel
+from jaxlm.ops.linear_recurrence import linear_recurrence
 from jaxlm.ops.recurrence import in_segments, recurrence, where_live
 
 
@@ -25,8 +26,8 @@ class Masks(NamedTuple):
 
 
 class Recurrence(nn.Module):
-    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias, where the cell
-    wants one).
+    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias), where the cell
+    wants them.
     """
 
     cell: Cell
@@ -37,39 +38,46 @@ class Recurrence(nn.Module):
     def setup(self) -> None:
         width = len(self.cell.gates) * self.hidden_size
         init = uniform(self.init_scale or self.hidden_size**-0.5)
-        self.kernel = self.param("kernel", init, (self.hidden_size, width))
+        if self.cell.recurrent:
+            self.kernel = self.param("kernel", init, (self.hidden_size, width))
         if self.cell.recurrent_bias:
             self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
 
-    def weights(self, masks: Masks) -> tuple[jax.Array, jax.Array | None]:
-        """U [H, G], and its bias where the cell wants one."""
-        kernel_HG = self.kernel if masks.kernel_HG is None else self.kernel * masks.kernel_HG
+    def weights(self, masks: Masks) -> tuple[jax.Array | None, jax.Array | None]:
+        """U [H, G], and its bias, where the cell wants them."""
+        kernel_HG = self.kernel if self.cell.recurrent else None
+        if kernel_HG is not None and masks.kernel_HG is not None:
+            kernel_HG = kernel_HG * masks.kernel_HG
         return kernel_HG, self.bias if self.cell.recurrent_bias else None
 
     def __call__(
         self, carry: Carry, x_BG: jax.Array, masks: Masks, live: jax.Array | None
     ) -> tuple[Carry, jax.Array]:
-        kernel_HG, bias_G = self.weights(masks)
-        h_BH = carry[0] if masks.state_BH is None else carry[0] * masks.state_BH
-        h_BH = h_BH.astype(self.dtype)
-        # The product runs in the compute dtype; the elementwise part and the carry are float32, or
-        # c would lose its memory.
-        u_BG = jnp.matmul(h_BH, kernel_HG.astype(self.dtype), preferred_element_type=jnp.float32)
-        if bias_G is not None:
-            u_BG = u_BG + bias_G
+        u_BG = self._recurrent_part(carry[0], masks)
         gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
         for name, value_BH in gates.items():
             self.sow("gates", name, value_BH)
         carry = where_live(live, self.cell.update(carry, gates), carry)
         return carry, carry[0].astype(self.dtype)
 
+    def _recurrent_part(self, h_BH: jax.Array, masks: Masks) -> jax.Array:
+        kernel_HG, bias_G = self.weights(masks)
+        if kernel_HG is None:
+            return jnp.zeros((), jnp.float32)
+        h_BH = h_BH if masks.state_BH is None else h_BH * masks.state_BH
+        # The product runs in the compute dtype; the elementwise part and the carry are float32, or
+        # c would lose its memory.
+        low = h_BH.astype(self.dtype), kernel_HG.astype(self.dtype)
+        u_BG = jnp.matmul(*low, preferred_element_type=jnp.float32)
+        return u_BG if bias_G is None else u_BG + bias_G
+
 
 class RecurrentLayer(nn.Module):
     """A cell run over time: x_BTG = W x + b of all steps in one product, then the recurrence, by
     `nn.scan` or one of RUNS, which compute the same.
 
-    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G], and recurrent/bias [G]
-    for cells that need it; the gates are fused side by side in the cell's order, so PyTorch's
+    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G] and recurrent/bias [G]
+    for cells that need them; the gates are fused side by side in the cell's order, so PyTorch's
     weights are these transposed. Gates are recorded, [B, T, H] each, when "gates" is a mutable
     collection.
 
@@ -109,7 +117,7 @@ class RecurrentLayer(nn.Module):
         defined = self.is_initializing() or self.is_mutable_collection("gates")
         masks = Masks() if deterministic else self._masks(batch, width)
         plain = self.cell == CELLS["lstm"] and not self.state_dropout
-        kernel = choose_kernel(self.kernel, time, plain, self.dtype)
+        kernel = choose_kernel(self.kernel, time, plain, self.dtype, self.cell.recurrent)
         if not defined and kernel in RUNS:
             recurrent = Recurrence(*settings, name="recurrent").weights(masks)
             weights = inputs.weights(x_BTD.shape[-1]), recurrent
@@ -145,8 +153,8 @@ class RecurrentLayer(nn.Module):
         return bias_G
 
 
-Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
-"""(W, b) of the input and (U, its bias or None) of the recurrent link."""
+Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]
+"""(W, b) of the input and (U, its bias) of the recurrent link, None where the cell has none."""
 
 
 class _How(NamedTuple):
@@ -165,14 +173,16 @@ def live(length: jax.Array | None, time: int) -> jax.Array | None:
 
 
 def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-    inputs, recurrent = weights
+    inputs, (kernel_HG, bias_G) = weights
+    assert kernel_HG is not None
     cell, dtype = how.cell, how.dtype
 
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
         x_TBD, live_T = steps
         x_TBG = affine(x_TBD, *inputs, dtype).astype(jnp.float32)
         settings = {"dtype": dtype, "additive": cell.additive}
-        return recurrence(cell.step, carry, x_TBG, *recurrent, how.mask_BH, live_T, **settings)
+        link = kernel_HG, bias_G, how.mask_BH, live_T
+        return recurrence(cell.step, carry, x_TBG, *link, **settings)
 
     time = x_BTD.shape[1]
     steps = x_BTD.swapaxes(0, 1), live(how.length, time)
@@ -183,9 +193,25 @@ def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple
 
 def _cudnn(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
     (kernel_DG, bias_G), (recurrent_HG, _) = weights
+    assert recurrent_HG is not None
     h, c = carry
     weights_of = kernel_DG, bias_G, recurrent_HG
     return cudnn.lstm(x_BTD.astype(how.dtype), (h, c), *weights_of, how.length)
 
 
-RUNS = {"fused": _fused, "cudnn": _cudnn}
+def _parallel(
+    how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
+    cell, (inputs, _), (h_BH,) = how.cell, weights, carry
+    assert isinstance(cell, ParallelCell)
+    x_TBG = affine(x_BTD.swapaxes(0, 1), *inputs, how.dtype).astype(jnp.float32)
+    a_TBH, b_TBH = cell.affine(cell.activations(carry, x_TBG, jnp.zeros((), jnp.float32)))
+    live_T = live(how.length, x_BTD.shape[1])
+    if live_T is not None:
+        a_TBH = jnp.where(live_T[:, None, None], a_TBH, 1.0)
+        b_TBH = jnp.where(live_T[:, None, None], b_TBH, 0.0)
+    h_TBH = linear_recurrence(a_TBH, b_TBH, h_BH)
+    return h_TBH.swapaxes(0, 1).astype(how.dtype), (h_TBH[-1],)
+
+
+RUNS = {"fused": _fused, "cudnn": _cudnn, "parallel": _parallel}

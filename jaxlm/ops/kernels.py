@@ -9,16 +9,21 @@ KERNELS = ("auto", "scan", "fused", "cudnn")
 UNROLLED_STEPS = 4
 
 
-def choose_kernel(kernel: str, time: int, plain_lstm: bool, dtype: str) -> str:
-    """ "scan", "fused" or "cudnn", for so many steps in `dtype`; `plain_lstm`: of an LSTM with no
-    dropout on its recurrent link.
+def choose_kernel(
+    kernel: str, time: int, plain_lstm: bool, dtype: str, recurrent: bool = True
+) -> str:
+    """ "scan", "fused", "cudnn" or "parallel", for so many steps in `dtype`; `plain_lstm`: of an
+    LSTM with no dropout on its recurrent link; `recurrent`: of a cell with a matrix from step to
+    step.
 
     auto is "fused", or "scan" for a few steps, which are unrolled: nothing is to be gained there.
-    "cudnn" where it cannot be had is "fused"; `fallback` says why.
+    "cudnn" where it cannot be had is "fused"; `fallback` says why. "fused" without a matrix is
+    "parallel": all steps at once.
     """
     if kernel == "auto":
-        return "scan" if time <= UNROLLED_STEPS else "fused"
-    return "fused" if fallback(kernel, plain_lstm, dtype) else kernel
+        kernel = "scan" if time <= UNROLLED_STEPS else "fused"
+    kernel = "fused" if fallback(kernel, plain_lstm, dtype) else kernel
+    return "parallel" if kernel == "fused" and not recurrent else kernel
 
 
 def fallback(kernel: str, plain_lstm: bool, dtype: str) -> str:

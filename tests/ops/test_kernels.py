@@ -17,6 +17,7 @@ from jaxlm.ops.recurrence import recurrence
 def test_auto_unrolls_a_few_steps_and_fuses_many():
     assert choose_kernel("auto", 2, True, "float32") == "scan"
     assert choose_kernel("auto", 35, False, "bfloat16") == "fused"
+    assert choose_kernel("auto", 35, False, "float32", recurrent=False) == "parallel"
     assert [choose_kernel(kernel, 2, True, "float32") for kernel in ("scan", "fused")] == [
         "scan",
         "fused",

@@ -40,9 +40,28 @@ def lstm(carry, x, u):
     return {"input": i, "forget": f, "cell": g, "output": o}, (o * np.tanh(c_next), c_next)
 
 
+def positive(s):
+    return np.where(s >= 0, s + 0.5, sigmoid(s))
+
+
+def min_gru(carry, x, u):
+    """Feng et al. 2024: h' = (1 - z) h + z n, and nothing of u."""
+    (h,) = carry
+    z, n = sigmoid(x[0]), positive(x[1])
+    return {"update": z, "candidate": n}, ((1 - z) * h + z * n,)
+
+
+def min_lstm(carry, x, u):
+    """Feng et al. 2024: h' = f / (f + i) h + i / (f + i) n, and nothing of u."""
+    (h,) = carry
+    f, i, n = sigmoid(x[0]), sigmoid(x[1]), positive(x[2])
+    gates = {"forget": f, "input": i, "candidate": n}
+    return gates, (f / (f + i) * h + i / (f + i) * n,)
+
+
 # x and u come as one [B, H] array a gate, by place: a cell that renames or reorders its gates must
 # not take its oracle along.
-ORACLES = {"rnn": elman, "gru": gru, "lstm": lstm}
+ORACLES = {"rnn": elman, "gru": gru, "lstm": lstm, "mingru": min_gru, "minlstm": min_lstm}
 
 
 def random_step(cell, seed=0):

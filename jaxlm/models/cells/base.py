@@ -4,6 +4,7 @@ import abc
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]
 """A cell's memory: arrays [B, H], the hidden state h first."""
@@ -32,6 +33,9 @@ class Cell(abc.ABC):
     needs to keep of them. False is always right.
     """
 
+    recurrent: ClassVar[bool] = True
+    """Whether the gates see h_{t-1}, through a matrix U. Where they do not, see ParallelCell."""
+
     @abc.abstractmethod
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         """The value of every gate, [B, H] each."""
@@ -54,3 +58,31 @@ class Cell(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+class ParallelCell(Cell):
+    """A cell whose gates see the input alone. There is no U, and a step is affine in h,
+
+        h_t = a_t ⊙ h_{t-1} + b_t
+
+    so that all steps can be computed side by side (`ops.linear_recurrence`).
+    """
+
+    recurrent = False
+    additive = True
+
+    @abc.abstractmethod
+    def affine(self, gates: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """a and b, from the gates."""
+
+    def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
+        (h,) = carry
+        a, b = self.affine(gates)
+        return (a * h + b,)
+
+
+def positive(s: jax.Array) -> jax.Array:
+    """g(s) = s + ½ for s ≥ 0, else σ(s): increasing, continuous and above 0 (Feng et al. 2024,
+    appendix B.2).
+    """
+    return jnp.where(s >= 0, s + 0.5, jax.nn.sigmoid(s))
