@@ -89,7 +89,7 @@ def table(rows: dict[str, Any]) -> str:
         return " / ".join(shown) if figures else "-"
 
     lines = [
-        "| recipe | published, valid / test | ours | minutes | hardware | seeds | command, run on |",
+        "| recipe | published, valid / test | ours | minutes | hardware | seeds | how and when |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, recipe in jaxlm.RECIPES.items():
