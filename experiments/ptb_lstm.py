@@ -1,9 +1,9 @@
 """LSTM 2x200 on PTB: the small recipe of Zaremba et al. 2014.
 
 Command    python experiments/ptb_lstm.py [folder of corpora]
-Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    41, beside another training (18 alone, by the 11,000 tokens/s of its first 400 steps)
-Expected   test 113.2, valid 118.1
+Hardware   one CPU core (AMD EPYC with AVX2), beside another training and at times paused
+Minutes    122 (76 alone on the core by its 150 ms a step; 38 on two by the benchmark's 76 ms)
+Expected   test 114.1, valid 117.4
 Published  120.7 valid, 114.5 test
 """
 
