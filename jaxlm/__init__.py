@@ -10,6 +10,7 @@ n-gram -> NPLM (Bengio 2003) -> Elman RNN -> GRU -> LSTM
 Axis letters in array names (`x_BTD`) are explained in `jaxlm.shapes`.
 """
 
+from jaxlm.adaptation import Adaptation, adapted
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import CORPORA
 from jaxlm.data.text import Text, TextConfig, read_corpus
@@ -48,6 +49,7 @@ __all__ = [
     "NPLM",
     "RECIPES",
     "RNN",
+    "Adaptation",
     "BatchingConfig",
     "CountingConfig",
     "LanguageModel",
@@ -64,6 +66,7 @@ __all__ = [
     "TrainingConfig",
     "UserError",
     "Vocabulary",
+    "adapted",
     "fit",
     "load",
     "mixture",

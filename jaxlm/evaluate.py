@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxlm import cli
+from jaxlm.adaptation import Adaptation, adapted
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, open_split, report, score, write_per_token
 from jaxlm.mixing import Mixed, mixture
@@ -21,6 +22,7 @@ Examples:
   python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
   python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
   python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 80
+  python -m jaxlm.evaluate runs/lstm-ptb --cache 500 --temperature auto
 """
 
 
@@ -45,6 +47,14 @@ class Command:
     unigram_cache: int | None = None
     """With --mix: one more component, each token's share of the recent text; a token's weight
     halves every so many."""
+    temperature: str | None = None
+    """Divide the logits by this, or by what suits the validation split best: auto."""
+    cache: int = 0
+    """Continuous cache: keep the last so many states, and what followed each (0: none)."""
+    cache_flatness: float | None = None
+    """How much more a state that is more alike counts (none: the best on the validation split)."""
+    cache_share: float | None = None
+    """The cache's share of the probability (none: the best on the validation split, by EM)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,12 +72,20 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--weights and --unigram-cache belong to --mix: add it, or leave them out")
     if command.mix and command.per_token:
         raise UserError("--per-token takes one run, and --mix several: leave one of them out")
+    how = adaptation(command)
+    if how and (command.mix or command.per_token):
+        raise UserError(
+            "--cache and --temperature adapt one run at a time: leave out --mix and --per-token"
+        )
     mixed = mix(command) if command.mix else None
     reports = (
         [*mixed.alone, mixed.together]
         if mixed
         else [evaluate(command, folder) for folder in command.runs]
     )
+    if how:
+        where = {"corpus": command.corpus, "split": command.split, "text": command.text}
+        reports += [adapted(load(folder), how, **where) for folder in command.runs]  # type: ignore[arg-type]
     # Wide enough for every figure, also where the output is a file.
     console = Console()
     if not console.is_terminal:
@@ -83,6 +101,22 @@ def main(argv: Sequence[str]) -> int:
     if mixed:
         console.print(str(mixed), highlight=False, soft_wrap=True)
     return 0
+
+
+def adaptation(command: Command) -> Adaptation | None:
+    """What --temperature and --cache ask for. Raises UserError."""
+    if command.temperature is None and not command.cache:
+        if command.cache_flatness is not None or command.cache_share is not None:
+            raise UserError("--cache-flatness and --cache-share belong to --cache: add --cache 500")
+        return None
+    text = command.temperature or "1"
+    try:
+        temperature = None if text == "auto" else float(text)
+    except ValueError:
+        raise UserError(f"--temperature {text!r}: give a number above 0, or auto") from None
+    found = Adaptation(temperature, command.cache, command.cache_flatness, command.cache_share)
+    found.check()
+    return found
 
 
 def mix(command: Command) -> Mixed:

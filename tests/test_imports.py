@@ -20,6 +20,7 @@ LAYERS = {
     "jaxlm.generation": 5,
     "jaxlm.plots": 5,
     "jaxlm.mixing": 5,
+    "jaxlm.adaptation": 5,
     "jaxlm.interop": 5,
     "jaxlm.recipes": 5,
     "jaxlm.config": 6,

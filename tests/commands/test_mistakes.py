@@ -127,6 +127,10 @@ def test_evaluate(shell, toy_runs, tmp_path):
     assert_mistake(shell("evaluate", run, "--text", tmp_path / "empty.txt"), ["is empty"])
     assert_mistake(shell("evaluate", run, "--text", tmp_path / "new.txt"), ["'你'", "nearest"])
     assert_mistake(shell("evaluate", *toy_runs.values(), "--per-token", "x.tsv"), ["one run"])
+    assert_mistake(shell("evaluate", run, "--cache", 5), ["cannot be adapted", "one stream"])
+    assert_mistake(shell("evaluate", run, "--temperature", "warm"), ["'warm'", "auto"])
+    assert_mistake(shell("evaluate", run, "--cache-share", ".1"), ["--cache 500"])
+    assert_mistake(shell("evaluate", run, "--cache", 5, "--mix"), ["leave out --mix"])
     assert_mistake(
         shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot write"]
     )
