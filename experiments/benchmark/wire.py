@@ -49,7 +49,8 @@ def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> N
                         break
                 answer = {"estimate": estimates[name]}
             except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+                reason = str(error).split(". ")[0][:200]
+                answer = {"error": f"{type(error).__name__}: {reason}"}
         elif "seconds" in request:
             count = max(1, round(request["seconds"] / estimates[name]))
             began = time.perf_counter()
