@@ -1,9 +1,10 @@
 """The lecture's 5000 steps against the same loop in eager PyTorch, alternating, in one run.
 
 Command    python experiments/lecture_speed.py --torch-python PATH
-Hardware   two CPU cores (AMD EPYC with AVX-512)
+Hardware   two CPU cores (AMD EPYC with AVX2)
 Minutes    2
-Expected   jaxlm 35 to 63 times faster (nplm 35, rnn 52, gru 55, lstm 63)
+Expected   jaxlm 77 to 89 times faster (nplm 89, rnn 84, gru 77, lstm 78); with AVX-512 it was 35 to
+           63, PyTorch being twice as fast there
 Published  none
 
 PATH is a Python that has torch; it may be this one. jaxlm's side is timed with the live progress
