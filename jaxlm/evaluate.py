@@ -13,7 +13,7 @@ from jaxlm.adaptation import Adaptation, adapted
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, open_split, report, score, write_per_token
 from jaxlm.mixing import Mixed, mixture
-from jaxlm.training.runs import load
+from jaxlm.training.runs import Run, load
 
 ABOUT = """Exact perplexity of one run or several: every token scored once, the protocol printed.
 
@@ -77,15 +77,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             "--cache and --temperature adapt one run at a time: leave out --mix and --per-token"
         )
-    mixed = mix(command) if command.mix else None
-    reports = (
-        [*mixed.alone, mixed.together]
-        if mixed
-        else [evaluate(command, folder) for folder in command.runs]
-    )
+    runs = [load(folder) for folder in command.runs]
+    mixed = mix(command, runs) if command.mix else None
+    reports = [*mixed.alone, mixed.together] if mixed else [evaluate(command, run) for run in runs]
     if how:
         where = {"corpus": command.corpus, "split": command.split, "text": command.text}
-        reports += [adapted(load(folder), how, **where) for folder in command.runs]  # type: ignore[arg-type]
+        reports += [adapted(run, how, **where) for run in runs]  # type: ignore[arg-type]
     # Wide enough for every figure, also where the output is a file.
     console = Console()
     if not console.is_terminal:
@@ -119,10 +116,10 @@ def adaptation(command: Command) -> Adaptation | None:
     return found
 
 
-def mix(command: Command) -> Mixed:
+def mix(command: Command, runs: Sequence[Run]) -> Mixed:
     """The runs alone and together."""
     return mixture(
-        [load(folder) for folder in command.runs],
+        runs,
         weights=None if command.weights is None else parse_weights(command.weights),
         unigram_cache=command.unigram_cache,
         corpus=command.corpus,
@@ -141,9 +138,8 @@ def parse_weights(text: str) -> list[float]:
         ) from None
 
 
-def evaluate(command: Command, folder: Path) -> Report:
+def evaluate(command: Command, run: Run) -> Report:
     """Scores one run, and writes its table of tokens if asked."""
-    run = load(folder)
     split = open_split(run, command.corpus, command.split, command.text)
     scores = score(run, split, detail=command.per_token is not None)
     if command.per_token:

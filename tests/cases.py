@@ -8,6 +8,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from jaxlm.models import MODELS, make_model
 from jaxlm.ngrams.counts import Sequences, count_ngrams
@@ -110,3 +111,18 @@ def tokens(batch=B, time=T, seed=0):
 
 def tolerance(options):
     return {"atol": 0.05, "rtol": 0.05} if options.get("dtype") else {"atol": 2e-5, "rtol": 2e-5}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "features"))
+def hidden(model, params, tokens_BT, carry=None, features="every"):
+    return model.apply({"params": params}, tokens_BT, carry, features=features)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def logits(model, params, tokens_BT, carry=None, length=None):
+    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, length=length)
+    return model.apply({"params": params}, hidden_BTF, method="logits"), carry
+
+
+def assert_trees_close(found, expected, **limits):
+    jax.tree.map(lambda a, b: assert_allclose(*map(np.float32, (a, b)), **limits), found, expected)

@@ -133,7 +133,9 @@ class RecurrentLayer(nn.Module):
             out_axes=1,
             unroll=time if time <= UNROLLED_STEPS else 1,
         )
-        carry, h_BTH = scan(*settings, name="recurrent")(carry, x_BTG, masks, live(length, time))
+        carry, h_BTH = scan(*settings, name="recurrent")(
+            carry, x_BTG, masks, steps_read(length, time)
+        )
         return h_BTH, carry
 
     def _masks(self, batch: int, width: int) -> Masks:
@@ -167,7 +169,7 @@ class _How(NamedTuple):
     length: jax.Array | None
 
 
-def live(length: jax.Array | None, time: int) -> jax.Array | None:
+def steps_read(length: jax.Array | None, time: int) -> jax.Array | None:
     """Which of the steps count, bool [T]; None if all do."""
     return None if length is None else jnp.arange(time) < length
 
@@ -185,7 +187,7 @@ def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple
         return recurrence(cell.step, carry, x_TBG, *link, **settings)
 
     time = x_BTD.shape[1]
-    steps = x_BTD.swapaxes(0, 1), live(how.length, time)
+    steps = x_BTD.swapaxes(0, 1), steps_read(how.length, time)
     short = not how.remat or time <= how.remat
     h_TBH, carry = run(carry, steps) if short else in_segments(run, carry, steps, how.remat)
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
@@ -206,7 +208,7 @@ def _parallel(
     assert isinstance(cell, ParallelCell)
     x_TBG = affine(x_BTD.swapaxes(0, 1), *inputs, how.dtype).astype(jnp.float32)
     a_TBH, b_TBH = cell.affine(cell.activations(carry, x_TBG, jnp.zeros((), jnp.float32)))
-    live_T = live(how.length, x_BTD.shape[1])
+    live_T = steps_read(how.length, x_BTD.shape[1])
     if live_T is not None:
         a_TBH = jnp.where(live_T[:, None, None], a_TBH, 1.0)
         b_TBH = jnp.where(live_T[:, None, None], b_TBH, 0.0)

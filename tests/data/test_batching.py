@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxlm.data.batching import BATCHINGS, BatchingConfig, make_batches
-from jaxlm.data.chunks import chunk_edges, longest_chunk
 from jaxlm.data.encoding import Split
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, Words
@@ -222,9 +221,8 @@ def test_block_depends_on_the_step_number_alone(batching, first, count, spare, c
     batches = batches_of(split, batching, n_step=3, seed=5, batch_size=2, bptt=4)
     capacity = max(1, count + spare)
     block = batches.block(first, count, capacity)
-    types = {"weights": np.float32, "denominator": np.float32, "rate": np.float32, "reset": bool}
-    for name, array in block._asdict().items():
-        assert array.dtype == types.get(name.split("_")[0], np.int32), name
+    types = [array.dtype.str[1:] for array in block]
+    assert types == ["i4", "i4", "f4", "f4", "b1", "i4", "f4"]
     assert all(len(array) == capacity for array in block)
     # The same steps in two blocks, and one by one from batches made anew.
     cut = min(cut, count)
@@ -322,43 +320,3 @@ def test_no_start_token(batching):
 def test_rows_with_nothing_to_predict():
     with pytest.raises(UserError, match="nothing to predict"):
         batches_of(split_of("a\nb\n", eos=False), "rows", batch_size=1)
-
-
-# Chunks of varied length
-
-
-@settings(deadline=None)
-@given(length=st.integers(1, 500), bptt=st.integers(1, 80), number=st.integers(0, 3))
-def test_varied_chunks_fill_the_stream(length, bptt, number):
-    edges = chunk_edges(length, bptt, 7, number)
-    assert edges[0] == 0 and edges[-1] == length
-    widths = np.diff(edges)
-    assert widths.min() >= 1 and widths.max() <= longest_chunk(bptt)
-    assert len(edges) == len(chunk_edges(length, bptt, 7, number + 1))
-
-
-def test_varied_chunks_are_drawn_as_published():
-    widths = np.concatenate([np.diff(chunk_edges(46_480, 70, 0, n)) for n in range(40)])
-    halved = widths < 50
-    assert abs(halved.mean() - 0.05) < 0.01
-    assert abs(np.median(widths) - 70) <= 1 and abs(widths[halved].mean() - 35) < 1
-    # Normal with deviation 5, of which what is above two of them is cut.
-    assert abs(np.std(widths[~halved]) - 5) < 0.5
-
-
-def test_a_varied_epoch_reads_every_token_once_and_differs_from_the_next():
-    batches = batches_of(numbered(400), "streams", batch_size=3, bptt=11, vary_bptt=True)
-    blocks = [epoch(batches, number) for number in range(2)]
-    for block in blocks:
-        counted = block.weights_KBT > 0
-        assert sorted(block.targets_KBT[counted]) == list(range(400))
-        assert (block.length_K <= batches.length).all()
-        np.testing.assert_allclose(block.rate_K, block.length_K / 11)
-        np.testing.assert_array_equal(block.denominator_K, 3 * block.length_K)
-    assert (blocks[0].length_K != blocks[1].length_K).any()
-    assert_same(epoch(batches, 1), blocks[1])
-
-
-def test_lengths_are_varied_in_streams_alone():
-    with pytest.raises(UserError, match="--vary-bptt needs --batching streams, not windows"):
-        batches_of(numbered(9), "windows", batch_size=2, vary_bptt=True)

@@ -1,0 +1,106 @@
+"""Dropout and penalties in models: off in evaluation, right in the mean, alike in every kernel."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import NEURAL, VARIANTS, B, T, assert_trees_close, build, hidden, logits, tokens
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxlm.models import CELLS
+from jaxlm.models.layers import RATES
+
+
+def objective(model, params):
+    """What training minimises, the mean over all tokens."""
+    found = model.apply(
+        {"params": params},
+        tokens(),
+        tokens(seed=1),
+        jnp.full((B, T), 1 / (B * T)),
+        deterministic=False,
+        length=jnp.int32(T - 1),
+        rngs={"dropout": jax.random.key(0)},
+        method="objective",
+    )
+    return found[0]
+
+
+@pytest.mark.parametrize("name", [name for name, cell in CELLS.items() if cell.recurrent])
+def test_every_kernel_drops_the_same(name):
+    results = []
+    for options in ({"kernel": "scan"}, {"kernel": "fused"}, {"remat": 3}):
+        model, params = build(name, VARIANTS["regularised"], **options)
+        results.append(jax.jit(jax.value_and_grad(functools.partial(objective, model)))(params))
+    for found in results[1:]:
+        assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [(name, "dropout") for name in NEURAL]
+    + [("rnn", name) for name in RATES if name != "dropout"]
+    + [("lstm", "weight_drop"), ("gru", "dropout_state")],
+)
+def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name, rate):
+    more = {"num_layers": 2} if rate == "dropout_between" else {}
+    model, params = build(name, more, **{rate: 0.5}, init_scale=0.01)
+    plain, _ = build(name, more, init_scale=0.01)
+    # Large enough that the state has a part in what comes out.
+    params = jax.tree.map(lambda array: 8 * array, params)
+    assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
+
+    tokens_BT = tokens(1, 3)
+
+    @jax.jit
+    @jax.vmap
+    def noisy(key):
+        hidden_BTF, _ = model.apply(
+            {"params": params}, tokens_BT, deterministic=False, rngs={"dropout": key}
+        )
+        return hidden_BTF
+
+    hidden_KBTF = noisy(jax.random.split(jax.random.key(0), 4000))
+    # The first step has no state that could be dropped.
+    first = 1 if rate in ("dropout_state", "weight_drop") else 0
+    varied_BTF = np.std(hidden_KBTF, axis=0)
+    assert varied_BTF[:, first:].min() > 0 and (varied_BTF[:, :first] < 1e-6).all()
+    # Parameters are small, so the network is nearly linear and the mean goes through it.
+    expected_BTF, _ = hidden(model, params, tokens_BT)
+    scale = float(np.abs(expected_BTF).max())
+    assert_allclose(hidden_KBTF.mean(0), expected_BTF, atol=0.1 * scale)
+
+
+def test_penalties_are_added_in_training_alone():
+    model, params = build("gru", {}, activation_penalty=2.0, temporal_penalty=3.0)
+    plain, _ = build("gru", {})
+    hidden_BTF, _ = hidden(plain, params, tokens())
+    # Of seven steps six are read; the last repeats the one before, and does not change.
+    hidden_BTF = np.array(hidden_BTF)
+    hidden_BTF[:, -1] = hidden_BTF[:, -2]
+    expected = 2.0 * np.mean(hidden_BTF**2)
+    # The mean over T steps, the first of which has no change.
+    expected += 3.0 * np.mean(np.diff(hidden_BTF, axis=1) ** 2) * (T - 1) / T
+    found = objective(model, params) - objective(plain, params)
+    assert_allclose(found, expected, rtol=1e-4)
+    assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_a_variational_mask_is_one_for_all_steps(variational):
+    model, params = build("rnn", {}, dropout_output=0.5, variational=variational)
+    hidden_BTF, _ = model.apply(
+        {"params": params}, tokens(), deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
+    zeros_BTF = np.asarray(hidden_BTF) == 0
+    assert zeros_BTF.any() and (zeros_BTF == zeros_BTF[:, :1]).all() == variational
+    assert (zeros_BTF[0] != zeros_BTF[1]).any()
+
+
+def test_layers_have_the_sizes_they_are_given():
+    _, params = build("lstm", {}, layer_sizes=(5, 7, 6), tied=True)
+    shapes = [params[f"layers_{index}"]["recurrent"]["kernel"].shape for index in range(3)]
+    assert shapes == [(5, 20), (7, 28), (6, 24)] and set(params["output"]) == {"bias"}
+    assert params["layers_2"]["input"]["kernel"].shape == (7, 24)
