@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
-from jaxlm.models import describe_model, make_model
+from jaxlm.models import MODELS, describe_model, make_model
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
 from jaxlm.ngrams.tables import Tables
@@ -106,8 +107,9 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
             )
         saved, saved_tokenizer = read_description(folder)
         for section in ("model", "network", "batching"):
-            if saved[section] != json.loads(json.dumps(config[section])):
-                difference = _differences(saved[section], config[section])
+            before = _completed(section, saved)
+            if before != json.loads(json.dumps(config[section])):
+                difference = _differences(before, config[section])
                 raise UserError(
                     f"{folder} holds another run: its {section} is {difference}; repeat the "
                     f"command that made it with --resume, or choose another --out"
@@ -130,6 +132,18 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
         write_description(folder, config, tokenizer)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def _completed(section: str, saved: dict[str, Any]) -> Any:
+    """A section of config.json; settings that there were not yet when it was written have their
+    defaults, which change nothing.
+    """
+    entry = MODELS.get(saved["model"])
+    defaults = {"network": entry.config if entry else None, "batching": BatchingConfig}
+    kind = defaults.get(section)
+    if kind is None:
+        return saved[section]
+    return json.loads(json.dumps(vars(kind()))) | saved[section]
 
 
 def give_up_folder(folder: Path) -> None:

@@ -68,6 +68,24 @@ def test_resume_of_another_run_names_the_difference(kind, sizes, options, named,
     assert contents(copy) == before
 
 
+def test_a_run_from_before_a_setting_there_is_now_is_continued(copy, text):
+    config = json.loads((copy / "config.json").read_text())
+    for section, names in {
+        "network": ("weight_drop", "layer_sizes"),
+        "batching": ("vary_bptt",),
+    }.items():
+        for name in names:
+            del config[section][name]
+    (copy / "config.json").write_text(json.dumps(config))
+    model = tiny_runs.make(jaxlm.RNN, text)
+    run = tiny_runs.fit(model, text, copy, resume=True, batching=STREAMS, steps=10)
+    assert not run.config["network"]["layer_sizes"]
+    del config["network"]["hidden_size"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="hidden_size 200, not 8"):
+        tiny_runs.fit(model, text, copy, resume=True, batching=STREAMS, steps=12)
+
+
 def test_resume_with_another_vocabulary_names_the_sizes(copy, text, tmp_path):
     other = jaxlm.read_corpus(str(tiny_runs.write_text(tmp_path / "other.txt", words=30)))
     sizes = f"{len(text.vocabulary)} tokens, this text gives {len(other.vocabulary)}"
