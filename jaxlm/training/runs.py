@@ -107,8 +107,9 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
             )
         saved, saved_tokenizer = read_description(folder)
         for section in ("model", "network", "batching"):
-            before = _completed(section, saved)
-            if before != json.loads(json.dumps(config[section])):
+            now = json.loads(json.dumps(config[section]))
+            before = _completed(section, saved, now)
+            if before != now:
                 difference = _differences(before, config[section])
                 raise UserError(
                     f"{folder} holds another run: its {section} is {difference}; repeat the "
@@ -134,16 +135,18 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
         raise UserError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def _completed(section: str, saved: dict[str, Any]) -> Any:
+def _completed(section: str, saved: dict[str, Any], now: Any) -> Any:
     """A section of config.json; settings that there were not yet when it was written have their
-    defaults, which change nothing.
+    defaults, which change nothing. Of a section without settings (a count has no batches) it
+    stays without.
     """
     entry = MODELS.get(saved["model"])
-    defaults = {"network": entry.config if entry else None, "batching": BatchingConfig}
-    kind = defaults.get(section)
+    kinds = {"network": entry.config if entry else None, "batching": BatchingConfig}
+    kind = kinds.get(section)
     if kind is None:
         return saved[section]
-    return json.loads(json.dumps(vars(kind()))) | saved[section]
+    defaults = json.loads(json.dumps(vars(kind())))
+    return {name: value for name, value in defaults.items() if name in now} | saved[section]
 
 
 def give_up_folder(folder: Path) -> None:
