@@ -41,6 +41,7 @@ VARIANTS = {
     "direct, no hidden": {"direct": True, "hidden_size": 0},
     "bfloat16": {"dtype": "bfloat16"},
     "adaptive": {"softmax": "adaptive", "cutoffs": (4, 9)},
+    "adaptive, tied": {"softmax": "adaptive", "cutoffs": (4, 9), "tied": True},
     "sampled": {"softmax": "sampled", "sampled_words": 5},
     "stream": {"stream": True},
     "unigram": {"order": 1},
@@ -50,6 +51,7 @@ VARIANTS = {
 ONLY = {
     "tied two layers": ("gru", "lstm", "minlstm"),
     "adaptive": ("nplm",),
+    "adaptive, tied": ("nplm",),
     "sampled": ("nplm",),
     "tied, projected": ("nplm",),
     "stack": ("gru",),

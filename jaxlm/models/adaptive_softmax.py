@@ -7,13 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.models.layers import Affine, affine, project, uniform
+from jaxlm.models.layers import Affine, affine, project, to_word_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 
 Full = tuple[jax.Array, jax.Array]
 """U and b."""
-Clustered = tuple[jax.Array, jax.Array, jax.Array]
-"""R, U and b of a cluster."""
+Clustered = tuple[jax.Array | None, jax.Array, jax.Array]
+"""R, None where a cluster's words have all the features, U and b."""
 
 
 def _reduced_size(features: int, cluster: int) -> int:
@@ -43,6 +43,34 @@ class Cluster(nn.Module):
         )
 
 
+class TiedHead(nn.Module):
+    """The parameters of a head whose words are rows of the embedding: of the clusters alone."""
+
+    clusters: int
+    init_scale: float | None
+
+    @nn.compact
+    def __call__(self, words_DW: jax.Array) -> Full:
+        """U [D, words + clusters] and b."""
+        size, words = words_DW.shape
+        init = uniform(self.init_scale or size**-0.5)
+        clusters_DK = self.param("clusters", init, (size, self.clusters))
+        bias = self.param("bias", uniform(self.init_scale or 0.0), (words + self.clusters,))
+        return jnp.concatenate([words_DW, clusters_DK], axis=1), bias
+
+
+class TiedCluster(nn.Module):
+    """The parameters of a cluster whose words are rows of the embedding."""
+
+    init_scale: float | None
+
+    @nn.compact
+    def __call__(self, words_DW: jax.Array) -> Clustered:
+        """None, U [D, words] and b [words]."""
+        bias = self.param("bias", uniform(self.init_scale or 0.0), (words_DW.shape[1],))
+        return None, words_DW, bias
+
+
 class AdaptiveSoftmax(nn.Module):
     """A softmax in clusters by frequency (Grave et al. 2017), exact in training as in evaluation.
 
@@ -55,12 +83,19 @@ class AdaptiveSoftmax(nn.Module):
     product is formed for its own tokens. Parameters: head/kernel [F, c_1 + K] and bias;
     tail_k/reduce [F, F_k], tail_k/kernel [F_k, words] and bias.
 
+    Tied, U_k are the embedding's rows of these words, which have all the features, so there is no
+    R_k, but one P where h has another size than a word (project [F, D]). The clusters' own part of
+    the head stays: head/clusters [D, K].
+
     Source: Grave, Joulin, Cissé, Grangier & Jégou, "Efficient softmax approximation for GPUs",
-    2017, section 4.
+    2017, section 4; tied: Baevski & Auli, "Adaptive input representations for neural language
+    modeling", 2019, section 3, here with words of one size.
     """
 
     vocab_size: int
     cutoffs: tuple[int, ...]
+    tied: bool
+    embedding_size: int
     dtype: Any
     init_scale: float | None
 
@@ -71,19 +106,31 @@ class AdaptiveSoftmax(nn.Module):
         return *(self.cutoffs or (max(1, size // 5), max(2, 3 * size // 5))), size
 
     @nn.compact
-    def weights(self, features: int) -> tuple[Full, list[Clustered]]:
-        """(U, b) of the head, and (R_k, U_k, b_k) of each cluster."""
+    def operands(
+        self, hidden_BTF: jax.Array, embedding_VD: jax.Array
+    ) -> tuple[jax.Array, Full, list[Clustered]]:
+        """What the products are of (h, or P h), (U, b) of the head, (R_k, U_k, b_k) of clusters."""
         edges, settings = self.edges, (self.dtype, self.init_scale)
-        head = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")
         tails = []
+        if self.tied:
+            size = embedding_VD.shape[-1]
+            hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
+            words = TiedHead(len(edges) - 1, self.init_scale, name="head")
+            head = words(embedding_VD[: edges[0]].T)
+            for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
+                tied = TiedCluster(self.init_scale, name=f"tail_{index}")
+                tails.append(tied(embedding_VD[first:end].T))
+            return hidden_BTF, head, tails
+        features = hidden_BTF.shape[-1]
+        full = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
             cluster = Cluster(end - first, self.init_scale, name=f"tail_{index}")
             tails.append(cluster(features, _reduced_size(features, index)))
-        return head.weights(features), tails
+        return hidden_BTF, full.weights(features), tails
 
     def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
         """Log-probabilities [B, T, V], float32: logits whose softmax is themselves."""
-        (kernel, bias), tails = self.weights(hidden_BTF.shape[-1])
+        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding_VD)
         head = jax.nn.log_softmax(affine(hidden_BTF, kernel, bias, self.dtype).astype(jnp.float32))
         first = self.edges[0]
         parts = [head[..., :first]]
@@ -93,7 +140,9 @@ class AdaptiveSoftmax(nn.Module):
             parts.append(head[..., first + index, None] + inside)
         return jnp.concatenate(parts, axis=-1)
 
-    def _reduced(self, hidden_BTF: jax.Array, reduce_FR: jax.Array) -> jax.Array:
+    def _reduced(self, hidden_BTF: jax.Array, reduce_FR: jax.Array | None) -> jax.Array:
+        if reduce_FR is None:
+            return hidden_BTF
         return project(hidden_BTF.astype(self.dtype), reduce_FR.astype(self.dtype))
 
     def loss(
@@ -105,7 +154,7 @@ class AdaptiveSoftmax(nn.Module):
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """As OutputLayer's."""
-        (kernel, bias), tails = self.weights(hidden_BTF.shape[-1])
+        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding_VD)
         hidden_NF = hidden_BTF.reshape(-1, hidden_BTF.shape[-1])
         targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
         # A rare word's target in the head is its cluster.
@@ -144,8 +193,18 @@ class AdaptiveSoftmax(nn.Module):
     def described(self, features: int) -> dict[str, str]:
         """Each parameter group in words."""
         edges = self.edges
-        found = {"/head": f"U, b: {features} -> {edges[0]} words + {len(edges) - 1} clusters"}
+        words = f"{edges[0]} words + {len(edges) - 1} clusters"
+        if self.tied:
+            size = self.embedding_size
+            through = {} if features == size else {"/project": f"P: {features} -> {size}"}
+            found = through | {"/head": f"b, clusters: {size} -> {words} (U is C)"}
+        else:
+            found = {"/head": f"U, b: {features} -> {words}"}
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
-            reduced = _reduced_size(features, index)
-            found[f"/tail_{index}"] = f"R, U, b: {features} -> {reduced} -> {end - first} words"
+            inside, reduced = f"{end - first} words", _reduced_size(features, index)
+            found[f"/tail_{index}"] = (
+                f"b: {inside} (U is C)"
+                if self.tied
+                else f"R, U, b: {features} -> {reduced} -> {inside}"
+            )
         return found

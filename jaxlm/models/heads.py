@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
 from jaxlm.models.adaptive_softmax import AdaptiveSoftmax
-from jaxlm.models.layers import DTYPES, affine, project, uniform
+from jaxlm.models.layers import DTYPES, affine, to_word_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
@@ -30,16 +30,14 @@ class OutputLayer(nn.Module):
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """What the product is of: h, or P h; U [F or D, V]; and b [V]."""
-        features = hidden_BTF.shape[-1]
         bias_V = self.param("bias", uniform(self.init_scale or 0.0), (self.vocab_size,))
+        if self.tied:
+            size = embedding_VD.shape[-1]
+            hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
+            return hidden_BTF, embedding_VD.T, bias_V
+        features = hidden_BTF.shape[-1]
         init = uniform(self.init_scale or features**-0.5)
-        if not self.tied:
-            return hidden_BTF, self.param("kernel", init, (features, self.vocab_size)), bias_V
-        size = embedding_VD.shape[-1]
-        if features != size:
-            kernel_FD = self.param("project", init, (features, size)).astype(self.dtype)
-            hidden_BTF = project(hidden_BTF.astype(self.dtype), kernel_FD)
-        return hidden_BTF, embedding_VD.T, bias_V
+        return hidden_BTF, self.param("kernel", init, (features, self.vocab_size)), bias_V
 
     def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
         """Logits [B, T, V] in the compute dtype."""
@@ -136,10 +134,6 @@ def _sampled(model: Any, dtype: Any, **where: Any) -> SampledSoftmax:
 
 
 def _adaptive(model: Any, dtype: Any, **where: Any) -> AdaptiveSoftmax:
-    if model.tied:
-        raise UserError(
-            "--tied and --softmax adaptive exclude each other: its matrices are smaller"
-        )
     edges = (0, *model.cutoffs, model.vocab_size)
     if model.vocab_size < 3 or any(first >= end for first, end in itertools.pairwise(edges)):
         shown = ",".join(map(str, model.cutoffs))
@@ -147,7 +141,7 @@ def _adaptive(model: Any, dtype: Any, **where: Any) -> AdaptiveSoftmax:
             f"--cutoffs {shown or '(none)'}: must rise between 1 and the vocabulary's size - 1, "
             f"{model.vocab_size - 1}"
         )
-    return AdaptiveSoftmax(model.vocab_size, model.cutoffs, dtype, model.init_scale, **where)
+    return AdaptiveSoftmax(**_settings(model, dtype), cutoffs=model.cutoffs, **where)
 
 
 HEADS = {"full": _full, "adaptive": _adaptive, "sampled": _sampled}

@@ -68,6 +68,18 @@ class Affine(nn.Module):
         return affine(x_BTF, *self.weights(x_BTF.shape[-1]), self.dtype)
 
 
+def to_word_size(
+    module: nn.Module, hidden_BTF: jax.Array, size: int, init_scale: float | None, dtype: Any
+) -> jax.Array:
+    """P h [B, T, D] with P [F, D], the parameter "project"; h itself where F is D."""
+    features = hidden_BTF.shape[-1]
+    if features == size:
+        return hidden_BTF
+    init = uniform(init_scale or features**-0.5)
+    kernel_FD = module.param("project", init, (features, size)).astype(dtype)
+    return project(hidden_BTF.astype(dtype), kernel_FD)
+
+
 class Dropout(nn.Module):
     """`ops.dropout.dropout` of [B, T, F] with a key from rngs={"dropout": key}; `variational`: one
     mask a sequence.

@@ -36,13 +36,32 @@ def test_against_its_definition():
     assert_allclose(np.exp(expected).sum(-1), 1)
 
 
+@pytest.mark.parametrize("hidden_size", [6, 20], ids=["of one size", "projected"])
+def test_tied_against_its_definition(hidden_size):
+    options = {"softmax": "adaptive", "cutoffs": CUTOFFS, "tied": True}
+    model, params = build("lstm", options, hidden_size=hidden_size)
+    hidden_BTF, _ = model.apply({"params": params}, tokens())
+    found = model.apply({"params": params}, hidden_BTF, method="logits")
+    output = jax.tree.map(np.float64, params["output"])
+    h, words_VD = np.float64(hidden_BTF), np.float64(params["embedding"]["embedding"])
+    h = h @ output["project"] if hidden_size == 20 else h
+    clusters = h @ output["head"]["clusters"]
+    head = log_softmax(
+        np.concatenate([h @ words_VD[:4].T, clusters], axis=-1) + output["head"]["bias"]
+    )
+    expected = [head[..., :4]]
+    for index, (first, end) in enumerate([(4, 9), (9, V)], 1):
+        inside = log_softmax(h @ words_VD[first:end].T + output[f"tail_{index}"]["bias"])
+        expected.append(head[..., 3 + index, None] + inside)
+    assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"softmax": "adaptive", "cutoffs": (9, 4)}, "--cutoffs 9,4"),
         ({"softmax": "adaptive", "cutoffs": (4, V)}, "--cutoffs 4,13"),
         ({"softmax": "adaptive", "cutoffs": (0, 5)}, "--cutoffs 0,5"),
-        ({"softmax": "adaptive", "tied": True}, "--tied"),
         ({"softmax": "sampled", "sampled_words": 0}, "--sampled-words 0"),
         ({"softmax": "adaptiv"}, "did you mean 'adaptive'"),
     ],
