@@ -22,7 +22,7 @@ Examples:
   python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
   python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
   python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 80
-  python -m jaxlm.evaluate runs/lstm-ptb --cache 500 --temperature auto
+  python -m jaxlm.evaluate runs/lstm-ptb --cache 500 --dynamic --temperature auto
 """
 
 
@@ -55,6 +55,20 @@ class Command:
     """How much more a state that is more alike counts (none: the best on the validation split)."""
     cache_share: float | None = None
     """The cache's share of the probability (none: the best on the validation split, by EM)."""
+    dynamic: bool = False
+    """Dynamic evaluation: the parameters follow the text, once it is scored, by gradient."""
+    dynamic_rule: str = "rms"
+    """How they follow: rms (each by its gradients in training), sgd."""
+    dynamic_lr: float | None = None
+    """Their rate (none: the best on the beginning of the validation split)."""
+    dynamic_decay: float | None = None
+    """Share by which a step pulls them back to the trained ones (none: as the rate)."""
+    dynamic_steps: int = 10
+    """Tokens from one step of theirs to the next."""
+    mc_samples: int = 0
+    """Average the probabilities of so many networks with dropout (0: one, without)."""
+    seed: int = 0
+    """Fixes the masks of --mc-samples."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,14 +87,12 @@ def main(argv: Sequence[str]) -> int:
     if command.mix and command.per_token:
         raise UserError("--per-token takes one run, and --mix several: leave one of them out")
     how = adaptation(command)
-    if how and (command.mix or command.per_token):
-        raise UserError(
-            "--cache and --temperature adapt one run at a time: leave out --mix and --per-token"
-        )
+    if how and command.per_token:
+        raise UserError("--per-token is of the run as it was trained: leave out what adapts it")
     runs = [load(folder) for folder in command.runs]
-    mixed = mix(command, runs) if command.mix else None
+    mixed = mix(command, runs, how) if command.mix else None
     reports = [*mixed.alone, mixed.together] if mixed else [evaluate(command, run) for run in runs]
-    if how:
+    if how and not mixed:
         where = {"corpus": command.corpus, "split": command.split, "text": command.text}
         reports += [adapted(run, how, **where) for run in runs]  # type: ignore[arg-type]
     # Wide enough for every figure, also where the output is a file.
@@ -101,27 +113,47 @@ def main(argv: Sequence[str]) -> int:
 
 
 def adaptation(command: Command) -> Adaptation | None:
-    """What --temperature and --cache ask for. Raises UserError."""
-    if command.temperature is None and not command.cache:
-        if command.cache_flatness is not None or command.cache_share is not None:
-            raise UserError("--cache-flatness and --cache-share belong to --cache: add --cache 500")
+    """What --temperature, --cache, --dynamic and --mc-samples ask for. Raises UserError."""
+    belongs = {
+        "cache": ("cache_flatness", "cache_share"),
+        "dynamic": ("dynamic_rule", "dynamic_lr", "dynamic_decay", "dynamic_steps"),
+        "mc_samples": ("seed",),
+    }
+    for whole, parts in belongs.items():
+        for part in parts:
+            if not getattr(command, whole) and getattr(command, part) != getattr(Command, part):
+                flag, needed = (name.replace("_", "-") for name in (part, whole))
+                raise UserError(f"--{flag} belongs to --{needed}: add it, or leave --{flag} out")
+    if command.temperature is None and not any(getattr(command, whole) for whole in belongs):
         return None
     text = command.temperature or "1"
     try:
         temperature = None if text == "auto" else float(text)
     except ValueError:
         raise UserError(f"--temperature {text!r}: give a number above 0, or auto") from None
-    found = Adaptation(temperature, command.cache, command.cache_flatness, command.cache_share)
+    found = Adaptation(
+        temperature,
+        command.cache,
+        command.cache_flatness,
+        command.cache_share,
+        dynamic=command.dynamic_rule if command.dynamic else "none",
+        dynamic_lr=command.dynamic_lr,
+        dynamic_decay=command.dynamic_decay,
+        dynamic_steps=command.dynamic_steps,
+        samples=command.mc_samples,
+        seed=command.seed,
+    )
     found.check()
     return found
 
 
-def mix(command: Command, runs: Sequence[Run]) -> Mixed:
+def mix(command: Command, runs: Sequence[Run], how: Adaptation | None) -> Mixed:
     """The runs alone and together."""
     return mixture(
         runs,
         weights=None if command.weights is None else parse_weights(command.weights),
         unigram_cache=command.unigram_cache,
+        adaptation=how,
         corpus=command.corpus,
         split=command.split,
         text=command.text,

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlm.adaptation import Adaptation, adapted_log_probs, complete
+from jaxlm.adaptation.settings import adaptable
 from jaxlm.data.encoding import Split
 from jaxlm.errors import UserError
 from jaxlm.evaluation import Report, open_split, report, score, scored_ids
+from jaxlm.interpolation import em_weights, interpolated
 from jaxlm.scoring import TokenScores
 from jaxlm.training.runs import Run
 
@@ -48,6 +51,7 @@ def mixture(
     *,
     weights: Sequence[float] | None = None,
     unigram_cache: int | None = None,
+    adaptation: Adaptation | None = None,
     corpus: str | None = None,
     split: str | None = None,
     text: str | Path | None = None,
@@ -59,8 +63,9 @@ def mixture(
         print(jaxlm.mixture([jaxlm.load("runs/ngram-ptb"), jaxlm.load("runs/lstm-ptb")]))
 
     weights: λ, or None for the best on the validation split (by EM). unigram_cache: adds one more
-    component, each token's share among those before it, whose weight halves every so many. corpus,
-    split, text: as for `perplexity`.
+    component, each token's share among those before it, whose weight halves every so many.
+    adaptation: of every run that can be adapted, each with what suits it (see `adapted`); a count
+    stays as it is. corpus, split, text: as for `perplexity`.
 
     Raises UserError for vocabularies that differ, runs that do not predict the same tokens, weights
     that do not fit, and, without weights, a corpus without validation split.
@@ -74,14 +79,15 @@ def mixture(
     if weights is not None:
         check_weights(weights, components)
     # Before the text itself is looked at: validation chooses.
+    parts = [_component(run, adaptation, corpus) for run in runs]
     shares, chosen = (
         (np.array(weights), "weights given")
         if weights is not None
-        else _weights_on_valid(runs, unigram_cache, corpus)
+        else _weights_on_valid(parts, unigram_cache, corpus)
     )
-    measured = _log_probs(runs, unigram_cache, lambda run: open_split(run, corpus, split, text))
-    counted = zip(runs, measured.splits, measured.log_probs_MT, strict=False)
-    alone = [report(run, part, TokenScores(log_prob)) for run, part, log_prob in counted]
+    measured = _log_probs(parts, unigram_cache, lambda run: open_split(run, corpus, split, text))
+    counted = zip(parts, measured.splits, measured.log_probs_MT, strict=False)
+    alone = [part.report(split, TokenScores(log_prob)) for part, split, log_prob in counted]
     together = TokenScores(interpolated(measured.log_probs_MT, shares))
     mixed = report(runs[0], measured.splits[0], together)
     if unigram_cache is not None:
@@ -92,15 +98,45 @@ def mixture(
 
 
 @dataclass(frozen=True)
+class _Component:
+    """A run, and how it adapts, if it does."""
+
+    run: Run
+    adaptation: Adaptation | None
+    corpus: str | None
+
+    def log_probs(self, split: Split) -> np.ndarray:
+        """Of every token that counts, [T]."""
+        if self.adaptation is None:
+            return score(self.run, split).log_prob
+        return adapted_log_probs(self.run, self.adaptation, split, self.corpus)
+
+    def report(self, split: Split, scores: TokenScores) -> Report:
+        """What it scored alone."""
+        found = report(self.run, split, scores)
+        if self.adaptation is None:
+            return found
+        protocol = f"{found.protocol} {self.adaptation}."
+        return replace(found, run=f"{self.run.name}, adapted", protocol=protocol)
+
+
+def _component(run: Run, adaptation: Adaptation | None, corpus: str | None) -> _Component:
+    wanted = adaptation is not None and adaptable(run)
+    how = complete(run, adaptation, corpus) if wanted and adaptation else None
+    return _Component(run, how, corpus)
+
+
+@dataclass(frozen=True)
 class _Measured:
     splits: list[Split]
     log_probs_MT: np.ndarray
 
 
 def _log_probs(
-    runs: Sequence[Run], unigram_cache: int | None, open_for: Callable[[Run], Split]
+    parts: Sequence[_Component], unigram_cache: int | None, open_for: Callable[[Run], Split]
 ) -> _Measured:
     """Log-probabilities of the same tokens by every component, float64 [M, T]."""
+    runs = [part.run for part in parts]
     splits = [open_for(run) for run in runs]
     tokens = [
         [token for _, token in scored_ids(run, part)]
@@ -113,7 +149,7 @@ def _log_probs(
                 f"{splits[0].name} ({len(tokens[0]):,} and {len(other):,} of them): mix runs that "
                 f"were trained on rows, or runs that were trained on streams"
             )
-    found = [score(run, part).log_prob for run, part in zip(runs, splits, strict=True)]
+    found = [part.log_probs(split) for part, split in zip(parts, splits, strict=True)]
     if unigram_cache is not None:
         ids = np.array([id_ for id_, _ in scored_ids(runs[0], splits[0])])
         found.append(unigram_cache_log_probs(ids, unigram_cache, len(runs[0].vocabulary)))
@@ -121,10 +157,10 @@ def _log_probs(
 
 
 def _weights_on_valid(
-    runs: Sequence[Run], unigram_cache: int | None, corpus: str | None
+    parts: Sequence[_Component], unigram_cache: int | None, corpus: str | None
 ) -> tuple[np.ndarray, str]:
     try:
-        valid = _log_probs(runs, unigram_cache, lambda run: open_split(run, corpus, "valid"))
+        valid = _log_probs(parts, unigram_cache, lambda run: open_split(run, corpus, "valid"))
     except UserError as error:
         raise UserError(
             f"weights are chosen on the validation split, which cannot be had ({error}): give them "
@@ -133,36 +169,6 @@ def _weights_on_valid(
     tokens = valid.log_probs_MT.shape[1]
     name = valid.splits[0].name
     return em_weights(valid.log_probs_MT), f"weights by EM on {name} ({tokens:,} tokens)"
-
-
-def interpolated(log_probs_MT: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    """log Σ_m λ_m exp(log_probs_m), float64 [T]."""
-    with np.errstate(divide="ignore"):
-        return np.logaddexp.reduce(log_probs_MT + np.log(np.asarray(weights))[:, None], axis=0)
-
-
-def em_weights(log_probs_MT: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
-    """The weights λ [M] under which the tokens are likeliest, by expectation-maximisation.
-
-        λ_m ← 1/T Σ_t λ_m p_m(t) / Σ_k λ_k p_k(t)
-
-    The likelihood is concave in λ, so from equal weights it climbs to the one maximum; it stops
-    when no weight moves by more than `tolerance`.
-
-    Source: Dempster, Laird & Rubin 1977; Jelinek & Mercer 1980.
-    """
-    with np.errstate(invalid="ignore"):
-        p_MT = np.exp(log_probs_MT - log_probs_MT.max(axis=0))
-    # A token that every component rules out says nothing about the weights.
-    p_MT = p_MT[:, ~np.isnan(p_MT).any(axis=0)]
-    weights = np.full(len(p_MT), 1 / len(p_MT))
-    for _ in range(10_000):
-        before, total_T = weights, weights @ p_MT
-        weights = weights * (p_MT / total_T).mean(axis=1)
-        weights /= weights.sum()
-        if np.abs(weights - before).max() <= tolerance:
-            break
-    return weights
 
 
 def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import jaxlm
 from jaxlm.errors import UserError
-from jaxlm.mixing import em_weights, interpolated, unigram_cache_log_probs
+from jaxlm.interpolation import em_weights, interpolated
+from jaxlm.mixing import unigram_cache_log_probs
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n\nthe cat saw the dog\n"
 
