@@ -16,10 +16,12 @@ from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
 from jaxlm.scoring import Scorer
 from jaxlm.training.averaging import make_average
+from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
 from jaxlm.training.checkpoints import Checkpoints
+from jaxlm.training.dispatch import capacity_of, next_count
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log, check_tensorboard
-from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxlm.training.options import with_options
 from jaxlm.training.progress import (
     Meter,
@@ -28,14 +30,10 @@ from jaxlm.training.progress import (
     TrainingConfig,
     total_steps,
 )
-from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder, describe
+from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder, describe, write_description
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
-
-# Steps in one dispatch: as many as fill this time, so that the live line moves and Ctrl-C is heard.
-DISPATCH_SECONDS = 0.2
-# int32 inputs and targets and float32 weights of one block stay under about 12 MB.
-BLOCK_TOKENS = 1 << 20
+from jaxlm.training.timetable import Timetable
 
 
 def fit_by_gradient(
@@ -82,16 +80,11 @@ class _Loop:
     ) -> None:
         self.model, self.text, self.folder = model, text, folder
         self.batching, self.optimizer, self.training = batching, optimizer, training
+        self.budget = Budget(training.max_minutes)
         self.batches = self._make_batches()
-        self.total = total_steps(training, self.batches.steps_per_epoch)
-        horizon = Horizon(self.batches.steps_per_epoch, self.total)
-        self.transform = make_optimizer(optimizer, horizon)
+        self._plan()
         self.average = make_average(optimizer)
         self.key = jax.random.key(training.seed)
-        self.eval_every = training.eval_every or self.batches.steps_per_epoch
-        self.has_valid = text.valid is not None and len(text.valid) > 0
-        default = self.eval_every if self.has_valid else max(1000, self.batches.steps_per_epoch)
-        self.checkpoint_every = training.checkpoint_every or default
         self.saved_step = -1
         self.scorer = Scorer(model)
         self.console = console
@@ -102,19 +95,41 @@ class _Loop:
         n_step = (self.model.context_size or self.batching.bptt - 1) + 1
         return make_batches(self.text.train, self.batching, n_step, self.training.seed)
 
+    def _plan(self) -> None:
+        """How many steps there are, and what depends on it."""
+        training, per_epoch = self.training, self.batches.steps_per_epoch
+        self.total = total_steps(training, per_epoch)
+        horizon = horizon_of(training, per_epoch, self.total)
+        self.transform = make_optimizer(self.optimizer, horizon)
+        validates = self.text.valid is not None and len(self.text.valid) > 0
+        eval_every = (training.eval_every or per_epoch) if validates else None
+        keeps = training.checkpoint_every or eval_every or max(1000, per_epoch)
+        self.timetable = Timetable(self.total, eval_every, keeps if self.folder else None)
+
     def run(self, resume: bool, config: dict[str, Any]) -> Run:
         """The whole of training."""
+        if resume:
+            self.training = with_saved_steps(self.training, self.folder)
         description = self._description(config)
         if self.training.tensorboard:
             check_tensorboard()
         if self.folder:
             claim_folder(self.folder, description, self.text.tokenizer, resume)
+        if self.training.max_minutes and not self.training.steps:
+            settings = self.batches, self.optimizer
+            self.training = fitted(self.training, self.model, self.text, *settings)
+            description = self._description(config)
+            if self.folder:
+                write_description(self.folder, description, self.text.tokenizer)
+        self._plan()
         # Made only now: a folder that is refused must be left as it was.
         self.log = Log(self.folder, self.console, self.total, self.training.tensorboard)
         self.meter = Meter(
             self.log, self.training.log_every, self.batches.steps_per_epoch, self.total
         )
-        for note in self.model.notes():
+        for note in self.model.notes() + self.budget.notes(
+            self.total, self.batches.steps_per_epoch
+        ):
             self.log.note(note)
         if self.folder:
             self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.log.warn)
@@ -173,6 +188,7 @@ class _Loop:
             # Copies into memory of JAX's own, which the donated train step may then take over.
             state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
             self.meter.progress = Progress(**meta["progress"])
+            self.budget.spent_before = self.meter.progress.seconds
             self.saved_step = self.meter.progress.step
             self._restore_best(state)
             self.log.note(f"resumed at step {self.meter.progress.step} of {self.total}")
@@ -203,12 +219,12 @@ class _Loop:
             varied=self.batches.varied,
             share=self.average.share if self.average else None,
         )
-        capacity = self._capacity()
+        capacity = capacity_of(self.batches.batch_size * self.batches.length)
         pending: tuple[int, int, StepMetrics] | None = None
         count, dispatched = 1, self.meter.progress.step
-        while dispatched < self.total and not interrupts.received and not self._out_of_patience():
+        while dispatched < self.total and not interrupts.received and not self._enough():
             began = time.perf_counter()
-            count = min(count, capacity, self._until_pause(dispatched))
+            count = min(count, capacity, self.timetable.until_pause(dispatched))
             block = self.batches.block(dispatched, count, capacity)
             state, metrics = train_block(state, block, count)
             if pending:
@@ -216,14 +232,17 @@ class _Loop:
                 self.meter.steps(*pending)
             pending = (dispatched, count, metrics)
             dispatched += count
-            if self._until_pause(dispatched - 1) == 1:
+            if self.timetable.until_pause(dispatched - 1) == 1:
                 self.meter.steps(*pending)
                 pending = None
                 with self.log.clock_stopped():
                     state = self._pause(state)
-            count = _next_count(count, time.perf_counter() - began)
+            count = next_count(count, time.perf_counter() - began)
         if pending:
             self.meter.steps(*pending)
+        if self.budget.over and not self.timetable.validated_at(self.meter.progress.step):
+            self.log.note(f"--max-minutes {self.training.max_minutes:g} are over")
+            state = self._pause(state, last=True)
         if self.saved_step != self.meter.progress.step:
             self._save("last", state)
         if not _all_finite((state.params, state.iterate)):
@@ -232,26 +251,14 @@ class _Loop:
             self.checkpoints.wait()
         return state
 
-    def _capacity(self) -> int:
-        tokens = self.batches.batch_size * self.batches.length
-        return max(1, min(256, BLOCK_TOKENS // tokens))
-
-    def _until_pause(self, step: int) -> int:
-        """Steps from `step` to the next validation, checkpoint, or end."""
-        pauses = [self.checkpoint_every] + ([self.eval_every] if self.has_valid else [])
-        if not self.checkpoints and not self.has_valid:
-            return self.total - step
-        return min([every - step % every for every in pauses] + [self.total - step])
-
-    def _saved_at(self, step: int) -> bool:
-        return step % self.checkpoint_every == 0 or (self.has_valid and step % self.eval_every == 0)
-
-    def _pause(self, state: TrainState) -> TrainState:
-        """Validates and saves, where this step calls for it."""
-        step, improved = self.meter.progress.step, False
-        if self.has_valid and (step % self.eval_every == 0 or step == self.total):
+    def _pause(self, state: TrainState, last: bool = False) -> TrainState:
+        """Validates and saves, where this step calls for it; `last`: as at the end."""
+        step, improved = self.total if last else self.meter.progress.step, False
+        if self.timetable.validated_at(step):
+            began = time.perf_counter()
             state, improved = self._validate(state)
-        if self._saved_at(step):
+            self.budget.validation_seconds = time.perf_counter() - began
+        if last or self.timetable.saved_at(step):
             self._save("last", state)
         if improved:
             # After the last is on disk: a run that is killed between the two finds its best there.
@@ -275,23 +282,21 @@ class _Loop:
             self.log.note(f"step {progress.step:6d}  the average of the parameters begins")
         return state, improved
 
-    def _out_of_patience(self) -> bool:
-        patience = self.training.patience
-        return patience is not None and self.meter.progress.worse_in_a_row >= patience
+    def _enough(self) -> bool:
+        """Whether patience, or the budget, is at its end."""
+        patience, worse = self.training.patience, self.meter.progress.worse_in_a_row
+        return self.budget.over or (patience is not None and worse >= patience)
 
     def _save(self, kind: str, state: TrainState) -> None:
         # A step can be measured well and still break the parameters; the next one will tell.
         if self.checkpoints and _all_finite((state.params, state.iterate)):
             if kind == "best":
                 self.checkpoints.wait()
+            if self.budget.minutes:
+                self.meter.progress.seconds = self.budget.seconds
             self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})
             self.saved_step = self.meter.progress.step if kind == "last" else self.saved_step
 
 
 def _all_finite(params: Any) -> bool:
     return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(params))
-
-
-def _next_count(count: int, seconds: float) -> int:
-    """Steps for the next dispatch: towards DISPATCH_SECONDS, at most eight times this one's."""
-    return max(1, min(8 * count, int(count * DISPATCH_SECONDS / max(seconds, 1e-6))))

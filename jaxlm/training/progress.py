@@ -19,6 +19,9 @@ class TrainingConfig:
     """Passes over the training text."""
     steps: int | None = None
     """Steps to train, in place of --epochs (none: --epochs decides)."""
+    max_minutes: float | None = None
+    """Stop within this wall-clock time: no more steps than fit into it, schedules shrunk to them
+    (with --steps: to those, as an earlier run found them)."""
     seed: int = 0
     """Fixes every random choice: same command, seed and machine give the same bytes."""
     log_every: int = 200
@@ -35,7 +38,8 @@ class TrainingConfig:
 
 def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
     """How many steps `config` asks for. Raises UserError for a number that makes no sense."""
-    for name in ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience"):
+    whole = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience")
+    for name in (*whole, "max_minutes"):
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
@@ -49,7 +53,7 @@ class Progress:
     """What the loop remembers between steps; saved with every checkpoint.
 
     nll and count are sums since the last line of the log, valid_nlls those of all validations;
-    losses are in nats.
+    losses are in nats. seconds: spent so far, where there is a budget.
     """
 
     step: int = 0
@@ -60,6 +64,7 @@ class Progress:
     worse_in_a_row: int = 0
     worse_since_decay: int = 0
     valid_nlls: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class NotFiniteError(UserError):

@@ -1,19 +1,16 @@
 """A run that was stopped and continued against the same run left alone: not a bit may differ."""
 
-import io
 import shutil
 import signal
-import threading
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tiny_runs
-from rich.console import Console
 
 import jaxlm
 from jaxlm.data.batching import BatchingConfig
-from jaxlm.training import loop
+from jaxlm.training import dispatch
 
 
 class Family(NamedTuple):
@@ -53,24 +50,6 @@ FAMILIES = {
         jaxlm.RNN, {}, BatchingConfig("rows", 16), {"optimizer": "sgd", "lr": 5.0, "average": "ema"}
     ),
 }
-
-
-class Saboteur(Console):
-    """A console that does something to the run once it prints a line with `words`."""
-
-    def __init__(self, words, action):
-        super().__init__(file=io.StringIO(), width=200)
-        self.words, self.action, self.lines = words, action, []
-
-    def print(self, *things, **options):
-        self.lines.append(str(things[0]))
-        if self.words in self.lines[-1]:
-            self.action()
-
-
-def terminate():
-    assert threading.current_thread() is threading.main_thread()
-    signal.raise_signal(signal.SIGTERM)
 
 
 class PowerCut(Exception):
@@ -117,19 +96,21 @@ def test_stopped_in_three_ways_and_continued_is_never_stopped(
 
     with monkeypatch.context() as patch:
         # One step in each dispatch, so that it stops between two checkpoints.
-        patch.setattr(loop, "DISPATCH_SECONDS", 0)
-        console = Saboteur("step     35  epoch", terminate)
+        patch.setattr(dispatch, "DISPATCH_SECONDS", 0)
+        console = tiny_runs.Saboteur("step     35  epoch", tiny_runs.terminate)
         run = train(name, text, folder, resume=True, console=console)
     assert run.stopped_by == signal.SIGTERM
     assert last_step(folder) == 36
 
     with pytest.raises(PowerCut):
-        train(name, text, folder, resume=True, console=Saboteur("step     60  epoch", cut))
+        train(
+            name, text, folder, resume=True, console=tiny_runs.Saboteur("step     60  epoch", cut)
+        )
     # The records since the last checkpoint will be written again.
     assert last_step(folder) == 48
     assert tiny_runs.records(folder)[-1]["step"] == 55
 
-    console = Saboteur("resumed at step 48 of 60", lambda: None)
+    console = tiny_runs.Saboteur("resumed at step 48 of 60", lambda: None)
     run = train(name, text, folder, resume=True, console=console)
     assert any(console.words in line for line in console.lines)
     tiny_runs.assert_same_run(folder, whole)

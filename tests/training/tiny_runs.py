@@ -5,8 +5,10 @@ import json
 import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -159,3 +161,21 @@ def assert_user_error(code: int, err: str) -> None:
     """Exit code 2 and one line that begins with `error:`, as cli.py promises."""
     assert code == 2, err[-500:]
     assert err.startswith("error: ") and err.count("\n") == 1, err[:500]
+
+
+class Saboteur(Console):
+    """A console that does something to the run once it prints a line with `words`."""
+
+    def __init__(self, words, action):
+        super().__init__(file=io.StringIO(), width=200)
+        self.words, self.action, self.lines = words, action, []
+
+    def print(self, *things, **options):
+        self.lines.append(str(things[0]))
+        if self.words in self.lines[-1]:
+            self.action()
+
+
+def terminate():
+    assert threading.current_thread() is threading.main_thread()
+    signal.raise_signal(signal.SIGTERM)

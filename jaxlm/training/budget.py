@@ -1,0 +1,134 @@
+"""A wall-clock budget: how many steps fit into it, and when it is spent."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+
+import jax
+
+from jaxlm.data.batching import Batches
+from jaxlm.data.text import Text
+from jaxlm.models.neural import NeuralModel
+from jaxlm.scoring import Scorer
+from jaxlm.training.averaging import make_average
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.progress import TrainingConfig, total_steps
+from jaxlm.training.runs import CONFIG, read_description
+from jaxlm.training.state import init_params, init_state
+from jaxlm.training.step import make_train_block
+
+# Seconds of steps that are timed, after those that compile; and of the budget, what is kept back
+# for a machine that gets slower.
+TIMED_SECONDS = 4.0
+KEPT_BACK = 0.04
+
+
+class Budget:
+    """The minutes of a run, over all its sessions; None: as many as it takes."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.minutes = minutes
+        self._began = time.monotonic()
+        self.spent_before = 0.0
+        """Seconds that earlier sessions took."""
+        self.validation_seconds = 0.0
+        """What the last validation took: it is kept back for one more at the end."""
+
+    @property
+    def seconds(self) -> float:
+        """Spent so far, in all sessions."""
+        return self.spent_before + time.monotonic() - self._began
+
+    def notes(self, total: int, steps_per_epoch: int) -> list[str]:
+        """What the run was fitted to."""
+        if self.minutes is None:
+            return []
+        length = f"{total:,} steps, {total / steps_per_epoch:.2f} epochs"
+        return [
+            f"--max-minutes {self.minutes:g}: {length}; with --steps {total} too, they are repeated"
+        ]
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time for the last validation."""
+        limit = math.inf if self.minutes is None else 60 * self.minutes
+        return self.seconds + self.validation_seconds >= limit
+
+
+def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Horizon:
+    """What schedules go by. Within a budget the epochs of a schedule shrink with the run: what was
+    to happen in a tenth of the epochs asked for happens in a tenth of those there is time for.
+    """
+    if config.max_minutes is None:
+        return Horizon(steps_per_epoch, total)
+    asked = max(1, round(config.epochs * steps_per_epoch))
+    return Horizon(max(1, round(steps_per_epoch * total / asked)), total)
+
+
+def with_saved_steps(config: TrainingConfig, folder: Path | None) -> TrainingConfig:
+    """`config` with the steps that an earlier session of the run in `folder` was fitted to, if
+    there was one.
+    """
+    if config.max_minutes is None or folder is None or not (folder / CONFIG).exists():
+        return config
+    saved = read_description(folder)[0].get("training", {})
+    steps = saved.get("steps") if saved.get("max_minutes") else None
+    return dataclasses.replace(config, steps=config.steps or steps)
+
+
+def fitted(
+    config: TrainingConfig,
+    model: NeuralModel,
+    text: Text,
+    batches: Batches,
+    optimizer: OptimizerConfig,
+) -> TrainingConfig:
+    """`config` with as many steps as fit into its minutes, and no more than it asks for: some are
+    timed, and a validation.
+    """
+    assert config.max_minutes is not None
+    began = time.monotonic()
+    asked = total_steps(config, batches.steps_per_epoch)
+    step = _step_seconds(model, batches, optimizer, asked)
+    validations = 0.0
+    if text.valid is not None and len(text.valid):
+        eval_every = config.eval_every or batches.steps_per_epoch
+        validations = _validation_seconds(model, text) / eval_every
+    left = 60 * config.max_minutes * (1 - KEPT_BACK) - (time.monotonic() - began)
+    return dataclasses.replace(config, steps=max(1, min(asked, int(left / (step + validations)))))
+
+
+def _step_seconds(
+    model: NeuralModel, batches: Batches, optimizer: OptimizerConfig, asked: int
+) -> float:
+    average = make_average(optimizer)
+    transform = make_optimizer(optimizer, Horizon(batches.steps_per_epoch, asked))
+    key = jax.random.key(0)
+    start, share = (average.start, average.share) if average else (None, None)
+    state = init_state(model, transform, key, batches.batch_size, start)
+    settings = {"varied": batches.varied, "share": share}
+    block_of = make_train_block(model, transform, key, batches.features, **settings)  # type: ignore[arg-type]
+    capacity, count = 16, 1
+    state, metrics = block_of(state, batches.block(0, count, capacity), count)
+    jax.block_until_ready(metrics)
+    taken, seconds = 0, 0.0
+    while seconds < TIMED_SECONDS:
+        began = time.monotonic()
+        state, metrics = block_of(state, batches.block(taken, count, capacity), count)
+        jax.block_until_ready(metrics)
+        seconds += time.monotonic() - began
+        taken, count = taken + count, min(capacity, 2 * count)
+    return seconds / taken
+
+
+def _validation_seconds(model: NeuralModel, text: Text) -> float:
+    """Of the whole validation text, by a part of it: the second time, when nothing is compiled."""
+    assert text.valid is not None
+    params = init_params(model, jax.random.key(0))
+    part = text.valid.ids[: 8 * model.tokens_in_chunk(False)]
+    for _ in range(2):
+        began = time.monotonic()
+        Scorer(model).stream(params, part)
+        seconds = time.monotonic() - began
+    return seconds * len(text.valid) / len(part)

@@ -1,0 +1,121 @@
+"""--max-minutes: steps that fit, schedules that shrink with them, and an end when it is over."""
+
+import json
+
+import pytest
+import tiny_runs
+
+import jaxlm
+from jaxlm.errors import UserError
+from jaxlm.training import budget
+from jaxlm.training.budget import Budget, horizon_of
+from jaxlm.training.optimizers import OptimizerConfig, make_schedule
+from jaxlm.training.progress import TrainingConfig
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    tiny_runs.write_text(folder / "train.txt", 300, seed=1)
+    tiny_runs.write_text(folder / "valid.txt", 40, seed=2)
+    return jaxlm.read_corpus(str(folder))
+
+
+def train(text, folder=None, **options):
+    settings = {"batch_size": 4, "bptt": 5, "optimizer": "sgd", "log_every": 10}
+    model = tiny_runs.make(jaxlm.RNN, text)
+    return tiny_runs.fit(model, text, folder, **settings | options)
+
+
+def training_of(folder):
+    return json.loads((folder / "config.json").read_text())["training"]
+
+
+@pytest.fixture
+def no_timing(monkeypatch):
+    """Steps and validations take what a test says: how long they take here is not its matter."""
+
+    def say(step, validation):
+        monkeypatch.setattr(budget, "_step_seconds", lambda *_: step)
+        monkeypatch.setattr(budget, "_validation_seconds", lambda *_: validation)
+
+    return say
+
+
+def test_no_more_steps_than_fit(text, tmp_path, no_timing):
+    no_timing(1.0, 0.0)
+    train(text, tmp_path / "run", epochs=100, max_minutes=1, eval_every=20)
+    steps = training_of(tmp_path / "run")["steps"]
+    assert 50 <= steps <= 58
+    assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
+    # A validation every 20 steps that takes as long as 20 of them halves the number.
+    no_timing(1.0, 20.0)
+    train(text, tmp_path / "half", epochs=100, max_minutes=1, eval_every=20)
+    assert 25 <= training_of(tmp_path / "half")["steps"] <= 29
+
+
+def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
+    no_timing(1e-6, 0.0)
+    train(text, tmp_path / "run", epochs=0.5, max_minutes=10)
+    asked = training_of(tmp_path / "run")["steps"]
+    written = [one for one in tiny_runs.records(tmp_path / "run") if one["split"] == "train"]
+    assert written[-1]["epoch"] == pytest.approx(0.5, abs=0.01)
+    # The steps found, given, repeat the run: nothing is timed.
+    no_timing(None, None)
+    train(text, tmp_path / "again", epochs=0.5, max_minutes=10, steps=asked)
+    records = [tiny_runs.records(tmp_path / name) for name in ("run", "again")]
+    assert records[0] == records[1]
+
+
+def test_what_is_really_timed(text):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    batching = jaxlm.BatchingConfig(batch_size=4, bptt=5)
+    batches = jaxlm.data.batching.make_batches(text.train, batching, 5, 0)
+    config = TrainingConfig(epochs=1e6, max_minutes=0.3)
+    found = budget.fitted(config, model, text, batches, OptimizerConfig(average="ema"))
+    assert 0 < found.steps < 1e6 * batches.steps_per_epoch
+
+
+def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
+    """Steps that take longer than was thought: the run validates once more, saves, and stops."""
+    no_timing(1e-6, 0.0)
+    seconds = iter(range(0, 10**6, 10))
+    monkeypatch.setattr(Budget, "seconds", property(lambda self: float(next(seconds))))
+    console = tiny_runs.quiet()
+    train(text, tmp_path / "run", epochs=50, max_minutes=2, eval_every=1000, console=console)
+    last = tiny_runs.records(tmp_path / "run")[-1]
+    assert last["split"] == "valid"
+    assert last["step"] < training_of(tmp_path / "run")["steps"]
+    assert "--max-minutes 2 are over" in console.file.getvalue()
+    assert jaxlm.load(tmp_path / "run").step == last["step"]
+
+
+def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path, no_timing):
+    no_timing(1.0, 0.0)
+    options = {"epochs": 100, "max_minutes": 1, "eval_every": 20}
+    train(text, tmp_path / "whole", **options)
+    steps = training_of(tmp_path / "whole")["steps"]
+    stopped = tiny_runs.Saboteur("step     30  epoch", tiny_runs.terminate)
+    train(text, tmp_path / "run", **options, steps=steps, console=stopped)
+    # What a step takes is not asked again.
+    no_timing(None, None)
+    train(text, tmp_path / "run", **options, resume=True)
+    assert training_of(tmp_path / "run")["steps"] == steps
+    whole, run = (tiny_runs.whole_state(tmp_path / name) for name in ("whole", "run"))
+    tiny_runs.assert_same_arrays(whole[0], run[0])
+    assert run[1]["progress"]["seconds"] > 0
+
+
+def test_schedules_shrink_with_the_run():
+    """A rate that was to fall from epoch 4 of 12 on falls from epoch 2 on in 6."""
+    optimizer = OptimizerConfig(schedule="step-decay", full_epochs=4, decay=0.5, lr=1.0)
+    config = TrainingConfig(epochs=12, max_minutes=1)
+    shrunk = make_schedule(optimizer, horizon_of(config, 100, 600))
+    asked = make_schedule(optimizer, horizon_of(TrainingConfig(epochs=12), 100, 1200))
+    for epoch in range(12):
+        assert float(shrunk(epoch * 50 + 25)) == pytest.approx(float(asked(epoch * 100 + 50)))
+
+
+def test_minutes_that_cannot_be(text):
+    with pytest.raises(UserError, match="--max-minutes 0: must be above 0"):
+        train(text, max_minutes=0)
