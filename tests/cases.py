@@ -37,6 +37,7 @@ VARIANTS = {
         "activation_penalty": 2.0,
         "temporal_penalty": 1.0,
     },
+    "low rank, uncapped": {"rounds": 4, "rank": 3, "capped": False, "hidden_size": 4},
     "direct": {"direct": True},
     "direct, no hidden": {"direct": True, "hidden_size": 0},
     "bfloat16": {"dtype": "bfloat16"},
@@ -50,12 +51,13 @@ VARIANTS = {
 # Output layers are the same modules in every model: a law of one is a law of it everywhere.
 ONLY = {
     "tied two layers": ("gru", "lstm", "minlstm"),
+    "low rank, uncapped": ("mogrifier",),
     "adaptive": ("nplm",),
     "adaptive, tied": ("nplm",),
     "sampled": ("nplm",),
     "tied, projected": ("nplm",),
     "stack": ("gru",),
-    "regularised": ("lstm",),
+    "regularised": ("lstm", "mogrifier"),
 }
 SIZES = {"embedding_size": 6, "hidden_size": 5}
 

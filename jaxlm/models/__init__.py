@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.cells import CELLS
+from jaxlm.models.mogrifier import Mogrifier, MogrifierConfig
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.ngram import NGram, NGramConfig
 from jaxlm.models.nplm import NPLM, NPLMConfig
@@ -20,6 +21,7 @@ __all__ = [
     "NPLM",
     "RNN",
     "LanguageModel",
+    "Mogrifier",
     "NGram",
     "NeuralModel",
     "Recurrent",
@@ -48,7 +50,9 @@ def _recurrent(name: str) -> ModelEntry:
 MODELS: dict[str, ModelEntry] = {
     "ngram": ModelEntry(NGramConfig, NGram, NGram),
     "nplm": ModelEntry(NPLMConfig, NPLM, NPLM),
-} | {name: _recurrent(name) for name in CELLS}
+    **{name: _recurrent(name) for name in CELLS},
+    "mogrifier": ModelEntry(MogrifierConfig, Mogrifier, Mogrifier),
+}
 
 
 def make_model(
@@ -69,8 +73,11 @@ def describe_model(model: LanguageModel) -> tuple[str, dict[str, Any]]:
     Raises UserError for a model that MODELS cannot make, which a run folder therefore could not
     bring back.
     """
+    # A kind of its own before the kind it is made from.
+    kinds = {entry.kind for entry in MODELS.values() if isinstance(model, entry.kind)}
+    closest = max(kinds, key=lambda kind: len(kind.__mro__), default=None)
     for name, entry in MODELS.items():
-        if not isinstance(model, entry.kind):
+        if entry.kind is not closest:
             continue
         network = {field.name: getattr(model, field.name, None) for field in fields(entry.config)}
         same = entry.make(vocab_size=model.vocab_size, start_id=model.start_id, **network)

@@ -126,16 +126,10 @@ class Recurrent(NeuralModel):
     sampled_words: int = 1024
 
     def setup(self) -> None:
-        self._check()
-        forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
-        settings = (self.dtype, self.init_scale, forget_bias, self.kernel, self.remat)
-        drops = (self.weight_drop, self.dropout_state)
+        self.check()
         dtype = DTYPES[self.dtype]
         self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
-        self.recurrent = [
-            RecurrentLayer(self.cell, size, *settings, *drops, name=f"layers_{index}")
-            for index, size in enumerate(self.sizes)
-        ]
+        self.recurrent = [self.make_layer(index, size) for index, size in enumerate(self.sizes)]
         if self.layer_norm:
             count = len(self.sizes) + 1
             self.norms = [
@@ -151,7 +145,16 @@ class Recurrent(NeuralModel):
         self.drop_output = drop(self.dropout_output)
 
     @nn.nowrap
-    def _check(self) -> None:
+    def make_layer(self, index: int, size: int) -> nn.Module:
+        """A layer of so many units, called as RecurrentLayer is."""
+        forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
+        settings = (self.dtype, self.init_scale, forget_bias, self.kernel, self.remat)
+        drops = (self.weight_drop, self.dropout_state)
+        return RecurrentLayer(self.cell, size, *settings, *drops, name=f"layers_{index}")
+
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises UserError for settings that cannot be."""
         check_common(self)
         choose(dict.fromkeys(KERNELS), self.kernel, "kernel")
         for size in self.sizes:

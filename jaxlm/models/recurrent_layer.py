@@ -109,9 +109,8 @@ class RecurrentLayer(nn.Module):
         for array in carry:
             shapes.check(array, "BH", B=batch, H=self.hidden_size)
         dtype, width = DTYPES[self.dtype], len(self.cell.gates) * self.hidden_size
-        inputs = Affine(
-            width, self.hidden_size, dtype, self.init_scale, self._bias_init, name="input"
-        )
+        bias_init = forget_bias_init(self.cell, self.hidden_size, self.init_scale, self.forget_bias)
+        inputs = Affine(width, self.hidden_size, dtype, self.init_scale, bias_init, name="input")
         settings = (self.cell, self.hidden_size, dtype, self.init_scale)
         # The definition draws the parameters, and records gates; the others compute the same.
         defined = self.is_initializing() or self.is_mutable_collection("gates")
@@ -145,14 +144,22 @@ class RecurrentLayer(nn.Module):
         size = self.hidden_size
         return Masks(draw(self.weight_drop, size, width), draw(self.state_dropout, batch, size))
 
-    def _bias_init(
-        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
-    ) -> jax.Array:
-        bias_G = uniform(self.init_scale or 0.0)(key, shape, dtype)
-        if "forget" in self.cell.gates:
-            start = self.cell.gates.index("forget") * self.hidden_size
-            bias_G = bias_G.at[start : start + self.hidden_size].add(self.forget_bias)
+
+def forget_bias_init(
+    cell: Cell, hidden_size: int, init_scale: float | None, forget_bias: float
+) -> Any:
+    """Initialiser of the gates' bias: 0, or U(±init_scale), and `forget_bias` on top of it where
+    there is a forget gate.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        bias_G = uniform(init_scale or 0.0)(key, shape, dtype)
+        if "forget" in cell.gates:
+            start = cell.gates.index("forget") * hidden_size
+            bias_G = bias_G.at[start : start + hidden_size].add(forget_bias)
         return bias_G
+
+    return init
 
 
 Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]
