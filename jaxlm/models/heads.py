@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxlm.errors import UserError, choose
 from jaxlm.models.adaptive_softmax import AdaptiveSoftmax
 from jaxlm.models.layers import DTYPES, affine, to_word_size, uniform
+from jaxlm.models.softmax_mixture import SoftmaxMixture
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
@@ -144,7 +145,13 @@ def _adaptive(model: Any, dtype: Any, **where: Any) -> AdaptiveSoftmax:
     return AdaptiveSoftmax(**_settings(model, dtype), cutoffs=model.cutoffs, **where)
 
 
-HEADS = {"full": _full, "adaptive": _adaptive, "sampled": _sampled}
+def _mixture(model: Any, dtype: Any, **where: Any) -> SoftmaxMixture:
+    if model.softmaxes < 1:
+        raise UserError(f"--softmaxes {model.softmaxes}: must be at least 1")
+    return SoftmaxMixture(**_settings(model, dtype), softmaxes=model.softmaxes, **where)
+
+
+HEADS = {"full": _full, "adaptive": _adaptive, "sampled": _sampled, "mixture": _mixture}
 
 
 def make_head(model: Any, **where: Any) -> Any:

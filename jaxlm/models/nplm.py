@@ -34,11 +34,14 @@ class NPLMConfig:
     dtype: str = "float32"
     """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
     softmax: str = "full"
-    """The output layer: full, adaptive (rare words in small clusters), sampled (in training)."""
+    """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
+    mixture (of softmaxes)."""
     cutoffs: tuple[int, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
     sampled_words: int = 1024
     """sampled: words that a training step compares the targets with."""
+    softmaxes: int = 10
+    """mixture: softmaxes in it."""
 
 
 class NPLM(NeuralModel):
@@ -68,6 +71,7 @@ class NPLM(NeuralModel):
     softmax: str = "full"
     cutoffs: tuple[int, ...] = ()
     sampled_words: int = 1024
+    softmaxes: int = 10
 
     pads = True
 

@@ -67,11 +67,14 @@ class RecurrentConfig:
     remat: int = 0
     """Keep the state of every so many steps alone, and compute the rest again for the gradient."""
     softmax: str = "full"
-    """The output layer: full, adaptive (rare words in small clusters), sampled (in training)."""
+    """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
+    mixture (of softmaxes)."""
     cutoffs: tuple[int, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
     sampled_words: int = 1024
     """sampled: words that a training step compares the targets with."""
+    softmaxes: int = 10
+    """mixture: softmaxes in it."""
 
 
 class Recurrent(NeuralModel):
@@ -124,6 +127,7 @@ class Recurrent(NeuralModel):
     softmax: str = "full"
     cutoffs: tuple[int, ...] = ()
     sampled_words: int = 1024
+    softmaxes: int = 10
 
     def setup(self) -> None:
         self.check()
