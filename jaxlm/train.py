@@ -39,7 +39,7 @@ class Choice:
     """What decides the defaults of everything else, so it is read first."""
 
     model: str | None = None
-    """ngram, nplm, rnn, gru, lstm, mingru or minlstm (none: the recipe's, or nplm)."""
+    """One of MODELS (none: the recipe's, or nplm)."""
     recipe: str | None = None
     """Start from the settings of a recipe, such as zaremba-small."""
     config: Path | None = None
@@ -52,8 +52,8 @@ class Flags:
     """The flags that are no settings of the run."""
 
     model: str | None = None
-    """ngram, nplm, rnn, gru, lstm, mingru, minlstm (none: the recipe's, or nplm); it decides which
-    flags there are."""
+    """ngram, nplm, modern-nplm, rnn, gru, lstm, mingru, minlstm, mogrifier (none: the recipe's, or
+    nplm); it decides which flags there are."""
     recipe: str | None = None
     """Start from a recipe's settings, such as lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None

@@ -38,6 +38,8 @@ VARIANTS = {
         "temporal_penalty": 1.0,
     },
     "low rank, uncapped": {"rounds": 4, "rank": 3, "capped": False, "hidden_size": 4},
+    "deep": {"num_layers": 3, "residual": True, "layer_norm": True, "hidden_size": 4},
+    "no far words": {"far_windows": 0, "tied": True, "num_layers": 1},
     "direct": {"direct": True},
     "direct, no hidden": {"direct": True, "hidden_size": 0},
     "bfloat16": {"dtype": "bfloat16"},
@@ -57,13 +59,21 @@ ONLY = {
     "adaptive": ("nplm",),
     "adaptive, tied": ("nplm",),
     "sampled": ("nplm",),
+    "deep": ("nplm",),
     "mixture": ("nplm",),
     "mixture, tied": ("rnn",),
     "tied, projected": ("nplm",),
     "stack": ("gru",),
     "regularised": ("lstm", "mogrifier"),
 }
-SIZES = {"embedding_size": 6, "hidden_size": 5}
+SIZES = {
+    "embedding_size": 6,
+    "hidden_size": 5,
+    "n_step": 3,
+    "inner_size": 7,
+    "far_windows": 2,
+    "far_size": 2,
+}
 
 
 def cases(trained_by=("gradient", "counting"), exact=False):

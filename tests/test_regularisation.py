@@ -74,6 +74,10 @@ def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name, rate):
     first = 1 if rate in ("dropout_state", "weight_drop") else 0
     varied_BTF = np.std(hidden_KBTF, axis=0)
     assert varied_BTF[:, first:].min() > 0 and (varied_BTF[:, :first] < 1e-6).all()
+    if name == "modern-nplm":
+        # What is normalised is not linear, however small the parameters: its parts are held to the
+        # mean where they are made (tests/ops/test_dropout.py).
+        return
     # Parameters are small, so the network is nearly linear and the mean goes through it.
     expected_BTF, _ = hidden(model, params, tokens_BT)
     scale = float(np.abs(expected_BTF).max())

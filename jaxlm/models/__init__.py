@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.cells import CELLS
+from jaxlm.models.modern_nplm import ModernNPLM, ModernNPLMConfig
 from jaxlm.models.mogrifier import Mogrifier, MogrifierConfig
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.ngram import NGram, NGramConfig
@@ -21,6 +22,7 @@ __all__ = [
     "NPLM",
     "RNN",
     "LanguageModel",
+    "ModernNPLM",
     "Mogrifier",
     "NGram",
     "NeuralModel",
@@ -50,6 +52,7 @@ def _recurrent(name: str) -> ModelEntry:
 MODELS: dict[str, ModelEntry] = {
     "ngram": ModelEntry(NGramConfig, NGram, NGram),
     "nplm": ModelEntry(NPLMConfig, NPLM, NPLM),
+    "modern-nplm": ModelEntry(ModernNPLMConfig, ModernNPLM, ModernNPLM),
     **{name: _recurrent(name) for name in CELLS},
     "mogrifier": ModelEntry(MogrifierConfig, Mogrifier, Mogrifier),
 }

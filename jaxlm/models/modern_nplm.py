@@ -1,0 +1,221 @@
+"""Bengio's model with what has been learnt since: deep, residual, normalised, and wide."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm import shapes
+from jaxlm.errors import UserError
+from jaxlm.models.heads import describe_head, make_head
+from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common, embed
+from jaxlm.models.neural import NeuralModel
+from jaxlm.models.windows import side_by_side, with_context
+
+
+@dataclass(frozen=True)
+class ModernNPLMConfig:
+    """A deep feed-forward model over a window of words and averages of the words before it."""
+
+    n_step: int = 15
+    """Words of context the model sees one by one."""
+    far_windows: int = 4
+    """Windows before these, of each of which the model sees a weighted average."""
+    far_size: int = 10
+    """Words in each of them."""
+    embedding_size: int = 128
+    """Size of a word's feature vector (a row of C)."""
+    hidden_size: int = 256
+    """Size of what goes from layer to layer."""
+    inner_size: int = 1024
+    """Size inside a layer, between its two matrices."""
+    num_layers: int = 4
+    """Residual layers, one on another."""
+    tied: bool = False
+    """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
+    dropout: float = 0.0
+    """Dropout on the word features, on what a layer adds, and before the output."""
+    init_scale: float | None = None
+    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
+    dtype: str = "float32"
+    """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
+    softmax: str = "full"
+    """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
+    mixture (of softmaxes)."""
+    cutoffs: tuple[int, ...] = ()
+    """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    sampled_words: int = 1024
+    """sampled: words that a training step compares the targets with."""
+    softmaxes: int = 10
+    """mixture: softmaxes in it."""
+
+
+class ModernNPLM(NeuralModel):
+    """The neural probabilistic language model, revisited (Sun & Iyyer 2021, section 3).
+
+        x  = (C(w_{t-n+1}), ..., C(w_t), g_1, ..., g_F)     n = n_step words, and F averages
+        g_f = Σ_s α_fs C(w_{t-n-(f-1)S-s}), s = 0 ... S-1   of S = far_size words each
+        h⁰ = p + P x          hˡ = hˡ⁻¹ + bˡ + Bˡ relu(aˡ + Aˡ LN(hˡ⁻¹)), l = 1 ... L
+        P(w_{t+1} | ...) = softmax(b + U LN(h^L))
+
+    The weights α are learnt, and at the start each average is a plain one. Parameters: embedding C
+    [V, D]; far/weights α [F, S]; first P [(n + F) · D, H]; layers_l: norm, inner A [H, inner_size],
+    outer B [inner_size, H]; norm; output. The carry is the last n + F · S - 1 tokens.
+
+    Sun & Iyyer make U and C one (`tied`) in an adaptive softmax, with 16 layers and Adam.
+
+    Raises UserError for sizes below 1, and numbers of windows below 0.
+    """
+
+    n_step: int = 15
+    far_windows: int = 4
+    far_size: int = 10
+    embedding_size: int = 128
+    hidden_size: int = 256
+    inner_size: int = 1024
+    num_layers: int = 4
+    tied: bool = False
+    dropout: float = 0.0
+    init_scale: float | None = None
+    dtype: str = "float32"
+    softmax: str = "full"
+    cutoffs: tuple[int, ...] = ()
+    sampled_words: int = 1024
+    softmaxes: int = 10
+
+    pads = True
+
+    def setup(self) -> None:
+        check_common(self)
+        for name in ("far_size", "hidden_size", "inner_size"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1"
+                )
+        if self.far_windows < 0:
+            raise UserError(f"--far-windows {self.far_windows}: must be at least 0")
+        dtype = DTYPES[self.dtype]
+        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
+        if self.far_windows:
+            self.far = FarAverages(self.far_windows, self.far_size)
+        inputs = (self.n_step + self.far_windows) * self.embedding_size
+        self.first = Affine(self.hidden_size, inputs, dtype, self.init_scale)
+        self.residual = [
+            ResidualLayer(
+                self.hidden_size,
+                self.inner_size,
+                self.dropout,
+                self.dtype,
+                self.init_scale,
+                name=f"layers_{index}",
+            )
+            for index in range(self.num_layers)
+        ]
+        self.norm = nn.LayerNorm(dtype=dtype)
+        self.output = make_head(self)
+        self.drop = Dropout(self.dropout)
+
+    @property
+    def window(self) -> int:
+        return self.n_step + self.far_windows * self.far_size
+
+    @nn.nowrap
+    def notes(self) -> list[str]:
+        return [note for note in [make_head(self, parent=None).note()] if note]
+
+    def initial_carry(self, batch_size: int) -> jax.Array:
+        return jnp.full((batch_size, self.window - 1), self.filler_id, jnp.int32)
+
+    def features(
+        self,
+        tokens_BT: jax.Array,
+        carry: jax.Array,
+        last: bool,
+        deterministic: bool,
+        length: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        shapes.check(carry, "BN", B=tokens_BT.shape[0], N=self.window - 1)
+        seen_BS, carry = with_context(tokens_BT, carry, length)
+        if last:
+            seen_BS = seen_BS[:, -self.window :]
+        words_BSD = self.drop(self.embedding(seen_BS), deterministic)
+        # The nearest words are the last n_step of each window.
+        x_BTX = side_by_side(words_BSD[:, self.window - self.n_step :], self.n_step)
+        if self.far_windows:
+            x_BTX = jnp.concatenate([x_BTX, self.far(words_BSD, x_BTX.shape[1])], axis=-1)
+        h_BTH = self.first(x_BTX)
+        for layer in self.residual:
+            h_BTH = layer(h_BTH, deterministic)
+        return self.norm(h_BTH), carry
+
+    def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
+        return self.drop(hidden_BTF, deterministic)
+
+    def logits(self, hidden_BTF: jax.Array) -> jax.Array:
+        return self.output(hidden_BTF, self.embedding.embedding)
+
+    def loss(
+        self,
+        hidden_BTF: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        deterministic: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        table_VD = self.embedding.embedding
+        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
+
+    def layers(self) -> dict[str, str]:
+        inputs, size = self.embedding_size * (self.n_step + self.far_windows), self.hidden_size
+        described = {"embedding": f"C: {self.vocab_size} words x {self.embedding_size} features"}
+        if self.far_windows:
+            described["far"] = f"α: weights of {self.far_windows} x {self.far_size} words"
+        described["first"] = f"P, p: {inputs} -> {size}"
+        for index in range(self.num_layers):
+            described[f"layers_{index}"] = f"LN, A, a, B, b: {size} -> {self.inner_size} -> {size}"
+        described["norm"] = f"scale and shift of {size} features"
+        return described | describe_head(self, size)
+
+
+class FarAverages(nn.Module):
+    """g_1 ... g_F of every position, side by side [B, T, F · D]."""
+
+    windows: int
+    size: int
+
+    @nn.compact
+    def __call__(self, words_BSD: jax.Array, positions: int) -> jax.Array:
+        """Of `positions` windows that begin at the first words, one after another."""
+        init = nn.initializers.constant(1 / self.size)
+        weights_FS = self.param("weights", init, (self.windows, self.size))
+        batch, seen, features = words_BSD.shape
+        # Position t reads the far words from t on, the farthest window first: row t of a band.
+        place_TS = jnp.arange(seen)[None, :] - jnp.arange(positions)[:, None]
+        farthest_first = weights_FS[::-1, ::-1].reshape(-1)
+        window_TS = place_TS // self.size
+        at_TS = jnp.clip(place_TS, 0, self.windows * self.size - 1)
+        band_TS = farthest_first[at_TS]
+        band_FTS = jnp.stack(
+            [jnp.where(window_TS == f, band_TS, 0.0) for f in reversed(range(self.windows))]
+        ).astype(words_BSD.dtype)
+        g_BTFD = jnp.einsum("fts,bsd->btfd", band_FTS, words_BSD)
+        return g_BTFD.reshape(batch, positions, self.windows * features)
+
+
+class ResidualLayer(nn.Module):
+    """h + b + B relu(a + A LN(h)), with dropout on what is added."""
+
+    size: int
+    inner_size: int
+    dropout: float
+    dtype: str
+    init_scale: float | None
+
+    @nn.compact
+    def __call__(self, h_BTH: jax.Array, deterministic: bool) -> jax.Array:
+        dtype = DTYPES[self.dtype]
+        normed_BTH = nn.LayerNorm(dtype=dtype, name="norm")(h_BTH)
+        inner = Affine(self.inner_size, self.size, dtype, self.init_scale, name="inner")
+        outer = Affine(self.size, self.inner_size, dtype, self.init_scale, name="outer")
+        added_BTH = outer(jax.nn.relu(inner(normed_BTH)))
+        return h_BTH + Dropout(self.dropout)(added_BTH, deterministic)
