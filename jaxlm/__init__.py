@@ -33,7 +33,7 @@ from jaxlm.models import (
 )
 from jaxlm.recipes import RECIPES
 from jaxlm.training.counting import CountingConfig
-from jaxlm.training.fit import fit
+from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.progress import TrainingConfig
 from jaxlm.training.runs import Run, load
@@ -68,6 +68,7 @@ __all__ = [
     "Vocabulary",
     "adapted",
     "fit",
+    "fit_many",
     "load",
     "mixture",
     "next_words",

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from jaxlm.config import Config, CountedConfig, default_config, sections_of
 from jaxlm.data.text import Text, read_corpus
 from jaxlm.errors import UserError
 from jaxlm.generation import next_words
-from jaxlm.models import MODELS, make_model
+from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.plots import loss_curve
-from jaxlm.training.fit import fit
+from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.log import read_records, writing
 from jaxlm.training.runs import CONFIG, Run
 
@@ -30,6 +31,7 @@ Examples:
   python -m jaxlm.train --model ngram --order 3
   python -m jaxlm.train --model lstm --corpus ptb --epochs 5
   python -m jaxlm.train --model gru --corpus my.txt --tokens chars --dropout 0.2
+  python -m jaxlm.train --model rnn --corpus ptb --seeds 3 --sweep lr=1e-3,2e-3
 """
 PROG = "python -m jaxlm.train"
 
@@ -60,6 +62,10 @@ class Flags:
     """Start from a JSON file of settings, such as another run's config.json."""
     out: Path | None = None
     """Folder of the run (none: a new one, runs/MODEL-CORPUS)."""
+    seeds: int = 1
+    """Train so many runs side by side, of this seed and the next, each in a folder in --out."""
+    sweep: tuple[str, ...] = ()
+    """Train a run for each value: lr=1e-3,2e-3 dropout=0.2,0.4 (also clip, weight_decay)."""
     resume: bool = False
     """Continue the run in --out (without --out: the newest of this model and corpus)."""
 
@@ -96,15 +102,15 @@ def main(argv: Sequence[str]) -> int:
     console.print(model.summary())
     sections = sections_of(command)
     settings = {title: sections[title] for title in sections if title not in ("network", "text")}
-    run = fit(
-        model,
-        text,
-        **settings,
-        folder=folder,
-        resume=command.resume,
-        config={"command": ["python", "-m", "jaxlm.train", *argv]},
-        console=console,
-    )
+    options = settings | {
+        "folder": folder,
+        "resume": command.resume,
+        "config": {"command": ["python", "-m", "jaxlm.train", *argv]},
+        "console": console,
+    }
+    if command.seeds != 1 or command.sweep:
+        return train_many(command, model, text, options)
+    run = fit(model, text, **options)
     if run.stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(run.stopped_by)
@@ -112,12 +118,62 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[str, Any]) -> int:
+    """Trains the runs of --seeds and --sweep, and shows what came of them."""
+    if not isinstance(model, NeuralModel):
+        raise UserError("--seeds and --sweep are for models trained by gradient: a count is exact")
+    console, folder = options["console"], options["folder"]
+    sweep = dict(map(parse_sweep, command.sweep))
+    runs = fit_many(model, text, seeds=command.seeds, sweep=sweep, **options)
+    if runs[0].stopped_by:
+        console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
+        return 128 + signal.Signals(runs[0].stopped_by)
+    if text.valid is not None and len(text.valid):
+        console.print(many_table(runs))
+    console.print(f"saved in {folder}/*", soft_wrap=True, highlight=False)
+    return 0
+
+
+def parse_sweep(text: str) -> tuple[str, list[float]]:
+    """A name and numbers, of a text like lr=1e-3,2e-3. Raises UserError."""
+    name, _, values = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), [float(value) for value in values.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--sweep {text!r}: give a setting and its values, such as lr=1e-3,2e-3"
+        ) from None
+
+
+def many_table(runs: Sequence[Run]) -> Table:
+    """The best validation perplexity of every setting: of each seed, their mean, and its standard
+    deviation.
+    """
+    table = Table()
+    for header in ("setting", "seeds", "valid perplexity", "mean", "standard deviation"):
+        table.add_column(header)
+    of_setting: dict[str, list[tuple[str, float]]] = {}
+    for run in runs:
+        assert run.folder is not None
+        setting, _, seed = run.folder.name.rpartition("seed-")
+        records = read_records(run.folder / "metrics.jsonl")
+        best = min(record["ppl"] for record in records if record["split"] == "valid")
+        of_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
+    for setting, found in of_setting.items():
+        values = [value for _, value in found]
+        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        each = " ".join(f"{value:.2f}" for value in values)
+        mean = f"{statistics.mean(values):.2f}"
+        table.add_row(setting or "-", " ".join(seed for seed, _ in found), each, mean, spread)
+    return table
+
+
 def run_folder(out: Path | None, resume: bool, model: str, corpus: str) -> Path:
     """Where the run goes: --out; or a new folder runs/MODEL-CORPUS; or with --resume the newest
     such folder.
     """
     if out is not None:
-        if resume and not (out / CONFIG).exists():
+        if resume and not (out / CONFIG).exists() and not list(out.glob(f"*/{CONFIG}")):
             raise UserError(
                 f"--resume: {out} holds no run to continue; leave --resume out to start one"
             )

@@ -17,19 +17,23 @@ settings.register_profile("same every time", derandomize=True, database=None, de
 settings.load_profile("same every time")
 
 
+# On import, before a conftest of a folder below imports JAX, which reads the environment then.
+# Workers of pytest-xdist inherit it; only the process that starts them makes the folder.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is None:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxlm-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+else:
+    # One of its own: JAX's cache is not written aside, so one worker could read what another has
+    # half written.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{WORKER}"
+
+
 def pytest_configure(config):
-    # Workers of pytest-xdist inherit the environment; only the process that starts them makes it.
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker is None:
-        folder = tempfile.mkdtemp(prefix="jaxlm-compiled-")
+    if WORKER is None:
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
-    else:
-        # One of its own: JAX's cache is not written aside, so one worker could read what another
-        # has half written.
-        os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{worker}"
 
 
 # Long tests come first: as the last, one would keep a worker while the other is idle.

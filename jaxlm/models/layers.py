@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
 from jaxlm.ops.dropout import dropout
+from jaxlm.ops.traced import is_known, is_zero
 
 # Fields that are probabilities of being dropped.
 RATES = (
@@ -89,7 +90,7 @@ class Dropout(nn.Module):
     variational: bool = False
 
     def __call__(self, x_BTF: jax.Array, deterministic: bool) -> jax.Array:
-        if deterministic or not self.rate:
+        if deterministic or is_zero(self.rate):
             return x_BTF
         return dropout(self.make_rng("dropout"), x_BTF, self.rate, (1,) if self.variational else ())
 
@@ -108,6 +109,6 @@ def check_common(model: Any) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     for name in RATES:
         rate = getattr(model, name, None)
-        if rate is not None and not 0 <= rate < 1:
+        if rate is not None and is_known(rate) and not 0 <= rate < 1:
             raise UserError(f"--{name.replace('_', '-')} {rate}: must be at least 0 and below 1")
     choose(DTYPES, model.dtype, "dtype")

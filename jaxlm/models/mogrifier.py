@@ -17,6 +17,7 @@ from jaxlm.models.recurrent_layer import forget_bias_init, steps_read
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
 from jaxlm.ops.recurrence import where_live
+from jaxlm.ops.traced import is_zero
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,10 @@ class MogrifierLayer(nn.Module):
         recurrent_HG = recurrent(size)
         kernels = Rounds(self.rounds, self.rank, self.init_scale, name="rounds")(inputs, size)
         mask_BH = None
-        if not deterministic and self.weight_drop:
+        if not (deterministic or is_zero(self.weight_drop)):
             drawn = keep_mask(self.make_rng("dropout"), recurrent_HG.shape, self.weight_drop)
             recurrent_HG = recurrent_HG * drawn
-        if not deterministic and self.state_dropout:
+        if not (deterministic or is_zero(self.state_dropout)):
             mask_BH = keep_mask(self.make_rng("dropout"), (batch, size), self.state_dropout)
         kernels = kernels | {"input": kernel_DG, "recurrent": recurrent_HG}
         consts = bias_G, mask_BH

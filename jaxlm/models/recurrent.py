@@ -16,6 +16,7 @@ from jaxlm.models.recurrent_layer import RecurrentLayer
 from jaxlm.ops.dropout import drop_words
 from jaxlm.ops.kernels import KERNELS, fallback
 from jaxlm.ops.penalties import activation_penalty, temporal_penalty
+from jaxlm.ops.traced import is_zero
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Recurrent(NeuralModel):
                 f"{', '.join(self.cell.gates)}); leave the flag out"
             )
         for name in ("weight_drop", "dropout_state", "remat"):
-            if getattr(self, name) and not self.cell.recurrent:
+            if not is_zero(getattr(self, name)) and not self.cell.recurrent:
                 raise UserError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: {self.cell} has no matrix "
                     f"from step to step; leave the flag out"
@@ -198,7 +199,7 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        plain = self.cell == CELLS["lstm"] and not self.dropout_state
+        plain = self.cell == CELLS["lstm"] and is_zero(self.dropout_state)
         kernel = fallback(self.kernel, plain, self.dtype)
         return [note for note in (kernel, make_head(self, parent=None).note()) if note]
 
@@ -233,7 +234,7 @@ class Recurrent(NeuralModel):
         words_BTD = self.embedding(tokens_BT)
         batch, time = tokens_BT.shape
         shapes.check(words_BTD, "BTD", B=batch, T=time, D=self.embedding_size)
-        if self.dropout_words and not deterministic:
+        if not (deterministic or is_zero(self.dropout_words)):
             key = self.make_rng("dropout")
             words_BTD = drop_words(key, words_BTD, tokens_BT, self.vocab_size, self.dropout_words)
         return self.drop_input(words_BTD, deterministic)

@@ -14,6 +14,7 @@ from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.kernels import UNROLLED_STEPS, choose_kernel
 from jaxlm.ops.linear_recurrence import linear_recurrence
 from jaxlm.ops.recurrence import in_segments, recurrence, where_live
+from jaxlm.ops.traced import is_zero
 
 
 class Masks(NamedTuple):
@@ -115,7 +116,7 @@ class RecurrentLayer(nn.Module):
         # The definition draws the parameters, and records gates; the others compute the same.
         defined = self.is_initializing() or self.is_mutable_collection("gates")
         masks = Masks() if deterministic else self._masks(batch, width)
-        plain = self.cell == CELLS["lstm"] and not self.state_dropout
+        plain = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
         kernel = choose_kernel(self.kernel, time, plain, self.dtype, self.cell.recurrent)
         if not defined and kernel in RUNS:
             recurrent = Recurrence(*settings, name="recurrent").weights(masks)
@@ -139,7 +140,7 @@ class RecurrentLayer(nn.Module):
 
     def _masks(self, batch: int, width: int) -> Masks:
         def draw(rate: float, *shape: int) -> jax.Array | None:
-            return keep_mask(self.make_rng("dropout"), shape, rate) if rate else None
+            return None if is_zero(rate) else keep_mask(self.make_rng("dropout"), shape, rate)
 
         size = self.hidden_size
         return Masks(draw(self.weight_drop, size, width), draw(self.state_dropout, batch, size))

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.traced import is_known
+
 # A mask is drawn from 16 bits a number, half of what a float32 would take; a rate is rounded to
 # one of this many parts, and the mean kept exact for the rounded one.
 PARTS = 1 << 16
@@ -13,9 +15,13 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
 
     Source: Srivastava et al., "Dropout", 2014, section 10 (inverted: evaluation is left alone).
     """
-    dropped = min(round(rate * PARTS), PARTS - 1)
-    kept = jax.random.bits(key, shape, jnp.uint16) >= dropped
-    return jnp.where(kept, jnp.float32(PARTS / (PARTS - dropped)), jnp.float32(0))
+    bits = jax.random.bits(key, shape, jnp.uint16)
+    if is_known(rate):
+        dropped = min(round(rate * PARTS), PARTS - 1)
+        return jnp.where(bits >= dropped, jnp.float32(PARTS / (PARTS - dropped)), jnp.float32(0))
+    dropped_f = jnp.minimum(jnp.round(rate * PARTS), PARTS - 1)
+    scale = PARTS / (PARTS - dropped_f)
+    return jnp.where(bits >= dropped_f.astype(jnp.uint16), scale, jnp.float32(0))
 
 
 def dropout(

@@ -83,9 +83,10 @@ def fitted(
     text: Text,
     batches: Batches,
     optimizer: OptimizerConfig,
+    runs: int = 1,
 ) -> TrainingConfig:
     """`config` with as many steps as fit into its minutes, and no more than it asks for: some are
-    timed, and a validation.
+    timed, and a validation. runs: how many are trained side by side.
     """
     assert config.max_minutes is not None
     began = time.monotonic()
@@ -96,7 +97,9 @@ def fitted(
         eval_every = config.eval_every or batches.steps_per_epoch
         validations = _validation_seconds(model, text) / eval_every
     left = 60 * config.max_minutes * (1 - KEPT_BACK) - (time.monotonic() - began)
-    return dataclasses.replace(config, steps=max(1, min(asked, int(left / (step + validations)))))
+    return dataclasses.replace(
+        config, steps=max(1, min(asked, int(left / (runs * (step + validations)))))
+    )
 
 
 def _step_seconds(

@@ -24,9 +24,15 @@ class Log:
     """Writes records and shows progress; a context manager. Without a folder it only shows."""
 
     def __init__(
-        self, folder: Path | None, console: Console | None, total_steps: int, tensorboard: bool
+        self,
+        folder: Path | None,
+        console: Console | None,
+        total_steps: int,
+        tensorboard: bool,
+        label: str = "",
+        live: bool = True,
     ) -> None:
-        self._folder, self._total = folder, total_steps
+        self._folder, self._total, self._label = folder, total_steps, label
         self._console = console or Console()
         self._created = time.perf_counter()
         self._clock: float | None = None
@@ -38,7 +44,7 @@ class Log:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not (self._console.is_terminal or self._console.is_jupyter),
+            disable=not live or not (self._console.is_terminal or self._console.is_jupyter),
         )
         self._task = self._bar.add_task("", total=total_steps, status="compiling")
         self._events = _event_writer(folder) if tensorboard and folder else None
@@ -111,7 +117,7 @@ class Log:
 
     def note(self, text: str) -> None:
         """Prints a line above the live one."""
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self._console.print(escape(self._label + text), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Prints a line that starts with `warning`."""

@@ -1,36 +1,29 @@
-"""The training loop: dispatch, measure, validate, keep."""
+"""The training loop: dispatch, measure, validate, keep; for one run, or several side by side."""
 
 import time
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
-from jaxlm.scoring import Scorer
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
-from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.dispatch import capacity_of, next_count
+from jaxlm.training.fleet import Fleet, check_fleet
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log, check_tensorboard
+from jaxlm.training.member import Member, Settings
 from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxlm.training.options import with_options
-from jaxlm.training.progress import (
-    Meter,
-    NotFiniteError,
-    Progress,
-    TrainingConfig,
-    total_steps,
-)
-from jaxlm.training.runs import CHECKPOINTS, Run, claim_folder, describe, write_description
+from jaxlm.training.progress import NotFiniteError, TrainingConfig, total_steps
+from jaxlm.training.runs import Run, claim_folder, write_description
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
 from jaxlm.training.timetable import Timetable
@@ -54,6 +47,21 @@ def fit_by_gradient(
     Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is
     full.
     """
+    settings = settings_of(model, batching, optimizer, training, folder, config, options)
+    (run,) = train([settings], text, resume, console)
+    return run
+
+
+def settings_of(
+    model: NeuralModel,
+    batching: BatchingConfig | str,
+    optimizer: OptimizerConfig | str,
+    training: TrainingConfig | None,
+    folder: str | Path | None,
+    config: dict[str, Any] | None,
+    options: dict[str, Any],
+) -> Settings:
+    """The settings of one run, from configs, names that stand for their defaults, and fields."""
     sections: list[Any] = [
         BatchingConfig(batching=batching) if isinstance(batching, str) else batching,
         OptimizerConfig(optimizer=optimizer) if isinstance(optimizer, str) else optimizer,
@@ -61,242 +69,181 @@ def fit_by_gradient(
     ]
     place = Path(folder) if folder else None
     set_batching, set_optimizer, set_training = with_options(sections, options)
-    loop = _Loop(model, text, set_batching, set_optimizer, set_training, place, console)
-    return loop.run(resume, config or {})
+    return Settings(model, set_batching, set_optimizer, set_training, place, config or {})
+
+
+def train(runs: Sequence[Settings], text: Text, resume: bool, console: Console | None) -> list[Run]:
+    """Trains one run, or several that differ in what `fleet` knows, in one compiled function."""
+    check_fleet(runs)
+    return _Loop(list(runs), text).run(resume, console)
 
 
 class _Loop:
-    """One call of `fit_by_gradient`."""
+    """One call of `train`."""
 
-    def __init__(
-        self,
-        model: NeuralModel,
-        text: Text,
-        batching: BatchingConfig,
-        optimizer: OptimizerConfig,
-        training: TrainingConfig,
-        folder: Path | None,
-        console: Console | None,
-    ) -> None:
-        self.model, self.text, self.folder = model, text, folder
-        self.batching, self.optimizer, self.training = batching, optimizer, training
-        self.budget = Budget(training.max_minutes)
-        self.batches = self._make_batches()
-        self._plan()
-        self.average = make_average(optimizer)
-        self.key = jax.random.key(training.seed)
-        self.saved_step = -1
-        self.scorer = Scorer(model)
-        self.console = console
-        self.best_params: Any = None
-        self.checkpoints: Checkpoints | None = None
+    def __init__(self, runs: list[Settings], text: Text) -> None:
+        self.runs, self.text, self.first = runs, text, runs[0]
+        self.budget = Budget(self.first.training.max_minutes)
+        self.batches = [self._batches(run) for run in runs]
+        for run in runs:
+            self._plan(run)
+        self.members: list[Member] = []
 
-    def _make_batches(self) -> Batches:
-        n_step = (self.model.context_size or self.batching.bptt - 1) + 1
-        return make_batches(self.text.train, self.batching, n_step, self.training.seed)
+    def _batches(self, run: Settings) -> Batches:
+        n_step = (run.model.context_size or run.batching.bptt - 1) + 1
+        return make_batches(self.text.train, run.batching, n_step, run.training.seed)
 
-    def _plan(self) -> None:
-        """How many steps there are, and what depends on it."""
-        training, per_epoch = self.training, self.batches.steps_per_epoch
-        self.total = total_steps(training, per_epoch)
-        horizon = horizon_of(training, per_epoch, self.total)
-        self.transform = make_optimizer(self.optimizer, horizon)
+    def _plan(self, run: Settings) -> None:
+        """How many steps there are, and what depends on it. Raises UserError for what cannot be."""
+        training, per_epoch = run.training, self.batches[0].steps_per_epoch
+        total = total_steps(training, per_epoch)
+        self.horizon = horizon_of(training, per_epoch, total)
+        self.transform = make_optimizer(run.optimizer, self.horizon)
+        make_average(run.optimizer)
         validates = self.text.valid is not None and len(self.text.valid) > 0
         eval_every = (training.eval_every or per_epoch) if validates else None
         keeps = training.checkpoint_every or eval_every or max(1000, per_epoch)
-        self.timetable = Timetable(self.total, eval_every, keeps if self.folder else None)
+        self.timetable = Timetable(total, eval_every, keeps if run.folder else None)
 
-    def run(self, resume: bool, config: dict[str, Any]) -> Run:
+    def run(self, resume: bool, console: Console | None) -> list[Run]:
         """The whole of training."""
-        if resume:
-            self.training = with_saved_steps(self.training, self.folder)
-        description = self._description(config)
-        if self.training.tensorboard:
+        if self.first.training.tensorboard:
             check_tensorboard()
-        if self.folder:
-            claim_folder(self.folder, description, self.text.tokenizer, resume)
-        if self.training.max_minutes and not self.training.steps:
-            settings = self.batches, self.optimizer
-            self.training = fitted(self.training, self.model, self.text, *settings)
-            description = self._description(config)
-            if self.folder:
-                write_description(self.folder, description, self.text.tokenizer)
-        self._plan()
+        self._claim(resume)
+        self._plan(self.first)
         # Made only now: a folder that is refused must be left as it was.
-        self.log = Log(self.folder, self.console, self.total, self.training.tensorboard)
-        self.meter = Meter(
-            self.log, self.training.log_every, self.batches.steps_per_epoch, self.total
-        )
-        for note in self.model.notes() + self.budget.notes(
-            self.total, self.batches.steps_per_epoch
-        ):
-            self.log.note(note)
-        if self.folder:
-            self.checkpoints = Checkpoints(self.folder / CHECKPOINTS, self.log.warn)
+        self.members = [self._member(run, console, place) for place, run in enumerate(self.runs)]
+        first, per_epoch = self.members[0], self.batches[0].steps_per_epoch
+        notes = self.first.model.notes() + self.budget.notes(self.timetable.total, per_epoch)
+        for note in notes:
+            first.log.note(note)
         try:
-            with self.log, Interrupts() as interrupts:
-                state = self._train(self._start(resume), interrupts)
+            with first.log, Interrupts() as interrupts:
+                states = self._train(self._start(resume), interrupts)
                 if interrupts.received:
-                    self.log.note(
-                        f"stopped at step {self.meter.progress.step} of {self.total}; saved"
-                    )
-        except NotFiniteError as error:
-            raise UserError(self._advice(error)) from None
+                    total = self.timetable.total
+                    first.log.note(f"stopped at step {first.step} of {total}; saved")
         finally:
-            if self.checkpoints:
-                self.checkpoints.close()
-        params = self.best_params if self.best_params is not None else state.params
-        step = (
-            self.meter.progress.best_step
-            if self.best_params is not None
-            else self.meter.progress.step
-        )
-        return Run(
-            self.model,
-            params,
-            self.text.tokenizer,
-            description,
-            self.folder,
-            step,
-            interrupts.received,
-        )
+            for member in self.members:
+                member.close()
+        finished = zip(self.members, states, strict=True)
+        return [one.run(state, interrupts.received) for one, state in finished if not one.failed]
 
-    def _advice(self, error: NotFiniteError) -> str:
-        kept = "no checkpoint was written yet"
-        if self.checkpoints:
-            # The state that gave this loss is no good any more, should it have been saved.
-            left = self.checkpoints.drop_last(error.params_step)
-            if left is not None:
-                kept = f"the checkpoint of step {left} in {self.folder} is kept"
-        lr, clip = self.optimizer.lr, self.optimizer.clip
-        return f"{error}: lower --lr (now {lr}) or set --clip (now {clip}); {kept}"
+    def _member(self, run: Settings, console: Console | None, place: int) -> Member:
+        name = run.folder.name if run.folder else f"run {place}"
+        label, alone = f"{name}: ", len(self.runs) == 1
+        total, tensorboard = self.timetable.total, run.training.tensorboard
+        log = Log(run.folder, console, total, tensorboard, "" if alone else label, place == 0)
+        return Member(run, self.text, log, self.timetable, self.batches[0].steps_per_epoch)
 
-    def _description(self, config: dict[str, Any]) -> dict[str, Any]:
-        sections = {
-            "text": self.text.config,
-            "batching": self.batching,
-            "optimizer": self.optimizer,
-            "training": self.training,
-        }
-        return describe(self.model, sections, config, kept=self.folder is not None)
+    def _claim(self, resume: bool) -> None:
+        """Makes the folders these runs', and finds how many steps fit into a budget."""
+        training = self.first.training
+        if resume:
+            training = with_saved_steps(training, self.first.folder)
+            self._set_steps(training.steps)
+        for run in self.runs:
+            if run.folder:
+                claim_folder(run.folder, run.description(self.text), self.text.tokenizer, resume)
+        if training.max_minutes and not training.steps:
+            settings = self.batches[0], self.first.optimizer
+            found = fitted(training, self.first.model, self.text, *settings, len(self.runs))
+            self._set_steps(found.steps)
+            for run in self.runs:
+                if run.folder:
+                    write_description(run.folder, run.description(self.text), self.text.tokenizer)
 
-    def _start(self, resume: bool) -> TrainState:
-        start = self.average.start if self.average else None
-        state = init_state(self.model, self.transform, self.key, self.batches.batch_size, start)
-        if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):
-            state, meta = restored
-            # Copies into memory of JAX's own, which the donated train step may then take over.
-            state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
-            self.meter.progress = Progress(**meta["progress"])
-            self.budget.spent_before = self.meter.progress.seconds
-            self.saved_step = self.meter.progress.step
-            self._restore_best(state)
-            self.log.note(f"resumed at step {self.meter.progress.step} of {self.total}")
-        self.log.start_from(self.meter.progress.step)
-        return state
+    def _set_steps(self, steps: int | None) -> None:
+        self.runs = [replace(run, training=replace(run.training, steps=steps)) for run in self.runs]
+        self.first = self.runs[0]
 
-    def _restore_best(self, state: TrainState) -> None:
-        assert self.checkpoints is not None
-        best_step = self.meter.progress.best_step
-        if best_step == self.meter.progress.step > 0:
-            # The best is this very state; it may have been cut off before it was written as best.
-            self._keep_best(state)
-            return
-        best = self.checkpoints.restore_params(state.params)
-        if best and best[2] == "best" and best[1]["step"] == best_step:
-            self.best_params = jax.tree.map(jnp.asarray, best[0])
+    def _start(self, resume: bool) -> list[TrainState]:
+        average, batch_size = make_average(self.first.optimizer), self.batches[0].batch_size
+        states = []
+        for run, member in zip(self.runs, self.members, strict=True):
+            key = jax.random.key(run.training.seed)
+            start = average.start if average else None
+            state = init_state(run.model, self.transform, key, batch_size, start)
+            states.append(member.start(state, resume))
+        steps = {member.step for member in self.members}
+        if len(steps) > 1:
+            raise UserError(
+                f"the runs of {self.first.folder and self.first.folder.parent} are at the steps "
+                f"{', '.join(map(str, sorted(steps)))}: they go on together from one alone"
+            )
+        self.budget.spent_before = self.members[0].meter.progress.seconds
+        return states
 
-    def _keep_best(self, state: TrainState) -> None:
-        self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
-        self._save("best", state)
-
-    def _train(self, state: TrainState, interrupts: Interrupts) -> TrainState:
-        train_block = make_train_block(
-            self.model,
-            self.transform,
-            self.key,
-            self.batches.features,
-            varied=self.batches.varied,
-            share=self.average.share if self.average else None,
-        )
-        capacity = capacity_of(self.batches.batch_size * self.batches.length)
-        pending: tuple[int, int, StepMetrics] | None = None
-        count, dispatched = 1, self.meter.progress.step
-        while dispatched < self.total and not interrupts.received and not self._enough():
+    def _train(self, states: list[TrainState], interrupts: Interrupts) -> list[TrainState]:
+        fleet = self._fleet()
+        batches, total = self.batches[0], self.timetable.total
+        capacity = capacity_of(len(self.runs) * batches.batch_size * batches.length)
+        pending: tuple[int, int, Any] | None = None
+        count, dispatched = 1, self.members[0].step
+        state = fleet.together(states)
+        while dispatched < total and not interrupts.received and not self._enough():
             began = time.perf_counter()
             count = min(count, capacity, self.timetable.until_pause(dispatched))
-            block = self.batches.block(dispatched, count, capacity)
-            state, metrics = train_block(state, block, count)
+            block = fleet.together([one.block(dispatched, count, capacity) for one in self.batches])
+            state, metrics = fleet.block(state, block, count)
             if pending:
                 # Read one dispatch late: the device is already at work on the next.
-                self.meter.steps(*pending)
-            pending = (dispatched, count, metrics)
+                self._measured(*pending)
+            pending = (dispatched, count, fleet.apart(metrics))
             dispatched += count
             if self.timetable.until_pause(dispatched - 1) == 1:
-                self.meter.steps(*pending)
+                self._measured(*pending)
                 pending = None
-                with self.log.clock_stopped():
-                    state = self._pause(state)
+                state = self._pause(state, fleet)
             count = next_count(count, time.perf_counter() - began)
         if pending:
-            self.meter.steps(*pending)
-        if self.budget.over and not self.timetable.validated_at(self.meter.progress.step):
-            self.log.note(f"--max-minutes {self.training.max_minutes:g} are over")
-            state = self._pause(state, last=True)
-        if self.saved_step != self.meter.progress.step:
-            self._save("last", state)
-        if not _all_finite((state.params, state.iterate)):
-            raise NotFiniteError(self.meter.progress.step, self.meter.progress.step)
-        if self.checkpoints:
-            self.checkpoints.wait()
-        return state
+            self._measured(*pending)
+        states = fleet.apart(state)
+        for member, one in zip(self.members, states, strict=True):
+            self._unless_it_fails(member, lambda: member.finish(one, self.budget))  # noqa: B023
+        return states
 
-    def _pause(self, state: TrainState, last: bool = False) -> TrainState:
-        """Validates and saves, where this step calls for it; `last`: as at the end."""
-        step, improved = self.total if last else self.meter.progress.step, False
-        if self.timetable.validated_at(step):
-            began = time.perf_counter()
-            state, improved = self._validate(state)
-            self.budget.validation_seconds = time.perf_counter() - began
-        if last or self.timetable.saved_at(step):
-            self._save("last", state)
-        if improved:
-            # After the last is on disk: a run that is killed between the two finds its best there.
-            self._keep_best(state)
-        return state
+    def _fleet(self) -> Fleet:
+        average = make_average(self.first.optimizer)
+        options = {
+            "varied": self.batches[0].varied,
+            "share": average.share if average else None,
+        }
+        features = self.batches[0].features
+        if len(self.runs) > 1:
+            return Fleet.of_many(self.runs, self.horizon, features, **options)  # type: ignore[arg-type]
+        key = jax.random.key(self.first.training.seed)
+        block = make_train_block(self.first.model, self.transform, key, features, **options)  # type: ignore[arg-type]
+        return Fleet.of_one(block)
 
-    def _validate(self, state: TrainState) -> tuple[TrainState, bool]:
-        assert self.text.valid is not None
-        rows = self.batching.batching == "rows"
-        last = rows and self.batching.features == "last"
-        scores = self.scorer.split(state.params, self.text.valid, rows, last)
-        improved = self.meter.validation(scores)
-        progress = self.meter.progress
-        plateau = self.optimizer.schedule == "plateau"
-        if plateau and progress.worse_since_decay >= self.optimizer.plateau_patience:
-            progress.worse_since_decay = 0
-            state = replace(state, lr_scale=state.lr_scale * self.optimizer.decay)
-            self.log.note(f"step {progress.step:6d}  rate x {float(state.lr_scale):.4g}")
-        if self.average and not state.averaged and self.average.begins(progress.valid_nlls):
-            state = replace(state, averaged=jnp.ones((), jnp.float32))
-            self.log.note(f"step {progress.step:6d}  the average of the parameters begins")
-        return state, improved
+    def _measured(self, first: int, count: int, metrics: Sequence[StepMetrics]) -> None:
+        for member, one in zip(self.members, metrics, strict=True):
+            self._unless_it_fails(member, lambda: member.measured(first, count, one))  # noqa: B023
+
+    def _unless_it_fails(self, member: Member, do: Any) -> None:
+        """A run whose loss is not finite is out, and the others go on; alone, it is an error."""
+        if member.failed:
+            return
+        try:
+            do()
+        except NotFiniteError as error:
+            member.failed = error
+            if all(one.failed for one in self.members):
+                raise UserError(member.advice(error)) from None
+            member.log.warn(f"out: {member.advice(error)}")
+
+    def _pause(self, state: TrainState, fleet: Fleet) -> TrainState:
+        with self.members[0].log.clock_stopped():
+            states = fleet.apart(state)
+            for place, member in enumerate(self.members):
+
+                def pause(place: int = place, member: Member = member) -> None:
+                    states[place] = member.pause(states[place], self.budget)
+
+                self._unless_it_fails(member, pause)
+            return fleet.together(states)
 
     def _enough(self) -> bool:
         """Whether patience, or the budget, is at its end."""
-        patience, worse = self.training.patience, self.meter.progress.worse_in_a_row
-        return self.budget.over or (patience is not None and worse >= patience)
-
-    def _save(self, kind: str, state: TrainState) -> None:
-        # A step can be measured well and still break the parameters; the next one will tell.
-        if self.checkpoints and _all_finite((state.params, state.iterate)):
-            if kind == "best":
-                self.checkpoints.wait()
-            if self.budget.minutes:
-                self.meter.progress.seconds = self.budget.seconds
-            self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})
-            self.saved_step = self.meter.progress.step if kind == "last" else self.saved_step
-
-
-def _all_finite(params: Any) -> bool:
-    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(params))
+        waiting = [member for member in self.members if not member.failed]
+        return self.budget.over or all(member.out_of_patience for member in waiting)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlm.errors import UserError, choose
+from jaxlm.ops.traced import is_zero
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,6 @@ def make_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
 
     Raises UserError for an unknown name, or a rate, clip or decay that is not positive.
     """
-    core = choose(OPTIMIZERS, config.optimizer, "optimizer")(config)
     positive = {"lr": config.lr, "decay": config.decay}
     if config.clip is not None:
         positive["clip"] = config.clip
@@ -127,9 +127,16 @@ def make_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
         if not getattr(config, name) >= minimum:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {getattr(config, name)}: must be at least {minimum}")
+    return unchecked_optimizer(config, horizon)
+
+
+def unchecked_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
+    """`make_optimizer` of numbers that may be known only at run time: lr, clip, weight_decay."""
+    core = choose(OPTIMIZERS, config.optimizer, "optimizer")(config)
     # A part that does nothing keeps its place, so that a run can be resumed with other settings.
     nothing = optax.identity()
-    pull = optax.add_decayed_weights(config.weight_decay) if config.weight_decay else nothing
+    none = is_zero(config.weight_decay)
+    pull = nothing if none else optax.add_decayed_weights(config.weight_decay)
     decay = optax.masked(pull, _is_weight)
     return optax.chain(
         nothing if config.clip is None else clip_by_global_norm(config.clip),

@@ -1,7 +1,6 @@
 """The train step: gradient, clipped update and carry, many steps in one dispatch."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ class StepMetrics(NamedTuple):
     grad_norm_K: jax.Array
 
 
-TrainBlock = Callable[[TrainState, Block, int], tuple[TrainState, StepMetrics]]
+TrainBlock = Callable[[TrainState, Block, Any], tuple[TrainState, StepMetrics]]
 
 
 def make_train_block(
@@ -38,11 +37,25 @@ def make_train_block(
     varied: bool = False,
     share: Share | None = None,
 ) -> TrainBlock:
-    """A compiled function that takes `count` steps over a block of batches.
+    """`block_function`, compiled. The state is donated."""
+    function = block_function(model, optimizer, key, features, varied=varied, share=share)
+    return jax.jit(function, donate_argnums=0)
+
+
+def block_function(
+    model: NeuralModel,
+    optimizer: Transform,
+    key: jax.Array,
+    features: str,
+    *,
+    varied: bool = False,
+    share: Share | None = None,
+) -> TrainBlock:
+    """A function that takes `count` steps over a block of batches.
 
     `count` is dynamic and at most the block's capacity, so a run compiles once however its steps
-    are grouped, and the grouping changes no number. The state is donated. Step s draws its
-    randomness from fold_in(steps_key(key), s). varied: whether a batch's `length_K` is less than
+    are grouped, and the grouping changes no number. Step s draws its randomness from
+    fold_in(steps_key(key), s). varied: whether a batch's `length_K` is less than
     its T. share: of the newest parameters in the average that the state keeps, if it keeps one.
     """
 
@@ -87,7 +100,6 @@ def make_train_block(
             return dataclasses.replace(state, params=trained), measured
         return averaged(state, trained, share), measured
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def train_block(
         state: TrainState, block: Block, count: jax.Array
     ) -> tuple[TrainState, StepMetrics]:

@@ -1,0 +1,199 @@
+"""One run in training: what it has measured, what is its best, and what of it is on disk."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.text import Text
+from jaxlm.models.neural import NeuralModel
+from jaxlm.scoring import Scorer
+from jaxlm.training.averaging import make_average
+from jaxlm.training.budget import Budget
+from jaxlm.training.checkpoints import Checkpoints
+from jaxlm.training.log import Log
+from jaxlm.training.optimizers import OptimizerConfig
+from jaxlm.training.progress import Meter, NotFiniteError, Progress, TrainingConfig
+from jaxlm.training.runs import CHECKPOINTS, Run, describe
+from jaxlm.training.state import TrainState
+from jaxlm.training.step import StepMetrics
+from jaxlm.training.timetable import Timetable
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a run; `config` is kept in config.json beside the rest."""
+
+    model: NeuralModel
+    batching: BatchingConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    folder: Path | None
+    config: dict[str, Any]
+
+    def description(self, text: Text) -> dict[str, Any]:
+        """What config.json says."""
+        sections = {
+            "text": text.config,
+            "batching": self.batching,
+            "optimizer": self.optimizer,
+            "training": self.training,
+        }
+        return describe(self.model, sections, self.config, kept=self.folder is not None)
+
+
+class Member:
+    """A run as the loop sees it, which keeps the state itself."""
+
+    def __init__(
+        self, settings: Settings, text: Text, log: Log, timetable: Timetable, steps_per_epoch: int
+    ) -> None:
+        self.settings, self.text, self.log, self.timetable = settings, text, log, timetable
+        self.meter = Meter(log, settings.training.log_every, steps_per_epoch, timetable.total)
+        self.average = make_average(settings.optimizer)
+        self.scorer = Scorer(settings.model)
+        self.best_params: Any = None
+        self.saved_step = -1
+        self.failed: NotFiniteError | None = None
+        """Why it is out, if it is."""
+        self.checkpoints: Checkpoints | None = None
+        if settings.folder:
+            self.checkpoints = Checkpoints(settings.folder / CHECKPOINTS, log.warn)
+
+    @property
+    def step(self) -> int:
+        """Steps measured so far."""
+        return self.meter.progress.step
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether validation has not improved for as long as it may."""
+        patience, worse = self.settings.training.patience, self.meter.progress.worse_in_a_row
+        return patience is not None and worse >= patience
+
+    def start(self, state: TrainState, resume: bool) -> TrainState:
+        """Where it begins: `state`, or with `resume` its last checkpoint, if there is one."""
+        if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):
+            state, meta = restored
+            # Copies into memory of JAX's own, which the donated train step may then take over.
+            state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
+            self.meter.progress = Progress(**meta["progress"])
+            self.saved_step = self.step
+            self._restore_best(state)
+            self.log.note(f"resumed at step {self.step} of {self.timetable.total}")
+        self.log.start_from(self.step)
+        return state
+
+    def _restore_best(self, state: TrainState) -> None:
+        assert self.checkpoints is not None
+        best_step = self.meter.progress.best_step
+        if best_step == self.step > 0:
+            # The best is this very state; it may have been cut off before it was written as best.
+            self._keep_best(state)
+            return
+        best = self.checkpoints.restore_params(state.params)
+        if best and best[2] == "best" and best[1]["step"] == best_step:
+            self.best_params = jax.tree.map(jnp.asarray, best[0])
+
+    def _keep_best(self, state: TrainState) -> None:
+        self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
+        self._save("best", state)
+
+    def measured(self, first: int, count: int, metrics: StepMetrics) -> None:
+        """Adds `count` steps; raises NotFiniteError."""
+        self.meter.steps(first, count, metrics)
+
+    def pause(self, state: TrainState, budget: Budget, last: bool = False) -> TrainState:
+        """Validates and saves, where this step calls for it; `last`: as at the end."""
+        step, improved = self.timetable.total if last else self.step, False
+        if budget.minutes:
+            self.meter.progress.seconds = budget.seconds
+        if self.timetable.validated_at(step):
+            began = time.perf_counter()
+            state, improved = self._validate(state)
+            budget.validation_seconds = time.perf_counter() - began
+        if last or self.timetable.saved_at(step):
+            self._save("last", state)
+        if improved:
+            # After the last is on disk: a run that is killed between the two finds its best there.
+            self._keep_best(state)
+        return state
+
+    def _validate(self, state: TrainState) -> tuple[TrainState, bool]:
+        assert self.text.valid is not None
+        batching, optimizer = self.settings.batching, self.settings.optimizer
+        rows = batching.batching == "rows"
+        last = rows and batching.features == "last"
+        scores = self.scorer.split(state.params, self.text.valid, rows, last)
+        improved = self.meter.validation(scores)
+        progress = self.meter.progress
+        plateau = optimizer.schedule == "plateau"
+        if plateau and progress.worse_since_decay >= optimizer.plateau_patience:
+            progress.worse_since_decay = 0
+            state = replace(state, lr_scale=state.lr_scale * optimizer.decay)
+            self.log.note(f"step {progress.step:6d}  rate x {float(state.lr_scale):.4g}")
+        if self.average and not state.averaged and self.average.begins(progress.valid_nlls):
+            state = replace(state, averaged=jnp.ones((), jnp.float32))
+            self.log.note(f"step {progress.step:6d}  the average of the parameters begins")
+        return state, improved
+
+    def finish(self, state: TrainState, budget: Budget) -> None:
+        """Saves what is not saved; raises NotFiniteError if the last step broke the parameters."""
+        if budget.over and not self.timetable.validated_at(self.step):
+            self.log.note(f"--max-minutes {self.settings.training.max_minutes:g} are over")
+            self.pause(state, budget, last=True)
+        if self.saved_step != self.step:
+            if budget.minutes:
+                self.meter.progress.seconds = budget.seconds
+            self._save("last", state)
+        if not _all_finite((state.params, state.iterate)):
+            raise NotFiniteError(self.step, self.step)
+        if self.checkpoints:
+            self.checkpoints.wait()
+
+    def _save(self, kind: str, state: TrainState) -> None:
+        # A step can be measured well and still break the parameters; the next one will tell.
+        if self.checkpoints and _all_finite((state.params, state.iterate)):
+            if kind == "best":
+                self.checkpoints.wait()
+            self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})
+            self.saved_step = self.step if kind == "last" else self.saved_step
+
+    def advice(self, error: NotFiniteError) -> str:
+        """What to do about it, and what is left."""
+        kept = "no checkpoint was written yet"
+        if self.checkpoints:
+            # The state that gave this loss is no good any more, should it have been saved.
+            left = self.checkpoints.drop_last(error.params_step)
+            if left is not None:
+                kept = f"the checkpoint of step {left} in {self.settings.folder} is kept"
+        lr, clip = self.settings.optimizer.lr, self.settings.optimizer.clip
+        return f"{error}: lower --lr (now {lr}) or set --clip (now {clip}); {kept}"
+
+    def run(self, state: TrainState, stopped_by: int) -> Run:
+        """What came of it: its best parameters, or the last where nothing is validated."""
+        found, progress = self.best_params is not None, self.meter.progress
+        settings = self.settings
+        return Run(
+            settings.model,
+            self.best_params if found else state.params,
+            self.text.tokenizer,
+            settings.description(self.text),
+            settings.folder,
+            progress.best_step if found else progress.step,
+            stopped_by,
+        )
+
+    def close(self) -> None:
+        """Ends writing."""
+        if self.checkpoints:
+            self.checkpoints.close()
+
+
+def _all_finite(params: Any) -> bool:
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,27 @@
+"""--seeds and --sweep: several runs by one command."""
+
+import json
+import random
+
+
+def test_seeds_and_sweeps(shell, tmp_path):
+    corpus = tmp_path / "text"
+    corpus.mkdir()
+    draw = random.Random(1)
+    for split, lines in {"train": 90, "valid": 20}.items():
+        rows = [" ".join(draw.choices("abcdefgh", k=6)) for _ in range(lines)]
+        (corpus / f"{split}.txt").write_text("\n".join(rows) + "\n")
+    flags = ["--corpus", corpus, "--steps", "6", "--hidden-size", "8", "--embedding-size", "8"]
+    flags += ["--out", tmp_path / "runs", "--batch-size", "4", "--model", "rnn"]
+    code, out, _ = shell("train", *flags, "--seeds", "2", "--sweep", "lr=1e-3,2e-3")
+    assert code == 0 and "standard deviation" in out and "lr-0.002" in out
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert folders == [f"lr-{lr}-seed-{seed}" for lr in ("0.001", "0.002") for seed in (0, 1)]
+    config = json.loads((tmp_path / "runs/lr-0.002-seed-1/config.json").read_text())
+    assert (config["optimizer"]["lr"], config["training"]["seed"]) == (0.002, 1)
+    mixed = ["--mix", *(tmp_path / "runs" / name for name in folders[2:])]
+    assert shell("evaluate", *mixed)[0] == 0
+    code, _, error = shell("train", *flags, "--sweep", "lr=a")
+    assert code == 2 and "--sweep 'lr=a': give a setting and its values" in error
+    code, _, error = shell("train", "--model", "ngram", "--seeds", "2")
+    assert code == 2 and "a count is exact" in error

@@ -1,0 +1,120 @@
+"""Runs side by side: each is what it would have been alone."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+from cases import assert_trees_close
+
+import jaxlm
+from jaxlm.errors import UserError
+from jaxlm.models.layers import RATES
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    tiny_runs.write_text(folder / "train.txt", 120, seed=1)
+    tiny_runs.write_text(folder / "valid.txt", 30, seed=2)
+    return jaxlm.read_corpus(str(folder))
+
+
+OPTIONS = {"batch_size": 4, "bptt": 5, "steps": 12, "eval_every": 6, "log_every": 4, "lr": 0.02}
+
+
+def many(model, text, folder=None, **options):
+    settings = {"console": tiny_runs.quiet()} | OPTIONS | options
+    return jaxlm.fit_many(model, text, folder=folder, **settings)
+
+
+def assert_alike(run, alone):
+    assert run.step == alone.step
+    assert_trees_close(run.params, alone.params, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (jaxlm.LSTM, {"vary_bptt": True, "average": "ema", "schedule": "plateau"}),
+        (jaxlm.NPLM, {"batching": "windows"}),
+    ],
+    ids=["LSTM", "NPLM"],
+)
+def test_seeds_are_what_they_are_alone(kind, options, text):
+    model = tiny_runs.make(kind, text, dropout=0.3)
+    runs = many(model, text, seeds=3, seed=5, **options)
+    for seed, run in zip((5, 6, 7), runs, strict=True):
+        assert_alike(run, tiny_runs.fit(model, text, seed=seed, **OPTIONS | options))
+
+
+def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
+    model = tiny_runs.make(jaxlm.GRU, text)
+    sweep = {"lr": [0.01, 0.03], "dropout": [0.0, 0.4], "clip": [0.1, 1.0]}
+    runs = many(model, text, tmp_path / "sweep", sweep=sweep, weight_decay=0.01)
+    names = [run.folder.name for run in runs]
+    assert names[:2] == ["lr-0.01-dropout-0-clip-0.1-seed-0", "lr-0.01-dropout-0-clip-1-seed-0"]
+    assert len(set(names)) == 8
+    alone = {"weight_decay": 0.01, "clip": 0.1, "lr": 0.03}
+    dropped = tiny_runs.make(jaxlm.GRU, text, dropout=0.4)
+    run = runs[names.index("lr-0.03-dropout-0.4-clip-0.1-seed-0")]
+    assert_alike(run, tiny_runs.fit(dropped, text, **OPTIONS | alone))
+    # Each is a run like any other.
+    loaded = jaxlm.load(run.folder)
+    assert loaded.model.dropout == 0.4 and loaded.config["optimizer"]["lr"] == 0.03
+    assert float(jaxlm.perplexity(loaded, "valid")) > 1
+
+
+@pytest.mark.parametrize("rate", [rate for rate in RATES if rate != "dropout"])
+def test_every_rate_can_be_swept(rate, text):
+    layers = 2 if rate == "dropout_between" else 1
+    model = tiny_runs.make(jaxlm.LSTM, text, num_layers=layers)
+    _, run = many(model, text, sweep={rate: [0.1, 0.4]}, steps=2, eval_every=2)
+    alone = tiny_runs.make(jaxlm.LSTM, text, num_layers=layers, **{rate: 0.4})
+    assert_alike(run, tiny_runs.fit(alone, text, **OPTIONS | {"steps": 2, "eval_every": 2}))
+
+
+def test_stopped_and_continued(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    whole = many(model, text, tmp_path / "whole", seeds=2)
+    stopping = tiny_runs.Saboteur("seed-1: step      8  epoch", tiny_runs.terminate)
+    parts = many(model, text, tmp_path / "parts", seeds=2, console=stopping)
+    assert all(run.stopped_by for run in parts)
+    parts = many(model, text, tmp_path / "parts", seeds=2, resume=True)
+    for one, other in zip(whole, parts, strict=True):
+        tiny_runs.assert_same_arrays(one.params, other.params)
+        records = [tiny_runs.records(run.folder) for run in (one, other)]
+        assert records[0] == records[1]
+
+
+def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    console = tiny_runs.quiet()
+    sweep = {"lr": [0.02, 1e38]}
+    runs = many(model, text, tmp_path, sweep=sweep, optimizer="sgd", console=console)
+    assert [run.folder.name for run in runs] == ["lr-0.02-seed-0"]
+    assert "lr-1e+38-seed-0: warning: out: the loss is not finite" in console.file.getvalue()
+    good = tiny_runs.fit(model, text, optimizer="sgd", **OPTIONS)
+    assert_alike(runs[0], good)
+    with pytest.raises(UserError, match="not finite"):
+        many(model, text, sweep={"lr": [1e37, 1e38]}, optimizer="sgd")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "--seeds 0: must be at least 1"),
+        ({"sweep": {"hidden_size": [4, 8]}}, "'hidden_size'.*lr, clip"),
+        ({"sweep": {"lr": [0.1, 0.1]}}, "--sweep lr: give values that differ"),
+        ({"sweep": {"lr": [0.1, -0.1]}}, "--lr -0.1: must be above 0"),
+        ({"sweep": {"dropout": [0.1, 1.5]}}, "--dropout 1.5: must be at least 0 and below 1"),
+    ],
+)
+def test_what_cannot_be(options, message, text):
+    with pytest.raises(UserError, match=message):
+        many(tiny_runs.make(jaxlm.RNN, text), text, **options)
+
+
+def test_keys_stay_apart(text):
+    runs = many(tiny_runs.make(jaxlm.RNN, text), text, seeds=2, steps=1)
+    leaves = [jax.tree.leaves(run.params)[0] for run in runs]
+    assert not np.allclose(*leaves)
