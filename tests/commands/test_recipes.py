@@ -31,10 +31,14 @@ def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
             f"--{field.replace('_', '-')}",
             min(settings[field], most) if field in settings else most,
         ]
+    if "cutoffs" in settings:
+        flags += ["--cutoffs", 3, 6]
     if "layer_sizes" in settings:
         flags += ["--layer-sizes", *(7 for _ in settings["layer_sizes"])]
     if settings["corpus"] != "toy":
-        flags += ["--corpus", corpus, "--eval-every", "2"]
+        # A text in one file, where the recipe says how it is cut.
+        where = corpus / "train.txt" if "fractions" in settings else corpus
+        flags += ["--corpus", where, "--eval-every", "2"]
     code, out, err = shell("train", *flags)
     assert code == 0, err
     config = json.loads((tmp_path / "run/config.json").read_text())
@@ -45,9 +49,11 @@ def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
         if isinstance(part, dict)
         for key, value in part.items()
     }
-    changed = {*small, "layer_sizes", "corpus", "steps", "model"}
+    changed = {*small, "layer_sizes", "cutoffs", "corpus", "steps", "model"}
     for field, value in settings.items():
         if field in given and field not in changed:
+            # JSON has no tuples.
+            value = list(value) if isinstance(value, tuple) else value
             assert given[field] == value, field
     if settings["corpus"] != "toy":
         assert out.count("valid loss") >= 2
