@@ -47,12 +47,16 @@ def loss(params, model):
     return nll_BT.mean()
 
 
+in_time = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",), outputs=False)))
+exactly_in_time = pytest.mark.parametrize(
+    ("name", "options"), list(cases(("gradient",), exact=True, outputs=False))
+)
 every_model = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",))))
 # Laws that bfloat16 could only keep within a rounding too coarse to show anything.
 exact_model = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",), exact=True)))
 
 
-@exact_model
+@exactly_in_time
 def test_causality_by_gradient(name, options):
     model, params = build(name, {key: options[key] for key in options if key != "tied"})
     # Distinct tokens, so that a row of the embedding belongs to one position.
@@ -70,7 +74,7 @@ def test_causality_by_gradient(name, options):
         assert (np.delete(rows_V[: t + 1], np.s_[:first]) > 0).all(), "a token in reach is ignored"
 
 
-@every_model
+@in_time
 def test_chunks_with_the_carry_equal_one_run(name, options):
     model, params = build(name, options)
     tokens_BT = tokens()
@@ -85,7 +89,7 @@ def test_chunks_with_the_carry_equal_one_run(name, options):
     assert_trees_close(carry, end, **tolerance(options))
 
 
-@every_model
+@in_time
 def test_a_length_is_where_reading_stops(name, options):
     model, params = build(name, options)
     short_BTV, end = logits(model, params, tokens()[:, :5])
@@ -94,7 +98,7 @@ def test_a_length_is_where_reading_stops(name, options):
     assert_trees_close(stopped, end, **tolerance(options))
 
 
-@exact_model
+@exactly_in_time
 def test_last_features_are_the_last_of_every(name, options):
     model, params = build(name, options)
     every_BTF, carry = hidden(model, params, tokens())
@@ -102,7 +106,7 @@ def test_last_features_are_the_last_of_every(name, options):
     assert_trees_close((last_B1F, end), (every_BTF[:, -1:], carry), **tolerance(options))
 
 
-@exact_model
+@exactly_in_time
 def test_jit_equals_eager(name, options):
     model, params = build(name, options)
     compiled, _ = loss_and_gradient(model, params)
@@ -166,7 +170,7 @@ def paths_of(params):
     return jax.tree_util.tree_leaves_with_path(params)
 
 
-@exact_model
+@exactly_in_time
 def test_a_row_does_not_depend_on_its_batch(name, options):
     model, params = build(name, options)
     tokens_BT = tokens()
@@ -227,7 +231,7 @@ def test_padding_changes_nothing(name, options):
     assert_allclose(metrics.nll_K[0], nll_BT1.sum(), rtol=rtol)
 
 
-@exact_model
+@exactly_in_time
 def test_a_run_compiles_once_and_grouping_changes_nothing(name, options):
     model, _ = build(name, options)
     block = padded_block(3)

@@ -9,6 +9,7 @@ from cases import assert_trees_close
 import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.models.layers import RATES
+from jaxlm.training.loop import settings_of, train
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +43,8 @@ def assert_alike(run, alone):
 )
 def test_seeds_are_what_they_are_alone(kind, options, text):
     model = tiny_runs.make(kind, text, dropout=0.3)
-    runs = many(model, text, seeds=3, seed=5, **options)
-    for seed, run in zip((5, 6, 7), runs, strict=True):
-        assert_alike(run, tiny_runs.fit(model, text, seed=seed, **OPTIONS | options))
+    _, run = many(model, text, seeds=2, seed=5, **options)
+    assert_alike(run, tiny_runs.fit(model, text, seed=6, **OPTIONS | options))
 
 
 def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
@@ -64,13 +64,14 @@ def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
     assert float(jaxlm.perplexity(loaded, "valid")) > 1
 
 
-@pytest.mark.parametrize("rate", [rate for rate in RATES if rate != "dropout"])
-def test_every_rate_can_be_swept(rate, text):
-    layers = 2 if rate == "dropout_between" else 1
-    model = tiny_runs.make(jaxlm.LSTM, text, num_layers=layers)
-    _, run = many(model, text, sweep={rate: [0.1, 0.4]}, steps=2, eval_every=2)
-    alone = tiny_runs.make(jaxlm.LSTM, text, num_layers=layers, **{rate: 0.4})
-    assert_alike(run, tiny_runs.fit(alone, text, **OPTIONS | {"steps": 2, "eval_every": 2}))
+def test_every_rate_can_differ(text):
+    rates = [name for name in RATES if name != "dropout"]
+    model = tiny_runs.make(jaxlm.LSTM, text, num_layers=2)
+    short = OPTIONS | {"steps": 2, "eval_every": 2}
+    dropped = [model.clone(**dict.fromkeys(rates, rate)) for rate in (0.1, 0.4)]
+    settings = [settings_of(one, "streams", "adam", None, None, None, short) for one in dropped]
+    _, run = train(settings, text, False, tiny_runs.quiet())
+    assert_alike(run, tiny_runs.fit(dropped[1], text, **short))
 
 
 def test_stopped_and_continued(text, tmp_path):
