@@ -9,7 +9,7 @@ Published  none
 Tiny Shakespeare by character, 32 features, 128 units, SGD. The carry always flows on; what the
 length of a chunk changes is how far back the gradient reaches. A step has about 2240 characters
 whatever the length (448 streams of 5, 112 of 20, 32 of 70), so that every run takes as many steps.
-Four runs at a time, by `--sweep`: two rates, the gradient clipped to norm 0.25 and as good as never.
+Four runs at a time, by `--sweep`: two rates, the gradient clipped to norm 0.25 and hardly ever.
 """
 
 import json

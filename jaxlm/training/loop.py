@@ -1,10 +1,11 @@
 """The training loop: dispatch, measure, validate, keep; for one run, or several side by side."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from rich.console import Console
@@ -27,6 +28,8 @@ from jaxlm.training.runs import Run, claim_folder, write_description
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
 from jaxlm.training.timetable import Timetable
+
+T = TypeVar("T")
 
 
 def fit_by_gradient(
@@ -75,7 +78,24 @@ def settings_of(
 def train(runs: Sequence[Settings], text: Text, resume: bool, console: Console | None) -> list[Run]:
     """Trains one run, or several that differ in what `fleet` knows, in one compiled function."""
     check_fleet(runs)
-    return _Loop(list(runs), text).run(resume, console)
+    try:
+        return _Loop(list(runs), text).run(resume, console)
+    except _ApartError as apart:
+        # Killed between two of their checkpoints: those at one step go on together.
+        done: list[Run] = []
+        for group in apart.groups:
+            done += train(group, text, resume, console)
+            if done[-1].stopped_by:
+                break
+        return done
+
+
+class _ApartError(Exception):
+    """The runs to be resumed are at different steps; groups: those at one step each."""
+
+    def __init__(self, groups: list[list[Settings]]) -> None:
+        super().__init__(groups)
+        self.groups = groups
 
 
 class _Loop:
@@ -165,12 +185,11 @@ class _Loop:
             start = average.start if average else None
             state = init_state(run.model, self.transform, key, batch_size, start)
             states.append(member.start(state, resume))
-        steps = {member.step for member in self.members}
-        if len(steps) > 1:
-            raise UserError(
-                f"the runs of {self.first.folder and self.first.folder.parent} are at the steps "
-                f"{', '.join(map(str, sorted(steps)))}: they go on together from one alone"
-            )
+        groups: dict[int, list[Settings]] = {}
+        for run, member in zip(self.runs, self.members, strict=True):
+            groups.setdefault(member.step, []).append(run)
+        if len(groups) > 1:
+            raise _ApartError(list(groups.values()))
         self.budget.spent_before = self.members[0].meter.progress.seconds
         return states
 
@@ -200,7 +219,7 @@ class _Loop:
             self._measured(*pending)
         states = fleet.apart(state)
         for member, one in zip(self.members, states, strict=True):
-            self._unless_it_fails(member, lambda: member.finish(one, self.budget))  # noqa: B023
+            self._unless_it_fails(member, partial(member.finish, one, self.budget))
         return states
 
     def _fleet(self) -> Fleet:
@@ -218,30 +237,30 @@ class _Loop:
 
     def _measured(self, first: int, count: int, metrics: Sequence[StepMetrics]) -> None:
         for member, one in zip(self.members, metrics, strict=True):
-            self._unless_it_fails(member, lambda: member.measured(first, count, one))  # noqa: B023
+            self._unless_it_fails(member, partial(member.measured, first, count, one))
 
-    def _unless_it_fails(self, member: Member, do: Any) -> None:
-        """A run whose loss is not finite is out, and the others go on; alone, it is an error."""
+    def _unless_it_fails(self, member: Member, do: Callable[[], T]) -> T | None:
+        """A run whose loss is not finite is out, and the others go on; if all are, it is an error.
+        None for one that is out.
+        """
         if member.failed:
-            return
+            return None
         try:
-            do()
+            return do()
         except NotFiniteError as error:
             member.failed = error
             if all(one.failed for one in self.members):
                 raise UserError(member.advice(error)) from None
             member.log.warn(f"out: {member.advice(error)}")
+            return None
 
     def _pause(self, state: TrainState, fleet: Fleet) -> TrainState:
         with self.members[0].log.clock_stopped():
-            states = fleet.apart(state)
-            for place, member in enumerate(self.members):
-
-                def pause(place: int = place, member: Member = member) -> None:
-                    states[place] = member.pause(states[place], self.budget)
-
-                self._unless_it_fails(member, pause)
-            return fleet.together(states)
+            before, after = fleet.apart(state), []
+            for member, one in zip(self.members, before, strict=True):
+                paused = self._unless_it_fails(member, partial(member.pause, one, self.budget))
+                after.append(one if paused is None else paused)
+            return fleet.together(after)
 
     def _enough(self) -> bool:
         """Whether patience, or the budget, is at its end."""

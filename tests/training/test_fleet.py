@@ -1,5 +1,7 @@
 """Runs side by side: each is what it would have been alone."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -85,6 +87,22 @@ def test_stopped_and_continued(text, tmp_path):
         tiny_runs.assert_same_arrays(one.params, other.params)
         records = [tiny_runs.records(run.folder) for run in (one, other)]
         assert records[0] == records[1]
+
+
+def test_runs_that_were_killed_apart_go_on(text, tmp_path):
+    """One of them had saved once more than the other."""
+    model = tiny_runs.make(jaxlm.RNN, text)
+    whole = many(model, text, tmp_path / "whole", seeds=2)
+    parts = tmp_path / "parts"
+    many(model, text, parts, seeds=2, steps=6)
+    shutil.copytree(parts / "seed-1", tmp_path / "kept")
+    many(model, text, parts, seeds=2, resume=True)
+    shutil.rmtree(parts / "seed-1")
+    shutil.move(tmp_path / "kept", parts / "seed-1")
+    again = many(model, text, parts, seeds=2, resume=True)
+    assert [run.folder.name for run in again] == ["seed-0", "seed-1"]
+    for one, other in zip(whole, again, strict=True):
+        assert_alike(other, one)
 
 
 def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
