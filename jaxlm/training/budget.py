@@ -68,12 +68,13 @@ def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Hori
 
 def with_saved_steps(config: TrainingConfig, folder: Path | None) -> TrainingConfig:
     """`config` with the steps that an earlier session of the run in `folder` was fitted to, if
-    there was one.
+    there was one with as many minutes.
     """
     if config.max_minutes is None or folder is None or not (folder / CONFIG).exists():
         return config
     saved = read_description(folder)[0].get("training", {})
-    steps = saved.get("steps") if saved.get("max_minutes") else None
+    same = saved.get("max_minutes") == config.max_minutes
+    steps = saved.get("steps") if same else None
     return dataclasses.replace(config, steps=config.steps or steps)
 
 

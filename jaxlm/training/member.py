@@ -144,7 +144,8 @@ class Member:
 
     def finish(self, state: TrainState, budget: Budget) -> None:
         """Saves what is not saved; raises NotFiniteError if the last step broke the parameters."""
-        if budget.over and not self.timetable.validated_at(self.step):
+        unfinished = self.step < self.timetable.total
+        if unfinished and budget.over and not self.timetable.validated_at(self.step):
             self.log.note(f"--max-minutes {self.settings.training.max_minutes:g} are over")
             self.pause(state, budget, last=True)
         if self.saved_step != self.step:
