@@ -120,10 +120,6 @@ class ModernNPLM(NeuralModel):
     def window(self) -> int:
         return self.n_step + self.far_windows * self.far_size
 
-    @nn.nowrap
-    def notes(self) -> list[str]:
-        return [note for note in [make_head(self, parent=None).note()] if note]
-
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.window - 1), self.filler_id, jnp.int32)
 
@@ -151,19 +147,6 @@ class ModernNPLM(NeuralModel):
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
         return self.drop(hidden_BTF, deterministic)
-
-    def logits(self, hidden_BTF: jax.Array) -> jax.Array:
-        return self.output(hidden_BTF, self.embedding.embedding)
-
-    def loss(
-        self,
-        hidden_BTF: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-        deterministic: bool,
-    ) -> tuple[jax.Array, jax.Array]:
-        table_VD = self.embedding.embedding
-        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     def layers(self) -> dict[str, str]:
         inputs, size = self.embedding_size * (self.n_step + self.far_windows), self.hidden_size

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
+from jaxlm.models.heads import make_head
 from jaxlm.models.summary import parameter_table
 from jaxlm.ops.compiling import FEW_ROWS, known
 from jaxlm.ops.cross_entropy import cross_entropy
@@ -25,6 +26,10 @@ class NeuralModel(nn.Module, LanguageModel):
     carry = model.initial_carry(batch_size)
     hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
     logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
+
+    A model's `setup` makes `embedding`, an nn.Embed, and `output`, by `make_head`, which its fields
+    describe; its `features` are what is between the two. One that is wired otherwise has `logits`,
+    `loss` and `notes` of its own.
     """
 
     vocab_size: int
@@ -56,11 +61,10 @@ class NeuralModel(nn.Module, LanguageModel):
         """
         return 0.0
 
-    @abc.abstractmethod
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
         """Unnormalised log-probabilities of the next token: [B, T, V] in the compute dtype."""
+        return self.output(hidden_BTF, self.embedding.embedding)
 
-    @abc.abstractmethod
     def loss(
         self,
         hidden_BTF: jax.Array,
@@ -72,6 +76,8 @@ class NeuralModel(nn.Module, LanguageModel):
         `logits` and a cross-entropy give, in one. Only the sum can be differentiated. Unless
         `deterministic`, both may be an estimate, which `notes` then says.
         """
+        table_VD = self.embedding.embedding
+        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
@@ -80,7 +86,8 @@ class NeuralModel(nn.Module, LanguageModel):
     @nn.nowrap
     def notes(self) -> list[str]:
         """What will not run as its settings ask, and which figures are not what they seem."""
-        return []
+        note = make_head(self, parent=None).note()
+        return [note] if note else []
 
     def __call__(
         self,

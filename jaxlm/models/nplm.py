@@ -124,10 +124,6 @@ class NPLM(NeuralModel):
     def window(self) -> int:
         return self.n_step
 
-    @nn.nowrap
-    def notes(self) -> list[str]:
-        return [note for note in [make_head(self, parent=None).note()] if note]
-
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)
 
@@ -157,19 +153,6 @@ class NPLM(NeuralModel):
         if self.direct:
             parts.append(x_BTX)
         return jnp.concatenate(parts, axis=-1), carry
-
-    def logits(self, hidden_BTF: jax.Array) -> jax.Array:
-        return self.output(hidden_BTF, self.embedding.embedding)
-
-    def loss(
-        self,
-        hidden_BTF: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-        deterministic: bool,
-    ) -> tuple[jax.Array, jax.Array]:
-        table_VD = self.embedding.embedding
-        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     def layers(self) -> dict[str, str]:
         window = self.n_step * self.embedding_size

@@ -201,7 +201,7 @@ class Recurrent(NeuralModel):
     def notes(self) -> list[str]:
         plain = self.cell == CELLS["lstm"] and is_zero(self.dropout_state)
         kernel = fallback(self.kernel, plain, self.dtype)
-        return [note for note in (kernel, make_head(self, parent=None).note()) if note]
+        return super().notes() + [kernel] * bool(kernel)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         def zeros(size: int) -> Carry:
@@ -251,19 +251,6 @@ class Recurrent(NeuralModel):
         if self.temporal_penalty:
             found += self.temporal_penalty * temporal_penalty(hidden_BTF, shares_BT)
         return found
-
-    def logits(self, hidden_BTF: jax.Array) -> jax.Array:
-        return self.output(hidden_BTF, self.embedding.embedding)
-
-    def loss(
-        self,
-        hidden_BTF: jax.Array,
-        targets_BT: jax.Array,
-        weights_BT: jax.Array,
-        deterministic: bool,
-    ) -> tuple[jax.Array, jax.Array]:
-        table_VD = self.embedding.embedding
-        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
 
     def layers(self) -> dict[str, str]:
         gates, inputs = self.cell.gates, self.embedding_size

@@ -168,6 +168,15 @@ def test_a_finished_count_is_left_as_it_is(shell, tmp_path):
     assert (run / "metrics.jsonl").exists() is False or "valid" not in out
 
 
+def test_evaluate_lets_a_run_adapt(shell, text_run):
+    flags = ["--cache", 20, "--dynamic", "--dynamic-lr", 1e-3, "--dynamic-decay", 0.02]
+    flags += ["--cache-flatness", 0.1, "--cache-share", 0.1]
+    code, out, _ = shell("evaluate", text_run, *flags)
+    assert code == 0
+    assert "adapted" in out and "dynamic evaluation (rms), a step every 10 tokens" in out
+    assert "cache of the last 20 states" in out
+
+
 def test_evaluate_mixes_a_counted_and_a_neural_run(shell, toy_runs, tmp_path):
     assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
     runs = (tmp_path / "run", toy_runs["nplm"])

@@ -3,7 +3,7 @@
 import pytest
 
 TRAIN = {
-    "unknown model": (["--model", "lstn"], ["'lstn'", "nplm, rnn, gru, lstm", "'lstm'"]),
+    "unknown model": (["--model", "lstn"], ["'lstn'", "nplm, modern-nplm, rnn, gru", "'lstm'"]),
     "unknown corpus": (["--corpus", "ptbb"], ["'ptbb'", "toy, ptb, wikitext-2", "file or folder"]),
     "unknown recipe": (["--recipe", "zaremba"], ["'zaremba'", "zaremba-small, zaremba-medium"]),
     "unknown tokens": (["--tokens", "letters"], ["'letters'", "words, chars, bytes, bpe"]),
@@ -41,6 +41,12 @@ TRAIN = {
     "unknown engine": (["--model", "ngram", "--engine", "sql"], ["'sql'", "duckdb, spark"]),
     "a rate for counting": (["--model", "ngram", "--lr", "1"], ["--lr"]),
     "resume nothing": (["--resume"], ["--resume", "no run"]),
+    "no minutes": (["--max-minutes", "0"], ["--max-minutes 0", "above 0"]),
+    "no seeds": (["--seeds", "0"], ["--seeds 0", "at least 1"]),
+    "a sweep of sizes": (["--sweep", "hidden_size=2,4"], ["'hidden_size'", "lr, clip"]),
+    "a sweep of words": (["--sweep", "lr=high"], ["'lr=high'", "lr=1e-3,2e-3"]),
+    "rounds below none": (["--model", "mogrifier", "--rounds", "-1"], ["--rounds -1"]),
+    "no softmaxes": (["--softmax", "mixture", "--softmaxes", "0"], ["--softmaxes 0"]),
 }
 
 
@@ -129,8 +135,14 @@ def test_evaluate(shell, toy_runs, tmp_path):
     assert_mistake(shell("evaluate", *toy_runs.values(), "--per-token", "x.tsv"), ["one run"])
     assert_mistake(shell("evaluate", run, "--cache", 5), ["cannot be adapted", "one stream"])
     assert_mistake(shell("evaluate", run, "--temperature", "warm"), ["'warm'", "auto"])
-    assert_mistake(shell("evaluate", run, "--cache-share", ".1"), ["--cache 500"])
-    assert_mistake(shell("evaluate", run, "--cache", 5, "--mix"), ["leave out --mix"])
+    assert_mistake(shell("evaluate", run, "--cache-share", ".1"), ["belongs to --cache:"])
+    assert_mistake(shell("evaluate", run, "--dynamic-lr", ".1"), ["belongs to --dynamic:"])
+    assert_mistake(shell("evaluate", run, "--seed", "1"), ["belongs to --mc-samples:"])
+    unknown = shell("evaluate", run, "--dynamic", "--dynamic-rule", "adam")
+    assert_mistake(unknown, ["'adam'", "sgd, rms"])
+    per_token = "--per-token", tmp_path / "x.tsv"
+    assert_mistake(shell("evaluate", run, "--cache", 5, *per_token), ["--per-token"])
+    assert not (tmp_path / "x.tsv").exists()
     assert_mistake(
         shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot write"]
     )
