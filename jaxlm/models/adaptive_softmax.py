@@ -115,11 +115,13 @@ class AdaptiveSoftmax(nn.Module):
         if self.tied:
             size = embedding_VD.shape[-1]
             hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
-            words = TiedHead(len(edges) - 1, self.init_scale, name="head")
-            head = words(embedding_VD[: edges[0]].T)
-            for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
+            # Split, the table's gradient is one array put together; of slices it would be a sum of
+            # as many tables, each padded with zeros.
+            head_WD, *tails_WD = jnp.split(embedding_VD, edges[:-1])
+            head = TiedHead(len(edges) - 1, self.init_scale, name="head")(head_WD.T)
+            for index, tail_WD in enumerate(tails_WD, 1):
                 tied = TiedCluster(self.init_scale, name=f"tail_{index}")
-                tails.append(tied(embedding_VD[first:end].T))
+                tails.append(tied(tail_WD.T))
             return hidden_BTF, head, tails
         features = hidden_BTF.shape[-1]
         full = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")
