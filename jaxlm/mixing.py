@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.adaptation import Adaptation, adapted_log_probs, complete
+from jaxlm.adaptation import Adaptation, Adapter
 from jaxlm.adaptation.settings import adaptable
 from jaxlm.data.encoding import Split
 from jaxlm.errors import UserError
@@ -79,7 +79,7 @@ def mixture(
     if weights is not None:
         check_weights(weights, components)
     # Before the text itself is looked at: validation chooses.
-    parts = [_component(run, adaptation, corpus) for run in runs]
+    parts = [_Component(run, adaptation, corpus) for run in runs]
     shares, chosen = (
         (np.array(weights), "weights given")
         if weights is not None
@@ -87,7 +87,7 @@ def mixture(
     )
     measured = _log_probs(parts, unigram_cache, lambda run: open_split(run, corpus, split, text))
     counted = zip(parts, measured.splits, measured.log_probs_MT, strict=False)
-    alone = [part.report(split, TokenScores(log_prob)) for part, split, log_prob in counted]
+    alone = [part.report(split, log_probs) for part, split, log_probs in counted]
     together = TokenScores(interpolated(measured.log_probs_MT, shares))
     mixed = report(runs[0], measured.splits[0], together)
     if unigram_cache is not None:
@@ -97,33 +97,26 @@ def mixture(
     return Mixed(tuple(alone), replace(mixed, run="mixture"), tuple(map(float, shares)), chosen)
 
 
-@dataclass(frozen=True)
 class _Component:
-    """A run, and how it adapts, if it does."""
+    """A run, which adapts if it can and is to."""
 
-    run: Run
-    adaptation: Adaptation | None
-    corpus: str | None
+    def __init__(self, run: Run, adaptation: Adaptation | None, corpus: str | None) -> None:
+        self.run, self.adapter, self.adaptation = run, None, None
+        if adaptation is not None and adaptable(run):
+            self.adapter = Adapter(run, corpus)
+            self.adaptation = self.adapter.complete(adaptation)
 
     def log_probs(self, split: Split) -> np.ndarray:
         """Of every token that counts, [T]."""
-        if self.adaptation is None:
+        if self.adapter is None or self.adaptation is None:
             return score(self.run, split).log_prob
-        return adapted_log_probs(self.run, self.adaptation, split, self.corpus)
+        return self.adapter.log_probs(self.adaptation, split)
 
-    def report(self, split: Split, scores: TokenScores) -> Report:
+    def report(self, split: Split, log_probs: np.ndarray) -> Report:
         """What it scored alone."""
-        found = report(self.run, split, scores)
-        if self.adaptation is None:
-            return found
-        protocol = f"{found.protocol} {self.adaptation}."
-        return replace(found, run=f"{self.run.name}, adapted", protocol=protocol)
-
-
-def _component(run: Run, adaptation: Adaptation | None, corpus: str | None) -> _Component:
-    wanted = adaptation is not None and adaptable(run)
-    how = complete(run, adaptation, corpus) if wanted and adaptation else None
-    return _Component(run, how, corpus)
+        if self.adapter is None or self.adaptation is None:
+            return report(self.run, split, TokenScores(log_probs))
+        return self.adapter.report(self.adaptation, split, log_probs)
 
 
 @dataclass(frozen=True)

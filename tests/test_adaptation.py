@@ -135,6 +135,19 @@ def test_following_the_text_is_of_use_and_adds_to_the_cache(run, rule):
     assert "rate and decay by its first" in following.protocol
 
 
+def test_the_training_text_is_looked_at_once(run, monkeypatch):
+    looked = []
+
+    def counted(*args):
+        looked.append(args)
+        return dynamic.training_rms(*args)
+
+    monkeypatch.setattr(choosing, "training_rms", counted)
+    settings = {"dynamic": "rms", "dynamic_steps": 8, "dynamic_decay": 0.02}
+    jaxlm.mixture([run], adaptation=Adaptation(**settings), unigram_cache=20)
+    assert len(looked) == 1
+
+
 def test_samples_are_averaged_as_probabilities(dropped):
     """With one mask for the whole text: the mean of what two networks say, in one pass."""
     ids = jaxlm.evaluation.open_split(dropped, split="test").ids[:50].astype(np.int32)

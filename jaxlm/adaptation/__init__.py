@@ -3,8 +3,8 @@ gradient steps, an average over dropout masks. Nothing of the run is changed, an
 what is not given.
 """
 
-from jaxlm.adaptation.choosing import adapted, adapted_log_probs, complete
+from jaxlm.adaptation.choosing import Adapter, adapted
 from jaxlm.adaptation.dynamic import RULES
 from jaxlm.adaptation.settings import Adaptation
 
-__all__ = ["RULES", "Adaptation", "adapted", "adapted_log_probs", "complete"]
+__all__ = ["RULES", "Adaptation", "Adapter", "adapted"]

@@ -41,58 +41,61 @@ def adapted(
     Raises UserError for a run that is not of a neural model over a stream, settings that cannot be,
     and a corpus without validation split where one is to choose.
     """
+    adapter = Adapter(run, corpus)
     # Before the text itself is looked at: validation chooses.
-    adaptation = complete(run, adaptation, corpus)
+    adaptation = adapter.complete(adaptation)
     opened = open_split(run, corpus, split, text)
-    scores = TokenScores(adapted_log_probs(run, adaptation, opened, corpus))
-    found = report(run, opened, scores)
-    return replace(found, run=f"{run.name}, adapted", protocol=f"{found.protocol} {adaptation}.")
+    return adapter.report(adaptation, opened, adapter.log_probs(adaptation, opened))
 
 
-def adapted_log_probs(
-    run: Run, adaptation: Adaptation, split: Split, corpus: str | None = None
-) -> np.ndarray:
-    """log P of every token of a split, float64 [T], by a run that adapts with complete settings;
-    corpus: where the statistics of training come from that a rule may ask for.
+class Adapter:
+    """A run that adapts, and what of its training text a rule asks for, looked at once; corpus: in
+    place of the one it was trained on.
     """
-    assert adaptation.temperature is not None
-    settings = [adaptation.temperature], [adaptation.flatness or 0.0]
-    readings = _Run(run, corpus).read(adaptation, split.ids, *settings)
-    if not adaptation.cache:
-        return readings.model_KT[0]
-    share = adaptation.share or 0.0
-    return interpolated(np.stack([readings.model_KT[0], readings.cache(0, 0)]), [1 - share, share])
 
-
-def complete(run: Run, adaptation: Adaptation, corpus: str | None = None) -> Adaptation:
-    """`adaptation`, with what it leaves open chosen on the validation split. Raises UserError for
-    what cannot be.
-    """
-    adaptation.check()
-    adaptation.check_run(run)
-    if not adaptation.open:
-        return adaptation
-    try:
-        valid = open_split(run, corpus, "valid")
-    except UserError as error:
-        raise UserError(
-            f"what is not given is chosen on the validation split, which cannot be had ({error}): "
-            f"give --temperature, --cache-flatness, --cache-share, --dynamic-lr, --dynamic-decay"
-        ) from None
-    adapting, chosen = _Run(run, corpus), [f"{valid.name}, {len(valid):,} tokens"]
-    if adaptation.dynamic_open:
-        adaptation = _with_rule(adapting, adaptation, valid.ids[:TRIAL])
-        chosen.append(f"rate and decay by its first {min(TRIAL, len(valid)):,}")
-    adaptation = replace(adaptation, chosen=f" (by {'; '.join(chosen)})")
-    return _with_mixture(adapting, adaptation, valid)
-
-
-class _Run:
-    """A run, and what of its training text a rule asks for, looked at once."""
-
-    def __init__(self, run: Run, corpus: str | None) -> None:
+    def __init__(self, run: Run, corpus: str | None = None) -> None:
         self.run, self.corpus = run, corpus
         self._found: dict[tuple[bool, int], Any] = {}
+
+    def complete(self, adaptation: Adaptation) -> Adaptation:
+        """`adaptation`, with what it leaves open chosen on the validation split. Raises UserError
+        for what cannot be.
+        """
+        adaptation.check()
+        adaptation.check_run(self.run)
+        if not adaptation.open:
+            return adaptation
+        try:
+            valid = open_split(self.run, self.corpus, "valid")
+        except UserError as error:
+            raise UserError(
+                f"what is not given is chosen on the validation split, which cannot be had "
+                f"({error}): give --temperature, --cache-flatness, --cache-share, --dynamic-lr, "
+                f"--dynamic-decay"
+            ) from None
+        chosen = [f"{valid.name}, {len(valid):,} tokens"]
+        if adaptation.dynamic_open:
+            adaptation = _with_rule(self, adaptation, valid.ids[:TRIAL])
+            chosen.append(f"rate and decay by its first {min(TRIAL, len(valid)):,}")
+        adaptation = replace(adaptation, chosen=f" (by {'; '.join(chosen)})")
+        return _with_mixture(self, adaptation, valid)
+
+    def log_probs(self, adaptation: Adaptation, split: Split) -> np.ndarray:
+        """log P of every token of a split, float64 [T], with complete settings."""
+        assert adaptation.temperature is not None
+        settings = [adaptation.temperature], [adaptation.flatness or 0.0]
+        readings = self.read(adaptation, split.ids, *settings)
+        if not adaptation.cache:
+            return readings.model_KT[0]
+        share = adaptation.share or 0.0
+        parts_MT = np.stack([readings.model_KT[0], readings.cache(0, 0)])
+        return interpolated(parts_MT, [1 - share, share])
+
+    def report(self, adaptation: Adaptation, split: Split, log_probs: np.ndarray) -> Report:
+        """The figures of `log_probs`, and how they came about."""
+        found = report(self.run, split, TokenScores(log_probs))
+        protocol = f"{found.protocol} {adaptation}."
+        return replace(found, run=f"{self.run.name}, adapted", protocol=protocol)
 
     def read(
         self,
@@ -133,7 +136,7 @@ class _Run:
         return self._found[wanted, steps]
 
 
-def _with_rule(adapting: _Run, adaptation: Adaptation, ids: np.ndarray) -> Adaptation:
+def _with_rule(adapting: Adapter, adaptation: Adaptation, ids: np.ndarray) -> Adaptation:
     """The rule's rate, and then its decay, under which `ids` are likeliest."""
     rule, plain = adaptation.dynamic, replace(adaptation, temperature=1.0)
 
@@ -152,7 +155,7 @@ def _with_rule(adapting: _Run, adaptation: Adaptation, ids: np.ndarray) -> Adapt
     return replace(found, temperature=adaptation.temperature)
 
 
-def _with_mixture(adapting: _Run, adaptation: Adaptation, valid: Split) -> Adaptation:
+def _with_mixture(adapting: Adapter, adaptation: Adaptation, valid: Split) -> Adaptation:
     """The temperature, and the cache's flatness and share, under which `valid` is likeliest."""
     given = adaptation.temperature, adaptation.flatness
     temperatures = TEMPERATURES if given[0] is None else (given[0],)

@@ -24,7 +24,7 @@ from jaxlm.training.member import Member, Settings
 from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxlm.training.options import with_options
 from jaxlm.training.progress import NotFiniteError, TrainingConfig, total_steps
-from jaxlm.training.runs import Run, claim_folder, write_description
+from jaxlm.training.runs import Run, claim_folder, give_up_folder, write_description
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
 from jaxlm.training.timetable import Timetable
@@ -162,9 +162,7 @@ class _Loop:
         if resume:
             training = with_saved_steps(training, self.first.folder)
             self._set_steps(training.steps)
-        for run in self.runs:
-            if run.folder:
-                claim_folder(run.folder, run.description(self.text), self.text.tokenizer, resume)
+        self._claim_folders(resume)
         if training.max_minutes and not training.steps:
             settings = self.batches[0], self.first.optimizer
             found = fitted(training, self.first.model, self.text, *settings, len(self.runs))
@@ -172,6 +170,21 @@ class _Loop:
             for run in self.runs:
                 if run.folder:
                     write_description(run.folder, run.description(self.text), self.text.tokenizer)
+
+    def _claim_folders(self, resume: bool) -> None:
+        """All of them, or none: what is refused leaves no other run's folder behind."""
+        made: list[Path] = []
+        for run in self.runs:
+            if run.folder is None:
+                continue
+            new = not run.folder.exists()
+            try:
+                claim_folder(run.folder, run.description(self.text), self.text.tokenizer, resume)
+            except UserError:
+                for folder in made:
+                    give_up_folder(folder)
+                raise
+            made += [run.folder] * new
 
     def _set_steps(self, steps: int | None) -> None:
         self.runs = [replace(run, training=replace(run.training, steps=steps)) for run in self.runs]

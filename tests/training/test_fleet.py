@@ -105,6 +105,14 @@ def test_runs_that_were_killed_apart_go_on(text, tmp_path):
         assert_alike(other, one)
 
 
+def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    tiny_runs.fit(model, text, tmp_path / "runs" / "seed-1", **OPTIONS)
+    with pytest.raises(UserError, match="seed-1 already holds a run"):
+        many(model, text, tmp_path / "runs", seeds=2)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["seed-1"]
+
+
 def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     console = tiny_runs.quiet()
