@@ -100,12 +100,15 @@ def members(
         of_optimizer: dict[str, Any] = {
             name: value for name, value in chosen.items() if name not in RATES
         }
+        model = settings.model.clone(**of_model)
+        # A rate that cannot be is told of before any run has a folder.
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
         for seed in range(first, first + seeds):
             parts = [f"{name.replace('_', '-')}-{value:g}" for name, value in chosen.items()]
             found.append(
                 replace(
                     settings,
-                    model=settings.model.clone(**of_model),
+                    model=model,
                     optimizer=replace(settings.optimizer, **of_optimizer),
                     training=replace(settings.training, seed=seed),
                     folder=folder and folder / "-".join([*parts, f"seed-{seed}"]),

@@ -136,9 +136,10 @@ def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
         ({"sweep": {"dropout": [0.1, 1.5]}}, "--dropout 1.5: must be at least 0 and below 1"),
     ],
 )
-def test_what_cannot_be(options, message, text):
+def test_what_cannot_be(options, message, text, tmp_path):
     with pytest.raises(UserError, match=message):
-        many(tiny_runs.make(jaxlm.RNN, text), text, **options)
+        many(tiny_runs.make(jaxlm.RNN, text), text, tmp_path / "runs", **options)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_keys_stay_apart(text):
