@@ -18,18 +18,24 @@ from jaxlm.training.runs import CONFIG, read_description
 from jaxlm.training.state import init_params, init_state
 from jaxlm.training.step import make_train_block
 
-# Seconds of steps that are timed, after those that compile; and of the budget, what is kept back
-# for a machine that gets slower.
+# Seconds of steps that are timed before the first, after those that compile; and of the time left,
+# what is kept back for a machine that gets slower.
 TIMED_SECONDS = 4.0
 KEPT_BACK = 0.04
+# The fit is looked at again whenever this share of the budget is spent, and changed where it is off
+# by this share of the steps: a train step is compiled anew for it.
+WINDOW = 0.05
+DRIFT = 0.03
 
 
 class Budget:
     """The minutes of a run, over all its sessions; None: as many as it takes."""
 
-    def __init__(self, minutes: float | None) -> None:
-        self.minutes = minutes
+    def __init__(self, minutes: float | None, asked: int | None = None) -> None:
+        """asked: steps at most, should the fit be changed; None: it is left as it is."""
+        self.minutes, self.asked = minutes, asked
         self._began = time.monotonic()
+        self._looked: tuple[float, int] | None = None
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
@@ -48,6 +54,23 @@ class Budget:
         return [
             f"--max-minutes {self.minutes:g}: {length}; with --steps {total} too, they are repeated"
         ]
+
+    def refitted(self, step: int, total: int) -> int:
+        """How many steps the run is to have after `step` of them: `total`, unless the last ones,
+        and the validations between them, took so long or so little that it is far from what fits.
+        """
+        if self.minutes is None or self.asked is None or step >= total:
+            return total
+        # The first dispatch compiles.
+        since, first = self._looked = self._looked or (self.seconds, step)
+        now = self.seconds
+        if now - since < WINDOW * 60 * self.minutes or step == first:
+            return total
+        self._looked = now, step
+        left = (60 * self.minutes - now - self.validation_seconds) * (1 - KEPT_BACK)
+        fits = step + max(1, int(left * (step - first) / (now - since)))
+        fits = min(self.asked, fits)
+        return fits if abs(fits - total) > DRIFT * total else total
 
     @property
     def over(self) -> bool:

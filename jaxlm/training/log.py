@@ -32,7 +32,7 @@ class Log:
         label: str = "",
         live: bool = True,
     ) -> None:
-        self._folder, self._total, self._label = folder, total_steps, label
+        self._folder, self._label = folder, label
         self._console = console or Console()
         self._created = time.perf_counter()
         self._clock: float | None = None
@@ -65,6 +65,10 @@ class Log:
             return
         for name in ("metrics.jsonl", "timing.jsonl"):
             keep_records_up_to(self._folder / name, step)
+
+    def expect(self, total: int) -> None:
+        """The run will have so many steps."""
+        self._bar.update(self._task, total=total)
 
     def advance(self, step: int, tokens: int, loss: float) -> None:
         """Moves the live line on to `step`; `tokens` were read since the last call."""

@@ -103,8 +103,10 @@ class _Loop:
 
     def __init__(self, runs: list[Settings], text: Text) -> None:
         self.runs, self.text, self.first = runs, text, runs[0]
-        self.budget = Budget(self.first.training.max_minutes)
         self.batches = [self._batches(run) for run in runs]
+        training = self.first.training
+        asked = total_steps(training, self.batches[0].steps_per_epoch)
+        self.budget = Budget(training.max_minutes, None if training.steps else asked)
         for run in runs:
             self._plan(run)
         self.members: list[Member] = []
@@ -167,9 +169,12 @@ class _Loop:
             settings = self.batches[0], self.first.optimizer
             found = fitted(training, self.first.model, self.text, *settings, len(self.runs))
             self._set_steps(found.steps)
-            for run in self.runs:
-                if run.folder:
-                    write_description(run.folder, run.description(self.text), self.text.tokenizer)
+            self._describe()
+
+    def _describe(self) -> None:
+        for run in self.runs:
+            if run.folder:
+                write_description(run.folder, run.description(self.text), self.text.tokenizer)
 
     def _claim_folders(self, resume: bool) -> None:
         """All of them, or none: what is refused leaves no other run's folder behind."""
@@ -208,12 +213,12 @@ class _Loop:
 
     def _train(self, states: list[TrainState], interrupts: Interrupts) -> list[TrainState]:
         fleet = self._fleet()
-        batches, total = self.batches[0], self.timetable.total
+        batches = self.batches[0]
         capacity = capacity_of(len(self.runs) * batches.batch_size * batches.length)
         pending: tuple[int, int, Any] | None = None
         count, dispatched = 1, self.members[0].step
         state = fleet.together(states)
-        while dispatched < total and not interrupts.received and not self._enough():
+        while dispatched < self.timetable.total and not interrupts.received and not self._enough():
             began = time.perf_counter()
             count = min(count, capacity, self.timetable.until_pause(dispatched))
             block = fleet.together([one.block(dispatched, count, capacity) for one in self.batches])
@@ -223,6 +228,8 @@ class _Loop:
                 self._measured(*pending)
             pending = (dispatched, count, fleet.apart(metrics))
             dispatched += count
+            if self._refitted(dispatched):
+                fleet = self._fleet()
             if self.timetable.until_pause(dispatched - 1) == 1:
                 self._measured(*pending)
                 pending = None
@@ -234,6 +241,21 @@ class _Loop:
         for member, one in zip(self.members, states, strict=True):
             self._unless_it_fails(member, partial(member.finish, one, self.budget))
         return states
+
+    def _refitted(self, step: int) -> bool:
+        """Whether the run has another number of steps from now on, by what they took until now."""
+        steps = self.budget.refitted(step, self.timetable.total)
+        if steps == self.timetable.total:
+            return False
+        self._set_steps(steps)
+        self._plan(self.first)
+        for run, member in zip(self.runs, self.members, strict=True):
+            member.refit(run, self.timetable)
+        self._describe()
+        epochs = steps / self.batches[0].steps_per_epoch
+        note = f"step {step:6d}  fitted anew to {self.budget.minutes:g} minutes: {steps:,} steps"
+        self.members[0].log.note(f"{note}, {epochs:.2f} epochs")
+        return True
 
     def _fleet(self) -> Fleet:
         average = make_average(self.first.optimizer)

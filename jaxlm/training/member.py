@@ -76,6 +76,12 @@ class Member:
         patience, worse = self.settings.training.patience, self.meter.progress.worse_in_a_row
         return patience is not None and worse >= patience
 
+    def refit(self, settings: Settings, timetable: Timetable) -> None:
+        """From now on the run has another number of steps."""
+        self.settings, self.timetable = settings, timetable
+        self.meter.total = timetable.total
+        self.log.expect(timetable.total)
+
     def start(self, state: TrainState, resume: bool) -> TrainState:
         """Where it begins: `state`, or with `resume` its last checkpoint, if there is one."""
         if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):

@@ -20,8 +20,8 @@ class TrainingConfig:
     steps: int | None = None
     """Steps to train, in place of --epochs (none: --epochs decides)."""
     max_minutes: float | None = None
-    """Stop within this wall-clock time: no more steps than fit into it, schedules shrunk to them
-    (with --steps: to those, as an earlier run found them)."""
+    """Stop within this wall-clock time: no more steps than fit into it, schedules shrunk to them,
+    and again when the machine gets slower or faster (with --steps: those, and no others)."""
     seed: int = 0
     """Fixes every random choice: same command, seed and machine give the same bytes."""
     log_every: int = 200
@@ -83,7 +83,7 @@ class Meter:
 
     def __init__(self, log: Log, log_every: int, steps_per_epoch: int, total: int) -> None:
         self.log, self.progress = log, Progress()
-        self._log_every, self._total = log_every, total
+        self._log_every, self.total = log_every, total
         self._steps_per_epoch = steps_per_epoch
 
     def steps(self, first: int, count: int, metrics: StepMetrics) -> None:
@@ -98,7 +98,7 @@ class Meter:
             progress.step = first + index + 1
             progress.interval_nll += float(nll[index])
             progress.interval_count += float(counts[index])
-            if progress.step % self._log_every == 0 or progress.step == self._total:
+            if progress.step % self._log_every == 0 or progress.step == self.total:
                 self._report(float(nll[index] / counts[index]), float(norms[index]))
         self.log.advance(progress.step, int(counts.sum()), float(nll[-1] / counts[-1]))
 

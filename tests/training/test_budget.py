@@ -9,7 +9,7 @@ import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.training import budget
 from jaxlm.training.budget import Budget, horizon_of
-from jaxlm.training.optimizers import OptimizerConfig, make_schedule
+from jaxlm.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
 from jaxlm.training.progress import TrainingConfig
 
 
@@ -77,17 +77,76 @@ def test_what_is_really_timed(text):
 
 
 def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
-    """Steps that take longer than was thought: the run validates once more, saves, and stops."""
-    no_timing(1e-6, 0.0)
+    """Steps that were given, and take longer than there is time for: the run validates once more,
+    saves, and stops.
+    """
     seconds = iter(range(0, 10**6, 10))
     monkeypatch.setattr(Budget, "seconds", property(lambda self: float(next(seconds))))
     console = tiny_runs.quiet()
-    train(text, tmp_path / "run", epochs=50, max_minutes=2, eval_every=1000, console=console)
+    train(text, tmp_path / "run", steps=10**5, max_minutes=2, eval_every=10**5, console=console)
     last = tiny_runs.records(tmp_path / "run")[-1]
     assert last["split"] == "valid"
     assert last["step"] < training_of(tmp_path / "run")["steps"]
     assert "--max-minutes 2 are over" in console.file.getvalue()
     assert jaxlm.load(tmp_path / "run").step == last["step"]
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    """A step takes as many seconds as a test says, once the run is on its way."""
+
+    def say(seconds):
+        taken = [0]
+        refitted = Budget.refitted
+
+        def steps(self, step, total):
+            taken[0] = step
+            return refitted(self, step, total)
+
+        monkeypatch.setattr(Budget, "refitted", steps)
+        monkeypatch.setattr(Budget, "seconds", property(lambda self: seconds * taken[0]))
+        monkeypatch.setattr("jaxlm.training.loop.next_count", lambda count, seconds: 2)
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("real", "least", "most"), [(2.0, 26, 30), (0.5, 100, 119), (1.03, 57, 57)]
+)
+def test_a_machine_that_is_not_as_fast_as_it_was(
+    text, tmp_path, no_timing, pace, real, least, most
+):
+    """A step was thought to take a second: the run is fitted anew, so that its schedule comes to
+    its end with the budget; what is off by little is left.
+    """
+    no_timing(1.0, 0.0)
+    pace(real)
+    options = {"epochs": 100, "max_minutes": 1, "schedule": "cosine", "lr": 1.0}
+    console = tiny_runs.quiet()
+    train(text, tmp_path / "run", **options, console=console)
+    said = console.file.getvalue()
+    assert ("fitted anew to 1 minutes" in said) == (least != most)
+    assert "are over" not in said
+    steps = training_of(tmp_path / "run")["steps"]
+    assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
+    assert least <= steps <= most
+
+
+def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
+    text, no_timing, pace, monkeypatch
+):
+    horizons = []
+
+    def seen(config, horizon):
+        horizons.append(horizon.total_steps)
+        return make_optimizer(config, horizon)
+
+    monkeypatch.setattr("jaxlm.training.loop.make_optimizer", seen)
+    no_timing(1.0, 0.0)
+    pace(2.0)
+    run = train(text, epochs=100, max_minutes=1, schedule="cosine")
+    assert horizons[-1] == run.config["training"]["steps"] <= 30
+    assert 57 in horizons
 
 
 def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path, no_timing):
