@@ -23,7 +23,7 @@ from jaxlm.training.step import make_train_block
 TIMED_SECONDS = 4.0
 KEPT_BACK = 0.04
 # The fit is looked at again whenever this share of the budget is spent, and changed where it is off
-# by this share of the steps: a train step is compiled anew for it.
+# by this share of the steps, and by more than compiling a train step anew takes.
 WINDOW = 0.05
 DRIFT = 0.03
 
@@ -40,6 +40,8 @@ class Budget:
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
         """What the last validation took: it is kept back for one more at the end."""
+        self.compile_seconds = 0.0
+        """What the first dispatch of a train step took."""
 
     @property
     def seconds(self) -> float:
@@ -61,16 +63,22 @@ class Budget:
         """
         if self.minutes is None or self.asked is None or step >= total:
             return total
-        # The first dispatch compiles.
-        since, first = self._looked = self._looked or (self.seconds, step)
         now = self.seconds
+        if self._looked is None:
+            # Not sooner: a first dispatch compiles.
+            self._looked = now, step
+        since, first = self._looked
         if now - since < WINDOW * 60 * self.minutes or step == first:
             return total
+        pace = (now - since) / (step - first)
         self._looked = now, step
         left = (60 * self.minutes - now - self.validation_seconds) * (1 - KEPT_BACK)
-        fits = step + max(1, int(left * (step - first) / (now - since)))
-        fits = min(self.asked, fits)
-        return fits if abs(fits - total) > DRIFT * total else total
+        compiling = self.compile_seconds / pace
+        fits = step + int(left / pace)
+        if abs(min(self.asked, fits) - total) <= max(DRIFT * total, compiling):
+            return total
+        self._looked = None
+        return max(step + 1, min(self.asked, fits - int(compiling)))
 
     @property
     def over(self) -> bool:

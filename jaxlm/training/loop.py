@@ -223,6 +223,8 @@ class _Loop:
             count = min(count, capacity, self.timetable.until_pause(dispatched))
             block = fleet.together([one.block(dispatched, count, capacity) for one in self.batches])
             state, metrics = fleet.block(state, block, count)
+            if not self.budget.compile_seconds:
+                self.budget.compile_seconds = time.perf_counter() - began
             if pending:
                 # Read one dispatch late: the device is already at work on the next.
                 self._measured(*pending)

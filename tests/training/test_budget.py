@@ -106,6 +106,8 @@ def pace(monkeypatch):
         monkeypatch.setattr(Budget, "refitted", steps)
         monkeypatch.setattr(Budget, "seconds", property(lambda self: seconds * taken[0]))
         monkeypatch.setattr("jaxlm.training.loop.next_count", lambda count, seconds: 2)
+        nothing = property(lambda self: 1e-9, lambda self, seconds: None)
+        monkeypatch.setattr(Budget, "compile_seconds", nothing, raising=False)
 
     return say
 
@@ -130,6 +132,24 @@ def test_a_machine_that_is_not_as_fast_as_it_was(
     steps = training_of(tmp_path / "run")["steps"]
     assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
     assert least <= steps <= most
+
+
+@pytest.mark.parametrize(("compiling", "thought", "fits"), [(2.0, 32, 26), (10.0, 28, 28)])
+def test_a_fit_is_changed_where_that_is_worth_its_compilation(
+    monkeypatch, compiling, thought, fits
+):
+    """Steps of 2 s, 60 s in all: a fit that is 5 steps off is changed where compiling anew takes
+    one, and one 4 steps off is left where it takes five.
+    """
+    now, total = 0.0, thought
+    monkeypatch.setattr(Budget, "seconds", property(lambda self: now))
+    budget = Budget(1.0, asked=1000)
+    budget.compile_seconds = compiling
+    for step in range(1, 6):
+        # The first, and the one after a change, compile.
+        now += 2.0 + (compiling if step == 1 or (step == 4 and total != thought) else 0.0)
+        total = budget.refitted(step, total)
+        assert total == (fits if step > 2 else thought)
 
 
 def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
