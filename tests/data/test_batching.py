@@ -6,36 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_batches import POEM, batches_of, epoch, numbered, split_of
 
-from jaxlm.data.batching import BATCHINGS, BatchingConfig, make_batches
-from jaxlm.data.encoding import Split
-from jaxlm.data.sources import EmbeddedText
-from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, Words
-from jaxlm.data.vocabulary import EOS, Vocabulary
-from jaxlm.errors import UserError
-
-POEM = "a b c\nd\ne f g h\ni j\nk l m\n"
-
-
-def numbered(size, dtype=np.int32):
-    """A text whose token at position p is p, so that a batch shows where its tokens come from."""
-    vocabulary = Vocabulary((*map(str, range(size)), EOS), start=EOS)
-    return Split("train", np.arange(size, dtype=dtype), EmbeddedText(""), Words(vocabulary))
-
-
-def split_of(text, name="words", folder=None, **config):
-    source = EmbeddedText(text)
-    tokenizer = TOKENIZERS[name].fit(source.lines(), VocabularyConfig(**config), False)
-    return Split.encode("train", source, tokenizer, lambda: folder, 0 if folder else 1 << 20)
-
-
-def batches_of(split, batching, n_step=1, seed=0, **config):
-    return make_batches(split, BatchingConfig(batching=batching, **config), n_step, seed)
-
-
-def epoch(batches, number=0):
-    steps = batches.steps_per_epoch
-    return batches.block(number * steps, steps, steps)
+from jaxlm.data.batching import BATCHINGS
+from jaxlm.data.tokenizers import TOKENIZERS
 
 
 def assert_same(block, other):
@@ -265,58 +239,3 @@ def test_the_first_token_is_predicted_from_the_start_token(batching, name):
     else:
         assert block.inputs_KBT[0, 0, 0] == start_id
         assert block.targets_KBT[0, 0, 0] == first
-
-
-ERRORS = {
-    "batching": (
-        POEM,
-        {"batching": "stream"},
-        r"unknown batching 'stream' \(did you mean 'streams'",
-    ),
-    "features": (POEM, {"batching": "rows", "features": "first"}, "unknown features 'first'"),
-    "batch_size": (POEM, {"batch_size": 0}, "--batch-size 0: must be at least 1"),
-    "batch_size below": (POEM, {"batch_size": -3}, "--batch-size -3: must be at least 1"),
-    "bptt": (POEM, {"bptt": 0}, "--bptt 0: must be at least 1"),
-    "too few tokens": (
-        "a b\n",
-        {"batch_size": 4},
-        "--batch-size 4 is larger than the text, which has 3 tokens: use --batch-size 3 or less",
-    ),
-    "too few tokens for windows": (
-        "a b\n",
-        {"batching": "windows", "batch_size": 4},
-        "--batch-size 4 is larger than the text, which has 3 tokens",
-    ),
-    "too few lines": (
-        "a b\n\nc\n",
-        {"batching": "rows", "batch_size": 3},
-        "--batch-size 3 is larger than the text, which has 2 lines: use --batch-size 2 or less",
-    ),
-}
-
-
-@pytest.mark.parametrize(("text", "config", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors(text, config, message):
-    with pytest.raises(UserError, match=message):
-        make_batches(split_of(text), BatchingConfig(**{"batch_size": 2, **config}))
-
-
-@pytest.mark.parametrize(("batching", "size"), [("streams", 3), ("windows", 3), ("rows", 2)])
-def test_a_batch_as_large_as_the_text(batching, size):
-    text = "a b\n" if batching != "rows" else "a b\nc\n"
-    batches = batches_of(split_of(text), batching, batch_size=size)
-    assert batches.steps_per_epoch == 1
-    assert epoch(batches).weights_KBT.any((0, 2)).all()
-
-
-@pytest.mark.parametrize("batching", ["streams", "windows"])
-def test_no_start_token(batching):
-    with pytest.raises(
-        UserError, match=f"--batching {batching} needs .* --eos, or --batching rows"
-    ):
-        batches_of(split_of(POEM, eos=False), batching, batch_size=2)
-
-
-def test_rows_with_nothing_to_predict():
-    with pytest.raises(UserError, match="nothing to predict"):
-        batches_of(split_of("a\nb\n", eos=False), "rows", batch_size=1)
