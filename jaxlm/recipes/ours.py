@@ -42,7 +42,7 @@ _OURS = (
 
 OURS: dict[str, Recipe] = {
     "ptb-1h-cpu": not_yet_run(
-        _budget("ptb", 60, (2000, 5000), 0.35),
+        _budget("ptb", 60, (2000, 5000), 0.25),
         f"{_OURS}; as many epochs as fit into 60 minutes",
     ),
     "wt2-2h-cpu": not_yet_run(
