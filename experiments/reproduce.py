@@ -60,8 +60,12 @@ def hardware() -> str:
         return device.device_kind
     model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.is_file():
-        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = named[0].split(":")[1].strip() if named else model
+        said = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        said = {field.strip(): value.strip() for field, value in said.items()}
+        # One name is given to machines of very different speed: their vectors tell them apart.
+        vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
+        widest = [vectors[one] for one in vectors if one in said.get("flags", "").split()]
+        model = " with ".join([said.get("model name", model), *widest[:1]])
     return f"{len(os.sched_getaffinity(0))} cores, {model}"
 
 
