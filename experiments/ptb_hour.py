@@ -3,8 +3,8 @@
 Command    python experiments/ptb_hour.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX2)
 Minutes    66: 59 of training, 6 to adapt
-Expected   test: LSTM 85.22; with a cache, dynamic evaluation and a temperature 73.57; mixed with KN5
-           (141.19) and a unigram cache 75.39
+Expected   test: LSTM 85.22; with a cache, dynamic evaluation and a temperature 73.57; mixed with
+           KN5 (141.19) and a unigram cache 75.39
 Published  none
 
 How many epochs an hour has is the machine's affair (23.7 of them here), and the figures with it.
