@@ -104,8 +104,4 @@ OURS: dict[str, Recipe] = {
             "seeds": 1,
         },
     },
-    "ptb-rnn": not_yet_run(
-        _rung("rnn", 0.3, 1e-3, 15),
-        f"ours: the network of Elman 1990; {_TIED}, Adam and a cosine",
-    ),
 }
