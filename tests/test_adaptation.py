@@ -59,7 +59,10 @@ def model_log_probs(run, split, temperature):
 
 
 def test_nothing_adapted_is_the_perplexity(run):
-    assert_allclose(adapted(run, Adaptation()).nll, jaxlm.perplexity(run).nll, rtol=1e-6)
+    found = adapted(run, Adaptation())
+    assert_allclose(found.nll, jaxlm.perplexity(run).nll, rtol=1e-6)
+    # A 1 that validation chose is told like any other.
+    assert "Adapted: temperature 1" in found.protocol
 
 
 @pytest.mark.parametrize("chunk", [7, 256])

@@ -82,7 +82,8 @@ class Adaptation:
         return self.dynamic != "none" and None in (self.dynamic_lr, self.dynamic_decay)
 
     def __str__(self) -> str:
-        parts = [f"temperature {self.temperature:g}"] if self.temperature != 1 else []
+        # Of 1 too: that it changes nothing may be what validation chose.
+        parts = [f"temperature {self.temperature:g}"]
         if self.samples:
             parts.append(f"the mean of {self.samples} dropout masks, seed {self.seed}")
         if self.dynamic != "none":
@@ -95,7 +96,7 @@ class Adaptation:
                 f"cache of the last {self.cache:,} states, flatness {self.flatness:g}, share "
                 f"{self.share:.4f}"
             )
-        return f"Adapted: {'; '.join(parts) or 'nothing'}{self.chosen}"
+        return f"Adapted: {'; '.join(parts)}{self.chosen}"
 
 
 def adaptable(run: Run) -> bool:
