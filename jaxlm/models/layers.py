@@ -49,18 +49,21 @@ def affine(x_BTF: jax.Array, kernel_FO: jax.Array, bias_O: jax.Array, dtype: Any
 
 
 class Affine(nn.Module):
-    """y = W x + b with W ~ U(±1/√fan_in), b = 0, or both ~ U(±init_scale)."""
+    """y = W x + b with W ~ U(±1/√fan_in), b = 0, or both ~ U(±init_scale), if they are not drawn by
+    an initialiser of their own.
+    """
 
     features: int
     fan_in: int
     dtype: Any
     init_scale: float | None
     bias_init: Any = None
+    kernel_init: Any = None
 
     @nn.compact
     def weights(self, inputs: int) -> tuple[jax.Array, jax.Array]:
         """W [inputs, features] and b [features]."""
-        init = uniform(self.init_scale or self.fan_in**-0.5)
+        init = self.kernel_init or uniform(self.init_scale or self.fan_in**-0.5)
         kernel_FO = self.param("kernel", init, (inputs, self.features))
         bias_init = self.bias_init or uniform(self.init_scale or 0.0)
         return kernel_FO, self.param("bias", bias_init, (self.features,))

@@ -59,6 +59,8 @@ class RecurrentConfig:
     """TAR: times the mean square of its change from step to step, before dropout."""
     forget_bias: float | None = None
     """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
+    timescale: float = 1.0
+    """Let the units of an Elman layer begin as memories that fade over 1 to so many words."""
     init_scale: float | None = None
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str = "float32"
@@ -98,8 +100,8 @@ class Recurrent(NeuralModel):
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010.
 
-    Raises UserError for sizes below 1, rates and penalties that cannot be, and a forget_bias where
-    the cell has no forget gate.
+    Raises UserError for sizes below 1, rates and penalties that cannot be, a forget_bias where the
+    cell has no forget gate, and a timescale where it has gates.
     """
 
     cell: Cell = CELLS["lstm"]
@@ -121,6 +123,7 @@ class Recurrent(NeuralModel):
     activation_penalty: float = 0.0
     temporal_penalty: float = 0.0
     forget_bias: float | None = None
+    timescale: float = 1.0
     init_scale: float | None = None
     dtype: str = "float32"
     kernel: str = "auto"
@@ -154,8 +157,8 @@ class Recurrent(NeuralModel):
         """A layer of so many units, called as RecurrentLayer is."""
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
         settings = (self.dtype, self.init_scale, forget_bias, self.kernel, self.remat)
-        drops = (self.weight_drop, self.dropout_state)
-        return RecurrentLayer(self.cell, size, *settings, *drops, name=f"layers_{index}")
+        training = (self.weight_drop, self.dropout_state, self.timescale)
+        return RecurrentLayer(self.cell, size, *settings, *training, name=f"layers_{index}")
 
     @nn.nowrap
     def check(self) -> None:
@@ -170,6 +173,12 @@ class Recurrent(NeuralModel):
             raise UserError(
                 f"--forget-bias {self.forget_bias}: {self.cell} has no forget gate (its gates: "
                 f"{', '.join(self.cell.gates)}); leave the flag out"
+            )
+        if self.timescale < 1:
+            raise UserError(f"--timescale {self.timescale}: must be at least 1 (no memory)")
+        if self.timescale != 1 and not (self.cell.recurrent and len(self.cell.gates) == 1):
+            raise UserError(
+                f"--timescale {self.timescale}: {self.cell} has gates for that; leave the flag out"
             )
         for name in ("weight_drop", "dropout_state", "remat"):
             if not is_zero(getattr(self, name)) and not self.cell.recurrent:

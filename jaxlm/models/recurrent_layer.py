@@ -35,10 +35,12 @@ class Recurrence(nn.Module):
     hidden_size: int
     dtype: Any
     init_scale: float | None
+    timescale: float = 1.0
 
     def setup(self) -> None:
         width = len(self.cell.gates) * self.hidden_size
         init = uniform(self.init_scale or self.hidden_size**-0.5)
+        init = fading(init, self.timescale, own=True)
         if self.cell.recurrent:
             self.kernel = self.param("kernel", init, (self.hidden_size, width))
         if self.cell.recurrent_bias:
@@ -85,7 +87,7 @@ class RecurrentLayer(nn.Module):
     weight_drop: rate at which numbers of U are dropped, the same for all steps and rows
     (DropConnect: Wan et al. 2013; Merity et al. 2018, section 2). state_dropout: rate at which
     units of h_{t-1} are dropped on its way to the gates, the same for all steps of a sequence (Gal
-    & Ghahramani 2016). Both in training alone, by rngs={"dropout": key}.
+    & Ghahramani 2016). Both in training alone, by rngs={"dropout": key}. timescale: see `fading`.
     """
 
     cell: Cell
@@ -97,6 +99,7 @@ class RecurrentLayer(nn.Module):
     remat: int = 0
     weight_drop: float = 0.0
     state_dropout: float = 0.0
+    timescale: float = 1.0
 
     @nn.compact
     def __call__(
@@ -111,8 +114,10 @@ class RecurrentLayer(nn.Module):
             shapes.check(array, "BH", B=batch, H=self.hidden_size)
         dtype, width = DTYPES[self.dtype], len(self.cell.gates) * self.hidden_size
         bias_init = forget_bias_init(self.cell, self.hidden_size, self.init_scale, self.forget_bias)
-        inputs = Affine(width, self.hidden_size, dtype, self.init_scale, bias_init, name="input")
-        settings = (self.cell, self.hidden_size, dtype, self.init_scale)
+        size, scale = self.hidden_size, self.init_scale
+        kernel_init = fading(uniform(scale or size**-0.5), self.timescale, own=False)
+        inputs = Affine(width, size, dtype, scale, bias_init, kernel_init, name="input")
+        settings = (self.cell, size, dtype, scale, self.timescale)
         # The definition draws the parameters, and records gates; the others compute the same.
         defined = self.is_initializing() or self.is_mutable_collection("gates")
         masks = Masks() if deterministic else self._masks(batch, width)
@@ -161,6 +166,28 @@ def forget_bias_init(
         return bias_G
 
     return init
+
+
+def fading(init: Any, timescale: float, own: bool) -> Any:
+    """`init` for a cell of one gate, whose units begin as memories that fade over τ_i steps:
+
+        h'_i = tanh(a_i h_i + √(1 - a_i²) (W x + b + U h)_i)
+        a_i = 1 - 1/τ_i      τ_i = timescale^((i - 1) / (H - 1)), i = 1 ... H
+
+    with W and U as `init` draws them: the root keeps every unit's variance what it is without
+    memory. `own`: of U, with a on its diagonal. A timescale of 1 is `init`. Sources: leaky units,
+    Jaeger et al. 2007; units that start as slow ones, Mikolov et al. 2015 and Tallec & Ollivier
+    2018.
+    """
+    if timescale == 1:
+        return init
+
+    def faded(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        a_H = 1 - timescale ** -jnp.linspace(0.0, 1.0, shape[1])
+        kernel_FH = init(key, shape, dtype) * jnp.sqrt(1 - a_H**2)
+        return kernel_FH + jnp.diag(a_H) if own else kernel_FH
+
+    return faded
 
 
 Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]

@@ -73,6 +73,38 @@ OURS: dict[str, Recipe] = {
         _budget("wikitext-2", 120, (3000, 10000)),
         f"{_BUDGET_PAPER} 120 minutes",
     ),
+    "ptb-rnn": not_yet_run(
+        {
+            "model": "rnn",
+            "corpus": "ptb",
+            "embedding_size": 256,
+            "hidden_size": 256,
+            "num_layers": 2,
+            # Without gates the word itself and what is remembered share a state: a link past the
+            # layer frees it of the word.
+            "residual": True,
+            "layer_norm": True,
+            "timescale": 50.0,
+            "tied": True,
+            "softmax": "adaptive",
+            "cutoffs": (2000, 5000),
+            "init_scale": 0.05,
+            # Noise at the input stays in the state, and little of it is learnt through.
+            "dropout": 0.2,
+            "dropout_output": 0.4,
+            "batch_size": 20,
+            "bptt": 35,
+            "optimizer": "adamw",
+            "weight_decay": 0.05,
+            "lr": 2e-3,
+            "warmup_steps": 300,
+            "clip": 1.0,
+            "schedule": "cosine",
+            "epochs": 20,
+        },
+        f"ours: the network of Elman 1990, with residual links and layer norm; {_TIED}, AdamW and "
+        "a cosine",
+    ),
     "ptb-gru": {
         # By Adam: far ahead of SGD in the first epochs (an LSTM of this size had a valid of 114
         # after three of them, the hour's 140), so that few do.

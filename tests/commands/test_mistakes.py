@@ -28,6 +28,11 @@ TRAIN = {
     "a layer of nothing": (["--model", "lstm", "--layer-sizes", "4", "0"], ["--layer-sizes 0"]),
     "no steps": (["--steps", "0"], ["--steps 0", "above 0"]),
     "forget bias": (["--model", "gru", "--forget-bias", "1"], ["GRUCell", "no forget gate"]),
+    "timescale below a step": (["--model", "rnn", "--timescale", "0.5"], ["--timescale 0.5"]),
+    "timescale of gates": (
+        ["--model", "lstm", "--timescale", "50"],
+        ["--timescale 50.0", "LSTMCell", "leave the flag out"],
+    ),
     "batch too large": (["--batch-size", "4"], ["--batch-size 4", "3 lines", "3 or less"]),
     "streams, no <eos>": (["--batching", "streams"], ["--eos", "rows"]),
     "order of none": (["--model", "ngram", "--order", "0"], ["--order 0", "1 to 9"]),
