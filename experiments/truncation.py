@@ -2,7 +2,7 @@
 
 Command    python experiments/truncation.py [folder of corpora]
 Hardware   two CPU cores
-Minutes    15
+Minutes    17 on one core of two (AMD EPYC with AVX2)
 Expected   experiments/truncation.md, which it writes
 Published  none
 
@@ -10,6 +10,10 @@ Tiny Shakespeare by character, 32 features, 128 units, SGD. The carry always flo
 length of a chunk changes is how far back the gradient reaches. A step has about 2240 characters
 whatever the length (448 streams of 5, 112 of 20, 32 of 70), so that every run takes as many steps.
 Four runs at a time, by `--sweep`: two rates, the gradient clipped to norm 0.25 and hardly ever.
+
+What it shows: as the carry flows on, a short reach of the gradient costs little (from 5 to 20
+characters 0.01 to 0.02 nats of an LSTM's, beyond 20 less, and 0.02 to 0.03 of an Elman network's);
+not clipping costs all at the rate that is best, and the more the further the gradient reaches.
 """
 
 import json
