@@ -31,7 +31,8 @@ MODELS = {
     "nplm": "--embedding-size 200 --hidden-size 800 --n-step 5 --dropout 0.3 --lr 2e-3 "
     "--batching windows --batch-size 512",
     "rnn": f"--embedding-size 270 --hidden-size 270 --num-layers 2 --residual --layer-norm "
-    f"--dropout 0.2 --dropout-output 0.4 --lr 2e-3 {STREAMS}",
+    f"--timescale 50 --init-scale 0.05 --dropout 0.2 --dropout-output 0.4 --optimizer adamw "
+    f"--weight-decay 0.05 --lr 2e-3 {STREAMS}",
     "gru": f"--embedding-size 200 --hidden-size 450 --init-scale 0.1 --dropout 0.4 --lr 3e-3 "
     f"{STREAMS}",
     "lstm": f"--embedding-size 200 --hidden-size 385 --init-scale 0.1 --dropout 0.4 --lr 3e-3 "

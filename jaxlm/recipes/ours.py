@@ -73,8 +73,11 @@ OURS: dict[str, Recipe] = {
         _budget("wikitext-2", 120, (3000, 10000)),
         f"{_BUDGET_PAPER} 120 minutes",
     ),
-    "ptb-rnn": not_yet_run(
-        {
+    "ptb-rnn": {
+        # On validation, after four epochs: one layer of 400 with 200 features, no link past it, 196
+        # (133.5 after 20); this with dropout 0.4 everywhere and half the rate 162; as it stands
+        # 152.5; without the timescale 153.3. SGD at the hour's rate diverges.
+        "settings": {
             "model": "rnn",
             "corpus": "ptb",
             "embedding_size": 256,
@@ -102,9 +105,18 @@ OURS: dict[str, Recipe] = {
             "schedule": "cosine",
             "epochs": 20,
         },
-        f"ours: the network of Elman 1990, with residual links and layer norm; {_TIED}, AdamW and "
-        "a cosine",
-    ),
+        "paper": "ours: the network of Elman 1990, with residual links and layer norm; "
+        f"{_TIED}, AdamW and a cosine",
+        "published": {},
+        "expected": {"valid": (114.0, 118.0), "test": (107.5, 111.5)},
+        "measured": {
+            "valid": 115.75,
+            "test": 109.06,
+            "hardware": "one CPU core (AMD EPYC with AVX2)",
+            "minutes": 49,
+            "seeds": 1,
+        },
+    },
     "ptb-gru": {
         # By Adam: far ahead of SGD in the first epochs (an LSTM of this size had a valid of 114
         # after three of them, the hour's 140), so that few do.
