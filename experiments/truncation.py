@@ -1,8 +1,8 @@
 """What truncating back-propagation costs, and what clipping saves, in chunks of 5, 20 and 70.
 
 Command    python experiments/truncation.py [folder of corpora]
-Hardware   two CPU cores
-Minutes    17 on one core of two (AMD EPYC with AVX2)
+Hardware   one CPU core of two (AMD EPYC with AVX2)
+Minutes    17
 Expected   experiments/truncation.md, which it writes
 Published  none
 
@@ -13,8 +13,9 @@ Four runs at a time, by `--sweep`: two rates, the gradient clipped to norm 0.25 
 
 What it shows: as the carry flows on, a short reach of the gradient costs little (from 5 to 20
 characters 0.01 to 0.02 nats of an LSTM's, beyond 20 0.01 at most; from 5 to 70 at most 0.02 of an
-Elman network's). Not clipping is of use at a low rate, but at the higher, which is better, costs
-more than all that, and the more the further the gradient reaches.
+Elman network's). Not clipping costs nothing at the lower rate, but for the Elman network in chunks
+of 70; at the higher, which is the better one with clipping, it costs more than all that, and the
+more the further the gradient reaches.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Recurrent language models: any cell of CELLS, any number of layers."""
 
+import math
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -157,8 +158,11 @@ class Recurrent(NeuralModel):
         """A layer of so many units, called as RecurrentLayer is."""
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
         settings = (self.dtype, self.init_scale, forget_bias, self.kernel, self.remat)
-        training = (self.weight_drop, self.dropout_state, self.timescale)
-        return RecurrentLayer(self.cell, size, *settings, *training, name=f"layers_{index}")
+        drops = (self.weight_drop, self.dropout_state)
+        name = f"layers_{index}"
+        return RecurrentLayer(
+            self.cell, size, *settings, *drops, timescale=self.timescale, name=name
+        )
 
     @nn.nowrap
     def check(self) -> None:
@@ -174,8 +178,8 @@ class Recurrent(NeuralModel):
                 f"--forget-bias {self.forget_bias}: {self.cell} has no forget gate (its gates: "
                 f"{', '.join(self.cell.gates)}); leave the flag out"
             )
-        if self.timescale < 1:
-            raise UserError(f"--timescale {self.timescale}: must be at least 1 (no memory)")
+        if not 1 <= self.timescale < math.inf:
+            raise UserError(f"--timescale {self.timescale}: must be 1 (no memory) or more words")
         if self.timescale != 1 and not (self.cell.recurrent and len(self.cell.gates) == 1):
             raise UserError(
                 f"--timescale {self.timescale}: {self.cell} has gates for that; leave the flag out"

@@ -40,7 +40,7 @@ class Recurrence(nn.Module):
     def setup(self) -> None:
         width = len(self.cell.gates) * self.hidden_size
         init = uniform(self.init_scale or self.hidden_size**-0.5)
-        init = fading(init, self.timescale, own=True)
+        init = fading(init, self.timescale, diagonal=True)
         if self.cell.recurrent:
             self.kernel = self.param("kernel", init, (self.hidden_size, width))
         if self.cell.recurrent_bias:
@@ -113,9 +113,9 @@ class RecurrentLayer(nn.Module):
         for array in carry:
             shapes.check(array, "BH", B=batch, H=self.hidden_size)
         dtype, width = DTYPES[self.dtype], len(self.cell.gates) * self.hidden_size
-        bias_init = forget_bias_init(self.cell, self.hidden_size, self.init_scale, self.forget_bias)
         size, scale = self.hidden_size, self.init_scale
-        kernel_init = fading(uniform(scale or size**-0.5), self.timescale, own=False)
+        bias_init = forget_bias_init(self.cell, size, scale, self.forget_bias)
+        kernel_init = fading(uniform(scale or size**-0.5), self.timescale, diagonal=False)
         inputs = Affine(width, size, dtype, scale, bias_init, kernel_init, name="input")
         settings = (self.cell, size, dtype, scale, self.timescale)
         # The definition draws the parameters, and records gates; the others compute the same.
@@ -168,16 +168,16 @@ def forget_bias_init(
     return init
 
 
-def fading(init: Any, timescale: float, own: bool) -> Any:
+def fading(init: Any, timescale: float, diagonal: bool) -> Any:
     """`init` for a cell of one gate, whose units begin as memories that fade over τ_i steps:
 
         h'_i = tanh(a_i h_i + √(1 - a_i²) (W x + b + U h)_i)
         a_i = 1 - 1/τ_i      τ_i = timescale^((i - 1) / (H - 1)), i = 1 ... H
 
     with W and U as `init` draws them: the root keeps every unit's variance what it is without
-    memory. `own`: of U, with a on its diagonal. A timescale of 1 is `init`. Sources: leaky units,
-    Jaeger et al. 2007; units that start as slow ones, Mikolov et al. 2015 and Tallec & Ollivier
-    2018.
+    memory. `diagonal`: with a on the diagonal, as U has it. A timescale of 1 is `init`. Sources:
+    leaky units, Jaeger et al. 2007; units that start as slow ones, Mikolov et al. 2015 and Tallec &
+    Ollivier 2018.
     """
     if timescale == 1:
         return init
@@ -185,7 +185,7 @@ def fading(init: Any, timescale: float, own: bool) -> Any:
     def faded(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         a_H = 1 - timescale ** -jnp.linspace(0.0, 1.0, shape[1])
         kernel_FH = init(key, shape, dtype) * jnp.sqrt(1 - a_H**2)
-        return kernel_FH + jnp.diag(a_H) if own else kernel_FH
+        return kernel_FH + jnp.diag(a_H) if diagonal else kernel_FH
 
     return faded
 

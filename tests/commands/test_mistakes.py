@@ -29,6 +29,7 @@ TRAIN = {
     "no steps": (["--steps", "0"], ["--steps 0", "above 0"]),
     "forget bias": (["--model", "gru", "--forget-bias", "1"], ["GRUCell", "no forget gate"]),
     "timescale below a step": (["--model", "rnn", "--timescale", "0.5"], ["--timescale 0.5"]),
+    "timescale without end": (["--model", "rnn", "--timescale", "nan"], ["--timescale nan"]),
     "timescale of gates": (
         ["--model", "lstm", "--timescale", "50"],
         ["--timescale 50.0", "LSTMCell", "leave the flag out"],
