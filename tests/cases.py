@@ -45,6 +45,13 @@ VARIANTS = {
     "bfloat16": {"dtype": "bfloat16"},
     "adaptive": {"softmax": "adaptive", "cutoffs": (4, 9)},
     "adaptive, tied": {"softmax": "adaptive", "cutoffs": (4, 9), "tied": True},
+    "adaptive input": {"softmax": "adaptive", "cutoffs": (4, 9), "adaptive_input": True},
+    "adaptive input, tied": {
+        "softmax": "adaptive",
+        "cutoffs": (4, 9),
+        "adaptive_input": True,
+        "tied": True,
+    },
     "sampled": {"softmax": "sampled", "sampled_words": 5},
     "mixture": {"softmax": "mixture", "softmaxes": 3},
     "mixture, tied": {"softmax": "mixture", "softmaxes": 2, "tied": True},
@@ -58,6 +65,8 @@ ONLY = {
     "low rank, uncapped": ("mogrifier",),
     "adaptive": ("nplm",),
     "adaptive, tied": ("nplm",),
+    "adaptive input": ("modern-nplm",),
+    "adaptive input, tied": ("gru",),
     "sampled": ("nplm",),
     "deep": ("nplm",),
     "mixture": ("nplm",),
@@ -68,8 +77,16 @@ ONLY = {
     # The layer's own arithmetic, whatever the cell.
     "bfloat16": ("nplm", "modern-nplm", "lstm", "mingru", "mogrifier"),
 }
-# Variants of the output layer alone, which knows nothing of time.
-OUTPUTS = ("adaptive", "adaptive, tied", "sampled", "mixture", "mixture, tied")
+# Variants of the output layer and the table of words alone, which know nothing of time.
+OUTPUTS = (
+    "adaptive",
+    "adaptive, tied",
+    "adaptive input",
+    "adaptive input, tied",
+    "sampled",
+    "mixture",
+    "mixture, tied",
+)
 SIZES = {
     "embedding_size": 6,
     "hidden_size": 5,

@@ -7,18 +7,38 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlm.errors import UserError
 from jaxlm.models.layers import Affine, affine, project, to_word_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 
+Table = jax.Array | tuple[jax.Array, ...]
+"""C of all words, or of each cluster."""
 Full = tuple[jax.Array, jax.Array]
 """U and b."""
 Clustered = tuple[jax.Array | None, jax.Array, jax.Array]
 """R, None where a cluster's words have all the features, U and b."""
 
 
-def _reduced_size(features: int, cluster: int) -> int:
+def reduced_size(features: int, cluster: int) -> int:
     """F_k: a quarter as many features for each cluster further down."""
     return max(1, features // 4**cluster)
+
+
+def cluster_edges(vocab_size: int, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
+    """First ids of the clusters, and the end."""
+    fifths = max(1, vocab_size // 5), max(2, 3 * vocab_size // 5)
+    return *(cutoffs or fifths), vocab_size
+
+
+def check_cutoffs(model: Any) -> None:
+    """Raises UserError for cutoffs that do not rise between the ends of the vocabulary."""
+    edges = (0, *model.cutoffs, model.vocab_size)
+    if model.vocab_size < 3 or any(first >= end for first, end in itertools.pairwise(edges)):
+        shown = ",".join(map(str, model.cutoffs))
+        raise UserError(
+            f"--cutoffs {shown or '(none)'}: must rise between 1 and the vocabulary's size - 1, "
+            f"{model.vocab_size - 1}"
+        )
 
 
 class Cluster(nn.Module):
@@ -65,10 +85,14 @@ class TiedCluster(nn.Module):
     init_scale: float | None
 
     @nn.compact
-    def __call__(self, words_DW: jax.Array) -> Clustered:
-        """None, U [D, words] and b [words]."""
-        bias = self.param("bias", uniform(self.init_scale or 0.0), (words_DW.shape[1],))
-        return None, words_DW, bias
+    def __call__(self, words_RW: jax.Array, features: int) -> Clustered:
+        """R [features, D_k], or None if words have all the features; U [D_k, words], b [words]."""
+        size, words = words_RW.shape
+        bias = self.param("bias", uniform(self.init_scale or 0.0), (words,))
+        if size == features:
+            return None, words_RW, bias
+        init = uniform(self.init_scale or features**-0.5)
+        return self.param("reduce", init, (features, size)), words_RW, bias
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -83,13 +107,14 @@ class AdaptiveSoftmax(nn.Module):
     product is formed for its own tokens. Parameters: head/kernel [F, c_1 + K] and bias;
     tail_k/reduce [F, F_k], tail_k/kernel [F_k, words] and bias.
 
-    Tied, U_k are the embedding's rows of these words, which have all the features, so there is no
-    R_k, but one P where h has another size than a word (project [F, D]). The clusters' own part of
-    the head stays: head/clusters [D, K].
+    Tied, U_k are the embedding's rows of these words, and one P is there where h has another size
+    than a word (project [F, D]). If they have all the features, there is no R_k; of an
+    AdaptiveEmbedding they have D / 4^k, and R_k [D, D_k] is another matrix than its P_k. The
+    clusters' own part of the head stays: head/clusters [D, K].
 
     Source: Grave, Joulin, Cissé, Grangier & Jégou, "Efficient softmax approximation for GPUs",
     2017, section 4; tied: Baevski & Auli, "Adaptive input representations for neural language
-    modeling", 2019, section 3, here with words of one size.
+    modeling", 2019, section 3.
     """
 
     vocab_size: int
@@ -98,41 +123,44 @@ class AdaptiveSoftmax(nn.Module):
     embedding_size: int
     dtype: Any
     init_scale: float | None
+    adaptive_input: bool = False
 
     @property
     def edges(self) -> tuple[int, ...]:
         """First ids of the clusters, and the end."""
-        size = self.vocab_size
-        return *(self.cutoffs or (max(1, size // 5), max(2, 3 * size // 5))), size
+        return cluster_edges(self.vocab_size, self.cutoffs)
 
     @nn.compact
     def operands(
-        self, hidden_BTF: jax.Array, embedding_VD: jax.Array
+        self, hidden_BTF: jax.Array, embedding: Table
     ) -> tuple[jax.Array, Full, list[Clustered]]:
-        """What the products are of (h, or P h), (U, b) of the head, (R_k, U_k, b_k) of clusters."""
+        """What the products are of (h, or P h), (U, b) of the head, (R_k, U_k, b_k) of clusters.
+        embedding: [V, D], or of each cluster [words, D_k].
+        """
         edges, settings = self.edges, (self.dtype, self.init_scale)
         tails = []
         if self.tied:
-            size = embedding_VD.shape[-1]
+            size = self.embedding_size
             hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
             # Split, the table's gradient is one array put together; of slices it would be a sum of
             # as many tables, each padded with zeros.
-            head_WD, *tails_WD = jnp.split(embedding_VD, edges[:-1])
+            by_cluster = isinstance(embedding, tuple)
+            head_WD, *tails_WR = embedding if by_cluster else jnp.split(embedding, edges[:-1])
             head = TiedHead(len(edges) - 1, self.init_scale, name="head")(head_WD.T)
-            for index, tail_WD in enumerate(tails_WD, 1):
+            for index, tail_WR in enumerate(tails_WR, 1):
                 tied = TiedCluster(self.init_scale, name=f"tail_{index}")
-                tails.append(tied(tail_WD.T))
+                tails.append(tied(tail_WR.T, size))
             return hidden_BTF, head, tails
         features = hidden_BTF.shape[-1]
         full = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
             cluster = Cluster(end - first, self.init_scale, name=f"tail_{index}")
-            tails.append(cluster(features, _reduced_size(features, index)))
+            tails.append(cluster(features, reduced_size(features, index)))
         return hidden_BTF, full.weights(features), tails
 
-    def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
+    def __call__(self, hidden_BTF: jax.Array, embedding: Table) -> jax.Array:
         """Log-probabilities [B, T, V], float32: logits whose softmax is themselves."""
-        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding_VD)
+        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding)
         head = jax.nn.log_softmax(affine(hidden_BTF, kernel, bias, self.dtype).astype(jnp.float32))
         first = self.edges[0]
         parts = [head[..., :first]]
@@ -150,13 +178,13 @@ class AdaptiveSoftmax(nn.Module):
     def loss(
         self,
         hidden_BTF: jax.Array,
-        embedding_VD: jax.Array,
+        embedding: Table,
         targets_BT: jax.Array,
         weights_BT: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """As OutputLayer's."""
-        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding_VD)
+        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding)
         hidden_NF = hidden_BTF.reshape(-1, hidden_BTF.shape[-1])
         targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
         # A rare word's target in the head is its cluster.
@@ -203,10 +231,14 @@ class AdaptiveSoftmax(nn.Module):
         else:
             found = {"/head": f"U, b: {features} -> {words}"}
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
-            inside, reduced = f"{end - first} words", _reduced_size(features, index)
-            found[f"/tail_{index}"] = (
-                f"b: {inside} (U is C)"
-                if self.tied
-                else f"R, U, b: {features} -> {reduced} -> {inside}"
-            )
+            inside = f"{end - first} words"
+            if not self.tied:
+                through = reduced_size(features, index)
+                text = f"R, U, b: {features} -> {through} -> {inside}"
+            elif self.adaptive_input:
+                size = self.embedding_size
+                text = f"R, b: {size} -> {reduced_size(size, index)} -> {inside} (U is C)"
+            else:
+                text = f"b: {inside} (U is C)"
+            found[f"/tail_{index}"] = text
         return found

@@ -1,6 +1,5 @@
 """Output layers: features to the next token's distribution, and to its negative log-likelihood."""
 
-import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
-from jaxlm.models.adaptive_softmax import AdaptiveSoftmax
+from jaxlm.models.adaptive_softmax import AdaptiveSoftmax, check_cutoffs
 from jaxlm.models.layers import DTYPES, affine, to_word_size, uniform
 from jaxlm.models.softmax_mixture import SoftmaxMixture
 from jaxlm.ops.output_layer import output_cross_entropy
@@ -135,14 +134,9 @@ def _sampled(model: Any, dtype: Any, **where: Any) -> SampledSoftmax:
 
 
 def _adaptive(model: Any, dtype: Any, **where: Any) -> AdaptiveSoftmax:
-    edges = (0, *model.cutoffs, model.vocab_size)
-    if model.vocab_size < 3 or any(first >= end for first, end in itertools.pairwise(edges)):
-        shown = ",".join(map(str, model.cutoffs))
-        raise UserError(
-            f"--cutoffs {shown or '(none)'}: must rise between 1 and the vocabulary's size - 1, "
-            f"{model.vocab_size - 1}"
-        )
-    return AdaptiveSoftmax(**_settings(model, dtype), cutoffs=model.cutoffs, **where)
+    check_cutoffs(model)
+    where |= {"cutoffs": model.cutoffs, "adaptive_input": model.adaptive_input}
+    return AdaptiveSoftmax(**_settings(model, dtype), **where)
 
 
 def _mixture(model: Any, dtype: Any, **where: Any) -> SoftmaxMixture:

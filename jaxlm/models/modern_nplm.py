@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
+from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads import describe_head, make_head
-from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common, embed
+from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import side_by_side, with_context
 
@@ -45,6 +46,8 @@ class ModernNPLMConfig:
     mixture (of softmaxes)."""
     cutoffs: tuple[int, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    adaptive_input: bool = False
+    """adaptive: rarer words have fewer features, at the input too."""
     sampled_words: int = 1024
     """sampled: words that a training step compares the targets with."""
     softmaxes: int = 10
@@ -81,6 +84,7 @@ class ModernNPLM(NeuralModel):
     dtype: str = "float32"
     softmax: str = "full"
     cutoffs: tuple[int, ...] = ()
+    adaptive_input: bool = False
     sampled_words: int = 1024
     softmaxes: int = 10
 
@@ -96,7 +100,7 @@ class ModernNPLM(NeuralModel):
         if self.far_windows < 0:
             raise UserError(f"--far-windows {self.far_windows}: must be at least 0")
         dtype = DTYPES[self.dtype]
-        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
+        self.embedding = make_embedding(self, dtype)
         if self.far_windows:
             self.far = FarAverages(self.far_windows, self.far_size)
         inputs = (self.n_step + self.far_windows) * self.embedding_size
@@ -150,7 +154,7 @@ class ModernNPLM(NeuralModel):
 
     def layers(self) -> dict[str, str]:
         inputs, size = self.embedding_size * (self.n_step + self.far_windows), self.hidden_size
-        described = {"embedding": f"C: {self.vocab_size} words x {self.embedding_size} features"}
+        described = describe_embedding(self)
         if self.far_windows:
             described["far"] = f"α: weights of {self.far_windows} x {self.far_size} words"
         described["first"] = f"P, p: {inputs} -> {size}"

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError
+from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads import describe_head, make_head
-from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common, embed
+from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import side_by_side, with_context
 
@@ -45,6 +46,8 @@ class NPLMConfig:
     mixture (of softmaxes)."""
     cutoffs: tuple[int, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    adaptive_input: bool = False
+    """adaptive: rarer words have fewer features, at the input too."""
     sampled_words: int = 1024
     """sampled: words that a training step compares the targets with."""
     softmaxes: int = 10
@@ -82,6 +85,7 @@ class NPLM(NeuralModel):
     dtype: str = "float32"
     softmax: str = "full"
     cutoffs: tuple[int, ...] = ()
+    adaptive_input: bool = False
     sampled_words: int = 1024
     softmaxes: int = 10
 
@@ -105,7 +109,7 @@ class NPLM(NeuralModel):
                 "direct connections"
             )
         dtype = DTYPES[self.dtype]
-        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
+        self.embedding = make_embedding(self, dtype)
         if self.hidden_size:
             window = self.n_step * self.embedding_size
             self.hidden = Affine(self.hidden_size, window, dtype, self.init_scale)
@@ -158,7 +162,7 @@ class NPLM(NeuralModel):
         window = self.n_step * self.embedding_size
         features = self.hidden_size + (window if self.direct else 0)
         size = self.hidden_size
-        described = {"embedding": f"C: {self.vocab_size} words x {self.embedding_size} features"}
+        described = describe_embedding(self)
         if size:
             described["hidden"] = f"H, d: {window} -> {size}, tanh"
         for index in range(1, self.num_layers):

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.errors import UserError, choose
+from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.heads import describe_head, make_head
-from jaxlm.models.layers import DTYPES, Dropout, check_common, embed
+from jaxlm.models.layers import DTYPES, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent_layer import RecurrentLayer
 from jaxlm.ops.dropout import drop_words
@@ -75,6 +76,8 @@ class RecurrentConfig:
     mixture (of softmaxes)."""
     cutoffs: tuple[int, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    adaptive_input: bool = False
+    """adaptive: rarer words have fewer features, at the input too."""
     sampled_words: int = 1024
     """sampled: words that a training step compares the targets with."""
     softmaxes: int = 10
@@ -131,13 +134,14 @@ class Recurrent(NeuralModel):
     remat: int = 0
     softmax: str = "full"
     cutoffs: tuple[int, ...] = ()
+    adaptive_input: bool = False
     sampled_words: int = 1024
     softmaxes: int = 10
 
     def setup(self) -> None:
         self.check()
         dtype = DTYPES[self.dtype]
-        self.embedding = embed(self.vocab_size, self.embedding_size, self.init_scale, dtype)
+        self.embedding = make_embedding(self, dtype)
         self.recurrent = [self.make_layer(index, size) for index, size in enumerate(self.sizes)]
         if self.layer_norm:
             count = len(self.sizes) + 1
@@ -267,7 +271,7 @@ class Recurrent(NeuralModel):
 
     def layers(self) -> dict[str, str]:
         gates, inputs = self.cell.gates, self.embedding_size
-        described = {"embedding": f"C: {self.vocab_size} words x {self.embedding_size} features"}
+        described = describe_embedding(self)
         for index, size in enumerate(self.sizes):
             if self.layer_norm:
                 described[f"norms_{index}"] = f"scale and shift of {inputs} normalised features"

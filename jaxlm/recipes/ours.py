@@ -69,8 +69,10 @@ OURS: dict[str, Recipe] = {
             "seeds": 1,
         },
     },
+    # With words of one size, 9.6M parameters in place of 2.5M, a step took 200 ms in place of 105:
+    # three times PTB's words are mostly rare ones.
     "wt2-2h-cpu": not_yet_run(
-        _budget("wikitext-2", 120, (3000, 10000)),
+        _budget("wikitext-2", 120, (2000, 10000)) | {"adaptive_input": True},
         f"{_BUDGET_PAPER} 120 minutes",
     ),
     "ptb-rnn": {

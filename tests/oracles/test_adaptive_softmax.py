@@ -56,6 +56,53 @@ def test_tied_against_its_definition(hidden_size):
     assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
 
 
+def test_adaptive_input_against_its_definition():
+    """Features of a word by its cluster, and a tied output that reads the same tables."""
+    options = {"softmax": "adaptive", "cutoffs": CUTOFFS, "tied": True, "adaptive_input": True}
+    model, params = build("lstm", options, embedding_size=20, hidden_size=8)
+    table = jax.tree.map(np.float64, params["embedding"])
+    assert table["table_1"].shape == (5, 5) and table["table_2"].shape == (V - 9, 1)
+    words_VD = np.concatenate(
+        [
+            table["table_0"],
+            table["table_1"] @ table["project_1"],
+            table["table_2"] @ table["project_2"],
+        ]
+    )
+    # As a model whose one table these are.
+    whole, whole_params = build("lstm", {}, embedding_size=20, hidden_size=8)
+    assert jax.tree.structure(whole_params["layers_0"]) == jax.tree.structure(params["layers_0"])
+    same = params | {"embedding": {"embedding": np.float32(words_VD)}}
+    same["output"] = whole_params["output"]
+    hidden_BTF, _ = model.apply({"params": params}, tokens())
+    expected_BTF, _ = whole.apply({"params": same}, tokens())
+    assert_allclose(hidden_BTF, expected_BTF, atol=1e-5)
+
+    found = model.apply({"params": params}, hidden_BTF, method="logits")
+    output = jax.tree.map(np.float64, params["output"])
+    h = np.float64(hidden_BTF) @ output["project"]
+    clusters = h @ output["head"]["clusters"]
+    head = log_softmax(
+        np.concatenate([h @ table["table_0"].T, clusters], axis=-1) + output["head"]["bias"]
+    )
+    expected = [head[..., :4]]
+    for index in (1, 2):
+        tail = output[f"tail_{index}"]
+        inside = log_softmax(h @ tail["reduce"] @ table[f"table_{index}"].T + tail["bias"])
+        expected.append(head[..., 3 + index, None] + inside)
+    assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
+
+
+def test_rare_words_begin_as_large_as_frequent_ones():
+    options = {"softmax": "adaptive", "cutoffs": (600, 1200), "adaptive_input": True}
+    for init_scale in (None, 0.1):
+        model = LSTM(vocab_size=1800, embedding_size=64, init_scale=init_scale, **options)
+        table = init_params(model, jax.random.key(0))["embedding"]
+        sizes = [np.std(table["table_0"])]
+        sizes += [np.std(table[f"table_{k}"] @ table[f"project_{k}"]) for k in (1, 2)]
+        assert_allclose(sizes, sizes[0], rtol=0.3)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -64,6 +111,8 @@ def test_tied_against_its_definition(hidden_size):
         ({"softmax": "adaptive", "cutoffs": (0, 5)}, "--cutoffs 0,5"),
         ({"softmax": "sampled", "sampled_words": 0}, "--sampled-words 0"),
         ({"softmax": "adaptiv"}, "did you mean 'adaptive'"),
+        ({"adaptive_input": True}, "--adaptive-input.*--softmax adaptive, not full"),
+        ({"softmax": "adaptive", "cutoffs": (9, 4), "adaptive_input": True}, "--cutoffs 9,4"),
     ],
 )
 def test_what_cannot_be(options, named):
