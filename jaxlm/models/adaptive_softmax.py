@@ -144,8 +144,9 @@ class AdaptiveSoftmax(nn.Module):
             hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
             # Split, the table's gradient is one array put together; of slices it would be a sum of
             # as many tables, each padded with zeros.
-            by_cluster = isinstance(embedding, tuple)
-            head_WD, *tails_WR = embedding if by_cluster else jnp.split(embedding, edges[:-1])
+            if not isinstance(embedding, tuple):
+                embedding = tuple(jnp.split(embedding, edges[:-1]))
+            head_WD, *tails_WR = embedding
             head = TiedHead(len(edges) - 1, self.init_scale, name="head")(head_WD.T)
             for index, tail_WR in enumerate(tails_WR, 1):
                 tied = TiedCluster(self.init_scale, name=f"tail_{index}")
@@ -233,8 +234,7 @@ class AdaptiveSoftmax(nn.Module):
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
             inside = f"{end - first} words"
             if not self.tied:
-                through = reduced_size(features, index)
-                text = f"R, U, b: {features} -> {through} -> {inside}"
+                text = f"R, U, b: {features} -> {reduced_size(features, index)} -> {inside}"
             elif self.adaptive_input:
                 size = self.embedding_size
                 text = f"R, b: {size} -> {reduced_size(size, index)} -> {inside} (U is C)"

@@ -27,9 +27,9 @@ class NeuralModel(nn.Module, LanguageModel):
     hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
     logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
 
-    A model's `setup` makes `embedding`, an nn.Embed, and `output`, by `make_head`, which its fields
-    describe; its `features` are what is between the two. One that is wired otherwise has `logits`,
-    `loss` and `notes` of its own.
+    A model's `setup` makes `embedding`, by `make_embedding`, and `output`, by `make_head`, as its
+    fields describe them; its `features` are what is between the two. One that is wired otherwise
+    has `logits`, `loss` and `notes` of its own.
     """
 
     vocab_size: int
@@ -76,8 +76,8 @@ class NeuralModel(nn.Module, LanguageModel):
         `logits` and a cross-entropy give, in one. Only the sum can be differentiated. Unless
         `deterministic`, both may be an estimate, which `notes` then says.
         """
-        table_VD = self.embedding.embedding
-        return self.output.loss(hidden_BTF, table_VD, targets_BT, weights_BT, deterministic)
+        table = self.embedding.embedding
+        return self.output.loss(hidden_BTF, table, targets_BT, weights_BT, deterministic)
 
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
