@@ -8,12 +8,12 @@ Published  148.28 and 141.19
 """
 
 import math
-import sys
 import tempfile
 from pathlib import Path
 
 import kenlm
 import numpy as np
+from commands import corpus
 
 import jaxlm
 from jaxlm.interop.runs import export_arpa
@@ -22,7 +22,7 @@ from jaxlm.scoring import Scorer
 
 def main() -> None:
     """Trains, writes, reads with KenLM, and compares token by token."""
-    text = jaxlm.read_corpus(str(Path(sys.argv[1]) / "ptb") if len(sys.argv) > 1 else "ptb")
+    text = jaxlm.read_corpus(corpus("ptb"))
     lines = [line.split() for line in text.test.source.lines()]
     for order in (3, 5):
         run = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=order), text)

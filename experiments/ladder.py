@@ -14,11 +14,10 @@ validation chose.
 """
 
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
+from commands import call, corpus
 from reproduce import minutes
 
 import jaxlm
@@ -45,7 +44,7 @@ def train(flags: str, out: Path) -> None:
     again = " --resume" if out.exists() else ""
     command = f"-m jaxlm.train {flags} --out {out}{again}"
     print("$ python", command, flush=True)
-    subprocess.run([sys.executable, *command.split()], check=True)
+    call(command.split())
 
 
 def measured(folders: list[Path]) -> tuple[int, str, str]:
@@ -63,14 +62,13 @@ def measured(folders: list[Path]) -> tuple[int, str, str]:
 
 def main() -> None:
     """Trains all five, and writes the page."""
-    data = Path(sys.argv[1]) / "ptb" if len(sys.argv) > 1 else None
-    corpus = str(data) if data and data.exists() else "ptb"
+    text = corpus("ptb")
     out = Path("runs/ladder-ngram")
-    train(f"--model ngram --corpus {corpus} --order 5", out)
+    train(f"--model ngram --corpus {text} --order 5", out)
     rows = [("KN5 (interpolated, modified)", *measured([out]), 0.0)]
     for model, flags in MODELS.items():
         out = Path(f"runs/ladder-{model}")
-        train(f"--model {model} --corpus {corpus} {flags} {SHARED} --seeds 2", out)
+        train(f"--model {model} --corpus {text} {flags} {SHARED} --seeds 2", out)
         members = sorted(out.glob("seed-*"))
         # Both were trained at once: the clock of either is that of both.
         rows.append((model, *measured(members), minutes(members[0])))

@@ -14,13 +14,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+from commands import call, corpus
 
 import jaxlm
 
@@ -31,15 +30,14 @@ BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 
 def train(name: str, out: Path, seed: int, data: Path | None) -> list[str]:
     """Runs the recipe's command, or goes on with it; returns the command as one types it."""
-    corpus = jaxlm.RECIPES[name]["settings"]["corpus"]
     command = ["-m", "jaxlm.train", "--recipe", name, "--seed", str(seed)]
     typed = ["python", *command]
     command += ["--out", str(out)]
-    if data and (data / corpus).exists():
-        command += ["--corpus", str(data / corpus)]
+    if data:
+        command += ["--corpus", corpus(jaxlm.RECIPES[name]["settings"]["corpus"], data)]
     if (out / "config.json").exists():
         command.append("--resume")
-    subprocess.run([sys.executable, *command], check=True)
+    call(command)
     return typed
 
 

@@ -19,10 +19,10 @@ more the further the gradient reaches.
 """
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from commands import call, corpus
 
 PAGE = Path(__file__).with_suffix(".md")
 LENGTHS = {5: 448, 20: 112, 70: 32}
@@ -31,18 +31,18 @@ CLIPS = {"0.25": "clipped to 0.25", "1e9": "not clipped"}
 EPOCHS = 3
 
 
-def train(model: str, bptt: int, corpus: str) -> Path:
+def train(model: str, bptt: int, text: str) -> Path:
     """Trains the four runs of a model and a length; returns their folder."""
     out = Path("runs") / f"truncation-{model}-{bptt}"
     rates = ",".join(map(str, RATES[model]))
     flags = (
-        f"--model {model} --corpus {corpus} --fractions 0.9 0.1 --tokens chars --embedding-size 32 "
+        f"--model {model} --corpus {text} --fractions 0.9 0.1 --tokens chars --embedding-size 32 "
         f"--hidden-size 128 --optimizer sgd --batch-size {LENGTHS[bptt]} --bptt {bptt} "
         f"--epochs {EPOCHS} --sweep lr={rates} clip={','.join(CLIPS)} --out {out}"
     )
     if out.exists():
         flags += " --resume"
-    subprocess.run([sys.executable, "-m", "jaxlm.train", *flags.split()], check=True)
+    call(["-m", "jaxlm.train", *flags.split()])
     return out
 
 
@@ -56,8 +56,7 @@ def best(folder: Path) -> float | None:
 
 def main() -> None:
     """Trains all, and writes the page."""
-    data = Path(sys.argv[1]) / "tinyshakespeare" if len(sys.argv) > 1 else None
-    corpus = str(data) if data and data.exists() else "tinyshakespeare"
+    text = corpus("tinyshakespeare")
     began = time.monotonic()
     rows = [
         "| model | chunk | rate | " + " | ".join(CLIPS.values()) + " |",
@@ -65,7 +64,7 @@ def main() -> None:
     ]
     for model, rates in RATES.items():
         for bptt in LENGTHS:
-            out = train(model, bptt, corpus)
+            out = train(model, bptt, text)
             for rate in rates:
                 cells = []
                 for clip in CLIPS:
