@@ -98,8 +98,10 @@ def main(argv: Sequence[str]) -> int:
     vocabulary = text.vocabulary
     model = make_model(name, command.network, len(vocabulary), vocabulary.start_id)
     folder = run_folder(command.out, command.resume, name, command.text.corpus)
+    # Before anything is shown: a setting that cannot be is refused here.
+    summary = model.summary()
     show_corpus(console, text)
-    console.print(model.summary())
+    console.print(summary)
     sections = sections_of(command)
     settings = {title: sections[title] for title in sections if title not in ("network", "text")}
     options = settings | {
