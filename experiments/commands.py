@@ -17,14 +17,14 @@ def run(*commands: str) -> None:
         words = shlex.split(command)
         if "--corpus" in words:
             place = words.index("--corpus") + 1
-            words[place] = corpus(words[place])
+            words[place] = find_corpus(words[place])
         if "--out" in words and Path(words[words.index("--out") + 1], "config.json").exists():
             words.append("--resume")
         print("$", shlex.join(words), flush=True)
         call(words[1:])
 
 
-def corpus(name: str, folder: Path | None = None) -> str:
+def find_corpus(name: str, folder: Path | None = None) -> str:
     """The corpus of that name in `folder` (default: the first argument on the command line), or
     just the name, which is fetched, where no folder is given or the corpus is not in it. Ends the
     program, with exit code 2, for a folder that is not there.

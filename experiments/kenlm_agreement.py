@@ -13,7 +13,7 @@ from pathlib import Path
 
 import kenlm
 import numpy as np
-from commands import corpus
+from commands import find_corpus
 
 import jaxlm
 from jaxlm.interop.runs import export_arpa
@@ -22,7 +22,7 @@ from jaxlm.scoring import Scorer
 
 def main() -> None:
     """Trains, writes, reads with KenLM, and compares token by token."""
-    text = jaxlm.read_corpus(corpus("ptb"))
+    text = jaxlm.read_corpus(find_corpus("ptb"))
     lines = [line.split() for line in text.test.source.lines()]
     for order in (3, 5):
         run = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=order), text)

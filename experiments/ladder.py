@@ -17,7 +17,7 @@ import statistics
 from pathlib import Path
 
 import jax
-from commands import call, corpus
+from commands import call, find_corpus
 from reproduce import minutes
 
 import jaxlm
@@ -62,13 +62,13 @@ def measured(folders: list[Path]) -> tuple[int, str, str]:
 
 def main() -> None:
     """Trains all five, and writes the page."""
-    text = corpus("ptb")
+    corpus = find_corpus("ptb")
     out = Path("runs/ladder-ngram")
-    train(f"--model ngram --corpus {text} --order 5", out)
+    train(f"--model ngram --corpus {corpus} --order 5", out)
     rows = [("KN5 (interpolated, modified)", *measured([out]), 0.0)]
     for model, flags in MODELS.items():
         out = Path(f"runs/ladder-{model}")
-        train(f"--model {model} --corpus {text} {flags} {SHARED} --seeds 2", out)
+        train(f"--model {model} --corpus {corpus} {flags} {SHARED} --seeds 2", out)
         members = sorted(out.glob("seed-*"))
         # Both were trained at once: the clock of either is that of both.
         rows.append((model, *measured(members), minutes(members[0])))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from commands import call, corpus
+from commands import call, find_corpus
 
 import jaxlm
 
@@ -34,7 +34,7 @@ def train(name: str, out: Path, seed: int, data: Path | None) -> list[str]:
     typed = ["python", *command]
     command += ["--out", str(out)]
     if data:
-        command += ["--corpus", corpus(jaxlm.RECIPES[name]["settings"]["corpus"], data)]
+        command += ["--corpus", find_corpus(jaxlm.RECIPES[name]["settings"]["corpus"], data)]
     if (out / "config.json").exists():
         command.append("--resume")
     call(command)

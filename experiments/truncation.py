@@ -22,7 +22,7 @@ import json
 import time
 from pathlib import Path
 
-from commands import call, corpus
+from commands import call, find_corpus
 
 PAGE = Path(__file__).with_suffix(".md")
 LENGTHS = {5: 448, 20: 112, 70: 32}
@@ -31,12 +31,12 @@ CLIPS = {"0.25": "clipped to 0.25", "1e9": "not clipped"}
 EPOCHS = 3
 
 
-def train(model: str, bptt: int, text: str) -> Path:
+def train(model: str, bptt: int, corpus: str) -> Path:
     """Trains the four runs of a model and a length; returns their folder."""
     out = Path("runs") / f"truncation-{model}-{bptt}"
     rates = ",".join(map(str, RATES[model]))
     flags = (
-        f"--model {model} --corpus {text} --fractions 0.9 0.1 --tokens chars --embedding-size 32 "
+        f"--model {model} --corpus {corpus} --fractions 0.9 0.1 --tokens chars --embedding-size 32 "
         f"--hidden-size 128 --optimizer sgd --batch-size {LENGTHS[bptt]} --bptt {bptt} "
         f"--epochs {EPOCHS} --sweep lr={rates} clip={','.join(CLIPS)} --out {out}"
     )
@@ -56,7 +56,7 @@ def best(folder: Path) -> float | None:
 
 def main() -> None:
     """Trains all, and writes the page."""
-    text = corpus("tinyshakespeare")
+    corpus = find_corpus("tinyshakespeare")
     began = time.monotonic()
     rows = [
         "| model | chunk | rate | " + " | ".join(CLIPS.values()) + " |",
@@ -64,7 +64,7 @@ def main() -> None:
     ]
     for model, rates in RATES.items():
         for bptt in LENGTHS:
-            out = train(model, bptt, text)
+            out = train(model, bptt, corpus)
             for rate in rates:
                 cells = []
                 for clip in CLIPS:
