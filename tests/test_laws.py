@@ -29,6 +29,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.data.batching import Block
 from jaxlm.models import CELLS, MODELS, describe_model, make_model
+from jaxlm.ops import kernels
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import make_train_block
@@ -115,9 +116,8 @@ def test_jit_equals_eager(name, options):
     assert_allclose(compiled, eager, **tolerance(options))
 
 
-@exact_model
-def test_the_objective_is_the_weighted_sum_of_the_nll(name, options):
-    model, params = build(name, options)
+def objective_and_gradient(model, params):
+    """What training minimises, compiled afresh: how it is laid out may have changed."""
     shares_BT = jnp.full((B, T), 1 / (B * T))
 
     def objective(params):
@@ -126,18 +126,34 @@ def test_the_objective_is_the_weighted_sum_of_the_nll(name, options):
         )
         return found[0]
 
-    found = jax.jit(jax.value_and_grad(objective))(params)
+    return jax.jit(jax.value_and_grad(objective))(params)
+
+
+@exact_model
+def test_the_objective_is_the_weighted_sum_of_the_nll(name, options):
+    model, params = build(name, options)
+    found = objective_and_gradient(model, params)
     assert_trees_close(found, loss_and_gradient(model, params), **tolerance(options))
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_an_accelerators_turns_and_widths_change_nothing(name, monkeypatch):
+    model, params = build(name, {})
+    expected = objective_and_gradient(model, params)
+    # Turns of three steps of the seven, and sizes that none of the model's is a multiple of.
+    monkeypatch.setitem(kernels.TURN, jax.default_backend(), 3)
+    monkeypatch.setitem(kernels.ALIGNMENT, jax.default_backend(), 8)
+    assert_trees_close(objective_and_gradient(model, params), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*CELLS, "mogrifier"])
 def test_every_kernel_computes_the_same(name):
     results = []
-    kernels = [{"kernel": "scan"}, {"kernel": "fused"}]
+    ways = [{"kernel": "scan"}, {"kernel": "fused"}]
     if name in CELLS and CELLS[name].recurrent:
         # Segments of three steps of the seven, and one step left over.
-        kernels.append({"remat": 3})
-    for options in kernels:
+        ways.append({"remat": 3})
+    for options in ways:
         model, params = build(name, {}, **options)
         results.append((params, logits(model, params, tokens()), loss_and_gradient(model, params)))
     for found in results[1:]:

@@ -114,9 +114,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ours, theirs = [sys.executable, str(HERE / "jax_side.py")], str(HERE / "torch_side.py")
     commands = {"jaxlm": ours, "linen": ours, "PyTorch": [options.torch_python, theirs]}
     rows: list[dict[str, Any]] = []
+    # On a GPU each of the three takes what it needs; JAX would take most of the memory at once.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     with contextlib.ExitStack() as stack:
         peers = {
-            name: stack.enter_context(started(command, dict(os.environ), options.patience))
+            name: stack.enter_context(started(command, environment, options.patience))
             for name, command in commands.items()
         }
         about = {name: peers[name].ask(about=True) for name in ("jaxlm", "PyTorch")}

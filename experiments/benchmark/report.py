@@ -44,8 +44,9 @@ def geometric_mean(values: list[float]) -> float:
 
 def _table(rows: list[dict[str, Any]], limit: dict[str, float]) -> list[str]:
     lines = [
-        "| shape | jaxlm ms | PyTorch ms | linen ms | x PyTorch | GFLOP/s | of the limit |",
-        "|---|---|---|---|---|---|---|",
+        "| shape | jaxlm ms | PyTorch ms | linen ms | x PyTorch "
+        "| tokens/s | GFLOP/s | of the limit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     ratios = []
     for row in rows:
@@ -56,12 +57,13 @@ def _table(rows: list[dict[str, Any]], limit: dict[str, float]) -> list[str]:
         ]
         times = ratio(row)
         ratios += [times] if times else []
-        rate = share = ""
+        cells.append(f"{times:.2f}" if times else "")
         if "jaxlm" in found:
-            rate = f"{SHAPES[row['shape']].flops(row['task']) / found['jaxlm'] / 1e9:.0f}"
-            share = f"{100 * limit_seconds(row, limit) / found['jaxlm']:.0f}%"
-        shown = f"{times:.2f}" if times else ""
-        lines.append(f"| {row['shape']} | {' | '.join(cells)} | {shown} | {rate} | {share} |")
+            shape, task, seconds = SHAPES[row["shape"]], row["task"], found["jaxlm"]
+            cells.append(f"{shape.tokens(task) / seconds:,.0f}")
+            cells.append(f"{shape.flops(task) / seconds / 1e9:.0f}")
+            cells.append(f"{100 * limit_seconds(row, limit) / seconds:.0f}%")
+        lines.append(f"| {row['shape']} | {' | '.join(cells)} |")
     if ratios:
         mean, least = geometric_mean(ratios), min(ratios)
         lines.append(f"\nGeometric mean {mean:.2f}x PyTorch, least {least:.2f}x.")

@@ -41,13 +41,16 @@ class Shape:
         output = self.hidden_size * self.vocab_size
         return self.vocab_size * self.embedding_size + self.inner_matrices + output
 
+    def tokens(self, task: str) -> int:
+        """Predictions in one of the task."""
+        return STREAMS * WORDS if task == "generation" else self.batch * self.time
+
     def flops(self, task: str) -> float:
         """Of the products alone. A step is three times the forward pass: values, and two gradients.
         A generated token is a forward pass.
         """
         forward = 2.0 * (self.inner_matrices + self.hidden_size * self.vocab_size)
-        tokens = STREAMS * WORDS if task == "generation" else self.batch * self.time
-        return forward * tokens * (3 if task == "step" else 1)
+        return forward * self.tokens(task) * (3 if task == "step" else 1)
 
     def traffic(self, task: str) -> float:
         """Bytes that cannot be spared, with float32 parameters: Adam reads p, m, v and g and writes

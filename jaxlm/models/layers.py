@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
 from jaxlm.ops.dropout import dropout
+from jaxlm.ops.products import align
 from jaxlm.ops.traced import is_known, is_zero
 
 # Fields that are probabilities of being dropped.
@@ -39,7 +40,8 @@ def project(x_BTF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
     both operands of the kernel's gradient into another order first.
     """
     batch, time, features = x_BTF.shape
-    return (x_BTF.reshape(batch * time, features) @ kernel_FO).reshape(batch, time, -1)
+    x_NF, kernel_FO = align(x_BTF.reshape(batch * time, features), kernel_FO)
+    return (x_NF @ kernel_FO).reshape(batch, time, -1)
 
 
 def affine(x_BTF: jax.Array, kernel_FO: jax.Array, bias_O: jax.Array, dtype: Any) -> jax.Array:

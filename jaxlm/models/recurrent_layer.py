@@ -1,5 +1,6 @@
 """A recurrent layer: a cell, its parameters, and the ways to run it over time."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,8 +12,9 @@ from jaxlm.models.cells import CELLS, Carry, Cell, ParallelCell
 from jaxlm.models.layers import DTYPES, Affine, affine, uniform
 from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
-from jaxlm.ops.kernels import UNROLLED_STEPS, choose_kernel
+from jaxlm.ops.kernels import UNROLLED_STEPS, aligned, choose_kernel, steps_a_turn
 from jaxlm.ops.linear_recurrence import linear_recurrence
+from jaxlm.ops.products import widen, widen_blocks
 from jaxlm.ops.recurrence import in_segments, recurrence, where_live
 from jaxlm.ops.traced import is_zero
 
@@ -210,21 +212,27 @@ def steps_read(length: jax.Array | None, time: int) -> jax.Array | None:
 
 
 def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-    inputs, (kernel_HG, bias_G) = weights
+    cell, dtype, size = how.cell, how.dtype, carry[0].shape[-1]
+    # Units that are always zero beside a layer's own, where their number makes slow products.
+    wide = functools.partial(widen_blocks, size=size, wide=aligned(size))
+    widened: Weights = jax.tree.map(wide, weights)
+    inputs, (kernel_HG, bias_G) = widened
     assert kernel_HG is not None
-    cell, dtype = how.cell, how.dtype
+    kernel_HG = widen(kernel_HG, aligned(size), axis=0)
+    carry, mask_BH = jax.tree.map(wide, (carry, how.mask_BH))
 
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
         x_TBD, live_T = steps
         x_TBG = affine(x_TBD, *inputs, dtype).astype(jnp.float32)
-        settings = {"dtype": dtype, "additive": cell.additive}
-        link = kernel_HG, bias_G, how.mask_BH, live_T
+        settings = {"dtype": dtype, "additive": cell.additive, "unroll": steps_a_turn()}
+        link = kernel_HG, bias_G, mask_BH, live_T
         return recurrence(cell.step, carry, x_TBG, *link, **settings)
 
     time = x_BTD.shape[1]
     steps = x_BTD.swapaxes(0, 1), steps_read(how.length, time)
     short = not how.remat or time <= how.remat
     h_TBH, carry = run(carry, steps) if short else in_segments(run, carry, steps, how.remat)
+    h_TBH, carry = jax.tree.map(lambda array: array[..., :size], (h_TBH, carry))
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 

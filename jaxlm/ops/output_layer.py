@@ -7,6 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.kernels import aligned
+from jaxlm.ops.products import align
+
 # Tokens whose logits are there at a time, at least; and as many as there are features, since each
 # chunk reads the output matrix again and adds to all of its gradient. Measured at 10,000 and 33,278
 # words and 200 to 1024 features.
@@ -40,6 +43,7 @@ def output_cross_entropy(
     many tokens, from the first on, are to be gone through, int32: the chunks after them cost
     nothing, and their nll is 0 (their weights must be). Returns a float32 scalar and [N].
     """
+    hidden_NF, kernel_FV = align(hidden_NF, kernel_FV)
     return _output_cross_entropy(dtype, hidden_NF, kernel_FV, bias_V, targets_N, weights_N, live)
 
 
@@ -75,7 +79,8 @@ def _parts(kernel_FV: jax.Array, bias_V: jax.Array) -> Parts:
     """
     vocab_size = bias_V.shape[0]
     count = -(-vocab_size // WORDS)
-    edges = [vocab_size * part // count for part in range(count + 1)]
+    width = aligned(-(-vocab_size // count))
+    edges = [min(width * part, vocab_size) for part in range(count + 1)]
     return [
         (first, kernel_FV[:, first:end], bias_V[first:end])
         for first, end in itertools.pairwise(edges)

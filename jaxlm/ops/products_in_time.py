@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.kernels import steps_a_turn
+
 Carry = tuple[jax.Array, ...]
 
 
@@ -55,7 +57,7 @@ def _run(
         carry = step(multiply, carry, at_t)
         return carry, carry[0]
 
-    carry, h_TBH = jax.lax.scan(body, carry, inputs)
+    carry, h_TBH = jax.lax.scan(body, carry, inputs, unroll=steps_a_turn())
     return h_TBH, carry
 
 
@@ -81,7 +83,8 @@ def _forward(
             carry = step(multiply, carry, inputs_t)
             return carry, (carry[0], read)
 
-        carry, (h_TBH, read) = jax.lax.scan(body, carry, (zeros, inputs))
+        at = zeros, inputs
+        carry, (h_TBH, read) = jax.lax.scan(body, carry, at, unroll=steps_a_turn())
         return (h_TBH, carry), read
 
     out, pull, read = jax.vjp(run, zeros, carry, inputs, has_aux=True)
