@@ -1,6 +1,7 @@
 """A recipe from beginning to end: trained, measured once, compared, and written into the table.
 
 Command    python experiments/reproduce.py NAME [--data FOLDER] [--seed 0] [--out runs/NAME]
+           [--max-minutes M]
 Hardware   any; what it ran on goes into the table
 Minutes    as the table in experiments/README.md says
 Expected   the recipe's own range (`jaxlm.RECIPES[NAME]["expected"]`)
@@ -28,9 +29,13 @@ ROWS, PAGE = HERE / "recipes.json", HERE / "README.md"
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 
 
-def train(name: str, out: Path, seed: int, data: Path | None) -> list[str]:
-    """Runs the recipe's command, or goes on with it; returns the command as one types it."""
+def train(name: str, out: Path, seed: int, data: Path | None, budget: float | None) -> list[str]:
+    """Runs the recipe's command, or goes on with it; returns the command as one types it. `budget`:
+    minutes, if not the recipe's own.
+    """
     command = ["-m", "jaxlm.train", "--recipe", name, "--seed", str(seed)]
+    if budget is not None:
+        command += ["--max-minutes", f"{budget:g}"]
     typed = ["python", *command]
     command += ["--out", str(out)]
     if data:
@@ -131,9 +136,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that holds the corpora, by name")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--max-minutes", type=float, help="a budget other than the recipe's")
     options = parser.parse_args()
     out = options.out or Path("runs") / f"{options.name}-{options.seed}"
-    typed = train(options.name, out, options.seed, options.data)
+    typed = train(options.name, out, options.seed, options.data, options.max_minutes)
     run = jaxlm.load(out)
     found = {}
     for split in ("valid", "test", "train"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import UserError
 from jaxlm.models.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
-from jaxlm.models.layers import embed, uniform
+from jaxlm.models.layers import embed, project, uniform
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -57,7 +57,8 @@ class AdaptiveEmbedding(nn.Module):
         for table_WR, project_RD, (start, end) in zip(rest, self.projections, places, strict=True):
             rows_BTR = table_WR[jnp.clip(tokens_BT - start, 0, end - start - 1)]
             inside_BT1 = (tokens_BT >= start)[..., None]
-            words_BTD = jnp.where(inside_BT1, rows_BTR @ project_RD.astype(self.dtype), words_BTD)
+            rare_BTD = project(rows_BTR, project_RD, self.dtype).astype(self.dtype)
+            words_BTD = jnp.where(inside_BT1, rare_BTD, words_BTD)
         return words_BTD
 
 

@@ -174,7 +174,7 @@ class AdaptiveSoftmax(nn.Module):
     def _reduced(self, hidden_BTF: jax.Array, reduce_FR: jax.Array | None) -> jax.Array:
         if reduce_FR is None:
             return hidden_BTF
-        return project(hidden_BTF.astype(self.dtype), reduce_FR.astype(self.dtype))
+        return project(hidden_BTF, reduce_FR, self.dtype).astype(self.dtype)
 
     def loss(
         self,

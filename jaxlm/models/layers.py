@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import UserError, choose
+from jaxlm.ops import products
 from jaxlm.ops.dropout import dropout
-from jaxlm.ops.products import align
 from jaxlm.ops.traced import is_known, is_zero
 
 # Fields that are probabilities of being dropped.
@@ -33,21 +33,20 @@ def uniform(scale: float) -> Any:
     return init
 
 
-def project(x_BTF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
-    """x @ kernel, as one product of matrices.
+def project(x_BTF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
+    """x @ kernel with operands in `dtype`, float32, as one product of matrices.
 
     With batch and time as one axis, the gradients are plain products too; left apart, XLA copies
     both operands of the kernel's gradient into another order first.
     """
     batch, time, features = x_BTF.shape
-    x_NF, kernel_FO = align(x_BTF.reshape(batch * time, features), kernel_FO)
-    return (x_NF @ kernel_FO).reshape(batch, time, -1)
+    y_NO = products.project(x_BTF.reshape(batch * time, features), kernel_FO, dtype)
+    return y_NO.reshape(batch, time, -1)
 
 
 def affine(x_BTF: jax.Array, kernel_FO: jax.Array, bias_O: jax.Array, dtype: Any) -> jax.Array:
     """x @ kernel + bias, in `dtype`."""
-    x_BTF, kernel_FO, bias_O = nn.dtypes.promote_dtype(x_BTF, kernel_FO, bias_O, dtype=dtype)
-    return project(x_BTF, kernel_FO) + bias_O
+    return (project(x_BTF, kernel_FO, dtype) + bias_O).astype(dtype)
 
 
 class Affine(nn.Module):
@@ -82,8 +81,8 @@ def to_word_size(
     if features == size:
         return hidden_BTF
     init = uniform(init_scale or features**-0.5)
-    kernel_FD = module.param("project", init, (features, size)).astype(dtype)
-    return project(hidden_BTF.astype(dtype), kernel_FD)
+    kernel_FD = module.param("project", init, (features, size))
+    return project(hidden_BTF, kernel_FD, dtype).astype(dtype)
 
 
 class Dropout(nn.Module):

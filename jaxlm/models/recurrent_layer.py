@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.models.cells import CELLS, Carry, Cell, ParallelCell
-from jaxlm.models.layers import DTYPES, Affine, affine, uniform
+from jaxlm.models.layers import DTYPES, Affine, project, uniform
 from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.kernels import UNROLLED_STEPS, aligned, choose_kernel, steps_a_turn
@@ -216,16 +216,17 @@ def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple
     # Units that are always zero beside a layer's own, where their number makes slow products.
     wide = functools.partial(widen_blocks, size=size, wide=aligned(size))
     widened: Weights = jax.tree.map(wide, weights)
-    inputs, (kernel_HG, bias_G) = widened
+    inputs, (kernel_HG, recurrent_bias_G) = widened
     assert kernel_HG is not None
     kernel_HG = widen(kernel_HG, aligned(size), axis=0)
     carry, mask_BH = jax.tree.map(wide, (carry, how.mask_BH))
 
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
         x_TBD, live_T = steps
-        x_TBG = affine(x_TBD, *inputs, dtype).astype(jnp.float32)
+        kernel_DG, bias_G = inputs
+        x_TBG = project(x_TBD, kernel_DG, dtype) + bias_G
         settings = {"dtype": dtype, "additive": cell.additive, "unroll": steps_a_turn()}
-        link = kernel_HG, bias_G, mask_BH, live_T
+        link = kernel_HG, recurrent_bias_G, mask_BH, live_T
         return recurrence(cell.step, carry, x_TBG, *link, **settings)
 
     time = x_BTD.shape[1]
@@ -247,9 +248,9 @@ def _cudnn(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple
 def _parallel(
     how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry
 ) -> tuple[jax.Array, Carry]:
-    cell, (inputs, _), (h_BH,) = how.cell, weights, carry
+    cell, ((kernel_DG, bias_G), _), (h_BH,) = how.cell, weights, carry
     assert isinstance(cell, ParallelCell)
-    x_TBG = affine(x_BTD.swapaxes(0, 1), *inputs, how.dtype).astype(jnp.float32)
+    x_TBG = project(x_BTD.swapaxes(0, 1), kernel_DG, how.dtype) + bias_G
     a_TBH, b_TBH = cell.affine(cell.activations(carry, x_TBG, jnp.zeros((), jnp.float32)))
     live_T = steps_read(how.length, x_BTD.shape[1])
     if live_T is not None:

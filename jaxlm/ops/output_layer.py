@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.ops.kernels import aligned
-from jaxlm.ops.products import align
+from jaxlm.ops.products import align, product, product_by_turned, turned_product
 
 # Tokens whose logits are there at a time, at least; and as many as there are features, since each
 # chunk reads the output matrix again and adds to all of its gradient. Measured at 10,000 and 33,278
@@ -124,10 +124,7 @@ def _softmax(
     hidden_CF: jax.Array, parts: Parts, targets_C: jax.Array
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """nll [C], exp(y - max) of every part [C, W], and its sum over all words [C]."""
-    many_CW = [
-        jnp.matmul(hidden_CF, kernel_FW, preferred_element_type=jnp.float32) + bias_W
-        for _, kernel_FW, bias_W in parts
-    ]
+    many_CW = [product(hidden_CF, kernel_FW) + bias_W for _, kernel_FW, bias_W in parts]
     # The maximum cancels between the two terms; left in, it would cost large logits their digits.
     max_C1 = functools.reduce(
         jnp.maximum, [jnp.max(y_CW, axis=-1, keepdims=True) for y_CW in many_CW]
@@ -169,9 +166,9 @@ def _output_forward(
             hit_CW = jnp.where(words_CW == targets_C[:, None], weights_C[:, None], 0.0)
             dy_CW = one_CW * share_C1 - hit_CW
             low_CW = dy_CW.astype(dtype)
-            dhidden_CF += jnp.matmul(low_CW, kernel_FW.T, preferred_element_type=jnp.float32)
-            product_FW = jnp.matmul(hidden_CF.T, low_CW, preferred_element_type=jnp.float32)
-            added.append((dkernel_FW + product_FW, dbias_W + dy_CW.sum(0)))
+            dhidden_CF += product_by_turned(low_CW, kernel_FW)
+            dkernel_FW += turned_product(hidden_CF, low_CW)
+            added.append((dkernel_FW, dbias_W + dy_CW.sum(0)))
         return added, (nll_C, dhidden_CF)
 
     zeros = [

@@ -1,9 +1,15 @@
-"""Operands of products, as wide as the machine's matrix units like them."""
+"""Products of matrices with sums in float32, laid out as the machine multiplies fastest."""
+
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlm.ops.kernels import aligned
+
+# Rows added to a turned matrix, for XLA's CPU compiler to leave it as it is; any number does.
+SPARE = 8
 
 
 def widen(array: jax.Array, size: int, axis: int = -1) -> jax.Array:
@@ -30,3 +36,61 @@ def align(a_NF: jax.Array, b_FO: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The operands of a product, with zeros at the end of F if it is the faster for them."""
     features = aligned(a_NF.shape[-1])
     return widen(a_NF, features), widen(b_FO, features, axis=0)
+
+
+def product(a_NF: jax.Array, b_FO: jax.Array) -> jax.Array:
+    """a b, float32."""
+    return jnp.matmul(a_NF, b_FO, preferred_element_type=jnp.float32)
+
+
+def product_by_turned(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
+    """a bᵀ, float32. Not by way of b.T, for which XLA's CPU compiler leaves bfloat16: half as
+    fast.
+    """
+    over = (((1,), (1,)), ((), ()))
+    return jax.lax.dot_general(a_NO, b_FO, over, preferred_element_type=jnp.float32)
+
+
+def turned_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
+    """aᵀ b, float32."""
+    if a_NF.dtype != jnp.bfloat16 or jax.default_backend() != "cpu":
+        return product(a_NF.T, b_NO)
+    # XLA's CPU products in bfloat16 know no turned first operand, and fall back to float32, at half
+    # the speed. What is turned first is worked into the product again, unless rows are added to it.
+    count, features = a_NF.shape
+    a_RN = jnp.concatenate([a_NF.T, jnp.zeros((SPARE, count), a_NF.dtype)])
+    return product(a_RN, b_NO)[:features]
+
+
+def project(x_NF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
+    """x W with operands in `dtype`, and sums in float32; the gradients too.
+
+    y = x W      dx = dy Wᵀ      dW = xᵀ dy
+    """
+    kinds = jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype
+    return _project(kinds, *align(x_NF, kernel_FO))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _project(kinds: tuple[Any, Any, Any], x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
+    return product(x_NF.astype(kinds[0]), kernel_FO.astype(kinds[0]))
+
+
+def _forward(
+    kinds: tuple[Any, Any, Any], x_NF: jax.Array, kernel_FO: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    low = x_NF.astype(kinds[0]), kernel_FO.astype(kinds[0])
+    return product(*low), low
+
+
+def _backward(
+    kinds: tuple[Any, Any, Any], saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x_NF, kernel_FO = saved
+    dtype, x_dtype, kernel_dtype = kinds
+    dy_NO = dy_NO.astype(dtype)
+    dx_NF = product_by_turned(dy_NO, kernel_FO).astype(x_dtype)
+    return dx_NF, turned_product(x_NF, dy_NO).astype(kernel_dtype)
+
+
+_project.defvjp(_forward, _backward)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.ops.kernels import steps_a_turn
+from jaxlm.ops.products import product, turned_product
 
 Carry = tuple[jax.Array, ...]
 
@@ -26,8 +27,7 @@ Step = Callable[[Multiply, Carry, Any], Carry]
 
 def plain_product(kernel_FO: jax.Array, a_BF: jax.Array, dtype: Any) -> jax.Array:
     """a U with operands in `dtype` and sums in float32."""
-    low = a_BF.astype(dtype), kernel_FO.astype(dtype)
-    return jnp.matmul(*low, preferred_element_type=jnp.float32)
+    return product(a_BF.astype(dtype), kernel_FO.astype(dtype))
 
 
 def products_in_time(
@@ -95,12 +95,12 @@ def _backward(step: Step, dtype: Any, saved: Any, grads: tuple[jax.Array, Carry]
     pull, read = saved
     dy, dcarry, dinputs = pull(grads)
 
-    def product(name: str) -> jax.Array:
+    def gradient(name: str) -> jax.Array:
         a_NF = read[name].reshape(-1, read[name].shape[-1])
         dy_NO = dy[name].reshape(-1, dy[name].shape[-1]).astype(dtype)
-        return jnp.matmul(a_NF.T, dy_NO, preferred_element_type=jnp.float32)
+        return turned_product(a_NF, dy_NO)
 
-    return {name: product(name) for name in read}, dcarry, dinputs
+    return {name: gradient(name) for name in read}, dcarry, dinputs
 
 
 _run.defvjp(_forward, _backward)

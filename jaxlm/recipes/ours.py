@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxlm.recipes.table import Recipe, not_yet_run
+from jaxlm.recipes.table import Recipe
 
 
 def _budget(corpus: str, minutes: float, cutoffs: tuple[int, int]) -> dict[str, Any]:
@@ -72,10 +72,21 @@ OURS: dict[str, Recipe] = {
     # Of PTB's words there are three times as many here, and most are rare: with words of one size,
     # 9.6M parameters for 2.5M, a step takes 1.8 times as long. And cut at 3000 and 10000 the loss
     # was behind from the first epoch on (valid 245.9 for 232.1).
-    "wt2-2h-cpu": not_yet_run(
-        _budget("wikitext-2", 120, (2000, 10000)) | {"adaptive_input": True},
-        f"{_BUDGET_PAPER} 120 minutes, rare words with fewer features",
-    ),
+    "wt2-2h-cpu": {
+        "settings": _budget("wikitext-2", 120, (2000, 10000)) | {"adaptive_input": True},
+        "paper": f"{_BUDGET_PAPER} 120 minutes, rare words with fewer features",
+        "published": {},
+        "expected": {"valid": (96.0, 104.0), "test": (91.0, 99.0)},
+        # With --max-minutes 80, for part of which the cores had other work too: 21.2 epochs, about
+        # what two hours are for two cores with AVX2 (20.9 by the steps timed there).
+        "measured": {
+            "valid": 100.55,
+            "test": 95.31,
+            "hardware": "two CPU cores (AMD EPYC with AVX-512): 21.2 epochs",
+            "minutes": 78,
+            "seeds": 1,
+        },
+    },
     "ptb-rnn": {
         # On validation, after four epochs: one layer of 400 with 200 features, no link past it, 196
         # (133.5 after 20); this with dropout 0.4 everywhere and half the rate 162; as it stands

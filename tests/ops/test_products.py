@@ -1,0 +1,66 @@
+"""Products in every layout against NumPy's, of odd sizes, in both dtypes; and their gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from jaxlm.ops import kernels, products
+
+DTYPES = (jnp.float32, jnp.bfloat16)
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(0, 1, shape), jnp.float32)
+
+
+def rounded(array, dtype):
+    """What a product in `dtype` sees of it."""
+    return np.asarray(array.astype(dtype).astype(jnp.float32), np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_layout_is_numpys_product(dtype):
+    a_NF, b_FO, c_NO = draw(5, 3), draw(3, 7, seed=1), draw(5, 7, seed=2)
+    low = [array.astype(dtype) for array in (a_NF, b_FO, c_NO)]
+    a, b, c = (rounded(array, dtype) for array in (a_NF, b_FO, c_NO))
+    found = {
+        "a b": products.product(low[0], low[1]),
+        "c bT": products.product_by_turned(low[2], low[1]),
+        "aT c": products.turned_product(low[0], low[2]),
+    }
+    for name, expected in {"a b": a @ b, "c bT": c @ b.T, "aT c": a.T @ c}.items():
+        assert found[name].dtype == jnp.float32, name
+        assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("aligned", [1, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_projection_and_its_gradients(dtype, aligned, monkeypatch):
+    monkeypatch.setitem(kernels.ALIGNMENT, jax.default_backend(), aligned)
+    x_NF, kernel_FO, weights_NO = draw(5, 3), draw(3, 7, seed=1), draw(5, 7, seed=2)
+
+    def number(x_NF, kernel_FO):
+        y_NO = products.project(x_NF, kernel_FO, dtype)
+        return jnp.sum(y_NO * weights_NO), y_NO
+
+    run = jax.jit(jax.grad(number, argnums=(0, 1), has_aux=True))
+    (dx_NF, dkernel_FO), y_NO = run(x_NF, kernel_FO)
+    x, kernel, dy = (rounded(array, dtype) for array in (x_NF, kernel_FO, weights_NO))
+    assert {array.dtype for array in (y_NO, dx_NF, dkernel_FO)} == {jnp.dtype("float32")}
+    assert_allclose(y_NO, x @ kernel, rtol=1e-5, atol=1e-5)
+    assert_allclose(dx_NF, dy @ kernel.T, rtol=1e-5, atol=1e-5)
+    assert_allclose(dkernel_FO, x.T @ dy, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_has_the_dtype_of_what_it_is_of():
+    run = jax.grad(lambda x, w: products.project(x, w, jnp.bfloat16).sum(), argnums=(0, 1))
+    dx_NF, dkernel_FO = run(draw(5, 3).astype(jnp.bfloat16), draw(3, 7))
+    assert (dx_NF.dtype, dkernel_FO.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_every_block_is_widened():
+    wide = products.widen_blocks(jnp.asarray([[1, 2, 3, 4, 5, 6]]), 3, 5)
+    assert_array_equal(wide, [[1, 2, 3, 0, 0, 4, 5, 6, 0, 0]])
+    assert_array_equal(products.widen(jnp.ones((2, 1)), 3, axis=0), [[1], [1], [0]])
