@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.ops.kernels import aligned
-from jaxlm.ops.products import align, product, product_by_turned, turned_product
+from jaxlm.ops.products import align, product, product_by_turned, turned_product_and_sum
 
 # Tokens whose logits are there at a time, at least; and as many as there are features, since each
 # chunk reads the output matrix again and adds to all of its gradient. Measured at 10,000 and 33,278
@@ -59,12 +59,12 @@ def _output_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     parts = _parts(kernel_FV.astype(dtype), bias_V)
 
-    def body(_: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+    def body(chunk: tuple[jax.Array, ...]) -> tuple[tuple[()], jax.Array]:
         hidden_CF, targets_C, _ = chunk
-        return None, _softmax(hidden_CF, parts, targets_C)[0]
+        return (), _softmax(hidden_CF, parts, targets_C)[0]
 
     chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
-    _, nll_KC = _over(body, None, chunks, live)
+    _, nll_KC = _over(body, chunks, live)
     nll_N = nll_KC.reshape(-1)[: len(targets_N)]
     return jnp.sum(nll_N * weights_N), nll_N
 
@@ -102,22 +102,34 @@ def _chunks(some: bool, hidden_NF: jax.Array, *others: jax.Array) -> tuple[jax.A
     )
 
 
-def _over(body: Any, start: Any, chunks: tuple[jax.Array, ...], live: jax.Array | None) -> Any:
-    """`jax.lax.scan` over the chunks; or over the first, those with live tokens, and zeros."""
-    if live is None:
-        return jax.lax.scan(body, start, chunks)
+def _over(body: Any, chunks: tuple[jax.Array, ...], live: jax.Array | None) -> Any:
+    """body(chunk) -> (to be added up, to be kept): the sums, and what was kept of each chunk; or of
+    the first, those with live tokens, and zeros.
+    """
     first = jax.tree.map(lambda array: array[0], chunks)
-    _, one = jax.eval_shape(body, start, first)
     length = chunks[0].shape[0]
+    if length == 1 and live is None:
+        # Nothing to add to: a pass over the matrix's gradient less.
+        added, one = body(first)
+        return added, jax.tree.map(lambda array: array[None], one)
+    added, one = jax.eval_shape(body, first)
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), added)
+
+    def add(sums: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, Any]:
+        added, one = body(chunk)
+        return jax.tree.map(jnp.add, sums, added), one
+
+    if live is None:
+        return jax.lax.scan(add, zeros, chunks)
     found = jax.tree.map(lambda shape: jnp.zeros((length, *shape.shape), shape.dtype), one)
 
     def step(index: jax.Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
         sums, found = loop
-        sums, one = body(sums, jax.tree.map(lambda array: array[index], chunks))
+        sums, one = add(sums, jax.tree.map(lambda array: array[index], chunks))
         return sums, jax.tree.map(lambda all_, new: all_.at[index].set(new), found, one)
 
     used = -(-live // chunks[0].shape[1])
-    return jax.lax.fori_loop(0, used, step, (start, found))
+    return jax.lax.fori_loop(0, used, step, (zeros, found))
 
 
 def _softmax(
@@ -151,32 +163,24 @@ def _output_forward(
     live: jax.Array | None,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
     parts = _parts(kernel_FV.astype(dtype), bias_V)
-    Sums = list[tuple[jax.Array, jax.Array]]
+    Gradients = list[tuple[jax.Array, jax.Array]]
 
-    def body(sums: Sums, chunk: tuple[jax.Array, ...]) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
+    def body(chunk: tuple[jax.Array, ...]) -> tuple[Gradients, tuple[jax.Array, jax.Array]]:
         hidden_CF, targets_C, weights_C = chunk
         nll_C, exp_CW, sum_C = _softmax(hidden_CF, parts, targets_C)
         share_C1 = (weights_C / sum_C)[:, None]
         dhidden_CF = jnp.zeros(hidden_CF.shape, jnp.float32)
-        added = []
-        for (first, kernel_FW, _), one_CW, (dkernel_FW, dbias_W) in zip(
-            parts, exp_CW, sums, strict=True
-        ):
+        gradients = []
+        for (first, kernel_FW, _), one_CW in zip(parts, exp_CW, strict=True):
             words_CW = first + jax.lax.broadcasted_iota(targets_C.dtype, one_CW.shape, 1)
             hit_CW = jnp.where(words_CW == targets_C[:, None], weights_C[:, None], 0.0)
             dy_CW = one_CW * share_C1 - hit_CW
-            low_CW = dy_CW.astype(dtype)
-            dhidden_CF += product_by_turned(low_CW, kernel_FW)
-            dkernel_FW += turned_product(hidden_CF, low_CW)
-            added.append((dkernel_FW, dbias_W + dy_CW.sum(0)))
-        return added, (nll_C, dhidden_CF)
+            dhidden_CF += product_by_turned(dy_CW.astype(dtype), kernel_FW)
+            gradients.append(turned_product_and_sum(hidden_CF, dy_CW, dtype))
+        return gradients, (nll_C, dhidden_CF)
 
-    zeros = [
-        (jnp.zeros(kernel_FW.shape, jnp.float32), jnp.zeros(bias_W.shape, jnp.float32))
-        for _, kernel_FW, bias_W in parts
-    ]
     chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
-    sums, (nll_KC, dhidden_KCF) = _over(body, zeros, chunks, live)
+    sums, (nll_KC, dhidden_KCF) = _over(body, chunks, live)
     dkernel_FV = jnp.concatenate([dkernel_FW for dkernel_FW, _ in sums], axis=1)
     dbias_V = jnp.concatenate([dbias_W for _, dbias_W in sums])
     count = len(targets_N)

@@ -53,13 +53,34 @@ def product_by_turned(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
 
 def turned_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
     """aᵀ b, float32."""
-    if a_NF.dtype != jnp.bfloat16 or jax.default_backend() != "cpu":
-        return product(a_NF.T, b_NO)
-    # XLA's CPU products in bfloat16 know no turned first operand, and fall back to float32, at half
-    # the speed. What is turned first is worked into the product again, unless rows are added to it.
-    count, features = a_NF.shape
-    a_RN = jnp.concatenate([a_NF.T, jnp.zeros((SPARE, count), a_NF.dtype)])
-    return product(a_RN, b_NO)[:features]
+    return product(a_NF.T, b_NO) if not _settles(a_NF.dtype) else _settled(a_NF, b_NO)[:-SPARE]
+
+
+def turned_product_and_sum(
+    a_NF: jax.Array, b_NO: jax.Array, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """aᵀ b with operands in `dtype`, and Σ_n b [O], float32: a matrix's gradient and its bias's."""
+    low = a_NF.astype(dtype), b_NO.astype(dtype)
+    if not _settles(dtype):
+        return turned_product(*low), b_NO.sum(0)
+    # A spare row of ones sums for nothing, and b need not be there in float32 too.
+    found_RO = _settled(*low)
+    return found_RO[:-SPARE], found_RO[-1]
+
+
+def _settles(dtype: Any) -> bool:
+    """Whether a turned operand must be a new array: XLA's CPU products in bfloat16 know no turned
+    first operand, and fall back to float32, at half the speed.
+    """
+    return jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+
+
+def _settled(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
+    """aᵀ b, and below it SPARE rows of Σ_n b. What is turned alone is worked into the product
+    again; with rows added it is not.
+    """
+    ones_RN = jnp.ones((SPARE, len(a_NF)), a_NF.dtype)
+    return product(jnp.concatenate([a_NF.T, ones_RN]), b_NO)
 
 
 def project(x_NF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
