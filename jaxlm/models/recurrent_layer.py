@@ -224,9 +224,15 @@ def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
         x_TBD, live_T = steps
         kernel_DG, bias_G = inputs
-        x_TBG = project(x_TBD, kernel_DG, dtype) + bias_G
+        x_TBG = project(x_TBD, kernel_DG, dtype)
+        link_bias_G = recurrent_bias_G
+        if cell.additive:
+            # Added inside the loop: one array of x's size less, and a pass over it.
+            link_bias_G = bias_G if link_bias_G is None else bias_G + link_bias_G
+        else:
+            x_TBG += bias_G
         settings = {"dtype": dtype, "additive": cell.additive, "unroll": steps_a_turn()}
-        link = kernel_HG, recurrent_bias_G, mask_BH, live_T
+        link = kernel_HG, link_bias_G, mask_BH, live_T
         return recurrence(cell.step, carry, x_TBG, *link, **settings)
 
     time = x_BTD.shape[1]
