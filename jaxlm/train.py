@@ -19,6 +19,7 @@ from jaxlm.errors import UserError
 from jaxlm.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.plots import loss_curve
+from jaxlm.sharding import make_mesh, parse_mesh
 from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.log import read_records, writing
 from jaxlm.training.runs import CONFIG, Run
@@ -74,6 +75,10 @@ class Flags:
 class Command(Flags, Config[Network]):
     """The flags of a model trained by gradient."""
 
+    mesh: str | None = None
+    """Devices to train on, such as data=4,model=2: streams over `data`, the vocabulary over `model`
+    (none: every device on data)."""
+
 
 @dataclass(frozen=True)
 class CountingCommand(Flags, CountedConfig[Network]):
@@ -100,6 +105,7 @@ def main(argv: Sequence[str]) -> int:
     folder = run_folder(command.out, command.resume, name, command.text.corpus)
     # Before anything is shown: a setting that cannot be is refused here.
     summary = model.summary()
+    devices = devices_of(command)
     show_corpus(console, text)
     console.print(summary)
     sections = sections_of(command)
@@ -112,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     }
     if command.seeds != 1 or command.sweep:
         return train_many(command, model, text, options)
-    run = fit(model, text, **options)
+    run = fit(model, text, **options, **devices)
     if run.stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(run.stopped_by)
@@ -120,10 +126,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def devices_of(command: Flags) -> dict[str, Any]:
+    """What --mesh says, for `fit`. Raises UserError for a mesh that cannot be."""
+    if not isinstance(command, Command) or command.mesh is None:
+        return {}
+    sizes = parse_mesh(command.mesh)
+    make_mesh(sizes)
+    return {"mesh": sizes}
+
+
 def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[str, Any]) -> int:
     """Trains the runs of --seeds and --sweep, and shows what came of them."""
     if not isinstance(model, NeuralModel):
         raise UserError("--seeds and --sweep are for models trained by gradient: a count is exact")
+    if devices_of(command):
+        raise UserError("--seeds and --sweep train side by side on one device: leave out --mesh")
     console, folder = options["console"], options["folder"]
     sweep = dict(map(parse_sweep, command.sweep))
     runs = fit_many(model, text, seeds=command.seeds, sweep=sweep, **options)

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 LAYERS = {
     "jaxlm.errors": 0,
     "jaxlm.shapes": 0,
+    "jaxlm.sharding": 0,
     "jaxlm.ops": 1,
     "jaxlm.data": 1,
     "jaxlm.ngrams": 1,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxlm.errors import UserError
 from jaxlm.models.layers import Affine, affine, project, to_word_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
+from jaxlm.sharding import Axes, Spread, by_device
 
 Table = jax.Array | tuple[jax.Array, ...]
 """C of all words, or of each cluster."""
@@ -125,6 +126,9 @@ class AdaptiveSoftmax(nn.Module):
     init_scale: float | None
     adaptive_input: bool = False
 
+    # Clusters are of sizes of their own: every device has all of them.
+    spreads = False
+
     @property
     def edges(self) -> tuple[int, ...]:
         """First ids of the clusters, and the end."""
@@ -185,9 +189,26 @@ class AdaptiveSoftmax(nn.Module):
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
         """As OutputLayer's."""
-        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding)
+        hidden_BTF, *layers = self.operands(hidden_BTF, embedding)
         hidden_NF = hidden_BTF.reshape(-1, hidden_BTF.shape[-1])
         targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
+        # Each device puts its own tokens in order, and the sums are added up after it.
+        inputs: tuple[Axes, ...] = (("batch", None), ("batch",), ("batch",), ())
+        by_its_tokens = by_device(self._loss, inputs, (("batch",), ("batch",)))
+        totals, nll_N = by_its_tokens(hidden_NF, targets_N, weights_N, layers)
+        return jnp.sum(totals), nll_N.reshape(targets_BT.shape)
+
+    @nn.nowrap
+    def _loss(
+        self,
+        spread: Spread,
+        hidden_NF: jax.Array,
+        targets_N: jax.Array,
+        weights_N: jax.Array,
+        layers: tuple[Full, list[Clustered]],
+    ) -> tuple[jax.Array, jax.Array]:
+        """The sum, as [1], and each token's nll."""
+        (kernel, bias), tails = layers
         # A rare word's target in the head is its cluster.
         starts = jnp.asarray(self.edges[:-1], targets_N.dtype)
         cluster_N = jnp.sum(targets_N[:, None] >= starts, axis=-1)
@@ -213,7 +234,7 @@ class AdaptiveSoftmax(nn.Module):
             total = total + part
             found_N = jnp.zeros_like(part_N).at[order_N].set(part_N, unique_indices=True)
             nll_N = nll_N + jnp.where(inside_N, found_N, 0.0)
-        return total, nll_N.reshape(targets_BT.shape)
+        return total[None], nll_N
 
     @nn.nowrap
     def note(self) -> str:

@@ -25,6 +25,9 @@ class OutputLayer(nn.Module):
     dtype: Any
     init_scale: float | None
 
+    # Whether its words, and their rows of the embedding, may be spread over devices.
+    spreads = True
+
     @nn.compact
     def operands(
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array

@@ -13,11 +13,12 @@ from jaxlm.errors import UserError
 from jaxlm.models.cells import Carry, Cell, LSTMCell
 from jaxlm.models.layers import DTYPES, Affine, uniform
 from jaxlm.models.recurrent import Recurrent, RecurrentConfig
-from jaxlm.models.recurrent_layer import forget_bias_init, steps_read
+from jaxlm.models.recurrent_layer import forget_bias_init, over_devices, steps_read
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
 from jaxlm.ops.recurrence import where_live
 from jaxlm.ops.traced import is_zero
+from jaxlm.sharding import Spread
 
 
 @dataclass(frozen=True)
@@ -187,21 +188,15 @@ class MogrifierLayer(nn.Module):
         if not (deterministic or is_zero(self.state_dropout)):
             mask_BH = keep_mask(self.make_rng("dropout"), (batch, size), self.state_dropout)
         kernels = kernels | {"input": kernel_DG, "recurrent": recurrent_HG}
-        consts = bias_G, mask_BH
         step = functools.partial(_step, self.cell, self.rounds, self.rank > 0)
-        at = x_BTD.swapaxes(0, 1).astype(jnp.float32), steps_read(length, time)
         records = self.is_mutable_collection("gates")
-        if self.kernel == "scan" or records or self.is_initializing():
-            h_TBH, carry, gates = self._scan(step, kernels, consts, carry, at, records)
-            recurrent.record(gates)
-        else:
-            # What is the same in every step is handed to each, so that its gradient is summed.
-            same = jax.tree.map(lambda one: jnp.broadcast_to(one, (time, *one.shape)), consts)
-
-            def fused(multiply: Multiply, carry: Carry, at_t: Any) -> Carry:
-                return step(multiply, carry, *at_t)[0]
-
-            h_TBH, carry = products_in_time(fused, kernels, carry, (at, same), dtype)
+        if not (self.kernel == "scan" or records or self.is_initializing()):
+            run = over_devices(functools.partial(_fused, step, dtype))
+            return run((kernels, bias_G), x_BTD, carry, mask_BH, length)
+        at = x_BTD.swapaxes(0, 1).astype(jnp.float32), steps_read(length, time)
+        consts = bias_G, mask_BH
+        h_TBH, carry, gates = self._scan(step, kernels, consts, carry, at, records)
+        recurrent.record(gates)
         return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
     @nn.nowrap
@@ -219,6 +214,29 @@ class MogrifierLayer(nn.Module):
 
         carry, (h_TBH, gates) = jax.lax.scan(body, carry, at)
         return h_TBH, carry, gates
+
+
+def _fused(
+    step: Any,
+    dtype: Any,
+    spread: Spread,
+    weights: tuple[Any, jax.Array],
+    x_BTD: jax.Array,
+    carry: Carry,
+    mask_BH: jax.Array | None,
+    length: jax.Array | None,
+) -> tuple[jax.Array, Carry]:
+    (kernels, bias_G), time = weights, x_BTD.shape[1]
+    at = x_BTD.swapaxes(0, 1).astype(jnp.float32), steps_read(length, time)
+    # What is the same in every step is handed to each, so that its gradient is summed.
+    consts = bias_G, mask_BH
+    same = jax.tree.map(lambda one: jnp.broadcast_to(one, (time, *one.shape)), consts)
+
+    def fused(multiply: Multiply, carry: Carry, at_t: Any) -> Carry:
+        return step(multiply, carry, *at_t)[0]
+
+    h_TBH, carry = products_in_time(fused, kernels, carry, (at, same), dtype)
+    return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 
 def _step(

@@ -15,9 +15,16 @@ from jaxlm.models.heads import make_head
 from jaxlm.models.summary import parameter_table
 from jaxlm.ops.compiling import FEW_ROWS, known
 from jaxlm.ops.cross_entropy import cross_entropy
+from jaxlm.sharding import Axes, everywhere
 
 # Logits of a chunk are kept to about this many numbers (32 MiB of float32).
 LOGITS_IN_CHUNK = 1 << 23
+# Parameters with an axis that may be spread over devices.
+WORDS: dict[str, Axes] = {
+    "embedding/embedding": ("vocabulary", None),
+    "output/kernel": (None, "vocabulary"),
+    "output/bias": ("vocabulary",),
+}
 
 
 class NeuralModel(nn.Module, LanguageModel):
@@ -82,6 +89,13 @@ class NeuralModel(nn.Module, LanguageModel):
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
         """What each parameter group is, in words: prefix of the parameter's path -> description."""
+
+    @nn.nowrap
+    def axes(self) -> dict[str, Axes]:
+        """The axes of parameters that may be spread over devices, by path; `sharding.RULES` says
+        how. A parameter that is not named is on every device.
+        """
+        return WORDS if make_head(self, parent=None).spreads else {}
 
     @nn.nowrap
     def notes(self) -> list[str]:
@@ -217,14 +231,15 @@ def _token_scores(
             {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
         )
         _, nll_BT, carry = found
-        return (-nll_BT,), carry
+        return everywhere(((-nll_BT,), carry))
     hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
     logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
     log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
     rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)
     entropy_BT = -jnp.sum(jnp.exp(log_probs_BTV) * log_probs_BTV, axis=-1)
-    return (log_prob_BT1[..., 0], rank_BT, entropy_BT), carry
+    scores = log_prob_BT1[..., 0], rank_BT, entropy_BT
+    return everywhere((scores, carry))
 
 
 def _last_log_probs(

@@ -1,6 +1,7 @@
 """A recurrent layer: a cell, its parameters, and the ways to run it over time."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from jaxlm.ops.linear_recurrence import linear_recurrence
 from jaxlm.ops.products import widen, widen_blocks
 from jaxlm.ops.recurrence import in_segments, recurrence, where_live
 from jaxlm.ops.traced import is_zero
+from jaxlm.sharding import Spread, by_device
 
 
 class Masks(NamedTuple):
@@ -128,8 +130,8 @@ class RecurrentLayer(nn.Module):
         if not defined and kernel in RUNS:
             recurrent = Recurrence(*settings, name="recurrent").weights(masks)
             weights = inputs.weights(x_BTD.shape[-1]), recurrent
-            how = _How(self.cell, dtype, self.remat, masks.state_BH, length)
-            return RUNS[kernel](how, weights, x_BTD, carry)
+            run = functools.partial(_run, kernel, self.cell, dtype, self.remat)
+            return over_devices(run)(weights, x_BTD, carry, masks.state_BH, length)
         x_BTG = inputs(x_BTD)
         scan = nn.scan(
             Recurrence,
@@ -204,6 +206,32 @@ class _How(NamedTuple):
     remat: int
     mask_BH: jax.Array | None
     length: jax.Array | None
+
+
+def over_devices(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
+    """run(spread, weights, x_BTD, carry, mask_BH, length) -> (h_BTH, carry), on each device for its
+    streams: what they tell each other is the gradient of the weights, once it is whole.
+
+    Left to the compiler, the products over time and batch as one axis would gather all streams.
+    """
+    streams = ("batch", None, None), ("batch", None)
+    return by_device(run, ((), *streams, ("batch", None), ()), streams)
+
+
+def _run(
+    kernel: str,
+    cell: Cell,
+    dtype: Any,
+    remat: int,
+    spread: Spread,
+    weights: Weights,
+    x_BTD: jax.Array,
+    carry: Carry,
+    mask_BH: jax.Array | None,
+    length: jax.Array | None,
+) -> tuple[jax.Array, Carry]:
+    how = _How(cell, dtype, remat, mask_BH, length)
+    return RUNS[kernel](how, weights, x_BTD, carry)
 
 
 def steps_read(length: jax.Array | None, time: int) -> jax.Array | None:

@@ -32,6 +32,8 @@ class SoftmaxMixture(nn.Module):
     init_scale: float | None
     softmaxes: int
 
+    spreads = True
+
     @nn.compact
     def operands(
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array

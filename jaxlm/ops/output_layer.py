@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.ops.kernels import aligned
 from jaxlm.ops.products import align, product, product_by_turned, turned_product_and_sum
+from jaxlm.sharding import Axes, Spread, by_device
 
 # Tokens whose logits are there at a time, at least; and as many as there are features, since each
 # chunk reads the output matrix again and adds to all of its gradient. Measured at 10,000 and 33,278
@@ -19,6 +20,18 @@ LIVE_CHUNK = 64
 # Words in one product, at most. Longer rows of logits put each row's neighbours on pages of their
 # own, and products that walk down the rows slow to half: 450 ms for 223 at 33,278 words.
 WORDS = 7168
+
+# How what is read and what comes out may be spread over devices: hidden, kernel, bias, targets and
+# weights; the sum, and each token's nll; and the gradients by the first three.
+READ: tuple[Axes, ...] = (
+    ("batch", None),
+    (None, "vocabulary"),
+    ("vocabulary",),
+    ("batch",),
+    ("batch",),
+)
+FOUND: tuple[Axes, ...] = ((), ("batch",))
+GRADIENTS = READ[:3]
 
 
 def output_cross_entropy(
@@ -39,6 +52,9 @@ def output_cross_entropy(
     hand: three products in all, nothing computed twice, and memory that does not grow with the
     number of tokens. Only the sum can be differentiated; by hidden_NF, kernel_FV and bias_V.
 
+    On a mesh, each device has its tokens' logits of its words alone. What devices tell each other
+    are max_v and Σ_v of a token, y_target and dh, over the words; and dU and db, over the tokens.
+
     hidden_NF: any dtype; kernel_FV, bias_V: float32; dtype: of the products' operands. live: how
     many tokens, from the first on, are to be gone through, int32: the chunks after them cost
     nothing, and their nll is 0 (their weights must be). Returns a float32 scalar and [N].
@@ -57,32 +73,48 @@ def _output_cross_entropy(
     weights_N: jax.Array,
     live: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    parts = _parts(kernel_FV.astype(dtype), bias_V)
+    values = by_device(functools.partial(_values, dtype, live), READ, FOUND)
+    found: tuple[jax.Array, jax.Array] = values(hidden_NF, kernel_FV, bias_V, targets_N, weights_N)
+    return found
+
+
+def _values(
+    dtype: Any,
+    live: jax.Array | None,
+    spread: Spread,
+    hidden_NF: jax.Array,
+    kernel_FV: jax.Array,
+    bias_V: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    parts = _parts(kernel_FV.astype(dtype), bias_V, spread)
 
     def body(chunk: tuple[jax.Array, ...]) -> tuple[tuple[()], jax.Array]:
         hidden_CF, targets_C, _ = chunk
-        return (), _softmax(hidden_CF, parts, targets_C)[0]
+        return (), _softmax(hidden_CF, parts, targets_C, spread)[0]
 
     chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
     _, nll_KC = _over(body, chunks, live)
     nll_N = nll_KC.reshape(-1)[: len(targets_N)]
-    return jnp.sum(nll_N * weights_N), nll_N
+    return spread.sum_over_batch(jnp.sum(nll_N * weights_N)), nll_N
 
 
-Parts = list[tuple[int, jax.Array, jax.Array]]
-"""(the first word, U [F, W], b [W]) of consecutive words, all of them together."""
+Parts = list[tuple[Any, jax.Array, jax.Array]]
+"""(the first word, U [F, W], b [W]) of consecutive words, all of a device's together."""
 
 
-def _parts(kernel_FV: jax.Array, bias_V: jax.Array) -> Parts:
+def _parts(kernel_FV: jax.Array, bias_V: jax.Array, spread: Spread) -> Parts:
     """The output layer in parts of about equal width. No part is padded: each has a size of its
     own, so every word is there once.
     """
+    start = spread.first_word(len(bias_V))
     vocab_size = bias_V.shape[0]
     count = -(-vocab_size // WORDS)
     width = aligned(-(-vocab_size // count))
     edges = [min(width * part, vocab_size) for part in range(count + 1)]
     return [
-        (first, kernel_FV[:, first:end], bias_V[first:end])
+        (start + first, kernel_FV[:, first:end], bias_V[first:end])
         for first, end in itertools.pairwise(edges)
     ]
 
@@ -133,7 +165,7 @@ def _over(body: Any, chunks: tuple[jax.Array, ...], live: jax.Array | None) -> A
 
 
 def _softmax(
-    hidden_CF: jax.Array, parts: Parts, targets_C: jax.Array
+    hidden_CF: jax.Array, parts: Parts, targets_C: jax.Array, spread: Spread
 ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
     """nll [C], exp(y - max) of every part [C, W], and its sum over all words [C]."""
     many_CW = [product(hidden_CF, kernel_FW) + bias_W for _, kernel_FW, bias_W in parts]
@@ -141,6 +173,7 @@ def _softmax(
     max_C1 = functools.reduce(
         jnp.maximum, [jnp.max(y_CW, axis=-1, keepdims=True) for y_CW in many_CW]
     )
+    max_C1 = spread.max_over_vocabulary(max_C1)
     many_CW = [y_CW - max_C1 for y_CW in many_CW]
     exp_CW = [jnp.exp(y_CW) for y_CW in many_CW]
     sum_C = functools.reduce(jnp.add, [jnp.sum(one_CW, axis=-1) for one_CW in exp_CW])
@@ -150,6 +183,7 @@ def _softmax(
         inside_C = (place_C >= 0) & (place_C < y_CW.shape[-1])
         found_C = jnp.take_along_axis(y_CW, place_C[:, None], axis=-1, mode="clip")[:, 0]
         target_C = jnp.where(inside_C, found_C, target_C)
+    sum_C, target_C = spread.sum_over_vocabulary((sum_C, target_C))
     return jnp.log(sum_C) - target_C, exp_CW, sum_C
 
 
@@ -162,12 +196,29 @@ def _output_forward(
     weights_N: jax.Array,
     live: jax.Array | None,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    parts = _parts(kernel_FV.astype(dtype), bias_V)
+    run = functools.partial(_values_and_gradients, dtype, live)
+    found: Any = by_device(run, READ, (FOUND, GRADIENTS))(
+        hidden_NF, kernel_FV, bias_V, targets_N, weights_N
+    )
+    return found
+
+
+def _values_and_gradients(
+    dtype: Any,
+    live: jax.Array | None,
+    spread: Spread,
+    hidden_NF: jax.Array,
+    kernel_FV: jax.Array,
+    bias_V: jax.Array,
+    targets_N: jax.Array,
+    weights_N: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    parts = _parts(kernel_FV.astype(dtype), bias_V, spread)
     Gradients = list[tuple[jax.Array, jax.Array]]
 
     def body(chunk: tuple[jax.Array, ...]) -> tuple[Gradients, tuple[jax.Array, jax.Array]]:
         hidden_CF, targets_C, weights_C = chunk
-        nll_C, exp_CW, sum_C = _softmax(hidden_CF, parts, targets_C)
+        nll_C, exp_CW, sum_C = _softmax(hidden_CF, parts, targets_C, spread)
         share_C1 = (weights_C / sum_C)[:, None]
         dhidden_CF = jnp.zeros(hidden_CF.shape, jnp.float32)
         gradients = []
@@ -185,8 +236,11 @@ def _output_forward(
     dbias_V = jnp.concatenate([dbias_W for _, dbias_W in sums])
     count = len(targets_N)
     nll_N = nll_KC.reshape(-1)[:count]
-    dhidden_NF = dhidden_KCF.reshape(-1, dhidden_KCF.shape[-1])[:count].astype(hidden_NF.dtype)
-    return (jnp.sum(nll_N * weights_N), nll_N), (dhidden_NF, dkernel_FV, dbias_V)
+    dhidden_NF = dhidden_KCF.reshape(-1, dhidden_KCF.shape[-1])[:count]
+    dhidden_NF = spread.sum_over_vocabulary(dhidden_NF).astype(hidden_NF.dtype)
+    dkernel_FV, dbias_V = spread.sum_over_batch((dkernel_FV, dbias_V))
+    total = spread.sum_over_batch(jnp.sum(nll_N * weights_N))
+    return (total, nll_N), (dhidden_NF, dkernel_FV, dbias_V)
 
 
 def _output_backward(

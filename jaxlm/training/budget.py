@@ -11,6 +11,7 @@ from jaxlm.data.batching import Batches
 from jaxlm.data.text import Text
 from jaxlm.models.neural import NeuralModel
 from jaxlm.scoring import Scorer
+from jaxlm.sharding import Mesh
 from jaxlm.training.averaging import make_average
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.progress import TrainingConfig, total_steps
@@ -116,6 +117,7 @@ def fitted(
     batches: Batches,
     optimizer: OptimizerConfig,
     runs: int = 1,
+    mesh: Mesh | None = None,
 ) -> TrainingConfig:
     """`config` with as many steps as fit into its minutes, and no more than it asks for: some are
     timed, and a validation. runs: how many are trained side by side.
@@ -123,7 +125,7 @@ def fitted(
     assert config.max_minutes is not None
     began = time.monotonic()
     asked = total_steps(config, batches.steps_per_epoch)
-    step = _step_seconds(model, batches, optimizer, asked)
+    step = _step_seconds(model, batches, optimizer, asked, mesh)
     validations = 0.0
     if text.valid is not None and len(text.valid):
         eval_every = config.eval_every or batches.steps_per_epoch
@@ -135,14 +137,18 @@ def fitted(
 
 
 def _step_seconds(
-    model: NeuralModel, batches: Batches, optimizer: OptimizerConfig, asked: int
+    model: NeuralModel,
+    batches: Batches,
+    optimizer: OptimizerConfig,
+    asked: int,
+    mesh: Mesh | None,
 ) -> float:
     average = make_average(optimizer)
     transform = make_optimizer(optimizer, Horizon(batches.steps_per_epoch, asked))
     key = jax.random.key(0)
     start, share = (average.start, average.share) if average else (None, None)
-    state = init_state(model, transform, key, batches.batch_size, start)
-    settings = {"varied": batches.varied, "share": share}
+    state = init_state(model, transform, key, batches.batch_size, start, mesh)
+    settings = {"varied": batches.varied, "share": share, "mesh": mesh}
     block_of = make_train_block(model, transform, key, batches.features, **settings)  # type: ignore[arg-type]
     capacity, count = 16, 1
     state, metrics = block_of(state, batches.block(0, count, capacity), count)

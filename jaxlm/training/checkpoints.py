@@ -23,6 +23,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxlm.errors import UserError
+from jaxlm.sharding import fetched
 from jaxlm.training.state import TrainState
 
 Warn = Callable[[str], None]
@@ -211,9 +212,9 @@ def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Copies, because the next train step is given the state's memory while orbax still writes.
     """
-    params = {path: np.array(leaf) for path, leaf in _flat(state.params).items()}
+    params = {path: np.array(fetched(leaf)) for path, leaf in _flat(state.params).items()}
     rest = dataclasses.replace(state, params={})
-    return params, {path: np.array(leaf) for path, leaf in _flat(rest).items()}
+    return params, {path: np.array(fetched(leaf)) for path, leaf in _flat(rest).items()}
 
 
 def _whole(template: TrainState, params: dict[str, Any], rest: dict[str, Any]) -> TrainState:

@@ -1,7 +1,7 @@
 """The training loop: dispatch, measure, validate, keep; for one run, or several side by side."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,19 @@ from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
+from jaxlm.sharding import Mesh, check_divides, make_mesh, using
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
 from jaxlm.training.dispatch import capacity_of, next_count
 from jaxlm.training.fleet import Fleet, check_fleet
+from jaxlm.training.folders import claim_folders, describe_again
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log, check_tensorboard
 from jaxlm.training.member import Member, Settings
 from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxlm.training.options import with_options
 from jaxlm.training.progress import NotFiniteError, TrainingConfig, total_steps
-from jaxlm.training.runs import Run, claim_folder, give_up_folder, write_description
+from jaxlm.training.runs import Run
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
 from jaxlm.training.timetable import Timetable
@@ -43,6 +45,7 @@ def fit_by_gradient(
     resume: bool = False,
     config: dict[str, Any] | None = None,
     console: Console | None = None,
+    mesh: Mapping[str, int] | None = None,
     **options: Any,
 ) -> Run:
     """Trains a neural model; see `jaxlm.fit`. `options` are fields of the three configs by name.
@@ -51,7 +54,7 @@ def fit_by_gradient(
     full.
     """
     settings = settings_of(model, batching, optimizer, training, folder, config, options)
-    (run,) = train([settings], text, resume, console)
+    (run,) = train([settings], text, resume, console, mesh)
     return run
 
 
@@ -75,11 +78,21 @@ def settings_of(
     return Settings(model, set_batching, set_optimizer, set_training, place, config or {})
 
 
-def train(runs: Sequence[Settings], text: Text, resume: bool, console: Console | None) -> list[Run]:
-    """Trains one run, or several that differ in what `fleet` knows, in one compiled function."""
+def train(
+    runs: Sequence[Settings],
+    text: Text,
+    resume: bool,
+    console: Console | None,
+    mesh: Mapping[str, int] | None = None,
+) -> list[Run]:
+    """Trains one run, or several that differ in what `fleet` knows, in one compiled function; one
+    on a mesh of these sizes (none: of all devices), several on one device.
+    """
     check_fleet(runs)
+    found = make_mesh(mesh) if len(runs) == 1 else None
     try:
-        return _Loop(list(runs), text).run(resume, console)
+        with using(found):
+            return _Loop(list(runs), text, found).run(resume, console)
     except _ApartError as apart:
         # Killed between two of their checkpoints: those at one step go on together.
         done: list[Run] = []
@@ -101,9 +114,10 @@ class _ApartError(Exception):
 class _Loop:
     """One call of `train`."""
 
-    def __init__(self, runs: list[Settings], text: Text) -> None:
-        self.runs, self.text, self.first = runs, text, runs[0]
+    def __init__(self, runs: list[Settings], text: Text, mesh: Mesh | None) -> None:
+        self.runs, self.text, self.first, self.mesh = runs, text, runs[0], mesh
         self.batches = [self._batches(run) for run in runs]
+        check_divides(mesh, self.batches[0].batch_size, self.first.model.vocab_size)
         training = self.first.training
         asked = total_steps(training, self.batches[0].steps_per_epoch)
         self.budget = Budget(training.max_minutes, None if training.steps else asked)
@@ -164,32 +178,12 @@ class _Loop:
         if resume:
             training = with_saved_steps(training, self.first.folder)
             self._set_steps(training.steps)
-        self._claim_folders(resume)
+        claim_folders(self.runs, self.text, resume)
         if training.max_minutes and not training.steps:
-            settings = self.batches[0], self.first.optimizer
-            found = fitted(training, self.first.model, self.text, *settings, len(self.runs))
+            settings = self.batches[0], self.first.optimizer, len(self.runs), self.mesh
+            found = fitted(training, self.first.model, self.text, *settings)
             self._set_steps(found.steps)
-            self._describe()
-
-    def _describe(self) -> None:
-        for run in self.runs:
-            if run.folder:
-                write_description(run.folder, run.description(self.text), self.text.tokenizer)
-
-    def _claim_folders(self, resume: bool) -> None:
-        """All of them, or none: what is refused leaves no other run's folder behind."""
-        made: list[Path] = []
-        for run in self.runs:
-            if run.folder is None:
-                continue
-            new = not run.folder.exists()
-            try:
-                claim_folder(run.folder, run.description(self.text), self.text.tokenizer, resume)
-            except UserError:
-                for folder in made:
-                    give_up_folder(folder)
-                raise
-            made += [run.folder] * new
+            describe_again(self.runs, self.text)
 
     def _set_steps(self, steps: int | None) -> None:
         self.runs = [replace(run, training=replace(run.training, steps=steps)) for run in self.runs]
@@ -201,8 +195,8 @@ class _Loop:
         for run, member in zip(self.runs, self.members, strict=True):
             key = jax.random.key(run.training.seed)
             start = average.start if average else None
-            state = init_state(run.model, self.transform, key, batch_size, start)
-            states.append(member.start(state, resume))
+            made = init_state(run.model, self.transform, key, batch_size, start, self.mesh)
+            states.append(member.start(made, resume))
         groups: dict[int, list[Settings]] = {}
         for run, member in zip(self.runs, self.members, strict=True):
             groups.setdefault(member.step, []).append(run)
@@ -253,7 +247,7 @@ class _Loop:
         self._plan(self.first)
         for run, member in zip(self.runs, self.members, strict=True):
             member.refit(run, self.timetable)
-        self._describe()
+        describe_again(self.runs, self.text)
         epochs = steps / self.batches[0].steps_per_epoch
         note = f"step {step:6d}  fitted anew to {self.budget.minutes:g} minutes: {steps:,} steps"
         self.members[0].log.note(f"{note}, {epochs:.2f} epochs")
@@ -269,7 +263,8 @@ class _Loop:
         if len(self.runs) > 1:
             return Fleet.of_many(self.runs, self.horizon, features, **options)  # type: ignore[arg-type]
         key = jax.random.key(self.first.training.seed)
-        block = make_train_block(self.first.model, self.transform, key, features, **options)  # type: ignore[arg-type]
+        model, transform = self.first.model, self.transform
+        block = make_train_block(model, transform, key, features, mesh=self.mesh, **options)  # type: ignore[arg-type]
         return Fleet.of_one(block)
 
     def _measured(self, first: int, count: int, metrics: Sequence[StepMetrics]) -> None:

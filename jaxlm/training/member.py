@@ -13,6 +13,7 @@ from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text
 from jaxlm.models.neural import NeuralModel
 from jaxlm.scoring import Scorer
+from jaxlm.sharding import fetched, gathered, placed_like
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget
 from jaxlm.training.checkpoints import Checkpoints
@@ -85,9 +86,8 @@ class Member:
     def start(self, state: TrainState, resume: bool) -> TrainState:
         """Where it begins: `state`, or with `resume` its last checkpoint, if there is one."""
         if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):
-            state, meta = restored
-            # Copies into memory of JAX's own, which the donated train step may then take over.
-            state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
+            saved, meta = restored
+            state = placed_like(saved, state)
             self.meter.progress = Progress(**meta["progress"])
             self.saved_step = self.step
             self._restore_best(state)
@@ -104,7 +104,7 @@ class Member:
             return
         best = self.checkpoints.restore_params(state.params)
         if best and best[2] == "best" and best[1]["step"] == best_step:
-            self.best_params = jax.tree.map(jnp.asarray, best[0])
+            self.best_params = placed_like(best[0], state.params)
 
     def _keep_best(self, state: TrainState) -> None:
         self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
@@ -188,7 +188,7 @@ class Member:
         settings = self.settings
         return Run(
             settings.model,
-            self.best_params if found else state.params,
+            gathered(self.best_params if found else state.params),
             self.text.tokenizer,
             settings.description(self.text),
             settings.folder,
@@ -203,4 +203,4 @@ class Member:
 
 
 def _all_finite(params: Any) -> bool:
-    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(params))
+    return all(bool(np.isfinite(fetched(leaf)).all()) for leaf in jax.tree.leaves(params))

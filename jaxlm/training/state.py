@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree."""
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.models.neural import NeuralModel
+from jaxlm.sharding import Axes, Mesh, on_mesh
 from jaxlm.training.optimizers import Transform
 
 # Random initialisers are much to compile and little to run: full optimisation doubles the time.
@@ -56,9 +58,11 @@ def init_state(
     key: jax.Array,
     batch_size: int,
     averaged: float | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """The state before step 0, in one compiled call; parameters are drawn from `init_key(key)`.
-    averaged: what it begins with, None if nothing is averaged.
+    averaged: what it begins with, None if nothing is averaged. On a mesh each device makes its own
+    part: the whole is nowhere.
     """
 
     def init(key: jax.Array) -> TrainState:
@@ -73,4 +77,25 @@ def init_state(
             averaged=None if averaged is None else jnp.float32(averaged),
         )
 
-    return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
+    if mesh is None:
+        return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
+    axes = state_axes(model, jax.eval_shape(init, key))
+    lying = on_mesh(mesh, axes)
+    return jax.jit(init, out_shardings=lying, compiler_options=INIT_OPTIONS)(key)
+
+
+def state_axes(model: NeuralModel, state: TrainState) -> TrainState:
+    """The names of the axes of every array in a state: a parameter's, and those of what an
+    optimizer keeps for each parameter, by `model.axes()`; the batch's in the carry.
+    """
+    known = model.axes()
+
+    def named(path: tuple[Any, ...], array: Any) -> Axes:
+        # Dicts are in parameters, and what has their structure, alone.
+        keys = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
+        return known.get("/".join(keys), ())
+
+    axes: TrainState = jax.tree_util.tree_map_with_path(
+        named, dataclasses.replace(state, carry=None)
+    )
+    return dataclasses.replace(axes, carry=jax.tree.map(lambda array: ("batch",), state.carry))

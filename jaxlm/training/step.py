@@ -10,9 +10,10 @@ import optax
 
 from jaxlm.data.batching import Block
 from jaxlm.models.neural import NeuralModel
+from jaxlm.sharding import Mesh, on_mesh, placed, using
 from jaxlm.training.averaging import Share, averaged
 from jaxlm.training.optimizers import Transform
-from jaxlm.training.state import TrainState, steps_key
+from jaxlm.training.state import TrainState, state_axes, steps_key
 
 
 class StepMetrics(NamedTuple):
@@ -25,6 +26,8 @@ class StepMetrics(NamedTuple):
     grad_norm_K: jax.Array
 
 
+# One per array of a Block: those of a step, its streams, and its tokens.
+BLOCK_AXES = Block(*[(None, "batch")] * 3, *[(None,)] * 4)  # type: ignore[arg-type]
 TrainBlock = Callable[[TrainState, Block, Any], tuple[TrainState, StepMetrics]]
 
 
@@ -36,10 +39,27 @@ def make_train_block(
     *,
     varied: bool = False,
     share: Share | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainBlock:
-    """`block_function`, compiled. The state is donated."""
+    """`block_function`, compiled. The state is donated. On a mesh the state stays as it lies, and
+    each device takes its streams of a block (of several processes, each has its own).
+    """
     function = block_function(model, optimizer, key, features, varied=varied, share=share)
-    return jax.jit(function, donate_argnums=0)
+    if mesh is None:
+        return jax.jit(function, donate_argnums=0)
+
+    def step(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
+        lying = on_mesh(mesh, state_axes(model, state))
+        state, metrics = function(state, block, count)
+        return jax.lax.with_sharding_constraint(state, lying), metrics
+
+    compiled = jax.jit(step, donate_argnums=0)
+
+    def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
+        with using(mesh):
+            return compiled(state, placed(mesh, block, BLOCK_AXES), count)
+
+    return train_block
 
 
 def block_function(

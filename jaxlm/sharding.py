@@ -1,0 +1,210 @@
+"""Where arrays live: the one module that knows of meshes and devices.
+
+A mesh has two axes. `data`: each device has some of the streams of a batch, and what their state
+is. `model`: each device has some of the words of the vocabulary, in the embedding and the output
+layer. What a number is, is not for the mesh to say: a computation over the mesh is that of one
+device, up to the order in which things are added up, and JAX's compiler (GSPMD: Xu et al. 2021)
+finds what devices must tell each other. Only the output layer says so itself, by `by_device`.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxlm.errors import UserError, choose
+
+DATA, MODEL = "data", "model"
+# What an axis of an array is called, and which axis of the mesh it is spread over.
+RULES = {"batch": DATA, "vocabulary": MODEL}
+Axes = tuple[str | None, ...]
+"""The names of an array's axes; None, or one not in RULES: all of it on every device."""
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Sizes of a mesh, of a text like data=4,model=2. Raises UserError."""
+    sizes = {}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        choose(dict.fromkeys((DATA, MODEL)), name.strip(), "axis in --mesh")
+        if not size.strip().isdecimal() or int(size) < 1:
+            raise UserError(f"--mesh {text}: give each axis a size, such as data=4,model=2")
+        sizes[name.strip()] = int(size)
+    return sizes
+
+
+def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
+    """A mesh of the devices there are, all on `data` if no sizes are given, or else the first ones
+    that fill it. None if that is one device, which needs none. Raises UserError if there are fewer.
+    """
+    devices = jax.devices()
+    sizes = {DATA: len(devices)} if sizes is None else sizes
+    data, model = sizes.get(DATA, 1), sizes.get(MODEL, 1)
+    asked = f"--mesh data={data},model={model}"
+    if data * model > len(devices):
+        raise UserError(
+            f"{asked} is {data * model} devices: this machine has {len(devices)} ({devices[0]})"
+        )
+    if jax.process_count() > 1 and data * model < len(devices):
+        raise UserError(f"{asked}: with several processes, use all {len(devices)} of their devices")
+    if data * model == 1:
+        return None
+    # Every axis is Auto: Explicit ones, make_mesh's default since 0.9, Flax's Embed cannot be in.
+    kinds = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(
+        (data, model), (DATA, MODEL), axis_types=kinds, devices=devices[: data * model]
+    )
+
+
+def check_divides(mesh: Mesh | None, batch_size: int, vocab_size: int) -> None:
+    """Raises UserError unless batch and vocabulary can be spread over `mesh` in equal parts."""
+    if mesh is None:
+        return
+    data, model = mesh.shape[DATA], mesh.shape[MODEL]
+    if batch_size % data:
+        down = batch_size // data * data
+        near = f"{down} or {down + data}" if down else str(data)
+        raise UserError(
+            f"--batch-size {batch_size} cannot be spread over {data} devices in equal parts: use "
+            f"{near}, or --mesh data={max(n for n in range(1, data) if batch_size % n == 0)}"
+        )
+    if vocab_size % model:
+        parts = [str(size) for size in range(1, 65) if vocab_size % size == 0]
+        raise UserError(
+            f"--mesh model={model}: the vocabulary's {vocab_size} words cannot be spread over "
+            f"{model} devices in equal parts; it can be over {', '.join(parts)}"
+        )
+
+
+def using(mesh: Mesh | None) -> Any:
+    """A context in which what is compiled is for `mesh`."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def on_mesh(mesh: Mesh, axes: Any) -> Any:
+    """How arrays with axes of these names lie on `mesh`: a sharding for each Axes in a tree."""
+    return jax.tree.map(lambda one: NamedSharding(mesh, _spec(one)), axes, is_leaf=_is_axes)
+
+
+def _spec(axes: Axes) -> PartitionSpec:
+    return PartitionSpec(*(RULES.get(name) if name else None for name in axes))
+
+
+def placed(mesh: Mesh | None, tree: Any, axes: Any) -> Any:
+    """`tree` on the mesh, each array by its Axes in `axes`, of the same structure; without a mesh,
+    as it is. Of what is spread over processes, an array has this process's part.
+    """
+    if mesh is None:
+        return tree
+    put = jax.make_array_from_process_local_data
+    lying = on_mesh(mesh, axes)
+    return jax.tree.map(lambda array, one: put(one, np.asarray(array)), tree, lying)
+
+
+def fetched(array: Any) -> np.ndarray:
+    """All of an array, on the host; of several processes, on each of them."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def gathered(tree: Any) -> Any:
+    """Arrays that may be spread over a mesh, each whole and on one device of this process."""
+
+    def gather(array: jax.Array) -> jax.Array:
+        alone = array.is_fully_addressable and len(array.sharding.device_set) == 1
+        return array if alone else jnp.asarray(fetched(array))
+
+    return jax.tree.map(gather, tree)
+
+
+def everywhere(tree: Any) -> Any:
+    """Inside of a compiled function on a mesh: the arrays, all of each on every device."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+def placed_like(tree: Any, template: Any) -> Any:
+    """Whole arrays on the host, such as a checkpoint's, as the arrays of `template` lie; memory of
+    JAX's own, which a donated step may take over.
+    """
+
+    def put(whole: Any, like: jax.Array) -> jax.Array:
+        if len(like.sharding.device_set) == 1:
+            return jnp.array(whole, copy=True)
+        whole = np.asarray(whole)
+        return jax.make_array_from_callback(whole.shape, like.sharding, lambda at: whole[at].copy())
+
+    return jax.tree.map(put, tree, template)
+
+
+class Spread(NamedTuple):
+    """Over which axes of the mesh the tokens and the words of a function are spread, in which each
+    device sees its part; None: it has all of them.
+    """
+
+    batch: str | None = None
+    vocabulary: str | None = None
+
+    def sum_over_batch(self, part: Any) -> Any:
+        """Of all devices' tokens."""
+        return jax.lax.psum(part, self.batch) if self.batch else part
+
+    def sum_over_vocabulary(self, part: Any) -> Any:
+        """Of all devices' words."""
+        return jax.lax.psum(part, self.vocabulary) if self.vocabulary else part
+
+    def max_over_vocabulary(self, part: Any) -> Any:
+        """Of all devices' words."""
+        return jax.lax.pmax(part, self.vocabulary) if self.vocabulary else part
+
+    def first_word(self, words: int) -> Any:
+        """The id of this device's first word, if each has so many."""
+        return jax.lax.axis_index(self.vocabulary) * words if self.vocabulary else 0
+
+
+def by_device(
+    function: Callable[..., Any], inputs: Sequence[Axes], outputs: Any
+) -> Callable[..., Any]:
+    """`function(spread, *arrays)` on each device, of its part of the arrays.
+
+    inputs: the Axes of each array (or of every array in a tree); outputs: those of what comes out,
+    in its structure. An axis whose size is no multiple of the mesh's is on every device in full.
+    Where there is no mesh, or inside of another `by_device`: the function itself.
+    """
+
+    def call(*arrays: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or any(kind != AxisType.Auto for kind in mesh.axis_types):
+            return function(Spread(), *arrays)
+        found: dict[str, str | None] = {}
+        for array, axes in zip(arrays, inputs, strict=True):
+            for name, size in zip(axes, getattr(array, "shape", ()), strict=False):
+                if name in RULES:
+                    axis = RULES[name]
+                    found[name] = axis if size % mesh.shape[axis] == 0 else None
+        spread = Spread(**found)
+
+        def spec(axes: Axes) -> PartitionSpec:
+            return PartitionSpec(*(found.get(name) if name else None for name in axes))
+
+        return jax.shard_map(
+            lambda *parts: function(spread, *parts),
+            in_specs=tuple(spec(axes) for axes in inputs),
+            out_specs=jax.tree.map(spec, outputs, is_leaf=_is_axes),
+            # Of an axis that is not named here nothing is to be summed up.
+            axis_names={RULES[name] for name in found},
+            check_vma=False,
+        )(*arrays)
+
+    return call
+
+
+def _is_axes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(one is None or isinstance(one, str) for one in value)

@@ -1,0 +1,69 @@
+"""Run by test_sharding.py in a process of its own: a model trained on one device and on meshes.
+
+    python tests/on_devices.py lstm regularised data=2 data=4,model=2
+
+prints a JSON object: mesh -> [largest relative difference of a loss, of a parameter].
+"""
+
+import json
+import sys
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+import dataclasses  # noqa: E402
+
+import numpy as np  # noqa: E402
+from cases import SIZES, VARIANTS  # noqa: E402
+
+from jaxlm.data.batching import Block  # noqa: E402
+from jaxlm.models import MODELS, make_model  # noqa: E402
+from jaxlm.sharding import make_mesh, parse_mesh  # noqa: E402
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer  # noqa: E402
+from jaxlm.training.state import init_state  # noqa: E402
+from jaxlm.training.step import make_train_block  # noqa: E402
+
+V, B, T, STEPS = 16, 8, 5, 20
+
+
+def trained(model, mesh):
+    """The state after 20 steps, on the host, and the loss of each."""
+    # Not Adam, which makes a large step of the rounding errors of a gradient that is nearly zero.
+    config = OptimizerConfig(optimizer="momentum", lr=0.5, clip=1.0, weight_decay=0.01)
+    optimizer = make_optimizer(config, Horizon(10, 10))
+    # The same batch in every step, so that there is something to learn.
+    drawn = np.random.default_rng(0).integers(0, V, (2, 1, B, T)).astype(np.int32)
+    drawn = np.repeat(drawn, STEPS, axis=1)
+    ones = np.ones(STEPS, np.float32)
+    fresh = np.arange(STEPS) % 10 == 0
+    weights = np.ones((STEPS, B, T), np.float32)
+    block = Block(*drawn, weights, ones * B * T, fresh, np.full(STEPS, T, np.int32), ones)
+    key = jax.random.key(1)
+    state = init_state(model, optimizer, key, B, mesh=mesh)
+    step = make_train_block(model, optimizer, key, "every", mesh=mesh)
+    state, metrics = step(state, block, STEPS)
+    return jax.tree.map(np.asarray, state), np.asarray(metrics.nll_K)
+
+
+def main(name, variant, *meshes):
+    kind = MODELS[name].config
+    known = {field.name for field in dataclasses.fields(kind)}
+    sizes = {size: value for size, value in SIZES.items() if size in known}
+    model = make_model(name, kind(**sizes | VARIANTS[variant]), V, V - 1)
+    expected, losses = trained(model, None)
+    assert losses[-1] < losses[0]
+    found = {}
+    for mesh in meshes:
+        state, other = trained(model, make_mesh(parse_mesh(mesh)))
+        apart = jax.tree.map(
+            lambda a, b: float(np.max(np.abs(a - b)) / np.max(np.abs(b))),
+            (state.params, state.opt_state[1:3]),
+            (expected.params, expected.opt_state[1:3]),
+        )
+        largest = max(jax.tree.leaves(apart))
+        found[mesh] = [float(np.max(np.abs(other - losses) / losses)), largest]
+    print(json.dumps(found))
+
+
+main(*sys.argv[1:])

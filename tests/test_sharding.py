@@ -1,0 +1,105 @@
+"""What a model learns is the same on one device and on a mesh; and meshes that cannot be."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import NEURAL
+from jax.sharding import AbstractMesh
+
+from jaxlm.errors import UserError
+from jaxlm.sharding import Spread, by_device, check_divides, make_mesh, parse_mesh
+from jaxlm.training.log import read_records
+
+HERE = Path(__file__).parent
+MESHES = ("data=2", "model=4", "data=8", "data=4,model=2")
+# What is wired otherwise than a model's plain form, each where it is.
+WIRED = [
+    ("lstm", "regularised"),
+    ("lstm", "tied two layers"),
+    ("gru", "stack"),
+    ("nplm", "adaptive"),
+    ("nplm", "sampled"),
+    ("nplm", "mixture"),
+    ("gru", "adaptive input, tied"),
+]
+
+
+def run(*command, devices=1, **options):
+    # The laws are about the mathematics, and mostly compilation.
+    settings = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    found = subprocess.run(
+        [sys.executable, *map(str, command)],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    return found.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "meshes"),
+    [(name, "plain", MESHES) for name in NEURAL] + [(*wired, MESHES[-1:]) for wired in WIRED],
+)
+def test_a_mesh_changes_nothing_but_the_order_of_summation(name, variant, meshes):
+    found = json.loads(run(HERE / "on_devices.py", name, variant, *meshes).splitlines()[-1])
+    assert set(found) == set(meshes)
+    for mesh, (losses, parameters) in found.items():
+        assert losses < 2e-6, mesh
+        # Of momentum, and of parameters: relative to each array's largest number.
+        assert parameters < 2e-5, mesh
+
+
+def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
+    text = tmp_path / "text.txt"
+    words = np.random.default_rng(0).integers(0, 7, (60, 9))
+    text.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words))
+    train = ["-m", "jaxlm.train", "--model", "lstm", "--corpus", text, "--batch-size", "4"]
+    train += ["--bptt", "5", "--hidden-size", "8", "--log-every", "1", "--checkpoint-every", "10"]
+    run(*train, "--steps", "20", "--out", tmp_path / "whole")
+    mesh = ["--mesh", "data=2,model=2"]
+    vocabulary = len(json.loads((tmp_path / "whole/tokenizer.json").read_text())["tokens"])
+    assert vocabulary % 2 == 0, "so that it can be spread over two devices"
+    run(*train, "--steps", "10", "--out", tmp_path / "parts", *mesh, devices=4)
+    run(*train, "--steps", "20", "--out", tmp_path / "parts", "--resume")
+    whole, parts = (
+        [one["loss"] for one in read_records(tmp_path / name / "metrics.jsonl") if "loss" in one]
+        for name in ("whole", "parts")
+    )
+    assert len(whole) == 20
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+def test_meshes_that_cannot_be():
+    assert parse_mesh("data=4, model=2") == {"data": 4, "model": 2}
+    with pytest.raises(UserError, match=r"did you mean 'data'.*choose one of data, model"):
+        parse_mesh("datum=4")
+    for text in ("data", "data=0", "data=-1", "data=two"):
+        with pytest.raises(UserError, match=f"--mesh {text}: give each axis a size"):
+            parse_mesh(text)
+    with pytest.raises(UserError, match="is 64 devices: this machine has"):
+        make_mesh({"data": 64})
+    assert make_mesh({"data": 1}) is None
+    mesh = AbstractMesh((8, 4), ("data", "model"))
+    check_divides(mesh, 16, 10_000)
+    check_divides(None, 20, 33_278)
+    with pytest.raises(UserError, match=r"--batch-size 20 .*use 16 or 24, or --mesh data=5"):
+        check_divides(mesh, 20, 10_000)
+    with pytest.raises(UserError, match=r"model=4: .*33278 words .*it can be over 1, 2, 7, 14"):
+        check_divides(mesh, 16, 33_278)
+
+
+def test_without_a_mesh_a_function_has_all_of_everything():
+    def function(spread, x):
+        assert spread == Spread()
+        assert spread.first_word(5) == 0
+        return spread.sum_over_batch(x) + spread.sum_over_vocabulary(x) + spread.first_word(3)
+
+    assert by_device(function, [("batch",)], ("batch",))(3) == 6
