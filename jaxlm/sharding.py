@@ -81,6 +81,18 @@ def check_divides(mesh: Mesh | None, batch_size: int, vocab_size: int) -> None:
         )
 
 
+def rows_here(mesh: Mesh | None, batch_size: int) -> np.ndarray:
+    """Which rows of a batch lie on this process's devices, in order."""
+    if mesh is None:
+        return np.arange(batch_size)
+    lying = NamedSharding(mesh, PartitionSpec(DATA))
+    parts = lying.addressable_devices_indices_map((batch_size,)).values()
+    here = np.zeros(batch_size, bool)
+    for part in parts:
+        here[part] = True
+    return np.flatnonzero(here)
+
+
 def using(mesh: Mesh | None) -> Any:
     """A context in which what is compiled is for `mesh`."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

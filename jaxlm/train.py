@@ -19,6 +19,7 @@ from jaxlm.errors import UserError
 from jaxlm.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.plots import loss_curve
+from jaxlm.processes import ProcessConfig, is_first, join_processes
 from jaxlm.sharding import make_mesh, parse_mesh
 from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.log import read_records, writing
@@ -72,7 +73,7 @@ class Flags:
 
 
 @dataclass(frozen=True)
-class Command(Flags, Config[Network]):
+class Command(ProcessConfig, Flags, Config[Network]):
     """The flags of a model trained by gradient."""
 
     mesh: str | None = None
@@ -96,7 +97,9 @@ def main(argv: Sequence[str]) -> int:
     kind = COMMANDS[entry.kind.trained_by]
     start = kind(**sections_of(defaults))
     command = cli.parse(kind[entry.config], argv, prog=PROG, about=ABOUT, default=start)
-    console = Console()
+    if isinstance(command, Command):
+        join_processes(command)
+    console = Console(quiet=not is_first())
     text = read_corpus(command.text)
     for note in text.notes:
         console.print(f"note: {escape(note)}", soft_wrap=True)
@@ -122,7 +125,8 @@ def main(argv: Sequence[str]) -> int:
     if run.stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(run.stopped_by)
-    show_result(console, run, text)
+    if is_first():
+        show_result(console, run, text)
     return 0
 
 

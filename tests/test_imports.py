@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 # The higher may import the lower, and its own; the first prefix that fits decides.
 LAYERS = {
     "jaxlm.errors": 0,
+    "jaxlm.processes": 0,
     "jaxlm.shapes": 0,
     "jaxlm.sharding": 0,
     "jaxlm.ops": 1,

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlm.data.chunks import chunk_edges, longest_chunk
 from jaxlm.data.encoding import Split
+from jaxlm.data.shuffling import shuffled
 from jaxlm.errors import UserError, choose
 
 
@@ -55,9 +56,10 @@ FEATURES = ("every", "last")
 
 
 class Batches(Protocol):
-    """Batches of one split."""
+    """Batches of one split; of each, a block has the rows that were asked for (`make_batches`)."""
 
     batch_size: int
+    """Of the whole batch."""
     length: int
     features: str
     varied: bool
@@ -87,7 +89,9 @@ class Streams:
 
     features = "every"
 
-    def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
+    def __init__(
+        self, split: Split, config: BatchingConfig, n_step: int, seed: int, rows_B: np.ndarray
+    ) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
             raise UserError(
@@ -97,6 +101,7 @@ class Streams:
         _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id = split.ids, start_id
         self.batch_size = config.batch_size
+        self.rows_B = rows_B
         self.stream_length = math.ceil(len(split) / config.batch_size)
         self.bptt = min(config.bptt, self.stream_length)
         self.varied, self.seed = config.vary_bptt, seed
@@ -112,10 +117,10 @@ class Streams:
         return np.append(np.arange(0, self.stream_length, self.bptt), self.stream_length)
 
     def block(self, first: int, count: int, capacity: int) -> Block:
-        block = _empty_block(capacity, self.batch_size, self.length, self.length)
+        block = _empty_block(capacity, len(self.rows_B), self.length, self.length)
         # A token's weight is the same in every chunk, the short last one too.
         block.denominator_K[:] = self.batch_size * self.bptt
-        stream_starts_B1 = np.arange(self.batch_size)[:, None] * self.stream_length
+        stream_starts_B1 = self.rows_B[:, None] * self.stream_length
         edges, edges_of = np.array([]), -1
         for index in range(count):
             epoch, chunk = divmod(first + index, self.steps_per_epoch)
@@ -147,7 +152,9 @@ class Windows:
 
     features, varied = "last", False
 
-    def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
+    def __init__(
+        self, split: Split, config: BatchingConfig, n_step: int, seed: int, rows_B: np.ndarray
+    ) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
             raise UserError(
@@ -157,18 +164,17 @@ class Windows:
         _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id, self.seed = split.ids, start_id, seed
         self.batch_size, self.length = config.batch_size, n_step
+        self.rows_B = rows_B
         self.steps_per_epoch = math.ceil(len(split) / config.batch_size)
 
     def block(self, first: int, count: int, capacity: int) -> Block:
-        block = _empty_block(capacity, self.batch_size, self.length, 1)
+        block = _empty_block(capacity, len(self.rows_B), self.length, 1)
         block.denominator_K[:] = self.batch_size
         block.reset_K[:] = True
         for index in range(count):
             epoch, batch = divmod(first + index, self.steps_per_epoch)
-            ranks = np.arange(
-                batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.ids))
-            )
-            positions = shuffled(ranks, len(self.ids), self.seed, epoch)
+            ranks = batch * self.batch_size + self.rows_B
+            positions = shuffled(ranks[ranks < len(self.ids)], len(self.ids), self.seed, epoch)
             context_BN = positions[:, None] + np.arange(-self.length, 0)
             rows = len(positions)
             block.inputs_KBT[index, :rows] = np.where(
@@ -186,8 +192,10 @@ class Rows:
 
     varied = False
 
-    def __init__(self, split: Split, config: BatchingConfig, n_step: int, seed: int) -> None:
-        self.seed = seed
+    def __init__(
+        self, split: Split, config: BatchingConfig, n_step: int, seed: int, rows_B: np.ndarray
+    ) -> None:
+        self.seed, self.rows_B = seed, rows_B
         self.batch_size = config.batch_size
         inputs, targets = rows_of(split)
         _check_batch(config.batch_size, len(inputs), "lines")
@@ -219,11 +227,14 @@ class Rows:
                 picked_KB[epochs == epoch] = shuffled(
                     picked_KB[epochs == epoch], rows, self.seed, int(epoch)
                 )
-        block = _empty_block(capacity, self.batch_size, self.length, self.targets_RT.shape[1])
-        block.inputs_KBT[:count] = self.inputs_RT[picked_KB]
-        block.targets_KBT[:count] = self.targets_RT[picked_KB]
-        block.weights_KBT[:count] = self.weights_RT[picked_KB] * (ranks_KB < rows)[:, :, None]
-        block.denominator_K[:count] = block.weights_KBT[:count].sum((1, 2))
+        weights_KBT = self.weights_RT[picked_KB] * (ranks_KB < rows)[:, :, None]
+        own_KB = picked_KB[:, self.rows_B]
+        targets = self.targets_RT.shape[1]
+        block = _empty_block(capacity, len(self.rows_B), self.length, targets)
+        block.inputs_KBT[:count] = self.inputs_RT[own_KB]
+        block.targets_KBT[:count] = self.targets_RT[own_KB]
+        block.weights_KBT[:count] = weights_KBT[:, self.rows_B]
+        block.denominator_K[:count] = weights_KBT.sum((1, 2))
         block.reset_K[:] = True
         return block
 
@@ -231,8 +242,15 @@ class Rows:
 BATCHINGS: dict[str, type[Batches]] = {"streams": Streams, "windows": Windows, "rows": Rows}
 
 
-def make_batches(split: Split, config: BatchingConfig, n_step: int = 1, seed: int = 0) -> Batches:
-    """The batches that `config` names; `n_step` is the width of a window.
+def make_batches(
+    split: Split,
+    config: BatchingConfig,
+    n_step: int = 1,
+    seed: int = 0,
+    rows_B: np.ndarray | None = None,
+) -> Batches:
+    """The batches that `config` names; `n_step` is the width of a window. rows_B: which rows of a
+    batch are read, where other processes read the others (none: all).
 
     Raises UserError for an unknown name, a size below 1, and a batch larger than the text.
     """
@@ -244,7 +262,8 @@ def make_batches(split: Split, config: BatchingConfig, n_step: int = 1, seed: in
             raise UserError(f"{flag} {value}: must be at least 1")
     if config.vary_bptt and kind is not Streams:
         raise UserError(f"--vary-bptt needs --batching streams, not {config.batching}")
-    return kind(split, config, n_step, seed)  # type: ignore[call-arg]
+    rows_B = np.arange(config.batch_size) if rows_B is None else rows_B
+    return kind(split, config, n_step, seed, rows_B)  # type: ignore[call-arg]
 
 
 def _check_batch(size: int, available: int, unit: str) -> None:
@@ -266,30 +285,3 @@ def rows_of(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:
     if not rows:
         raise UserError("no line of the text has two words or more: there is nothing to predict")
     return [row[:-1] for row in rows], [row[1:] for row in rows]
-
-
-def shuffled(ranks: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Where each rank goes under a pseudo-random permutation of range(size) chosen by (seed,
-    epoch).
-
-    A four-round Feistel network on the bits of the rank (Luby & Rackoff 1988), walked until the
-    value falls inside the range (Black & Rogaway 2002): any part of the permutation can be had
-    without storing it, so a text of any size can be shuffled.
-    """
-    half = max(1, math.ceil(math.log2(max(size, 2)) / 2))
-    mask = np.uint64((1 << half) - 1)
-    round_keys = np.random.SeedSequence([seed, epoch]).generate_state(4, np.uint64)
-
-    def permute(value: np.ndarray) -> np.ndarray:
-        left, right = value >> np.uint64(half), value & mask
-        for round_key in round_keys:
-            # SplitMix64's mixing, as the round function.
-            mixed = (right ^ round_key) * np.uint64(0x9E3779B97F4A7C15)
-            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-            left, right = right, left ^ ((mixed ^ (mixed >> np.uint64(32))) & mask)
-        return (left << np.uint64(half)) | right
-
-    result = permute(ranks.astype(np.uint64))
-    while (outside := result >= size).any():
-        result[outside] = permute(result[outside])
-    return result.astype(np.int64)

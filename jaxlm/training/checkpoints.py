@@ -23,6 +23,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxlm.errors import UserError
+from jaxlm.processes import is_first
 from jaxlm.sharding import fetched
 from jaxlm.training.state import TrainState
 
@@ -133,7 +134,7 @@ class Checkpoints:
         """
         # Left by a run that was killed. Not in `restore_params`: who only reads a run must leave
         # alone what it is writing.
-        for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*"):
+        for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*") if is_first() else ():
             shutil.rmtree(half_written, ignore_errors=True)
         params, rest = _parts(template)
         steps = self._steps("last")

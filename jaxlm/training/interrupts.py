@@ -20,7 +20,10 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         # Only the main thread may set handlers; elsewhere the program that owns it decides.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+            before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+            # None: a handler that is not Python's, such as that of JAX's distributed runtime.
+            default = signal.SIG_DFL
+            self._before = {number: handler or default for number, handler in before.items()}
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,8 @@ from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
-from jaxlm.sharding import Mesh, check_divides, make_mesh, using
+from jaxlm.processes import agreed, is_first
+from jaxlm.sharding import Mesh, check_divides, make_mesh, rows_here, using
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
 from jaxlm.training.dispatch import capacity_of, next_count
@@ -116,8 +117,8 @@ class _Loop:
 
     def __init__(self, runs: list[Settings], text: Text, mesh: Mesh | None) -> None:
         self.runs, self.text, self.first, self.mesh = runs, text, runs[0], mesh
+        check_divides(mesh, self.first.batching.batch_size, self.first.model.vocab_size)
         self.batches = [self._batches(run) for run in runs]
-        check_divides(mesh, self.batches[0].batch_size, self.first.model.vocab_size)
         training = self.first.training
         asked = total_steps(training, self.batches[0].steps_per_epoch)
         self.budget = Budget(training.max_minutes, None if training.steps else asked)
@@ -127,7 +128,8 @@ class _Loop:
 
     def _batches(self, run: Settings) -> Batches:
         n_step = (run.model.context_size or run.batching.bptt - 1) + 1
-        return make_batches(self.text.train, run.batching, n_step, run.training.seed)
+        rows_B = rows_here(self.mesh, run.batching.batch_size)
+        return make_batches(self.text.train, run.batching, n_step, run.training.seed, rows_B)
 
     def _plan(self, run: Settings) -> None:
         """How many steps there are, and what depends on it. Raises UserError for what cannot be."""
@@ -169,7 +171,8 @@ class _Loop:
         name = run.folder.name if run.folder else f"run {place}"
         label, alone = f"{name}: ", len(self.runs) == 1
         total, tensorboard = self.timetable.total, run.training.tensorboard
-        log = Log(run.folder, console, total, tensorboard, "" if alone else label, place == 0)
+        told = (run.folder, console) if is_first() else (None, Console(quiet=True))
+        log = Log(*told, total, tensorboard, "" if alone else label, place == 0)
         return Member(run, self.text, log, self.timetable, self.batches[0].steps_per_epoch)
 
     def _claim(self, resume: bool) -> None:
@@ -182,7 +185,7 @@ class _Loop:
         if training.max_minutes and not training.steps:
             settings = self.batches[0], self.first.optimizer, len(self.runs), self.mesh
             found = fitted(training, self.first.model, self.text, *settings)
-            self._set_steps(found.steps)
+            self._set_steps(int(agreed([found.steps or 0])[0, 0]))
             describe_again(self.runs, self.text)
 
     def _set_steps(self, steps: int | None) -> None:
@@ -212,7 +215,7 @@ class _Loop:
         pending: tuple[int, int, Any] | None = None
         count, dispatched = 1, self.members[0].step
         state = fleet.together(states)
-        while dispatched < self.timetable.total and not interrupts.received and not self._enough():
+        while dispatched < self.timetable.total and (count := self._next(count, interrupts)):
             began = time.perf_counter()
             count = min(count, capacity, self.timetable.until_pause(dispatched))
             block = fleet.together([one.block(dispatched, count, capacity) for one in self.batches])
@@ -238,9 +241,19 @@ class _Loop:
             self._unless_it_fails(member, partial(member.finish, one, self.budget))
         return states
 
+    def _next(self, count: int, interrupts: Interrupts) -> int:
+        """Steps of the next dispatch, at most; 0: none. Where several processes train, it is the
+        first one's clock that counts, and whichever is told to stop, all stop.
+        """
+        said = agreed([count, interrupts.received, self._enough()])
+        interrupts.received = int(said[:, 1].max())
+        return 0 if interrupts.received or said[0, 2] else int(said[0, 0])
+
     def _refitted(self, step: int) -> bool:
         """Whether the run has another number of steps from now on, by what they took until now."""
         steps = self.budget.refitted(step, self.timetable.total)
+        if self.budget.minutes:
+            steps = int(agreed([steps])[0, 0])
         if steps == self.timetable.total:
             return False
         self._set_steps(steps)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.data.batching import shuffled
+from jaxlm.data.shuffling import shuffled
 
 
 @settings(deadline=None)
