@@ -178,6 +178,9 @@ def test_it_says_what_it_is(name, options):
     drawn = model.summary().columns[0]._cells
     groups = {jax.tree_util.keystr(path[:1]).strip("[']") for path, _ in paths_of(params)}
     assert {cell.split("/")[0] for cell in drawn} == groups
+    # Every parameter is in one row.
+    sizes = [int(cell.replace(",", "")) for cell in model.summary().columns[2]._cells]
+    assert sum(sizes) == sum(leaf.size for _, leaf in paths_of(params)) and all(sizes)
     approximate = options.get("softmax") == "sampled"
     assert [note for note in model.notes() if "approximate" in note] or not approximate
 

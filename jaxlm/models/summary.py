@@ -37,8 +37,14 @@ def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
     ):
         table.add_column(header, footer, justify=justify)  # type: ignore[arg-type]
     for prefix, meaning in layers.items():
-        own = [shape for path, shape in shapes.items() if path.startswith(f"{prefix}/")]
+        own = [shape for path, shape in shapes.items() if _layer(path, layers) == prefix]
         own.sort(key=len, reverse=True)
         drawn = ", ".join("x".join(map(str, shape)) for shape in own)
         table.add_row(prefix, drawn, f"{sum(map(math.prod, own)):,}", meaning)
     return table
+
+
+def _layer(path: str, layers: dict[str, str]) -> str:
+    """Which layer a parameter belongs to: the longest prefix of its path."""
+    fitting = [prefix for prefix in layers if f"{path}/".startswith(f"{prefix}/")]
+    return max(fitting, key=len, default="")
