@@ -1,6 +1,9 @@
-"""Compiler options that make one function faster, where the compiler knows them."""
+"""What a function is compiled for; and options that make one faster, where it knows them."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import jax
 
@@ -8,6 +11,22 @@ import jax
 # time, which a product with a few rows does not pay back: with them, a 650-unit LSTM generates 20
 # streams in half as long again.
 FEW_ROWS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+def platform() -> str:
+    """What is compiled for: "cpu", "gpu" or "tpu"; JAX's own, unless `compiling_for` says other."""
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(name: str) -> Iterator[None]:
+    """A context in which functions are lowered for machines that are not here."""
+    token = _target.set(name)
+    try:
+        yield
+    finally:
+        _target.reset(token)
 
 
 @functools.cache
@@ -26,6 +45,6 @@ def known(options: dict[str, str]) -> dict[str, str]:
     accelerator. Compiles an empty program to find out, once: an option that is not known stops a
     compilation, and XLA has no list of them.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return {}
     return {name: value for name, value in options.items() if _is_known(name, value)}

@@ -1,7 +1,8 @@
 """Which way a recurrent layer runs over time: the one place that knows what the machine offers."""
 
-import jax
 import jax.numpy as jnp
+
+from jaxlm.ops.compiling import platform
 
 KERNELS = ("auto", "scan", "fused", "cudnn")
 # Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
@@ -39,12 +40,12 @@ def choose_kernel(
 
 def steps_a_turn() -> int:
     """How many steps of a loop over time are to be written out in one turn of it."""
-    return TURN.get(jax.default_backend(), 1)
+    return TURN.get(platform(), 1)
 
 
 def aligned(size: int) -> int:
     """The least size, from this one on, of which products are fast."""
-    multiple = ALIGNMENT.get(jax.default_backend(), 1)
+    multiple = ALIGNMENT.get(platform(), 1)
     return -(-size // multiple) * multiple
 
 
@@ -58,13 +59,13 @@ def fallback(kernel: str, plain_lstm: bool, dtype: str) -> str:
     elif jnp.dtype(dtype) != jnp.float32:
         reason = f"jax has cuDNN's LSTM in float32, not in {dtype}"
     elif not cudnn_is_here():
-        reason = f"there is no cuDNN on this machine ({jax.default_backend()})"
+        reason = f"there is no cuDNN on this machine ({platform()})"
     return f"--kernel cudnn: {reason}; --kernel fused runs in its place" if reason else ""
 
 
 def cudnn_is_here() -> bool:
     """Whether JAX runs on an NVIDIA GPU and was built with cuDNN's recurrent networks."""
-    if jax.default_backend() != "gpu":
+    if platform() != "gpu":
         return False
     try:
         from jax.experimental import rnn

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.compiling import platform
 from jaxlm.ops.kernels import aligned
 
 # Rows added to a turned matrix, for XLA's CPU compiler to leave it as it is; any number does.
@@ -72,7 +73,7 @@ def _settles(dtype: Any) -> bool:
     """Whether a turned operand must be a new array: XLA's CPU products in bfloat16 know no turned
     first operand, and fall back to float32, at half the speed.
     """
-    return jnp.dtype(dtype) == jnp.bfloat16 and jax.default_backend() == "cpu"
+    return jnp.dtype(dtype) == jnp.bfloat16 and platform() == "cpu"
 
 
 def _settled(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:

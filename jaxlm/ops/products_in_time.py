@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxlm.ops.kernels import steps_a_turn
 from jaxlm.ops.products import product, turned_product
+from jaxlm.ops.recurrence import over_time
 
 Carry = tuple[jax.Array, ...]
 
@@ -57,7 +58,7 @@ def _run(
         carry = step(multiply, carry, at_t)
         return carry, carry[0]
 
-    carry, h_TBH = jax.lax.scan(body, carry, inputs, unroll=steps_a_turn())
+    carry, h_TBH = over_time(body, carry, inputs, unroll=steps_a_turn())
     return h_TBH, carry
 
 
@@ -84,7 +85,7 @@ def _forward(
             return carry, (carry[0], read)
 
         at = zeros, inputs
-        carry, (h_TBH, read) = jax.lax.scan(body, carry, at, unroll=steps_a_turn())
+        carry, (h_TBH, read) = over_time(body, carry, at, unroll=steps_a_turn())
         return (h_TBH, carry), read
 
     out, pull, read = jax.vjp(run, zeros, carry, inputs, has_aux=True)

@@ -17,6 +17,7 @@ from jaxlm.ops.products import product, product_by_turned, turned_product
 # Numbers in a recurrent matrix that is turned before the backward loop, at most. A larger one does
 # not stay in a core's cache, and is read faster as it lies (200x800 and 256x1024 against 650x2600).
 TURNED = 1 << 19
+OVER_TIME = "over_time"
 
 Carry = tuple[jax.Array, ...]
 Step = Callable[[Carry, jax.Array, jax.Array], Carry]
@@ -84,8 +85,14 @@ def _recurrence(
         return carry, carry[0]
 
     at = x_TBG, _by_step(mask), live_T
-    last, h_TBH = jax.lax.scan(body, carry, at, unroll=settings.unroll)
+    last, h_TBH = over_time(body, carry, at, unroll=settings.unroll)
     return h_TBH, last
+
+
+def over_time(body: Any, carry: Any, at: Any, **options: Any) -> Any:
+    """`jax.lax.scan` over time steps, by a name that it keeps in the compiled program."""
+    with jax.named_scope(OVER_TIME):
+        return jax.lax.scan(body, carry, at, **options)
 
 
 def where_live(live: jax.Array | None, after: Any, before: Any) -> Any:
@@ -133,7 +140,7 @@ def _forward(
         return after, (after, u_BG)
 
     at = x_TBG, _by_step(mask), live_T
-    last, (carries, kept_TBG) = jax.lax.scan(body, carry, at, unroll=settings.unroll)
+    last, (carries, kept_TBG) = over_time(body, carry, at, unroll=settings.unroll)
     kept = (kept_TBG,) if settings.additive else (x_TBG, kept_TBG)
     return (carries[0], last), (carry, carries, kept, kernel_HG, bias_G, mask, live_T)
 
@@ -175,7 +182,7 @@ def _backward(
         return where_live(live, dbefore, dcarry), tuple(dgates)
 
     at = (dh_TBH, before, kept, _by_step(mask), live_T)
-    dfirst, dgates = jax.lax.scan(body, dlast, at, reverse=True, unroll=settings.unroll)
+    dfirst, dgates = over_time(body, dlast, at, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
     time, batch, width = du_TBG.shape
     h_TBH = before[0] if mask is None else before[0] * mask
