@@ -118,6 +118,15 @@ def placed(mesh: Mesh | None, tree: Any, axes: Any) -> Any:
     return jax.tree.map(lambda array, one: put(one, np.asarray(array)), tree, lying)
 
 
+def shaped(mesh: Mesh, tree: Any, axes: Any) -> Any:
+    """Shapes of arrays that lie on the mesh, by their Axes, as `placed` would put them there."""
+
+    def shape(array: Any, lying: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=lying)
+
+    return jax.tree.map(shape, tree, on_mesh(mesh, axes))
+
+
 def fetched(array: Any) -> np.ndarray:
     """All of an array, on the host; of several processes, on each of them."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
@@ -219,4 +228,5 @@ def by_device(
 
 
 def _is_axes(value: Any) -> bool:
-    return isinstance(value, tuple) and all(one is None or isinstance(one, str) for one in value)
+    # A named tuple is a part of a tree, an empty one too.
+    return type(value) is tuple and all(one is None or isinstance(one, str) for one in value)

@@ -21,6 +21,7 @@ LAYERS = {
     "jaxlm.evaluation": 5,
     "jaxlm.generation": 5,
     "jaxlm.plots": 5,
+    "jaxlm.program": 5,
     "jaxlm.interpolation": 3,
     "jaxlm.mixing": 5,
     "jaxlm.adaptation": 5,

@@ -1,6 +1,7 @@
 """Everything that training changes, as one pytree."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.models.neural import NeuralModel
-from jaxlm.sharding import Axes, Mesh, on_mesh
+from jaxlm.sharding import Axes, Mesh, on_mesh, shaped
 from jaxlm.training.optimizers import Transform
 
 # Random initialisers are much to compile and little to run: full optimisation doubles the time.
@@ -64,7 +65,25 @@ def init_state(
     averaged: what it begins with, None if nothing is averaged. On a mesh each device makes its own
     part: the whole is nowhere.
     """
+    init = _start(model, optimizer, batch_size, averaged)
+    if mesh is None:
+        return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
+    lying = on_mesh(mesh, state_axes(model, jax.eval_shape(init, key)))
+    return jax.jit(init, out_shardings=lying, compiler_options=INIT_OPTIONS)(key)
 
+
+def state_shapes(
+    model: NeuralModel, optimizer: Transform, batch_size: int, mesh: Mesh
+) -> TrainState:
+    """What `init_state` returns, in shapes alone: for devices that need not be here."""
+    key = jax.random.key(0)
+    state = jax.eval_shape(_start(model, optimizer, batch_size, None), key)
+    return shaped(mesh, state, state_axes(model, state))
+
+
+def _start(
+    model: NeuralModel, optimizer: Transform, batch_size: int, averaged: float | None
+) -> Callable[[jax.Array], TrainState]:
     def init(key: jax.Array) -> TrainState:
         params = model.init(init_key(key), np.zeros((1, 2), np.int32))["params"]
         return TrainState(
@@ -77,11 +96,7 @@ def init_state(
             averaged=None if averaged is None else jnp.float32(averaged),
         )
 
-    if mesh is None:
-        return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
-    axes = state_axes(model, jax.eval_shape(init, key))
-    lying = on_mesh(mesh, axes)
-    return jax.jit(init, out_shardings=lying, compiler_options=INIT_OPTIONS)(key)
+    return init
 
 
 def state_axes(model: NeuralModel, state: TrainState) -> TrainState:

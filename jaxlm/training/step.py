@@ -47,19 +47,24 @@ def make_train_block(
     function = block_function(model, optimizer, key, features, varied=varied, share=share)
     if mesh is None:
         return jax.jit(function, donate_argnums=0)
-
-    def step(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
-        lying = on_mesh(mesh, state_axes(model, state))
-        state, metrics = function(state, block, count)
-        return jax.lax.with_sharding_constraint(state, lying), metrics
-
-    compiled = jax.jit(step, donate_argnums=0)
+    compiled = jax.jit(on_the_mesh(function, model, mesh), donate_argnums=0)
 
     def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
         with using(mesh):
             return compiled(state, placed(mesh, block, BLOCK_AXES), count)
 
     return train_block
+
+
+def on_the_mesh(function: TrainBlock, model: NeuralModel, mesh: Mesh) -> TrainBlock:
+    """`function`, whose state lies after it as it did before."""
+
+    def step(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
+        lying = on_mesh(mesh, state_axes(model, state))
+        state, metrics = function(state, block, count)
+        return jax.lax.with_sharding_constraint(state, lying), metrics
+
+    return step
 
 
 def block_function(

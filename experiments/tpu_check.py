@@ -1,0 +1,91 @@
+"""Every model's training step, evaluation and generation, compiled for TPUs by the compiler that
+TPUs use, on a machine that has none.
+
+Command    pip install "jax[tpu]" && python experiments/tpu_check.py
+Hardware   a CPU
+Minutes    not yet run to its end
+Expected   a table, tpu_check.md, and exit code 0: every program fits, and none has a collective
+           inside of a loop over time
+
+The time is an estimate: the longer of arithmetic and memory traffic at the published rates, and
+then what chips tell each other. The cycles are the compiler's own estimate.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import programs
+
+from jaxlm.models import MODELS
+
+PAGE = Path(__file__).with_suffix(".md")
+TOPOLOGIES = {"v5e:2x4": 2, "v6e:16x16": 2}
+SETTINGS = {"embedding_size": 650, "hidden_size": 650, "num_layers": 2, "n_step": 5}
+VOCABULARY, STREAMS, TIME = 10_000, 8, 35
+NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]
+
+
+def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
+    """The row of a program, and what is wrong with it."""
+    chip = programs.CHIPS[topology.split(":")[0]]
+    mesh = programs.tpu_mesh(topology, TOPOLOGIES[topology])
+    model = programs.build(name, VOCABULARY, dtype="bfloat16", **SETTINGS)
+    batch = STREAMS * mesh.shape["data"]
+    program = programs.TASKS[task](model, mesh, batch, TIME)
+    compiled = program.compiled
+    in_time = [one for one in compiled.collectives if one.in_time]
+    wrong = []
+    if program.held > chip.memory:
+        wrong.append(f"needs {program.held / 1e9:.1f} GB of {chip.memory / 1e9:.0f}")
+    if in_time:
+        wrong.append(f"{len(in_time)} collectives in a loop over time: {in_time[0].name}")
+    counts = Counter(one.kind for one in compiled.collectives)
+    own, told = program.seconds(chip)
+    row = (
+        f"| {topology} | {name} | {task} | {program.held / 1e6:,.0f} | "
+        f"{program.work.flops / 1e9:,.1f} | {1e3 * own:.2f} | {1e3 * told:.2f} | "
+        f"{compiled.cycles / 1e6:.2f} | {compiled.time_loops} | {programs.shown(counts)} |"
+    )
+    return row, wrong
+
+
+def main() -> int:
+    """Checks all that is asked for, and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--topologies", nargs="+", choices=list(TOPOLOGIES), default=list(TOPOLOGIES)
+    )
+    parser.add_argument("--models", nargs="+", choices=NEURAL, default=NEURAL)
+    parser.add_argument(
+        "--tasks", nargs="+", choices=list(programs.TASKS), default=list(programs.TASKS)
+    )
+    parser.add_argument("--out", type=Path, help="where the table goes (none: it is printed alone)")
+    options = parser.parse_args()
+    lines = [
+        f"Programs of one device, compiled for TPUs that are not here: {VOCABULARY:,} words, two "
+        f"layers of {SETTINGS['hidden_size']} units, bfloat16, {STREAMS} streams of {TIME} words a "
+        "device on `data`, the vocabulary over two on `model` (`python experiments/tpu_check.py`).",
+        "",
+        "| slice | model | program | MB held | GFLOP | ms, own | ms, told | Mcycles | "
+        "loops over time | collectives |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+    failures = []
+    for topology in options.topologies:
+        for name in options.models:
+            for task in options.tasks:
+                row, wrong = check(topology, name, task)
+                print(row, flush=True)
+                lines.append(row)
+                failures += [f"{topology} {name} {task}: {what}" for what in wrong]
+    if options.out:
+        options.out.write_text("\n".join([*lines, ""]))
+    print("\n".join(failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
