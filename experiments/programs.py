@@ -13,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+# Several may compile at once: none of them has a TPU.
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
 
 import jax
 import numpy as np
@@ -89,7 +91,9 @@ def tpu_mesh(topology: str, model: int) -> Mesh:
     """A mesh of a TPU slice such as v5e:2x4, with so many devices on `model`."""
     from jax.experimental import topologies
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    # A host has four chips or more, unless there is but one.
+    alone = {"chips_per_host_bounds": [1, 1, 1]} if topology.endswith(":1x1") else {}
+    devices = topologies.get_topology_desc(topology, "tpu", **alone).devices
     grid = np.array(devices).reshape(-1, model)
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 

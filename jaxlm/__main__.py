@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "exact perplexity of one run or several",
     "predict": "the next words after a context",
     "generate": "continue a prompt",
+    "prepare": "any amount of text to memory-mapped token ids",
     "convert": "an n-gram to an ARPA file, or an ARPA file to a run",
 }
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from jaxlm.data.corpora import SPLITS, cache_folder, corpus_sources
 from jaxlm.data.encoding import Split, TextSize
+from jaxlm.data.shards import is_prepared, read_prepared
 from jaxlm.data.sources import TextFile
+from jaxlm.data.tokenizers import to_json
 from jaxlm.errors import UserError, choose
 from jaxlm.scoring import Scorer, TokenScores
 from jaxlm.training.log import perplexity_of
@@ -83,12 +85,24 @@ def open_split(
     name = corpus or settings.get("corpus")
     if name is None:
         raise UserError(f"{run.name} does not say what it was trained on: give a corpus or a text")
+    if is_prepared(Path(name)):
+        return _prepared(run, name, split)
     fractions = settings.get("fractions") if corpus in (None, settings.get("corpus")) else None
     sources = corpus_sources(
         name, tuple(fractions) if fractions else None, run.tokenizer.name == "words"
     )
     split = split or next(choice for choice in reversed(SPLITS) if choice in sources)
     return _encoded(run, f"{name} {split}", choose(sources, split, f"split of {name}"))
+
+
+def _prepared(run: Run, name: str, split: str | None) -> Split:
+    tokenizer, splits = read_prepared(Path(name))
+    if to_json(tokenizer) != to_json(run.tokenizer):
+        raise UserError(
+            f"{name} was prepared with other tokens than those of {run.name}: give the text itself"
+        )
+    split = split or next(choice for choice in reversed(SPLITS) if choice in splits)
+    return choose(splits, split, f"split of {name}")
 
 
 def _encoded(run: Run, name: str, source: object) -> Split:

@@ -34,6 +34,7 @@ LAYERS = {
     "jaxlm.predict": 7,
     "jaxlm.generate": 7,
     "jaxlm.convert": 7,
+    "jaxlm.prepare": 7,
     "jaxlm.__main__": 7,
     "jaxlm": 7,
 }
@@ -43,6 +44,7 @@ COMMANDS = {
     "jaxlm.predict",
     "jaxlm.generate",
     "jaxlm.convert",
+    "jaxlm.prepare",
     "jaxlm.__main__",
 }
 HOMES = {

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from jaxlm.data.corpora import CORPORA, cache_folder, corpus_sources
 from jaxlm.data.encoding import Split
+from jaxlm.data.shards import is_prepared, read_prepared
 from jaxlm.data.tokenizers import TOKENIZERS, Tokenizer, VocabularyConfig
 from jaxlm.data.vocabulary import UNK, Vocabulary
 from jaxlm.errors import UserError, choose
@@ -17,7 +19,8 @@ class TextConfig(VocabularyConfig):
     """Which text, and how it is cut into tokens."""
 
     corpus: str = "toy"
-    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder of train/valid/test."""
+    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder of train/valid/test or that
+    python -m jaxlm.prepare made."""
     tokens: str | None = None
     """words, chars, bytes or bpe (none: the corpus's own way; words for a path)."""
     unk: str = "auto"
@@ -72,6 +75,8 @@ def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
     if config.unk not in ("auto", "always", "never"):
         raise UserError(f"unknown --unk {config.unk!r}: choose one of auto, always, never")
     known = CORPORA.get(config.corpus)
+    if known is None and is_prepared(Path(config.corpus)):
+        return _prepared(config)
     tokens = config.tokens or (known.tokens if known else "words")
     kind = choose(TOKENIZERS, tokens, "tokens")
     sources = corpus_sources(config.corpus, config.fractions, at_lines=tokens == "words")
@@ -95,6 +100,22 @@ def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
         for name, source in sources.items()
     }
     return Text(config, tokenizer, splits, tuple(_notes(config, tokenizer, splits)))
+
+
+def _prepared(config: TextConfig) -> Text:
+    """A folder that `python -m jaxlm.prepare` made, which has its tokenizer."""
+    tokenizer, splits = read_prepared(Path(config.corpus))
+    decided = {"tokens": tokenizer.name, "corpus": config.corpus}
+    for name, value in vars(TextConfig()).items():
+        given = getattr(config, name)
+        if given not in (value, decided.get(name)):
+            raise UserError(
+                f"--{name.replace('_', '-')} {given}: {config.corpus} is a prepared text, whose "
+                f"tokens are made; leave the flag out, or prepare the text with it"
+            )
+    if not len(splits["train"]):
+        raise UserError(f"{config.corpus} is empty: there is no text to train on")
+    return Text(config, tokenizer, splits)
 
 
 def _notes(config: TextConfig, tokenizer: Tokenizer, splits: Mapping[str, Split]) -> list[str]:

@@ -52,6 +52,14 @@ TRAIN = {
     "a sweep of sizes": (["--sweep", "hidden_size=2,4"], ["'hidden_size'", "lr, clip"]),
     "a sweep of words": (["--sweep", "lr=high"], ["'lr=high'", "lr=1e-3,2e-3"]),
     "rounds below none": (["--model", "mogrifier", "--rounds", "-1"], ["--rounds -1"]),
+    "unknown mesh": (["--mesh", "date=2"], ["'date'", "did you mean 'data'", "data, model"]),
+    "a mesh of none": (["--mesh", "data=0"], ["--mesh data=0", "data=4,model=2"]),
+    "too few devices": (["--mesh", "data=512"], ["512 devices", "this machine has"]),
+    "processes without end": (["--processes", "2"], ["--coordinator", "all three"]),
+    "a process too many": (
+        ["--coordinator", "localhost:1", "--processes", "2", "--process", "2"],
+        ["--process 2", "from 0 to 1"],
+    ),
     "no softmaxes": (["--softmax", "mixture", "--softmaxes", "0"], ["--softmaxes 0"]),
 }
 
@@ -177,3 +185,14 @@ def test_convert(shell, toy_runs, tmp_path):
     bad = shell("convert", tmp_path / "bad.arpa", tmp_path / "run")
     assert_mistake(bad, ["bad.arpa", "3", "-5"])
     assert not (tmp_path / "run").exists()
+
+
+def test_prepare(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text("a b\n")
+    assert_mistake(shell("prepare"), ["which text?", "--help"])
+    assert_mistake(shell("prepare", "none.txt"), ["none.txt", "No such file"])
+    assert_mistake(shell("prepare", "my.txt", "--tokens", "word"), ["'word'", "words"])
+    assert_mistake(shell("prepare", "my.txt", "--valid", "none.txt"), ["none.txt"])
+    assert_mistake(shell("prepare", "my.txt", "--out", "."), ["--out .", "new folder"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my.txt"]

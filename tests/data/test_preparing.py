@@ -1,0 +1,160 @@
+"""Text to shards: the same ids as at once, whatever the pieces; gone on with; refused clearly."""
+
+import gzip
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from backports import zstd
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxlm
+from jaxlm.data import preparing
+from jaxlm.data.preparing import PreparingConfig, begin, fit_tokenizer, pieces_of, prepare
+from jaxlm.data.shards import PREPARED, ShardedIds, read_prepared
+from jaxlm.errors import UserError
+
+LINES = [f"line {number} has {number * number} words\r\n" for number in range(2000)] + ["the end"]
+TEXT = "\ufeff" + "".join(LINES)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(preparing, "PIECE_BYTES", 10_000)
+
+
+def write(folder, name, text=TEXT):
+    path, raw = folder / name, text.encode("utf-8")
+    packed = {".gz": gzip.compress, ".zst": zstd.compress}
+    path.write_bytes(packed[path.suffix](raw) if path.suffix in packed else raw)
+    return path
+
+
+def prepared(folder, texts, **settings):
+    config = PreparingConfig(workers=1, **settings)
+    tokenizer = begin(folder, texts, config)
+    told = []
+    prepare(folder, texts, tokenizer, config.workers, lambda shard, new: told.append(new))
+    return told
+
+
+@pytest.mark.parametrize("tokens", ["words", "chars", "bytes", "bpe"])
+def test_it_is_the_text_read_at_once(tmp_path, tokens):
+    plain = write(tmp_path, "text.txt")
+    packed = [write(tmp_path, "a.txt.gz"), write(tmp_path, "b.txt.zst")]
+    told = prepared(tmp_path / "out", {"train": [plain, *packed], "valid": [plain]}, tokens=tokens)
+    assert all(told) and len(told) > 8
+    text = jaxlm.read_corpus(str(tmp_path / "out"))
+    at_once = text.tokenizer.encode(line.replace("\r\n", "\n") for line in LINES)
+    np.testing.assert_array_equal(text.valid.ids, at_once)
+    np.testing.assert_array_equal(np.asarray(text.train.ids), np.tile(at_once, 3))
+    size = text.valid.text_size()
+    whole = "".join(LINES).replace("\r\n", "\n")
+    assert (size.bytes, size.characters, size.lines) == (len(whole), len(whole), len(LINES))
+    assert size.words == len(whole.split())
+    # Words lose nothing but white space, which is single here; the last line gains its <eos>.
+    assert "".join(text.valid.source.lines()).rstrip("\n") == whole
+
+
+def test_what_was_begun_is_gone_on_with(tmp_path, monkeypatch):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    whole = tmp_path / "whole"
+    prepared(whole, texts, tokens="words")
+    half = tmp_path / "half"
+    shutil.copytree(whole, half)
+    about = json.loads((half / PREPARED).read_text())
+    # As if it was killed: a shard half written, two not begun.
+    (half / PREPARED).write_text(json.dumps(about | {"finished": False, "splits": {}}))
+    shards = sorted(half.glob("train-*.u16"))
+    for path in shards[2:4]:
+        os.remove(path)
+        os.remove(f"{path}.json")
+    (half / "train-00002.partial").write_bytes(b"half")
+    with pytest.raises(UserError, match="is not finished: repeat the command"):
+        read_prepared(half)
+    told = prepared(half, texts, tokens="words")
+    assert told == [place in (2, 3) for place in range(len(shards))] and len(shards) > 4
+    for path in shards:
+        assert path.read_bytes() == (whole / path.name).read_bytes()
+    with pytest.raises(UserError, match=r"holds another text .its settings differ"):
+        prepared(half, texts, tokens="chars")
+    with pytest.raises(UserError, match="is there already: give a new folder"):
+        prepared(tmp_path, texts)
+
+
+def test_what_cannot_be_read(tmp_path):
+    torn = tmp_path / "torn.txt"
+    torn.write_bytes("é".encode() * 6000 + b"\n" + b"ab\xff")
+    with pytest.raises(UserError, match="not UTF-8: byte 0xff at offset 12003"):
+        fit_tokenizer({"train": [torn]}, PreparingConfig(tokens="words"))
+    for name in ("cut.gz", "cut.zst"):
+        cut = write(tmp_path, name)
+        cut.write_bytes(cut.read_bytes()[:-20])
+        with pytest.raises(UserError, match=f"cannot read .*{name}"):
+            list(pieces_of({"train": [cut]}))
+    with pytest.raises(UserError, match=r"cannot read .*none\.txt: No such file"):
+        list(pieces_of({"train": [tmp_path / "none.txt"]}))
+    empty = write(tmp_path, "empty.txt", "\n \n")
+    with pytest.raises(UserError, match="is empty: there is no text"):
+        fit_tokenizer({"train": [empty]}, PreparingConfig())
+    for settings in ({"fit_megabytes": 0}, {"workers": 0}):
+        with pytest.raises(UserError, match="must be at least 1"):
+            fit_tokenizer({"train": [empty]}, PreparingConfig(**settings))
+
+
+def test_a_damaged_folder_is_told_of(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    out = tmp_path / "out"
+    prepared(out, texts, tokens="words")
+    shard = out / "train-00001.u16"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(
+        UserError, match=r"damaged prepared text: .*train-00001\.u16 is not as long"
+    ):
+        read_prepared(out)
+    (out / PREPARED).write_text("{")
+    with pytest.raises(UserError, match="damaged prepared text"):
+        read_prepared(out)
+
+
+def test_training_reads_shards_as_it_reads_a_text(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")], "valid": [write(tmp_path, "valid.txt", "a\n")]}
+    prepared(tmp_path / "out", texts, tokens="chars")
+    text = jaxlm.read_corpus(str(tmp_path / "out"))
+    for batching in ("streams", "windows"):
+        config = jaxlm.BatchingConfig(batching=batching, batch_size=4, bptt=50)
+        found, expected = (
+            jaxlm.data.batching.make_batches(split, config, 3, 0).block(5, 2, 2)
+            for split in (text.train, in_memory(text.train))
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match="--batching rows needs a text"):
+        text.train.rows()
+    with pytest.raises(UserError, match=r"--tokens words: .* is a prepared text"):
+        jaxlm.read_corpus(str(tmp_path / "out"), tokens="words")
+
+
+def in_memory(split):
+    return jaxlm.data.encoding.Split(
+        split.name, np.asarray(split.ids), split.source, split.tokenizer
+    )
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.data())
+def test_sharded_ids_are_an_array(sizes, data):
+    whole = np.arange(sum(sizes), dtype=np.uint16) * 7
+    ids = ShardedIds(np.split(whole, np.cumsum(sizes)[:-1]))
+    places = data.draw(st.lists(st.integers(-len(whole), len(whole) - 1), max_size=8))
+    np.testing.assert_array_equal(ids[np.array(places, int)], whole[np.array(places, int)])
+    first, end, step = (data.draw(st.integers(-12, 40)) for _ in range(3))
+    cut = slice(first, end, step or None)
+    np.testing.assert_array_equal(ids[cut], whole[cut])
+    assert ids[-1] == whole[-1] and len(ids) == ids.size == len(whole)
+    np.testing.assert_array_equal(np.asarray(ids, np.int64), whole)
+    np.testing.assert_array_equal(ids == 7, whole == 7)
+    with pytest.raises(IndexError):
+        ids[len(whole)]
