@@ -61,6 +61,14 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
     )
 
 
+def devices_of(mesh: Mesh | None) -> dict[str, Any]:
+    """What a mesh is of, for a record."""
+    devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
+    kinds = sorted({f"{device.platform}: {device.device_kind}" for device in devices})
+    sizes = {DATA: 1, MODEL: 1} if mesh is None else dict(mesh.shape)
+    return {"kinds": kinds, "mesh": sizes, "processes": jax.process_count()}
+
+
 def check_divides(mesh: Mesh | None, batch_size: int, vocab_size: int) -> None:
     """Raises UserError unless batch and vocabulary can be spread over `mesh` in equal parts."""
     if mesh is None:

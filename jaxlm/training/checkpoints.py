@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,14 +27,16 @@ from jaxlm.sharding import fetched
 from jaxlm.training.state import TrainState
 
 Warn = Callable[[str], None]
-KEPT = {"last": 2, "best": 1}
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last two, and the best by validation."""
+    """The checkpoints of one run: the last `keep` ones, and the best by validation. folder: of any
+    file system that orbax knows, such as gs://bucket/run.
+    """
 
-    def __init__(self, folder: Path, warn: Warn) -> None:
+    def __init__(self, folder: Path | str, warn: Warn, keep: int = 2) -> None:
         import orbax.checkpoint as ocp
+        from etils import epath
 
         # Orbax logs every save, and every error that it also raises, which is told by us.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -43,14 +44,16 @@ class Checkpoints:
         if not isinstance(sys.unraisablehook, _Unraisable):
             sys.unraisablehook = _Unraisable(sys.unraisablehook)
         self._ocp, self._warn = ocp, warn
-        self._folder = folder.resolve()
+        # orbax's own paths, which are pathlib's where the files are here.
+        self._folder = epath.Path(folder).resolve()
+        self._kept = {"last": keep, "best": 1}
         self._managers: dict[str, Any] = {}
         self._writing: dict[str, int] = {}
 
     def _manager(self, kind: str) -> Any:
         if kind not in self._managers:
             options = self._ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT[kind],
+                max_to_keep=self._kept[kind],
                 create=True,
                 enable_async_checkpointing=True,
                 # Threads that wait for folders which a full disk refuses would hold the process
@@ -135,7 +138,8 @@ class Checkpoints:
         # Left by a run that was killed. Not in `restore_params`: who only reads a run must leave
         # alone what it is writing.
         for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*") if is_first() else ():
-            shutil.rmtree(half_written, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                half_written.rmtree()
         params, rest = _parts(template)
         steps = self._steps("last")
         for step in steps:

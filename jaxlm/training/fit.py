@@ -13,7 +13,8 @@ from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
 from jaxlm.training.counting import fit_by_counting
 from jaxlm.training.fleet import members
-from jaxlm.training.loop import fit_by_gradient, settings_of, train
+from jaxlm.training.loop import fit_by_gradient, train
+from jaxlm.training.member import settings_of
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.progress import TrainingConfig
 from jaxlm.training.runs import Run

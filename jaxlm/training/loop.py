@@ -20,12 +20,16 @@ from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
 from jaxlm.training.dispatch import capacity_of, next_count
 from jaxlm.training.fleet import Fleet, check_fleet
-from jaxlm.training.folders import claim_folders, describe_again
+from jaxlm.training.folders import (
+    claim_folders,
+    describe_again,
+    record_session,
+    session_of,
+)
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.log import Log, check_tensorboard
-from jaxlm.training.member import Member, Settings
+from jaxlm.training.member import Member, Settings, settings_of
 from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
-from jaxlm.training.options import with_options
 from jaxlm.training.progress import NotFiniteError, TrainingConfig, total_steps
 from jaxlm.training.runs import Run
 from jaxlm.training.state import TrainState, init_state
@@ -57,26 +61,6 @@ def fit_by_gradient(
     settings = settings_of(model, batching, optimizer, training, folder, config, options)
     (run,) = train([settings], text, resume, console, mesh)
     return run
-
-
-def settings_of(
-    model: NeuralModel,
-    batching: BatchingConfig | str,
-    optimizer: OptimizerConfig | str,
-    training: TrainingConfig | None,
-    folder: str | Path | None,
-    config: dict[str, Any] | None,
-    options: dict[str, Any],
-) -> Settings:
-    """The settings of one run, from configs, names that stand for their defaults, and fields."""
-    sections: list[Any] = [
-        BatchingConfig(batching=batching) if isinstance(batching, str) else batching,
-        OptimizerConfig(optimizer=optimizer) if isinstance(optimizer, str) else optimizer,
-        training or TrainingConfig(),
-    ]
-    place = Path(folder) if folder else None
-    set_batching, set_optimizer, set_training = with_options(sections, options)
-    return Settings(model, set_batching, set_optimizer, set_training, place, config or {})
 
 
 def train(
@@ -182,6 +166,7 @@ class _Loop:
             training = with_saved_steps(training, self.first.folder)
             self._set_steps(training.steps)
         claim_folders(self.runs, self.text, resume)
+        record_session(self.runs, session_of(self.mesh))
         if training.max_minutes and not training.steps:
             settings = self.batches[0], self.first.optimizer, len(self.runs), self.mesh
             found = fitted(training, self.first.model, self.text, *settings)
@@ -229,10 +214,11 @@ class _Loop:
             dispatched += count
             if self._refitted(dispatched):
                 fleet = self._fleet()
-            if self.timetable.until_pause(dispatched - 1) == 1:
+            save = self._saving_is_due()
+            if save or self.timetable.until_pause(dispatched - 1) == 1:
                 self._measured(*pending)
                 pending = None
-                state = self._pause(state, fleet)
+                state = self._pause(state, fleet, save)
             count = next_count(count, time.perf_counter() - began)
         if pending:
             self._measured(*pending)
@@ -248,6 +234,11 @@ class _Loop:
         said = agreed([count, interrupts.received, self._enough()])
         interrupts.received = int(said[:, 1].max())
         return 0 if interrupts.received or said[0, 2] else int(said[0, 0])
+
+    def _saving_is_due(self) -> bool:
+        if self.first.training.checkpoint_minutes is None:
+            return False
+        return bool(agreed([self.members[0].saving_is_due])[0, 0])
 
     def _refitted(self, step: int) -> bool:
         """Whether the run has another number of steps from now on, by what they took until now."""
@@ -299,11 +290,12 @@ class _Loop:
             member.log.warn(f"out: {member.advice(error)}")
             return None
 
-    def _pause(self, state: TrainState, fleet: Fleet) -> TrainState:
+    def _pause(self, state: TrainState, fleet: Fleet, save: bool) -> TrainState:
         with self.members[0].log.clock_stopped():
             before, after = fleet.apart(state), []
             for member, one in zip(self.members, before, strict=True):
-                paused = self._unless_it_fails(member, partial(member.pause, one, self.budget))
+                pause = partial(member.pause, one, self.budget, save=save)
+                paused = self._unless_it_fails(member, pause)
                 after.append(one if paused is None else paused)
             return fleet.together(after)
 

@@ -19,8 +19,9 @@ from jaxlm.training.budget import Budget
 from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.log import Log
 from jaxlm.training.optimizers import OptimizerConfig
+from jaxlm.training.options import with_options
 from jaxlm.training.progress import Meter, NotFiniteError, Progress, TrainingConfig
-from jaxlm.training.runs import CHECKPOINTS, Run, describe
+from jaxlm.training.runs import Run, checkpoints_of, describe
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import StepMetrics
 from jaxlm.training.timetable import Timetable
@@ -48,6 +49,26 @@ class Settings:
         return describe(self.model, sections, self.config, kept=self.folder is not None)
 
 
+def settings_of(
+    model: NeuralModel,
+    batching: BatchingConfig | str,
+    optimizer: OptimizerConfig | str,
+    training: TrainingConfig | None,
+    folder: str | Path | None,
+    config: dict[str, Any] | None,
+    options: dict[str, Any],
+) -> Settings:
+    """The settings of one run, from configs, names that stand for their defaults, and fields."""
+    sections: list[Any] = [
+        BatchingConfig(batching=batching) if isinstance(batching, str) else batching,
+        OptimizerConfig(optimizer=optimizer) if isinstance(optimizer, str) else optimizer,
+        training or TrainingConfig(),
+    ]
+    place = Path(folder) if folder else None
+    set_batching, set_optimizer, set_training = with_options(sections, options)
+    return Settings(model, set_batching, set_optimizer, set_training, place, config or {})
+
+
 class Member:
     """A run as the loop sees it, which keeps the state itself."""
 
@@ -59,17 +80,25 @@ class Member:
         self.average = make_average(settings.optimizer)
         self.scorer = Scorer(settings.model)
         self.best_params: Any = None
-        self.saved_step = -1
+        self.saved_step, self.saved_at = -1, time.monotonic()
         self.failed: NotFiniteError | None = None
         """Why it is out, if it is."""
         self.checkpoints: Checkpoints | None = None
         if settings.folder:
-            self.checkpoints = Checkpoints(settings.folder / CHECKPOINTS, log.warn)
+            training = settings.training
+            place = checkpoints_of(settings.folder, training.checkpoint_folder)
+            self.checkpoints = Checkpoints(place, log.warn, training.keep)
 
     @property
     def step(self) -> int:
         """Steps measured so far."""
         return self.meter.progress.step
+
+    @property
+    def saving_is_due(self) -> bool:
+        """Whether the last checkpoint is as many minutes old as one may be."""
+        minutes = self.settings.training.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     @property
     def out_of_patience(self) -> bool:
@@ -114,8 +143,12 @@ class Member:
         """Adds `count` steps; raises NotFiniteError."""
         self.meter.steps(first, count, metrics)
 
-    def pause(self, state: TrainState, budget: Budget, last: bool = False) -> TrainState:
-        """Validates and saves, where this step calls for it; `last`: as at the end."""
+    def pause(
+        self, state: TrainState, budget: Budget, last: bool = False, save: bool = False
+    ) -> TrainState:
+        """Validates and saves, where this step calls for it; `last`: as at the end; `save`: saves
+        whatever the step.
+        """
         step, improved = self.timetable.total if last else self.step, False
         if budget.minutes:
             self.meter.progress.seconds = budget.seconds
@@ -123,7 +156,7 @@ class Member:
             began = time.perf_counter()
             state, improved = self._validate(state)
             budget.validation_seconds = time.perf_counter() - began
-        if last or self.timetable.saved_at(step):
+        if last or save or self.timetable.saved_at(step):
             self._save("last", state)
         if improved:
             # After the last is on disk: a run that is killed between the two finds its best there.
@@ -169,7 +202,8 @@ class Member:
             if kind == "best":
                 self.checkpoints.wait()
             self.checkpoints.save(kind, state, {"progress": asdict(self.meter.progress)})
-            self.saved_step = self.step if kind == "last" else self.saved_step
+            if kind == "last":
+                self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def advice(self, error: NotFiniteError) -> str:
         """What to do about it, and what is left."""

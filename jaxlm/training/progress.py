@@ -32,14 +32,20 @@ class TrainingConfig:
     """Stop after this many validations without improvement (none: train to the end)."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints (none: at every validation)."""
+    checkpoint_minutes: float | None = None
+    """Minutes between two checkpoints, beside those (none: by steps alone)."""
+    keep: int = 2
+    """How many of the last checkpoints are kept, beside the best."""
+    checkpoint_folder: str | None = None
+    """Where checkpoints go, such as gs://bucket/run (none: into the run's folder)."""
     tensorboard: bool = False
     """Write TensorBoard event files too (extra: tensorboard)."""
 
 
 def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
     """How many steps `config` asks for. Raises UserError for a number that makes no sense."""
-    whole = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience")
-    for name in (*whole, "max_minutes"):
+    numbers = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience")
+    for name in (*numbers, "max_minutes", "checkpoint_minutes", "keep"):
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")

@@ -3,6 +3,7 @@
 runs/nplm-toy/
     config.json      what made it, every setting included       (before step 0)
     tokenizer.json   tokenizer and vocabulary                   (before step 0)
+    sessions.jsonl   command, versions, machine and devices of each time it was trained
     metrics.jsonl    loss by step, what the seed determines
     timing.jsonl     seconds and tokens/s by step
     checkpoints/     last/ (two) and best/ (one)      (models trained by gradient)
@@ -192,11 +193,17 @@ def _runs_beside(folder: Path) -> str:
     )
 
 
+def checkpoints_of(folder: Path, elsewhere: str | None) -> Path | str:
+    """Where a run's checkpoints are: in its folder, or in a folder of that name elsewhere."""
+    return f"{elsewhere.rstrip('/')}/{folder.name}" if elsewhere else folder / CHECKPOINTS
+
+
 def _restored(model: NeuralModel, folder: Path, warn: Warn) -> tuple[Any, int] | None:
     """The parameters of the best checkpoint, or else the last, and their step."""
     tokens_BT = np.zeros((1, 2), np.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    checkpoints = Checkpoints(folder / CHECKPOINTS, warn)
+    saved = read_description(folder)[0].get("training", {})
+    checkpoints = Checkpoints(checkpoints_of(folder, saved.get("checkpoint_folder")), warn)
     restored = checkpoints.restore_params(shapes)
     checkpoints.close()
     return (jax.tree.map(jnp.asarray, restored[0]), restored[1]["step"]) if restored else None

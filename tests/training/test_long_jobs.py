@@ -1,0 +1,78 @@
+"""What a long job needs: how many checkpoints, how often, where; and a record of what made it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import fit, make, write_text
+
+import jaxlm
+from jaxlm.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = write_text(tmp_path_factory.mktemp("text") / "text.txt", lines=60)
+    return jaxlm.read_corpus(str(path))
+
+
+@pytest.fixture
+def fit_tiny(text):
+    return lambda folder, **options: fit(
+        make(jaxlm.RNN, text), text, folder, batch_size=4, bptt=5, seed=1, **options
+    )
+
+
+def steps_in(folder):
+    return sorted(int(path.name) for path in folder.iterdir())
+
+
+def assert_same_params(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+def test_as_many_checkpoints_are_kept_as_asked_for(fit_tiny, tmp_path):
+    fit_tiny(tmp_path / "run", steps=20, checkpoint_every=4, keep=3)
+    assert steps_in(tmp_path / "run/checkpoints/last") == [12, 16, 20]
+
+
+def test_checkpoints_by_the_clock_change_no_number(fit_tiny, tmp_path):
+    # A millionth of a minute: after every dispatch.
+    clocked = fit_tiny(tmp_path / "clocked", steps=20, checkpoint_minutes=1e-6, keep=1000)
+    assert len(steps_in(tmp_path / "clocked/checkpoints/last")) > 1
+    plain = fit_tiny(tmp_path / "plain", steps=20)
+    assert_same_params(clocked, plain)
+    for name in ("metrics.jsonl", "tokenizer.json"):
+        pair = [(tmp_path / run / name).read_bytes() for run in ("clocked", "plain")]
+        assert pair[0] == pair[1]
+
+
+def test_checkpoints_elsewhere(fit_tiny, tmp_path):
+    place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
+    fit_tiny(tmp_path / "run", steps=10, **place)
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert (tmp_path / "elsewhere/run/last/10").is_dir()
+    resumed = fit_tiny(tmp_path / "run", steps=20, resume=True, **place)
+    assert_same_params(resumed, fit_tiny(tmp_path / "whole", steps=20))
+    assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
+
+
+def test_a_folder_says_what_made_it(fit_tiny, tmp_path):
+    made = {"config": {"command": ["python", "mine.py"]}}
+    for steps, resume in ((2, False), (4, True)):
+        fit_tiny(tmp_path / "run", steps=steps, resume=resume, **made)
+    lines = (tmp_path / "run/sessions.jsonl").read_text().splitlines()
+    sessions = [json.loads(line) for line in lines]
+    assert len(sessions) == 2 and sessions[0] == sessions[1]
+    assert sessions[0]["command"] == ["python", "mine.py"]
+    assert sessions[0]["versions"]["jax"] == jax.__version__
+    assert sessions[0]["devices"]["mesh"] == {"data": 1, "model": 1}
+    assert sessions[0]["devices"]["processes"] == 1 and sessions[0]["cores"] > 0
+
+
+@pytest.mark.parametrize("option", ["keep", "checkpoint_minutes"])
+def test_what_cannot_be(fit_tiny, tmp_path, option):
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} 0: must be above 0"):
+        fit_tiny(tmp_path / "run", steps=1, **{option: 0})
+    assert not (tmp_path / "run").exists()
