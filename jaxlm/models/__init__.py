@@ -13,6 +13,7 @@ from jaxlm.models.neural import NeuralModel
 from jaxlm.models.ngram import NGram, NGramConfig
 from jaxlm.models.nplm import NPLM, NPLMConfig
 from jaxlm.models.recurrent import GRU, LSTM, RNN, Recurrent, RecurrentConfig
+from jaxlm.ops.kernels import default_dtype
 
 __all__ = [
     "CELLS",
@@ -62,11 +63,14 @@ def make_model(
     name: str, config: Any, vocab_size: int, start_id: int | None = None
 ) -> LanguageModel:
     """The model called `name`, as `config` (of MODELS[name].config) describes it; `start_id` is the
-    token that stands before a text, None if there is none. Raises UserError for an unknown name.
+    token that stands before a text, None if there is none. A dtype that is not given is that of the
+    machine (`ops.kernels.default_dtype`). Raises UserError for an unknown name.
     """
     fields = vars(config) if not isinstance(config, dict) else config
     # JSON has no tuples, and a model's fields must be hashable.
     fields = {key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
+    if "dtype" in fields and fields["dtype"] is None:
+        fields["dtype"] = default_dtype()
     return choose(MODELS, name, "model").make(vocab_size=vocab_size, start_id=start_id, **fields)
 
 

@@ -39,8 +39,9 @@ class NPLMConfig:
     """Dropout on the word features and on the hidden layer."""
     init_scale: float | None = None
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
-    dtype: str = "float32"
-    """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
+    dtype: str | None = None
+    """Compute in float32 or bfloat16 (none: bfloat16 on a TPU, float32 elsewhere); parameters and
+    loss are float32 either way."""
     softmax: str = "full"
     """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
     mixture (of softmaxes)."""

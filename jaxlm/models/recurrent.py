@@ -65,8 +65,9 @@ class RecurrentConfig:
     """Let the units of an Elman layer begin as memories that fade over 1 to so many words."""
     init_scale: float | None = None
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
-    dtype: str = "float32"
-    """Compute in float32 or bfloat16; parameters and loss are float32 either way."""
+    dtype: str | None = None
+    """Compute in float32 or bfloat16 (none: bfloat16 on a TPU, float32 elsewhere); parameters and
+    loss are float32 either way."""
     kernel: str = "auto"
     """How time is run: scan (the definition), fused (the same, faster), cudnn (an LSTM), auto."""
     remat: int = 0

@@ -17,6 +17,13 @@ TURN = {"gpu": 14}
 # multiples of 16 bytes: XLA widens others, inside the loop if the product is there (a third of the
 # step above), or takes a slower kernel.
 ALIGNMENT = {"gpu": 8}
+# What products are computed in where nothing is asked for; elsewhere float32.
+DTYPE = {"tpu": "bfloat16"}
+
+
+def default_dtype() -> str:
+    """What a model computes in, unless it is told."""
+    return DTYPE.get(platform(), "float32")
 
 
 def choose_kernel(

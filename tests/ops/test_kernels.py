@@ -7,9 +7,10 @@ import pytest
 from jax.experimental import rnn
 from numpy.testing import assert_allclose, assert_array_equal
 
+from jaxlm.models import MODELS, make_model
 from jaxlm.models.cells import CELLS
 from jaxlm.ops import cudnn, kernels
-from jaxlm.ops.compiling import FEW_ROWS, known
+from jaxlm.ops.compiling import FEW_ROWS, compiling_for, known
 from jaxlm.ops.kernels import choose_kernel, fallback
 from jaxlm.ops.recurrence import recurrence
 
@@ -95,3 +96,12 @@ def test_options_the_compiler_does_not_know_are_left_out():
     assert options.items() <= FEW_ROWS.items()
     doubled = jax.jit(lambda x: x @ x, compiler_options=options)(2 * jnp.eye(3))
     assert_array_equal(doubled, 4 * np.eye(3))
+
+
+@pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("gpu", "float32")])
+def test_a_model_computes_in_what_the_machine_is_made_for(platform, dtype):
+    config = MODELS["lstm"].config
+    with compiling_for(platform):
+        assert make_model("lstm", config(), 10).dtype == dtype
+        assert make_model("lstm", config(dtype="float32"), 10).dtype == "float32"
+    assert make_model("lstm", config(), 10).dtype == "float32"
