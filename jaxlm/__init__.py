@@ -31,6 +31,7 @@ from jaxlm.models import (
     NGram,
     Recurrent,
 )
+from jaxlm.plots import LiveCurve
 from jaxlm.recipes import RECIPES
 from jaxlm.training.counting import CountingConfig
 from jaxlm.training.fit import fit, fit_many
@@ -53,6 +54,7 @@ __all__ = [
     "BatchingConfig",
     "CountingConfig",
     "LanguageModel",
+    "LiveCurve",
     "Mixed",
     "NGram",
     "NeuralModel",

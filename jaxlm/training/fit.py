@@ -81,7 +81,9 @@ def fit(
     two) names that stand for their defaults; and fields of BatchingConfig, OptimizerConfig and
     TrainingConfig by name. For an n-gram: fields of CountingConfig. With `folder`, everything is
     kept there; with `resume` too, training goes on from its last checkpoint exactly as if it had
-    never stopped. `config` is kept in config.json beside the settings.
+    never stopped. `config` is kept in config.json beside the settings. For a neural model also
+    `mesh`, sizes such as {"data": 4, "model": 2} (none: every device on data), and `watch`, which
+    is called with each record of the log, such as a `LiveCurve`.
 
     Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is
     full.

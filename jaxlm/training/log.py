@@ -9,7 +9,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.errors import UserError
+
+Watch = Callable[[dict[str, Any]], None]
+"""watch(record): called with each record, such as {"step": 200, "split": "train", "ppl": ...}."""
 
 
 class Log:
@@ -31,8 +34,9 @@ class Log:
         tensorboard: bool,
         label: str = "",
         live: bool = True,
+        watch: Watch | None = None,
     ) -> None:
-        self._folder, self._label = folder, label
+        self._folder, self._label, self._watch = folder, label, watch
         self._console = console or Console()
         self._created = time.perf_counter()
         self._clock: float | None = None
@@ -96,6 +100,8 @@ class Log:
     def record(self, step: int, values: dict[str, Any], line: str) -> None:
         """Appends one record to metrics.jsonl and prints `line`."""
         self.note(line)
+        if self._watch:
+            self._watch({"step": step} | values)
         if self._folder is None:
             return
         # JSON knows no infinity, which a perplexity can be.

@@ -27,7 +27,7 @@ from jaxlm.training.folders import (
     session_of,
 )
 from jaxlm.training.interrupts import Interrupts
-from jaxlm.training.log import Log, check_tensorboard
+from jaxlm.training.log import Log, Watch, check_tensorboard
 from jaxlm.training.member import Member, Settings, settings_of
 from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxlm.training.progress import NotFiniteError, TrainingConfig, total_steps
@@ -51,6 +51,7 @@ def fit_by_gradient(
     config: dict[str, Any] | None = None,
     console: Console | None = None,
     mesh: Mapping[str, int] | None = None,
+    watch: Watch | None = None,
     **options: Any,
 ) -> Run:
     """Trains a neural model; see `jaxlm.fit`. `options` are fields of the three configs by name.
@@ -59,7 +60,7 @@ def fit_by_gradient(
     full.
     """
     settings = settings_of(model, batching, optimizer, training, folder, config, options)
-    (run,) = train([settings], text, resume, console, mesh)
+    (run,) = train([settings], text, resume, console, mesh, watch)
     return run
 
 
@@ -69,6 +70,7 @@ def train(
     resume: bool,
     console: Console | None,
     mesh: Mapping[str, int] | None = None,
+    watch: Watch | None = None,
 ) -> list[Run]:
     """Trains one run, or several that differ in what `fleet` knows, in one compiled function; one
     on a mesh of these sizes (none: of all devices), several on one device.
@@ -77,7 +79,7 @@ def train(
     found = make_mesh(mesh) if len(runs) == 1 else None
     try:
         with using(found):
-            return _Loop(list(runs), text, found).run(resume, console)
+            return _Loop(list(runs), text, found, watch).run(resume, console)
     except _ApartError as apart:
         # Killed between two of their checkpoints: those at one step go on together.
         done: list[Run] = []
@@ -99,8 +101,11 @@ class _ApartError(Exception):
 class _Loop:
     """One call of `train`."""
 
-    def __init__(self, runs: list[Settings], text: Text, mesh: Mesh | None) -> None:
+    def __init__(
+        self, runs: list[Settings], text: Text, mesh: Mesh | None, watch: Watch | None
+    ) -> None:
         self.runs, self.text, self.first, self.mesh = runs, text, runs[0], mesh
+        self.watch = watch if is_first() else None
         check_divides(mesh, self.first.batching.batch_size, self.first.model.vocab_size)
         self.batches = [self._batches(run) for run in runs]
         training = self.first.training
@@ -156,7 +161,8 @@ class _Loop:
         label, alone = f"{name}: ", len(self.runs) == 1
         total, tensorboard = self.timetable.total, run.training.tensorboard
         told = (run.folder, console) if is_first() else (None, Console(quiet=True))
-        log = Log(*told, total, tensorboard, "" if alone else label, place == 0)
+        shown = {"label": "" if alone else label, "live": place == 0}
+        log = Log(*told, total, tensorboard, **shown, watch=self.watch)  # type: ignore[arg-type]
         return Member(run, self.text, log, self.timetable, self.batches[0].steps_per_epoch)
 
     def _claim(self, resume: bool) -> None:

@@ -1,0 +1,49 @@
+"""The curve of a notebook, and who else watches a run."""
+
+import sys
+
+import pytest
+
+import jaxlm
+from jaxlm.errors import UserError
+from jaxlm.training.log import read_records
+
+
+def trained(folder, **options):
+    text = jaxlm.read_corpus("toy", eos=False)
+    model = jaxlm.NPLM(len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
+    rows = {"batching": "rows", "features": "last", "batch_size": 3}
+    return jaxlm.fit(model, text, folder=folder, steps=6, log_every=2, **rows, **options)
+
+
+def test_who_watches_is_told_what_the_log_is(tmp_path, capsys):
+    seen = []
+    trained(tmp_path / "run", watch=seen.append)
+    assert [record["step"] for record in seen] == [2, 4, 6]
+    assert seen == read_records(tmp_path / "run/metrics.jsonl")
+
+
+def test_a_live_curve_draws_what_it_is_told(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    class Place:
+        def update(self, picture):
+            shown.append(picture)
+
+    monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
+    curve = jaxlm.LiveCurve(seconds=0)
+    trained(tmp_path / "run", watch=curve)
+    assert len(curve.records) == 3 and len(shown) == 3
+    assert all(picture.data.startswith(b"\x89PNG") for picture in shown)
+    slow = jaxlm.LiveCurve(seconds=1000)
+    slow({"step": 1, "split": "train", "ppl": 2.0})
+    slow({"step": 2, "split": "valid", "ppl": 3.0})
+    assert len(shown) == 4, "the first at once, the second not yet"
+    slow.draw()
+    assert len(shown) == 5 and shown[-1].data != shown[-2].data
+
+
+def test_without_a_notebook_there_is_no_live_curve(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(UserError, match="LiveCurve draws in a notebook"):
+        jaxlm.LiveCurve()
