@@ -78,6 +78,10 @@ class Program(NamedTuple):
         )
 
 
+class DoesNotFitError(Exception):
+    """The compiler found no way to hold the program; the message says what it needs."""
+
+
 def told(kind: str, size: float, devices: int, chip: Chip) -> float:
     """Seconds of one collective: of n devices, a ring passes on (n - 1) / n of the bytes, to add
     them up and once more to hand them out.
@@ -170,7 +174,12 @@ def _program(
     platform = mesh.devices.flat[0].platform
     with using(mesh), compiling_for(platform):
         traced = jax.jit(function, **donated).trace(*given)
-        compiled = traced.lower().compile()
+        try:
+            compiled = traced.lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise DoesNotFitError(str(error).splitlines()[0]) from None
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     held += memory.output_size_in_bytes - memory.alias_size_in_bytes

@@ -53,16 +53,18 @@ CASES = {
 
 
 class Point(NamedTuple):
-    """tokens_per_second: None if a device's part does not fit into its memory."""
+    """tokens_per_second, and what it follows from: None if a device's part does not fit into its
+    memory.
+    """
 
     case: str
     chip: str
     devices: int
     mesh: str
-    held: float
-    own: float
-    told: float
-    tokens_per_second: float | None
+    held: float | None = None
+    own: float | None = None
+    told: float | None = None
+    tokens_per_second: float | None = None
 
 
 def points(name: str, devices: int, chips: list[str]) -> list[Point]:
@@ -71,21 +73,31 @@ def points(name: str, devices: int, chips: list[str]) -> list[Point]:
     found = []
     model_size = min(case.model, devices)
     data = devices // model_size
-    programs_of = {}
+    compiled: dict[str, programs.Program | None] = {}
     for chip in chips:
         # libtpu has no GPUs: theirs is the program of the chip that is nearest to them.
         kind = "v6e" if chip == "h100" else chip
-        if kind not in programs_of:
-            mesh = programs.tpu_mesh(f"{kind}:{SLICES[devices]}", model_size)
-            model = programs.build("lstm", case.vocab_size, dtype="bfloat16", **case.settings)
-            programs_of[kind] = programs.training_step(model, mesh, case.streams * data, case.time)
-        program, facts = programs_of[kind], programs.CHIPS[chip]
-        own, told = program.seconds(facts)
-        fits = program.held <= facts.memory
-        rate = case.streams * data * case.time / (own + told) if fits else None
-        mesh_text = f"{data} x {model_size}"
-        found.append(Point(name, chip, devices, mesh_text, program.held, own, told, rate))
+        if kind not in compiled:
+            compiled[kind] = training_step(case, f"{kind}:{SLICES[devices]}", data, model_size)
+        program, facts = compiled[kind], programs.CHIPS[chip]
+        point = Point(name, chip, devices, f"{data} x {model_size}")
+        if program and program.held <= facts.memory:
+            own, told = program.seconds(facts)
+            rate = case.streams * data * case.time / (own + told)
+            point = Point(*point[:4], program.held, own, told, rate)
+        found.append(point)
     return found
+
+
+def training_step(case: Case, topology: str, data: int, model_size: int) -> programs.Program | None:
+    """Compiled; None if it does not fit."""
+    model = programs.build("lstm", case.vocab_size, dtype="bfloat16", **case.settings)
+    mesh = programs.tpu_mesh(topology, model_size)
+    try:
+        return programs.training_step(model, mesh, case.streams * data, case.time)
+    except programs.DoesNotFitError as error:
+        print(f"{topology}: {error}", flush=True)
+        return None
 
 
 def efficiency(point: Point, all_points: list[Point]) -> float | None:
@@ -112,12 +124,17 @@ def table(found: list[Point]) -> str:
     ]
     for point in found:
         share = efficiency(point, found)
-        rate = f"{point.tokens_per_second:,.0f}" if point.tokens_per_second else "does not fit"
-        lines.append(
-            f"| {point.case} | {point.chip} | {point.devices} | {point.mesh} | "
-            f"{point.held / 1e9:.2f} | {1e3 * point.own:.2f} | {1e3 * point.told:.2f} | {rate} | "
-            f"{f'{share:.0%}' if share else '-'} |"
-        )
+        cells = [point.case, point.chip, str(point.devices), point.mesh]
+        if point.tokens_per_second:
+            cells += [
+                f"{point.held / 1e9:.2f}",
+                f"{1e3 * point.own:.2f}",
+                f"{1e3 * point.told:.2f}",
+            ]  # type: ignore[operator]
+            cells += [f"{point.tokens_per_second:,.0f}", f"{share:.0%}"]
+        else:
+            cells += ["does not fit", "", "", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", "![tokens a second by devices](scaling.png)", ""])
 
 

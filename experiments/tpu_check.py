@@ -33,7 +33,10 @@ def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
     mesh = programs.tpu_mesh(topology, TOPOLOGIES[topology])
     model = programs.build(name, VOCABULARY, dtype="bfloat16", **SETTINGS)
     batch = STREAMS * mesh.shape["data"]
-    program = programs.TASKS[task](model, mesh, batch, TIME)
+    try:
+        program = programs.TASKS[task](model, mesh, batch, TIME)
+    except programs.DoesNotFitError as error:
+        return f"| {topology} | {name} | {task} | does not fit | | | | | | |", [str(error)]
     compiled = program.compiled
     in_time = [one for one in compiled.collectives if one.in_time]
     wrong = []
