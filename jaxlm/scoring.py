@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxlm.data.batching import rows_of
 from jaxlm.data.encoding import Split
 from jaxlm.models.base import Carry, LanguageModel
+from jaxlm.processes import settle
+from jaxlm.sharding import Mesh, placed
 
 SEGMENTS = 32
 
@@ -38,10 +41,13 @@ class TokenScores(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores texts with one model; with `detail`, ranks and entropies too."""
+    """Scores texts with one model; with `detail`, ranks and entropies too. mesh: what the
+    parameters lie on, if they do.
+    """
 
     model: LanguageModel
     detail: bool = False
+    mesh: Mesh | None = None
 
     def stream(
         self, params: Any, ids: np.ndarray, *, batch_size: int = SEGMENTS, chunk: int | None = None
@@ -74,7 +80,12 @@ class Scorer:
     def _scores(
         self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, carry: Carry
     ) -> tuple[tuple[Any, ...], Carry]:
-        return self.model.token_scores(params, inputs_BT, targets_BT, carry, self.detail)
+        # On a mesh all of it is everywhere; JAX would have the processes compare what they read.
+        given = inputs_BT, targets_BT, carry
+        inputs, targets, carry = placed(self.mesh, given, jax.tree.map(lambda _: (), given))
+        found = self.model.token_scores(params, inputs, targets, carry, self.detail)
+        settle(found)
+        return found
 
     def _carry_before(self, params: Any, ids: np.ndarray, segments: int, length: int) -> Carry:
         """The carry with which each segment starts: the initial one, or that of the tokens just

@@ -121,9 +121,13 @@ def placed(mesh: Mesh | None, tree: Any, axes: Any) -> Any:
     """
     if mesh is None:
         return tree
-    put = jax.make_array_from_process_local_data
-    lying = on_mesh(mesh, axes)
-    return jax.tree.map(lambda array, one: put(one, np.asarray(array)), tree, lying)
+
+    def put(array: Any, lying: NamedSharding) -> jax.Array:
+        if isinstance(array, jax.Array) and array.sharding == lying:
+            return array
+        return jax.make_array_from_process_local_data(lying, np.asarray(array))
+
+    return jax.tree.map(put, tree, on_mesh(mesh, axes))
 
 
 def shaped(mesh: Mesh, tree: Any, axes: Any) -> Any:

@@ -16,7 +16,7 @@ from jaxlm.training.averaging import make_average
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.progress import TrainingConfig, total_steps
 from jaxlm.training.runs import CONFIG, read_description
-from jaxlm.training.state import init_params, init_state
+from jaxlm.training.state import init_state
 from jaxlm.training.step import make_train_block
 
 # Seconds of steps that are timed before the first, after those that compile; and of the time left,
@@ -129,7 +129,7 @@ def fitted(
     validations = 0.0
     if text.valid is not None and len(text.valid):
         eval_every = config.eval_every or batches.steps_per_epoch
-        validations = _validation_seconds(model, text) / eval_every
+        validations = _validation_seconds(model, text, mesh) / eval_every
     left = 60 * config.max_minutes * (1 - KEPT_BACK) - (time.monotonic() - began)
     return dataclasses.replace(
         config, steps=max(1, min(asked, int(left / (runs * (step + validations)))))
@@ -163,13 +163,15 @@ def _step_seconds(
     return seconds / taken
 
 
-def _validation_seconds(model: NeuralModel, text: Text) -> float:
+def _validation_seconds(model: NeuralModel, text: Text, mesh: Mesh | None) -> float:
     """Of the whole validation text, by a part of it: the second time, when nothing is compiled."""
     assert text.valid is not None
-    params = init_params(model, jax.random.key(0))
+    transform = make_optimizer(OptimizerConfig(optimizer="sgd"), Horizon(1, 1))
+    size = 1 if mesh is None else mesh.shape["data"]
+    params = init_state(model, transform, jax.random.key(0), size, mesh=mesh).params
     part = text.valid.ids[: 8 * model.tokens_in_chunk(False)]
     for _ in range(2):
         began = time.monotonic()
-        Scorer(model).stream(params, part)
+        Scorer(model, mesh=mesh).stream(params, part)
         seconds = time.monotonic() - began
     return seconds * len(text.valid) / len(part)

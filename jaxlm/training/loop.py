@@ -14,7 +14,7 @@ from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
-from jaxlm.processes import agreed, is_first
+from jaxlm.processes import agreed, is_first, settle
 from jaxlm.sharding import Mesh, check_divides, make_mesh, rows_here, using
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
@@ -163,7 +163,8 @@ class _Loop:
         told = (run.folder, console) if is_first() else (None, Console(quiet=True))
         shown = {"label": "" if alone else label, "live": place == 0}
         log = Log(*told, total, tensorboard, **shown, watch=self.watch)  # type: ignore[arg-type]
-        return Member(run, self.text, log, self.timetable, self.batches[0].steps_per_epoch)
+        per_epoch = self.batches[0].steps_per_epoch
+        return Member(run, self.text, log, self.timetable, per_epoch, self.mesh)
 
     def _claim(self, resume: bool) -> None:
         """Makes the folders these runs', and finds how many steps fit into a budget."""
@@ -217,6 +218,7 @@ class _Loop:
                 # Read one dispatch late: the device is already at work on the next.
                 self._measured(*pending)
             pending = (dispatched, count, fleet.apart(metrics))
+            settle(metrics)
             dispatched += count
             if self._refitted(dispatched):
                 fleet = self._fleet()

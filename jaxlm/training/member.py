@@ -13,7 +13,7 @@ from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text
 from jaxlm.models.neural import NeuralModel
 from jaxlm.scoring import Scorer
-from jaxlm.sharding import fetched, gathered, placed_like
+from jaxlm.sharding import Mesh, fetched, gathered, placed_like
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget
 from jaxlm.training.checkpoints import Checkpoints
@@ -73,12 +73,18 @@ class Member:
     """A run as the loop sees it, which keeps the state itself."""
 
     def __init__(
-        self, settings: Settings, text: Text, log: Log, timetable: Timetable, steps_per_epoch: int
+        self,
+        settings: Settings,
+        text: Text,
+        log: Log,
+        timetable: Timetable,
+        steps_per_epoch: int,
+        mesh: Mesh | None = None,
     ) -> None:
         self.settings, self.text, self.log, self.timetable = settings, text, log, timetable
         self.meter = Meter(log, settings.training.log_every, steps_per_epoch, timetable.total)
         self.average = make_average(settings.optimizer)
-        self.scorer = Scorer(settings.model)
+        self.scorer = Scorer(settings.model, mesh=mesh)
         self.best_params: Any = None
         self.saved_step, self.saved_at = -1, time.monotonic()
         self.failed: NotFiniteError | None = None

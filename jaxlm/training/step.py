@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxlm.data.batching import Block
@@ -51,7 +52,7 @@ def make_train_block(
 
     def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
         with using(mesh):
-            return compiled(state, placed(mesh, block, BLOCK_AXES), count)
+            return compiled(state, *placed(mesh, (block, np.int32(count)), (BLOCK_AXES, ())))
 
     return train_block
 
