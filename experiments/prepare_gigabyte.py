@@ -1,0 +1,84 @@
+"""A gigabyte of synthetic text to shards of byte-pair tokens: how fast, and in how much memory.
+
+Command    python experiments/prepare_gigabyte.py [megabytes]
+Hardware   two CPU cores
+Minutes    not yet run to its end
+Expected   every process together within 1.5 GB of memory; MB/s as printed
+
+The text is lines of words drawn by Zipf's law from 200,000 made of syllables, a fixed seed.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+WORDS, PER_BLOCK = 200_000, 200_000
+
+
+def write_text(path: Path, size: int) -> None:
+    """At least `size` bytes of text."""
+    random = np.random.default_rng(0)
+    syllables = [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
+    words = np.array(
+        ["".join(random.choice(syllables, random.integers(1, 5))) for _ in range(WORDS)]
+    )
+    # Zipf's law by inversion: P(rank) about 1 / rank.
+    with open(path, "w", encoding="utf-8") as file:
+        while file.tell() < size:
+            ranks = np.exp(random.random(PER_BLOCK) * np.log(WORDS)).astype(int) - 1
+            lines = np.split(words[ranks], np.arange(17, PER_BLOCK, 17))
+            file.write("\n".join(" ".join(line) for line in lines) + "\n")
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process and all it started hold, shared pages counted once for each."""
+    total, waiting = 0, [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            status = Path(f"/proc/{one}/status").read_text()
+            waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+        except OSError:
+            continue
+        found = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
+        total += 1024 * int(found[0]) if found else 0
+    return total
+
+
+def main() -> None:
+    """Writes the text, prepares it, and watches."""
+    megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    with tempfile.TemporaryDirectory() as folder:
+        text, out = Path(folder) / "text.txt", Path(folder) / "prepared"
+        write_text(text, megabytes * 10**6)
+        print(f"{text.stat().st_size / 1e6:.0f} MB of text", flush=True)
+        command = [sys.executable, "-m", "jaxlm.prepare", str(text), "--tokens", "bpe"]
+        command += ["--vocab-size", "8192", "--fit-megabytes", "64", "--out", str(out)]
+        began = time.perf_counter()
+        running = subprocess.Popen(command, env=os.environ)
+        peak = 0
+
+        def watch() -> None:
+            nonlocal peak
+            while running.poll() is None:
+                peak = max(peak, resident(running.pid))
+                time.sleep(0.2)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        code = running.wait()
+        watcher.join()
+        seconds = time.perf_counter() - began
+        rate = text.stat().st_size / 1e6 / seconds
+        held = f"{peak / 1e6:.0f} MB at most"
+        print(f"{seconds:.0f} s in all, {rate:.1f} MB/s, {held}; exit code {code}")
+
+
+if __name__ == "__main__":
+    main()
