@@ -4,7 +4,6 @@ distributed runtime. Each runs the same program; what they must agree on, they a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -62,11 +61,3 @@ def agreed(mine: Sequence[int]) -> np.ndarray:
     if jax.process_count() == 1:
         return numbers[None]
     return np.asarray(multihost_utils.process_allgather(numbers))
-
-
-def settle(arrays: Any) -> None:
-    """Of several processes: waits until these are computed. What they ask each other next could
-    otherwise wait for what is still at work, and that for them.
-    """
-    if jax.process_count() > 1:
-        jax.block_until_ready(arrays)

@@ -18,8 +18,7 @@ import numpy as np
 from jaxlm.data.batching import rows_of
 from jaxlm.data.encoding import Split
 from jaxlm.models.base import Carry, LanguageModel
-from jaxlm.processes import settle
-from jaxlm.sharding import Mesh, placed
+from jaxlm.sharding import Mesh, placed, settle
 
 SEGMENTS = 32
 
@@ -84,7 +83,7 @@ class Scorer:
         given = inputs_BT, targets_BT, carry
         inputs, targets, carry = placed(self.mesh, given, jax.tree.map(lambda _: (), given))
         found = self.model.token_scores(params, inputs, targets, carry, self.detail)
-        settle(found)
+        settle(self.mesh, found)
         return found
 
     def _carry_before(self, params: Any, ids: np.ndarray, segments: int, length: int) -> Carry:

@@ -177,6 +177,15 @@ def placed_like(tree: Any, template: Any) -> Any:
     return jax.tree.map(put, tree, template)
 
 
+def settle(mesh: Mesh | None, arrays: Any) -> None:
+    """Waits until these are computed, where a program that is started meanwhile could wait for this
+    one, and this one for it: of several processes, which ask each other in between; and on the
+    devices that a CPU is taken for, which share its threads.
+    """
+    if mesh is not None and (jax.process_count() > 1 or jax.default_backend() == "cpu"):
+        jax.block_until_ready(arrays)
+
+
 class Spread(NamedTuple):
     """Over which axes of the mesh the tokens and the words of a function are spread, in which each
     device sees its part; None: it has all of them.

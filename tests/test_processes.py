@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from texts import write_many_words
 
 from jaxlm.errors import UserError
 from jaxlm.processes import ProcessConfig, agreed, is_first, join_processes
@@ -29,11 +30,7 @@ def losses(folder):
 
 
 def test_two_processes_stopped_by_a_signal_to_one_and_resumed_by_one(tmp_path):
-    text = tmp_path / "text.txt"
-    # So many words that the validation text is scored in several calls, one after another.
-    random = np.random.default_rng(0)
-    words = np.concatenate([random.permutation(9999) for _ in range(6)]).reshape(-1, 9)
-    text.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words))
+    text = write_many_words(tmp_path / "text.txt")
     train = ["--model", "lstm", "--corpus", text, "--batch-size", "4", "--bptt", "5"]
     train += ["--hidden-size", "8", "--dropout", "0.1", "--log-every", "1"]
     with socket.socket() as free:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cases import NEURAL
 from jax.sharding import AbstractMesh
+from texts import write_many_words
 
 from jaxlm.errors import UserError
 from jaxlm.sharding import Spread, by_device, check_divides, make_mesh, parse_mesh
@@ -58,9 +59,7 @@ def test_a_mesh_changes_nothing_but_the_order_of_summation(name, variant, meshes
 
 
 def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
-    text = tmp_path / "text.txt"
-    words = np.random.default_rng(0).integers(0, 7, (60, 9))
-    text.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words))
+    text = write_many_words(tmp_path / "text.txt")
     train = ["-m", "jaxlm.train", "--model", "lstm", "--corpus", text, "--batch-size", "4"]
     train += ["--bptt", "5", "--hidden-size", "8", "--log-every", "1", "--checkpoint-every", "10"]
     run(*train, "--steps", "20", "--out", tmp_path / "whole")

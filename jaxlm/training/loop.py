@@ -14,8 +14,8 @@ from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
-from jaxlm.processes import agreed, is_first, settle
-from jaxlm.sharding import Mesh, check_divides, make_mesh, rows_here, using
+from jaxlm.processes import agreed, is_first
+from jaxlm.sharding import Mesh, check_divides, make_mesh, rows_here, settle, using
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
 from jaxlm.training.dispatch import capacity_of, next_count
@@ -218,7 +218,7 @@ class _Loop:
                 # Read one dispatch late: the device is already at work on the next.
                 self._measured(*pending)
             pending = (dispatched, count, fleet.apart(metrics))
-            settle(metrics)
+            settle(self.mesh, metrics)
             dispatched += count
             if self._refitted(dispatched):
                 fleet = self._fleet()

@@ -1,0 +1,13 @@
+"""Texts that several tests train on."""
+
+import numpy as np
+
+
+def write_many_words(path):
+    """So many words that a validation text is scored in several calls, one after another. With
+    <eos> they are 10,000.
+    """
+    random = np.random.default_rng(0)
+    words = np.concatenate([random.permutation(9999) for _ in range(6)]).reshape(-1, 9)
+    path.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words))
+    return path
