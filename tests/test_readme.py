@@ -72,7 +72,7 @@ def test_the_cell_of_the_readme_is_twenty_lines():
 
 def test_the_long_commands_are_ones_that_train_knows():
     """Commands that take minutes are not run, but their flags are read."""
-    for line in "".join(blocks("sh")).splitlines():
+    for line in "".join(blocks("sh")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:2] == ["python", "-m"]:
             assert words[2] in ("jaxlm.train", "jaxlm.evaluate", "jaxlm.generate", "jaxlm.predict")
