@@ -132,9 +132,9 @@ def training_step(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Prog
 
 
 def evaluation(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program:
-    """The log-probability of so many tokens of one stream."""
+    """The log-probability of a chunk of one stream, as long as the scorer's are."""
     params, _ = _params(model, mesh)
-    tokens_BT = jax.ShapeDtypeStruct((1, batch * time), "int32")
+    tokens_BT = jax.ShapeDtypeStruct((1, model.tokens_in_chunk(False)), "int32")
     carry = jax.eval_shape(lambda: model.initial_carry(1))
 
     def score(params: Any, inputs: Any, targets: Any, carry: Any) -> Any:

@@ -42,6 +42,9 @@ def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
     wrong = []
     if program.held > chip.memory:
         wrong.append(f"needs {program.held / 1e9:.1f} GB of {chip.memory / 1e9:.0f}")
+    cell = getattr(model, "cell", None)
+    if cell and cell.recurrent and not compiled.time_loops:
+        wrong.append("no loop over time was found, to be looked into")
     if in_time:
         wrong.append(f"{len(in_time)} collectives in a loop over time: {in_time[0].name}")
     counts = Counter(one.kind for one in compiled.collectives)

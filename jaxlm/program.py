@@ -125,7 +125,8 @@ def read_compiled(text: str) -> Compiled:
                 )
             if kind == "while":
                 named = _NAME.search(line)
-                over_time = bool(named and f"{OVER_TIME}/while" in named[1])
+                # Between the two may be what was made of the loop: jvp, transpose.
+                over_time = bool(named and re.search(rf"\b{OVER_TIME}\b.*\bwhile$", named[1]))
                 loops += over_time
                 condition = re.search(r"condition=%?([\w.\-]+)", line)
                 body = re.search(r"body=%?([\w.\-]+)", line)
