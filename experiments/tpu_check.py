@@ -3,7 +3,7 @@ TPUs use, on a machine that has none.
 
 Command    pip install "jax[tpu]" && python experiments/tpu_check.py
 Hardware   a CPU
-Minutes    not yet run to its end
+Minutes    5
 Expected   a table, tpu_check.md, and exit code 0: every program fits, and none has a collective
            inside of a loop over time
 
