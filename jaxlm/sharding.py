@@ -4,7 +4,8 @@ A mesh has two axes. `data`: each device has some of the streams of a batch, and
 is. `model`: each device has some of the words of the vocabulary, in the embedding and the output
 layer. What a number is, is not for the mesh to say: a computation over the mesh is that of one
 device, up to the order in which things are added up, and JAX's compiler (GSPMD: Xu et al. 2021)
-finds what devices must tell each other. Only the output layer says so itself, by `by_device`.
+finds what devices must tell each other. Where it would find too much, `by_device` says so: in the
+output layer, the adaptive softmax, and a layer's loop over time.
 """
 
 import contextlib

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -143,6 +144,8 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
     """Trains the runs of --seeds and --sweep, and shows what came of them."""
     if not isinstance(model, NeuralModel):
         raise UserError("--seeds and --sweep are for models trained by gradient: a count is exact")
+    if jax.process_count() > 1:
+        raise UserError("--seeds and --sweep train side by side in one process: start it alone")
     if devices_of(command):
         raise UserError("--seeds and --sweep train side by side on one device: leave out --mesh")
     console, folder = options["console"], options["folder"]

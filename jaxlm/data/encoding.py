@@ -4,7 +4,7 @@ large ones.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,17 +71,17 @@ class Split:
         return TextSize(*map(int, totals))
 
 
-def _blocks(source: Source) -> Iterator[list[str]]:
-    """The lines of `source` in lists of about BLOCK_BYTES characters."""
-    lines, size = [], 0
-    for line in source.lines():
-        lines.append(line)
+def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Lines in lists of about BLOCK_BYTES characters."""
+    block, size = [], 0
+    for line in lines:
+        block.append(line)
         size += len(line)
         if size >= BLOCK_BYTES:
-            yield lines
-            lines, size = [], 0
-    if lines:
-        yield lines
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.ndarray:
@@ -98,7 +98,7 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with open(partial, "wb") as file:
-                for block in _blocks(source):
+                for block in in_blocks(source.lines()):
                     tokenizer.encode(block).astype(dtype).tofile(file)
             os.replace(partial, path)
         finally:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from jaxlm.data.encoding import BLOCK_BYTES, TextSize
+from jaxlm.data.encoding import BLOCK_BYTES, TextSize, in_blocks
 from jaxlm.data.shards import KINDS, PREPARED, TOKENIZER, Shard, kind_of
 from jaxlm.data.sources import BOM
 from jaxlm.data.tokenizers import TOKENIZERS, Tokenizer, VocabularyConfig, from_json, to_json
@@ -242,7 +242,7 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
     dtype = KINDS[path.suffix[1:]]
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
-        for block in _blocks(piece):
+        for block in in_blocks(lines_of(piece)):
             ids = tokenizer.encode(block)
             np.asarray(ids, dtype).tofile(file)
             tokens += len(ids)
@@ -252,18 +252,6 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
     shard = Shard(path.name, tokens, TextSize(*map(int, totals)))
     _write(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
     return shard
-
-
-def _blocks(piece: Piece) -> Iterator[list[str]]:
-    block, size = [], 0
-    for line in lines_of(piece):
-        block.append(line)
-        size += len(line)
-        if size >= BLOCK_BYTES:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
 
 
 def _write(path: Path, text: str) -> None:
