@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -99,6 +98,11 @@ def main(argv: Sequence[str]) -> int:
     start = kind(**sections_of(defaults))
     command = cli.parse(kind[entry.config], argv, prog=PROG, about=ABOUT, default=start)
     if isinstance(command, Command):
+        several = command.distributed or command.coordinator
+        if several and (command.seeds != 1 or command.sweep):
+            raise UserError(
+                "--seeds and --sweep train side by side in one process: start one alone"
+            )
         join_processes(command)
     console = Console(quiet=not is_first())
     text = read_corpus(command.text)
@@ -144,8 +148,6 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
     """Trains the runs of --seeds and --sweep, and shows what came of them."""
     if not isinstance(model, NeuralModel):
         raise UserError("--seeds and --sweep are for models trained by gradient: a count is exact")
-    if jax.process_count() > 1:
-        raise UserError("--seeds and --sweep train side by side in one process: start it alone")
     if devices_of(command):
         raise UserError("--seeds and --sweep train side by side on one device: leave out --mesh")
     console, folder = options["console"], options["folder"]
