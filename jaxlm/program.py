@@ -38,7 +38,7 @@ def work_of(closed: Any, spread: int = 1) -> Work:
 def _work(jaxpr: Any, share: float) -> Work:
     total = Work()
     for equation in jaxpr.eqns:
-        name, inside = equation.primitive.name, list(_jaxprs(equation.params))
+        name, inside = equation.primitive.name, list(jaxprs_in(equation.params))
         if name == "dot_general":
             total = total.plus(_product(equation), share)
         elif name == "cond":
@@ -52,7 +52,8 @@ def _work(jaxpr: Any, share: float) -> Work:
     return total
 
 
-def _jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+def jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
+    """The jaxprs among an equation's parameters: of a loop's body, say."""
     for value in params.values():
         for one in value if isinstance(value, tuple | list) else (value,):
             inside = getattr(one, "jaxpr", one)

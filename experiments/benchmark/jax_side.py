@@ -39,7 +39,9 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
     """The work of one shape, task and dtype."""
     shape, task = request["shape"], request["task"]
     config = MODELS[shape["model"]].config
-    settings = {"dtype": request["dtype"], **request.get("options", {})}
+    # float32 as PyTorch is allowed it: TF32 on a GPU; on a CPU it is float32.
+    dtype = {"float32": "tf32"}.get(request["dtype"], request["dtype"])
+    settings = {"dtype": dtype, **request.get("options", {})}
     settings |= {name: shape[name] for name in vars(config()) if name in shape}
     model = make_model(shape["model"], config(**settings), shape["vocab_size"])
     features = "last" if shape["n_step"] else "every"

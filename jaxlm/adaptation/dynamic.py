@@ -111,9 +111,12 @@ def _add_square(
         )
         return found[0]
 
-    return jax.tree.map(lambda sums, one: sums + one * one, total, jax.grad(mean_nll)(params))
+    with model.precision:
+        gradient = jax.grad(mean_nll)(params)
+    return jax.tree.map(lambda sums, one: sums + one * one, total, gradient)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _carry_after(params: Any, tokens_BT: Any, carry: Any, model: NeuralModel) -> Any:
-    return model.apply({"params": params}, tokens_BT, carry, features="last")[1]
+    with model.precision:
+        return model.apply({"params": params}, tokens_BT, carry, features="last")[1]

@@ -147,7 +147,8 @@ def _segments(
         key = jax.random.fold_in(reader.key, 1)
         return _Reader(params, carry, memory, key), (model_KT, cache_JT)
 
-    reader, found = jax.lax.scan(body, reader, (inputs_ST, targets_ST))
+    with model.precision:
+        reader, found = jax.lax.scan(body, reader, (inputs_ST, targets_ST))
     model_KN, cache_JN = (
         many_SKT.swapaxes(0, 1).reshape(many_SKT.shape[1], -1) for many_SKT in found
     )

@@ -21,7 +21,8 @@ RATES = (
     "dropout_state",
     "weight_drop",
 )
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# What arrays are in; `ops.kernels.precision` tells tf32 from float32.
+DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def uniform(scale: float) -> Any:

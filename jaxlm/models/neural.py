@@ -1,6 +1,7 @@
 """The contract every neural model keeps: Flax modules, asked through compiled functions."""
 
 import abc
+import contextlib
 import functools
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxlm.models.heads import make_head
 from jaxlm.models.summary import parameter_table
 from jaxlm.ops.compiling import FEW_ROWS, known, platform
 from jaxlm.ops.cross_entropy import cross_entropy
+from jaxlm.ops.kernels import no_tf32, precision
 from jaxlm.sharding import Axes, everywhere
 
 # Logits of a chunk are kept to about this many numbers (32 MiB of float32).
@@ -44,6 +46,13 @@ class NeuralModel(nn.Module, LanguageModel):
 
     trained_by = "gradient"
     across_lines = True
+
+    @property
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """A context for tracing a function of this model and its gradient, in which products of
+        float32 are what its `dtype` says.
+        """
+        return precision(getattr(self, "dtype", "float32"))
 
     @abc.abstractmethod
     def features(
@@ -100,8 +109,8 @@ class NeuralModel(nn.Module, LanguageModel):
     @nn.nowrap
     def notes(self) -> list[str]:
         """What will not run as its settings ask, and which figures are not what they seem."""
-        note = make_head(self, parent=None).note()
-        return [note] if note else []
+        notes = [make_head(self, parent=None).note(), no_tf32(getattr(self, "dtype", ""))]
+        return [note for note in notes if note]
 
     def __call__(
         self,
@@ -227,13 +236,15 @@ def _token_scores(
 ) -> tuple[tuple[jax.Array, ...], Carry]:
     if not detail:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
-        found: Any = model.apply(
-            {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
-        )
+        with model.precision:
+            found: Any = model.apply(
+                {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
+            )
         _, nll_BT, carry = found
         return everywhere(((-nll_BT,), carry))
-    hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
-    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
+    with model.precision:
+        hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
+        logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
     log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
     rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)
@@ -246,8 +257,9 @@ def _last_log_probs(
     params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
 ) -> tuple[jax.Array, Carry]:
     """float32 [B, V] after the last token, and the carry."""
-    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, features="last")
-    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
+    with model.precision:
+        hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, features="last")
+        logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     return jax.nn.log_softmax(logits_BTV[:, -1].astype(jnp.float32)), carry
 
 

@@ -40,8 +40,8 @@ class NPLMConfig:
     init_scale: float | None = None
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str | None = None
-    """Compute in float32 or bfloat16 (none: bfloat16 on a TPU, float32 elsewhere); parameters and
-    loss are float32 either way."""
+    """Compute in float32, tf32 (the same with a GPU's faster, shorter products) or bfloat16 (none:
+    bfloat16 on a TPU, float32 elsewhere); parameters and loss are float32 in any case."""
     softmax: str = "full"
     """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
     mixture (of softmaxes)."""

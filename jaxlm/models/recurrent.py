@@ -66,8 +66,8 @@ class RecurrentConfig:
     init_scale: float | None = None
     """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
     dtype: str | None = None
-    """Compute in float32 or bfloat16 (none: bfloat16 on a TPU, float32 elsewhere); parameters and
-    loss are float32 either way."""
+    """Compute in float32, tf32 (the same with a GPU's faster, shorter products) or bfloat16 (none:
+    bfloat16 on a TPU, float32 elsewhere); parameters and loss are float32 in any case."""
     kernel: str = "auto"
     """How time is run: scan (the definition), fused (the same, faster), cudnn (an LSTM), auto."""
     remat: int = 0

@@ -1,6 +1,11 @@
-"""Which way a recurrent layer runs over time: the one place that knows what the machine offers."""
+"""Which way a recurrent layer runs over time, and in what products are made: the one place that
+knows what the machine offers.
+"""
 
-import jax.numpy as jnp
+import contextlib
+from typing import Any
+
+import jax
 
 from jaxlm.ops.compiling import platform
 
@@ -19,11 +24,29 @@ TURN = {"gpu": 14}
 ALIGNMENT = {"gpu": 8}
 # What products are computed in where nothing is asked for; elsewhere float32.
 DTYPE = {"tpu": "bfloat16"}
+# JAX's names for the precision of a product of float32 numbers. Its default on a GPU is TF32, with
+# 10 bits of mantissa for float32's 23, and on a TPU bfloat16's 7: a model says which it wants.
+PRECISION = {"float32": "float32", "tf32": "tensorfloat32"}
 
 
 def default_dtype() -> str:
     """What a model computes in, unless it is told."""
     return DTYPE.get(platform(), "float32")
+
+
+def precision(dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """A context for tracing what computes in `dtype`: "float32" is that on every machine, "tf32"
+    what a GPU's matrix units make of it (a TPU three products in bfloat16; a CPU float32).
+    """
+    if dtype not in PRECISION or platform() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(PRECISION[dtype])
+
+
+def no_tf32(dtype: str) -> str:
+    """Why `dtype` is not what products will be in; empty if it is."""
+    missing = dtype == "tf32" and platform() == "cpu"
+    return "--dtype tf32: a CPU has no TF32; float32 in its place" if missing else ""
 
 
 def choose_kernel(
@@ -63,7 +86,7 @@ def fallback(kernel: str, plain_lstm: bool, dtype: str) -> str:
     reason = ""
     if not plain_lstm:
         reason = "jax has cuDNN's LSTM alone, without dropout of its state"
-    elif jnp.dtype(dtype) != jnp.float32:
+    elif dtype not in PRECISION:
         reason = f"jax has cuDNN's LSTM in float32, not in {dtype}"
     elif not cudnn_is_here():
         reason = f"there is no cuDNN on this machine ({platform()})"

@@ -115,7 +115,8 @@ def block_function(
             return mean, (jnp.sum(nll_BT * batch.weights_KBT), after)
 
         trained = state.params if state.iterate is None else state.iterate
-        gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
+        with model.precision:
+            gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         scale = state.lr_scale * batch.rate_K if varied else state.lr_scale
         updates = jax.tree.map(lambda update: update * scale, updates)

@@ -1,0 +1,132 @@
+"""Products of float32 numbers are made as a model's dtype says, whatever JAX's default on a machine
+is: TF32 on a GPU, bfloat16 on a TPU.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import NEURAL, SIZES, B, T, V
+from jax.lax import Precision
+
+from jaxlm import LSTM, Adaptation, fit, read_corpus
+from jaxlm.adaptation import adapted, dynamic, reading
+from jaxlm.data.batching import Block
+from jaxlm.generation import Sampler
+from jaxlm.models import MODELS, make_model, neural
+from jaxlm.ops.compiling import compiling_for
+from jaxlm.program import jaxprs_in
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
+from jaxlm.training.state import TrainState
+from jaxlm.training.step import block_function
+
+WANTED = {
+    ("gpu", "float32"): Precision.HIGHEST,
+    ("gpu", "tf32"): Precision.HIGH,
+    ("tpu", "float32"): Precision.HIGHEST,
+    ("cpu", "float32"): None,
+    ("cpu", "tf32"): None,
+}
+
+
+def products(jaxpr):
+    """The precision of every product of float32 numbers."""
+    for equation in jaxpr.eqns:
+        kinds = {variable.aval.dtype.name for variable in equation.invars}
+        if equation.primitive.name == "dot_general" and kinds == {"float32"}:
+            precision = equation.params["precision"]
+            yield precision[0] if isinstance(precision, tuple) else precision
+        for inside in jaxprs_in(equation.params):
+            yield from products(inside)
+
+
+def build(name, platform, dtype):
+    """A model whose functions no other test has traced, for JAX does not know `compiling_for`."""
+    kind = MODELS[name].config
+    known = {size: value for size, value in SIZES.items() if hasattr(kind(), size)}
+    vocab_size = V + 30 + list(WANTED).index((platform, dtype))
+    return make_model(name, kind(dtype=dtype, **known), vocab_size, 0)
+
+
+def first_state(model, optimizer):
+    params = model.init(jax.random.key(0), np.zeros((B, T), np.int32))["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        carry=model.initial_carry(B),
+        lr_scale=jnp.ones((), jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("name", NEURAL)
+@pytest.mark.parametrize(("platform", "dtype"), WANTED)
+def test_every_product_is_as_the_dtype_says(name, platform, dtype):
+    model = build(name, platform, dtype)
+    optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
+    tokens_BT = np.zeros((B, T), np.int32)
+    ones = np.ones((1, B, T), np.float32)
+    block = Block(
+        tokens_BT[None],
+        tokens_BT[None],
+        ones,
+        np.ones(1, np.float32),
+        np.zeros(1, bool),
+        np.full(1, T, np.int32),
+        np.ones(1, np.float32),
+    )
+    key = jax.random.key(0)
+    with compiling_for(platform):
+        state = jax.eval_shape(functools.partial(first_state, model, optimizer))
+        train = block_function(model, optimizer, key, "every")
+        params = state.params
+        # Not `generate`: what the compiler on a CPU is told, it must be told from outside.
+        draw = {"draw": Sampler(1.0, None, None), "length": 3}
+        generate = functools.partial(neural._generate, model=model, **draw)
+        programs = {
+            "training": jax.make_jaxpr(train)(state, block, np.int32(1)),
+            "scores": jax.make_jaxpr(model.token_scores)(params, tokens_BT, tokens_BT, None),
+            "detail": jax.make_jaxpr(functools.partial(model.token_scores, detail=True))(
+                params, tokens_BT, tokens_BT, None
+            ),
+            "next": jax.make_jaxpr(model.next_log_probs)(params, tokens_BT),
+            "generation": jax.make_jaxpr(generate)(params, tokens_BT, key),
+        }
+    for what, program in programs.items():
+        assert set(products(program.jaxpr)) == {WANTED[platform, dtype]}, what
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+def test_so_are_those_of_dynamic_evaluation(dtype, tmp_path, monkeypatch):
+    seen = []
+
+    def traced(function, statics):
+        def call(*arguments):
+            seen.append(jax.make_jaxpr(function, static_argnums=statics)(*arguments))
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(reading, "_segments", traced(reading._segments, (7, 8)))
+    monkeypatch.setattr(dynamic, "_add_square", traced(dynamic._add_square, 5))
+    monkeypatch.setattr(dynamic, "_carry_after", traced(dynamic._carry_after, 3))
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("we count what we read and read it again\n" * 9)
+    text = read_corpus(str(tmp_path))
+    sizes = {"embedding_size": 3, "hidden_size": 4, "vocab_size": len(text.vocabulary)}
+    settings = {"dynamic": "rms", "dynamic_lr": 0.01, "dynamic_decay": 0.01, "dynamic_steps": 6}
+    with compiling_for("gpu"):
+        model = LSTM(start_id=text.vocabulary.start_id, dtype=dtype, **sizes)
+        run = fit(model, text, steps=1, batch_size=2, bptt=4)
+        adapted(run, Adaptation(cache=5, **settings))
+    assert len(seen) > 2
+    assert all(set(products(program.jaxpr)) == {WANTED["gpu", dtype]} for program in seen)
+
+
+def test_a_cpu_says_that_it_has_no_tf32():
+    (note,) = build("gru", "cpu", "tf32").notes()
+    assert note == "--dtype tf32: a CPU has no TF32; float32 in its place"
+    with compiling_for("gpu"):
+        assert not build("gru", "gpu", "tf32").notes()
