@@ -166,7 +166,7 @@ def main() -> None:
         for devices in options.devices:
             chips = [chip for chip, most in MOST.items() if devices <= most]
             found += points(name, devices, chips)
-            print(table(found).splitlines()[-len(chips) - 3], flush=True)
+            print(*table(found).splitlines()[-len(chips) - 2 : -2], sep="\n", flush=True)
     if (options.cases, options.devices) == (list(CASES), list(SLICES)):
         PAGE.write_text(table(found))
         figure(found, PAGE.with_suffix(".png"))

@@ -44,8 +44,10 @@ class Checkpoints:
         if not isinstance(sys.unraisablehook, _Unraisable):
             sys.unraisablehook = _Unraisable(sys.unraisablehook)
         self._ocp, self._warn = ocp, warn
-        # orbax's own paths, which are pathlib's where the files are here.
-        self._folder = epath.Path(folder).resolve()
+        # orbax's own paths, which are pathlib's where the files are here. To make gs://bucket/run
+        # absolute would make it a local one.
+        is_remote = "://" in str(folder)
+        self._folder = epath.Path(folder) if is_remote else epath.Path(folder).resolve()
         self._kept = {"last": keep, "best": 1}
         self._managers: dict[str, Any] = {}
         self._writing: dict[str, int] = {}
@@ -96,7 +98,8 @@ class Checkpoints:
         reason = reason[:200] or type(error).__name__
         return UserError(
             f"could not write the checkpoint of step {step} to {self._folder}: {reason}. Earlier "
-            f"checkpoints are whole: free some space, then repeat the command with --resume"
+            f"checkpoints are whole: when that is put right (free some space, if it is full), "
+            f"repeat the command with --resume"
         )
 
     def wait(self) -> None:

@@ -37,7 +37,7 @@ class TrainingConfig:
     keep: int = 2
     """How many of the last checkpoints are kept, beside the best."""
     checkpoint_folder: str | None = None
-    """Where checkpoints go, such as gs://bucket/run (none: into the run's folder)."""
+    """Where checkpoints go, such as gs://bucket/runs (none: into the run's folder)."""
     tensorboard: bool = False
     """Write TensorBoard event files too (extra: tensorboard)."""
 

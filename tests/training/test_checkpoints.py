@@ -162,6 +162,13 @@ def test_the_last_two_and_the_best_one_are_kept(tmp_path):
     assert steps_in(tmp_path / "best") == ["15"]
 
 
+def test_a_folder_may_be_on_another_file_system(monkeypatch, tmp_path):
+    """Only its name is looked at here: a bucket needs a network."""
+    monkeypatch.chdir(tmp_path)
+    for folder, meant in {"gs://bucket/run": "gs://bucket/run", "run": f"{tmp_path}/run"}.items():
+        assert str(Checkpoints(folder, print)._folder) == meant
+
+
 def test_a_step_can_be_saved_again(copy):
     with Kept(copy) as kept:
         kept.save(20)
