@@ -15,8 +15,13 @@ Assumed    Every chip has the same number of streams, so a batch grows with them
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Where memory is scarce (a billion parameters on one chip) the compiler's usual effort to fit a
+# program in takes more than half an hour; with the least, eight minutes.
+os.environ.setdefault("JAX_MEMORY_FITTING_LEVEL", "O0")
 
 import programs
 from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ TRAIN = {
     "unknown optimizer": (["--optimizer", "adamm"], ["'adamm'", "did you mean 'adam'", "rmsprop"]),
     "unknown schedule": (["--schedule", "cosin"], ["'cosin'", "cosine"]),
     "unknown batching": (["--batching", "stream"], ["'stream'", "streams, windows, rows"]),
-    "unknown dtype": (["--dtype", "float16"], ["'float16'", "float32, bfloat16"]),
+    "unknown dtype": (["--dtype", "float16"], ["'float16'", "float32, tf32, bfloat16"]),
     "unknown features": (["--features", "first"], ["'first'", "every, last"]),
     "unknown flag": (["--hiden-size", "3"], ["--hiden-size", "--hidden-size"]),
     "not a number": (["--hidden-size", "big"], ["--hidden-size", "'big'"]),
