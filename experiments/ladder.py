@@ -3,8 +3,9 @@
 Command    python experiments/ladder.py [folder of corpora]
 Hardware   two CPU cores
 Minutes    182, with other jobs on the same cores (AMD EPYC with AVX-512)
-Expected   valid / test: KN5 148.01 / 141.19, NPLM 146.2 / 137.4, RNN 125.2 / 119.4, GRU 94.6 / 90.2,
-           LSTM 95.5 / 90.6; with standard deviations in experiments/ladder.md, which it writes
+Expected   valid / test: KN5 148.01 / 141.19, NPLM 146.2 / 137.4, RNN 125.2 / 119.4, GRU 94.6 /
+           90.2, LSTM 95.5 / 90.6; standard deviations are in experiments/ladder.md, which it
+           writes
 Published  at 13M: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
 
 Words have 200 to 270 features, tied to the output through an adaptive softmax, which are two
