@@ -110,7 +110,8 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     vocabulary = text.vocabulary
     model = make_model(name, command.network, len(vocabulary), vocabulary.start_id)
-    folder = run_folder(command.out, command.resume, name, command.text.corpus)
+    elsewhere = command.training.checkpoint_folder if isinstance(command, Command) else None
+    folder = run_folder(command.out, command.resume, name, command.text.corpus, elsewhere)
     # Before anything is shown: a setting that cannot be is refused here.
     summary = model.summary()
     devices = devices_of(command)
@@ -196,12 +197,19 @@ def many_table(runs: Sequence[Run]) -> Table:
     return table
 
 
-def run_folder(out: Path | None, resume: bool, model: str, corpus: str) -> Path:
+def run_folder(
+    out: Path | None, resume: bool, model: str, corpus: str, elsewhere: str | None = None
+) -> Path:
     """Where the run goes: --out; or a new folder runs/MODEL-CORPUS; or with --resume the newest
-    such folder.
+    such folder. elsewhere: the folder of --checkpoint-folder, which may have what --out has lost.
     """
     if out is not None:
-        if resume and not (out / CONFIG).exists() and not list(out.glob(f"*/{CONFIG}")):
+        if (
+            resume
+            and not elsewhere
+            and not (out / CONFIG).exists()
+            and not list(out.glob(f"*/{CONFIG}"))
+        ):
             raise UserError(
                 f"--resume: {out} holds no run to continue; leave --resume out to start one"
             )

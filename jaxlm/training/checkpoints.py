@@ -36,7 +36,6 @@ class Checkpoints:
 
     def __init__(self, folder: Path | str, warn: Warn, keep: int = 2) -> None:
         import orbax.checkpoint as ocp
-        from etils import epath
 
         # Orbax logs every save, and every error that it also raises, which is told by us.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -44,10 +43,7 @@ class Checkpoints:
         if not isinstance(sys.unraisablehook, _Unraisable):
             sys.unraisablehook = _Unraisable(sys.unraisablehook)
         self._ocp, self._warn = ocp, warn
-        # orbax's own paths, which are pathlib's where the files are here. To make gs://bucket/run
-        # absolute would make it a local one.
-        is_remote = "://" in str(folder)
-        self._folder = epath.Path(folder) if is_remote else epath.Path(folder).resolve()
+        self._folder = path_of(folder)
         self._kept = {"last": keep, "best": 1}
         self._managers: dict[str, Any] = {}
         self._writing: dict[str, int] = {}
@@ -190,6 +186,20 @@ class Checkpoints:
             return saved
         self._warn(f"the {kind} checkpoint of step {step} is damaged ({reason}): skipped")
         return None
+
+
+def path_of(folder: Path | str) -> Any:
+    """orbax's own kind of path, with pathlib's methods; it is pathlib's where the files are here.
+    Raises ImportError, at its first use, if the file system is of a package that is missing.
+    """
+    from etils import epath
+
+    if "://" not in str(folder):
+        return epath.Path(folder).resolve()
+    # gcsfs logs each attempt with its traceback; what it raises in the end is told by us.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    # To make gs://bucket/run absolute would make it a local one.
+    return epath.Path(folder)
 
 
 class _Unraisable:

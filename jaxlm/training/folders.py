@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,42 +13,101 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.processes import agreed, is_first
 from jaxlm.sharding import Mesh, devices_of
+from jaxlm.training.elsewhere import fetch, give_up, is_kept, keep
 from jaxlm.training.log import writing
 from jaxlm.training.member import Settings
-from jaxlm.training.runs import claim_folder, give_up_folder, write_description
+from jaxlm.training.runs import (
+    CONFIG,
+    checkpoints_of,
+    claim_folder,
+    give_up_folder,
+    write_description,
+)
 
 SESSIONS = "sessions.jsonl"
 
 
 def claim_folders(runs: Sequence[Settings], text: Text, resume: bool) -> None:
     """Makes all folders these runs', or none: what is refused leaves no other run's folder behind.
-    Of several processes the first does it, for all.
 
-    Raises UserError as `claim_folder` does.
+    Raises UserError as `claim_folder` does, and for a place of checkpoints that is another run's,
+    or where nothing can be written.
     """
+    _by_the_first(partial(_claim, runs, text, resume))
+
+
+def fetch_folders(runs: Sequence[Settings]) -> None:
+    """Makes the folders of runs to be resumed that were lost with their machine, from where their
+    checkpoints are. Raises UserError if there is none.
+    """
+    _by_the_first(partial(_fetch, runs))
+
+
+def _by_the_first(do: Callable[[], None]) -> None:
+    """Of several processes the first does it, for all; what it may not, all may not."""
     refused: UserError | None = None
     if is_first():
         try:
-            _claim(runs, text, resume)
+            do()
         except UserError as error:
             refused = error
     if agreed([refused is not None])[0, 0]:
         raise refused or UserError("the first process could not take the run's folder")
 
 
+def _fetch(runs: Sequence[Settings]) -> None:
+    for run in runs:
+        place = _elsewhere(run)
+        if not run.folder or not place or (run.folder / CONFIG).exists():
+            continue
+        if not is_kept(place):
+            raise UserError(
+                f"--resume: neither {run.folder} nor {place} holds a run to continue; leave "
+                f"--resume out to start one"
+            )
+        fetch(place, run.folder)
+
+
 def _claim(runs: Sequence[Settings], text: Text, resume: bool) -> None:
-    made: list[Path] = []
+    made: list[Settings] = []
     for run in runs:
         if run.folder is None:
             continue
-        new = not run.folder.exists()
+        new = not (run.folder / CONFIG).exists()
         try:
-            claim_folder(run.folder, run.description(text), text.tokenizer, resume)
+            _claim_one(run, run.folder, text, resume)
         except UserError:
-            for folder in made:
-                give_up_folder(folder)
+            for one in made:
+                _give_up(one)
             raise
-        made += [run.folder] * new
+        made += [run] * new
+
+
+def _claim_one(run: Settings, folder: Path, text: Text, resume: bool) -> None:
+    place, was_there = _elsewhere(run), folder.exists()
+    if place and not resume and is_kept(place):
+        raise UserError(
+            f"{place} already holds the checkpoints of a run: choose another --out or "
+            f"--checkpoint-folder, or continue that run with --resume"
+        )
+    new = not (folder / CONFIG).exists()
+    claim_folder(folder, run.description(text), text.tokenizer, resume)
+    if place:
+        try:
+            keep(folder, place)
+        except UserError:
+            if new:
+                _give_up(run)
+            if was_there:
+                folder.mkdir(exist_ok=True)
+            raise
+
+
+def _give_up(run: Settings) -> None:
+    assert run.folder is not None
+    give_up_folder(run.folder)
+    if place := _elsewhere(run):
+        give_up(place)
 
 
 def describe_again(runs: Sequence[Settings], text: Text) -> None:
@@ -55,6 +115,15 @@ def describe_again(runs: Sequence[Settings], text: Text) -> None:
     for run in runs:
         if run.folder and is_first():
             write_description(run.folder, run.description(text), text.tokenizer)
+            if place := _elsewhere(run):
+                keep(run.folder, place)
+
+
+def _elsewhere(run: Settings) -> str | None:
+    """Where the run keeps its checkpoints, if not in its folder."""
+    if not run.folder or not run.training.checkpoint_folder:
+        return None
+    return str(checkpoints_of(run.folder, run.training.checkpoint_folder))
 
 
 def session_of(mesh: Mesh | None) -> dict[str, Any]:

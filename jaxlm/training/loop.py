@@ -23,6 +23,7 @@ from jaxlm.training.fleet import Fleet, check_fleet
 from jaxlm.training.folders import (
     claim_folders,
     describe_again,
+    fetch_folders,
     record_session,
     session_of,
 )
@@ -168,10 +169,12 @@ class _Loop:
 
     def _claim(self, resume: bool) -> None:
         """Makes the folders these runs', and finds how many steps fit into a budget."""
-        training = self.first.training
         if resume:
-            training = with_saved_steps(training, self.first.folder)
-            self._set_steps(training.steps)
+            fetch_folders(self.runs)
+            # What the first process finds, which alone may have the folder.
+            steps = with_saved_steps(self.first.training, self.first.folder).steps
+            self._set_steps(int(agreed([steps or 0])[0, 0]) or None)
+        training = self.first.training
         claim_folders(self.runs, self.text, resume)
         record_session(self.runs, session_of(self.mesh))
         if training.max_minutes and not training.steps:

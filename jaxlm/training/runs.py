@@ -122,6 +122,12 @@ def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, res
                 f"{folder} was trained with --optimizer {names[0]}, not {names[1]}, and its state "
                 f"would be lost: resume with --optimizer {names[0]}, or choose another --out"
             )
+        places = _place(saved), _place(config)
+        if places[0] != places[1]:
+            raise UserError(
+                f"{folder} has its checkpoints in {places[0] or folder / CHECKPOINTS}, not in "
+                f"{places[1] or folder / CHECKPOINTS}: resume with the same --checkpoint-folder"
+            )
         if to_json(saved_tokenizer) != to_json(tokenizer):
             sizes = len(saved_tokenizer.vocabulary), len(tokenizer.vocabulary)
             raise UserError(
@@ -160,6 +166,11 @@ def give_up_folder(folder: Path) -> None:
 
 def _optimizer(config: dict[str, Any]) -> str | None:
     return config.get("optimizer", {}).get("optimizer")
+
+
+def _place(config: dict[str, Any]) -> str | None:
+    place: str | None = config.get("training", {}).get("checkpoint_folder")
+    return place.rstrip("/") if place else None
 
 
 def _differences(saved: Any, asked: Any) -> str:

@@ -1,6 +1,8 @@
 """What a long job needs: how many checkpoints, how often, where; and a record of what made it."""
 
 import json
+import shutil
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -56,6 +58,59 @@ def test_checkpoints_elsewhere(fit_tiny, tmp_path):
     resumed = fit_tiny(tmp_path / "run", steps=20, resume=True, **place)
     assert_same_params(resumed, fit_tiny(tmp_path / "whole", steps=20))
     assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
+
+
+def test_a_run_goes_on_where_its_folder_was_lost(fit_tiny, tmp_path):
+    place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
+    fit_tiny(tmp_path / "run", steps=10, **place)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError, match=f"{tmp_path}/elsewhere/run already holds the checkpoints"):
+        fit_tiny(tmp_path / "run", steps=20, **place)
+    assert not (tmp_path / "run").exists()
+    resumed = fit_tiny(tmp_path / "run", steps=20, resume=True, **place)
+    assert_same_params(resumed, fit_tiny(tmp_path / "whole", steps=20))
+    assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
+
+
+def test_a_resumed_run_keeps_its_checkpoints_where_they_were(fit_tiny, tmp_path):
+    place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
+    fit_tiny(tmp_path / "run", steps=2, **place)
+    with pytest.raises(UserError, match=r"elsewhere, not in .*: resume with the same"):
+        fit_tiny(tmp_path / "run", steps=4, resume=True)
+    with pytest.raises(UserError, match=r"neither .*/other nor .*/elsewhere/other holds a run"):
+        fit_tiny(tmp_path / "other", steps=4, resume=True, **place)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(
+    fit_tiny, tmp_path, was_there
+):
+    (tmp_path / "file").write_text("in the way")
+    if was_there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"--checkpoint-folder: cannot write .*file/runs/run: .*"):
+        fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=str(tmp_path / "file/runs"))
+    assert (tmp_path / "run").exists() == was_there
+    assert not was_there or not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_bucket_without_its_package_is_refused_before_anything_is_made(fit_tiny, tmp_path):
+    with pytest.raises(UserError, match="cannot read gs://bucket/runs/run: Please install gcsfs"):
+        fit_tiny(tmp_path / "run", steps=2, checkpoint_folder="gs://bucket/runs")
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_several_runs_all_have_their_places_or_none(text, tmp_path):
+    place = tmp_path / "elsewhere"
+    (place / "seed-2/last").mkdir(parents=True)
+    model = make(jaxlm.RNN, text)
+    many = {"folder": tmp_path / "runs", "steps": 2, "batch_size": 4, "bptt": 5}
+    with pytest.raises(UserError, match="seed-2 already holds the checkpoints of a run"):
+        jaxlm.fit_many(model, text, seeds=2, seed=1, checkpoint_folder=str(place), **many)
+    assert [path.name for path in place.iterdir()] == ["seed-2"]
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_a_folder_says_what_made_it(fit_tiny, tmp_path):
