@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.compiling import platform
 from jaxlm.ops.kernels import aligned
 from jaxlm.ops.products import align, product, product_by_turned, turned_product_and_sum
 from jaxlm.sharding import Axes, Spread, by_device
@@ -20,6 +21,12 @@ LIVE_CHUNK = 64
 # Words in one product, at most. Longer rows of logits put each row's neighbours on pages of their
 # own, and products that walk down the rows slow to half: 450 ms for 223 at 33,278 words.
 WORDS = 7168
+
+# Where there are no gradients to form, a part's logits are gone through at once and need not be
+# kept: few words in a part, so that they are still in a CPU's cache, and many tokens in a chunk. A
+# program's memory is new to each call of it, and the first writing of 30 MB costs a CPU 15 ms.
+WORDS_ALONE = {"cpu": 2048}
+CHUNK_ALONE = 1024
 
 # How what is read and what comes out may be spread over devices: hidden, kernel, bias, targets and
 # weights; the sum, and each token's nll; and the gradients by the first three.
@@ -88,16 +95,66 @@ def _values(
     targets_N: jax.Array,
     weights_N: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    parts = _parts(kernel_FV.astype(dtype), bias_V, spread)
-
     def body(chunk: tuple[jax.Array, ...]) -> tuple[tuple[()], jax.Array]:
         hidden_CF, targets_C, _ = chunk
-        return (), _softmax(hidden_CF, parts, targets_C, spread)[0]
+        return (), _nll(hidden_CF, kernel_FV, bias_V, targets_C, spread)
 
-    chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
+    length = CHUNK_ALONE if live is None else LIVE_CHUNK
+    chunks = _chunks(length, hidden_NF.astype(dtype), targets_N, weights_N)
     _, nll_KC = _over(body, chunks, live)
     nll_N = nll_KC.reshape(-1)[: len(targets_N)]
     return spread.sum_over_batch(jnp.sum(nll_N * weights_N)), nll_N
+
+
+def _nll(
+    hidden_CF: jax.Array,
+    kernel_FV: jax.Array,
+    bias_V: jax.Array,
+    targets_C: jax.Array,
+    spread: Spread,
+) -> jax.Array:
+    """nll [C], by the maximum, Σ exp(y - max) and y_target of one part of the words after another.
+
+    Σ_{v in a, b} exp(y_v - max) = Σ_a exp(max_a - max) + Σ_b exp(max_b - max)
+    """
+    start, vocab_size = spread.first_word(len(bias_V)), len(bias_V)
+    most = WORDS_ALONE.get(platform(), WORDS)
+    # Of one width, so that a loop goes through them; the last, narrower, comes before it.
+    width = min(vocab_size, -(-vocab_size // -(-vocab_size // most) // 16) * 16)
+    Found = tuple[jax.Array, jax.Array, jax.Array]
+
+    def of_part(first: Any, size: int) -> Found:
+        kernel_FW = jax.lax.dynamic_slice_in_dim(kernel_FV, first, size, axis=1)
+        bias_W = jax.lax.dynamic_slice_in_dim(bias_V, first, size)
+        y_CW = product(hidden_CF, kernel_FW.astype(hidden_CF.dtype)) + bias_W
+        max_C = jnp.max(y_CW, axis=-1)
+        return (
+            max_C,
+            jnp.sum(jnp.exp(y_CW - max_C[:, None]), axis=-1),
+            _pick(y_CW, targets_C - start - first),
+        )
+
+    def add(index: jax.Array, before: Found) -> Found:
+        max_C, sum_C, target_C = of_part(index * width, width)
+        top_C = jnp.maximum(before[0], max_C)
+        sum_C = before[1] * jnp.exp(before[0] - top_C) + sum_C * jnp.exp(max_C - top_C)
+        return top_C, sum_C, before[2] + target_C
+
+    count, rest = divmod(vocab_size, width)
+    none_C = jnp.zeros(targets_C.shape, jnp.float32)
+    found = of_part(count * width, rest) if rest else (none_C - jnp.inf, none_C, none_C)
+    own_C, sum_C, target_C = jax.lax.fori_loop(0, count, add, found)
+    max_C = spread.max_over_vocabulary(own_C)
+    sum_C, target_C = spread.sum_over_vocabulary((sum_C * jnp.exp(own_C - max_C), target_C))
+    # The maximum cancels between the two terms; left in, it would cost large logits their digits.
+    return jnp.log(sum_C) - (target_C - max_C)
+
+
+def _pick(y_CW: jax.Array, place_C: jax.Array) -> jax.Array:
+    """y at a place of each row; 0 where the row has none there."""
+    inside_C = (place_C >= 0) & (place_C < y_CW.shape[-1])
+    found_C = jnp.take_along_axis(y_CW, place_C[:, None], axis=-1, mode="clip")[:, 0]
+    return jnp.where(inside_C, found_C, 0.0)
 
 
 Parts = list[tuple[Any, jax.Array, jax.Array]]
@@ -119,11 +176,10 @@ def _parts(kernel_FV: jax.Array, bias_V: jax.Array, spread: Spread) -> Parts:
     ]
 
 
-def _chunks(some: bool, hidden_NF: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
-    """The arrays in chunks of equal length, [K, C, ...], zeros at the end."""
-    arrays = (hidden_NF, *others)
-    count, features = hidden_NF.shape
-    chunks = max(1, round(count / (LIVE_CHUNK if some else max(CHUNK, features))))
+def _chunks(length: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays in chunks of equal length, about this one: [K, C, ...], zeros at the end."""
+    count = len(arrays[0])
+    chunks = max(1, round(count / length))
     length = -(-count // chunks)
     padding = chunks * length - count
     return tuple(
@@ -179,10 +235,7 @@ def _softmax(
     sum_C = functools.reduce(jnp.add, [jnp.sum(one_CW, axis=-1) for one_CW in exp_CW])
     target_C = jnp.zeros_like(sum_C)
     for (first, _, _), y_CW in zip(parts, many_CW, strict=True):
-        place_C = targets_C - first
-        inside_C = (place_C >= 0) & (place_C < y_CW.shape[-1])
-        found_C = jnp.take_along_axis(y_CW, place_C[:, None], axis=-1, mode="clip")[:, 0]
-        target_C = jnp.where(inside_C, found_C, target_C)
+        target_C += _pick(y_CW, targets_C - first)
     sum_C, target_C = spread.sum_over_vocabulary((sum_C, target_C))
     return jnp.log(sum_C) - target_C, exp_CW, sum_C
 
@@ -230,7 +283,8 @@ def _values_and_gradients(
             gradients.append(turned_product_and_sum(hidden_CF, dy_CW, dtype))
         return gradients, (nll_C, dhidden_CF)
 
-    chunks = _chunks(live is not None, hidden_NF.astype(dtype), targets_N, weights_N)
+    length = max(CHUNK, hidden_NF.shape[1]) if live is None else LIVE_CHUNK
+    chunks = _chunks(length, hidden_NF.astype(dtype), targets_N, weights_N)
     sums, (nll_KC, dhidden_KCF) = _over(body, chunks, live)
     dkernel_FV = jnp.concatenate([dkernel_FW for dkernel_FW, _ in sums], axis=1)
     dbias_V = jnp.concatenate([dbias_W for _, dbias_W in sums])
