@@ -65,13 +65,21 @@ class Program(NamedTuple):
     held: float
     updated: float
 
+    @property
+    def traffic(self) -> float:
+        """Bytes read and written: Adam reads p, m, v and g and writes p, m and v."""
+        return self.work.bytes + 7 * self.updated
+
+    @property
+    def told(self) -> float:
+        """Bytes of what devices tell each other, added up or handed out."""
+        return sum(one.bytes * one.times for one in self.compiled.collectives)
+
     def seconds(self, chip: Chip) -> tuple[float, float]:
         """Of arithmetic or memory traffic, whichever is longer; and of what devices tell each
-        other, as rings would, one thing after another. Adam reads p, m, v and g and writes p, m
-        and v.
+        other, as rings would, one thing after another.
         """
-        traffic = self.work.bytes + 7 * self.updated
-        own = max(self.work.flops / chip.flops, traffic / chip.bandwidth)
+        own = max(self.work.flops / chip.flops, self.traffic / chip.bandwidth)
         return own, sum(
             told(one.kind, one.bytes, one.devices, chip) * one.times
             for one in self.compiled.collectives

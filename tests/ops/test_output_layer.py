@@ -78,6 +78,23 @@ def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
     assert_allclose(alone(*arguments)[1], nll_N, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("vocab_size", [7, 16, 32, 40, 41])
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_words_one_part_after_another(vocab_size, scale, monkeypatch):
+    """Without gradients; of one part and several, with and without a narrower one; and with logits
+    that are far apart, of which a part's may all be nothing beside another's.
+    """
+    monkeypatch.setattr(output_layer, "WORDS_ALONE", {})
+    monkeypatch.setattr(output_layer, "WORDS", 16)
+    monkeypatch.setattr(output_layer, "CHUNK_ALONE", 5)
+    hidden_NF, kernel_FV, *rest = example(23, 3, vocab_size)
+    arguments = hidden_NF, scale * kernel_FV, *rest
+    y_NV = arguments[0].astype(np.float64) @ arguments[1].astype(np.float64) + rest[0]
+    size = np.abs(y_NV).max()
+    nll_N = np.logaddexp.reduce(y_NV, axis=1) - y_NV[np.arange(23), rest[1]]
+    assert_allclose(compiled()[1](*arguments)[1], nll_N, rtol=1e-5, atol=1e-6 * size)
+
+
 @pytest.mark.parametrize("live", [0, 1, 5, 6, 23])
 def test_live_tokens_alone(live, monkeypatch):
     monkeypatch.setattr(output_layer, "LIVE_CHUNK", 5)
