@@ -2,7 +2,7 @@
 
 Command    pip install "jax[tpu]" && python experiments/scaling.py
 Hardware   a CPU
-Minutes    about 41 (35, and AWD's ten programs, compiled before, 6), other jobs on the cores
+Minutes    34, with other jobs on the cores
 Expected   scaling.md and scaling.png: tokens a second, and of that the share of what as many single
            chips would do: medium 70% on 256 v6e and 13% on 64 H100 (gradients cross hosts in seven
            times the step), AWD 84% and 24%, a billion parameters 37% and 30%; one v5e holds no
