@@ -98,7 +98,8 @@ def test_no_thread_outlives_a_folder_that_could_not_be_made(files, small_disk):
     for thread in set(threading.enumerate()) - before:
         # The idle threads of a pool end with the process.
         if not thread.daemon and not thread.name.startswith("metadata_store"):
-            threading.Thread.join(thread, timeout=2)
+            # Seconds enough for a machine with other work; what is looked for stays for minutes.
+            threading.Thread.join(thread, timeout=30)
             assert not thread.is_alive(), thread.name
 
 
