@@ -31,8 +31,7 @@ WIRED = [
 
 
 def run(*command, devices=1, **options):
-    # The laws are about the mathematics, and mostly compilation.
-    settings = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    settings = {"JAX_NUM_CPU_DEVICES": str(devices)}
     found = subprocess.run(
         [sys.executable, *map(str, command)],
         env=os.environ | settings,
