@@ -85,6 +85,10 @@ def _output_cross_entropy(
     return found
 
 
+Found = tuple[jax.Array, jax.Array, jax.Array]
+"""max, Σ exp(y - max) and y_target of every token, [K, C], of some of the words."""
+
+
 def _values(
     dtype: Any,
     live: jax.Array | None,
@@ -95,59 +99,52 @@ def _values(
     targets_N: jax.Array,
     weights_N: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    def body(chunk: tuple[jax.Array, ...]) -> tuple[tuple[()], jax.Array]:
-        hidden_CF, targets_C, _ = chunk
-        return (), _nll(hidden_CF, kernel_FV, bias_V, targets_C, spread)
-
-    length = CHUNK_ALONE if live is None else LIVE_CHUNK
-    chunks = _chunks(length, hidden_NF.astype(dtype), targets_N, weights_N)
-    _, nll_KC = _over(body, chunks, live)
-    nll_N = nll_KC.reshape(-1)[: len(targets_N)]
-    return spread.sum_over_batch(jnp.sum(nll_N * weights_N)), nll_N
-
-
-def _nll(
-    hidden_CF: jax.Array,
-    kernel_FV: jax.Array,
-    bias_V: jax.Array,
-    targets_C: jax.Array,
-    spread: Spread,
-) -> jax.Array:
-    """nll [C], by the maximum, Σ exp(y - max) and y_target of one part of the words after another.
+    """Σ weight · nll and every nll, by the maximum, Σ exp(y - max) and y_target of one part of the
+    words after another.
 
     Σ_{v in a, b} exp(y_v - max) = Σ_a exp(max_a - max) + Σ_b exp(max_b - max)
     """
+    length = CHUNK_ALONE if live is None else LIVE_CHUNK
+    chunks = _chunks(length, hidden_NF.astype(dtype), targets_N)
     start, vocab_size = spread.first_word(len(bias_V)), len(bias_V)
     most = WORDS_ALONE.get(platform(), WORDS)
     # Of one width, so that a loop goes through them; the last, narrower, comes before it.
     width = min(vocab_size, -(-vocab_size // -(-vocab_size // most) // 16) * 16)
-    Found = tuple[jax.Array, jax.Array, jax.Array]
 
     def of_part(first: Any, size: int) -> Found:
-        kernel_FW = jax.lax.dynamic_slice_in_dim(kernel_FV, first, size, axis=1)
+        # Once for all tokens: a part of the matrix is copied before it is multiplied by.
+        kernel_FW = jax.lax.dynamic_slice_in_dim(kernel_FV, first, size, axis=1).astype(dtype)
         bias_W = jax.lax.dynamic_slice_in_dim(bias_V, first, size)
-        y_CW = product(hidden_CF, kernel_FW.astype(hidden_CF.dtype)) + bias_W
-        max_C = jnp.max(y_CW, axis=-1)
-        return (
-            max_C,
-            jnp.sum(jnp.exp(y_CW - max_C[:, None]), axis=-1),
-            _pick(y_CW, targets_C - start - first),
-        )
+
+        def body(chunk: tuple[jax.Array, ...]) -> tuple[tuple[()], Found]:
+            hidden_CF, targets_C = chunk
+            y_CW = product(hidden_CF, kernel_FW) + bias_W
+            max_C = jnp.max(y_CW, axis=-1)
+            sum_C = jnp.sum(jnp.exp(y_CW - max_C[:, None]), axis=-1)
+            return (), (max_C, sum_C, _pick(y_CW, targets_C - start - first))
+
+        found: Found = _over(body, chunks, live)[1]
+        return found
 
     def add(index: jax.Array, before: Found) -> Found:
-        max_C, sum_C, target_C = of_part(index * width, width)
-        top_C = jnp.maximum(before[0], max_C)
-        sum_C = before[1] * jnp.exp(before[0] - top_C) + sum_C * jnp.exp(max_C - top_C)
-        return top_C, sum_C, before[2] + target_C
+        max_KC, sum_KC, target_KC = of_part(index * width, width)
+        top_KC = jnp.maximum(before[0], max_KC)
+        sum_KC = before[1] * jnp.exp(before[0] - top_KC) + sum_KC * jnp.exp(max_KC - top_KC)
+        return top_KC, sum_KC, before[2] + target_KC
 
     count, rest = divmod(vocab_size, width)
-    none_C = jnp.zeros(targets_C.shape, jnp.float32)
-    found = of_part(count * width, rest) if rest else (none_C - jnp.inf, none_C, none_C)
-    own_C, sum_C, target_C = jax.lax.fori_loop(0, count, add, found)
-    max_C = spread.max_over_vocabulary(own_C)
-    sum_C, target_C = spread.sum_over_vocabulary((sum_C * jnp.exp(own_C - max_C), target_C))
+    none_KC = jnp.zeros(chunks[1].shape, jnp.float32)
+    found = of_part(count * width, rest) if rest else (none_KC - jnp.inf, none_KC, none_KC)
+    own_KC, sum_KC, target_KC = jax.lax.fori_loop(0, count, add, found)
+    max_KC = spread.max_over_vocabulary(own_KC)
+    sum_KC, target_KC = spread.sum_over_vocabulary((sum_KC * jnp.exp(own_KC - max_KC), target_KC))
     # The maximum cancels between the two terms; left in, it would cost large logits their digits.
-    return jnp.log(sum_C) - (target_C - max_C)
+    nll_KC = jnp.log(sum_KC) - (target_KC - max_KC)
+    if live is not None:
+        # Of chunks that were not gone through the sum is empty.
+        nll_KC = jnp.where(sum_KC == 0, 0.0, nll_KC)
+    nll_N = nll_KC.reshape(-1)[: len(targets_N)]
+    return spread.sum_over_batch(jnp.sum(nll_N * weights_N)), nll_N
 
 
 def _pick(y_CW: jax.Array, place_C: jax.Array) -> jax.Array:
