@@ -1,6 +1,7 @@
 """What every command shares: reading its flags, and telling a user's mistake in one line."""
 
 import contextlib
+import gc
 import io
 import os
 import re
@@ -81,6 +82,9 @@ def _one_line(box: str) -> str:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Runs a command: exit code 2 and one line for a user's mistake, no traceback."""
+    # What the libraries made as they were imported stays to the end: collections need not look
+    # through it again and again, a tenth of a second each.
+    gc.freeze()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
@@ -92,6 +96,9 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
         # The reader (head, less) has gone; nothing more can be told, and that is no mistake.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    # Python would look for cycles to free before it ends, half a second long; the process's end
+    # frees all.
+    gc.freeze()
     sys.exit(code)
 
 
