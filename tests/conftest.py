@@ -41,6 +41,17 @@ def pytest_configure(config):
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def float32_products():
+    """What is called without a model's own precision, as a model's `apply` may be, is compared in
+    float32 also where JAX's default is less: TF32 on a GPU, bfloat16 on a TPU.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "float32")
+
+
 # Long tests come first: as the last, one would keep a worker while the other is idle.
 LONG = ("test_readme.py", "test_signals.py", "test_disk_full.py", "test_external.py")
 # Files whose tests compile the same programs: one worker for all of a file's tests.
