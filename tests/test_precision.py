@@ -3,6 +3,7 @@ is: TF32 on a GPU, bfloat16 on a TPU.
 """
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +105,8 @@ def test_so_are_those_of_dynamic_evaluation(dtype, tmp_path, monkeypatch):
 
     def traced(function, statics):
         def call(*arguments):
-            seen.append(jax.make_jaxpr(function, static_argnums=statics)(*arguments))
+            inside = inspect.unwrap(function)
+            seen.append(jax.make_jaxpr(inside, static_argnums=statics)(*arguments))
             return function(*arguments)
 
         return call

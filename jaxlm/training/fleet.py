@@ -47,7 +47,10 @@ class Fleet(NamedTuple):
         varied: bool,
         share: Share | None,
     ) -> "Fleet":
-        """Of several: `vmap` over state, batches, key, and the numbers they differ in."""
+        """Of several: `vmap` over state, batches, key, and the numbers they differ in. Not with
+        `in_order`: what XLA makes of such sums under `vmap` can be very slow (jax-ml/jax#17844), so
+        on a GPU the last digits of runs side by side may differ from one time to the next.
+        """
         first = runs[0]
         numbers = differing(runs)
         values = {

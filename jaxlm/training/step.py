@@ -11,6 +11,7 @@ import optax
 
 from jaxlm.data.batching import Block
 from jaxlm.models.neural import NeuralModel
+from jaxlm.ops.compiling import in_order
 from jaxlm.sharding import Mesh, on_mesh, placed, using
 from jaxlm.training.averaging import Share, averaged
 from jaxlm.training.optimizers import Transform
@@ -47,8 +48,9 @@ def make_train_block(
     """
     function = block_function(model, optimizer, key, features, varied=varied, share=share)
     if mesh is None:
-        return jax.jit(function, donate_argnums=0)
-    compiled = jax.jit(on_the_mesh(function, model, mesh), donate_argnums=0)
+        return jax.jit(function, donate_argnums=0, compiler_options=in_order())
+    there = on_the_mesh(function, model, mesh)
+    compiled = jax.jit(there, donate_argnums=0, compiler_options=in_order())
 
     def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
         with using(mesh):

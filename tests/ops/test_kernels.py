@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxlm.models import MODELS, make_model
 from jaxlm.models.cells import CELLS
 from jaxlm.ops import cudnn, kernels
-from jaxlm.ops.compiling import FEW_ROWS, compiling_for, known
+from jaxlm.ops.compiling import FEW_ROWS, compiling_for, in_order, known
 from jaxlm.ops.kernels import choose_kernel, fallback
 from jaxlm.ops.recurrence import recurrence
 
@@ -96,6 +96,14 @@ def test_options_the_compiler_does_not_know_are_left_out():
     assert options.items() <= FEW_ROWS.items()
     doubled = jax.jit(lambda x: x @ x, compiler_options=options)(2 * jnp.eye(3))
     assert_array_equal(doubled, 4 * np.eye(3))
+
+
+def test_sums_are_in_order_on_a_gpu_alone():
+    assert in_order() == {}
+    with compiling_for("gpu"):
+        options = in_order()
+    # XLA has one list of options for all machines: here it can be seen that it knows these.
+    assert options and jax.jit(lambda: 7, compiler_options=options)() == 7
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("gpu", "float32")])
