@@ -78,9 +78,12 @@ def check_divides(mesh: Mesh | None, batch_size: int, vocab_size: int) -> None:
     if batch_size % data:
         down = batch_size // data * data
         near = f"{down} or {down + data}" if down else str(data)
+        if jax.process_count() == 1:
+            # Of several processes each has devices that must be in the mesh.
+            near += f", or --mesh data={max(n for n in range(1, data) if batch_size % n == 0)}"
         raise UserError(
             f"--batch-size {batch_size} cannot be spread over {data} devices in equal parts: use "
-            f"{near}, or --mesh data={max(n for n in range(1, data) if batch_size % n == 0)}"
+            f"{near}"
         )
     if vocab_size % model:
         parts = [str(size) for size in range(1, 65) if vocab_size % size == 0]
