@@ -4,7 +4,7 @@ Command    python experiments/lecture_speed.py --torch-python PATH
 Hardware   two CPU cores (AMD EPYC with AVX2)
 Minutes    2
 Expected   jaxlm 77 to 89 times faster (nplm 89, rnn 84, gru 77, lstm 78); with AVX-512 it was 35 to
-           63, PyTorch being twice as fast there
+           63, PyTorch being twice as fast there, and later, on shared cores, 59 to 91
 Published  none
 
 PATH is a Python that has torch; it may be this one. jaxlm's side is timed with the live progress
