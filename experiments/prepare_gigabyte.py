@@ -3,7 +3,8 @@
 Command    python experiments/prepare_gigabyte.py [megabytes]
 Hardware   two CPU cores
 Minutes    4 (AMD EPYC, Zen 4)
-Expected   every process together within 1.5 GB of memory: 1071 MB; 208 s in all, 4.8 MB/s
+Expected   every process together within 1.5 GB of memory: 1071 and 1101 MB in two
+           runs; 208 and 211 s in all, 4.8 and 4.7 MB/s
 
 The text is lines of words drawn by Zipf's law from 200,000 made of syllables, a fixed seed.
 """

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.models.neural import NeuralModel
-from jaxlm.ops.compiling import jit_in_order
+from jaxlm.ops.compiling import in_order, jit_with
 
 # Added to the root mean square of a parameter's gradient, and the sequences of which one gradient
 # is the mean when it is taken: both as in the authors' published code.
@@ -101,7 +101,7 @@ def training_rms(model: NeuralModel, params: Any, ids: np.ndarray, steps: int) -
     return rms, jnp.mean(jnp.stack(means))
 
 
-@functools.partial(jit_in_order, static_argnames="model", donate_argnames="total")
+@functools.partial(jit_with, in_order, static_argnames="model", donate_argnames="total")
 def _add_square(
     params: Any, inputs_BT: Any, targets_BT: Any, carry: Any, total: Any, model: NeuralModel
 ) -> Any:

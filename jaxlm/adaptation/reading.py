@@ -12,7 +12,7 @@ import numpy as np
 from jaxlm.adaptation.dynamic import Following
 from jaxlm.models.base import Carry, Params
 from jaxlm.models.neural import NeuralModel
-from jaxlm.ops.compiling import jit_in_order
+from jaxlm.ops.compiling import in_order, jit_with
 from jaxlm.ops.continuous_cache import cache_log_probs
 
 # Tokens whose logits and likeness to the cache are there at a time, where nothing else says so.
@@ -105,7 +105,7 @@ def _empty(model: NeuralModel, params: Params, carry: Carry, how: How) -> _Memor
     return _Memory(states, jnp.zeros(how.cache, jnp.int32), jnp.int32(0))
 
 
-@functools.partial(jit_in_order, static_argnames=("model", "how"))
+@functools.partial(jit_with, in_order, static_argnames=("model", "how"))
 def _segments(
     reader: _Reader,
     trained: Params,

@@ -14,7 +14,7 @@ from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.heads import make_head
 from jaxlm.models.summary import parameter_table
-from jaxlm.ops.compiling import FEW_ROWS, known, platform
+from jaxlm.ops.compiling import FEW_ROWS, jit_with, known
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.kernels import no_tf32, precision
 from jaxlm.sharding import Axes, everywhere
@@ -218,7 +218,7 @@ class NeuralModel(nn.Module, LanguageModel):
     def generate(
         self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
     ) -> Any:
-        return _compiled_generate(platform())(params, prompt_BT, key, self, draw, length)
+        return _compiled_generate(params, prompt_BT, key, self, draw, length)
 
     @nn.nowrap
     def summary(self) -> Table:
@@ -288,8 +288,6 @@ def _generate(
     return tokens_TB.T
 
 
-@functools.cache
-def _compiled_generate(platform: str) -> Any:
-    """Compiled when first used: what the compiler knows is asked then, not on import."""
-    static = ("model", "draw", "length")
-    return jax.jit(_generate, static_argnames=static, compiler_options=known(FEW_ROWS))
+_compiled_generate = jit_with(
+    functools.partial(known, FEW_ROWS), _generate, static_argnames=("model", "draw", "length")
+)

@@ -39,12 +39,16 @@ def in_order() -> dict[str, Any]:
     return IN_ORDER.get(platform(), {})
 
 
-def jit_in_order(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
-    """`jax.jit` with these options, which are asked for when it is called, not on import."""
+def jit_with(
+    options: Callable[[], dict[str, Any]], function: Callable[..., Any], **how: Any
+) -> Callable[..., Any]:
+    """`jax.jit` with options that are asked for when it is called, not on import: what is compiled
+    for, and what its compiler knows, are known then.
+    """
 
     @functools.cache
     def compiled_for(name: str) -> Any:
-        return jax.jit(function, compiler_options=IN_ORDER.get(name, {}), **how)
+        return jax.jit(function, compiler_options=options(), **how)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:

@@ -49,7 +49,7 @@ class Fleet(NamedTuple):
     ) -> "Fleet":
         """Of several: `vmap` over state, batches, key, and the numbers they differ in. Not with
         `in_order`: what XLA makes of such sums under `vmap` can be very slow (jax-ml/jax#17844), so
-        on a GPU the last digits of runs side by side may differ from one time to the next.
+        on a GPU runs side by side come out a little different each time.
         """
         first = runs[0]
         numbers = differing(runs)
