@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxlm.errors import UserError
 from jaxlm.models.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
-from jaxlm.models.layers import embed, project, uniform
+from jaxlm.models.layers import Embedding, project, uniform
+from jaxlm.ops.lookup import look_up
 
 
 class AdaptiveEmbedding(nn.Module):
@@ -51,11 +52,12 @@ class AdaptiveEmbedding(nn.Module):
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         """Features [B, T, D] in the compute dtype."""
-        first, *rest = (table.astype(self.dtype) for table in self.tables)
-        words_BTD = first[jnp.minimum(tokens_BT, self.edges[0] - 1)]
+        first, *rest = self.tables
+        frequent_BT = jnp.minimum(tokens_BT, self.edges[0] - 1)
+        words_BTD = look_up(first, frequent_BT).astype(self.dtype)
         places = itertools.pairwise(self.edges)
         for table_WR, project_RD, (start, end) in zip(rest, self.projections, places, strict=True):
-            rows_BTR = table_WR[jnp.clip(tokens_BT - start, 0, end - start - 1)]
+            rows_BTR = look_up(table_WR, jnp.clip(tokens_BT - start, 0, end - start - 1))
             inside_BT1 = (tokens_BT >= start)[..., None]
             rare_BTD = project(rows_BTR, project_RD, self.dtype).astype(self.dtype)
             words_BTD = jnp.where(inside_BT1, rare_BTD, words_BTD)
@@ -67,7 +69,7 @@ def make_embedding(model: Any, dtype: Any) -> Any:
     output layer reads. Raises UserError for one that cannot be.
     """
     if not model.adaptive_input:
-        return embed(model.vocab_size, model.embedding_size, model.init_scale, dtype)
+        return Embedding(model.vocab_size, model.embedding_size, model.init_scale, dtype)
     if model.softmax != "adaptive":
         raise UserError(
             f"--adaptive-input: which words are rare is for the clusters to say: use --softmax "

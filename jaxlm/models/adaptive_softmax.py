@@ -220,7 +220,8 @@ class AdaptiveSoftmax(nn.Module):
             # The cluster's tokens come first, and only they are gone through.
             inside_N = cluster_N == index
             order_N = jnp.argsort(~inside_N, stable=True)
-            reduced_NR = self._reduced(hidden_NF[order_N][None], reduce)[0]
+            inside_first_NF = hidden_NF.at[order_N].get(unique_indices=True)
+            reduced_NR = self._reduced(inside_first_NF[None], reduce)[0]
             words_N = jnp.clip(targets_N - self.edges[index - 1], 0, bias.shape[0] - 1)
             part, part_N = output_cross_entropy(
                 reduced_NR,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxlm.errors import UserError, choose
 from jaxlm.ops import products
 from jaxlm.ops.dropout import dropout
+from jaxlm.ops.lookup import look_up
 from jaxlm.ops.traced import is_known, is_zero
 
 # Fields that are probabilities of being dropped.
@@ -100,10 +101,24 @@ class Dropout(nn.Module):
         return dropout(self.make_rng("dropout"), x_BTF, self.rate, (1,) if self.variational else ())
 
 
-def embed(vocab_size: int, size: int, init_scale: float | None, dtype: Any) -> nn.Embed:
-    """The table C of word features, ~ N(0, 1/size), or U(±init_scale)."""
-    init = uniform(init_scale) if init_scale else nn.initializers.normal(size**-0.5)
-    return nn.Embed(vocab_size, size, dtype=dtype, embedding_init=init)
+class Embedding(nn.Module):
+    """The table C [V, D] of word features, ~ N(0, 1/D), or U(±init_scale)."""
+
+    vocab_size: int
+    features: int
+    init_scale: float | None
+    dtype: Any
+
+    def setup(self) -> None:
+        scale, shape = self.init_scale, (self.vocab_size, self.features)
+        init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
+        self.embedding = self.param("embedding", init, shape)
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        """C(w) [B, T, D] in the compute dtype."""
+        # Low precision comes after the rows are taken: a frequent word's gradient, a sum of many,
+        # is summed in float32.
+        return look_up(self.embedding, tokens_BT).astype(self.dtype)
 
 
 def check_common(model: Any) -> None:

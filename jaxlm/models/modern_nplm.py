@@ -13,6 +13,7 @@ from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import side_by_side, with_context
+from jaxlm.ops.lookup import look_up
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class FarAverages(nn.Module):
         farthest_first = weights_FS[::-1, ::-1].reshape(-1)
         window_TS = place_TS // self.size
         at_TS = jnp.clip(place_TS, 0, self.windows * self.size - 1)
-        band_TS = farthest_first[at_TS]
+        band_TS = look_up(farthest_first, at_TS)
         band_FTS = jnp.stack(
             [jnp.where(window_TS == f, band_TS, 0.0) for f in reversed(range(self.windows))]
         ).astype(words_BSD.dtype)

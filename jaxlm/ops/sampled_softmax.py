@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.ops.lookup import look_up
+
 
 def sampled_cross_entropy(
     key: jax.Array,
@@ -39,11 +41,12 @@ def sampled_cross_entropy(
     # Rows of the turned matrix: side by side in memory where the embedding is the matrix (tied).
     kernel_VF = kernel_FV.T
     hidden_NF, sampled_SF, own_NF = (
-        array.astype(dtype) for array in (hidden_NF, kernel_VF[drawn_S], kernel_VF[targets_N])
+        array.astype(dtype)
+        for array in (hidden_NF, look_up(kernel_VF, drawn_S), look_up(kernel_VF, targets_N))
     )
     y_NS = jnp.matmul(hidden_NF, sampled_SF.T, preferred_element_type=jnp.float32)
-    y_NS = y_NS + (bias_V[drawn_S] - log_q_S - np.log(words))
+    y_NS = y_NS + (look_up(bias_V, drawn_S) - log_q_S - np.log(words))
     y_NS = jnp.where(drawn_S == targets_N[:, None], -jnp.inf, y_NS)
     y_N = jnp.einsum("nf,nf->n", hidden_NF, own_NF, preferred_element_type=jnp.float32)
-    y_N = y_N + bias_V[targets_N]
+    y_N = y_N + look_up(bias_V, targets_N)
     return jax.nn.logsumexp(jnp.hstack([y_N[:, None], y_NS]), axis=-1) - y_N

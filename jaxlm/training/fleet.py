@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxlm.data.batching import Block
 from jaxlm.errors import UserError, choose
 from jaxlm.models.layers import RATES
+from jaxlm.ops.compiling import in_order
 from jaxlm.training.averaging import Share
 from jaxlm.training.member import Settings
 from jaxlm.training.optimizers import Horizon, unchecked_optimizer
@@ -47,10 +48,7 @@ class Fleet(NamedTuple):
         varied: bool,
         share: Share | None,
     ) -> "Fleet":
-        """Of several: `vmap` over state, batches, key, and the numbers they differ in. Not with
-        `in_order`: what XLA makes of such sums under `vmap` can be very slow (jax-ml/jax#17844), so
-        on a GPU runs side by side come out a little different each time.
-        """
+        """Of several: `vmap` over state, batches, key, and the numbers they differ in."""
         first = runs[0]
         numbers = differing(runs)
         values = {
@@ -68,7 +66,8 @@ class Fleet(NamedTuple):
             step = block_function(model, optimizer, key, features, varied=varied, share=share)
             return step(state, block, count)
 
-        many = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None)), donate_argnums=2)
+        side_by_side = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
+        many = jax.jit(side_by_side, donate_argnums=2, compiler_options=in_order())
 
         def apart(tree: Any) -> list[Any]:
             def of(place: int) -> Any:
