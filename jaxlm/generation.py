@@ -144,19 +144,19 @@ def filter_logits(
 
 @dataclass(frozen=True)
 class Sampler:
-    """draw(log_probs_BV, key) -> token_B: the likeliest at temperature 0, else a random one of what
-    `filter_logits` leaves.
+    """draw(logits_BV, uniform_2B) -> token_B: the likeliest at temperature 0, else a random one of
+    what `filter_logits` leaves, by two numbers a row from [0, 1).
     """
 
     temperature: float
     top_k: int | None
     top_p: float | None
 
-    def __call__(self, log_probs_BV: jax.Array, key: jax.Array) -> jax.Array:
+    def __call__(self, logits_BV: jax.Array, uniform_2B: jax.Array) -> jax.Array:
         if self.temperature == 0:
-            return jnp.argmax(log_probs_BV, axis=-1).astype(jnp.int32)
-        left_BV = filter_logits(log_probs_BV, self.temperature, self.top_k, self.top_p)
-        return categorical(key, left_BV)
+            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        left_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
+        return categorical(uniform_2B, left_BV)
 
 
 def sample(

@@ -9,13 +9,16 @@ import jax
 import numpy as np
 from rich.table import Table
 
+from jaxlm.ops.sampling import uniforms
+
 Carry = Any
 """What a model remembers between two calls: any pytree whose leaves have the batch as their first
 axis.
 """
 Params = Any
 Draw = Callable[[Any, jax.Array], jax.Array]
-"""draw(log_probs_BV, key): a token for each row, int32 [B]. Hashable, and pure."""
+"""draw(logits_BV, uniform_2B): a token for each row, int32 [B], by two numbers a row from [0, 1).
+Hashable, and pure. Of logits, what is added to all of a row does not matter."""
 
 
 class LanguageModel(abc.ABC):
@@ -89,9 +92,9 @@ class LanguageModel(abc.ABC):
     ) -> Any:
         """Tokens that go on from the prompt, int32 [B, length], each drawn by `draw`."""
         log_probs_BV, carry = self.next_log_probs(params, prompt_BT)
-        tokens = []
-        for step_key in jax.random.split(key, length):
-            tokens.append(np.asarray(_drawn(log_probs_BV, step_key, draw)))
+        tokens: list[np.ndarray] = []
+        for uniform_2B in uniforms(key, length, len(prompt_BT)):
+            tokens.append(np.asarray(_drawn(log_probs_BV, uniform_2B, draw)))
             log_probs_BV, carry = self.next_log_probs(params, tokens[-1][:, None], carry)
         return np.stack(tokens, axis=1)
 
@@ -107,5 +110,5 @@ class LanguageModel(abc.ABC):
 
 
 @functools.partial(jax.jit, static_argnames="draw")
-def _drawn(log_probs_BV: Any, key: jax.Array, draw: Draw) -> jax.Array:
-    return draw(log_probs_BV, key)
+def _drawn(log_probs_BV: Any, uniform_2B: jax.Array, draw: Draw) -> jax.Array:
+    return draw(log_probs_BV, uniform_2B)

@@ -3,6 +3,7 @@
 import abc
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,9 +15,10 @@ from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.heads import make_head
 from jaxlm.models.summary import parameter_table
-from jaxlm.ops.compiling import FEW_ROWS, jit_with, known
+from jaxlm.ops.compiling import few_rows, jit_with
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.kernels import no_tf32, precision
+from jaxlm.ops.sampling import uniforms
 from jaxlm.sharding import Axes, everywhere
 
 # Logits of a chunk are kept to about this many numbers (32 MiB of float32).
@@ -218,7 +220,8 @@ class NeuralModel(nn.Module, LanguageModel):
     def generate(
         self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
     ) -> Any:
-        return _compiled_generate(params, prompt_BT, key, self, draw, length)
+        compiled = _compiled_generate(getattr(self, "dtype", "float32"))
+        return compiled(params, prompt_BT, key, self, draw, length)
 
     @nn.nowrap
     def summary(self) -> Table:
@@ -253,17 +256,22 @@ def _token_scores(
     return everywhere((scores, carry))
 
 
-def _last_log_probs(
+def _last_logits(
     params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
 ) -> tuple[jax.Array, Carry]:
     """float32 [B, V] after the last token, and the carry."""
     with model.precision:
         hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, features="last")
         logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
-    return jax.nn.log_softmax(logits_BTV[:, -1].astype(jnp.float32)), carry
+    return logits_BTV[:, -1].astype(jnp.float32), carry
 
 
-_next_log_probs = functools.partial(jax.jit, static_argnames="model")(_last_log_probs)
+@functools.partial(jax.jit, static_argnames="model")
+def _next_log_probs(
+    params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
+) -> tuple[jax.Array, Carry]:
+    logits_BV, carry = _last_logits(params, tokens_BT, carry, model)
+    return jax.nn.log_softmax(logits_BV), carry
 
 
 def _generate(
@@ -277,17 +285,18 @@ def _generate(
     """The prompt in one pass, then a scan over the tokens to come."""
 
     def step(
-        loop: tuple[jax.Array, Carry], key: jax.Array
+        loop: tuple[jax.Array, Carry], uniform_2B: jax.Array
     ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
-        log_probs_BV, carry = loop
-        token_B = draw(log_probs_BV, key)
-        return _last_log_probs(params, token_B[:, None], carry, model), token_B
+        logits_BV, carry = loop
+        token_B = draw(logits_BV, uniform_2B)
+        return _last_logits(params, token_B[:, None], carry, model), token_B
 
-    start = _last_log_probs(params, prompt_BT, None, model)
-    _, tokens_TB = jax.lax.scan(step, start, jax.random.split(key, length))
+    start = _last_logits(params, prompt_BT, None, model)
+    _, tokens_TB = jax.lax.scan(step, start, uniforms(key, length, len(prompt_BT)))
     return tokens_TB.T
 
 
-_compiled_generate = jit_with(
-    functools.partial(known, FEW_ROWS), _generate, static_argnames=("model", "draw", "length")
-)
+@functools.cache
+def _compiled_generate(dtype: str) -> Callable[..., jax.Array]:
+    options = functools.partial(few_rows, dtype)
+    return jit_with(options, _generate, static_argnames=("model", "draw", "length"))

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
-# XLA's CPU products through YNNPACK (jaxlib 0.10) copy a matrix into an order of their own each
-# time, which a product with a few rows does not pay back: with them, a 650-unit LSTM generates 20
-# streams in half as long again.
+# XLA's CPU products in float32 through YNNPACK (jaxlib 0.10) copy a matrix into an order of their
+# own each time, which a product with a few rows does not pay back: with them, a 650-unit LSTM
+# generates 20 streams in a fifth longer (1193 ms for 983). In bfloat16 there is nothing as fast
+# without them (746 ms for 1104).
 FEW_ROWS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # On a GPU XLA times ways to multiply and takes the fastest, not always the same one; and it adds to
 # rows in no fixed order (`ops.lookup` does without that). With this one seed ends in the same bytes
@@ -38,6 +39,11 @@ def compiling_for(name: str) -> Iterator[None]:
 def in_order() -> dict[str, Any]:
     """Options for a program that takes gradients, to have the same bytes each time it runs."""
     return IN_ORDER.get(platform(), {})
+
+
+def few_rows(dtype: str) -> dict[str, str]:
+    """Options for a program whose products have few rows, in this dtype."""
+    return {} if dtype == "bfloat16" else known(FEW_ROWS)
 
 
 def jit_with(

@@ -6,11 +6,20 @@ import jax
 import jax.numpy as jnp
 
 
-def categorical(key: jax.Array, logits_BV: jax.Array) -> jax.Array:
-    """One index a row, drawn with probability softmax(logits): int32 [B].
+def uniforms(key: jax.Array, length: int, batch: int) -> jax.Array:
+    """What `length` draws of `batch` rows take, [length, 2, B]: all at once, as a generator of
+    random numbers that is started anew for each draw takes a CPU longer than the draw.
+    """
+    keys = jax.random.split(key, length)
+    return jax.vmap(lambda key: jax.random.uniform(key, (2, batch)))(keys)
 
-    Inversion in two levels: the words are taken in about √V blocks; a first uniform number chooses
-    the block by the blocks' sums, a second the word within it. The Gumbel-max trick of
+
+def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
+    """One index a row, drawn with probability softmax(logits): int32 [B], by two numbers a row from
+    [0, 1).
+
+    Inversion in two levels: the words are taken in about √V blocks; the first number chooses the
+    block by the blocks' sums, the second the word within it. The Gumbel-max trick of
     `jax.random.categorical` needs V random numbers a row instead of two, which in a generation loop
     costs as much as the recurrent layers. A word of logit -inf is never drawn; each row needs one
     that is finite.
@@ -21,7 +30,6 @@ def categorical(key: jax.Array, logits_BV: jax.Array) -> jax.Array:
     shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
     mass_BV = jnp.pad(jnp.exp(shifted_BV), ((0, 0), (0, count * width - vocab_size)))
     mass_BCW = mass_BV.reshape(batch, count, width)
-    uniform_2B = jax.random.uniform(key, (2, batch))
     block_B = _invert(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
     inside_BW = jnp.take_along_axis(mass_BCW, block_B[:, None, None], axis=1)[:, 0]
     return block_B * width + _invert(inside_BW, uniform_2B[1])
