@@ -1,8 +1,9 @@
 """Run by test_sharding.py in a process of its own: a model trained on one device and on meshes.
 
-    python tests/on_devices.py lstm regularised data=2 data=4,model=2
+    python tests/on_devices.py cpu lstm regularised data=2 data=4,model=2
 
-prints a JSON object: mesh -> [largest relative difference of a loss, of a parameter].
+prints a JSON object: mesh -> [largest relative difference of a loss, of a parameter]. On the meshes
+it is compiled as for the machine that is named first.
 """
 
 import json
@@ -19,6 +20,7 @@ from cases import SIZES, VARIANTS  # noqa: E402
 
 from jaxlm.data.batching import Block  # noqa: E402
 from jaxlm.models import MODELS, make_model  # noqa: E402
+from jaxlm.ops.compiling import compiling_for  # noqa: E402
 from jaxlm.sharding import make_mesh, parse_mesh  # noqa: E402
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer  # noqa: E402
 from jaxlm.training.state import init_state  # noqa: E402
@@ -48,7 +50,7 @@ def trained(model, mesh):
     return jax.tree.map(np.asarray, state), np.asarray(metrics.nll_K)
 
 
-def main(name, variant, *meshes):
+def main(machine, name, variant, *meshes):
     kind = MODELS[name].config
     known = {field.name for field in dataclasses.fields(kind)}
     sizes = {size: value for size, value in SIZES.items() if size in known}
@@ -58,7 +60,8 @@ def main(name, variant, *meshes):
     assert abs(losses[10] - losses[0]) > 1e-3 * losses[0]
     found = {}
     for mesh in meshes:
-        state, other = trained(model, make_mesh(parse_mesh(mesh)))
+        with compiling_for(machine):
+            state, other = trained(model, make_mesh(parse_mesh(mesh)))
         apart = jax.tree.map(
             lambda a, b: float(np.max(np.abs(a - b)) / np.max(np.abs(b))),
             (state.params, state.opt_state[1:3]),
