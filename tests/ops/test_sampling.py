@@ -1,10 +1,13 @@
 """Categorical draws: as often as the probabilities say, and never what cannot be."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.ops.compiling import few_rows
 from jaxlm.ops.sampling import categorical, uniforms
 
 DRAWS = 20_000
@@ -24,6 +27,36 @@ def test_frequencies(vocab_size):
     expected_V = DRAWS * np.asarray(jax.nn.softmax(logits_V), np.float64)
     # Five standard deviations of a count.
     assert (np.abs(found_V - expected_V) <= 5 * np.sqrt(expected_V) + 1).all()
+
+
+def inverted(uniform_2B, logits_BV):
+    """The same two levels, in float64."""
+    batch, vocab_size = logits_BV.shape
+    width = math.ceil(math.sqrt(vocab_size))
+    mass_BV = np.exp(logits_BV - logits_BV.max(axis=1, keepdims=True), dtype=np.float64)
+    mass_BV = np.pad(mass_BV, ((0, 0), (0, -vocab_size % width)))
+    mass_BCW = mass_BV.reshape(batch, -1, width)
+
+    def place(mass_BN, uniform_B):
+        sums_BN = np.cumsum(mass_BN, axis=1)
+        return (sums_BN <= uniform_B[:, None] * sums_BN[:, -1:]).sum(axis=1)
+
+    block_B = place(mass_BCW.sum(axis=-1), uniform_2B[0])
+    return block_B * width + place(mass_BCW[np.arange(batch), block_B], uniform_2B[1])
+
+
+# As many words as real vocabularies have, and more sums at a time than XLA's fused reductions once
+# had right (jax-ml/jax#39103).
+@pytest.mark.parametrize(("batch", "vocab_size"), [(331, 10_000), (400, 10_007), (182, 32_769)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_as_in_generation_every_row_is_right(batch, vocab_size, dtype):
+    random = np.random.default_rng(batch)
+    logits_BV = random.normal(0, 2, (batch, vocab_size)).astype(np.float32)
+    uniform_2B = random.random((2, batch), np.float32)
+    drawn_B = jax.jit(categorical, compiler_options=few_rows(dtype))(uniform_2B, logits_BV)
+    # A number within a rounding of a word's edge may fall on either side.
+    assert np.mean(np.asarray(drawn_B) != inverted(uniform_2B, logits_BV)) < 0.005
+    assert drawn_B[-1] == inverted(uniform_2B, logits_BV)[-1]
 
 
 def test_rows_are_drawn_apart():
