@@ -8,7 +8,8 @@ from jaxlm.sharding import Axes, Spread, by_device
 
 
 def look_up(table_VF: jax.Array, ids: jax.Array) -> jax.Array:
-    """table[id] [..., F] of ids [...] from 0 to V - 1; of a vector [V], [...].
+    """table[id] [..., F] of ids [...] from 0 to V - 1; of a vector [V], [...]. An id of V or more
+    gives NaN.
 
         dtable[v] = Σ_{i: id_i = v} dy_i
 
@@ -16,17 +17,17 @@ def look_up(table_VF: jax.Array, ids: jax.Array) -> jax.Array:
     sum is taken by `sums_by_id`, which has one.
     """
     ids = jnp.asarray(ids)
-    return _look_up(table_VF, ids) if platform() == "gpu" else table_VF[ids]
+    return _look_up(table_VF, ids) if platform() == "gpu" else jnp.take(table_VF, ids, axis=0)
 
 
 @jax.custom_vjp
 def _look_up(table_VF: jax.Array, ids: jax.Array) -> jax.Array:
-    return table_VF[ids]
+    return jnp.take(table_VF, ids, axis=0)
 
 
 def _forward(table_VF: jax.Array, ids: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     # The table goes along for its shape alone.
-    return table_VF[ids], (table_VF, ids)
+    return _look_up(table_VF, ids), (table_VF, ids)
 
 
 def _backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, None]:

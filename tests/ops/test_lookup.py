@@ -51,6 +51,13 @@ def test_a_gpus_gradient_is_any_machines(shape):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_word_that_is_not_in_the_table_is_not_another(platform):
+    with compiling_for(platform):
+        found_B = jax.jit(lambda table, ids: look_up(table, ids))(jnp.arange(3.0), np.array([2, 3]))
+    assert_array_equal(found_B, [2, np.nan])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_a_frequent_words_gradient_is_summed_in_float32(platform):
     # Four thousand times the same small number: in bfloat16 a sum stops growing at 256 of them.
     model = Embedding(3, 2, None, jnp.bfloat16)
