@@ -170,25 +170,6 @@ def test_gradients_are_finite_and_reach_every_parameter(name, options):
         assert np.any(leaf != 0), path
 
 
-@every_model
-def test_a_gpu_writes_no_row_twice(name, options):
-    # It adds to a row in no fixed order; what is written once needs none. See ops/lookup.py.
-    model, params = build(name, options)
-    rngs = {"dropout": jax.random.key(0), "sampling": jax.random.key(1)}
-
-    def objective(params):
-        shares_BT = jnp.ones((B, T))
-        batch = tokens(), tokens(seed=1), shares_BT
-        how = {"deterministic": False, "rngs": rngs, "method": "objective"}
-        return model.apply({"params": params}, *batch, **how)[0]
-
-    with compiling_for("gpu"):
-        program = jax.jit(jax.grad(objective)).lower(params).as_text()
-    # Each scatter says so of itself, in its attributes, before its two regions.
-    scatters = program.split('"stablehlo.scatter"')[1:]
-    assert scatters and all("unique_indices = true" in one.split("({")[0] for one in scatters)
-
-
 @exact_model
 def test_it_says_what_it_is(name, options):
     model, params = build(name, options)

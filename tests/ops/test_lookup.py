@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import B, T, build, cases, tokens
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.models.layers import Embedding
@@ -70,3 +71,22 @@ def test_a_frequent_words_gradient_is_summed_in_float32(platform):
         params = model.init(jax.random.key(0), tokens_BT)
         (gradient_VD,) = jax.tree.leaves(jax.jit(jax.grad(total))(params))
     assert_allclose(gradient_VD, np.outer([0, 1, 0], [1, 1]) * 4000 * 2**-10, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "options"), list(cases(("gradient",))))
+def test_a_gpu_writes_no_row_twice(name, options):
+    # Of every model: a GPU adds to a row in no fixed order; what is written once needs none.
+    model, params = build(name, options)
+    rngs = {"dropout": jax.random.key(0), "sampling": jax.random.key(1)}
+
+    def objective(params):
+        shares_BT = jnp.ones((B, T))
+        batch = tokens(), tokens(seed=1), shares_BT
+        how = {"deterministic": False, "rngs": rngs, "method": "objective"}
+        return model.apply({"params": params}, *batch, **how)[0]
+
+    with compiling_for("gpu"):
+        program = jax.jit(jax.grad(objective)).lower(params).as_text()
+    # Each scatter says so of itself, in its attributes, before its two regions.
+    scatters = program.split('"stablehlo.scatter"')[1:]
+    assert scatters and all("unique_indices = true" in one.split("({")[0] for one in scatters)
