@@ -16,8 +16,8 @@ import numpy as np
 from commands import find_corpus
 
 import jaxlm
+from jaxlm.evaluation.scoring import Scorer
 from jaxlm.interop.runs import export_arpa
-from jaxlm.scoring import Scorer
 
 
 def main() -> None:

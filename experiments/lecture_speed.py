@@ -22,8 +22,8 @@ from rich.console import Console
 
 import jaxlm
 from jaxlm.models import make_model
+from jaxlm.runs.log import Log
 from jaxlm.training import loop
-from jaxlm.training.log import Log
 
 TORCH = """
 import sys, time, torch
@@ -80,7 +80,7 @@ def jaxlm_seconds(name: str) -> float:
     config = jaxlm.MODELS[name].config
     sizes = {"n_step": 2} if name == "nplm" else {}
     model = make_model(name, config(embedding_size=2, hidden_size=2, **sizes), 7)
-    options = {key: recipe[key] for key in ("batching", "features", "batch_size", "lr", "clip")}
+    options = {key: recipe[key] for key in ("batching", "positions", "batch_size", "lr", "clip")}
     TimedLog.began = 0.0
     loop.Log = TimedLog
     with open("/dev/null", "w") as nowhere:

@@ -31,9 +31,9 @@ def measure(corpus: str, order: int) -> None:
     import resource
 
     import jaxlm
+    from jaxlm.evaluation.scoring import Scorer
     from jaxlm.ngrams.counts import count_ngrams
     from jaxlm.ngrams.smoothing import SMOOTHINGS
-    from jaxlm.scoring import Scorer
     from jaxlm.training.counting import sequences
 
     began = time.perf_counter()
@@ -55,7 +55,7 @@ def measure(corpus: str, order: int) -> None:
         "seconds": smoothed - read,
         "score": done - scored,
         "mb": peak / 1024,
-        "ppl": jaxlm.evaluation.perplexity_of(nats),
+        "ppl": jaxlm.evaluation.perplexity.perplexity_of(nats),
     }
     print(json.dumps(found))
 

@@ -21,11 +21,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from jaxlm.data.batching import Block
-from jaxlm.generation import Sampler
+from jaxlm.evaluation.generation import Sampler
+from jaxlm.inspection.hlo_cost import Compiled, Work, read_compiled, work_of
 from jaxlm.models import MODELS, NeuralModel, make_model
-from jaxlm.ops.compiling import compiling_for
-from jaxlm.program import Compiled, Work, read_compiled, work_of
-from jaxlm.sharding import shaped, using
+from jaxlm.ops.machine import compiling_for
+from jaxlm.parallel.mesh import shapes_on_mesh, use_mesh
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import state_shapes
 from jaxlm.training.step import BLOCK_AXES, block_function, on_the_mesh
@@ -128,11 +128,11 @@ def training_step(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Prog
         jax.ShapeDtypeStruct((1, batch, time), kind) for kind in ("int32", "int32", "float32")
     ]
     each = [jax.ShapeDtypeStruct((1,), kind) for kind in ("float32", "bool", "int32", "float32")]
-    block = shaped(mesh, Block(*tokens, *each), BLOCK_AXES)
+    block = shapes_on_mesh(mesh, Block(*tokens, *each), BLOCK_AXES)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def step(state: Any, block: Any, key: Any) -> Any:
-        function = block_function(model, optimizer, key, "every")
+        function = block_function(model, optimizer, key, "all")
         return on_the_mesh(function, model, mesh)(state, block, 1)
 
     updated = sum(map(_bytes_on_one, jax.tree.leaves(state.params)))
@@ -154,7 +154,7 @@ def evaluation(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program
 def generation(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program:
     """GENERATED tokens of `batch` streams, after a prompt."""
     params, key = _params(model, mesh)
-    prompt_BT = shaped(mesh, jax.ShapeDtypeStruct((batch, time), "int32"), ("batch", None))
+    prompt_BT = shapes_on_mesh(mesh, jax.ShapeDtypeStruct((batch, time), "int32"), ("batch", None))
 
     def generate(params: Any, prompt_BT: Any, key: Any) -> Any:
         return model.generate(params, prompt_BT, key, Sampler(1.0, None, None), GENERATED)
@@ -180,7 +180,7 @@ def _program(
 ) -> Program:
     donated = {"donate_argnums": options["donate"]} if options else {}
     platform = mesh.devices.flat[0].platform
-    with using(mesh), compiling_for(platform):
+    with use_mesh(mesh), compiling_for(platform):
         traced = jax.jit(function, **donated).trace(*given)
         try:
             compiled = traced.lower().compile()

@@ -165,7 +165,7 @@ def main() -> None:
 
 def _has(run: Any, split: str) -> bool:
     try:
-        jaxlm.evaluation.open_split(run, split=split)
+        jaxlm.evaluation.perplexity.open_split(run, split=split)
     except jaxlm.UserError:
         return False
     return True

@@ -4,21 +4,21 @@ n-gram -> NPLM (Bengio 2003) -> Elman RNN -> GRU -> LSTM
 
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.NPLM(vocab_size=len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
-    run = jaxlm.fit(model, text, batching="rows", features="last", batch_size=3, lr=0.1, steps=5000)
+    run = jaxlm.fit(model, text, batching="rows", positions="last", batch_size=3, lr=0.1)
     jaxlm.next_words(run, "我 讨厌")
 
 Axis letters in array names (`x_BTD`) are explained in `jaxlm.shapes`.
 """
 
-from jaxlm.adaptation import Adaptation, adapted
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import CORPORA
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
-from jaxlm.evaluation import Report, perplexity
-from jaxlm.generation import SamplingConfig, next_words, sample
-from jaxlm.mixing import Mixed, mixture
+from jaxlm.evaluation.adaptation import Adaptation, adapted
+from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
+from jaxlm.evaluation.mixing import Mixed, mixture
+from jaxlm.evaluation.perplexity import Report, perplexity
 from jaxlm.models import (
     CELLS,
     GRU,
@@ -31,13 +31,13 @@ from jaxlm.models import (
     NGram,
     Recurrent,
 )
-from jaxlm.plots import LiveCurve
 from jaxlm.recipes import RECIPES
+from jaxlm.runs.plots import LiveCurve
+from jaxlm.runs.run import Run, load
 from jaxlm.training.counting import CountingConfig
 from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.progress import TrainingConfig
-from jaxlm.training.runs import Run, load
 
 __version__ = "0.1.0"
 

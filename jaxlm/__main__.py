@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from jaxlm.cli import fail
+from jaxlm.commands.cli import fail
 from jaxlm.errors import UserError, choose
 
 COMMANDS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from jaxlm import cli
+from jaxlm.commands import cli
 from jaxlm.errors import UserError
 from jaxlm.interop.runs import export_arpa, import_arpa
-from jaxlm.training.runs import load
+from jaxlm.runs.run import load
 
 ABOUT = """An n-gram run to an ARPA file, which KenLM and SRILM read; or their ARPA file to a run.
 

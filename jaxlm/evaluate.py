@@ -8,12 +8,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jaxlm import cli
-from jaxlm.adaptation import Adaptation, adapted
+from jaxlm.commands import cli
 from jaxlm.errors import UserError
-from jaxlm.evaluation import Report, open_split, report, score, write_per_token
-from jaxlm.mixing import Mixed, mixture
-from jaxlm.training.runs import Run, load
+from jaxlm.evaluation.adaptation import Adaptation, adapted
+from jaxlm.evaluation.mixing import Mixed, mixture
+from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
+from jaxlm.runs.run import Run, load
 
 ABOUT = """Exact perplexity of one run or several: every token scored once, the protocol printed.
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import tyro
 
-from jaxlm import cli
-from jaxlm.generation import SamplingConfig, sample
-from jaxlm.training.runs import load
+from jaxlm.commands import cli
+from jaxlm.evaluation.generation import SamplingConfig, sample
+from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt, by sampling from the model.
 

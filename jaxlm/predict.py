@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxlm import cli
+from jaxlm.commands import cli
 from jaxlm.errors import UserError
-from jaxlm.generation import encode_context, next_words, word_sources
-from jaxlm.training.runs import Run, load
+from jaxlm.evaluation.generation import encode_context, next_words, word_sources
+from jaxlm.runs.run import Run, load
 
 ABOUT = """The next words after a context, with their probabilities.
 

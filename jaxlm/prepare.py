@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxlm import cli
+from jaxlm.commands import cli
 from jaxlm.data.preparing import PreparingConfig, Texts, begin, open_text, prepare
 from jaxlm.data.shards import Shard
 from jaxlm.errors import UserError

@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jaxlm import cli
-from jaxlm.config import Config, CountedConfig, default_config, sections_of
+from jaxlm.commands import cli
+from jaxlm.commands.settings import Config, CountedConfig, default_config, sections_of
 from jaxlm.data.text import Text, read_corpus
 from jaxlm.errors import UserError
-from jaxlm.generation import next_words
+from jaxlm.evaluation.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
-from jaxlm.plots import loss_curve
-from jaxlm.processes import ProcessConfig, is_first, join_processes
-from jaxlm.sharding import make_mesh, parse_mesh
+from jaxlm.parallel.mesh import make_mesh, parse_mesh
+from jaxlm.parallel.multihost import ProcessConfig, is_first, join_processes
+from jaxlm.runs.log import read_records, writing
+from jaxlm.runs.plots import loss_curve
+from jaxlm.runs.run import CONFIG, Run
 from jaxlm.training.fit import fit, fit_many
-from jaxlm.training.log import read_records, writing
-from jaxlm.training.runs import CONFIG, Run
 
 Network = TypeVar("Network")
 ABOUT = """Train a language model on a corpus, and keep it.

@@ -158,9 +158,9 @@ def tolerance(options):
     return {"atol": 0.05, "rtol": 0.05} if options.get("dtype") else {"atol": 2e-5, "rtol": 2e-5}
 
 
-@functools.partial(jax.jit, static_argnames=("model", "features"))
-def hidden(model, params, tokens_BT, carry=None, features="every"):
-    return model.apply({"params": params}, tokens_BT, carry, features=features)
+@functools.partial(jax.jit, static_argnames=("model", "positions"))
+def hidden(model, params, tokens_BT, carry=None, positions="all"):
+    return model.apply({"params": params}, tokens_BT, carry, positions=positions)
 
 
 @functools.partial(jax.jit, static_argnames="model")

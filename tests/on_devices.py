@@ -20,8 +20,8 @@ from cases import SIZES, VARIANTS  # noqa: E402
 
 from jaxlm.data.batching import Block  # noqa: E402
 from jaxlm.models import MODELS, make_model  # noqa: E402
-from jaxlm.ops.compiling import compiling_for  # noqa: E402
-from jaxlm.sharding import make_mesh, parse_mesh  # noqa: E402
+from jaxlm.ops.machine import compiling_for  # noqa: E402
+from jaxlm.parallel.mesh import make_mesh, parse_mesh  # noqa: E402
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer  # noqa: E402
 from jaxlm.training.state import init_state  # noqa: E402
 from jaxlm.training.step import make_train_block  # noqa: E402
@@ -45,7 +45,7 @@ def trained(model, mesh):
     block = Block(*drawn, weights, ones * B * T, fresh, np.full(STEPS, T, np.int32), ones)
     key = jax.random.key(1)
     state = init_state(model, optimizer, key, B, mesh=mesh)
-    step = make_train_block(model, optimizer, key, "every", mesh=mesh)
+    step = make_train_block(model, optimizer, key, "all", mesh=mesh)
     state, metrics = step(state, block, STEPS)
     return jax.tree.map(np.asarray, state), np.asarray(metrics.nll_K)
 

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 from cases import assert_trees_close
+from jaxlm.evaluation.perplexity.adaptation import tuning as choosing
 from numpy.testing import assert_allclose
 
 import jaxlm
-from jaxlm.adaptation import Adaptation, adapted, choosing, dynamic, reading
 from jaxlm.errors import UserError
+from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def dropped(folder):
 
 def model_log_probs(run, split, temperature):
     """log softmax(y / τ) of every token, and the states, by one run over the whole text."""
-    ids = jaxlm.evaluation.open_split(run, split=split).ids
+    ids = jaxlm.evaluation.perplexity.open_split(run, split=split).ids
     inputs = np.concatenate([[run.model.start_id], ids[:-1]])[None].astype(np.int32)
     hidden, _ = run.model.apply({"params": run.params}, inputs)
     logits = run.model.apply({"params": run.params}, hidden, method="logits")[0]
@@ -84,7 +85,7 @@ def test_temperature_and_cache_as_defined(run, monkeypatch, chunk):
 
 def test_a_rule_as_defined(run):
     """Segment by segment: scored first, then a step, and a pull back to the trained parameters."""
-    ids = jaxlm.evaluation.open_split(run, split="test").ids.astype(np.int32)
+    ids = jaxlm.evaluation.perplexity.open_split(run, split="test").ids.astype(np.int32)
     inputs = np.concatenate([[run.model.start_id], ids[:-1]]).astype(np.int32)
     params, carry, found = run.params, None, []
 
@@ -113,7 +114,7 @@ def test_a_rule_as_defined(run):
 
 def test_the_root_mean_square_of_training_gradients(run):
     """One row and one segment: the gradient's own magnitude."""
-    ids = jaxlm.evaluation.open_split(run, split="train").ids[:8].astype(np.int32)
+    ids = jaxlm.evaluation.perplexity.open_split(run, split="train").ids[:8].astype(np.int32)
 
     def nll(params):
         texts = ids[None, :6], ids[None, 1:7]
@@ -153,7 +154,7 @@ def test_the_training_text_is_looked_at_once(run, monkeypatch):
 
 def test_samples_are_averaged_as_probabilities(dropped):
     """With one mask for the whole text: the mean of what two networks say, in one pass."""
-    ids = jaxlm.evaluation.open_split(dropped, split="test").ids[:50].astype(np.int32)
+    ids = jaxlm.evaluation.perplexity.open_split(dropped, split="test").ids[:50].astype(np.int32)
     inputs = np.concatenate([[dropped.model.start_id], ids[:-1]]).astype(np.int32)
     hidden, _ = dropped.model.apply(
         {"params": dropped.params},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.evaluation import open_split, report, score
+from jaxlm.evaluation.perplexity import open_split, report, score
 from jaxlm.training.state import init_params
 
 TEXT = "the cat <unk> on\n\nthe mat\n"
@@ -67,10 +67,10 @@ def test_the_protocol_is_printed(folder):
         assert part in printed
 
 
-@pytest.mark.parametrize("features", ["every", "last"])
-def test_rows_are_scored_on_their_own(folder, features):
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_rows_are_scored_on_their_own(folder, positions):
     run = untrained(folder)
-    rows = {"batching": {"batching": "rows", "features": features}}
+    rows = {"batching": {"batching": "rows", "positions": positions}}
     run = jaxlm.Run(run.model, run.params, run.tokenizer, run.config | rows)
     found = jaxlm.perplexity(run)
     by_hand = []
@@ -79,7 +79,7 @@ def test_rows_are_scored_on_their_own(folder, features):
         inputs = np.concatenate([[run.vocabulary.start_id], ids[:-1]])[None]
         variables = {"params": run.params}
         nll_1T, _ = run.model.apply(variables, inputs, ids[None], method="nll")
-        by_hand.extend(np.asarray(nll_1T)[0, -1 if features == "last" else 0 :])
+        by_hand.extend(np.asarray(nll_1T)[0, -1 if positions == "last" else 0 :])
     assert found.tokens == len(by_hand)
     assert found.nll == pytest.approx(sum(by_hand), rel=1e-5)
     assert "state reset at each line" in found.protocol

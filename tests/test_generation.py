@@ -8,7 +8,7 @@ import pytest
 import jaxlm
 from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
-from jaxlm.generation import filter_logits
+from jaxlm.evaluation.generation import filter_logits
 from jaxlm.training.state import init_params
 
 LOGITS = np.log(np.array([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]], np.float32))

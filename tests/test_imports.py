@@ -6,54 +6,33 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"
-# The higher may import the lower, and its own; the first prefix that fits decides.
-LAYERS = {
-    "jaxlm.errors": 0,
-    "jaxlm.processes": 0,
-    "jaxlm.shapes": 0,
-    "jaxlm.sharding": 0,
-    "jaxlm.ops": 1,
-    "jaxlm.data": 1,
-    "jaxlm.ngrams": 1,
-    "jaxlm.models": 2,
-    "jaxlm.scoring": 3,
-    "jaxlm.training": 4,
-    "jaxlm.evaluation": 5,
-    "jaxlm.generation": 5,
-    "jaxlm.plots": 5,
-    "jaxlm.program": 5,
-    "jaxlm.interpolation": 3,
-    "jaxlm.mixing": 5,
-    "jaxlm.adaptation": 5,
-    "jaxlm.interop": 5,
-    "jaxlm.recipes": 5,
-    "jaxlm.config": 6,
-    "jaxlm.cli": 6,
-    "jaxlm.train": 7,
-    "jaxlm.evaluate": 7,
-    "jaxlm.predict": 7,
-    "jaxlm.generate": 7,
-    "jaxlm.convert": 7,
-    "jaxlm.prepare": 7,
-    "jaxlm.__main__": 7,
-    "jaxlm": 7,
-}
-COMMANDS = {
-    "jaxlm.train",
-    "jaxlm.evaluate",
-    "jaxlm.predict",
-    "jaxlm.generate",
-    "jaxlm.convert",
-    "jaxlm.prepare",
-    "jaxlm.__main__",
-}
+# From top to bottom, as in docs/design.md: a folder may import itself and the folders below it.
+FOLDERS = (
+    "commands",
+    "inspection",
+    "interop",
+    "training",
+    "evaluation",
+    "runs",
+    "models",
+    "ops",
+    "ngrams",
+    "data",
+    "parallel",
+    "recipes",
+)
+# Files at the root of the package that are no commands, and that every folder may import.
+SHARED = ("errors", "shapes")
+VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert")
+
+
 HOMES = {
     "chex": {"jaxlm.shapes"},
-    "orbax": {"jaxlm.training.checkpoints"},
+    "orbax": {"jaxlm.runs.checkpoints"},
     "duckdb": {"jaxlm.ngrams.engines"},
     "pyarrow": {"jaxlm.ngrams.engines"},
     "pyspark": {"jaxlm.ngrams.engines"},
-    "matplotlib": {"jaxlm.plots"},
+    "matplotlib": {"jaxlm.runs.plots"},
     "torch": set(),
     "pickle": set(),
 }
@@ -84,18 +63,38 @@ def is_module(name):
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
-def layer(module):
-    fitting = [prefix for prefix in LAYERS if f"{module}.".startswith(f"{prefix}.")]
-    return LAYERS[max(fitting, key=len)]
+def folder_of(module):
+    """The first part of a module's name below jaxlm; "" for `jaxlm` itself."""
+    return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize(("module", "path"), MODULES)
-def test_imports_point_down(module, path):
-    for name in imports(path):
-        if name.split(".")[0] != "jaxlm":
-            continue
-        assert name not in COMMANDS, f"{module} imports the command {name}"
-        assert layer(name) <= layer(module), f"{module} imports {name}, which is above it"
+def imported_folders():
+    """Every pair (importing folder or file, imported folder or file) in the package."""
+    return {
+        (folder_of(module), folder_of(name))
+        for module, path in MODULES
+        for name in imports(path)
+        if name.split(".")[0] == "jaxlm"
+    }
+
+
+def test_every_pair_of_folders_imports_downwards():
+    place = {folder: index for index, folder in enumerate(FOLDERS)}
+    for user, used in sorted(imported_folders()):
+        if user in SHARED:
+            assert used in SHARED, f"{user} imports {used}"
+        elif user in place and used not in SHARED:
+            assert used in place, f"{user} imports {used or 'jaxlm'}, which is above it"
+            assert place[used] >= place[user], f"{user} imports {used}, which is above it"
+
+
+def test_nothing_imports_a_command():
+    assert not {pair for pair in imported_folders() if pair[1] in (*VERBS, "__main__")}
+
+
+def test_the_root_holds_verbs_and_folders_alone():
+    found = {folder_of(module) for module, _ in MODULES} - {"", "__main__"}
+    assert found == {*FOLDERS, *SHARED, *VERBS}
 
 
 @pytest.mark.parametrize(("module", "path"), MODULES)
@@ -115,13 +114,3 @@ def test_libraries_have_one_home(module, path):
     for name in imports(path):
         home = HOMES.get(name.split(".")[0])
         assert home is None or module in home, f"{module} imports {name}"
-
-
-@pytest.mark.parametrize(("module", "path"), MODULES)
-def test_files_stay_small(module, path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 320
-
-
-def test_every_module_has_a_layer_of_its_own():
-    top = {module.split(".")[1] for module, _ in modules() if "." in module}
-    assert {f"jaxlm.{name}" for name in top} == set(LAYERS) - {"jaxlm"}

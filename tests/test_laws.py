@@ -29,8 +29,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.data.batching import Block
 from jaxlm.models import CELLS, MODELS, describe_model, make_model
-from jaxlm.ops import kernels
-from jaxlm.ops.compiling import compiling_for
+from jaxlm.ops import machine
+from jaxlm.ops.machine import compiling_for
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import make_train_block
@@ -104,7 +104,7 @@ def test_a_length_is_where_reading_stops(name, options):
 def test_last_features_are_the_last_of_every(name, options):
     model, params = build(name, options)
     every_BTF, carry = hidden(model, params, tokens())
-    last_B1F, end = hidden(model, params, tokens(), features="last")
+    last_B1F, end = hidden(model, params, tokens(), positions="last")
     assert_trees_close((last_B1F, end), (every_BTF[:, -1:], carry), **tolerance(options))
 
 
@@ -142,15 +142,15 @@ def test_an_accelerators_turns_and_widths_change_nothing(name, monkeypatch):
     model, params = build(name, {})
     expected = objective_and_gradient(model, params)
     # Turns of three steps of the seven, and sizes that none of the model's is a multiple of.
-    monkeypatch.setitem(kernels.TURN, jax.default_backend(), 3)
-    monkeypatch.setitem(kernels.ALIGNMENT, jax.default_backend(), 8)
+    monkeypatch.setitem(machine.STEPS_PER_ITERATION, jax.default_backend(), 3)
+    monkeypatch.setitem(machine.ALIGNMENT, jax.default_backend(), 8)
     assert_trees_close(objective_and_gradient(model, params), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*CELLS, "mogrifier"])
 def test_every_kernel_computes_the_same(name):
     results = []
-    ways = [{"kernel": "scan"}, {"kernel": "fused"}]
+    ways = [{"time_loop": "scan"}, {"time_loop": "fused"}]
     if name in CELLS and CELLS[name].recurrent:
         # Segments of three steps of the seven, and one step left over.
         ways.append({"remat": 3})
@@ -202,7 +202,7 @@ def test_a_row_does_not_depend_on_its_batch(name, options):
 
 @functools.cache
 def train_block(model):
-    return make_train_block(model, OPTIMIZER, jax.random.key(1), "every")
+    return make_train_block(model, OPTIMIZER, jax.random.key(1), "all")
 
 
 def first_state(model, params):

@@ -6,13 +6,13 @@ import pytest
 
 import jaxlm
 from jaxlm.errors import UserError
-from jaxlm.training.log import read_records
+from jaxlm.runs.log import read_records
 
 
 def trained(folder, **options):
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.NPLM(len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
-    rows = {"batching": "rows", "features": "last", "batch_size": 3}
+    rows = {"batching": "rows", "positions": "last", "batch_size": 3}
     return jaxlm.fit(model, text, folder=folder, steps=6, log_every=2, **rows, **options)
 
 

@@ -13,12 +13,12 @@ from cases import NEURAL, SIZES, B, T, V
 from jax.lax import Precision
 
 from jaxlm import LSTM, Adaptation, fit, read_corpus
-from jaxlm.adaptation import adapted, dynamic, reading
 from jaxlm.data.batching import Block
-from jaxlm.generation import Sampler
+from jaxlm.evaluation.adaptation import adapted, dynamic, reading
+from jaxlm.evaluation.generation import Sampler
+from jaxlm.inspection.hlo_cost import jaxprs_in
 from jaxlm.models import MODELS, make_model, neural
-from jaxlm.ops.compiling import compiling_for
-from jaxlm.program import jaxprs_in
+from jaxlm.ops.machine import compiling_for
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import block_function
@@ -81,7 +81,7 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
     key = jax.random.key(0)
     with compiling_for(platform):
         state = jax.eval_shape(functools.partial(first_state, model, optimizer))
-        train = block_function(model, optimizer, key, "every")
+        train = block_function(model, optimizer, key, "all")
         params = state.params
         # Not `generate`: what the compiler on a CPU is told, it must be told from outside.
         draw = {"draw": Sampler(1.0, None, None), "length": 3}

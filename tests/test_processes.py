@@ -12,8 +12,8 @@ import pytest
 from texts import write_many_words
 
 from jaxlm.errors import UserError
-from jaxlm.processes import ProcessConfig, agreed, is_first, join_processes
-from jaxlm.training.log import read_records
+from jaxlm.parallel.multihost import ProcessConfig, allgather_ints, is_first, join_processes
+from jaxlm.runs.log import read_records
 
 
 def start(*flags):
@@ -77,4 +77,4 @@ def test_flags_that_do_not_belong_together():
 def test_one_process_agrees_with_itself():
     join_processes(ProcessConfig())
     assert is_first()
-    np.testing.assert_array_equal(agreed([3, 4]), [[3, 4]])
+    np.testing.assert_array_equal(allgather_ints([3, 4]), [[3, 4]])

@@ -8,7 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from jaxlm.program import read_compiled, work_of
+from jaxlm.inspection.hlo_cost import read_compiled, work_of
 
 
 def test_work_counts_products_as_often_as_they_are_done():
@@ -78,7 +78,7 @@ import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 import programs
-from jaxlm.sharding import make_mesh
+from jaxlm.parallel.mesh import make_mesh
 mesh = make_mesh({"data": 2, "model": 2})
 settings = {"hidden_size": 8, "embedding_size": 6, "num_layers": 1}
 model = programs.build("lstm", 16, **settings)

@@ -35,7 +35,7 @@ RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
 @pytest.mark.parametrize("name", [*RECURRENT, "mogrifier"])
 def test_every_kernel_drops_the_same(name):
     results = []
-    for options in ({"kernel": "scan"}, {"kernel": "fused"}, {"remat": 3}):
+    for options in ({"time_loop": "scan"}, {"time_loop": "fused"}, {"remat": 3}):
         if name == "mogrifier" and "remat" in options:
             continue
         model, params = build(name, VARIANTS["regularised"], **options)

@@ -13,8 +13,9 @@ from jax.sharding import AbstractMesh
 from texts import write_many_words
 
 from jaxlm.errors import UserError
-from jaxlm.sharding import Spread, by_device, check_divides, make_mesh, parse_mesh
-from jaxlm.training.log import read_records
+from jaxlm.parallel.mesh import check_divides, make_mesh, parse_mesh
+from jaxlm.parallel.shard_map import Spread, by_device
+from jaxlm.runs.log import read_records
 
 HERE = Path(__file__).parent
 MESHES = ("data=2", "model=4", "data=8", "data=4,model=2")

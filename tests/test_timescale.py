@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.models.cells import CELLS
-from jaxlm.models.recurrent_layer import RecurrentLayer
+from jaxlm.models.recurrent.layer import RecurrentLayer
 
 SIZE, TIMESCALE = 64, 20.0
 

@@ -17,7 +17,7 @@ from shapes import STREAMS, WORDS
 from wire import Work, serve
 
 from jaxlm.data.batching import Block
-from jaxlm.generation import Sampler
+from jaxlm.evaluation.generation import Sampler
 from jaxlm.models import MODELS, make_model
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import init_params, init_state
@@ -44,7 +44,7 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
     settings = {"dtype": dtype, **request.get("options", {})}
     settings |= {name: shape[name] for name in vars(config()) if name in shape}
     model = make_model(shape["model"], config(**settings), shape["vocab_size"])
-    features = "last" if shape["n_step"] else "every"
+    positions = "last" if shape["n_step"] else "all"
     key = jax.random.key(0)
     if task == "step":
         optimizer = make_optimizer(OptimizerConfig(lr=1e-3, clip=5.0), Horizon(1000, 1000))
@@ -53,7 +53,7 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
         ones = np.ones(targets.shape, np.float32)
         alike = np.full(CAPACITY, inputs.shape[-1], np.int32), np.ones(CAPACITY, np.float32)
         block = Block(inputs, targets, ones, counted, np.zeros(CAPACITY, bool), *alike)
-        train_block = make_train_block(model, optimizer, key, features)
+        train_block = make_train_block(model, optimizer, key, positions)
         held = [init_state(model, optimizer, key, shape["batch"])]
 
         def step(count: int) -> None:
@@ -65,7 +65,7 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
         return step
     params = init_params(model, key)
     if task == "evaluation":
-        return _evaluation(model, params, shape, features)
+        return _evaluation(model, params, shape, positions)
     prompt_BT = np.zeros((STREAMS, shape["n_step"] or 1), np.int32)
     sampler = Sampler(1.0, None, None)
 
@@ -76,9 +76,9 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
     return generation
 
 
-def _evaluation(model: Any, params: Any, shape: dict[str, Any], features: str) -> Work:
+def _evaluation(model: Any, params: Any, shape: dict[str, Any], positions: str) -> Work:
     inputs, targets = (array[0] for array in batch_of(shape))
-    if features == "last":
+    if positions == "last":
         # Windows side by side are how training sees them; the scorer reads a text as a stream, of
         # which every position is a window.
         inputs = targets

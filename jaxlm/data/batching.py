@@ -3,7 +3,7 @@
 A batching is a pure function of the step number: `block(first, count, capacity)` gives the batches
 of `count` consecutive steps, so the step is the whole data state and resuming needs nothing else.
 In all three, every token of the split is a target exactly once an epoch (in rows without a start
-token, every token but a row's first; with features "last", a row's last alone).
+token, every token but a row's first; with positions "last", a row's last alone).
 """
 
 import math
@@ -30,7 +30,7 @@ class BatchingConfig:
     """Streams only: steps that the gradient goes back (truncated back-propagation through time)."""
     vary_bptt: bool = False
     """Streams only: chunks of varied length about --bptt, the rate in proportion (AWD-LSTM)."""
-    features: str = "every"
+    positions: str = "all"
     """Rows only: predict at every step, or the last word alone (the lecture)."""
 
 
@@ -40,7 +40,7 @@ class Block(NamedTuple):
     inputs_KBT, targets_KBT: int32; weights_KBT: float32, 1 where the target counts, 0 at padding;
     denominator_K: float32, what the summed loss of a step is divided by; reset_K: bool, true where
     the carry starts afresh; length_K: int32, how many of the T inputs are read; rate_K: float32,
-    what the learning rate is multiplied by. With features "last", targets and weights have T = 1.
+    what the learning rate is multiplied by. With positions "last", targets and weights have T = 1.
     """
 
     inputs_KBT: np.ndarray
@@ -52,7 +52,7 @@ class Block(NamedTuple):
     rate_K: np.ndarray
 
 
-FEATURES = ("every", "last")
+POSITIONS = ("all", "last")
 
 
 class Batches(Protocol):
@@ -61,7 +61,7 @@ class Batches(Protocol):
     batch_size: int
     """Of the whole batch."""
     length: int
-    features: str
+    positions: str
     varied: bool
     """Whether batches differ in `length_K` and `rate_K`."""
     steps_per_epoch: int
@@ -87,7 +87,7 @@ class Streams:
     see `chunk_edges`); the carry flows from chunk to chunk.
     """
 
-    features = "every"
+    positions = "all"
 
     def __init__(
         self, split: Split, config: BatchingConfig, n_step: int, seed: int, rows_B: np.ndarray
@@ -150,7 +150,7 @@ class Windows:
     et al. 2003).
     """
 
-    features, varied = "last", False
+    positions, varied = "last", False
 
     def __init__(
         self, split: Split, config: BatchingConfig, n_step: int, seed: int, rows_B: np.ndarray
@@ -207,13 +207,13 @@ class Rows:
             self.inputs_RT[index, : len(row)] = row
             self.targets_RT[index, : len(row)] = targets[index]
         steps_T = np.arange(self.length)
-        last = config.features == "last"
+        last = config.positions == "last"
         self.weights_RT = (
             steps_T == lengths[:, None] - 1 if last else steps_T < lengths[:, None]
         ).astype(np.float32)
         # Rows of one length let the model compute the last step's features alone.
-        self.features = "last" if last and lengths.min() == self.length else "every"
-        if self.features == "last":
+        self.positions = "last" if last and lengths.min() == self.length else "all"
+        if self.positions == "last":
             self.targets_RT, self.weights_RT = self.targets_RT[:, -1:], self.weights_RT[:, -1:]
         self.steps_per_epoch = math.ceil(len(inputs) / config.batch_size)
 
@@ -255,7 +255,7 @@ def make_batches(
     Raises UserError for an unknown name, a size below 1, and a batch larger than the text.
     """
     kind = choose(BATCHINGS, config.batching, "batching")
-    choose(dict.fromkeys(FEATURES), config.features, "features")
+    choose(dict.fromkeys(POSITIONS), config.positions, "positions")
     sizes = {"--batch-size": config.batch_size, "--bptt": config.bptt, "--n-step": n_step}
     for flag, value in sizes.items():
         if value < 1:

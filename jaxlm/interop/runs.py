@@ -8,8 +8,8 @@ from jaxlm.data.vocabulary import EOS, UNK, Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.interop.arpa import read_arpa, write_arpa
 from jaxlm.models.ngram import NGram
+from jaxlm.runs.run import Run, claim_folder
 from jaxlm.training.counting import keep_tables
-from jaxlm.training.runs import Run, claim_folder
 
 ARPA = "arpa"
 
@@ -54,7 +54,7 @@ def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
         "stream": arpa.across_lines,
     }
     model = NGram(len(vocabulary), vocabulary.start_id, **network)
-    batching = {"batching": "streams" if has_eos else "rows", "features": "every"}
+    batching = {"batching": "streams" if has_eos else "rows", "positions": "all"}
     config = {"model": "ngram", "network": network, "batching": batching, "file": str(path)}
     if folder is None:
         return Run(model, arpa.tables, tokenizer, config, None, 1)

@@ -8,12 +8,12 @@ from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.cells import CELLS
 from jaxlm.models.modern_nplm import ModernNPLM, ModernNPLMConfig
-from jaxlm.models.mogrifier import Mogrifier, MogrifierConfig
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.ngram import NGram, NGramConfig
 from jaxlm.models.nplm import NPLM, NPLMConfig
-from jaxlm.models.recurrent import GRU, LSTM, RNN, Recurrent, RecurrentConfig
-from jaxlm.ops.kernels import default_dtype
+from jaxlm.models.recurrent.model import GRU, LSTM, RNN, Recurrent, RecurrentConfig
+from jaxlm.models.recurrent.mogrifier import Mogrifier, MogrifierConfig
+from jaxlm.ops.machine import default_dtype
 
 __all__ = [
     "CELLS",

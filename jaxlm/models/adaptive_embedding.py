@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import UserError
-from jaxlm.models.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
+from jaxlm.models.heads.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
 from jaxlm.models.layers import Embedding, project, uniform
 from jaxlm.ops.lookup import look_up
 

@@ -10,7 +10,7 @@ from jaxlm.errors import UserError, choose
 from jaxlm.ops import products
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.lookup import look_up
-from jaxlm.ops.traced import is_known, is_zero
+from jaxlm.ops.static import is_static, is_zero
 
 # Fields that are probabilities of being dropped.
 RATES = (
@@ -129,6 +129,6 @@ def check_common(model: Any) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     for name in RATES:
         rate = getattr(model, name, None)
-        if rate is not None and is_known(rate) and not 0 <= rate < 1:
+        if rate is not None and is_static(rate) and not 0 <= rate < 1:
             raise UserError(f"--{name.replace('_', '-')} {rate}: must be at least 0 and below 1")
     choose(DTYPES, model.dtype, "dtype")

@@ -13,13 +13,18 @@ from rich.table import Table
 
 from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
-from jaxlm.models.heads import make_head
+from jaxlm.models.heads.output_layer import make_head
 from jaxlm.models.summary import parameter_table
-from jaxlm.ops.compiling import few_rows, jit_with
 from jaxlm.ops.cross_entropy import cross_entropy
-from jaxlm.ops.kernels import no_tf32, precision
+from jaxlm.ops.machine import (
+    jit_with,
+    matmul_precision,
+    precision_name,
+    small_batch_options,
+    tf32_note,
+)
 from jaxlm.ops.sampling import uniforms
-from jaxlm.sharding import Axes, everywhere
+from jaxlm.parallel.mesh import Axes, replicate
 
 # Logits of a chunk are kept to about this many numbers (32 MiB of float32).
 LOGITS_IN_CHUNK = 1 << 23
@@ -39,7 +44,7 @@ class NeuralModel(nn.Module, LanguageModel):
     logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
 
     A model's `setup` makes `embedding`, by `make_embedding`, and `output`, by `make_head`, as its
-    fields describe them; its `features` are what is between the two. One that is wired otherwise
+    fields describe them; its `encode` are what is between the two. One that is wired otherwise
     has `logits`, `loss` and `notes` of its own.
     """
 
@@ -51,13 +56,14 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @property
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """A context for tracing a function of this model and its gradient, in which products of
-        float32 are what its `dtype` says.
+        """A context in which products of float32 arrays have the precision that `dtype` names.
+
+        `__call__`, `logits`, `nll` and `objective` enter it themselves.
         """
-        return precision(getattr(self, "dtype", "float32"))
+        return matmul_precision(precision_name(getattr(self, "dtype", "float32")))
 
     @abc.abstractmethod
-    def features(
+    def encode(
         self,
         tokens_BT: jax.Array,
         carry: Carry,
@@ -81,7 +87,8 @@ class NeuralModel(nn.Module, LanguageModel):
 
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
         """Unnormalised log-probabilities of the next token: [B, T, V] in the compute dtype."""
-        return self.output(hidden_BTF, self.embedding.embedding)
+        with self.precision:
+            return self.output(hidden_BTF, self.embedding.embedding)
 
     def loss(
         self,
@@ -111,7 +118,7 @@ class NeuralModel(nn.Module, LanguageModel):
     @nn.nowrap
     def notes(self) -> list[str]:
         """What will not run as its settings ask, and which figures are not what they seem."""
-        notes = [make_head(self, parent=None).note(), no_tf32(getattr(self, "dtype", ""))]
+        notes = [make_head(self, parent=None).note(), tf32_note(getattr(self, "dtype", ""))]
         return [note for note in notes if note]
 
     def __call__(
@@ -119,14 +126,14 @@ class NeuralModel(nn.Module, LanguageModel):
         tokens_BT: jax.Array,
         carry: Carry = None,
         *,
-        features: str = "every",
+        positions: str = "all",
         deterministic: bool = True,
         length: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
         """Features that predict the next token at every position, and the carry after the last one.
 
         tokens_BT: int32 [B, T]. carry: from `initial_carry` (the default) or an earlier call.
-        features: "every" position, or the "last" alone, which is cheaper where that is all one
+        positions: "all" positions, or the "last" alone, which is cheaper where that is all one
         needs. deterministic: False draws dropout from rngs={"dropout": key}. length: int32 scalar,
         how many of the T tokens are read (none: all); the carry is the one after these, and what
         comes out at the others means nothing.
@@ -134,22 +141,23 @@ class NeuralModel(nn.Module, LanguageModel):
         Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for
         a wrong shape.
         """
-        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic, length)
-        return self.output_dropout(hidden_BTF, deterministic), carry
+        with self.precision:
+            hidden_BTF, carry = self._checked(tokens_BT, carry, positions, deterministic, length)
+            return self.output_dropout(hidden_BTF, deterministic), carry
 
     def _checked(
         self,
         tokens_BT: jax.Array,
         carry: Carry,
-        features: str,
+        positions: str,
         deterministic: bool,
         length: jax.Array | None,
     ) -> tuple[jax.Array, Carry]:
         shapes.check(tokens_BT, "BT")
         batch, time = tokens_BT.shape
         carry = self.initial_carry(batch) if carry is None else carry
-        last = features == "last"
-        hidden_BTF, carry = self.features(tokens_BT, carry, last, deterministic, length)
+        last = positions == "last"
+        hidden_BTF, carry = self.encode(tokens_BT, carry, last, deterministic, length)
         shapes.check(hidden_BTF, "BTF", B=batch, T=1 if last else time)
         if self.is_initializing():
             shapes.check(self.logits(hidden_BTF), "BTV", V=self.vocab_size)
@@ -161,13 +169,13 @@ class NeuralModel(nn.Module, LanguageModel):
         targets_BT: jax.Array,
         carry: Carry = None,
         *,
-        features: str = "every",
+        positions: str = "all",
         deterministic: bool = True,
     ) -> tuple[jax.Array, Carry]:
         """Negative log-likelihood of each target in nats, float32 [B, T or 1], and the carry:
         `__call__`, `logits` and the cross-entropy in one.
         """
-        hidden_BTF, carry = self(tokens_BT, carry, features=features, deterministic=deterministic)
+        hidden_BTF, carry = self(tokens_BT, carry, positions=positions, deterministic=deterministic)
         shapes.check(targets_BT, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
         return cross_entropy(self.logits(hidden_BTF), targets_BT), carry
 
@@ -178,7 +186,7 @@ class NeuralModel(nn.Module, LanguageModel):
         weights_BT: jax.Array,
         carry: Carry = None,
         *,
-        features: str = "every",
+        positions: str = "all",
         deterministic: bool = True,
         length: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, Carry]:
@@ -188,14 +196,15 @@ class NeuralModel(nn.Module, LanguageModel):
         Unless `deterministic`: then dropout is drawn from rngs={"dropout": key}, a sampled
         softmax's words from {"sampling": key}, and what is minimised has the `penalty` on top.
         """
-        hidden_BTF, carry = self._checked(tokens_BT, carry, features, deterministic, length)
-        for array in (targets_BT, weights_BT):
-            shapes.check(array, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
-        dropped_BTF = self.output_dropout(hidden_BTF, deterministic)
-        total, nll_BT = self.loss(dropped_BTF, targets_BT, weights_BT, deterministic)
-        if not deterministic:
-            total = total + self.penalty(hidden_BTF, dropped_BTF, weights_BT)
-        return total, nll_BT, carry
+        with self.precision:
+            hidden_BTF, carry = self._checked(tokens_BT, carry, positions, deterministic, length)
+            for array in (targets_BT, weights_BT):
+                shapes.check(array, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
+            dropped_BTF = self.output_dropout(hidden_BTF, deterministic)
+            total, nll_BT = self.loss(dropped_BTF, targets_BT, weights_BT, deterministic)
+            if not deterministic:
+                total = total + self.penalty(hidden_BTF, dropped_BTF, weights_BT)
+            return total, nll_BT, carry
 
     # The questions of LanguageModel. They are not Flax methods, which would run inside the module:
     # each is a compiled function of the module and its parameters.
@@ -239,30 +248,27 @@ def _token_scores(
 ) -> tuple[tuple[jax.Array, ...], Carry]:
     if not detail:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
-        with model.precision:
-            found: Any = model.apply(
-                {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
-            )
+        found: Any = model.apply(
+            {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
+        )
         _, nll_BT, carry = found
-        return everywhere(((-nll_BT,), carry))
-    with model.precision:
-        hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
-        logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
+        return replicate(((-nll_BT,), carry))
+    hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
+    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
     log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
     rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)
     entropy_BT = -jnp.sum(jnp.exp(log_probs_BTV) * log_probs_BTV, axis=-1)
     scores = log_prob_BT1[..., 0], rank_BT, entropy_BT
-    return everywhere((scores, carry))
+    return replicate((scores, carry))
 
 
 def _last_logits(
     params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
 ) -> tuple[jax.Array, Carry]:
     """float32 [B, V] after the last token, and the carry."""
-    with model.precision:
-        hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, features="last")
-        logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
+    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, positions="last")
+    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     return logits_BTV[:, -1].astype(jnp.float32), carry
 
 
@@ -298,5 +304,5 @@ def _generate(
 
 @functools.cache
 def _compiled_generate(dtype: str) -> Callable[..., jax.Array]:
-    options = functools.partial(few_rows, dtype)
+    options = functools.partial(small_batch_options, dtype)
     return jit_with(options, _generate, static_argnames=("model", "draw", "length"))

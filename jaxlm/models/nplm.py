@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlm import shapes
 from jaxlm.errors import UserError
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
-from jaxlm.models.heads import describe_head, make_head
+from jaxlm.models.heads.output_layer import describe_head, make_head
 from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import side_by_side, with_context
@@ -132,7 +132,7 @@ class NPLM(NeuralModel):
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)
 
-    def features(
+    def encode(
         self,
         tokens_BT: jax.Array,
         carry: jax.Array,

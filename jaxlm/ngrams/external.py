@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.errors import UserError, choose
+from jaxlm.ngrams.chunked import release
 from jaxlm.ngrams.counts import Counts, OrderCounts, Sequences, count_ngrams, no_such_order
 from jaxlm.ngrams.engines import ENGINES, Engine, arrow, run_duckdb
-from jaxlm.ngrams.pieces import release
 from jaxlm.ngrams.tables import Allocate, in_folder, in_memory
 
 # Most rows that are worked on at a time, about 200 bytes each.

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlm.ngrams.chunked import chunked
 from jaxlm.ngrams.counts import Counts, OrderCounts
-from jaxlm.ngrams.pieces import pieces
 from jaxlm.ngrams.tables import Allocate, Tables, in_memory
 
 # KenLM's values for --discount_fallback.
@@ -50,9 +50,9 @@ def adjusted_counts(counts: Counts, order: int, allocate: Allocate = in_memory) 
         return own.counts
     adjusted = allocate(f"adjusted-{order}", len(own), own.counts.dtype.type)
     suffixes = counts.orders[order].suffixes
-    for piece in pieces(len(suffixes), suffixes, adjusted):
+    for piece in chunked(len(suffixes), suffixes, adjusted):
         np.add.at(adjusted, suffixes[piece], 1)
-    for piece in pieces(len(own), own.counts, adjusted):
+    for piece in chunked(len(own), own.counts, adjusted):
         # The text's own beginning is one more word before: what occurs there alone is not
         # impossible.
         np.maximum(adjusted[piece], own.counts[piece] > 0, out=adjusted[piece])
@@ -64,7 +64,7 @@ def adjusted_counts(counts: Counts, order: int, allocate: Allocate = in_memory) 
 def counts_of_counts(adjusted: np.ndarray, highest: int = 4) -> np.ndarray:
     """t_0 ... t_highest: how many n-grams have a count of 0, 1, ..."""
     found = np.zeros(highest + 1, np.int64)
-    for piece in pieces(len(adjusted), adjusted):
+    for piece in chunked(len(adjusted), adjusted):
         found += np.bincount(np.minimum(adjusted[piece], highest + 1), minlength=highest + 2)[:-1]
     return found
 
@@ -90,7 +90,7 @@ def _interpolated(
         denominator, backoff = _context_sums(own, order, a, rule, contexts, base, allocate)
         probability = allocate(f"probabilities-{order}", len(own), np.float64)
         arrays = [own.keys, own.suffixes, a, denominator, backoff, probability]
-        for piece in pieces(len(own), *arrays, *probabilities[-1:]):
+        for piece in chunked(len(own), *arrays, *probabilities[-1:]):
             context = own.keys[piece] // base if order > 1 else np.zeros(1, np.int64)
             below = probabilities[-1][own.suffixes[piece]] if order > 1 else 1 / V
             kept = rule.of(piece, a[piece]) / denominator[context]
@@ -117,14 +117,14 @@ def _context_sums(
     total = allocate(f"denominators-{order}", contexts, np.float64)
     backoff = allocate(f"backoffs-{order - 1}", contexts, np.float64)
     types = allocate(f"types-{order}", contexts, np.int32)
-    for piece in pieces(len(own), own.keys, a, total, backoff, types):
+    for piece in chunked(len(own), own.keys, a, total, backoff, types):
         context = own.keys[piece] // base if order > 1 else np.zeros(len(a[piece]), np.int64)
         # Keys are sorted, so a piece's contexts are neighbours.
         first, last = int(context[0]), int(context[-1]) + 1
         total[first:last] += np.bincount(context - first, a[piece])
         backoff[first:last] += np.bincount(context - first, rule.of(piece, a[piece]))
         types[first:last] += np.bincount(context - first, a[piece] > 0).astype(np.int32)
-    for piece in pieces(contexts, total, backoff, types):
+    for piece in chunked(contexts, total, backoff, types):
         d = total[piece] + rule.extra(total[piece], types[piece])
         kept, followed = backoff[piece], d > 0
         # Where nothing follows, all is left to the shorter context.
@@ -243,9 +243,9 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
         whole = 0 if order == top else own.at_line_start
         probability = allocate(f"probabilities-{order}", len(own), np.float64)
         backoff = allocate(f"backoffs-{order - 1}", contexts, np.float64)
-        for piece in pieces(contexts, backoff):
+        for piece in chunked(contexts, backoff):
             backoff[piece] = 1
-        for piece in pieces(len(own), own.keys, own.counts, backoff):
+        for piece in chunked(len(own), own.keys, own.counts, backoff):
             piece = slice(max(piece.start, whole), piece.stop)
             if order > 1 and piece.start < piece.stop:
                 context = own.keys[piece] // base
@@ -253,7 +253,7 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
                 # Until the end, a context's backoff holds 1 + c(h).
                 backoff[first:last] += np.bincount(context - first, own.counts[piece])
         total = own.counts[:V].sum() if order == 1 else 0
-        for piece in pieces(len(own), own.keys, own.counts, backoff, probability):
+        for piece in chunked(len(own), own.keys, own.counts, backoff, probability):
             probability[piece] = 1 / V
             piece = slice(max(piece.start, whole), piece.stop)
             if piece.start < piece.stop:
@@ -262,7 +262,7 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
         if order == 1:
             probability[V] = 0
         else:
-            for piece in pieces(contexts, backoff):
+            for piece in chunked(contexts, backoff):
                 c_h = backoff[piece] - 1
                 backoff[piece] = np.where(c_h > 0, k * V / np.where(c_h > 0, c_h + k * V, 1), 1.0)
             backoffs.append(backoff)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.traced import is_known
+from jaxlm.ops.static import is_static
 
 # A mask is drawn from 16 bits a number, half of what a float32 would take; a rate is rounded to
 # one of this many parts, and the mean kept exact for the rounded one.
@@ -16,7 +16,7 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
     Source: Srivastava et al., "Dropout", 2014, section 10 (inverted: evaluation is left alone).
     """
     bits = jax.random.bits(key, shape, jnp.uint16)
-    if is_known(rate):
+    if is_static(rate):
         dropped = min(round(rate * PARTS), PARTS - 1)
         return jnp.where(bits >= dropped, jnp.float32(PARTS / (PARTS - dropped)), jnp.float32(0))
     dropped_f = jnp.minimum(jnp.round(rate * PARTS), PARTS - 1)

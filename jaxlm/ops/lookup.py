@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.compiling import platform
-from jaxlm.sharding import Axes, Spread, by_device
+from jaxlm.ops.machine import scatter_add_is_ordered
+from jaxlm.parallel.mesh import Axes
+from jaxlm.parallel.shard_map import Spread, by_device
 
 
 def look_up(table_VF: jax.Array, ids: jax.Array) -> jax.Array:
@@ -17,7 +18,7 @@ def look_up(table_VF: jax.Array, ids: jax.Array) -> jax.Array:
     sum is taken by `sums_by_id`, which has one.
     """
     ids = jnp.asarray(ids)
-    return _look_up(table_VF, ids) if platform() == "gpu" else jnp.take(table_VF, ids, axis=0)
+    return jnp.take(table_VF, ids, axis=0) if scatter_add_is_ordered() else _look_up(table_VF, ids)
 
 
 @jax.custom_vjp

@@ -7,10 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.compiling import platform
-from jaxlm.ops.kernels import aligned
-from jaxlm.ops.products import align, product, product_by_turned, turned_product_and_sum
-from jaxlm.sharding import Axes, Spread, by_device
+from jaxlm.ops.machine import WORDS_WITH_GRADIENT, aligned, words_per_slice
+from jaxlm.ops.products import (
+    Compute,
+    align,
+    product,
+    product_by_transposed,
+    transposed_product_and_sum,
+)
+from jaxlm.parallel.mesh import Axes
+from jaxlm.parallel.shard_map import Spread, by_device
 
 # Tokens whose logits are there at a time, at least; and as many as there are features, since each
 # chunk reads the output matrix again and adds to all of its gradient. Measured at 10,000 and 33,278
@@ -18,14 +24,11 @@ from jaxlm.sharding import Axes, Spread, by_device
 CHUNK = 320
 # And where only some of the tokens are live: small, as up to a chunk more of them are gone through.
 LIVE_CHUNK = 64
-# Words in one product, at most. Longer rows of logits put each row's neighbours on pages of their
-# own, and products that walk down the rows slow to half: 450 ms for 223 at 33,278 words.
-WORDS = 7168
+
 
 # Where there are no gradients to form, a part's logits are gone through at once and need not be
 # kept: few words in a part, so that they are still in a CPU's cache, and many tokens in a chunk. A
 # program's memory is new to each call of it, and the first writing of 30 MB costs a CPU 15 ms.
-WORDS_ALONE = {"cpu": 2048}
 CHUNK_ALONE = 1024
 
 # How what is read and what comes out may be spread over devices: hidden, kernel, bias, targets and
@@ -67,12 +70,14 @@ def output_cross_entropy(
     nothing, and their nll is 0 (their weights must be). Returns a float32 scalar and [N].
     """
     hidden_NF, kernel_FV = align(hidden_NF, kernel_FV)
-    return _output_cross_entropy(dtype, hidden_NF, kernel_FV, bias_V, targets_N, weights_N, live)
+    return _output_cross_entropy(
+        Compute.now(dtype), hidden_NF, kernel_FV, bias_V, targets_N, weights_N, live
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _output_cross_entropy(
-    dtype: Any,
+    compute: Compute,
     hidden_NF: jax.Array,
     kernel_FV: jax.Array,
     bias_V: jax.Array,
@@ -80,7 +85,7 @@ def _output_cross_entropy(
     weights_N: jax.Array,
     live: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    values = by_device(functools.partial(_values, dtype, live), READ, FOUND)
+    values = by_device(functools.partial(_values, compute.dtype, live), READ, FOUND)
     found: tuple[jax.Array, jax.Array] = values(hidden_NF, kernel_FV, bias_V, targets_N, weights_N)
     return found
 
@@ -107,7 +112,7 @@ def _values(
     length = CHUNK_ALONE if live is None else LIVE_CHUNK
     chunks = _chunks(length, hidden_NF.astype(dtype), targets_N)
     start, vocab_size = spread.first_word(len(bias_V)), len(bias_V)
-    most = WORDS_ALONE.get(platform(), WORDS)
+    most = words_per_slice()
     # Of one width, so that a loop goes through them; the last, narrower, comes before it.
     width = min(vocab_size, -(-vocab_size // -(-vocab_size // most) // 16) * 16)
 
@@ -164,7 +169,7 @@ def _parts(kernel_FV: jax.Array, bias_V: jax.Array, spread: Spread) -> Parts:
     """
     start = spread.first_word(len(bias_V))
     vocab_size = bias_V.shape[0]
-    count = -(-vocab_size // WORDS)
+    count = -(-vocab_size // WORDS_WITH_GRADIENT)
     width = aligned(-(-vocab_size // count))
     edges = [min(width * part, vocab_size) for part in range(count + 1)]
     return [
@@ -238,7 +243,7 @@ def _softmax(
 
 
 def _output_forward(
-    dtype: Any,
+    compute: Compute,
     hidden_NF: jax.Array,
     kernel_FV: jax.Array,
     bias_V: jax.Array,
@@ -246,10 +251,11 @@ def _output_forward(
     weights_N: jax.Array,
     live: jax.Array | None,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    run = functools.partial(_values_and_gradients, dtype, live)
-    found: Any = by_device(run, READ, (FOUND, GRADIENTS))(
-        hidden_NF, kernel_FV, bias_V, targets_N, weights_N
-    )
+    run = functools.partial(_values_and_gradients, compute.dtype, live)
+    with compute.context():
+        found: Any = by_device(run, READ, (FOUND, GRADIENTS))(
+            hidden_NF, kernel_FV, bias_V, targets_N, weights_N
+        )
     return found
 
 
@@ -276,8 +282,8 @@ def _values_and_gradients(
             words_CW = first + jax.lax.broadcasted_iota(targets_C.dtype, one_CW.shape, 1)
             hit_CW = jnp.where(words_CW == targets_C[:, None], weights_C[:, None], 0.0)
             dy_CW = one_CW * share_C1 - hit_CW
-            dhidden_CF += product_by_turned(dy_CW.astype(dtype), kernel_FW)
-            gradients.append(turned_product_and_sum(hidden_CF, dy_CW, dtype))
+            dhidden_CF += product_by_transposed(dy_CW.astype(dtype), kernel_FW)
+            gradients.append(transposed_product_and_sum(hidden_CF, dy_CW, dtype))
         return gradients, (nll_C, dhidden_CF)
 
     length = max(CHUNK, hidden_NF.shape[1]) if live is None else LIVE_CHUNK
@@ -295,7 +301,7 @@ def _values_and_gradients(
 
 
 def _output_backward(
-    dtype: Any, saved: tuple[jax.Array, ...], grads: tuple[jax.Array, jax.Array]
+    compute: Compute, saved: tuple[jax.Array, ...], grads: tuple[jax.Array, jax.Array]
 ) -> tuple[Any, ...]:
     scale, _ = grads
     return *(array * scale.astype(array.dtype) for array in saved), None, None, None

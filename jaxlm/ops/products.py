@@ -1,16 +1,40 @@
 """Products of matrices with sums in float32, laid out as the machine multiplies fastest."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.compiling import platform
-from jaxlm.ops.kernels import aligned
+from jaxlm.ops.machine import (
+    aligned,
+    current_precision,
+    matmul_precision,
+    must_materialise_transpose,
+)
 
 # Rows added to a turned matrix, for XLA's CPU compiler to leave it as it is; any number does.
 SPARE = 8
+
+
+class Compute(NamedTuple):
+    """How products are computed: the dtype of their operands, and JAX's name of the precision.
+
+    A function with a gradient rule of its own keeps this among its static arguments: the rule is
+    traced after the context of `matmul_precision` has ended.
+    """
+
+    dtype: Any
+    precision: str | None
+
+    @classmethod
+    def now(cls, dtype: Any) -> "Compute":
+        """Return operands of `dtype`, with the precision of the context that is active."""
+        return cls(dtype, current_precision())
+
+    def context(self) -> Any:
+        """Return the context in which the products have this precision."""
+        return matmul_precision(self.precision)
 
 
 def widen(array: jax.Array, size: int, axis: int = -1) -> jax.Array:
@@ -44,7 +68,7 @@ def product(a_NF: jax.Array, b_FO: jax.Array) -> jax.Array:
     return jnp.matmul(a_NF, b_FO, preferred_element_type=jnp.float32)
 
 
-def product_by_turned(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
+def product_by_transposed(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
     """a bᵀ, float32. Not by way of b.T, for which XLA's CPU compiler leaves bfloat16: half as
     fast.
     """
@@ -52,31 +76,28 @@ def product_by_turned(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
     return jax.lax.dot_general(a_NO, b_FO, over, preferred_element_type=jnp.float32)
 
 
-def turned_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
+def transposed_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
     """aᵀ b, float32."""
-    return product(a_NF.T, b_NO) if not _settles(a_NF.dtype) else _settled(a_NF, b_NO)[:-SPARE]
+    return (
+        product(a_NF.T, b_NO)
+        if not must_materialise_transpose(a_NF.dtype)
+        else _materialised_product(a_NF, b_NO)[:-SPARE]
+    )
 
 
-def turned_product_and_sum(
+def transposed_product_and_sum(
     a_NF: jax.Array, b_NO: jax.Array, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
     """aᵀ b with operands in `dtype`, and Σ_n b [O], float32: a matrix's gradient and its bias's."""
     low = a_NF.astype(dtype), b_NO.astype(dtype)
-    if not _settles(dtype):
-        return turned_product(*low), b_NO.sum(0)
+    if not must_materialise_transpose(dtype):
+        return transposed_product(*low), b_NO.sum(0)
     # A spare row of ones sums for nothing, and b need not be there in float32 too.
-    found_RO = _settled(*low)
+    found_RO = _materialised_product(*low)
     return found_RO[:-SPARE], found_RO[-1]
 
 
-def _settles(dtype: Any) -> bool:
-    """Whether a turned operand must be a new array: XLA's CPU products in bfloat16 know no turned
-    first operand, and fall back to float32, at half the speed.
-    """
-    return jnp.dtype(dtype) == jnp.bfloat16 and platform() == "cpu"
-
-
-def _settled(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
+def _materialised_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
     """aᵀ b, and below it SPARE rows of Σ_n b. What is turned alone is worked into the product
     again; with rows added it is not.
     """
@@ -89,30 +110,40 @@ def project(x_NF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
 
     y = x W      dx = dy Wᵀ      dW = xᵀ dy
     """
-    kinds = jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype
+    kinds = _Kinds(jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype, current_precision())
     return _project(kinds, *align(x_NF, kernel_FO))
 
 
+class _Kinds(NamedTuple):
+    """dtypes of the product's operands, of x and of the kernel; precision of the products."""
+
+    operands: Any
+    x: Any
+    kernel: Any
+    precision: str | None
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _project(kinds: tuple[Any, Any, Any], x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
-    return product(x_NF.astype(kinds[0]), kernel_FO.astype(kinds[0]))
+def _project(kinds: _Kinds, x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
+    return product(x_NF.astype(kinds.operands), kernel_FO.astype(kinds.operands))
 
 
 def _forward(
-    kinds: tuple[Any, Any, Any], x_NF: jax.Array, kernel_FO: jax.Array
+    kinds: _Kinds, x_NF: jax.Array, kernel_FO: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    low = x_NF.astype(kinds[0]), kernel_FO.astype(kinds[0])
-    return product(*low), low
+    low = x_NF.astype(kinds.operands), kernel_FO.astype(kinds.operands)
+    with matmul_precision(kinds.precision):
+        return product(*low), low
 
 
 def _backward(
-    kinds: tuple[Any, Any, Any], saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
+    kinds: _Kinds, saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x_NF, kernel_FO = saved
-    dtype, x_dtype, kernel_dtype = kinds
-    dy_NO = dy_NO.astype(dtype)
-    dx_NF = product_by_turned(dy_NO, kernel_FO).astype(x_dtype)
-    return dx_NF, turned_product(x_NF, dy_NO).astype(kernel_dtype)
+    dy_NO = dy_NO.astype(kinds.operands)
+    with matmul_precision(kinds.precision):
+        dx_NF = product_by_transposed(dy_NO, kernel_FO).astype(kinds.x)
+        return dx_NF, transposed_product(x_NF, dy_NO).astype(kinds.kernel)
 
 
 _project.defvjp(_forward, _backward)

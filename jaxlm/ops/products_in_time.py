@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.kernels import steps_a_turn
-from jaxlm.ops.products import product, turned_product
+from jaxlm.ops.machine import steps_per_iteration
+from jaxlm.ops.products import Compute, product, transposed_product
 from jaxlm.ops.recurrence import over_time
 
 Carry = tuple[jax.Array, ...]
@@ -44,26 +44,26 @@ def products_in_time(
     Automatic differentiation of the scan would add each a_tᵀ dy_t to dU inside the loop. Here y_t
     is given an e_t = 0 on top, whose gradient is dy_t, and a_t is kept.
     """
-    return _run(step, dtype, kernels, carry, inputs)
+    return _run(step, Compute.now(dtype), kernels, carry, inputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _run(
-    step: Step, dtype: Any, kernels: dict[str, jax.Array], carry: Carry, inputs: Any
+    step: Step, compute: Compute, kernels: dict[str, jax.Array], carry: Carry, inputs: Any
 ) -> tuple[jax.Array, Carry]:
     def multiply(name: str, a_BF: jax.Array) -> jax.Array:
-        return plain_product(kernels[name], a_BF, dtype)
+        return plain_product(kernels[name], a_BF, compute.dtype)
 
     def body(carry: Carry, at_t: Any) -> tuple[Carry, jax.Array]:
         carry = step(multiply, carry, at_t)
         return carry, carry[0]
 
-    carry, h_TBH = over_time(body, carry, inputs, unroll=steps_a_turn())
+    carry, h_TBH = over_time(body, carry, inputs, unroll=steps_per_iteration())
     return h_TBH, carry
 
 
 def _forward(
-    step: Step, dtype: Any, kernels: dict[str, jax.Array], carry: Carry, inputs: Any
+    step: Step, compute: Compute, kernels: dict[str, jax.Array], carry: Carry, inputs: Any
 ) -> tuple[tuple[jax.Array, Carry], Any]:
     time, batch = jax.tree.leaves(inputs)[0].shape[0], carry[0].shape[0]
     zeros = {
@@ -78,28 +78,30 @@ def _forward(
 
             def multiply(name: str, a_BF: jax.Array) -> jax.Array:
                 assert name not in read, f"two products called {name} in one step"
-                read[name] = a_BF.astype(dtype)
-                return plain_product(kernels[name], a_BF, dtype) + zero[name]
+                read[name] = a_BF.astype(compute.dtype)
+                return plain_product(kernels[name], a_BF, compute.dtype) + zero[name]
 
             carry = step(multiply, carry, inputs_t)
             return carry, (carry[0], read)
 
         at = zeros, inputs
-        carry, (h_TBH, read) = over_time(body, carry, at, unroll=steps_a_turn())
+        carry, (h_TBH, read) = over_time(body, carry, at, unroll=steps_per_iteration())
         return (h_TBH, carry), read
 
-    out, pull, read = jax.vjp(run, zeros, carry, inputs, has_aux=True)
+    with compute.context():
+        out, pull, read = jax.vjp(run, zeros, carry, inputs, has_aux=True)
     return out, (pull, read)
 
 
-def _backward(step: Step, dtype: Any, saved: Any, grads: tuple[jax.Array, Carry]) -> Any:
+def _backward(step: Step, compute: Compute, saved: Any, grads: tuple[jax.Array, Carry]) -> Any:
     pull, read = saved
     dy, dcarry, dinputs = pull(grads)
 
     def gradient(name: str) -> jax.Array:
         a_NF = read[name].reshape(-1, read[name].shape[-1])
-        dy_NO = dy[name].reshape(-1, dy[name].shape[-1]).astype(dtype)
-        return turned_product(a_NF, dy_NO)
+        dy_NO = dy[name].reshape(-1, dy[name].shape[-1]).astype(compute.dtype)
+        with compute.context():
+            return transposed_product(a_NF, dy_NO)
 
     return {name: gradient(name) for name in read}, dcarry, dinputs
 

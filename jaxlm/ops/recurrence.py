@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.products import product, product_by_turned, turned_product
+from jaxlm.ops.products import Compute, product, product_by_transposed, transposed_product
 
 # Numbers in a recurrent matrix that is turned before the backward loop, at most. A larger one does
 # not stay in a core's cache, and is read faster as it lies (200x800 and 256x1024 against 650x2600).
-TURNED = 1 << 19
+LARGEST_TRANSPOSED = 1 << 19
 OVER_TIME = "over_time"
 
 Carry = tuple[jax.Array, ...]
@@ -55,7 +55,7 @@ def recurrence(
         dU = Σ_t (m_t ⊙ h_{t-1})ᵀ du_t    dh_{t-1} = m_t ⊙ du_t Uᵀ + (what the step passes back)
     """
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
-    settings = _Settings(step, dtype, additive, unroll)
+    settings = _Settings(step, Compute.now(dtype), additive, unroll)
     return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask, live_T)
 
 
@@ -63,7 +63,7 @@ class _Settings(NamedTuple):
     """What is known when compiling."""
 
     step: Step
-    dtype: Any
+    compute: Compute
     additive: bool
     unroll: int
 
@@ -80,7 +80,7 @@ def _recurrence(
 ) -> tuple[jax.Array, Carry]:
     def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
         x_BG, mask_BH, live = at_t
-        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.dtype, bias_G)
+        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.compute.dtype, bias_G)
         carry = where_live(live, settings.step(carry, x_BG, u_BG), carry)
         return carry, carry[0]
 
@@ -118,7 +118,12 @@ def _product(h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Arra
     return u_BG + bias_G if bias_G.size else u_BG
 
 
-def _forward(
+def _forward(settings: _Settings, *arrays: Any) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
+    with settings.compute.context():
+        return _values_and_saved(settings, *arrays)
+
+
+def _values_and_saved(
     settings: _Settings,
     carry: Carry,
     x_TBG: jax.Array,
@@ -129,7 +134,7 @@ def _forward(
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
     def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
         x_BG, mask_BH, live = at_t
-        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.dtype, bias_G)
+        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.compute.dtype, bias_G)
         if settings.additive:
             # The gates know x and u by their sum alone.
             x_BG = x_BG + u_BG
@@ -148,14 +153,21 @@ def _forward(
 def _backward(
     settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
 ) -> tuple[Any, ...]:
+    with settings.compute.context():
+        return _gradients(settings, saved, grads)
+
+
+def _gradients(
+    settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
+) -> tuple[Any, ...]:
     first, carries, kept, kernel_HG, bias_G, mask, live_T = saved
     dh_TBH, dlast = grads
-    step, dtype = settings.step, settings.dtype
+    step, dtype = settings.step, settings.compute.dtype
     low_HG = kernel_HG.astype(dtype)
     # Turned once: inside the loop, a thin product with the transpose takes half as long again in
     # float32, no longer in bfloat16.
-    turns = low_HG.size <= TURNED and low_HG.dtype == jnp.float32
-    turned_GH = jax.lax.optimization_barrier(low_HG.T) if turns else None
+    turns = low_HG.size <= LARGEST_TRANSPOSED and low_HG.dtype == jnp.float32
+    transposed_GH = jax.lax.optimization_barrier(low_HG.T) if turns else None
     # The carry before each step: the first, and all but the last.
     before = tuple(
         jnp.concatenate([one[None], many[:-1]]) for one, many in zip(first, carries, strict=True)
@@ -173,10 +185,10 @@ def _backward(
             dgates = [jnp.where(live, dgate, 0.0) for dgate in dgates]
         du_BG = dgates[-1]
         low_BG = du_BG.astype(dtype)
-        if turned_GH is None:
-            through_u = product_by_turned(low_BG, low_HG)
+        if transposed_GH is None:
+            through_u = product_by_transposed(low_BG, low_HG)
         else:
-            through_u = product(low_BG, turned_GH)
+            through_u = product(low_BG, transposed_GH)
         through_u = _masked(through_u, mask_BH, mask)
         dbefore = (dbefore[0] + through_u, *dbefore[1:])
         return where_live(live, dbefore, dcarry), tuple(dgates)
@@ -188,7 +200,7 @@ def _backward(
     h_TBH = before[0] if mask is None else before[0] * mask
     h_NH = h_TBH.reshape(time * batch, -1).astype(dtype)
     du_NG = du_TBG.reshape(time * batch, width)
-    dkernel_HG = turned_product(h_NH, du_NG.astype(dtype))
+    dkernel_HG = transposed_product(h_NH, du_NG.astype(dtype))
     dbias_G = du_NG.sum(0) if bias_G.size else bias_G
     return dfirst, dx_TBG, dkernel_HG, dbias_G, None, None
 

@@ -12,7 +12,7 @@ _LECTURE: dict[str, Any] = {
     "embedding_size": 2,
     "hidden_size": 2,
     "batching": "rows",
-    "features": "last",
+    "positions": "last",
     "batch_size": 3,
     "optimizer": "adam",
     "lr": 0.1,

@@ -9,13 +9,13 @@ import jax
 
 from jaxlm.data.batching import Batches
 from jaxlm.data.text import Text
+from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.neural import NeuralModel
-from jaxlm.scoring import Scorer
-from jaxlm.sharding import Mesh
+from jaxlm.parallel.mesh import Mesh
+from jaxlm.runs.run import CONFIG, read_description
 from jaxlm.training.averaging import make_average
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.progress import TrainingConfig, total_steps
-from jaxlm.training.runs import CONFIG, read_description
 from jaxlm.training.state import init_state
 from jaxlm.training.step import make_train_block
 
@@ -149,7 +149,7 @@ def _step_seconds(
     start, share = (average.start, average.share) if average else (None, None)
     state = init_state(model, transform, key, batches.batch_size, start, mesh)
     settings = {"varied": batches.varied, "share": share, "mesh": mesh}
-    block_of = make_train_block(model, transform, key, batches.features, **settings)  # type: ignore[arg-type]
+    block_of = make_train_block(model, transform, key, batches.positions, **settings)  # type: ignore[arg-type]
     capacity, count = 16, 1
     state, metrics = block_of(state, batches.block(0, count, capacity), count)
     jax.block_until_ready(metrics)

@@ -12,27 +12,27 @@ from typing import Any
 
 from rich.console import Console
 
-from jaxlm.data.batching import FEATURES
+from jaxlm.data.batching import POSITIONS
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError, choose
+from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.counts import Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
 from jaxlm.ngrams.tables import Tables
-from jaxlm.scoring import Scorer
-from jaxlm.training.log import Log
+from jaxlm.runs.log import Log
+from jaxlm.runs.run import TABLES, Run, claim_folder, describe, give_up_folder
 from jaxlm.training.options import with_options
 from jaxlm.training.progress import perplexity_of
-from jaxlm.training.runs import TABLES, Run, claim_folder, describe, give_up_folder
 
 
 @dataclass(frozen=True)
 class CountingConfig:
     """How n-grams are counted."""
 
-    features: str = "every"
+    positions: str = "all"
     """Lines without <eos>: predict every word but the first, or the last alone (the lecture)."""
     memory: str | None = None
     """Count within this much memory, such as 2GB, on disk where need be (none: all in memory)."""
@@ -88,7 +88,7 @@ def fit_by_counting(
 
 
 def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
-    choose(dict.fromkeys(FEATURES), counting.features, "features")
+    choose(dict.fromkeys(POSITIONS), counting.positions, "positions")
     choose(SMOOTHINGS, model.smoothing, "smoothing")
     choose(ENGINES, counting.engine, "engine")
     if counting.memory is not None:
@@ -121,9 +121,9 @@ def _description(
     # What evaluation asks of every run: which tokens of a text are counted.
     rows = text.vocabulary.start_id is None
     return description | {
-        "batching": {"batching": "rows", "features": counting.features}
+        "batching": {"batching": "rows", "positions": counting.positions}
         if rows
-        else {"batching": "streams", "features": "every"}
+        else {"batching": "streams", "positions": "all"}
     }
 
 

@@ -11,13 +11,13 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
+from jaxlm.runs.run import Run
 from jaxlm.training.counting import fit_by_counting
-from jaxlm.training.fleet import members
 from jaxlm.training.loop import fit_by_gradient, train
-from jaxlm.training.member import settings_of
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.progress import TrainingConfig
-from jaxlm.training.runs import Run
+from jaxlm.training.sweep import members
+from jaxlm.training.trainee import settings_of
 
 FITTERS: dict[str, Callable[..., Run]] = {
     "gradient": fit_by_gradient,

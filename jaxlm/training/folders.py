@@ -11,18 +11,18 @@ from typing import Any
 
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
-from jaxlm.processes import agreed, is_first
-from jaxlm.sharding import Mesh, devices_of
-from jaxlm.training.elsewhere import fetch, give_up, is_kept, keep
-from jaxlm.training.log import writing
-from jaxlm.training.member import Settings
-from jaxlm.training.runs import (
+from jaxlm.parallel.mesh import Mesh, devices_of
+from jaxlm.parallel.multihost import allgather_ints, is_first
+from jaxlm.runs.log import writing
+from jaxlm.runs.remote_checkpoints import fetch, give_up, is_kept, keep
+from jaxlm.runs.run import (
     CONFIG,
     checkpoints_of,
     claim_folder,
     give_up_folder,
     write_description,
 )
+from jaxlm.training.trainee import Settings
 
 SESSIONS = "sessions.jsonl"
 
@@ -51,7 +51,7 @@ def _by_the_first(do: Callable[[], None]) -> None:
             do()
         except UserError as error:
             refused = error
-    if agreed([refused is not None])[0, 0]:
+    if allgather_ints([refused is not None])[0, 0]:
         raise refused or UserError("the first process could not take the run's folder")
 
 

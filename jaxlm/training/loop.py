@@ -14,12 +14,13 @@ from jaxlm.data.batching import Batches, BatchingConfig, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.models.neural import NeuralModel
-from jaxlm.processes import agreed, is_first
-from jaxlm.sharding import Mesh, check_divides, make_mesh, rows_here, settle, using
+from jaxlm.parallel.mesh import Mesh, block_if_needed, check_divides, make_mesh, rows_here, use_mesh
+from jaxlm.parallel.multihost import allgather_ints, is_first
+from jaxlm.runs.log import Log, Watch, check_tensorboard
+from jaxlm.runs.run import Run
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, fitted, horizon_of, with_saved_steps
 from jaxlm.training.dispatch import capacity_of, next_count
-from jaxlm.training.fleet import Fleet, check_fleet
 from jaxlm.training.folders import (
     claim_folders,
     describe_again,
@@ -28,14 +29,13 @@ from jaxlm.training.folders import (
     session_of,
 )
 from jaxlm.training.interrupts import Interrupts
-from jaxlm.training.log import Log, Watch, check_tensorboard
-from jaxlm.training.member import Member, Settings, settings_of
 from jaxlm.training.optimizers import OptimizerConfig, make_optimizer
 from jaxlm.training.progress import NotFiniteError, TrainingConfig, total_steps
-from jaxlm.training.runs import Run
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, make_train_block
+from jaxlm.training.sweep import Fleet, check_fleet
 from jaxlm.training.timetable import Timetable
+from jaxlm.training.trainee import Member, Settings, settings_of
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def train(
     check_fleet(runs)
     found = make_mesh(mesh) if len(runs) == 1 else None
     try:
-        with using(found):
+        with use_mesh(found):
             return _Loop(list(runs), text, found, watch).run(resume, console)
     except _ApartError as apart:
         # Killed between two of their checkpoints: those at one step go on together.
@@ -173,14 +173,14 @@ class _Loop:
             fetch_folders(self.runs)
             # What the first process finds, which alone may have the folder.
             steps = with_saved_steps(self.first.training, self.first.folder).steps
-            self._set_steps(int(agreed([steps or 0])[0, 0]) or None)
+            self._set_steps(int(allgather_ints([steps or 0])[0, 0]) or None)
         training = self.first.training
         claim_folders(self.runs, self.text, resume)
         record_session(self.runs, session_of(self.mesh))
         if training.max_minutes and not training.steps:
             settings = self.batches[0], self.first.optimizer, len(self.runs), self.mesh
             found = fitted(training, self.first.model, self.text, *settings)
-            self._set_steps(int(agreed([found.steps or 0])[0, 0]))
+            self._set_steps(int(allgather_ints([found.steps or 0])[0, 0]))
             describe_again(self.runs, self.text)
 
     def _set_steps(self, steps: int | None) -> None:
@@ -221,7 +221,7 @@ class _Loop:
                 # Read one dispatch late: the device is already at work on the next.
                 self._measured(*pending)
             pending = (dispatched, count, fleet.apart(metrics))
-            settle(self.mesh, metrics)
+            block_if_needed(self.mesh, metrics)
             dispatched += count
             if self._refitted(dispatched):
                 fleet = self._fleet()
@@ -242,20 +242,20 @@ class _Loop:
         """Steps of the next dispatch, at most; 0: none. Where several processes train, it is the
         first one's clock that counts, and whichever is told to stop, all stop.
         """
-        said = agreed([count, interrupts.received, self._enough()])
+        said = allgather_ints([count, interrupts.received, self._enough()])
         interrupts.received = int(said[:, 1].max())
         return 0 if interrupts.received or said[0, 2] else int(said[0, 0])
 
     def _saving_is_due(self) -> bool:
         if self.first.training.checkpoint_minutes is None:
             return False
-        return bool(agreed([self.members[0].saving_is_due])[0, 0])
+        return bool(allgather_ints([self.members[0].saving_is_due])[0, 0])
 
     def _refitted(self, step: int) -> bool:
         """Whether the run has another number of steps from now on, by what they took until now."""
         steps = self.budget.refitted(step, self.timetable.total)
         if self.budget.minutes:
-            steps = int(agreed([steps])[0, 0])
+            steps = int(allgather_ints([steps])[0, 0])
         if steps == self.timetable.total:
             return False
         self._set_steps(steps)
@@ -274,12 +274,12 @@ class _Loop:
             "varied": self.batches[0].varied,
             "share": average.share if average else None,
         }
-        features = self.batches[0].features
+        positions = self.batches[0].positions
         if len(self.runs) > 1:
-            return Fleet.of_many(self.runs, self.horizon, features, **options)  # type: ignore[arg-type]
+            return Fleet.of_many(self.runs, self.horizon, positions, **options)  # type: ignore[arg-type]
         key = jax.random.key(self.first.training.seed)
         model, transform = self.first.model, self.transform
-        block = make_train_block(model, transform, key, features, mesh=self.mesh, **options)  # type: ignore[arg-type]
+        block = make_train_block(model, transform, key, positions, mesh=self.mesh, **options)  # type: ignore[arg-type]
         return Fleet.of_one(block)
 
     def _measured(self, first: int, count: int, metrics: Sequence[StepMetrics]) -> None:

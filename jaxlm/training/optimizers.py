@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlm.errors import UserError, choose
-from jaxlm.ops.traced import is_zero
+from jaxlm.ops.static import is_zero
 
 
 @dataclass(frozen=True)

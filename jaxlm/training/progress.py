@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxlm.errors import UserError
-from jaxlm.scoring import TokenScores
-from jaxlm.training.log import Log, perplexity_of
+from jaxlm.evaluation.scoring import TokenScores
+from jaxlm.runs.log import Log, perplexity_of
 from jaxlm.training.step import StepMetrics
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.models.neural import NeuralModel
-from jaxlm.sharding import Axes, Mesh, on_mesh, shaped
+from jaxlm.parallel.mesh import Axes, Mesh, shapes_on_mesh, shardings
 from jaxlm.training.optimizers import Transform
 
 # Random initialisers are much to compile and little to run: full optimisation doubles the time.
@@ -68,7 +68,7 @@ def init_state(
     init = _start(model, optimizer, batch_size, averaged)
     if mesh is None:
         return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
-    lying = on_mesh(mesh, state_axes(model, jax.eval_shape(init, key)))
+    lying = shardings(mesh, state_axes(model, jax.eval_shape(init, key)))
     return jax.jit(init, out_shardings=lying, compiler_options=INIT_OPTIONS)(key)
 
 
@@ -78,7 +78,7 @@ def state_shapes(
     """What `init_state` returns, in shapes alone: for devices that need not be here."""
     key = jax.random.key(0)
     state = jax.eval_shape(_start(model, optimizer, batch_size, None), key)
-    return shaped(mesh, state, state_axes(model, state))
+    return shapes_on_mesh(mesh, state, state_axes(model, state))
 
 
 def _start(

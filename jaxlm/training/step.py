@@ -11,8 +11,8 @@ import optax
 
 from jaxlm.data.batching import Block
 from jaxlm.models.neural import NeuralModel
-from jaxlm.ops.compiling import in_order
-from jaxlm.sharding import Mesh, on_mesh, placed, using
+from jaxlm.ops.machine import deterministic_options
+from jaxlm.parallel.mesh import Mesh, put_on_mesh, shardings, use_mesh
 from jaxlm.training.averaging import Share, averaged
 from jaxlm.training.optimizers import Transform
 from jaxlm.training.state import TrainState, state_axes, steps_key
@@ -37,7 +37,7 @@ def make_train_block(
     model: NeuralModel,
     optimizer: Transform,
     key: jax.Array,
-    features: str,
+    positions: str,
     *,
     varied: bool = False,
     share: Share | None = None,
@@ -46,15 +46,15 @@ def make_train_block(
     """`block_function`, compiled. The state is donated. On a mesh the state stays as it lies, and
     each device takes its streams of a block (of several processes, each has its own).
     """
-    function = block_function(model, optimizer, key, features, varied=varied, share=share)
+    function = block_function(model, optimizer, key, positions, varied=varied, share=share)
     if mesh is None:
-        return jax.jit(function, donate_argnums=0, compiler_options=in_order())
+        return jax.jit(function, donate_argnums=0, compiler_options=deterministic_options())
     there = on_the_mesh(function, model, mesh)
-    compiled = jax.jit(there, donate_argnums=0, compiler_options=in_order())
+    compiled = jax.jit(there, donate_argnums=0, compiler_options=deterministic_options())
 
     def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
-        with using(mesh):
-            return compiled(state, *placed(mesh, (block, np.int32(count)), (BLOCK_AXES, ())))
+        with use_mesh(mesh):
+            return compiled(state, *put_on_mesh(mesh, (block, np.int32(count)), (BLOCK_AXES, ())))
 
     return train_block
 
@@ -63,7 +63,7 @@ def on_the_mesh(function: TrainBlock, model: NeuralModel, mesh: Mesh) -> TrainBl
     """`function`, whose state lies after it as it did before."""
 
     def step(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
-        lying = on_mesh(mesh, state_axes(model, state))
+        lying = shardings(mesh, state_axes(model, state))
         state, metrics = function(state, block, count)
         return jax.lax.with_sharding_constraint(state, lying), metrics
 
@@ -74,7 +74,7 @@ def block_function(
     model: NeuralModel,
     optimizer: Transform,
     key: jax.Array,
-    features: str,
+    positions: str,
     *,
     varied: bool = False,
     share: Share | None = None,
@@ -107,7 +107,7 @@ def block_function(
                 batch.targets_KBT,
                 shares_BT,
                 carry,
-                features=features,
+                positions=positions,
                 deterministic=False,
                 length=batch.length_K if varied else None,
                 rngs=rngs,
@@ -117,8 +117,7 @@ def block_function(
             return mean, (jnp.sum(nll_BT * batch.weights_KBT), after)
 
         trained = state.params if state.iterate is None else state.iterate
-        with model.precision:
-            gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
+        gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         scale = state.lr_scale * batch.rate_K if varied else state.lr_scale
         updates = jax.tree.map(lambda update: update * scale, updates)

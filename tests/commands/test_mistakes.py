@@ -11,7 +11,7 @@ TRAIN = {
     "unknown schedule": (["--schedule", "cosin"], ["'cosin'", "cosine"]),
     "unknown batching": (["--batching", "stream"], ["'stream'", "streams, windows, rows"]),
     "unknown dtype": (["--dtype", "float16"], ["'float16'", "float32, tf32, bfloat16"]),
-    "unknown features": (["--features", "first"], ["'first'", "every, last"]),
+    "unknown features": (["--positions", "first"], ["'first'", "every, last"]),
     "unknown flag": (["--hiden-size", "3"], ["--hiden-size", "--hidden-size"]),
     "not a number": (["--hidden-size", "big"], ["--hidden-size", "'big'"]),
     "zero size": (["--hidden-size", "0"], ["--hidden-size 0", "--direct"]),

@@ -113,7 +113,7 @@ def expected_rows(split, length, last):
     return sorted(rows)
 
 
-@pytest.mark.parametrize("features", ["every", "last"])
+@pytest.mark.parametrize("positions", ["all", "last"])
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize(
     ("text", "name", "config"),
@@ -125,10 +125,10 @@ def expected_rows(split, length, last):
         ("我 喜欢\n玩具\na\nb\nc", "bytes", {}),
     ],
 )
-def test_rows(text, name, config, batch_size, features):
+def test_rows(text, name, config, batch_size, positions):
     split = split_of(text, name, **config)
-    batches = batches_of(split, "rows", batch_size=batch_size, features=features)
-    last = features == "last"
+    batches = batches_of(split, "rows", batch_size=batch_size, positions=positions)
+    last = positions == "last"
     orders = []
     for number in range(4):
         block = epoch(batches, number)
@@ -154,8 +154,8 @@ def test_rows_count_every_token_once():
 def test_rows_of_the_lecture():
     """Three sentences of three words: two are read, the last is predicted, all in one batch."""
     split = split_of("我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n", eos=False)
-    batches = batches_of(split, "rows", batch_size=3, features="last")
-    assert (batches.features, batches.length, batches.steps_per_epoch) == ("last", 2, 1)
+    batches = batches_of(split, "rows", batch_size=3, positions="last")
+    assert (batches.positions, batches.length, batches.steps_per_epoch) == ("last", 2, 1)
     inputs, targets, weights, denominator, *_ = batches.block(7, 1, 1)
     assert inputs.tolist() == [[[0, 1], [0, 3], [0, 5]]]
     assert targets.tolist() == [[[2], [4], [6]]]
@@ -164,16 +164,16 @@ def test_rows_of_the_lecture():
 
 
 @pytest.mark.parametrize(
-    ("text", "features", "expected", "width"),
+    ("text", "positions", "expected", "width"),
     [
         ("a b\nc d\n", "last", "last", 1),
-        ("a b\nc d\n", "every", "every", 3),
-        ("a b\nc\n", "last", "every", 3),  # rows of unequal length end at different steps
+        ("a b\nc d\n", "all", "all", 3),
+        ("a b\nc\n", "last", "all", 3),  # rows of unequal length end at different steps
     ],
 )
-def test_width_of_the_targets_of_rows(text, features, expected, width):
-    batches = batches_of(split_of(text), "rows", batch_size=2, features=features)
-    assert batches.features == expected
+def test_width_of_the_targets_of_rows(text, positions, expected, width):
+    batches = batches_of(split_of(text), "rows", batch_size=2, positions=positions)
+    assert batches.positions == expected
     block = batches.block(0, 1, 1)
     assert block.targets_KBT.shape == block.weights_KBT.shape == (1, 2, width)
     assert block.inputs_KBT.shape == (1, 2, 3)

@@ -12,7 +12,7 @@ ERRORS = {
         {"batching": "stream"},
         r"unknown batching 'stream' \(did you mean 'streams'",
     ),
-    "features": (POEM, {"batching": "rows", "features": "first"}, "unknown features 'first'"),
+    "positions": (POEM, {"batching": "rows", "positions": "first"}, "unknown features 'first'"),
     "batch_size": (POEM, {"batch_size": 0}, "--batch-size 0: must be at least 1"),
     "batch_size below": (POEM, {"batch_size": -3}, "--batch-size -3: must be at least 1"),
     "bptt": (POEM, {"bptt": 0}, "--bptt 0: must be at least 1"),

@@ -11,7 +11,7 @@ import pytest
 
 from jaxlm.data.text import read_corpus
 from jaxlm.errors import UserError
-from jaxlm.ngrams import pieces
+from jaxlm.ngrams import chunked as chunked
 from jaxlm.ngrams.counts import Sequences, count_ngrams
 from jaxlm.ngrams.engines import run_duckdb, run_spark
 from jaxlm.ngrams.external import (
@@ -145,7 +145,7 @@ def test_a_model_estimated_in_files_is_the_same(smoothing, tmp_path, monkeypatch
     pytest.importorskip("duckdb")
     # A folder given relative to where we are, and pieces so small that there are many.
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pieces, "PIECE", 7)
+    monkeypatch.setattr(chunked, "PIECE", 7)
     text, results = texts()["lines"], Path("results")
     counts, allocate = count_outside(text, 4, Path())
     expected = SMOOTHINGS[smoothing](count_ngrams(text, 4, V), in_memory, 0.5)

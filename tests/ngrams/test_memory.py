@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlm.errors import UserError
-from jaxlm.ngrams import pieces
+from jaxlm.ngrams import chunked as chunked
 from jaxlm.ngrams.counts import Sequences, count_ngrams
 from jaxlm.ngrams.external import available, bytes_needed, in_folders, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS
@@ -50,9 +50,9 @@ def test_python_itself_is_reckoned_with():
 def test_arrays_in_files_come_back_after_their_release(tmp_path):
     array = in_folders(tmp_path / "a", tmp_path / "b")("counts-2", 100_000, np.int64)
     array[:] = np.arange(100_000)
-    pieces.release(array[10:], np.arange(3))
+    chunked.release(array[10:], np.arange(3))
     np.testing.assert_array_equal(np.asarray(array), np.arange(100_000))
     private = np.load(tmp_path / "b/counts-2.npy", mmap_mode="c")
     private[0] = 7
-    pieces.release(private)
+    chunked.release(private)
     assert private[0] == 7

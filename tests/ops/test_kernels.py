@@ -9,17 +9,23 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.models import MODELS, make_model
 from jaxlm.models.cells import CELLS
-from jaxlm.ops import cudnn, kernels
-from jaxlm.ops.compiling import FEW_ROWS, compiling_for, in_order, known
-from jaxlm.ops.kernels import choose_kernel, fallback
+from jaxlm.ops import cudnn, machine
+from jaxlm.ops.machine import (
+    SMALL_BATCH,
+    choose_time_loop,
+    compiling_for,
+    deterministic_options,
+    fallback_note,
+    supported_options,
+)
 from jaxlm.ops.recurrence import recurrence
 
 
 def test_auto_unrolls_a_few_steps_and_fuses_many():
-    assert choose_kernel("auto", 2, True, "float32") == "scan"
-    assert choose_kernel("auto", 35, False, "bfloat16") == "fused"
-    assert choose_kernel("auto", 35, False, "float32", recurrent=False) == "parallel"
-    assert [choose_kernel(kernel, 2, True, "float32") for kernel in ("scan", "fused")] == [
+    assert choose_time_loop("auto", 2, True, "float32") == "scan"
+    assert choose_time_loop("auto", 35, False, "bfloat16") == "fused"
+    assert choose_time_loop("auto", 35, False, "float32", recurrent=False) == "parallel"
+    assert [choose_time_loop(kernel, 2, True, "float32") for kernel in ("scan", "fused")] == [
         "scan",
         "fused",
     ]
@@ -35,16 +41,16 @@ def test_auto_unrolls_a_few_steps_and_fuses_many():
     ],
 )
 def test_cudnn_falls_back_and_says_why(lstm, dtype, here, reason, monkeypatch):
-    monkeypatch.setattr(kernels, "cudnn_is_here", lambda: here)
-    note = fallback("cudnn", lstm, dtype)
+    monkeypatch.setattr(machine, "cudnn_is_here", lambda: here)
+    note = fallback_note("cudnn", lstm, dtype)
     assert reason in note and bool(note) == bool(reason)
     expected = "fused" if reason else "cudnn"
-    assert choose_kernel("cudnn", 35, lstm, dtype) == expected
+    assert choose_time_loop("cudnn", 35, lstm, dtype) == expected
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about machines without a GPU")
 def test_there_is_no_cudnn_on_a_cpu():
-    assert not kernels.cudnn_is_here()
+    assert not machine.cudnn_is_here()
 
 
 def example(batch=2, time=5, inputs=3, size=4):
@@ -72,7 +78,7 @@ def test_parameters_are_packed_as_cudnn_reads_them():
         assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.skipif(not kernels.cudnn_is_here(), reason="needs an NVIDIA GPU with cuDNN")
+@pytest.mark.skipif(not machine.cudnn_is_here(), reason="needs an NVIDIA GPU with cuDNN")
 def test_cudnn_computes_what_the_fused_kernel_does():
     x_BTD, carry, weights = example()
     kernel_DG, bias_G, recurrent_HG = weights
@@ -91,18 +97,18 @@ def test_cudnn_computes_what_the_fused_kernel_does():
 
 
 def test_options_the_compiler_does_not_know_are_left_out():
-    assert known({"xla_no_such_option": "1"}) == {}
-    options = known(FEW_ROWS)
-    assert options.items() <= FEW_ROWS.items()
+    assert supported_options({"xla_no_such_option": "1"}) == {}
+    options = supported_options(SMALL_BATCH)
+    assert options.items() <= SMALL_BATCH.items()
     doubled = jax.jit(lambda x: x @ x, compiler_options=options)(2 * jnp.eye(3))
     assert_array_equal(doubled, 4 * np.eye(3))
 
 
 def test_sums_are_in_order_on_a_gpu_alone():
     with compiling_for("cpu"):
-        assert in_order() == {}
+        assert deterministic_options() == {}
     with compiling_for("gpu"):
-        options = in_order()
+        options = deterministic_options()
     # XLA has one list of options for all machines: here it can be seen that it knows these.
     assert options and jax.jit(lambda: 7, compiler_options=options)() == 7
 

@@ -8,12 +8,12 @@ from cases import B, T, build, cases, tokens
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.models.layers import Embedding
-from jaxlm.ops.compiling import compiling_for
 from jaxlm.ops.lookup import look_up, sums_by_id
+from jaxlm.ops.machine import compiling_for
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 64, 1000])
-@pytest.mark.parametrize("features", [(), (3,)])
+@pytest.mark.parametrize("positions", [(), (3,)])
 @pytest.mark.parametrize("count", [1, 5, 2000])
 def test_sums_by_id_are_those_of_a_loop(tokens, features, count):
     draw = np.random.default_rng(tokens)

@@ -62,7 +62,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("tokens", "features", "vocab_size", "chunk"), CASES)
+@pytest.mark.parametrize(("tokens", "positions", "vocab_size", "chunk"), CASES)
 def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
     monkeypatch.setattr(output_layer, "CHUNK", chunk)
     arguments = example(tokens, features, vocab_size)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxlm.ops import kernels, products
+from jaxlm.ops import machine, products
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -27,10 +27,10 @@ def test_every_layout_is_numpys_product(dtype):
     a, b, c = (rounded(array, dtype) for array in (a_NF, b_FO, c_NO))
     found = {
         "a b": products.product(low[0], low[1]),
-        "c bT": products.product_by_turned(low[2], low[1]),
-        "aT c": products.turned_product(low[0], low[2]),
+        "c bT": products.product_by_transposed(low[2], low[1]),
+        "aT c": products.transposed_product(low[0], low[2]),
     }
-    found["aT c, too"], found["sum"] = products.turned_product_and_sum(a_NF, c_NO, dtype)
+    found["aT c, too"], found["sum"] = products.transposed_product_and_sum(a_NF, c_NO, dtype)
     layouts = {"a b": a @ b, "c bT": c @ b.T, "aT c": a.T @ c}
     # In bfloat16 on a CPU the sum is of what the product sees, elsewhere of what there is.
     inside = dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
@@ -44,7 +44,7 @@ def test_every_layout_is_numpys_product(dtype):
 @pytest.mark.parametrize("aligned", [1, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_projection_and_its_gradients(dtype, aligned, monkeypatch):
-    monkeypatch.setitem(kernels.ALIGNMENT, jax.default_backend(), aligned)
+    monkeypatch.setitem(machine.ALIGNMENT, jax.default_backend(), aligned)
     x_NF, kernel_FO, weights_NO = draw(5, 3), draw(3, 7, seed=1), draw(5, 7, seed=2)
 
     def number(x_NF, kernel_FO):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from jaxlm.models.cells import CELLS
+from jaxlm.ops.fused_gates import KINDS, fused_gates
 from jaxlm.ops.recurrence import in_segments, recurrence
-from jaxlm.ops.squash import KINDS, squash
 
 # Cells with a matrix from step to step.
 RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
@@ -181,9 +181,9 @@ def test_gates_are_squashed_as_they_say():
         parts = jnp.split(s_BG, 3, axis=-1)
         return jnp.hstack([functions[kind](part) for kind, part in zip(kinds, parts, strict=True)])
 
-    assert_allclose(squash(s_BG, kinds), plain(s_BG), atol=3e-7)
+    assert_allclose(fused_gates(s_BG, kinds), plain(s_BG), atol=3e-7)
     gradients = [
         jax.grad(lambda s_BG, f=f: jnp.sum(jnp.sin(f(s_BG))))(s_BG)
-        for f in (lambda s_BG: squash(s_BG, kinds), plain)
+        for f in (lambda s_BG: fused_gates(s_BG, kinds), plain)
     ]
     assert_allclose(*gradients, atol=1e-6)

@@ -8,14 +8,14 @@ from numpy.testing import assert_allclose
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
-TOKENS, FEATURES, VOCABULARY = 6, 4, 50
+TOKENS, POSITIONS, VOCABULARY = 6, 4, 50
 
 
 def example():
     rng = np.random.default_rng(0)
     arrays = (
-        rng.normal(0, 1, (TOKENS, FEATURES)),
-        rng.normal(0, 1, (FEATURES, VOCABULARY)),
+        rng.normal(0, 1, (TOKENS, POSITIONS)),
+        rng.normal(0, 1, (POSITIONS, VOCABULARY)),
         rng.normal(0, 1, VOCABULARY),
     )
     targets_N = jnp.asarray([0, 1, 7, 20, 48, 49], jnp.int32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.ops.compiling import few_rows
+from jaxlm.ops.machine import small_batch_options
 from jaxlm.ops.sampling import categorical, uniforms
 
 DRAWS = 20_000
@@ -53,7 +53,9 @@ def test_compiled_as_in_generation_every_row_is_right(batch, vocab_size, dtype):
     random = np.random.default_rng(batch)
     logits_BV = random.normal(0, 2, (batch, vocab_size)).astype(np.float32)
     uniform_2B = random.random((2, batch), np.float32)
-    drawn_B = jax.jit(categorical, compiler_options=few_rows(dtype))(uniform_2B, logits_BV)
+    drawn_B = jax.jit(categorical, compiler_options=small_batch_options(dtype))(
+        uniform_2B, logits_BV
+    )
     # A number within a rounding of a word's edge may fall on either side.
     assert np.mean(np.asarray(drawn_B) != inverted(uniform_2B, logits_BV)) < 0.005
     assert drawn_B[-1] == inverted(uniform_2B, logits_BV)[-1]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models import MODELS, make_model
-from jaxlm.scoring import Scorer
-from jaxlm.training.runs import Run
+from jaxlm.runs.run import Run
 
 # P(next | present) of a first-order source. The line break, which jaxlm puts before a text's first
 # character, is one of its symbols, so the source knows the probability of the first one too.

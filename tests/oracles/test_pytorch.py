@@ -125,15 +125,17 @@ def answers(name):
     initial carry (None where it is not a number, or not given).
     """
     model, fixture = CASES[name], fixture_of(name)
-    features = "last" if name.startswith("lecture") else "every"
+    positions = "last" if name.startswith("lecture") else "all"
     targets_BT = jnp.asarray(fixture["targets"])
     params = params_of(name, part(fixture, "weight"), np.add)
     carry = carry_of(name, part(fixture, "carry_in"))
 
     def loss(params, carry):
         arguments = {"params": params}, jnp.asarray(fixture["inputs"])
-        nll_BT, after = model.apply(*arguments, targets_BT, carry, features=features, method="nll")
-        hidden_BTF, _ = model.apply(*arguments, carry, features=features)
+        nll_BT, after = model.apply(
+            *arguments, targets_BT, carry, positions=positions, method="nll"
+        )
+        hidden_BTF, _ = model.apply(*arguments, carry, positions=positions)
         logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
         return jnp.sum(nll_BT), (logits_BTV, after)
 

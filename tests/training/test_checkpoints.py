@@ -10,8 +10,8 @@ import tiny_runs
 
 import jaxlm
 from jaxlm import UserError
-from jaxlm.training.checkpoints import Checkpoints, digest
-from jaxlm.training.runs import CHECKPOINTS
+from jaxlm.runs.checkpoints import Checkpoints, digest
+from jaxlm.runs.run import CHECKPOINTS
 from jaxlm.training.state import TrainState
 
 

@@ -14,8 +14,8 @@ import tiny_runs
 
 import jaxlm
 from jaxlm import UserError
-from jaxlm.training.checkpoints import Checkpoints
-from jaxlm.training.log import Log
+from jaxlm.runs.checkpoints import Checkpoints
+from jaxlm.runs.log import Log
 from jaxlm.training.state import TrainState
 
 pytestmark = pytest.mark.xdist_group("disk")

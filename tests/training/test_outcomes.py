@@ -10,7 +10,7 @@ import tiny_runs
 
 import jaxlm
 from jaxlm import BatchingConfig, UserError
-from jaxlm.plots import loss_curve
+from jaxlm.runs.plots import loss_curve
 
 STREAMS = BatchingConfig("streams", 6, 8)
 # No parameter changes, so no validation is better than the first.

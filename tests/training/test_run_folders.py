@@ -9,7 +9,7 @@ import tiny_runs
 
 import jaxlm
 from jaxlm import BatchingConfig, UserError
-from jaxlm.training.runs import CONFIG
+from jaxlm.runs.run import CONFIG
 
 STREAMS = BatchingConfig("streams", 6, 8)
 LECTURE = ("--model", "rnn", "--steps", "4", "--checkpoint-every", "2", "--log-every", "2")

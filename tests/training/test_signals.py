@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from jaxlm.training.runs import CONFIG
+from jaxlm.runs.run import CONFIG
 
 pytestmark = pytest.mark.xdist_group("signals")
 

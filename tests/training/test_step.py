@@ -24,7 +24,7 @@ class Rig:
         self.model = tiny_runs.make(kind, text, dropout=dropout)
         self.batches = make_batches(text.train, BatchingConfig("streams", 5, 7))
         self.optimizer = make_optimizer(OptimizerConfig(**optimizer), Horizon(10, 100))
-        self.block = make_train_block(self.model, self.optimizer, KEY, self.batches.features)
+        self.block = make_train_block(self.model, self.optimizer, KEY, self.batches.positions)
 
     def state(self):
         return init_state(self.model, self.optimizer, KEY, self.batches.batch_size)

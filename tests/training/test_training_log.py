@@ -8,7 +8,7 @@ import tiny_runs
 from rich.console import Console
 
 import jaxlm
-from jaxlm.training.log import Log, keep_records_up_to, perplexity_of, read_records
+from jaxlm.runs.log import Log, keep_records_up_to, perplexity_of, read_records
 
 
 def shown(terminal: bool, **options) -> str:

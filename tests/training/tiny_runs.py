@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 
 import jaxlm
+from jaxlm.runs.checkpoints import Checkpoints
+from jaxlm.runs.run import CHECKPOINTS
 from jaxlm.training.averaging import make_average
-from jaxlm.training.checkpoints import Checkpoints
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
-from jaxlm.training.runs import CHECKPOINTS
 from jaxlm.training.state import TrainState
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.models.cells.base import Carry, Cell
-from jaxlm.ops.squash import squash
+from jaxlm.ops.fused_gates import fused_gates
 
 
 class GRUCell(Cell):
@@ -27,9 +27,9 @@ class GRUCell(Cell):
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         size = x_BG.shape[-1] // 3
-        both_BG = squash(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
+        both_BG = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
         r, z = jnp.split(both_BG, 2, axis=-1)
-        n = squash(x_BG[:, 2 * size :] + r * u_BG[:, 2 * size :], ("tanh",))
+        n = fused_gates(x_BG[:, 2 * size :] + r * u_BG[:, 2 * size :], ("tanh",))
         return {"reset": r, "update": z, "candidate": n}
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:

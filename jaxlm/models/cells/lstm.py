@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.models.cells.base import Carry, Cell
-from jaxlm.ops.squash import squash
+from jaxlm.ops.fused_gates import fused_gates
 
 
 class LSTMCell(Cell):
@@ -26,7 +26,7 @@ class LSTMCell(Cell):
     additive = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
-        gates_BG = squash(x_BG + u_BG, ("sigmoid", "sigmoid", "tanh", "sigmoid"))
+        gates_BG = fused_gates(x_BG + u_BG, ("sigmoid", "sigmoid", "tanh", "sigmoid"))
         return dict(zip(self.gates, jnp.split(gates_BG, 4, axis=-1), strict=True))
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:

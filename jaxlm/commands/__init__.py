@@ -1,0 +1,1 @@
+"""What the commands share: flags from settings, one-line errors, tables."""

@@ -1,0 +1,1 @@
+"""Scores, perplexity, mixtures, generation and adaptation of a run."""

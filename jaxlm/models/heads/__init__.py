@@ -1,0 +1,1 @@
+"""Output layers: from features to the distribution of the next token."""

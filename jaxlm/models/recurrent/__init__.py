@@ -1,0 +1,1 @@
+"""Recurrent language models: a cell run over time, in layers."""

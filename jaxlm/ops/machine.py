@@ -1,0 +1,233 @@
+"""Everything that depends on the platform: time loops, precision, layouts and compiler options.
+
+No other module asks which platform JAX runs on. A constant here was measured on the machine that
+its comment names; it changes how fast a program is, never what it computes (up to the order of
+summation).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+TIME_LOOPS = ("auto", "scan", "fused", "cudnn")
+# Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
+# more than its body.
+UNROLLED_STEPS = 4
+# Time steps in one iteration of the compiled loop. On a GPU a step is about ten kernels of 2 µs
+# each, however little they do, and the steps of one iteration share some of them. On an H100 a
+# train step of three layers of 1150 units, 20 streams and 70 words took 17.9 ms with one step per
+# iteration and 11.0 ms with seven; with ALIGNMENT it took 8.3 ms with 14 or 28.
+STEPS_PER_ITERATION = {"gpu": 14}
+# The width of a matrix should be a multiple of this. A GPU's matrix units read rows that begin at
+# multiples of 16 bytes: XLA pads other rows, inside the loop if the product is there (a third of
+# the train step above), or takes a slower kernel.
+ALIGNMENT = {"gpu": 8}
+# The dtype of products where the user asks for none; float32 on the other platforms.
+DTYPE = {"tpu": "bfloat16"}
+# JAX's names for the precision of a product of float32 numbers. JAX's default is TF32 on a GPU
+# (10 bits of mantissa where float32 has 23), and bfloat16 on a TPU (7 bits).
+PRECISION = {"float32": "float32", "tf32": "tensorfloat32"}
+# Without gradients the output layer handles this many words at a time, so that the logits stay in
+# a CPU's cache.
+WORDS_WITHOUT_GRADIENT = {"cpu": 2048}
+# Words in one product of the output layer. With longer rows of logits, the neighbours of a row lie
+# on other memory pages, and products that read down the rows run at half the speed: 450 ms for
+# 223 ms at 33,278 words.
+WORDS_WITH_GRADIENT = 7168
+# XLA's float32 CPU products through YNNPACK (jaxlib 0.10) copy the matrix on every call, which a
+# product with a few rows does not pay back: with them, a 650-unit LSTM generates 20 streams in
+# 1193 ms, without them in 983 ms. In bfloat16 the YNNPACK products are faster (746 ms for 1104 ms).
+# YNNPACK keeps the sums (reductions): they save a tenth of the time at 200 units.
+SMALL_BATCH = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+# On a GPU, XLA times several kernels for a product and takes the fastest, which differs between
+# processes, and it adds to rows of memory in no fixed order. With this option one seed gives the
+# same bytes in every process. On an H200 a train step of two layers of 650 units then takes 2.6 ms
+# in place of 2.14 ms, and compiles in 7 s in place of 10 s.
+DETERMINISTIC = {"gpu": {"xla_gpu_deterministic_ops": True}}
+
+_target: ContextVar[str | None] = ContextVar("target", default=None)
+
+
+def platform() -> str:
+    """Return "cpu", "gpu" or "tpu": the platform that programs are compiled for now."""
+    return _target.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(name: str) -> Iterator[None]:
+    """Within this context, programs are lowered for platform `name`, which may be elsewhere."""
+    token = _target.set(name)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def default_dtype() -> str:
+    """Return the dtype that a model computes in, unless its settings name one."""
+    return DTYPE.get(platform(), "float32")
+
+
+def precision_name(dtype: str) -> str | None:
+    """Return JAX's name for the precision of products in `dtype`; None for JAX's own default.
+
+    "float32" is full float32 on every platform. "tf32" is TF32 on a GPU, three bfloat16 products on
+    a TPU, and float32 on a CPU. bfloat16 operands need no precision.
+    """
+    return None if platform() == "cpu" else PRECISION.get(dtype)
+
+
+def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which products of float32 arrays have precision `name`."""
+    return contextlib.nullcontext() if name is None else jax.default_matmul_precision(name)
+
+
+def current_precision() -> str | None:
+    """Return the precision of the context that is active now, for `matmul_precision`.
+
+    A gradient rule is traced after its context has ended. The forward function stores this name,
+    and the backward function enters the precision again.
+    """
+    name: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return name
+
+
+def tf32_note(dtype: str) -> str:
+    """Return why products will not be in `dtype`, or an empty text if they will be."""
+    missing = dtype == "tf32" and platform() == "cpu"
+    return "`dtype` tf32: a CPU has no TF32; float32 is used instead" if missing else ""
+
+
+def choose_time_loop(
+    time_loop: str, time: int, plain_lstm: bool, dtype: str, recurrent: bool = True
+) -> str:
+    """Return how a recurrent layer runs over time: "scan", "fused", "cudnn" or "parallel".
+
+    "auto" is "scan" for a few time steps, which are unrolled, and "fused" for more. "fused" is
+    faster than cuDNN on a GPU too: on an H100 a train step of two layers of 650 units took 2.4 ms
+    (cuDNN 4.9 ms); of three layers of 1150 units, in batches of 20 and 80, 8.3 and 18.2 ms (cuDNN
+    18.6 and 32.4 ms). "cudnn" becomes "fused" where cuDNN cannot run; `fallback_note` says why.
+
+    Args:
+      time_loop: one of TIME_LOOPS.
+      time: number of time steps.
+      plain_lstm: whether the cell is an LSTM without dropout on its state.
+      dtype: dtype of the products, "float32", "tf32" or "bfloat16".
+      recurrent: whether the cell has a recurrent matrix. If not, "fused" becomes "parallel", which
+        computes all time steps at once.
+    """
+    if time_loop == "auto":
+        time_loop = "scan" if time <= UNROLLED_STEPS else "fused"
+    time_loop = "fused" if fallback_note(time_loop, plain_lstm, dtype) else time_loop
+    return "parallel" if time_loop == "fused" and not recurrent else time_loop
+
+
+def fallback_note(time_loop: str, plain_lstm: bool, dtype: str) -> str:
+    """Return why `time_loop` cannot run as asked, or an empty text if it can."""
+    if time_loop != "cudnn":
+        return ""
+    reason = ""
+    if not plain_lstm:
+        reason = "jax has cuDNN's LSTM alone, without dropout of its state"
+    elif dtype not in PRECISION:
+        reason = f"jax has cuDNN's LSTM in float32, not in {dtype}"
+    elif not cudnn_is_here():
+        reason = f"there is no cuDNN on this machine ({platform()})"
+    return f"`time_loop` cudnn: {reason}; `time_loop` fused runs in its place" if reason else ""
+
+
+def cudnn_is_here() -> bool:
+    """Return whether JAX runs on an NVIDIA GPU and was built with cuDNN's recurrent networks."""
+    if platform() != "gpu":
+        return False
+    try:
+        from jax.experimental import rnn
+    except ImportError:
+        return False
+    return getattr(rnn, "gpu_rnn", None) is not None
+
+
+def steps_per_iteration() -> int:
+    """Return how many time steps one iteration of a compiled time loop contains."""
+    return STEPS_PER_ITERATION.get(platform(), 1)
+
+
+def aligned(size: int) -> int:
+    """Return the smallest size from `size` on with which products are fast."""
+    multiple = ALIGNMENT.get(platform(), 1)
+    return -(-size // multiple) * multiple
+
+
+def words_per_slice() -> int:
+    """Return how many words the output layer handles at a time where there are no gradients."""
+    return WORDS_WITHOUT_GRADIENT.get(platform(), WORDS_WITH_GRADIENT)
+
+
+def must_materialise_transpose(dtype: Any) -> bool:
+    """Return whether a transposed first operand must be copied before a product in `dtype`.
+
+    XLA's bfloat16 CPU products cannot read a transposed first operand. They fall back to float32,
+    at half the speed.
+    """
+    return platform() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16
+
+
+def scatter_add_is_ordered() -> bool:
+    """Return whether adding to the rows of an array has a fixed order; on a GPU it has none."""
+    return platform() != "gpu"
+
+
+def deterministic_options() -> dict[str, Any]:
+    """Return compiler options with which a program's gradients are the same bytes each time."""
+    return DETERMINISTIC.get(platform(), {})
+
+
+def small_batch_options(dtype: str) -> dict[str, str]:
+    """Return compiler options for a program whose products in `dtype` have few rows."""
+    return {} if dtype == "bfloat16" else supported_options(SMALL_BATCH)
+
+
+def supported_options(options: dict[str, str]) -> dict[str, str]:
+    """Return those CPU compiler options that the installed XLA supports; none off a CPU.
+
+    An unsupported option makes a compilation fail, and XLA has no list of options. So an empty
+    program is compiled with each option, once per process.
+    """
+    if platform() != "cpu":
+        return {}
+    return {name: value for name, value in options.items() if _is_supported(name, value)}
+
+
+@functools.cache
+def _is_supported(name: str, value: str) -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value})()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error) or "not a valid enum value" in str(error):
+            return False
+        raise
+    return True
+
+
+def jit_with(
+    options: Callable[[], dict[str, Any]], function: Callable[..., Any], **how: Any
+) -> Callable[..., Any]:
+    """Return `jax.jit(function, **how)` with compiler options that depend on the platform.
+
+    `options` is called when the function is, not on import: the platform is known only then.
+    """
+
+    @functools.cache
+    def compiled_for(name: str) -> Any:
+        return jax.jit(function, compiler_options=options(), **how)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        return compiled_for(platform())(*arguments)
+
+    return call

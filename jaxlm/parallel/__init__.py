@@ -1,0 +1,1 @@
+"""Devices and processes: meshes, shard_map, several hosts."""

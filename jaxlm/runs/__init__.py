@@ -1,0 +1,1 @@
+"""A run's folder: the run, its settings, log, checkpoints and plots."""
