@@ -1,114 +1,137 @@
-"""The contract every language model keeps, whether it was trained by gradient or by counting."""
+"""The contract that every language model keeps, trained by gradient or by counting."""
 
 import abc
-import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
 import numpy as np
-from rich.table import Table
 
-from jaxlm.ops.sampling import uniforms
+from jaxlm.models.settings import model_settings
+
+if TYPE_CHECKING:
+    import jax
+    from rich.table import Table
 
 Carry = Any
-"""What a model remembers between two calls: any pytree whose leaves have the batch as their first
-axis.
-"""
+"""A model's memory between two calls: any pytree whose leaves have the batch as first axis."""
 Params = Any
-Draw = Callable[[Any, jax.Array], jax.Array]
-"""draw(logits_BV, uniform_2B): a token for each row, int32 [B], by two numbers a row from [0, 1).
-Hashable, and pure. Of logits, what is added to all of a row does not matter."""
+"""The parameters of a model: a pytree of arrays, or an n-gram's tables."""
+Draw = Callable[[Any, "jax.Array"], "jax.Array"]
+"""draw(logits_BV, uniform_2B) -> int32 [B]: draws one token for each row.
+
+uniform_2B holds two random numbers a row from [0, 1). A constant added to a row of logits changes
+nothing. The function is pure and hashable."""
 
 
 class LanguageModel(abc.ABC):
-    """A state machine over tokens that knows what may come next.
+    """A state machine over tokens that predicts the next token.
 
-    It is asked three things: how likely each token of a text is (`token_scores`), what comes next
-    (`next_log_probs`), and how a text goes on (`generate`). Its parameters are not part of it.
+    Every model answers three questions: how likely is each token of a text (`token_scores`), which
+    token comes next (`next_log_probs`), and how does a text go on (`generate`). The parameters are
+    not part of the model: each method gets them as its first argument.
 
-    Two laws hold for every model. Causality: what comes out at position t depends on tokens up to t
-    alone. Chunks: running tokens[:, :k] and then tokens[:, k:] with the carry gives what one run
-    over tokens gives.
+    Two laws hold for every model:
+      causality: the output at position t depends on the tokens up to t alone.
+      chunks: running tokens[:, :k], and then tokens[:, k:] with the carry, gives the same outputs
+        as running all tokens at once.
     """
 
     trained_by: ClassVar[str]
-    """"gradient" or "counting": how its parameters come about, and how they are kept."""
+    """"gradient" or "counting": how the parameters are trained, and how they are kept."""
     vocab_size: int
     start_id: int | None
-    """The token that stands before the first one of a text; None if there is none."""
+    """Id of the token that stands before the first token of a text; None if there is none."""
     pads: ClassVar[bool] = False
-    """Whether it needs its whole window: a shorter context is padded with the start token."""
+    """Whether the model needs its whole window; a shorter context is padded with `start_id`."""
     starts_from_nothing: ClassVar[bool] = False
-    """Whether it can tell what comes first without a token to start from."""
+    """Whether the model can predict the first token of a text without a token before it."""
     across_lines: bool = True
-    """Whether what it remembers goes on over line ends."""
+    """Whether the carry goes on over line ends."""
 
     @property
     @abc.abstractmethod
     def window(self) -> int | None:
-        """How many tokens before the one to predict it sees; None if all."""
+        """Number of tokens before the predicted token that the model sees; None if all."""
 
     @property
     def context_size(self) -> int | None:
-        """How many tokens before the present one fix the carry; None if all do."""
+        """Number of tokens before the present token that determine the carry; None if all do."""
         return None if self.window is None else max(0, self.window - 1)
 
     @property
     def filler_id(self) -> int:
-        """What is read where a text has not begun: the start token, or any where there is none."""
+        """Id of the token that is read before a text begins: `start_id`, or 0 if there is none."""
         return self.start_id or 0
 
     @property
     def nothing_id(self) -> int:
-        """What the initial carry holds in place of tokens."""
+        """Id that the initial carry holds in the place of tokens."""
         return self.filler_id
+
+    def settings(self) -> dict[str, Any]:
+        """Return the value of each setting by name, as config.json keeps them."""
+        return {name: getattr(self, name) for name in model_settings(type(self))}
 
     @abc.abstractmethod
     def tokens_in_chunk(self, detail: bool) -> int:
-        """How many tokens to score in one call, batch times time, to stay within memory."""
+        """Return how many tokens (batch times time) one call may score within memory."""
 
     @abc.abstractmethod
     def initial_carry(self, batch_size: int) -> Carry:
-        """The carry at the start of a text."""
+        """Return the carry at the start of a text."""
 
     @abc.abstractmethod
     def token_scores(
         self, params: Params, inputs_BT: Any, targets_BT: Any, carry: Carry, detail: bool = False
     ) -> tuple[tuple[Any, ...], Carry]:
-        """Natural log-probability of each target after the inputs up to its place; with `detail`
-        also its rank (1: the likeliest) and the entropy of the whole distribution in nats. [B, T]
-        each, and the carry.
+        """Return the log-probability of each target, given the inputs up to its position.
+
+        Args:
+          params: the parameters.
+          inputs_BT: the tokens that are read, int [B, T].
+          targets_BT: the token that follows each input, int [B, T].
+          carry: from `initial_carry` or an earlier call.
+          detail: whether to return ranks and entropies too.
+        Returns:
+          A tuple of arrays [B, T], and the carry after the last input. The arrays are the natural
+          log-probabilities; with `detail` also the rank of each target (1: the likeliest token),
+          and the entropy of the whole distribution in nats.
         """
 
     @abc.abstractmethod
     def next_log_probs(
         self, params: Params, tokens_BT: Any, carry: Carry = None
     ) -> tuple[Any, Carry]:
-        """Log-probability of every token after the last of `tokens_BT`, [B, V], and the carry."""
+        """Return the log-probability of every token after the last input, [B, V], and the carry."""
 
     def generate(
-        self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
+        self, params: Params, prompt_BT: Any, key: "jax.Array", draw: Draw, length: int
     ) -> Any:
-        """Tokens that go on from the prompt, int32 [B, length], each drawn by `draw`."""
+        """Return `length` tokens that continue each prompt, int32 [B, length].
+
+        Args:
+          params: the parameters.
+          prompt_BT: tokens to continue, int [B, T].
+          key: key of all random draws.
+          draw: draws one token for each row from logits and random numbers.
+          length: number of tokens to generate.
+        """
+        from jaxlm.ops.sampling import drawn, uniforms
+
         log_probs_BV, carry = self.next_log_probs(params, prompt_BT)
-        tokens: list[np.ndarray] = []
+        tokens_TB: list[np.ndarray] = []
         for uniform_2B in uniforms(key, length, len(prompt_BT)):
-            tokens.append(np.asarray(_drawn(log_probs_BV, uniform_2B, draw)))
-            log_probs_BV, carry = self.next_log_probs(params, tokens[-1][:, None], carry)
-        return np.stack(tokens, axis=1)
+            tokens_TB.append(np.asarray(drawn(log_probs_BV, uniform_2B, draw)))
+            log_probs_BV, carry = self.next_log_probs(params, tokens_TB[-1][:, None], carry)
+        return np.stack(tokens_TB, axis=1)
 
     def sources(self, params: Params, tokens_1T: Any, words: Any) -> list[str]:
-        """What in the model gave each of `words` its probability after the tokens; empty where
-        there is nothing to tell.
+        """Return which part of the model gave each word its probability after the tokens.
+
+        An n-gram names the order that answered; other models return empty texts.
         """
         return [""] * len(words)
 
     @abc.abstractmethod
-    def summary(self) -> Table:
-        """Its parts as a table."""
-
-
-@functools.partial(jax.jit, static_argnames="draw")
-def _drawn(log_probs_BV: Any, uniform_2B: jax.Array, draw: Draw) -> jax.Array:
-    return draw(log_probs_BV, uniform_2B)
+    def summary(self) -> "Table":
+        """Return the parts of the model as a table."""

@@ -131,4 +131,4 @@ def check_common(model: Any) -> None:
         rate = getattr(model, name, None)
         if rate is not None and is_static(rate) and not 0 <= rate < 1:
             raise UserError(f"--{name.replace('_', '-')} {rate}: must be at least 0 and below 1")
-    choose(DTYPES, model.dtype, "dtype")
+    choose(DTYPES, model.compute_dtype, "dtype")

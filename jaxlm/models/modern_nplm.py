@@ -1,59 +1,19 @@
-"""Bengio's model with what has been learnt since: deep, residual, normalised, and wide."""
+"""Bengio's model made deep, residual, normalised and wide (Sun & Iyyer 2021)."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import UserError
+from jaxlm.errors import check_at_least
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads.output_layer import describe_head, make_head
-from jaxlm.models.layers import DTYPES, Affine, Dropout, check_common
+from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import side_by_side, with_context
 from jaxlm.ops.lookup import look_up
-
-
-@dataclass(frozen=True)
-class ModernNPLMConfig:
-    """A deep feed-forward model over a window of words and averages of the words before it."""
-
-    n_step: int = 15
-    """Words of context the model sees one by one."""
-    far_windows: int = 4
-    """Windows before these, of each of which the model sees a weighted average."""
-    far_size: int = 10
-    """Words in each of them."""
-    embedding_size: int = 128
-    """Size of a word's feature vector (a row of C)."""
-    hidden_size: int = 256
-    """Size of what goes from layer to layer."""
-    inner_size: int = 1024
-    """Size inside a layer, between its two matrices."""
-    num_layers: int = 4
-    """Residual layers, one on another."""
-    tied: bool = False
-    """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
-    dropout: float = 0.0
-    """Dropout on the word features, on what a layer adds, and before the output."""
-    init_scale: float | None = None
-    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
-    dtype: str | None = None
-    """Compute in float32, tf32 (the same with a GPU's faster, shorter products) or bfloat16 (none:
-    bfloat16 on a TPU, float32 elsewhere); parameters and loss are float32 in any case."""
-    softmax: str = "full"
-    """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
-    mixture (of softmaxes)."""
-    cutoffs: tuple[int, ...] = ()
-    """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
-    adaptive_input: bool = False
-    """adaptive: rarer words have fewer features, at the input too."""
-    sampled_words: int = 1024
-    """sampled: words that a training step compares the targets with."""
-    softmaxes: int = 10
-    """mixture: softmaxes in it."""
 
 
 class ModernNPLM(NeuralModel):
@@ -64,44 +24,48 @@ class ModernNPLM(NeuralModel):
         h⁰ = p + P x          hˡ = hˡ⁻¹ + bˡ + Bˡ relu(aˡ + Aˡ LN(hˡ⁻¹)), l = 1 ... L
         P(w_{t+1} | ...) = softmax(b + U LN(h^L))
 
-    The weights α are learnt, and at the start each average is a plain one. Parameters: embedding C
-    [V, D]; far/weights α [F, S]; first P [(n + F) · D, H]; layers_l: norm, inner A [H, inner_size],
-    outer B [inner_size, H]; norm; output. The carry is the last n + F · S - 1 tokens.
+    The weights α are trained; they start as plain averages.
 
-    Sun & Iyyer make U and C one (`tied`) in an adaptive softmax, with 16 layers and Adam.
+    Parameters: embedding C [V, D]; far/weights α [F, S]; first P [(n + F) · D, H]; layers_l: norm,
+    inner A [H, inner_size], outer B [inner_size, H]; norm; output. The carry is the last
+    n + F · S - 1 tokens.
 
-    Raises UserError for sizes below 1, and numbers of windows below 0.
+    Sun & Iyyer tie U to C in an adaptive softmax, and train 16 layers with Adam.
+
+    Example:
+      >>> model = ModernNPLM(vocab_size=7, n_step=3, far_windows=2, far_size=2)
+      >>> model.window
+      7
+
+    Raises:
+      SettingError: for a size below 1, and a negative number of windows.
     """
 
     n_step: int = 15
+    """Words of context the model sees one by one."""
     far_windows: int = 4
+    """Windows before these words; the model sees a weighted average of each window."""
     far_size: int = 10
+    """Words in each of these windows."""
     embedding_size: int = 128
+    """Size of a word's feature vector (a row of C)."""
     hidden_size: int = 256
+    """Features that each residual layer reads and writes."""
     inner_size: int = 1024
+    """Features inside a residual layer, between its two matrices."""
     num_layers: int = 4
-    tied: bool = False
+    """Residual layers, stacked."""
     dropout: float = 0.0
-    init_scale: float | None = None
-    dtype: str = "float32"
-    softmax: str = "full"
-    cutoffs: tuple[int, ...] = ()
-    adaptive_input: bool = False
-    sampled_words: int = 1024
-    softmaxes: int = 10
+    """Dropout on the word features, on what a layer adds, and before the output."""
 
     pads = True
 
     def setup(self) -> None:
         check_common(self)
         for name in ("far_size", "hidden_size", "inner_size"):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1"
-                )
-        if self.far_windows < 0:
-            raise UserError(f"--far-windows {self.far_windows}: must be at least 0")
-        dtype = DTYPES[self.dtype]
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("far_windows", self.far_windows, 0)
+        dtype = self.array_dtype
         self.embedding = make_embedding(self, dtype)
         if self.far_windows:
             self.far = FarAverages(self.far_windows, self.far_size)
@@ -112,7 +76,7 @@ class ModernNPLM(NeuralModel):
                 self.hidden_size,
                 self.inner_size,
                 self.dropout,
-                self.dtype,
+                dtype,
                 self.init_scale,
                 name=f"layers_{index}",
             )
@@ -167,14 +131,17 @@ class ModernNPLM(NeuralModel):
 
 
 class FarAverages(nn.Module):
-    """g_1 ... g_F of every position, side by side [B, T, F · D]."""
+    """Weighted averages of distant words: g_1 ... g_F of every position, side by side."""
 
     windows: int
     size: int
 
     @nn.compact
     def __call__(self, words_BSD: jax.Array, positions: int) -> jax.Array:
-        """Of `positions` windows that begin at the first words, one after another."""
+        """Return the averages at `positions` consecutive positions, [B, T, F · D].
+
+        words_BSD holds the word features of all windows; the first window starts at word 0.
+        """
         init = nn.initializers.constant(1 / self.size)
         weights_FS = self.param("weights", init, (self.windows, self.size))
         batch, seen, features = words_BSD.shape
@@ -192,17 +159,17 @@ class FarAverages(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """h + b + B relu(a + A LN(h)), with dropout on what is added."""
+    """h + b + B relu(a + A LN(h)), with dropout on the added term."""
 
     size: int
     inner_size: int
     dropout: float
-    dtype: str
+    dtype: Any
     init_scale: float | None
 
     @nn.compact
     def __call__(self, h_BTH: jax.Array, deterministic: bool) -> jax.Array:
-        dtype = DTYPES[self.dtype]
+        dtype = self.dtype
         normed_BTH = nn.LayerNorm(dtype=dtype, name="norm")(h_BTH)
         inner = Affine(self.inner_size, self.size, dtype, self.init_scale, name="inner")
         outer = Affine(self.size, self.inner_size, dtype, self.init_scale, name="outer")

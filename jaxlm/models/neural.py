@@ -1,22 +1,22 @@
-"""The contract every neural model keeps: Flax modules, asked through compiled functions."""
+"""The contract that every neural model keeps: Flax modules, asked through compiled functions."""
 
 import abc
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from rich.table import Table
 
 from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.heads.output_layer import make_head
-from jaxlm.models.summary import parameter_table
+from jaxlm.models.layers import DTYPES
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.machine import (
+    default_dtype,
     jit_with,
     matmul_precision,
     precision_name,
@@ -26,10 +26,13 @@ from jaxlm.ops.machine import (
 from jaxlm.ops.sampling import uniforms
 from jaxlm.parallel.mesh import Axes, replicate
 
-# Logits of a chunk are kept to about this many numbers (32 MiB of float32).
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Numbers in the logits of one chunk, at most (32 MiB of float32).
 LOGITS_IN_CHUNK = 1 << 23
-# Parameters with an axis that may be spread over devices.
-WORDS: dict[str, Axes] = {
+# Parameters with an axis that may be sharded over devices.
+SHARDED: dict[str, Axes] = {
     "embedding/embedding": ("vocabulary", None),
     "output/kernel": (None, "vocabulary"),
     "output/bias": ("vocabulary",),
@@ -37,22 +40,55 @@ WORDS: dict[str, Axes] = {
 
 
 class NeuralModel(nn.Module, LanguageModel):
-    """Predicts the next token at every position.
+    """A Flax module that predicts the next token at every position.
 
-    carry = model.initial_carry(batch_size)
-    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
-    logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
+        carry = model.initial_carry(batch_size)
+        hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry)
+        logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
 
-    A model's `setup` makes `embedding`, by `make_embedding`, and `output`, by `make_head`, as its
-    fields describe them; its `encode` are what is between the two. One that is wired otherwise
-    has `logits`, `loss` and `notes` of its own.
+    A subclass makes `embedding` (by `make_embedding`) and `output` (by `make_head`) in `setup`, and
+    computes everything between them in `encode`. A subclass with another output has methods
+    `logits`, `loss` and `notes` of its own. The fields below are settings of every neural model;
+    a subclass adds its own fields, each with its help text below it.
     """
 
     vocab_size: int
     start_id: int | None = 0
+    embedding_size: int = 200
+    """Size of a word's feature vector (a row of C)."""
+    tied: bool = False
+    """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
+    dropout: float = 0.0
+    """Dropout on the word features, between layers and before the output."""
+    init_scale: float | None = None
+    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
+    dtype: str | None = None
+    """Compute products in float32, tf32 (float32 with a GPU's faster, shorter products) or bfloat16
+    (none: bfloat16 on a TPU, float32 elsewhere). Parameters and loss are float32 in any case."""
+    softmax: str = "full"
+    """Output layer: full, adaptive (rare words in small clusters), sampled (in training), mixture
+    (of softmaxes)."""
+    cutoffs: tuple[int, ...] = ()
+    """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
+    adaptive_input: bool = False
+    """adaptive: rarer words have fewer features at the input too."""
+    sampled_words: int = 1024
+    """sampled: number of words that a train step compares the targets with."""
+    softmaxes: int = 10
+    """mixture: number of softmaxes."""
 
     trained_by = "gradient"
     across_lines = True
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of products: the setting `dtype`, or else the platform's default."""
+        return self.dtype or default_dtype()
+
+    @property
+    def array_dtype(self) -> Any:
+        """The dtype of the arrays that are multiplied."""
+        return DTYPES[self.compute_dtype]
 
     @property
     def precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -60,7 +96,12 @@ class NeuralModel(nn.Module, LanguageModel):
 
         `__call__`, `logits`, `nll` and `objective` enter it themselves.
         """
-        return matmul_precision(precision_name(getattr(self, "dtype", "float32")))
+        return matmul_precision(precision_name(self.compute_dtype))
+
+    @nn.nowrap
+    def settings(self) -> dict[str, Any]:
+        # The platform's default is written out: the run computes the same on every platform.
+        return LanguageModel.settings(self) | {"dtype": self.compute_dtype}
 
     @abc.abstractmethod
     def encode(
@@ -71,22 +112,34 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool,
         length: jax.Array | None,
     ) -> tuple[jax.Array, Carry]:
-        """`__call__` after its checks, and before `output_dropout`."""
+        """Return the features that predict the next token, before `output_dropout`, and the carry.
+
+        Args:
+          tokens_BT: int32 [B, T].
+          carry: from `initial_carry` or an earlier call.
+          last: whether to return the features of the last position alone.
+          deterministic: whether dropout is off.
+          length: int32 scalar, how many of the T tokens are read; None for all.
+        Returns:
+          hidden [B, T or 1, F], and the carry after the last token that is read.
+        """
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
-        """The features as the output layer reads them."""
+        """Return the features after dropout, as the output layer reads them."""
         return hidden_BTF
 
     def penalty(
         self, hidden_BTF: jax.Array, dropped_BTF: jax.Array, shares_BT: jax.Array
     ) -> jax.Array | float:
-        """What training adds to the loss, by the features before and after `output_dropout` and
-        each position's share of the loss: float32 scalar.
+        """Return what training adds to the loss, a float32 scalar.
+
+        hidden_BTF and dropped_BTF are the features before and after `output_dropout`; shares_BT is
+        the weight of each position in the loss.
         """
         return 0.0
 
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
-        """Unnormalised log-probabilities of the next token: [B, T, V] in the compute dtype."""
+        """Return the logits of the next token, [B, T, V] in the compute dtype."""
         with self.precision:
             return self.output(hidden_BTF, self.embedding.embedding)
 
@@ -97,28 +150,36 @@ class NeuralModel(nn.Module, LanguageModel):
         weights_BT: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Σ weight · nll of the targets in nats, float32, and the nll of each, [B, T]: what
-        `logits` and a cross-entropy give, in one. Only the sum can be differentiated. Unless
-        `deterministic`, both may be an estimate, which `notes` then says.
+        """Return Σ weight · nll of the targets, a float32 scalar, and each nll, [B, T], in nats.
+
+        This is `logits` and a cross-entropy in one; only the sum has a gradient. In training
+        (`deterministic` False) both may be estimates, and `notes` says so.
+
+        Args:
+          hidden_BTF: features after `output_dropout`.
+          targets_BT: int32, the token to predict at each position.
+          weights_BT: float32, the weight of each position in the sum.
+          deterministic: whether the loss must be exact.
         """
         table = self.embedding.embedding
         return self.output.loss(hidden_BTF, table, targets_BT, weights_BT, deterministic)
 
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
-        """What each parameter group is, in words: prefix of the parameter's path -> description."""
+        """Return what each parameter group computes: prefix of the parameters' paths -> text."""
 
     @nn.nowrap
     def axes(self) -> dict[str, Axes]:
-        """The axes of parameters that may be spread over devices, by path; `sharding.RULES` says
-        how. A parameter that is not named is on every device.
+        """Return the axes of the parameters that may be sharded over devices, by path.
+
+        `jaxlm.parallel.mesh.RULES` says how. Every other parameter is replicated.
         """
-        return WORDS if make_head(self, parent=None).spreads else {}
+        return SHARDED if make_head(self, parent=None).spreads else {}
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        """What will not run as its settings ask, and which figures are not what they seem."""
-        notes = [make_head(self, parent=None).note(), tf32_note(getattr(self, "dtype", ""))]
+        """Return what the user should know before training: fallbacks, and estimated losses."""
+        notes = [make_head(self, parent=None).note(), tf32_note(self.compute_dtype)]
         return [note for note in notes if note]
 
     def __call__(
@@ -130,16 +191,19 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool = True,
         length: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
-        """Features that predict the next token at every position, and the carry after the last one.
+        """Return the features that predict the next token at every position, and the carry.
 
-        tokens_BT: int32 [B, T]. carry: from `initial_carry` (the default) or an earlier call.
-        positions: "all" positions, or the "last" alone, which is cheaper where that is all one
-        needs. deterministic: False draws dropout from rngs={"dropout": key}. length: int32 scalar,
-        how many of the T tokens are read (none: all); the carry is the one after these, and what
-        comes out at the others means nothing.
-
-        Returns hidden [B, T or 1, F] in the compute dtype, and the carry. Raises AssertionError for
-        a wrong shape.
+        Args:
+          tokens_BT: int32 [B, T].
+          carry: from `initial_carry` (the default) or an earlier call.
+          positions: "all", or "last" for the features of the last position alone, which cost less.
+          deterministic: False draws dropout from rngs={"dropout": key}.
+          length: int32 scalar, how many of the T tokens are read (None: all). The carry is the
+            carry after these tokens, and the features at the other positions mean nothing.
+        Returns:
+          hidden [B, T or 1, F] in the compute dtype, and the carry.
+        Raises:
+          AssertionError: for a wrong shape.
         """
         with self.precision:
             hidden_BTF, carry = self._checked(tokens_BT, carry, positions, deterministic, length)
@@ -172,12 +236,25 @@ class NeuralModel(nn.Module, LanguageModel):
         positions: str = "all",
         deterministic: bool = True,
     ) -> tuple[jax.Array, Carry]:
-        """Negative log-likelihood of each target in nats, float32 [B, T or 1], and the carry:
-        `__call__`, `logits` and the cross-entropy in one.
+        """Return the negative log-likelihood of each target, and the carry.
+
+        This is `__call__`, `logits` and the cross-entropy in one.
+
+        Args:
+          tokens_BT: int32 [B, T].
+          targets_BT: int32 [B, T], or [B, 1] for the last position alone.
+          carry: from `initial_carry` (the default) or an earlier call.
+          positions: "all" or "last".
+          deterministic: False draws dropout from rngs={"dropout": key}.
+        Returns:
+          nll in nats, float32 [B, T or 1], and the carry.
         """
-        hidden_BTF, carry = self(tokens_BT, carry, positions=positions, deterministic=deterministic)
-        shapes.check(targets_BT, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
-        return cross_entropy(self.logits(hidden_BTF), targets_BT), carry
+        with self.precision:
+            hidden_BTF, carry = self(
+                tokens_BT, carry, positions=positions, deterministic=deterministic
+            )
+            shapes.check(targets_BT, "BT", B=hidden_BTF.shape[0], T=hidden_BTF.shape[1])
+            return cross_entropy(self.logits(hidden_BTF), targets_BT), carry
 
     def objective(
         self,
@@ -190,11 +267,22 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool = True,
         length: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, Carry]:
-        """What training minimises, Σ weight · nll; the nll of each target, float32 [B, T or 1]; and
-        the carry. The numbers are those of `nll`, by way of `loss`, which never holds all logits.
+        """Return what training minimises, Σ weight · nll; the nll of each target; and the carry.
 
-        Unless `deterministic`: then dropout is drawn from rngs={"dropout": key}, a sampled
-        softmax's words from {"sampling": key}, and what is minimised has the `penalty` on top.
+        The numbers are those of `nll`, computed by `loss`, which never holds all logits at once.
+        In training (`deterministic` False) `penalty` is added to the sum.
+
+        Args:
+          tokens_BT: int32 [B, T].
+          targets_BT: int32 [B, T], or [B, 1] for the last position alone.
+          weights_BT: float32, the weight of each target in the sum.
+          carry: from `initial_carry` (the default) or an earlier call.
+          positions: "all" or "last".
+          deterministic: False draws dropout from rngs={"dropout": key}, and the words of a sampled
+            softmax from rngs={"sampling": key}.
+          length: int32 scalar, how many of the T tokens are read (None: all).
+        Returns:
+          A float32 scalar; float32 [B, T or 1], in nats; and the carry.
         """
         with self.precision:
             hidden_BTF, carry = self._checked(tokens_BT, carry, positions, deterministic, length)
@@ -206,8 +294,8 @@ class NeuralModel(nn.Module, LanguageModel):
                 total = total + self.penalty(hidden_BTF, dropped_BTF, weights_BT)
             return total, nll_BT, carry
 
-    # The questions of LanguageModel. They are not Flax methods, which would run inside the module:
-    # each is a compiled function of the module and its parameters.
+    # The three questions of LanguageModel. A Flax method would run inside the module; these are
+    # compiled functions of the module and its parameters.
 
     @nn.nowrap
     def tokens_in_chunk(self, detail: bool) -> int:
@@ -229,11 +317,13 @@ class NeuralModel(nn.Module, LanguageModel):
     def generate(
         self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
     ) -> Any:
-        compiled = _compiled_generate(getattr(self, "dtype", "float32"))
+        compiled = _compiled_generate(self.compute_dtype)
         return compiled(params, prompt_BT, key, self, draw, length)
 
     @nn.nowrap
-    def summary(self) -> Table:
+    def summary(self) -> "Table":
+        from jaxlm.models.summary import parameter_table
+
         return parameter_table(self, self.layers())
 
 
@@ -266,7 +356,7 @@ def _token_scores(
 def _last_logits(
     params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
 ) -> tuple[jax.Array, Carry]:
-    """float32 [B, V] after the last token, and the carry."""
+    """Return the logits after the last token, float32 [B, V], and the carry."""
     hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, positions="last")
     logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
     return logits_BTV[:, -1].astype(jnp.float32), carry
@@ -288,7 +378,7 @@ def _generate(
     draw: Draw,
     length: int,
 ) -> jax.Array:
-    """The prompt in one pass, then a scan over the tokens to come."""
+    """Read the prompt in one pass, then draw one token per iteration of a scan."""
 
     def step(
         loop: tuple[jax.Array, Carry], uniform_2B: jax.Array

@@ -1,62 +1,59 @@
 """The n-gram: trained by counting, asked like every other model."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError
 from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.ngrams.tables import NOTHING, Tables
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MAX_ORDER = 9
 
 
 @dataclass(frozen=True)
-class NGramConfig:
-    """Counting, the first rung: the probability of a word after the n - 1 before it."""
-
-    order: int = 5
-    """n: words of the longest n-gram, 1 to 9; it sees n - 1 words of context."""
-    smoothing: str = "modified-kneser-ney"
-    """modified-kneser-ney, kneser-ney, witten-bell, add-k or maximum-likelihood."""
-    add_k: float = 1.0
-    """Smoothing add-k only: what is added to every count."""
-    stream: bool = False
-    """Read over line ends, as the neural models do (default: a context starts afresh in each line,
-    as in KenLM)."""
-
-
-@dataclass(frozen=True)
 class NGram(LanguageModel):
-    """An n-gram model (Shannon 1948) of any smoothing: one of SMOOTHINGS, or an ARPA file's own.
+    """An n-gram model (Shannon 1948) of any smoothing in SMOOTHINGS, or read from an ARPA file.
 
         P(w_t | w_1 ... w_{t-1}) = P(w_t | w_{t-n+1} ... w_{t-1}),   n = order
 
     Its parameters are `jaxlm.ngrams.tables.Tables`, a back-off model. The carry is the last n - 1
-    tokens, int64 [B, n-1]: a token's id, V = vocab_size for a line's start, and -1 where there is
-    nothing. Without `stream`, a context starts afresh after `start_id` (the token that ends a line,
-    too); with it, `start_id` is a token like any other.
+    tokens, int64 [B, n-1]: the id of a token, V = vocab_size for the start of a line, and -1 where
+    there is no token. Without `stream`, a context starts anew after `start_id` (the token that ends
+    a line). With `stream`, `start_id` is a token like any other.
 
-    Raises UserError for an order out of 1 ... 9, and a negative add_k.
+    Example:
+      >>> NGram(vocab_size=7, order=3).window
+      2
+
+    Raises:
+      SettingError: for an order outside 1 ... 9, and a negative add_k.
     """
 
     vocab_size: int
     start_id: int | None = None
     order: int = 5
+    """Words of the longest n-gram, 1 to 9; the model sees order - 1 words of context."""
     smoothing: str = "modified-kneser-ney"
+    """modified-kneser-ney, kneser-ney, witten-bell, add-k or maximum-likelihood."""
     add_k: float = 1.0
+    """Smoothing add-k only: what is added to every count."""
     stream: bool = False
+    """Read over line ends, as the neural models do (default: a context starts anew in each line, as
+    in KenLM)."""
 
     trained_by = "counting"
     starts_from_nothing = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= MAX_ORDER:
-            raise UserError(f"--order {self.order}: must be from 1 to {MAX_ORDER}")
+            raise SettingError("order", self.order, f"must be from 1 to {MAX_ORDER}")
         if not 0 <= self.add_k < np.inf:
-            raise UserError(f"--add-k {self.add_k}: must be 0 or more")
+            raise SettingError("add_k", self.add_k, "must be 0 or more")
 
     @property
     def window(self) -> int:
@@ -101,14 +98,14 @@ class NGram(LanguageModel):
         return np.stack([_log(p_V) for p_V, _ in found]), carry
 
     def sources(self, params: Tables, tokens_1T: Any, words: Any) -> list[str]:
-        """The order that answered for each word: how long a context it was seen after."""
+        """Return the order of the n-gram that gave each word its probability, such as "3-gram"."""
         ((_, answered_V),), _ = self._last(params, tokens_1T, None)
         return [f"{answered_V[word]}-gram" for word in words]
 
     def _last(
         self, tables: Tables, tokens_BT: Any, carry: Carry
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Carry]:
-        """The distribution after the last token of each row, and the order behind each word."""
+        """Return each row's P(w) after its last token, and the order behind each word; the carry."""
         carry = self.initial_carry(len(tokens_BT)) if carry is None else carry
         contexts, carry = self._contexts(tables, np.asarray(tokens_BT), carry)
         rows = range(len(carry))
@@ -120,8 +117,9 @@ class NGram(LanguageModel):
     def _contexts(
         self, tables: Tables, tokens_BT: Any, carry: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
-        """The ids of the contexts of 1 ... n - 1 tokens before and after each input, [B, 1 + T]
-        each, and the carry.
+        """Return the ids of the contexts of 1 ... n - 1 tokens at each input, and the carry.
+
+        The ids are [B, 1 + T] for each length; column 0 is the context before the first input.
         """
         tokens_BT = np.asarray(tokens_BT, np.int64)
         if not self.stream and self.start_id is not None:
@@ -131,7 +129,9 @@ class NGram(LanguageModel):
         contexts = [ids_BS[:, first:] for ids_BS in tables.contexts(seen_BS)]
         return contexts, seen_BS[:, seen_BS.shape[1] - (self.order - 1) :]
 
-    def summary(self) -> Table:
+    def summary(self) -> "Table":
+        from rich.table import Table
+
         table = Table(title=f"NGram, {self.smoothing}", title_justify="left")
         for header in ("order", "what it computes"):
             table.add_column(header)

@@ -1,6 +1,8 @@
 """Draws from a categorical distribution."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,3 +46,10 @@ def _invert(mass_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
     places_N = jnp.arange(mass_BN.shape[-1])
     last_B = jnp.max(jnp.where(mass_BN > 0, places_N, 0), axis=-1)
     return jnp.minimum(place_B, last_B).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames="draw")
+def drawn(logits_BV: Any, uniform_2B: jax.Array, draw: Any) -> jax.Array:
+    """Return draw(logits_BV, uniform_2B), compiled: a token for each row, int32 [B]."""
+    tokens_B: jax.Array = draw(logits_BV, uniform_2B)
+    return tokens_B

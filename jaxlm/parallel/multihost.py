@@ -2,7 +2,7 @@
 distributed runtime. Each runs the same program; what they must agree on, they ask here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -61,3 +61,15 @@ def allgather_ints(mine: Sequence[int]) -> np.ndarray:
     if jax.process_count() == 1:
         return numbers[None]
     return np.asarray(multihost_utils.process_allgather(numbers))
+
+
+def run_on_first(function: Callable[[], None]) -> None:
+    """Run `function` on the first process only; if it raises UserError there, all processes do."""
+    refused: UserError | None = None
+    if is_first():
+        try:
+            function()
+        except UserError as error:
+            refused = error
+    if allgather_ints([refused is not None])[0, 0]:
+        raise refused or UserError("the first process could not take the run's folder")

@@ -1,17 +1,15 @@
-"""Checkpoint files: the only module that knows orbax.
+"""Checkpoint files of a run; the only module that imports orbax.
 
-Each checkpoint holds `params`, `rest` (the other parts of the training state) and `meta` (JSON:
-step, digests, what the loop remembers). Orbax writes it aside, renames it when whole, and does so
-in the background; the digest of the arrays finds what was damaged since.
+A checkpoint holds `params`, `rest` (the other parts of the training state) and `meta` (JSON: step,
+digests, and what the loop remembers). Orbax writes it to a temporary folder in the background, and
+renames the folder when it is complete. The digest of the arrays finds later damage.
 """
 
 import contextlib
 import dataclasses
 import hashlib
-import logging
 import os
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,24 +22,25 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxlm.errors import UserError
 from jaxlm.parallel.mesh import to_host
 from jaxlm.parallel.multihost import is_first
-from jaxlm.training.state import TrainState
+from jaxlm.runs.remote_checkpoints import path_of
 
 Warn = Callable[[str], None]
+State = Any
+"""A training state: a dataclass of pytrees with the fields `params` and `step`."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last `keep` ones, and the best by validation. folder: of any
-    file system that orbax knows, such as gs://bucket/run.
+    """The checkpoints of one run: the newest `keep` checkpoints, and the best by validation.
+
+    Args:
+      folder: a folder of any file system that orbax knows, such as gs://bucket/run.
+      warn: called with one line of text for each damaged checkpoint that is skipped.
+      keep: how many of the newest checkpoints are kept.
     """
 
     def __init__(self, folder: Path | str, warn: Warn, keep: int = 2) -> None:
         import orbax.checkpoint as ocp
 
-        # Orbax logs every save, and every error that it also raises, which is told by us.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        logging.getLogger("asyncio").addFilter(_not_of_tensorstore)
-        if not isinstance(sys.unraisablehook, _Unraisable):
-            sys.unraisablehook = _Unraisable(sys.unraisablehook)
         self._ocp, self._warn = ocp, warn
         self._folder = path_of(folder)
         self._kept = {"last": keep, "best": 1}
@@ -63,13 +62,32 @@ class Checkpoints:
             self._managers[kind] = self._ocp.CheckpointManager(self._folder / kind, options=options)
         return self._managers[kind]
 
-    def save(self, kind: str, state: TrainState, meta: dict[str, Any]) -> None:
-        """Starts writing `state`; raises UserError if this or an earlier write failed.
+    def save(self, kind: str, state: State, meta: dict[str, Any]) -> None:
+        """Start to write `state`; checkpoints of this and of later steps are replaced.
 
-        Checkpoints of this and later steps, left from before a resumption, make way for it.
+        Args:
+          kind: "last" or "best".
+          state: the training state.
+          meta: what JSON can hold, kept beside the arrays.
+        Raises:
+          UserError: if this or an earlier write failed.
         """
         params, rest = _parts(state)
-        step = int(state.step)
+        self._write(kind, int(state.step), params, rest, meta)
+
+    def save_params(self, kind: str, params: Any, step: int) -> None:
+        """Start to write parameters alone, which can be loaded but not trained further."""
+        arrays = {path: np.array(to_host(leaf)) for path, leaf in _flat(params).items()}
+        self._write(kind, step, arrays, {"step": np.asarray(step, np.int32)}, {})
+
+    def _write(
+        self,
+        kind: str,
+        step: int,
+        params: dict[str, Any],
+        rest: dict[str, Any],
+        meta: dict[str, Any],
+    ) -> None:
         meta = meta | {"step": step, "params": digest(params), "rest": digest(rest)}
         save, args = self._ocp.args.StandardSave, self._ocp.args
         self._wait(kind)
@@ -95,11 +113,11 @@ class Checkpoints:
         return UserError(
             f"could not write the checkpoint of step {step} to {self._folder}: {reason}. Earlier "
             f"checkpoints are whole: when that is put right (free some space, if it is full), "
-            f"repeat the command with --resume"
+            f"repeat the command with `resume`"
         )
 
     def wait(self) -> None:
-        """Returns when everything saved is on disk; raises UserError if it could not be written."""
+        """Wait until everything saved is on disk; raise UserError if it could not be written."""
         for kind in self._managers:
             self._wait(kind)
 
@@ -113,34 +131,43 @@ class Checkpoints:
             raise self._save_failed(self._writing.get(kind, 0), error) from error
 
     def close(self) -> None:
-        """Lets go of orbax's threads. `save` and `wait` tell of a write that failed, not this."""
+        """End orbax's threads. A failed write is reported by `save` and `wait`, not here."""
         for manager in self._managers.values():
             with contextlib.suppress(Exception):
                 manager.close()
         self._managers.clear()
 
     def drop_last(self, step: int) -> int | None:
-        """Removes the "last" checkpoint of `step`, if it is there; the newest step that is left."""
+        """Remove the "last" checkpoint of `step`, and return the newest step that is left."""
         self._wait("last")
         manager = self._manager("last")
         if step in manager.all_steps():
             manager.delete(step)
         return manager.latest_step()
 
-    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest whole state of "last" and its meta; None if nothing was saved yet.
+    def readable_steps(self) -> list[int]:
+        """Return the steps of the "last" checkpoints that are complete, newest first."""
+        return self._steps("last")
 
-        A checkpoint that cannot be read, or whose arrays are not what was written, is skipped with
-        a warning. Raises UserError if that leaves none: a run that began anew here would write over
-        what may still be of use.
+    def restore(
+        self, template: State, steps: list[int] | None = None
+    ) -> tuple[State, dict[str, Any]] | None:
+        """Return the newest "last" state that can be read, and its meta; None if nothing was saved.
+
+        A checkpoint that cannot be read, or whose arrays differ from what was written, is skipped
+        with a warning. `steps` limits the search to these steps.
+
+        Raises:
+          UserError: if there are checkpoints and none can be read. A run that started anew here
+            would overwrite files that may still be of use.
         """
-        # Left by a run that was killed. Not in `restore_params`: who only reads a run must leave
-        # alone what it is writing.
+        # Left behind by a run that was killed. `restore_params` leaves such files alone: a reader
+        # must not touch what a running process is writing.
         for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*") if is_first() else ():
             with contextlib.suppress(OSError):
                 half_written.rmtree()
         params, rest = _parts(template)
-        steps = self._steps("last")
+        steps = self._steps("last") if steps is None else steps
         for step in steps:
             saved = self._read("last", step, {"params": params, "rest": rest})
             if saved is not None:
@@ -149,13 +176,15 @@ class Checkpoints:
             raise UserError(
                 f"no checkpoint in {self._folder / 'last'} can be read (steps "
                 f"{', '.join(map(str, steps))}): damaged, or of another version of jaxlm. They are "
-                f"left as they are; to start over, choose another --out"
+                f"left as they are; to start over, choose another `folder`"
             )
         return None
 
     def restore_params(self, template: Any) -> tuple[Any, dict[str, Any], str] | None:
-        """The parameters of the best checkpoint, or else of the last; their meta; and which of the
-        two. None if none.
+        """Return the parameters of the best checkpoint, or else of the last one.
+
+        Returns:
+          The parameters, their meta, and "best" or "last"; None if there is no checkpoint.
         """
         for kind in ("best", "last"):
             for step in self._steps(kind):
@@ -188,62 +217,31 @@ class Checkpoints:
         return None
 
 
-def path_of(folder: Path | str) -> Any:
-    """orbax's own kind of path, with pathlib's methods; it is pathlib's where the files are here.
-    Raises ImportError, at its first use, if the file system is of a package that is missing.
-    """
-    from etils import epath
-
-    if "://" not in str(folder):
-        return epath.Path(folder).resolve()
-    # gcsfs logs each attempt with its traceback; what it raises in the end is told by us.
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    # To make gs://bucket/run absolute would make it a local one.
-    return epath.Path(folder)
-
-
-class _Unraisable:
-    """Passes over what tensorstore tells an event loop that orbax closed at the first of several
-    errors; all else goes to `before`.
-    """
-
-    def __init__(self, before: Callable[[Any], Any]) -> None:
-        self._before = before
-
-    def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._before(unraisable)
-
-
-def _not_of_tensorstore(record: logging.LogRecord) -> bool:
-    return "OCDBT" not in record.getMessage()
-
-
 def _flat(tree: Any) -> dict[str, Any]:
-    """Path -> array; arrays without elements, which orbax cannot write, are left out."""
+    """Return path -> array. Arrays without elements are left out: orbax cannot write them."""
     leaves = flatten_dict(flax.serialization.to_state_dict(tree), sep="/")
     return {path: leaf for path, leaf in leaves.items() if leaf is not None and leaf.size}
 
 
-def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters, and the rest of the state, as copies on the host.
+def _parts(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return copies of the parameters, and of the rest of the state, on the host.
 
-    Copies, because the next train step is given the state's memory while orbax still writes.
+    They are copies because the next train step reuses the state's memory while orbax still writes.
     """
     params = {path: np.array(to_host(leaf)) for path, leaf in _flat(state.params).items()}
     rest = dataclasses.replace(state, params={})
     return params, {path: np.array(to_host(leaf)) for path, leaf in _flat(rest).items()}
 
 
-def _whole(template: TrainState, params: dict[str, Any], rest: dict[str, Any]) -> TrainState:
-    """The state that `_parts` took apart; what it left out is the template's."""
+def _whole(template: State, params: dict[str, Any], rest: dict[str, Any]) -> State:
+    """Return the state that `_parts` took apart; arrays that it left out are the template's."""
     tree = flatten_dict(flax.serialization.to_state_dict(template), sep="/", keep_empty_nodes=True)
     tree |= rest | {f"params/{path}": leaf for path, leaf in params.items()}
     return flax.serialization.from_state_dict(template, unflatten_dict(tree, sep="/"))
 
 
 def digest(tree: Any) -> str:
-    """sha256 of the names, shapes, types and bytes of a tree of arrays."""
+    """Return the sha256 of the names, shapes, dtypes and bytes of a tree of arrays."""
     result = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)

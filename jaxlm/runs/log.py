@@ -1,7 +1,7 @@
-"""What a run tells: metrics.jsonl always, a live line or plain lines, and TensorBoard if asked.
+"""The log of a run: metrics.jsonl, a progress bar or plain lines, and TensorBoard if asked for.
 
-metrics.jsonl holds only what the seed determines, so two runs of one command can be compared byte
-for byte; times go to timing.jsonl.
+metrics.jsonl holds only what the seed determines, so that two runs of one command can be compared
+byte for byte. Times go to timing.jsonl.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,35 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.errors import UserError
 
-Watch = Callable[[dict[str, Any]], None]
-"""watch(record): called with each record, such as {"step": 200, "split": "train", "ppl": ...}."""
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+Callback = Callable[[dict[str, Any]], None]
+"""callback(record): called with each record, such as {"step": 200, "split": "train", "ppl": ...}."""
 
 
 class Log:
-    """Writes records and shows progress; a context manager. Without a folder it only shows."""
+    """Writes records to a folder and shows progress; a context manager.
+
+    Args:
+      folder: where metrics.jsonl and timing.jsonl go; None to write no files.
+      console: where lines and the progress bar are printed.
+      total_steps: the length of the progress bar.
+      tensorboard: whether to write TensorBoard event files too.
+      label: put before each printed line.
+      live: whether to show a progress bar.
+      callbacks: functions that are called with each record.
+    """
 
     def __init__(
         self,
         folder: Path | None,
         console: Console | None,
         total_steps: int,
-        tensorboard: bool,
+        tensorboard: bool = False,
         label: str = "",
         live: bool = True,
-        watch: Watch | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        self._folder, self._label, self._watch = folder, label, watch
+        self._folder, self._label, self._callbacks = folder, label, tuple(callbacks)
         self._console = console or Console()
         self._created = time.perf_counter()
         self._clock: float | None = None
@@ -63,21 +74,21 @@ class Log:
             self._events.close()
 
     def start_from(self, step: int) -> None:
-        """Drops the records of steps after `step`, which a resumed run will write again."""
+        """Remove the records of steps after `step`, which a resumed run will write again."""
         self._bar.update(self._task, completed=step)
         if self._folder is None:
             return
-        for name in ("metrics.jsonl", "timing.jsonl"):
+        for name in (METRICS, TIMING):
             keep_records_up_to(self._folder / name, step)
 
     def expect(self, total: int) -> None:
-        """The run will have so many steps."""
+        """Set the length of the progress bar."""
         self._bar.update(self._task, total=total)
 
     def advance(self, step: int, tokens: int, loss: float) -> None:
-        """Moves the live line on to `step`; `tokens` were read since the last call."""
+        """Move the progress bar to `step`; `tokens` were read since the last call."""
         if self._clock is None:
-            # The clock of the rate starts after the first dispatch, which compiled.
+            # The rate excludes the first dispatch, which compiles.
             self._clock = time.perf_counter()
         else:
             self._tokens += tokens
@@ -85,35 +96,35 @@ class Log:
         self._bar.update(self._task, completed=step, status=status)
 
     def rate(self) -> float:
-        """Training tokens a second so far, compilation and validation not counted."""
+        """Return training tokens per second so far, without compilation and validation."""
         elapsed = time.perf_counter() - self._clock if self._clock else 0.0
         return self._tokens / elapsed if elapsed else 0.0
 
     @contextlib.contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """Leaves what happens inside out of the rate."""
+        """Exclude the time within this context from the rate."""
         began = time.perf_counter()
         yield
         if self._clock is not None:
             self._clock += time.perf_counter() - began
 
     def record(self, step: int, values: dict[str, Any], line: str) -> None:
-        """Appends one record to metrics.jsonl and prints `line`."""
+        """Append one record to metrics.jsonl, call the callbacks, and print `line`."""
         self.note(line)
-        if self._watch:
-            self._watch({"step": step} | values)
+        for callback in self._callbacks:
+            callback({"step": step} | values)
         if self._folder is None:
             return
-        # JSON knows no infinity, which a perplexity can be.
+        # A perplexity can be infinite, which JSON cannot express.
         finite = {name: value for name, value in values.items() if value != math.inf}
-        self._append("metrics.jsonl", {"step": step} | finite)
+        self._append(METRICS, {"step": step} | finite)
         seconds = time.perf_counter() - self._created
         timing = {
             "step": step,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.rate(), 1),
         }
-        self._append("timing.jsonl", timing)
+        self._append(TIMING, timing)
         if self._events:
             prefix = values.get("split", "train")
             for name, value in values.items():
@@ -126,21 +137,21 @@ class Log:
             file.write(json.dumps(record) + "\n")
 
     def note(self, text: str) -> None:
-        """Prints a line above the live one."""
+        """Print a line above the progress bar."""
         self._console.print(escape(self._label + text), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Prints a line that starts with `warning`."""
+        """Print a line that starts with `warning`."""
         self.note(f"warning: {text}")
 
 
 def perplexity_of(nats: float) -> float:
-    """exp(nats), infinite where a float cannot hold it."""
+    """Return exp(nats), or infinity where a float cannot hold it."""
     return math.exp(nats) if nats < 700 else math.inf
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file; a last line cut short by a crash is left out."""
+    """Return the records of a .jsonl file, without a last line that a crash cut short."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -151,7 +162,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_records_up_to(path: Path, step: int) -> None:
-    """Rewrites a .jsonl file without the records after `step`, aside and renamed."""
+    """Rewrite a .jsonl file without the records after `step`, by way of a temporary file."""
     if not path.exists():
         return
     kept = [record for record in read_records(path) if record["step"] <= step]
@@ -163,20 +174,20 @@ def keep_records_up_to(path: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the system's refusal to write `path` into a UserError."""
+    """Within this context, an OSError becomes a UserError that names `path`."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"could not write {path}: {error.strerror}. Checkpoints already written are whole: "
-            f"free some space, then repeat the command with --resume"
+            f"free some space, then repeat the command with `resume`"
         ) from None
 
 
 def check_tensorboard() -> None:
-    """Raises UserError where event files cannot be written; asked before a run folder is made."""
+    """Raise UserError if tensorboardX is not installed; called before a run folder is made."""
     if importlib.util.find_spec("tensorboardX") is None:
-        raise UserError("--tensorboard needs an extra package: pip install tensorboardX")
+        raise UserError("`tensorboard` needs an extra package: pip install tensorboardX")
 
 
 def _event_writer(folder: Path) -> Any:

@@ -1,58 +1,74 @@
-"""Checkpoints elsewhere than in the run's folder: gs://bucket/runs, on any file system that orbax
-knows.
+"""Checkpoints outside of the run's folder: in any file system that orbax knows, such as gs://.
 
-What the run is lies there too (config.json, tokenizer.json), so that a machine may be lost with its
-disk, and the run goes on from there on another one. Written before step 0, these two also find out
-whether anything can be written there.
+The description of the run (config.json, tokenizer.json) is copied there too. If a machine is lost
+with its disk, the run can continue on another machine. The copies are written before step 0, so a
+folder that cannot be written is found before training starts.
 """
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from jaxlm.errors import UserError
-from jaxlm.runs.checkpoints import path_of
-from jaxlm.runs.run import CONFIG, TOKENIZER
 
-# The first says that the rest is there: written last, looked for alone.
-DESCRIPTION = (CONFIG, TOKENIZER)
+# config.json is written last, so its presence means that the description is complete.
+DESCRIPTION = ("tokenizer.json", "config.json")
 
 
-def is_kept(place: Path | str) -> bool:
-    """Whether a run's checkpoints and its description are in `place`. Raises UserError if it cannot
-    be read.
+def path_of(folder: Path | str) -> Any:
+    """Return a path with pathlib's methods in any file system that orbax knows.
+
+    Raises:
+      ImportError: at its first use, if the package of the file system is not installed.
+    """
+    from etils import epath
+
+    # Made absolute, gs://bucket/run would become a local path.
+    return epath.Path(folder) if "://" in str(folder) else epath.Path(folder).resolve()
+
+
+def holds_run(place: Path | str) -> bool:
+    """Return whether `place` holds the checkpoints or the description of a run.
+
+    Raises:
+      UserError: if `place` cannot be read.
     """
     try:
-        return any((path_of(place) / name).exists() for name in (CONFIG, "last"))
+        return any((path_of(place) / name).exists() for name in ("config.json", "last"))
     except Exception as error:  # each file system raises its own types
         raise _refusal("read", place, error) from error
 
 
-def fetch(place: Path | str, folder: Path) -> None:
-    """Copies the description of the run that is kept in `place` to `folder`, which has none."""
+def fetch_description(place: Path | str, folder: Path) -> None:
+    """Copy the description of the run from `place` to `folder`, which has none."""
     try:
         texts = {name: (path_of(place) / name).read_text() for name in DESCRIPTION}
-    except Exception as error:  # see is_kept
+    except Exception as error:  # see holds_run
         raise _refusal("read", place, error) from error
     folder.mkdir(parents=True, exist_ok=True)
-    for name in reversed(DESCRIPTION):
+    for name in DESCRIPTION:
         (folder / name).write_text(texts[name], encoding="utf-8")
 
 
-def keep(folder: Path, place: Path | str) -> None:
-    """Copies the description in `folder` to `place`. Raises UserError if it cannot be written."""
+def copy_description(folder: Path, place: Path | str) -> None:
+    """Copy the description in `folder` to `place`.
+
+    Raises:
+      UserError: if `place` cannot be written.
+    """
     try:
         path = path_of(place)
         path.mkdir(parents=True, exist_ok=True)
-        for name in reversed(DESCRIPTION):
+        for name in DESCRIPTION:
             (path / name).write_text((folder / name).read_text(encoding="utf-8"))
-    except Exception as error:  # see is_kept
+    except Exception as error:  # see holds_run
         raise _refusal("write", place, error) from error
 
 
-def give_up(place: Path | str) -> None:
-    """Undoes `keep` for a run of which nothing came."""
+def remove_description(place: Path | str) -> None:
+    """Undo `copy_description` for a run that wrote nothing."""
     path = path_of(place)
-    for name in DESCRIPTION:
+    for name in reversed(DESCRIPTION):
         with contextlib.suppress(Exception):
             (path / name).unlink(missing_ok=True)
     with contextlib.suppress(Exception):
@@ -62,6 +78,6 @@ def give_up(place: Path | str) -> None:
 def _refusal(verb: str, place: Path | str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(
-        f"--checkpoint-folder: cannot {verb} {place}: {reason}; give a folder that can be written, "
+        f"`checkpoint_folder`: cannot {verb} {place}: {reason}; give a folder that can be written, "
         f"such as gs://bucket/runs (with gcsfs installed), or leave it out"
     )

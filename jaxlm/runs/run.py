@@ -1,227 +1,152 @@
-"""A trained model that can be asked, and the folder it is kept in.
+"""A trained model that can be asked, brought back from its folder."""
 
-runs/nplm-toy/
-    config.json      what made it, every setting included       (before step 0)
-    tokenizer.json   tokenizer and vocabulary                   (before step 0)
-    sessions.jsonl   command, versions, machine and devices of each time it was trained
-    metrics.jsonl    loss by step, what the seed determines
-    timing.jsonl     seconds and tokens/s by step
-    checkpoints/     last/ (two) and best/ (one)      (models trained by gradient)
-    ngrams/          one .npy file a table, mapped     (models trained by counting)
-"""
-
-import contextlib
-import json
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jaxlm.data.batching import BatchingConfig
-from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
+from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
-from jaxlm.models import MODELS, describe_model, make_model
 from jaxlm.models.base import LanguageModel
-from jaxlm.models.neural import NeuralModel
-from jaxlm.ngrams.tables import Tables
-from jaxlm.runs.checkpoints import Checkpoints, Warn
+from jaxlm.models.registry import MODELS, describe_model, make_model
+from jaxlm.runs.folder import (
+    CHECKPOINTS,
+    TABLES,
+    RunFolder,
+    checkpoints_of,
+    read_description,
+)
+from jaxlm.runs.protocol import Protocol
 
-CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer.json", "checkpoints"
-TABLES = "ngrams"
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A model with its parameters and its tokenizer: all that is needed to ask it something."""
+    """A model with its parameters, its tokenizer and its protocol: all that asking it needs.
+
+    model: the model. params: its parameters. tokenizer: cuts text into the model's tokens.
+    protocol: how the run is scored. settings: the content of config.json. folder: where the run is
+    kept, or None. step: the train step that the parameters are from. stopped_by: the signal that
+    ended training early, 0 if none did.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> run.model.order, len(run.vocabulary)
+      (3, 7)
+    """
 
     model: LanguageModel
     params: Any
     tokenizer: Tokenizer
-    config: dict[str, Any] = field(default_factory=dict)
+    protocol: Protocol = Protocol()
+    settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     step: int = 0
     stopped_by: int = 0
-    """The signal that ended training early, 0 if none did."""
 
     @property
     def vocabulary(self) -> Vocabulary:
+        """The tokens that the model knows."""
         return self.tokenizer.vocabulary
 
     @property
     def name(self) -> str:
+        """The folder of the run, or the class of its model."""
         return str(self.folder) if self.folder else type(self.model).__name__
 
-    @property
-    def in_rows(self) -> bool:
-        """Whether it was trained on lines, each on its own, rather than on one stream."""
-        return self.config.get("batching", {}).get("batching") == "rows"
+    def save(self, folder: str | Path) -> "Run":
+        """Write the run to a new folder, and return the run as `load` would bring it back.
 
-    @property
-    def last_only(self) -> bool:
-        """Whether it was trained to predict a line's last word alone."""
-        return self.in_rows and self.config["batching"]["positions"] == "last"
+        The folder has the parameters of this run, without what training would need to continue.
+
+        Raises:
+          UserError: if the folder holds a run already, cannot be written, or if the model is not
+            registered.
+        """
+        name, network = describe_model(self.model)
+        description = self.settings | {
+            "model": name,
+            "network": network,
+            "protocol": self.protocol.as_json(),
+        }
+        # The checkpoints of the new folder are in the new folder.
+        training = description.get("training")
+        if isinstance(training, dict):
+            description["training"] = training | {"checkpoint_folder": None}
+        place = RunFolder(Path(folder), description, self.tokenizer)
+        place.claim(resume=False)
+        WRITERS[self.model.trained_by](self, place.path)
+        return load(place.path)
 
 
-def describe(
-    model: LanguageModel, sections: Mapping[str, Any], config: dict[str, Any], kept: bool
-) -> dict[str, Any]:
-    """What config.json says: `config`, the model, and every setting of `sections`.
+def load(folder: str | Path, warn: Warn = print) -> Run:
+    """Return the run that a folder keeps, with the best parameters by validation, or else the last.
 
-    Raises UserError for a model that could not be loaded again, if the run is to be kept.
+        run = jaxlm.load("runs/nplm-toy")
+
+    No file is unpickled. `warn` is called with a line of text for each damaged checkpoint that is
+    skipped.
+
+    Raises:
+      UserError: if the folder holds no run, no whole checkpoint, or a model that is not registered.
     """
-    # A model of one's own need not be in MODELS, unless its run is to be loaded again.
-    name, network = describe_model(model) if kept else (type(model).__name__, {})
-    settings = {title: asdict(section) for title, section in sections.items()}
-    return config | {"model": name, "network": network} | settings
+    folder = Path(folder)
+    settings, tokenizer = read_description(folder)
+    vocabulary = tokenizer.vocabulary
+    name = settings["model"]
+    if name not in MODELS:
+        raise UserError(
+            f"{folder} is a run of a model called {name!r}, which is not registered: call "
+            f"jaxlm.register_model first, or give the file that does so as `plugin`"
+        )
+    model = make_model(name, settings["network"], len(vocabulary), vocabulary.start_id)
+    found = READERS[model.trained_by](model, folder, settings, warn)
+    if found is None:
+        raise UserError(
+            f"{folder} has no whole checkpoint yet: train on with `resume`, or choose another run"
+        )
+    params, step = found
+    return Run(model, params, tokenizer, Protocol(**settings["protocol"]), settings, folder, step)
 
 
-def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
-    """Writes config.json and tokenizer.json, each aside and renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        TOKENIZER: to_json(tokenizer),
-        CONFIG: json.dumps(config, ensure_ascii=False, indent=2) + "\n",
-    }
-    for name, text in contents.items():
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+def _read_checkpoint(
+    model: Any, folder: Path, settings: dict[str, Any], warn: Warn
+) -> tuple[Any, int] | None:
+    """Return the parameters of the best checkpoint, or else of the last one, and their step."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
 
+    from jaxlm.runs.checkpoints import Checkpoints
 
-def claim_folder(folder: Path, config: dict[str, Any], tokenizer: Tokenizer, resume: bool) -> None:
-    """Makes `folder` this run's: a new run never overwrites an old one, and only its own is
-    resumed.
-
-    Raises UserError if a new run finds a run there, or a resumed one finds another model, text or
-    batching.
-    """
-    if (folder / CONFIG).exists():
-        if not resume:
-            raise UserError(
-                f"{folder} already holds a run: choose another --out, or continue it with --resume"
-            )
-        saved, saved_tokenizer = read_description(folder)
-        for section in ("model", "network", "batching"):
-            now = json.loads(json.dumps(config[section]))
-            before = _completed(section, saved, now)
-            if before != now:
-                difference = _differences(before, config[section])
-                raise UserError(
-                    f"{folder} holds another run: its {section} is {difference}; repeat the "
-                    f"command that made it with --resume, or choose another --out"
-                )
-        names = _optimizer(saved), _optimizer(config)
-        if names[0] != names[1]:
-            raise UserError(
-                f"{folder} was trained with --optimizer {names[0]}, not {names[1]}, and its state "
-                f"would be lost: resume with --optimizer {names[0]}, or choose another --out"
-            )
-        places = _place(saved), _place(config)
-        if places[0] != places[1]:
-            raise UserError(
-                f"{folder} has its checkpoints in {places[0] or folder / CHECKPOINTS}, not in "
-                f"{places[1] or folder / CHECKPOINTS}: resume with the same --checkpoint-folder"
-            )
-        if to_json(saved_tokenizer) != to_json(tokenizer):
-            sizes = len(saved_tokenizer.vocabulary), len(tokenizer.vocabulary)
-            raise UserError(
-                f"{folder} was trained with another vocabulary ({sizes[0]} tokens, this text "
-                f"gives {sizes[1]}): resume with the same --corpus and --tokens"
-            )
-    elif folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file: give a folder")
-    try:
-        write_description(folder, config, tokenizer)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
-
-
-def _completed(section: str, saved: dict[str, Any], now: Any) -> Any:
-    """A section of config.json; settings that there were not yet when it was written have their
-    defaults, which change nothing. Of a section without settings (a count has no batches) it
-    stays without.
-    """
-    entry = MODELS.get(saved["model"])
-    kinds = {"network": entry.config if entry else None, "batching": BatchingConfig}
-    kind = kinds.get(section)
-    if kind is None:
-        return saved[section]
-    defaults = json.loads(json.dumps(vars(kind())))
-    return {name: value for name, value in defaults.items() if name in now} | saved[section]
-
-
-def give_up_folder(folder: Path) -> None:
-    """Undoes `claim_folder` for a run of which nothing came; what else is in the folder stays."""
-    for name in (CONFIG, TOKENIZER):
-        (folder / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def _optimizer(config: dict[str, Any]) -> str | None:
-    return config.get("optimizer", {}).get("optimizer")
-
-
-def _place(config: dict[str, Any]) -> str | None:
-    place: str | None = config.get("training", {}).get("checkpoint_folder")
-    return place.rstrip("/") if place else None
-
-
-def _differences(saved: Any, asked: Any) -> str:
-    if not isinstance(saved, dict):
-        return f"{saved}, not {asked}"
-    changed = [name for name in asked if saved.get(name) != asked[name]]
-    return ", ".join(f"{name} {saved.get(name)}, not {asked[name]}" for name in changed)
-
-
-def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
-    """The configuration and tokenizer of a run. Raises UserError if `folder` holds no run, or a
-    damaged one.
-    """
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_beside(folder)}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return config, from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is a damaged run: {type(error).__name__}: {error}") from None
-
-
-def _runs_beside(folder: Path) -> str:
-    found = sorted(
-        path.parent for path in [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")]
-    )
-    return (
-        f"; there are {', '.join(map(str, found[:8]))}"
-        if found
-        else "; train one with python -m jaxlm.train"
-    )
-
-
-def checkpoints_of(folder: Path, elsewhere: str | None) -> Path | str:
-    """Where a run's checkpoints are: in its folder, or in a folder of that name elsewhere."""
-    return f"{elsewhere.rstrip('/')}/{folder.name}" if elsewhere else folder / CHECKPOINTS
-
-
-def _restored(model: NeuralModel, folder: Path, warn: Warn) -> tuple[Any, int] | None:
-    """The parameters of the best checkpoint, or else the last, and their step."""
     tokens_BT = np.zeros((1, 2), np.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    saved = read_description(folder)[0].get("training", {})
-    checkpoints = Checkpoints(checkpoints_of(folder, saved.get("checkpoint_folder")), warn)
+    remote = settings.get("training", {}).get("checkpoint_folder")
+    checkpoints = Checkpoints(checkpoints_of(folder, remote), warn)
     restored = checkpoints.restore_params(shapes)
     checkpoints.close()
     return (jax.tree.map(jnp.asarray, restored[0]), restored[1]["step"]) if restored else None
 
 
-def _mapped(model: LanguageModel, folder: Path, warn: Warn) -> tuple[Any, int] | None:
-    """The tables of counted n-grams, mapped into memory."""
+def _write_checkpoint(run: Run, folder: Path) -> None:
+    from jaxlm.runs.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(folder / CHECKPOINTS, print)
+    checkpoints.save_params("best", run.params, run.step)
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def _read_tables(
+    model: LanguageModel, folder: Path, settings: dict[str, Any], warn: Warn
+) -> tuple[Any, int] | None:
+    """Return the tables of an n-gram, memory-mapped."""
+    from jaxlm.ngrams.tables import Tables
+
     if not (folder / TABLES).is_dir():
         return None
     try:
@@ -230,27 +155,15 @@ def _mapped(model: LanguageModel, folder: Path, warn: Warn) -> tuple[Any, int] |
         raise UserError(f"{folder / TABLES} is damaged: {error}; count again") from None
 
 
-PARAMETERS: dict[str, Callable[..., tuple[Any, int] | None]] = {
-    "gradient": _restored,
-    "counting": _mapped,
+def _write_tables(run: Run, folder: Path) -> None:
+    run.params.save(folder / TABLES)
+
+
+READERS: dict[str, Callable[..., tuple[Any, int] | None]] = {
+    "gradient": _read_checkpoint,
+    "counting": _read_tables,
 }
-
-
-def load(folder: str | Path, warn: Warn = print) -> Run:
-    """A run from its folder, with the best parameters by validation, or else the last.
-
-    run = jaxlm.load("runs/nplm-toy")
-
-    Nothing is unpickled. Raises UserError if the folder holds no run, or no whole checkpoint.
-    """
-    folder = Path(folder)
-    config, tokenizer = read_description(folder)
-    vocabulary = tokenizer.vocabulary
-    model = make_model(config["model"], config["network"], len(vocabulary), vocabulary.start_id)
-    found = PARAMETERS[model.trained_by](model, folder, warn)
-    if found is None:
-        raise UserError(
-            f"{folder} has no whole checkpoint yet: train on with --resume, or choose another run"
-        )
-    params, step = found
-    return Run(model, params, tokenizer, config, folder, step)
+WRITERS: dict[str, Callable[[Run, Path], None]] = {
+    "gradient": _write_checkpoint,
+    "counting": _write_tables,
+}

@@ -1,4 +1,4 @@
-"""Averages of the parameters over the steps, which are then what is evaluated and kept."""
+"""Averages of the parameters over the train steps, which are then validated and kept."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,28 +7,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, check_at_least, choose
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.state import TrainState
 
 Share = Callable[[jax.Array], jax.Array]
-"""Of the newest parameters in an average of so many of them."""
+"""share(n): weight of the newest parameters in a running average of n."""
 
 
 def averaged(state: TrainState, newest: Any, share: Share) -> TrainState:
-    """The state after a step that led to the parameters `newest`.
+    """Return the state after a step that led to the parameters `newest`.
 
-    θ̄ ← θ̄ + share · (θ - θ̄)          θ̄ = θ as long as the average has not begun
+    θ̄ ← θ̄ + share(n) · (θ - θ̄)          θ̄ = θ until the average starts
     """
     count = state.averaged + (state.averaged > 0)
-    part = jnp.where(count > 0, share(count), 1.0)
-    params = jax.tree.map(lambda mean, new: mean + part * (new - mean), state.params, newest)
+    weight = jnp.where(count > 0, share(count), 1.0)
+    params = jax.tree.map(lambda mean, new: mean + weight * (new - mean), state.params, newest)
     return dataclasses.replace(state, params=params, iterate=newest, averaged=count)
 
 
 class Average(NamedTuple):
-    """An average: the share of the newest, how many parameters it begins with (0: it waits), and
-    whether it begins after a validation, by the nlls of all validations so far.
+    """A running average of the parameters.
+
+    share: weight of the newest parameters. start: number of parameters in the average before step
+    0; 0 means that the average waits. begins: whether a waiting average starts now, given the nlls
+    of all validations so far.
     """
 
     share: Share
@@ -38,18 +41,17 @@ class Average(NamedTuple):
 
 def _ema(config: OptimizerConfig) -> Average:
     if not 0 < config.ema_decay < 1:
-        raise UserError(f"--ema-decay {config.ema_decay}: must be between 0 and 1")
+        raise SettingError("ema_decay", config.ema_decay, "must be between 0 and 1")
 
     def share(count: jax.Array) -> jax.Array:
-        # At first a mean of few: the parameters there were at random should not linger.
+        # The first averages are over few parameters, so that the random start is soon forgotten.
         return jnp.maximum(1 - config.ema_decay, 9 / (9 + count))
 
     return Average(share, 1.0, lambda nlls: False)
 
 
 def _triggered(config: OptimizerConfig) -> Average:
-    if config.trigger_after < 1:
-        raise UserError(f"--trigger-after {config.trigger_after}: must be at least 1")
+    check_at_least("trigger_after", config.trigger_after, 1)
 
     def begins(nlls: list[float]) -> bool:
         before = nlls[:-1][: -config.trigger_after]
@@ -60,14 +62,14 @@ def _triggered(config: OptimizerConfig) -> Average:
 
 AVERAGES: dict[str, Callable[[OptimizerConfig], Average | None]] = {
     "none": lambda config: None,
-    # Polyak & Juditsky 1992, with the weights of the past falling off.
+    # Polyak & Juditsky 1992, with weights that decay exponentially.
     "ema": _ema,
-    # NT-ASGD: averaged SGD from when validation has not improved on the best of all but the last
-    # few (Merity, Keskar & Socher 2018, algorithm 1).
+    # NT-ASGD: averaging starts once validation is worse than the best of all but the last few
+    # validations (Merity, Keskar & Socher 2018, algorithm 1).
     "triggered": _triggered,
 }
 
 
 def make_average(config: OptimizerConfig) -> Average | None:
-    """What `config` averages; None for nothing. Raises UserError for an unknown name."""
+    """Return the average that `config` names, or None for no average."""
     return choose(AVERAGES, config.average, "average")(config)

@@ -1,9 +1,11 @@
-"""A wall-clock budget: how many steps fit into it, and when it is spent."""
+"""A wall-clock budget: how many train steps fit into it, and when it is spent."""
 
-import dataclasses
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -12,74 +14,46 @@ from jaxlm.data.text import Text
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Mesh
-from jaxlm.runs.run import CONFIG, read_description
-from jaxlm.training.averaging import make_average
-from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
-from jaxlm.training.progress import TrainingConfig, total_steps
-from jaxlm.training.state import init_state
-from jaxlm.training.step import make_train_block
+from jaxlm.runs.folder import CONFIG, read_sections
+from jaxlm.training.config import TrainingConfig
+from jaxlm.training.optimizers import Horizon
+from jaxlm.training.state import TrainState, init_params
+from jaxlm.training.step import TrainBlock
 
-# Seconds of steps that are timed before the first, after those that compile; and of the time left,
-# what is kept back for a machine that gets slower.
+# Seconds of train steps that are timed before step 0, without the steps that compile.
 TIMED_SECONDS = 4.0
-KEPT_BACK = 0.04
-# The fit is looked at again whenever this share of the budget is spent, and changed where it is off
-# by this share of the steps, and by more than compiling a train step anew takes.
+# Share of the remaining time that is kept in reserve for a machine that gets slower.
+RESERVE = 0.04
+# The number of steps is fitted again whenever this share of the budget is spent ...
 WINDOW = 0.05
+# ... and changed if it is wrong by this share of the steps, and by more than compiling costs.
 DRIFT = 0.03
 
 
 class Budget:
-    """The minutes of a run, over all its sessions; None: as many as it takes."""
+    """The minutes of a run over all its sessions, measured by a clock of its own.
 
-    def __init__(self, minutes: float | None, asked: int | None = None) -> None:
-        """asked: steps at most, should the fit be changed; None: it is left as it is."""
-        self.minutes, self.asked = minutes, asked
+    Args:
+      minutes: the budget; None for no limit.
+      most_steps: the most steps that the run may be given when it is fitted again; None if its
+        number of steps is fixed.
+    """
+
+    def __init__(self, minutes: float | None, most_steps: int | None = None) -> None:
+        self.minutes, self.most_steps = minutes, most_steps
         self._began = time.monotonic()
-        self._looked: tuple[float, int] | None = None
+        self._last_fit: tuple[float, int] | None = None
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
-        """What the last validation took: it is kept back for one more at the end."""
+        """Seconds of the last validation; this time is reserved for one at the end."""
         self.compile_seconds = 0.0
-        """What the first dispatch of a train step took."""
+        """Seconds of the first dispatch, which compiles the train step."""
 
     @property
     def seconds(self) -> float:
-        """Spent so far, in all sessions."""
+        """Seconds spent so far, in all sessions."""
         return self.spent_before + time.monotonic() - self._began
-
-    def notes(self, total: int, steps_per_epoch: int) -> list[str]:
-        """What the run was fitted to."""
-        if self.minutes is None:
-            return []
-        length = f"{total:,} steps, {total / steps_per_epoch:.2f} epochs"
-        return [
-            f"--max-minutes {self.minutes:g}: {length}; with --steps {total} too, they are repeated"
-        ]
-
-    def refitted(self, step: int, total: int) -> int:
-        """How many steps the run is to have after `step` of them: `total`, unless the last ones,
-        and the validations between them, took so long or so little that it is far from what fits.
-        """
-        if self.minutes is None or self.asked is None or step >= total:
-            return total
-        now = self.seconds
-        if self._looked is None:
-            # Not sooner: a first dispatch compiles.
-            self._looked = now, step
-        since, first = self._looked
-        if now - since < WINDOW * 60 * self.minutes or step == first:
-            return total
-        pace = (now - since) / (step - first)
-        self._looked = now, step
-        left = (60 * self.minutes - now - self.validation_seconds) * (1 - KEPT_BACK)
-        compiling = self.compile_seconds / pace
-        fits = step + int(left / pace)
-        if abs(min(self.asked, fits) - total) <= max(DRIFT * total, compiling):
-            return total
-        self._looked = None
-        return max(step + 1, min(self.asked, fits - int(compiling)))
 
     @property
     def over(self) -> bool:
@@ -87,10 +61,90 @@ class Budget:
         limit = math.inf if self.minutes is None else 60 * self.minutes
         return self.seconds + self.validation_seconds >= limit
 
+    @contextlib.contextmanager
+    def timing_validation(self) -> Iterator[None]:
+        """Within this context a validation runs, which is timed."""
+        began = time.perf_counter()
+        yield
+        self.validation_seconds = time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def timing_dispatch(self) -> Iterator[None]:
+        """Within this context a block is dispatched; the first dispatch is timed."""
+        began = time.perf_counter()
+        yield
+        self.compile_seconds = self.compile_seconds or time.perf_counter() - began
+
+    def notes(self, total: int, steps_per_epoch: int) -> list[str]:
+        """Return what the log says of the budget: the steps that fit into it."""
+        if self.minutes is None:
+            return []
+        epochs = f"{total / steps_per_epoch:.2f} epochs"
+        return [
+            f"`max_minutes` {self.minutes:g} allows {total:,} steps ({epochs}). To repeat exactly "
+            f"this run later, add `steps` {total}."
+        ]
+
+    def refit(self, step: int, total: int) -> int:
+        """Return how many steps the run should have, judged after `step` of them.
+
+        The answer is `total`, unless the latest steps and the validations between them show that
+        clearly more or fewer steps fit into the budget.
+        """
+        if self.minutes is None or self.most_steps is None or step >= total:
+            return total
+        now = self.seconds
+        if self._last_fit is None:
+            # The first call comes after the first dispatch, whose time is mostly compiling.
+            self._last_fit = now, step
+        since, first = self._last_fit
+        if now - since < WINDOW * 60 * self.minutes or step == first:
+            return total
+        seconds_per_step = (now - since) / (step - first)
+        self._last_fit = now, step
+        left = (60 * self.minutes - now - self.validation_seconds) * (1 - RESERVE)
+        compiling = self.compile_seconds / seconds_per_step
+        fits = step + int(left / seconds_per_step)
+        if abs(min(self.most_steps, fits) - total) <= max(DRIFT * total, compiling):
+            return total
+        self._last_fit = None
+        return max(step + 1, min(self.most_steps, fits - int(compiling)))
+
+    def first_fit(
+        self,
+        train_block: TrainBlock,
+        state: TrainState,
+        batches: Batches,
+        validation: Callable[[], float],
+        *,
+        most_steps: int,
+        eval_every: int | None,
+        runs: int = 1,
+    ) -> int:
+        """Return how many steps fit into the budget, by timing some steps and a validation.
+
+        Args:
+          train_block: the compiled train step of one run.
+          state: a state that the timing may use up.
+          batches: the batches of the run.
+          validation: returns the seconds that a validation takes.
+          most_steps: the most steps to return.
+          eval_every: steps between two validations; None without validation.
+          runs: how many runs are trained in parallel.
+        """
+        assert self.minutes is not None
+        seconds = _seconds_per_step(train_block, state, batches)
+        if eval_every:
+            seconds += validation() / eval_every
+        left = 60 * self.minutes * (1 - RESERVE) - (self.seconds - self.spent_before)
+        return max(1, min(most_steps, int(left / (runs * seconds))))
+
 
 def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Horizon:
-    """What schedules go by. Within a budget the epochs of a schedule shrink with the run: what was
-    to happen in a tenth of the epochs asked for happens in a tenth of those there is time for.
+    """Return the length of training that schedules go by.
+
+    Within a budget the epochs of a schedule shrink with the run: what was to happen after a tenth
+    of the epochs asked for happens after a tenth of the epochs that fit.
     """
     if config.max_minutes is None:
         return Horizon(steps_per_epoch, total)
@@ -98,77 +152,42 @@ def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Hori
     return Horizon(max(1, round(steps_per_epoch * total / asked)), total)
 
 
-def with_saved_steps(config: TrainingConfig, folder: Path | None) -> TrainingConfig:
-    """`config` with the steps that an earlier session of the run in `folder` was fitted to, if
-    there was one with as many minutes.
+def saved_steps(config: TrainingConfig, folder: Path | None) -> int | None:
+    """Return the number of steps to resume with.
+
+    It is the number that an earlier session in `folder` was fitted to, if that session had the same
+    `max_minutes` and `config` names no number of steps.
     """
-    if config.max_minutes is None or folder is None or not (folder / CONFIG).exists():
-        return config
-    saved = read_description(folder)[0].get("training", {})
-    same = saved.get("max_minutes") == config.max_minutes
-    steps = saved.get("steps") if same else None
-    return dataclasses.replace(config, steps=config.steps or steps)
+    if config.steps or config.max_minutes is None or folder is None:
+        return config.steps
+    if not (folder / CONFIG).exists():
+        return config.steps
+    saved = read_sections(folder, "training")
+    same_budget = saved.get("max_minutes") == config.max_minutes
+    return saved.get("steps") if same_budget else None
 
 
-def fitted(
-    config: TrainingConfig,
-    model: NeuralModel,
-    text: Text,
-    batches: Batches,
-    optimizer: OptimizerConfig,
-    runs: int = 1,
-    mesh: Mesh | None = None,
-) -> TrainingConfig:
-    """`config` with as many steps as fit into its minutes, and no more than it asks for: some are
-    timed, and a validation. runs: how many are trained side by side.
-    """
-    assert config.max_minutes is not None
-    began = time.monotonic()
-    asked = total_steps(config, batches.steps_per_epoch)
-    step = _step_seconds(model, batches, optimizer, asked, mesh)
-    validations = 0.0
-    if text.valid is not None and len(text.valid):
-        eval_every = config.eval_every or batches.steps_per_epoch
-        validations = _validation_seconds(model, text, mesh) / eval_every
-    left = 60 * config.max_minutes * (1 - KEPT_BACK) - (time.monotonic() - began)
-    return dataclasses.replace(
-        config, steps=max(1, min(asked, int(left / (runs * (step + validations)))))
-    )
-
-
-def _step_seconds(
-    model: NeuralModel,
-    batches: Batches,
-    optimizer: OptimizerConfig,
-    asked: int,
-    mesh: Mesh | None,
-) -> float:
-    average = make_average(optimizer)
-    transform = make_optimizer(optimizer, Horizon(batches.steps_per_epoch, asked))
-    key = jax.random.key(0)
-    start, share = (average.start, average.share) if average else (None, None)
-    state = init_state(model, transform, key, batches.batch_size, start, mesh)
-    settings = {"varied": batches.varied, "share": share, "mesh": mesh}
-    block_of = make_train_block(model, transform, key, batches.positions, **settings)  # type: ignore[arg-type]
+def _seconds_per_step(train_block: TrainBlock, state: TrainState, batches: Batches) -> float:
     capacity, count = 16, 1
-    state, metrics = block_of(state, batches.block(0, count, capacity), count)
+    state, metrics = train_block(state, batches.block(0, count, capacity), count)
     jax.block_until_ready(metrics)
     taken, seconds = 0, 0.0
     while seconds < TIMED_SECONDS:
         began = time.monotonic()
-        state, metrics = block_of(state, batches.block(taken, count, capacity), count)
+        state, metrics = train_block(state, batches.block(taken, count, capacity), count)
         jax.block_until_ready(metrics)
         seconds += time.monotonic() - began
         taken, count = taken + count, min(capacity, 2 * count)
     return seconds / taken
 
 
-def _validation_seconds(model: NeuralModel, text: Text, mesh: Mesh | None) -> float:
-    """Of the whole validation text, by a part of it: the second time, when nothing is compiled."""
+def validation_seconds(model: NeuralModel, text: Text, mesh: Mesh | None) -> float:
+    """Return the seconds that scoring the validation split takes, measured on a part of it.
+
+    The part is scored twice, because the first time includes compiling.
+    """
     assert text.valid is not None
-    transform = make_optimizer(OptimizerConfig(optimizer="sgd"), Horizon(1, 1))
-    size = 1 if mesh is None else mesh.shape["data"]
-    params = init_state(model, transform, jax.random.key(0), size, mesh=mesh).params
+    params: Any = init_params(model, jax.random.key(0), mesh)
     part = text.valid.ids[: 8 * model.tokens_in_chunk(False)]
     for _ in range(2):
         began = time.monotonic()

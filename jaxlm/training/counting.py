@@ -6,9 +6,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,74 +16,73 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError, choose
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
+from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ngrams.counts import Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
 from jaxlm.ngrams.tables import Tables
-from jaxlm.runs.log import Log
-from jaxlm.runs.run import TABLES, Run, claim_folder, describe, give_up_folder
-from jaxlm.training.options import with_options
-from jaxlm.training.progress import perplexity_of
-
-
-@dataclass(frozen=True)
-class CountingConfig:
-    """How n-grams are counted."""
-
-    positions: str = "all"
-    """Lines without <eos>: predict every word but the first, or the last alone (the lecture)."""
-    memory: str | None = None
-    """Count within this much memory, such as 2GB, on disk where need be (none: all in memory)."""
-    engine: str = "duckdb"
-    """What counts on disk: duckdb or spark (extras of those names)."""
+from jaxlm.runs.folder import TABLES, RunFolder
+from jaxlm.runs.log import Log, perplexity_of
+from jaxlm.runs.run import Run
+from jaxlm.training.config import RunConfig
 
 
 def fit_by_counting(
     model: NGram,
     text: Text,
-    *,
-    counting: CountingConfig | None = None,
-    folder: str | Path | None = None,
+    config: RunConfig,
+    folder: Path | None = None,
     resume: bool = False,
-    config: dict[str, Any] | None = None,
     console: Console | None = None,
-    **options: Any,
 ) -> Run:
-    """Counts and smooths; see `jaxlm.fit`. `options` are fields of CountingConfig.
+    """Count and smooth n-grams; see `jaxlm.fit`.
 
-    Counting is done in one go: `resume` begins again where it was cut off, and leaves a finished
-    run as it is. Raises UserError for a setting that cannot work, an order larger than any line,
-    and a disk that is full.
+    Counting is one action: `resume` repeats it if it was interrupted, and leaves a finished run as
+    it is.
+
+    Args:
+      model: the n-gram.
+      text: the corpus.
+      config: every setting.
+      folder: where the run is kept; None to keep nothing.
+      resume: whether the folder may hold this run already.
+      console: where the log is printed.
+    Raises:
+      UserError: for a setting that cannot work, an order longer than any line, and a full disk.
     """
-    (counting,) = with_options([counting or CountingConfig()], options)
-    # All that can be refused is, before a run folder is made.
-    _check(model, text, counting)
+    assert config.counting is not None
+    # Every setting is checked before a run folder is made.
+    _check(model, text, config.counting)
     model = replace(model, start_id=text.vocabulary.start_id)
-    place = Path(folder) if folder else None
-    description = _description(model, text, counting, config or {}, place)
-    if place:
-        claim_folder(place, description, text.tokenizer, resume)
-    log = Log(place, console, 1, False)
-    if place and (place / TABLES).is_dir():
+    settings = config.as_json(model.start_id)
+    protocol = config.protocol(model.start_id)
+    run_folder = RunFolder(folder, settings, text.tokenizer) if folder else None
+    if run_folder:
+        run_folder.claim(resume)
+    log = Log(folder, console, 1)
+
+    def run(tables: Tables) -> Run:
+        return Run(model, tables, text.tokenizer, protocol, settings, folder, 1)
+
+    if folder and (folder / TABLES).is_dir():
         log.note("this run is complete: there is nothing left to count")
-        return Run(model, Tables.load(place / TABLES), text.tokenizer, description, place, 1)
+        return run(Tables.load(folder / TABLES))
     log.start_from(0)
     began = time.perf_counter()
     try:
-        with _scratch(place) as scratch:
-            estimate = _estimate(model, text, counting, scratch)
+        with _scratch(folder) as scratch:
+            estimate = _estimate(model, text, config.counting, scratch)
             seconds = time.perf_counter() - began
-            tables = _kept(estimate.tables, place, scratch)
+            tables = _kept(estimate.tables, folder, scratch)
     except UserError:
-        # Too little memory or disk: there is nothing yet that --resume could save.
-        if place and not resume:
-            give_up_folder(place)
+        # There is nothing yet that `resume` could continue.
+        if run_folder and not resume:
+            run_folder.release()
         raise
-    run = Run(model, tables, text.tokenizer, description, place, 1)
-    _tell(log, estimate, seconds, len(text.train))
-    _validate(log, run, text)
-    return run
+    _log_estimate(log, estimate, seconds, len(text.train))
+    _validate(log, run(tables), text)
+    return run(tables)
 
 
 def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
@@ -99,7 +97,9 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
 def _validate(log: Log, run: Run, text: Text) -> None:
     if text.valid is None or not len(text.valid):
         return
-    scores = Scorer(run.model).split(run.params, text.valid, run.in_rows, run.last_only)
+    scores = Scorer(run.model).split(
+        run.params, text.valid, run.protocol.rows, run.protocol.last_only
+    )
     loss = scores.nll / len(scores.log_prob)
     ppl = perplexity_of(loss)
     log.record(
@@ -109,26 +109,8 @@ def _validate(log: Log, run: Run, text: Text) -> None:
     )
 
 
-def _description(
-    model: NGram,
-    text: Text,
-    counting: CountingConfig,
-    config: dict[str, Any],
-    place: Path | None,
-) -> dict[str, Any]:
-    sections = {"text": text.config, "counting": counting}
-    description = describe(model, sections, config, kept=place is not None)
-    # What evaluation asks of every run: which tokens of a text are counted.
-    rows = text.vocabulary.start_id is None
-    return description | {
-        "batching": {"batching": "rows", "positions": counting.positions}
-        if rows
-        else {"batching": "streams", "positions": "all"}
-    }
-
-
 def sequences(model: NGram, text: Text) -> Sequences:
-    """The training text as the n-gram reads it."""
+    """Return the training text as the n-gram reads it."""
     start_id, V = text.vocabulary.start_id, model.vocab_size
     if start_id is None:
         return Sequences.rows(text.train.rows(), V)
@@ -139,8 +121,9 @@ def sequences(model: NGram, text: Text) -> Sequences:
 
 @contextlib.contextmanager
 def _scratch(place: Path | None) -> Iterator[Path]:
-    """A folder for what counting needs meanwhile: in the run's own, so that what is finished can be
-    renamed into place, or a temporary one. Removed at the end, whatever happens.
+    """Make a folder for temporary files, and remove it at the end.
+
+    It is inside the run's folder, so that finished tables can be renamed into place.
     """
     if place is None:
         with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
@@ -174,13 +157,13 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
 
 
 def keep_tables(tables: Tables, place: Path) -> Tables:
-    """Puts `tables` into the folder of a run, written aside and renamed; returns them mapped."""
+    """Write `tables` to the folder of a run, and return them memory-mapped."""
     with _scratch(place) as scratch:
         return _kept(tables, place, scratch)
 
 
 def _kept(tables: Tables, place: Path | None, scratch: Path) -> Tables:
-    """`tables` in the folder of the run, written aside and renamed."""
+    """Write `tables` to a temporary folder, rename it into place, and return them mapped."""
     if place is None:
         return tables
     tables.save(scratch / TABLES)
@@ -188,8 +171,8 @@ def _kept(tables: Tables, place: Path | None, scratch: Path) -> Tables:
     return Tables.load(place / TABLES)
 
 
-def _tell(log: Log, estimate: Estimate, seconds: float, tokens: int) -> None:
-    """The n-grams of each order, and the discounts."""
+def _log_estimate(log: Log, estimate: Estimate, seconds: float, tokens: int) -> None:
+    """Log the number of n-grams of each order, and the discounts."""
     tables = estimate.tables
     for order, size in enumerate(tables.sizes, start=1):
         discounts = ""

@@ -1,28 +1,100 @@
-"""Training, whichever way a model is trained."""
+"""`fit` and `fit_many`: train a model, by gradient or by counting."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optax
 from rich.console import Console
 
-from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
+from jaxlm.models.registry import describe_model, name_of
+from jaxlm.runs.log import Callback
 from jaxlm.runs.run import Run
+from jaxlm.training.config import RunConfig
 from jaxlm.training.counting import fit_by_counting
-from jaxlm.training.loop import fit_by_gradient, train
-from jaxlm.training.optimizers import OptimizerConfig
-from jaxlm.training.progress import TrainingConfig
-from jaxlm.training.sweep import members
-from jaxlm.training.trainee import settings_of
+from jaxlm.training.fine_tuning import adapt_model, start_params
+from jaxlm.training.loop import Extras, train_many, train_one
+from jaxlm.training.optimizers import CUSTOM, CustomParts, OptimizerConfig
+from jaxlm.training.sweep import check_sweep, sweep_runner, sweep_specs
+from jaxlm.training.trainee import Spec
 
-FITTERS: dict[str, Callable[..., Run]] = {
-    "gradient": fit_by_gradient,
-    "counting": fit_by_counting,
-}
+# Settings that an optimizer of the user's own decides.
+RATE_SETTINGS = ("lr", "schedule", "warmup_steps", "weight_decay", "beta1", "beta2", "epsilon")
+
+
+def fit(
+    model: LanguageModel | None,
+    text: Text,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    config: RunConfig | None = None,
+    from_run: Run | None = None,
+    callbacks: Sequence[Callback] = (),
+    mesh: Mapping[str, int] | None = None,
+    console: Console | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Run:
+    """Train a model on a text, and return the run.
+
+    The run has the best parameters by validation, or the last parameters without a validation
+    split. With `folder` the run is kept there, and `jaxlm.load` brings it back.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> model = jaxlm.NPLM(len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
+      >>> run = jaxlm.fit(
+      ...     model, text, batching="rows", positions="last", batch_size=3, lr=0.1, steps=500,
+      ...     quiet=True,
+      ... )
+      >>> jaxlm.next_words(run, "我 讨厌", 1)[0][0]
+      '挨打'
+
+    Args:
+      model: the model. With `from_run` it may be None: then it is the run's model.
+      text: the corpus, from `read_corpus`.
+      folder: where the run is kept; None to keep nothing.
+      resume: whether to continue the run in `folder`, exactly as if it had never stopped.
+      config: every setting; None for the defaults. `options` change single settings.
+      from_run: a trained run to start from (fine-tuning). The text must have been read with the
+        run's vocabulary, or with the run's vocabulary extended; see `read_corpus(tokenizer=...)`.
+      callbacks: functions that are called with each record of the log, a dict.
+      mesh: for a neural model, sizes of the device mesh, such as {"data": 4, "model": 2}; None for
+        all devices on data.
+      console: a rich Console for the log; None for standard output.
+      quiet: whether to print nothing.
+      **options: settings by name. For a neural model, fields of BatchingConfig, OptimizerConfig and
+        TrainingConfig; `batching`, `optimizer` and `training` can be such configs too. `optimizer`
+        can be any optax GradientTransformation, and `schedule` any function step -> rate. For an
+        n-gram, fields of CountingConfig.
+    Returns:
+      The trained Run.
+    Raises:
+      UserError: for a setting that cannot work, a loss that is not finite, and a full disk.
+    """
+    if model is None:
+        if from_run is None:
+            raise UserError("fit needs a model, or `from_run`: a run to start from")
+        model = adapt_model(from_run, text)
+    check_vocabulary(model, text)
+    console = Console(quiet=True) if quiet else console
+    settings, custom = _settings(model, text, config, options, kept=folder is not None)
+    place = Path(folder) if folder else None
+    if model.trained_by == "counting":
+        if mesh is not None or callbacks or from_run is not None:
+            raise UserError("`mesh`, `callbacks` and `from_run` are for models trained by gradient")
+        return fit_by_counting(model, text, settings, place, resume, console)  # type: ignore[arg-type]
+    assert isinstance(model, NeuralModel)
+    params = None if from_run is None else start_params(model, from_run, text)
+    extras = Extras(console, callbacks, custom, params)
+    return train_one(Spec(model, settings, place), text, resume, extras, mesh)
 
 
 def fit_many(
@@ -33,72 +105,90 @@ def fit_many(
     sweep: Mapping[str, Sequence[float]] | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
-    config: dict[str, Any] | None = None,
+    config: RunConfig | None = None,
+    callbacks: Sequence[Callback] = (),
     console: Console | None = None,
-    batching: BatchingConfig | str = "streams",
-    optimizer: OptimizerConfig | str = "adam",
-    training: TrainingConfig | None = None,
+    quiet: bool = False,
     **options: Any,
 ) -> list[Run]:
-    """Trains several runs of one model side by side, in one compiled function (`jax.vmap`): `seeds`
-    of each setting, from the seed of `training` on, and a setting for each combination of the
-    values in `sweep`.
+    """Train several runs of one model in parallel, in one compiled function (`jax.vmap`).
 
         runs = jaxlm.fit_many(model, text, seeds=5, sweep={"lr": [1e-3, 2e-3]}, epochs=3)
 
-    What can be swept are `lr`, `clip`, `weight_decay` and the rates of dropout. Each run is what
-    `fit` would have made of its seed and numbers, up to the order of summation, and with `folder`
-    has a folder of its own in it, such as lr-0.001-seed-0. A run whose loss is not finite is out;
-    the others go on, and are returned. `options` and the rest: as for `fit`.
+    There are `seeds` runs for each combination of the values in `sweep`; their seeds count up from
+    the setting `seed`. Each run equals the run that `fit` would make, up to the order of summation.
+    A run whose loss is not finite ends; the other runs go on.
 
-    Raises UserError for a setting that cannot work or be swept, and if all runs are out.
+    Args:
+      model: the model that all runs share.
+      text: the corpus, from `read_corpus`.
+      seeds: number of seeds of each combination.
+      sweep: values of `lr`, `clip`, `weight_decay` and the dropout rates.
+      folder: keeps each run in a folder of its own, such as lr-0.001-seed-0; None to keep nothing.
+      resume: whether to continue the runs in `folder`.
+      config: every setting; None for the defaults.
+      callbacks: functions that are called with each record of the log of each run.
+      console: a rich Console for the log; None for standard output.
+      quiet: whether to print nothing.
+      **options: settings by name, as for `fit`.
+    Returns:
+      The runs that did not fail.
+    Raises:
+      UserError: for a setting that cannot work or be swept, and if all runs fail.
     """
     check_vocabulary(model, text)
-    if seeds < 1:
-        raise UserError(f"--seeds {seeds}: must be at least 1")
-    settings = settings_of(model, batching, optimizer, training, None, config, options)
+    check_at_least("seeds", seeds, 1)
+    settings, custom = _settings(model, text, config, options, kept=folder is not None)
     place = Path(folder) if folder else None
-    return train(members(settings, seeds, sweep or {}, place), text, resume, console)
-
-
-def fit(
-    model: LanguageModel,
-    text: Text,
-    *,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    config: dict[str, Any] | None = None,
-    console: Console | None = None,
-    **options: Any,
-) -> Run:
-    """Trains `model` on `text` and returns the run, with the best parameters by validation (the
-    last, without a valid split).
-
-        run = jaxlm.fit(model, text, epochs=5, lr=1e-3, batch_size=20, folder="runs/mine")
-        run = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=3), text)
-
-    `options`, for a neural model: `batching`, `optimizer` and `training`, configs or (the first
-    two) names that stand for their defaults; and fields of BatchingConfig, OptimizerConfig and
-    TrainingConfig by name. For an n-gram: fields of CountingConfig. With `folder`, everything is
-    kept there; with `resume` too, training goes on from its last checkpoint exactly as if it had
-    never stopped. `config` is kept in config.json beside the settings. For a neural model also
-    `mesh`, sizes such as {"data": 4, "model": 2} (none: every device on data), and `watch`, which
-    is called with each record of the log, such as a `LiveCurve`.
-
-    Raises UserError for a setting that cannot work, a loss that is not finite, and a disk that is
-    full.
-    """
-    check_vocabulary(model, text)
-    fitter = FITTERS[model.trained_by]
-    return fitter(
-        model, text, folder=folder, resume=resume, config=config, console=console, **options
-    )
+    specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place)
+    check_sweep(specs)
+    extras = Extras(Console(quiet=True) if quiet else console, callbacks, custom)
+    if len(specs) == 1:
+        return [train_one(specs[0], text, resume, extras, {"data": 1})]
+    return train_many(specs, text, resume, extras, sweep_runner)
 
 
 def check_vocabulary(model: LanguageModel, text: Text) -> None:
-    """Raises UserError if a model and a text are of different sizes."""
+    """Raise UserError if the model and the text have vocabularies of different sizes."""
     if model.vocab_size != len(text.vocabulary):
         raise UserError(
             f"the model has vocab_size {model.vocab_size}, the text "
             f"{len(text.vocabulary)} tokens: they must be equal"
         )
+
+
+def _settings(
+    model: LanguageModel,
+    text: Text,
+    config: RunConfig | None,
+    options: dict[str, Any],
+    *,
+    kept: bool,
+) -> tuple[RunConfig, CustomParts]:
+    """Return every setting of the run, and what the user's own code makes of the optimizer."""
+    if kept or name_of(model) is not None:
+        name, network = describe_model(model)
+    else:
+        # A model that is not registered can be trained, but not kept.
+        name, network = type(model).__name__, {}
+    base = config or RunConfig.default(name, model.trained_by)
+    settings = replace(base, model=name, network=network, text=text.config)
+    custom, plain = CustomParts(), dict(options)
+    for section in ("batching", "optimizer", "training", "counting"):
+        value = plain.get(section)
+        if is_dataclass(value) and not isinstance(value, type):
+            settings = replace(settings, **{section: plain.pop(section)})
+    if isinstance(plain.get("optimizer"), optax.GradientTransformation):
+        decided = [name for name in RATE_SETTINGS if name in plain]
+        if decided:
+            why = "belongs to the optimizer that you give: set it there, or name an optimizer"
+            raise SettingError(decided[0], plain[decided[0]], why)
+        custom = custom._replace(optimizer=plain["optimizer"])
+        plain["optimizer"] = CUSTOM
+    if isinstance(plain.get("schedule"), Callable):  # type: ignore[arg-type]
+        custom = custom._replace(schedule=plain["schedule"])
+        plain["schedule"] = CUSTOM
+    return settings.with_section_options(plain), custom
+
+
+__all__ = ["OptimizerConfig", "fit", "fit_many"]

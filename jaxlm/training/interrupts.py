@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which the training loop grants after the step in hand."""
+"""Ctrl-C and SIGTERM: the training loop finishes its dispatch, saves, and stops."""
 
 import signal
 import threading
@@ -7,8 +7,9 @@ from typing import Any
 
 
 class Interrupts:
-    """A context manager; `received` is the first signal's number, else 0. A second signal acts as
-    it always would.
+    """A context manager that catches the first SIGINT or SIGTERM; a second one acts as usual.
+
+    `received` is the number of the signal, or 0.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -18,10 +19,10 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        # Only the main thread may set handlers; elsewhere the program that owns it decides.
+        # Only the main thread may set handlers; in another thread the signals act as usual.
         if threading.current_thread() is threading.main_thread():
             before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
-            # None: a handler that is not Python's, such as that of JAX's distributed runtime.
+            # None stands for a handler outside of Python, such as JAX's distributed runtime's.
             default = signal.SIG_DFL
             self._before = {number: handler or default for number, handler in before.items()}
         return self

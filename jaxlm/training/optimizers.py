@@ -1,14 +1,15 @@
-"""Optimizers, learning-rate schedules and clipping, from optax, put together from one config."""
+"""Optimizers, learning-rate schedules and clipping, built from optax by one config."""
 
+import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, check_at_least, choose
 from jaxlm.ops.static import is_zero
 
 
@@ -19,21 +20,21 @@ class OptimizerConfig:
     optimizer: str = "adam"
     """adam, adamw, sgd, momentum, rmsprop, adagrad, nadam or lion."""
     lr: float = 1e-3
-    """Learning rate at its highest."""
+    """Highest learning rate."""
     schedule: str = "constant"
     """constant, cosine (to 0 at the end), step-decay (by epoch), plateau (by validation)."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from zero, before the schedule."""
     decay: float = 0.5
-    """step-decay, plateau: what the rate is multiplied by."""
+    """step-decay, plateau: factor by which the rate decays."""
     full_epochs: int = 4
     """step-decay: epochs at the full rate; from then on it decays before every epoch."""
     plateau_patience: int = 1
     """plateau: validations without improvement before the rate decays."""
     clip: float | None = None
-    """Scale the gradient down to this global norm if it is longer (none: leave it)."""
+    """Scale the gradient down to this global norm if it is longer (none: no clipping)."""
     weight_decay: float = 0.0
-    """Pull weights towards zero, biases left out (adamw, lion: decoupled; the others: L2)."""
+    """Pull weights, but not biases, towards zero (adamw, lion: decoupled; the others: L2)."""
     beta1: float = 0.9
     """adam, adamw, nadam, lion, momentum: decay of the mean gradient."""
     beta2: float = 0.999
@@ -43,14 +44,20 @@ class OptimizerConfig:
     average: str = "none"
     """Keep an average of the parameters: ema, or triggered (NT-ASGD: once validation stalls)."""
     ema_decay: float = 0.999
-    """ema: share of what the average was before the step."""
+    """ema: share of the average that a step keeps."""
     trigger_after: int = 5
-    """triggered: begin when a validation is worse than the best of all but the last so many."""
+    """triggered: start when a validation is worse than the best of all but the last n ones."""
+    freeze: str | None = None
+    """Do not train the parameters whose path matches this pattern, such as embedding* (none: train
+    all)."""
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """How long training is, which some schedules need to know."""
+    """The length of training, which some schedules need.
+
+    steps_per_epoch: train steps in one epoch. total_steps: train steps of the whole run.
+    """
 
     steps_per_epoch: int
     total_steps: int
@@ -69,8 +76,20 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Transform]] = {
     "lion": lambda c: optax.scale_by_lion(c.beta1, c.beta2),
 }
 DECOUPLED_DECAY = ("adamw", "lion")
+CUSTOM = "custom"
+"""The name in config.json of an optimizer or a schedule that the user's own code made."""
 
 Schedule = Callable[[jax.Array], jax.Array]
+
+
+class CustomParts(NamedTuple):
+    """Parts of the optimizer that the user's own code made, in the place of the named ones.
+
+    optimizer: an optax GradientTransformation, rate included. schedule: step -> learning rate.
+    """
+
+    optimizer: Transform | None = None
+    schedule: Schedule | None = None
 
 
 def _constant(config: OptimizerConfig, horizon: Horizon) -> Schedule:
@@ -83,7 +102,7 @@ def _cosine(config: OptimizerConfig, horizon: Horizon) -> Schedule:
 
 def _step_decay(config: OptimizerConfig, horizon: Horizon) -> Schedule:
     def rate(step: jax.Array) -> jax.Array:
-        # `step` counts from the end of warm-up; epochs count from the start of training.
+        # `step` counts from the end of the warm-up; epochs count from the start of training.
         epoch = (step + config.warmup_steps) // horizon.steps_per_epoch
         decays = jnp.maximum(0, epoch + 1 - config.full_epochs)
         return config.lr * jnp.power(config.decay, decays.astype(jnp.float32))
@@ -95,13 +114,17 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, Horizon], Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
     "step-decay": _step_decay,
-    # The decay itself comes from the training loop, which is what sees the validation loss.
+    # The training loop, which sees the validation loss, decays the rate.
     "plateau": _constant,
 }
 
 
-def make_schedule(config: OptimizerConfig, horizon: Horizon) -> Schedule:
-    """The learning rate as a function of the step."""
+def make_schedule(
+    config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
+) -> Schedule:
+    """Return the learning rate as a function of the step."""
+    if custom is not None and custom.schedule is not None:
+        return custom.schedule
     schedule = choose(SCHEDULES, config.schedule, "schedule")(config, horizon)
     if not config.warmup_steps:
         return schedule
@@ -109,48 +132,81 @@ def make_schedule(config: OptimizerConfig, horizon: Horizon) -> Schedule:
     return optax.join_schedules([warmup, schedule], [config.warmup_steps])
 
 
-def make_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
-    """Clip, decay, scale and rate, in that order, as one optax transformation.
+def make_optimizer(
+    config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
+) -> Transform:
+    """Return clipping, decay, scaling and rate, in this order, as one optax transformation.
 
         g ← g · min(1, clip / |g|)      θ ← θ - lr(step) · scale(g)
 
-    Raises UserError for an unknown name, or a rate, clip or decay that is not positive.
+    An optimizer of the user's own replaces all but the clipping.
+
+    Raises:
+      UserError: for an unknown name.
+      SettingError: for a number that is out of its range.
     """
-    positive = {"lr": config.lr, "decay": config.decay}
-    if config.clip is not None:
-        positive["clip"] = config.clip
-    for name, value in positive.items():
-        if not value > 0:
-            raise UserError(f"--{name} {value}: must be above 0")
-    least = {"weight_decay": 0, "warmup_steps": 0, "plateau_patience": 1}
-    for name, minimum in least.items():
-        if not getattr(config, name) >= minimum:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {getattr(config, name)}: must be at least {minimum}")
-    return unchecked_optimizer(config, horizon)
+    for name in ("lr", "decay", *(["clip"] if config.clip is not None else [])):
+        if not getattr(config, name) > 0:
+            raise SettingError(name, getattr(config, name), "must be above 0")
+    for name, minimum in {"weight_decay": 0, "warmup_steps": 0, "plateau_patience": 1}.items():
+        check_at_least(name, getattr(config, name), minimum)
+    return unchecked_optimizer(config, horizon, custom)
 
 
-def unchecked_optimizer(config: OptimizerConfig, horizon: Horizon) -> Transform:
-    """`make_optimizer` of numbers that may be known only at run time: lr, clip, weight_decay."""
-    core = choose(OPTIMIZERS, config.optimizer, "optimizer")(config)
+def unchecked_optimizer(
+    config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
+) -> Transform:
+    """Return `make_optimizer` for numbers that may be traced: lr, clip and weight_decay."""
     # A part that does nothing keeps its place, so that a run can be resumed with other settings.
     nothing = optax.identity()
-    none = is_zero(config.weight_decay)
-    pull = nothing if none else optax.add_decayed_weights(config.weight_decay)
+    clip = nothing if config.clip is None else clip_by_global_norm(config.clip)
+    if custom is not None and custom.optimizer is not None:
+        return _frozen(config.freeze, clip, custom.optimizer)
+    if config.optimizer == CUSTOM:
+        why = "is an optimizer of your own: pass it to fit again as optimizer="
+        raise SettingError("optimizer", CUSTOM, why)
+    core = choose(OPTIMIZERS, config.optimizer, "optimizer")(config)
+    no_decay = is_zero(config.weight_decay)
+    pull = nothing if no_decay else optax.add_decayed_weights(config.weight_decay)
     decay = optax.masked(pull, _is_weight)
-    return optax.chain(
-        nothing if config.clip is None else clip_by_global_norm(config.clip),
-        *([core, decay] if config.optimizer in DECOUPLED_DECAY else [decay, core]),
-        optax.scale_by_learning_rate(make_schedule(config, horizon)),
-    )
+    parts = [core, decay] if config.optimizer in DECOUPLED_DECAY else [decay, core]
+    rate = optax.scale_by_learning_rate(make_schedule(config, horizon, custom))
+    return _frozen(config.freeze, clip, *parts, rate)
+
+
+def _frozen(pattern: str | None, *parts: Transform) -> Transform:
+    """Return the chain of `parts`; parameters whose path matches `pattern` stay as they are."""
+    if pattern is None:
+        return optax.chain(*parts)
+
+    def mask(params: Any) -> Any:
+        return frozen_mask(params, pattern)
+
+    # Frozen gradients are zeroed first, so that they do not count in the norm for clipping; and
+    # last, so that weight decay does not move the parameters.
+    zero = optax.masked(optax.set_to_zero(), mask)
+    return optax.chain(zero, *parts, zero)
+
+
+def frozen_mask(params: Any, pattern: str) -> Any:
+    """Return True for each parameter whose path, such as layers_0/input/kernel, matches."""
+
+    def matches(path: tuple[Any, ...], leaf: Any) -> bool:
+        return fnmatch.fnmatchcase("/".join(str(part.key) for part in path), pattern)
+
+    return jax.tree_util.tree_map_with_path(matches, params)
 
 
 def clip_by_global_norm(longest: float) -> Transform:
-    """g ← g · min(1, longest / |g|), with |g| over all parameters (Pascanu et al. 2013, section
-    3.2): `optax.clip_by_global_norm` up to rounding.
+    """Return a transformation that scales the gradient down to at most the norm `longest`.
 
-    One number to multiply by is worked into the passes that read the gradient anyway; a division
-    by the norm, as optax has it, XLA keeps as a pass of its own over all parameters.
+        g ← g · min(1, longest / |g|)          |g| over all parameters
+
+    The result is that of `optax.clip_by_global_norm`, up to rounding. XLA fuses this multiplication
+    into passes that read the gradient anyway; optax's division is a separate pass.
+
+    Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks",
+    2013, section 3.2.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -162,5 +218,5 @@ def clip_by_global_norm(longest: float) -> Transform:
 
 
 def _is_weight(params: Any) -> Any:
-    """True for matrices, False for biases, which decay would only pull off their mean."""
+    """Return True for matrices and False for biases, which weight decay leaves alone."""
     return jax.tree.map(lambda array: array.ndim > 1, params)

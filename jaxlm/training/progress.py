@@ -1,4 +1,4 @@
-"""How far a run goes and has come: sums and counts between log lines, and the best so far."""
+"""The progress of a run: sums and counts between two log lines, and the best validation so far."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,55 +11,15 @@ from jaxlm.runs.log import Log, perplexity_of
 from jaxlm.training.step import StepMetrics
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long to train, and what to keep of it."""
-
-    epochs: float = 10
-    """Passes over the training text."""
-    steps: int | None = None
-    """Steps to train, in place of --epochs (none: --epochs decides)."""
-    max_minutes: float | None = None
-    """Stop within this wall-clock time: no more steps than fit into it, schedules shrunk to them,
-    and again when the machine gets slower or faster (with --steps: those, and no others)."""
-    seed: int = 0
-    """Fixes every random choice: same command, seed and machine give the same bytes."""
-    log_every: int = 200
-    """Steps between two lines of the log."""
-    eval_every: int | None = None
-    """Steps between two validations (none: every epoch)."""
-    patience: int | None = None
-    """Stop after this many validations without improvement (none: train to the end)."""
-    checkpoint_every: int | None = None
-    """Steps between two checkpoints (none: at every validation)."""
-    checkpoint_minutes: float | None = None
-    """Minutes between two checkpoints, beside those (none: by steps alone)."""
-    keep: int = 2
-    """How many of the last checkpoints are kept, beside the best."""
-    checkpoint_folder: str | None = None
-    """Where checkpoints go, such as gs://bucket/runs (none: into the run's folder)."""
-    tensorboard: bool = False
-    """Write TensorBoard event files too (extra: tensorboard)."""
-
-
-def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
-    """How many steps `config` asks for. Raises UserError for a number that makes no sense."""
-    numbers = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience")
-    for name in (*numbers, "max_minutes", "checkpoint_minutes", "keep"):
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
-    if config.seed < 0:
-        raise UserError(f"--seed {config.seed}: must be 0 or more")
-    return config.steps or max(1, round(config.epochs * steps_per_epoch))
-
-
 @dataclass
 class Progress:
     """What the loop remembers between steps; saved with every checkpoint.
 
-    nll and count are sums since the last line of the log, valid_nlls those of all validations;
-    losses are in nats. seconds: spent so far, where there is a budget.
+    step: number of steps taken. interval_nll, interval_count: summed nll in nats, and number of
+    targets, since the last line of the log. best_nll, best_step: the best validation.
+    worse_in_a_row: validations since the best. worse_since_decay: validations since the best or the
+    last decay of the rate. valid_nlls: the nll of every validation. seconds: time spent so far, in
+    a run with a time budget.
     """
 
     step: int = 0
@@ -74,9 +34,9 @@ class Progress:
 
 
 class NotFiniteError(UserError):
-    """The loss or the gradient at a step is infinite or not a number.
+    """The loss or the gradient of a step is infinite or not a number.
 
-    params_step: how many steps led to the parameters that gave it.
+    params_step: number of steps that led to the parameters with this loss.
     """
 
     def __init__(self, step: int, params_step: int) -> None:
@@ -85,36 +45,54 @@ class NotFiniteError(UserError):
 
 
 class Meter:
-    """Turns what steps and validations measured into progress, and tells the log."""
+    """Adds up what steps and validations measured, and writes the log.
+
+    Args:
+      log: where records go.
+      log_every: steps between two records.
+      steps_per_epoch: train steps in an epoch.
+      total: train steps of the whole run; the last step is always logged.
+    """
 
     def __init__(self, log: Log, log_every: int, steps_per_epoch: int, total: int) -> None:
-        self.log, self.progress = log, Progress()
-        self._log_every, self.total = log_every, total
-        self._steps_per_epoch = steps_per_epoch
+        self.log, self.progress, self.total = log, Progress(), total
+        self._log_every, self._steps_per_epoch = log_every, steps_per_epoch
 
     def steps(self, first: int, count: int, metrics: StepMetrics) -> None:
-        """Adds the `count` steps after `first`, and logs what is due; raises NotFiniteError."""
-        nll, counts, norms = (np.asarray(array)[:count].astype(np.float64) for array in metrics)
-        bad = ~(np.isfinite(nll) & np.isfinite(norms))
-        if bad.any():
-            taken = first + int(np.argmax(bad))
+        """Add the `count` steps after step `first`, and write the records that are due.
+
+        Raises:
+          NotFiniteError: at the first step whose loss or metrics are not finite.
+        """
+        nll_K, count_K = (
+            np.asarray(array)[:count].astype(np.float64)
+            for array in (metrics.nll_K, metrics.count_K)
+        )
+        logged = {
+            name: np.asarray(values_K)[:count].astype(np.float64)
+            for name, values_K in metrics.logged.items()
+        }
+        bad_K = ~np.isfinite(np.stack([nll_K, *logged.values()])).all(axis=0)
+        if bad_K.any():
+            taken = first + int(np.argmax(bad_K))
             raise NotFiniteError(taken + 1, taken)
         progress = self.progress
         for index in range(count):
             progress.step = first + index + 1
-            progress.interval_nll += float(nll[index])
-            progress.interval_count += float(counts[index])
+            progress.interval_nll += float(nll_K[index])
+            progress.interval_count += float(count_K[index])
             if progress.step % self._log_every == 0 or progress.step == self.total:
-                self._report(float(nll[index] / counts[index]), float(norms[index]))
-        self.log.advance(progress.step, int(counts.sum()), float(nll[-1] / counts[-1]))
+                values = {name: float(values_K[index]) for name, values_K in logged.items()}
+                self._report(float(nll_K[index] / count_K[index]), values)
+        self.log.advance(progress.step, int(count_K.sum()), float(nll_K[-1] / count_K[-1]))
 
-    def _report(self, cost: float, grad_norm: float) -> None:
+    def _report(self, cost: float, logged: dict[str, float]) -> None:
         progress, epoch = self.progress, self.progress.step / self._steps_per_epoch
         loss = progress.interval_nll / progress.interval_count
         rate = f"{self.log.rate():8,.0f} tokens/s"
         line = f"epoch {epoch:6.2f}  loss {loss:.4f}  ppl {perplexity_of(loss):8.2f}  {rate}"
         if self._steps_per_epoch == 1:
-            # One batch is the whole text, so the loss of this very step is known, not only a mean.
+            # One batch is the whole text: the loss of this step is the loss of the text.
             loss, line = cost, f"cost {cost:.6f}"
         self.log.record(
             progress.step,
@@ -123,14 +101,14 @@ class Meter:
                 "epoch": round(epoch, 4),
                 "loss": loss,
                 "ppl": perplexity_of(loss),
-                "grad_norm": grad_norm,
+                **logged,
             },
             f"step {progress.step:6d}  {line}",
         )
         progress.interval_nll = progress.interval_count = 0.0
 
     def validation(self, scores: TokenScores) -> bool:
-        """Adds a validation; returns whether it is the best so far."""
+        """Add a validation, and return whether it is the best so far."""
         progress, tokens = self.progress, len(scores.log_prob)
         if not math.isfinite(scores.nll):
             raise NotFiniteError(progress.step, progress.step)

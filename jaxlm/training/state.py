@@ -1,4 +1,4 @@
-"""Everything that training changes, as one pytree."""
+"""The training state: everything that training changes, as one pytree."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,18 +13,22 @@ from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Axes, Mesh, shapes_on_mesh, shardings
 from jaxlm.training.optimizers import Transform
 
-# Random initialisers are much to compile and little to run: full optimisation doubles the time.
+# Random initialisers take long to compile and little time to run: full optimisation would double
+# the time.
 INIT_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 @flax.struct.dataclass
 class TrainState:
-    """step: int32, steps taken; params: what is evaluated and kept; opt_state; carry: the model's,
-    as the last chunk left it; lr_scale: float32, what the schedule's rate is multiplied by (decay
-    on plateau).
+    """The state between two train steps.
 
-    iterate: where `params` are an average, the parameters that the optimizer moves; None: they are
-    the same. averaged: float32, how many of them are in the average; 0 as long as it has not begun.
+    step: int32, number of steps taken. params: the parameters that are evaluated and kept.
+    opt_state: the optimizer's state. carry: the model's carry after the last chunk. lr_scale:
+    float32, factor of the scheduled learning rate (decay on a plateau).
+
+    iterate: the parameters that the optimizer moves, where `params` is their average; None if
+    `params` are these parameters. averaged: float32, number of parameters in the average; 0 before
+    the average starts.
     """
 
     step: jax.Array
@@ -37,20 +41,29 @@ class TrainState:
 
 
 def init_key(key: jax.Array) -> jax.Array:
-    """What the parameters are drawn from, in a run with this key."""
+    """Return the key from which a run with this key draws its parameters."""
     return jax.random.split(key)[0]
 
 
 def steps_key(key: jax.Array) -> jax.Array:
-    """What the steps draw from, in a run with this key: step s from fold_in(steps_key, s)."""
+    """Return the key of a run's steps; step s draws from fold_in(steps_key(key), s)."""
     return jax.random.split(key)[1]
 
 
-def init_params(model: NeuralModel, key: jax.Array) -> Any:
-    """The model's parameters alone; `model.init` also returns what cells record."""
-    tokens_BT = np.zeros((1, 2), np.int32)
-    init = jax.jit(lambda key: model.init(key, tokens_BT)["params"], compiler_options=INIT_OPTIONS)
-    return init(key)
+def init_params(model: NeuralModel, key: jax.Array, mesh: Mesh | None = None) -> Any:
+    """Return the initial parameters; `model.init` would also return what cells record.
+
+    On a mesh, each device makes its own shard.
+    """
+
+    def init(key: jax.Array) -> Any:
+        return model.init(key, np.zeros((1, 2), np.int32))["params"]
+
+    if mesh is None:
+        return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
+    axes = params_axes(model, jax.eval_shape(init, key))
+    sharding = shardings(mesh, axes)
+    return jax.jit(init, out_shardings=sharding, compiler_options=INIT_OPTIONS)(key)
 
 
 def init_state(
@@ -61,21 +74,35 @@ def init_state(
     averaged: float | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state before step 0, in one compiled call; parameters are drawn from `init_key(key)`.
-    averaged: what it begins with, None if nothing is averaged. On a mesh each device makes its own
-    part: the whole is nowhere.
+    """Return the state before step 0, from one compiled call.
+
+    Args:
+      model: the model.
+      optimizer: makes the optimizer's state.
+      key: the key of the run; the parameters are drawn from `init_key(key)`.
+      batch_size: number of streams in the carry.
+      averaged: `Average.start` of the running average; None for no average.
+      mesh: the devices, or None. On a mesh, each device makes its own shard; no device holds the
+        whole state.
     """
     init = _start(model, optimizer, batch_size, averaged)
     if mesh is None:
         return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
-    lying = shardings(mesh, state_axes(model, jax.eval_shape(init, key)))
-    return jax.jit(init, out_shardings=lying, compiler_options=INIT_OPTIONS)(key)
+    sharding = shardings(mesh, state_axes(model, jax.eval_shape(init, key)))
+    return jax.jit(init, out_shardings=sharding, compiler_options=INIT_OPTIONS)(key)
 
 
 def state_shapes(
     model: NeuralModel, optimizer: Transform, batch_size: int, mesh: Mesh
 ) -> TrainState:
-    """What `init_state` returns, in shapes alone: for devices that need not be here."""
+    """Return the shapes of what `init_state` returns, for devices that need not be present.
+
+    Args:
+      model: the model.
+      optimizer: makes the optimizer's state.
+      batch_size: number of streams in the carry.
+      mesh: the devices.
+    """
     key = jax.random.key(0)
     state = jax.eval_shape(_start(model, optimizer, batch_size, None), key)
     return shapes_on_mesh(mesh, state, state_axes(model, state))
@@ -100,17 +127,22 @@ def _start(
 
 
 def state_axes(model: NeuralModel, state: TrainState) -> TrainState:
-    """The names of the axes of every array in a state: a parameter's, and those of what an
-    optimizer keeps for each parameter, by `model.axes()`; the batch's in the carry.
+    """Return the names of the axes of every array in a state.
+
+    A parameter, and what the optimizer keeps for it, has the axes of `model.axes()`. The first axis
+    of the carry is the batch.
     """
+    axes: TrainState = params_axes(model, dataclasses.replace(state, carry=None))
+    return dataclasses.replace(axes, carry=jax.tree.map(lambda array: ("batch",), state.carry))
+
+
+def params_axes(model: NeuralModel, tree: Any) -> Any:
+    """Return the names of the axes of every array in parameters, or in a tree that holds some."""
     known = model.axes()
 
     def named(path: tuple[Any, ...], array: Any) -> Axes:
-        # Dicts are in parameters, and what has their structure, alone.
+        # Only parameters, and trees with their structure, are dicts.
         keys = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
         return known.get("/".join(keys), ())
 
-    axes: TrainState = jax.tree_util.tree_map_with_path(
-        named, dataclasses.replace(state, carry=None)
-    )
-    return dataclasses.replace(axes, carry=jax.tree.map(lambda array: ("batch",), state.carry))
+    return jax.tree_util.tree_map_with_path(named, tree)

@@ -1,7 +1,7 @@
 """The train step: gradient, clipped update and carry, many steps in one dispatch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,23 +14,57 @@ from jaxlm.models.neural import NeuralModel
 from jaxlm.ops.machine import deterministic_options
 from jaxlm.parallel.mesh import Mesh, put_on_mesh, shardings, use_mesh
 from jaxlm.training.averaging import Share, averaged
+from jaxlm.training.metrics import METRICS, StepValues
 from jaxlm.training.optimizers import Transform
 from jaxlm.training.state import TrainState, state_axes, steps_key
 
 
 class StepMetrics(NamedTuple):
-    """What each of K steps measured, float32 [K]: summed nll in nats, targets counted, gradient
-    norm before clipping.
+    """What K steps measured, float32 [K] each.
+
+    nll_K: summed negative log-likelihood in nats. count_K: number of targets. logged: the values of
+    METRICS by name.
     """
 
     nll_K: jax.Array
     count_K: jax.Array
-    grad_norm_K: jax.Array
+    logged: dict[str, jax.Array]
 
 
-# One per array of a Block: those of a step, its streams, and its tokens.
-BLOCK_AXES = Block(*[(None, "batch")] * 3, *[(None,)] * 4)  # type: ignore[arg-type]
+class Batch(NamedTuple):
+    """One batch of a Block; see there for each array."""
+
+    inputs_BT: jax.Array
+    targets_BT: jax.Array
+    weights_BT: jax.Array
+    denominator: jax.Array
+    reset: jax.Array
+    length: jax.Array
+    rate: jax.Array
+
+
 TrainBlock = Callable[[TrainState, Block, Any], tuple[TrainState, StepMetrics]]
+"""train_block(state, block, count) -> (state, metrics): `count` train steps over a block."""
+
+# The axes of each array of a Block: steps, batch and time, or steps alone.
+BLOCK_AXES = Block(*[(None, "batch")] * 3, *[(None,)] * 4)  # type: ignore[arg-type]
+
+
+class StepRunner(NamedTuple):
+    """Runs the train step of one run, or of several runs stacked on a leading axis.
+
+    run_block: a TrainBlock over stacked states and blocks. stack: makes one tree of the trees of
+    the runs. unstack: undoes `stack`.
+    """
+
+    run_block: Callable[..., tuple[Any, Any]]
+    stack: Callable[[Sequence[Any]], Any]
+    unstack: Callable[[Any], list[Any]]
+
+    @classmethod
+    def single(cls, train_block: TrainBlock) -> "StepRunner":
+        """Return the runner of one run, whose trees are not stacked."""
+        return cls(train_block, lambda trees: trees[0], lambda tree: [tree])
 
 
 def make_train_block(
@@ -43,14 +77,23 @@ def make_train_block(
     share: Share | None = None,
     mesh: Mesh | None = None,
 ) -> TrainBlock:
-    """`block_function`, compiled. The state is donated. On a mesh the state stays as it lies, and
-    each device takes its streams of a block (of several processes, each has its own).
+    """Return `block_function`, compiled. The memory of the state is reused (donated).
+
+    Args:
+      model: the model.
+      optimizer: turns gradients into updates.
+      key: the key of the run.
+      positions: "all", or "last" to predict the last position alone.
+      varied: whether batches differ in length.
+      share: weight of the newest parameters in the running average, if the state keeps an average.
+      mesh: the devices, or None. On a mesh the state keeps its sharding, and each device gets its
+        streams of a block; each process has the streams of its own devices.
     """
     function = block_function(model, optimizer, key, positions, varied=varied, share=share)
     if mesh is None:
         return jax.jit(function, donate_argnums=0, compiler_options=deterministic_options())
-    there = on_the_mesh(function, model, mesh)
-    compiled = jax.jit(there, donate_argnums=0, compiler_options=deterministic_options())
+    sharded = keep_sharding(function, model, mesh)
+    compiled = jax.jit(sharded, donate_argnums=0, compiler_options=deterministic_options())
 
     def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
         with use_mesh(mesh):
@@ -59,13 +102,13 @@ def make_train_block(
     return train_block
 
 
-def on_the_mesh(function: TrainBlock, model: NeuralModel, mesh: Mesh) -> TrainBlock:
-    """`function`, whose state lies after it as it did before."""
+def keep_sharding(function: TrainBlock, model: NeuralModel, mesh: Mesh) -> TrainBlock:
+    """Return `function` with the sharding of the state after it as before it."""
 
     def step(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
-        lying = shardings(mesh, state_axes(model, state))
+        sharding = shardings(mesh, state_axes(model, state))
         state, metrics = function(state, block, count)
-        return jax.lax.with_sharding_constraint(state, lying), metrics
+        return jax.lax.with_sharding_constraint(state, sharding), metrics
 
     return step
 
@@ -79,54 +122,61 @@ def block_function(
     varied: bool = False,
     share: Share | None = None,
 ) -> TrainBlock:
-    """A function that takes `count` steps over a block of batches.
+    """Return a function that takes `count` train steps over a block of batches.
 
-    `count` is dynamic and at most the block's capacity, so a run compiles once however its steps
+    `count` is dynamic and at most the block's capacity. So a run compiles once, however its steps
     are grouped, and the grouping changes no number. Step s draws its randomness from
-    fold_in(steps_key(key), s). varied: whether a batch's `length_K` is less than
-    its T. share: of the newest parameters in the average that the state keeps, if it keeps one.
+    fold_in(steps_key(key), s).
+
+    Args:
+      model: the model.
+      optimizer: turns gradients into updates.
+      key: the key of the run.
+      positions: "all", or "last" to predict the last position alone.
+      varied: whether the `length` of a batch may be less than its T.
+      share: weight of the newest parameters in the running average, if the state keeps an average.
     """
 
-    def one_step(state: TrainState, batch: Block, draws: jax.Array) -> tuple[TrainState, jax.Array]:
-        fresh = model.initial_carry(batch.inputs_KBT.shape[0])
-        carry = jax.tree.map(
-            lambda new, old: jnp.where(batch.reset_K, new, old), fresh, state.carry
-        )
+    def one_step(state: TrainState, batch: Batch, draws: jax.Array) -> tuple[TrainState, jax.Array]:
+        fresh = model.initial_carry(batch.inputs_BT.shape[0])
+        carry = jax.tree.map(lambda new, old: jnp.where(batch.reset, new, old), fresh, state.carry)
         # Truncated back-propagation through time: the gradient stops between two chunks.
         carry = jax.lax.stop_gradient(carry)
         draw = jax.random.fold_in(draws, state.step)
         rngs = {"dropout": draw, "sampling": jax.random.fold_in(draw, 1)}
 
-        # The mean is taken by the weights, so that the loss needs no scaling, nor its gradients.
-        shares_BT = batch.weights_KBT / batch.denominator_K
+        # The weights include the division of the mean, so neither loss nor gradient is scaled.
+        shares_BT = batch.weights_BT / batch.denominator
 
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            found: Any = model.apply(
+            outputs: Any = model.apply(
                 {"params": params},
-                batch.inputs_KBT,
-                batch.targets_KBT,
+                batch.inputs_BT,
+                batch.targets_BT,
                 shares_BT,
                 carry,
                 positions=positions,
                 deterministic=False,
-                length=batch.length_K if varied else None,
+                length=batch.length if varied else None,
                 rngs=rngs,
                 method="objective",
             )
-            mean, nll_BT, after = found
-            return mean, (jnp.sum(nll_BT * batch.weights_KBT), after)
+            mean, nll_BT, carry_after = outputs
+            return mean, (jnp.sum(nll_BT * batch.weights_BT), carry_after)
 
         trained = state.params if state.iterate is None else state.iterate
         gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
-        scale = state.lr_scale * batch.rate_K if varied else state.lr_scale
+        scale = state.lr_scale * batch.rate if varied else state.lr_scale
         updates = jax.tree.map(lambda update: update * scale, updates)
-        measured = jnp.stack([nll, batch.weights_KBT.sum(), optax.tree.norm(gradient)])
+        values = StepValues(gradient, updates, trained)
+        logged = [metric(values) for metric in METRICS.values()]
+        measured_M = jnp.stack([nll, batch.weights_BT.sum(), *logged])
         trained = optax.apply_updates(trained, updates)
         state = dataclasses.replace(state, step=state.step + 1, opt_state=opt_state, carry=carry)
         if share is None:
-            return dataclasses.replace(state, params=trained), measured
-        return averaged(state, trained, share), measured
+            return dataclasses.replace(state, params=trained), measured_M
+        return averaged(state, trained, share), measured_M
 
     def train_block(
         state: TrainState, block: Block, count: jax.Array
@@ -137,12 +187,13 @@ def block_function(
             index: jax.Array, loop: tuple[TrainState, jax.Array]
         ) -> tuple[TrainState, jax.Array]:
             state, measured_KM = loop
-            batch = Block(*(array[index] for array in block))
+            batch = Batch(*(array[index] for array in block))
             state, measured_M = one_step(state, batch, draws)
             return state, measured_KM.at[index].set(measured_M)
 
-        measured_KM = jnp.zeros((block.reset_K.shape[0], 3), jnp.float32)
+        measured_KM = jnp.zeros((block.reset_K.shape[0], 2 + len(METRICS)), jnp.float32)
         state, measured_KM = jax.lax.fori_loop(0, count, body, (state, measured_KM))
-        return state, StepMetrics(*measured_KM.T)
+        nll_K, count_K, *logged = measured_KM.T
+        return state, StepMetrics(nll_K, count_K, dict(zip(METRICS, logged, strict=True)))
 
     return train_block

@@ -1,150 +1,160 @@
-"""Runs that differ in numbers alone, trained side by side in one compiled function."""
+"""Several runs that differ in numbers alone, trained in parallel in one compiled function."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlm.data.batching import Block
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, choose
 from jaxlm.models.layers import RATES
 from jaxlm.ops.machine import deterministic_options
 from jaxlm.training.averaging import Share
-from jaxlm.training.optimizers import Horizon, unchecked_optimizer
+from jaxlm.training.optimizers import CustomParts, Horizon, unchecked_optimizer
 from jaxlm.training.state import TrainState
-from jaxlm.training.step import StepMetrics, TrainBlock, block_function
-from jaxlm.training.trainee import Settings
+from jaxlm.training.step import StepMetrics, StepRunner, block_function
+from jaxlm.training.trainee import Spec
 
-# What the runs may differ in, beside the seed: numbers that a compiled step can be given.
+# The numbers that runs may differ in, beside the seed: a compiled step takes them as arguments.
 OPTIMIZER_NUMBERS = ("lr", "clip", "weight_decay")
 NUMBERS = (*OPTIMIZER_NUMBERS, *RATES)
 
 
-class Fleet(NamedTuple):
-    """block: of all runs, over the state and block that `together` makes of theirs; `apart` is its
-    inverse. One run's are what they are; several have a first axis more.
+def sweep_runner(
+    specs: Sequence[Spec],
+    horizon: Horizon,
+    positions: str,
+    *,
+    varied: bool,
+    share: Share | None,
+    custom: CustomParts | None = None,
+) -> StepRunner:
+    """Return the runner of several runs: `vmap` over states, batches, keys, and their numbers.
+
+    Args:
+      specs: the runs.
+      horizon: the length of training.
+      positions: "all", or "last" to predict the last position alone.
+      varied: whether batches differ in length.
+      share: weight of the newest parameters in the running average, if there is one.
+      custom: parts of the optimizer that the user's own code made.
     """
+    first = specs[0]
+    optimizer_config = first.config.optimizer
+    assert optimizer_config is not None
+    values_R = {
+        name: jnp.asarray([number(spec, name) for spec in specs], jnp.float32)
+        for name in differing(specs)
+    }
+    keys_R = jnp.stack([jax.random.key(_seed(spec)) for spec in specs])
 
-    block: Callable[..., tuple[Any, Any]]
-    together: Callable[[Sequence[Any]], Any]
-    apart: Callable[[Any], list[Any]]
+    def one_run(
+        key: jax.Array, values: dict[str, Any], state: TrainState, block: Block, count: Any
+    ) -> tuple[TrainState, StepMetrics]:
+        rates = {name: value for name, value in values.items() if name in RATES}
+        others = {name: value for name, value in values.items() if name not in RATES}
+        optimizer = unchecked_optimizer(replace(optimizer_config, **others), horizon, custom)
+        model = first.model.clone(**rates)
+        step = block_function(model, optimizer, key, positions, varied=varied, share=share)
+        return step(state, block, count)
 
-    @classmethod
-    def of_one(cls, block: TrainBlock) -> "Fleet":
-        """Of a single run."""
-        return cls(block, lambda one: one[0], lambda one: [one])
+    all_runs = jax.vmap(one_run, in_axes=(0, 0, 0, 0, None))
+    compiled = jax.jit(all_runs, donate_argnums=2, compiler_options=deterministic_options())
 
-    @classmethod
-    def of_many(
-        cls,
-        runs: Sequence[Settings],
-        horizon: Horizon,
-        positions: str,
-        *,
-        varied: bool,
-        share: Share | None,
-    ) -> "Fleet":
-        """Of several: `vmap` over state, batches, key, and the numbers they differ in."""
-        first = runs[0]
-        numbers = differing(runs)
-        values = {
-            name: jnp.asarray([number(run, name) for run in runs], jnp.float32) for name in numbers
-        }
-        keys = jnp.stack([jax.random.key(run.training.seed) for run in runs])
+    def run_block(state: Any, block: Any, count: Any) -> tuple[Any, Any]:
+        return compiled(keys_R, values_R, state, block, count)
 
-        def one(
-            key: jax.Array, values: dict[str, Any], state: TrainState, block: Block, count: Any
-        ) -> tuple[TrainState, StepMetrics]:
-            rates = {name: value for name, value in values.items() if name in RATES}
-            others = {name: value for name, value in values.items() if name not in RATES}
-            optimizer = unchecked_optimizer(replace(first.optimizer, **others), horizon)
-            model = first.model.clone(**rates)
-            step = block_function(model, optimizer, key, positions, varied=varied, share=share)
-            return step(state, block, count)
+    def stack(trees: Sequence[Any]) -> Any:
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
 
-        side_by_side = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
-        many = jax.jit(side_by_side, donate_argnums=2, compiler_options=deterministic_options())
+    def unstack(tree: Any) -> list[Any]:
+        return [jax.tree.map(lambda array: array[run], tree) for run in range(len(specs))]  # noqa: B023
 
-        def apart(tree: Any) -> list[Any]:
-            def of(place: int) -> Any:
-                return jax.tree.map(lambda array: array[place], tree)
-
-            return [of(place) for place in range(len(runs))]
-
-        def together(trees: Sequence[Any]) -> Any:
-            return jax.tree.map(lambda *arrays: jnp.stack(arrays), *trees)
-
-        return cls(
-            lambda state, block, count: many(keys, values, state, block, count), together, apart
-        )
+    return StepRunner(run_block, stack, unstack)
 
 
-def members(
-    settings: Settings, seeds: int, sweep: Mapping[str, Sequence[float]], folder: Path | None
-) -> list[Settings]:
-    """The runs of a sweep: a seed and a combination of values each, in a folder named for them.
+def sweep_specs(
+    spec: Spec, seeds: int, sweep: Mapping[str, Sequence[float]], folder: Path | None
+) -> list[Spec]:
+    """Return the runs of a sweep: one for each seed and combination of values.
 
-    Raises UserError for what cannot be swept.
+    Args:
+      spec: the model and settings that all runs share; its seed is the first seed.
+      seeds: number of seeds of each combination.
+      sweep: values by the name of a setting.
+      folder: the folder that holds the folders of the runs, such as lr-0.001-seed-0; or None.
+    Raises:
+      SettingError: for a setting that cannot be swept.
     """
+    optimizer, training = spec.config.optimizer, spec.config.training
+    assert optimizer is not None and training is not None
     for name, values in sweep.items():
-        known = [one for one in NUMBERS if one in OPTIMIZER_NUMBERS or hasattr(settings.model, one)]
+        known = [item for item in NUMBERS if item in OPTIMIZER_NUMBERS or hasattr(spec.model, item)]
         choose(dict.fromkeys(known), name, "sweep")
         if len(set(values)) < len(values) or not values:
-            raise UserError(f"--sweep {name}: give values that differ, such as {name}=0.1,0.2")
-    first, found = settings.training.seed, []
+            raise SettingError("sweep", name, f"give values that differ, such as {name}=0.1,0.2")
+    specs = []
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
-        of_model: dict[str, Any] = {name: value for name, value in chosen.items() if name in RATES}
-        of_optimizer: dict[str, Any] = {
-            name: value for name, value in chosen.items() if name not in RATES
-        }
-        model = settings.model.clone(**of_model)
-        # A rate that cannot be is told of before any run has a folder.
+        rates: dict[str, Any] = {name: value for name, value in chosen.items() if name in RATES}
+        others: dict[str, Any] = {name: v for name, v in chosen.items() if name not in RATES}
+        model = spec.model.clone(**rates)
+        # A rate out of range is refused here, before any run has a folder.
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
-        for seed in range(first, first + seeds):
+        for seed in range(training.seed, training.seed + seeds):
             parts = [f"{name.replace('_', '-')}-{value:g}" for name, value in chosen.items()]
-            found.append(
-                replace(
-                    settings,
-                    model=model,
-                    optimizer=replace(settings.optimizer, **of_optimizer),
-                    training=replace(settings.training, seed=seed),
-                    folder=folder and folder / "-".join([*parts, f"seed-{seed}"]),
-                )
+            config = replace(
+                spec.config,
+                network={**spec.config.network, **rates},
+                optimizer=replace(optimizer, **others),
+                # Runs that a signal ends between two of their saves go back to a common step.
+                training=replace(training, seed=seed, keep=max(2, training.keep)),
             )
-    return found
+            place = folder and folder / "-".join([*parts, f"seed-{seed}"])
+            specs.append(Spec(model, config, place))
+    return specs
 
 
-def number(run: Settings, name: str) -> Any:
-    """A run's value of one of NUMBERS."""
-    return getattr(run.optimizer if name in OPTIMIZER_NUMBERS else run.model, name)
+def number(spec: Spec, name: str) -> Any:
+    """Return a run's value of one of NUMBERS."""
+    return getattr(spec.config.optimizer if name in OPTIMIZER_NUMBERS else spec.model, name)
 
 
-def differing(runs: Sequence[Settings]) -> list[str]:
-    """Which of NUMBERS are not the same in all runs."""
-    known = [name for name in NUMBERS if hasattr(runs[0].model, name) or name in OPTIMIZER_NUMBERS]
-    return [name for name in known if len({number(run, name) for run in runs}) > 1]
+def differing(specs: Sequence[Spec]) -> list[str]:
+    """Return which of NUMBERS differ between the runs."""
+    known = [name for name in NUMBERS if hasattr(specs[0].model, name) or name in OPTIMIZER_NUMBERS]
+    return [name for name in known if len({number(spec, name) for spec in specs}) > 1]
 
 
-def check_fleet(runs: Sequence[Settings]) -> None:
-    """Raises UserError for runs that differ in what one compiled step cannot be given."""
-    first, allowed = runs[0], {*differing(runs), "seed"}
-    for run in runs[1:]:
-        for section in ("model", "batching", "optimizer", "training"):
-            one, other = getattr(first, section), getattr(run, section)
+def check_sweep(specs: Sequence[Spec]) -> None:
+    """Raise SettingError for runs that differ in what one compiled step cannot take as argument."""
+    first, allowed = specs[0], {*differing(specs), "seed"}
+    for spec in specs[1:]:
+        pairs = [(first.model, spec.model)]
+        pairs += [
+            (getattr(first.config, title), getattr(spec.config, title))
+            for title in ("batching", "optimizer", "training")
+        ]
+        for one, other in pairs:
             for name in _names(one):
                 if name not in allowed and getattr(one, name) != getattr(other, name):
-                    raise UserError(
-                        f"--sweep {name}: runs that train together may differ in "
-                        f"{', '.join(NUMBERS)} and the seed; train these one by one"
+                    why = (
+                        f"runs that train together may differ in {', '.join(NUMBERS)} and the "
+                        f"seed; train these runs one by one"
                     )
+                    raise SettingError("sweep", name, why)
     for name in allowed - {"seed"}:
-        if any(number(run, name) is None for run in runs):
-            raise UserError(f"--sweep {name}: give every run a number for it")
+        if any(number(spec, name) is None for spec in specs):
+            raise SettingError("sweep", name, "give every run a number for it")
+
+
+def _seed(spec: Spec) -> int:
+    assert spec.config.training is not None
+    return spec.config.training.seed
 
 
 def _names(section: Any) -> list[str]:

@@ -1,5 +1,6 @@
-"""One run in training: what it has measured, what is its best, and what of it is on disk."""
+"""One run in training: what it measured, its best parameters, and its checkpoints."""
 
+import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,124 +10,156 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Mesh, gather, put_like, to_host
+from jaxlm.parallel.multihost import is_first
 from jaxlm.runs.checkpoints import Checkpoints
-from jaxlm.runs.log import Log
-from jaxlm.runs.run import Run, checkpoints_of, describe
+from jaxlm.runs.folder import RunFolder
+from jaxlm.runs.log import Log, writing
+from jaxlm.runs.run import Run
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget
-from jaxlm.training.optimizers import OptimizerConfig
-from jaxlm.training.options import with_options
-from jaxlm.training.progress import Meter, NotFiniteError, Progress, TrainingConfig
+from jaxlm.training.config import RunConfig
+from jaxlm.training.progress import Meter, NotFiniteError, Progress
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import StepMetrics
-from jaxlm.training.timetable import Timetable
+
+# Written when the loss of a run is not finite: the run cannot continue.
+FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What makes a run; `config` is kept in config.json beside the rest."""
+class Spec:
+    """What makes a run: the model, every setting, and the folder where it is kept, if any."""
 
     model: NeuralModel
-    batching: BatchingConfig
-    optimizer: OptimizerConfig
-    training: TrainingConfig
-    folder: Path | None
-    config: dict[str, Any]
+    config: RunConfig
+    folder: Path | None = None
 
-    def description(self, text: Text) -> dict[str, Any]:
-        """What config.json says."""
-        sections = {
-            "text": text.config,
-            "batching": self.batching,
-            "optimizer": self.optimizer,
-            "training": self.training,
-        }
-        return describe(self.model, sections, self.config, kept=self.folder is not None)
+    def run_folder(self, text: Text) -> RunFolder | None:
+        """Return the folder of the run, with what config.json and tokenizer.json will say."""
+        if self.folder is None:
+            return None
+        assert self.config.training is not None
+        description = self.config.as_json(self.model.start_id)
+        remote = self.config.training.checkpoint_folder
+        return RunFolder(self.folder, description, text.tokenizer, remote)
 
 
-def settings_of(
-    model: NeuralModel,
-    batching: BatchingConfig | str,
-    optimizer: OptimizerConfig | str,
-    training: TrainingConfig | None,
-    folder: str | Path | None,
-    config: dict[str, Any] | None,
-    options: dict[str, Any],
-) -> Settings:
-    """The settings of one run, from configs, names that stand for their defaults, and fields."""
-    sections: list[Any] = [
-        BatchingConfig(batching=batching) if isinstance(batching, str) else batching,
-        OptimizerConfig(optimizer=optimizer) if isinstance(optimizer, str) else optimizer,
-        training or TrainingConfig(),
-    ]
-    place = Path(folder) if folder else None
-    set_batching, set_optimizer, set_training = with_options(sections, options)
-    return Settings(model, set_batching, set_optimizer, set_training, place, config or {})
+@dataclass(frozen=True)
+class PausePoints:
+    """The steps at which a run pauses to validate and to save.
+
+    total: steps of the whole run. eval_every: steps between two validations, None without a
+    validation text. checkpoint_every: steps between two checkpoints, None if none are kept.
+    """
+
+    total: int
+    eval_every: int | None
+    checkpoint_every: int | None
+
+    def until_pause(self, step: int) -> int:
+        """Return the number of steps from `step` to the next validation, checkpoint, or end."""
+        pauses = [every for every in (self.eval_every, self.checkpoint_every) if every]
+        return min([every - step % every for every in pauses] + [self.total - step])
+
+    def validates_at(self, step: int) -> bool:
+        """Return whether the run is validated after `step` steps; it always is at the end."""
+        return self.eval_every is not None and (step % self.eval_every == 0 or step == self.total)
+
+    def saves_at(self, step: int) -> bool:
+        """Return whether a checkpoint is written after `step` steps."""
+        return any(
+            every and step % every == 0 for every in (self.eval_every, self.checkpoint_every)
+        )
 
 
-class Member:
-    """A run as the loop sees it, which keeps the state itself."""
+class Trainee:
+    """One run as the loop sees it; the loop keeps the state.
+
+    Args:
+      spec: the model, the settings and the folder.
+      text: the corpus, with the validation split if there is one.
+      log: where records and lines go.
+      pauses: when to validate and save.
+      steps_per_epoch: train steps in an epoch.
+      mesh: the devices, or None.
+    """
 
     def __init__(
         self,
-        settings: Settings,
+        spec: Spec,
         text: Text,
         log: Log,
-        timetable: Timetable,
+        pauses: PausePoints,
         steps_per_epoch: int,
         mesh: Mesh | None = None,
     ) -> None:
-        self.settings, self.text, self.log, self.timetable = settings, text, log, timetable
-        self.meter = Meter(log, settings.training.log_every, steps_per_epoch, timetable.total)
-        self.average = make_average(settings.optimizer)
-        self.scorer = Scorer(settings.model, mesh=mesh)
+        optimizer, training = spec.config.optimizer, spec.config.training
+        assert optimizer is not None and training is not None
+        self.spec, self.text, self.log, self.pauses = spec, text, log, pauses
+        self.optimizer, self.training = optimizer, training
+        self.meter = Meter(log, training.log_every, steps_per_epoch, pauses.total)
+        self.average = make_average(optimizer)
+        self.scorer = Scorer(spec.model, mesh=mesh)
+        self.protocol = spec.config.protocol(spec.model.start_id)
         self.best_params: Any = None
         self.saved_step, self.saved_at = -1, time.monotonic()
         self.failed: NotFiniteError | None = None
-        """Why it is out, if it is."""
+        """Why this run is out, or None."""
         self.checkpoints: Checkpoints | None = None
-        if settings.folder:
-            training = settings.training
-            place = checkpoints_of(settings.folder, training.checkpoint_folder)
-            self.checkpoints = Checkpoints(place, log.warn, training.keep)
+        if folder := spec.run_folder(text):
+            self.checkpoints = Checkpoints(folder.checkpoints, log.warn, training.keep)
 
     @property
     def step(self) -> int:
-        """Steps measured so far."""
+        """Number of steps measured so far."""
         return self.meter.progress.step
 
     @property
     def saving_is_due(self) -> bool:
-        """Whether the last checkpoint is as many minutes old as one may be."""
-        minutes = self.settings.training.checkpoint_minutes
+        """Whether the last checkpoint is older than `checkpoint_minutes`."""
+        minutes = self.training.checkpoint_minutes
         return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether validation has not improved for as long as it may."""
-        patience, worse = self.settings.training.patience, self.meter.progress.worse_in_a_row
+        """Whether `patience` validations brought no improvement."""
+        patience, worse = self.training.patience, self.meter.progress.worse_in_a_row
         return patience is not None and worse >= patience
 
-    def refit(self, settings: Settings, timetable: Timetable) -> None:
-        """From now on the run has another number of steps."""
-        self.settings, self.timetable = settings, timetable
-        self.meter.total = timetable.total
-        self.log.expect(timetable.total)
+    def change_length(self, spec: Spec, pauses: PausePoints) -> None:
+        """Continue with another number of steps."""
+        assert spec.config.training is not None
+        self.spec, self.pauses, self.training = spec, pauses, spec.config.training
+        self.meter.total = pauses.total
+        self.log.expect(pauses.total)
 
-    def start(self, state: TrainState, resume: bool) -> TrainState:
-        """Where it begins: `state`, or with `resume` its last checkpoint, if there is one."""
-        if resume and self.checkpoints and (restored := self.checkpoints.restore(state)):
-            saved, meta = restored
-            state = put_like(saved, state)
-            self.meter.progress = Progress(**meta["progress"])
-            self.saved_step = self.step
-            self._restore_best(state)
-            self.log.note(f"resumed at step {self.step} of {self.timetable.total}")
+    def start(self, state: TrainState) -> TrainState:
+        """Start at step 0, and return `state`."""
+        self.failed = None
+        self.log.start_from(0)
+        self._failed_file(None)
+        return state
+
+    def restore(self, state: TrainState, steps: list[int] | None = None) -> TrainState | None:
+        """Return the newest saved state, or None if there is none.
+
+        Args:
+          state: a state with the shapes and the sharding that the saved state has.
+          steps: the steps whose checkpoints may be read; None for all.
+        """
+        restored = self.checkpoints.restore(state, steps) if self.checkpoints else None
+        if restored is None:
+            return None
+        saved, meta = restored
+        state = put_like(saved, state)
+        self.meter.progress = Progress(**meta["progress"])
+        self.saved_step = self.step
+        self._restore_best(state)
+        self.log.note(f"resumed at step {self.step} of {self.pauses.total}")
         self.log.start_from(self.step)
         return state
 
@@ -134,7 +167,7 @@ class Member:
         assert self.checkpoints is not None
         best_step = self.meter.progress.best_step
         if best_step == self.step > 0:
-            # The best is this very state; it may have been cut off before it was written as best.
+            # This state is the best one; the run may have ended before it was saved as best.
             self._keep_best(state)
             return
         best = self.checkpoints.restore_params(state.params)
@@ -146,37 +179,44 @@ class Member:
         self._save("best", state)
 
     def measured(self, first: int, count: int, metrics: StepMetrics) -> None:
-        """Adds `count` steps; raises NotFiniteError."""
+        """Add what the `count` steps after step `first` measured.
+
+        Raises:
+          NotFiniteError: if the loss is not finite.
+        """
         self.meter.steps(first, count, metrics)
 
     def pause(
         self, state: TrainState, budget: Budget, last: bool = False, save: bool = False
     ) -> TrainState:
-        """Validates and saves, where this step calls for it; `last`: as at the end; `save`: saves
-        whatever the step.
+        """Validate and save, if this step is a pause point, and return the state to continue with.
+
+        Args:
+          state: the state after the last measured step.
+          budget: the time budget; it learns how long a validation takes.
+          last: whether to treat this step as the end of the run.
+          save: whether to save at any step.
         """
-        step, improved = self.timetable.total if last else self.step, False
+        step, improved = self.pauses.total if last else self.step, False
         if budget.minutes:
             self.meter.progress.seconds = budget.seconds
-        if self.timetable.validated_at(step):
-            began = time.perf_counter()
-            state, improved = self._validate(state)
-            budget.validation_seconds = time.perf_counter() - began
-        if last or save or self.timetable.saved_at(step):
+        if self.pauses.validates_at(step):
+            with budget.timing_validation():
+                state, improved = self._validate(state)
+        if last or save or self.pauses.saves_at(step):
             self._save("last", state)
         if improved:
-            # After the last is on disk: a run that is killed between the two finds its best there.
+            # The last checkpoint is complete first: a run killed in between finds its best there.
             self._keep_best(state)
         return state
 
     def _validate(self, state: TrainState) -> tuple[TrainState, bool]:
         assert self.text.valid is not None
-        batching, optimizer = self.settings.batching, self.settings.optimizer
-        rows = batching.batching == "rows"
-        last = rows and batching.positions == "last"
-        scores = self.scorer.split(state.params, self.text.valid, rows, last)
+        scores = self.scorer.split(
+            state.params, self.text.valid, self.protocol.rows, self.protocol.last_only
+        )
         improved = self.meter.validation(scores)
-        progress = self.meter.progress
+        progress, optimizer = self.meter.progress, self.optimizer
         plateau = optimizer.schedule == "plateau"
         if plateau and progress.worse_since_decay >= optimizer.plateau_patience:
             progress.worse_since_decay = 0
@@ -188,10 +228,14 @@ class Member:
         return state, improved
 
     def finish(self, state: TrainState, budget: Budget) -> None:
-        """Saves what is not saved; raises NotFiniteError if the last step broke the parameters."""
-        unfinished = self.step < self.timetable.total
-        if unfinished and budget.over and not self.timetable.validated_at(self.step):
-            self.log.note(f"--max-minutes {self.settings.training.max_minutes:g} are over")
+        """Save what is not saved yet.
+
+        Raises:
+          NotFiniteError: if the last step made parameters that are not finite.
+        """
+        unfinished = self.step < self.pauses.total
+        if unfinished and budget.over and not self.pauses.validates_at(self.step):
+            self.log.note(f"the {budget.minutes:g} minutes of `max_minutes` are over")
             self.pause(state, budget, last=True)
         if self.saved_step != self.step:
             if budget.minutes:
@@ -203,7 +247,7 @@ class Member:
             self.checkpoints.wait()
 
     def _save(self, kind: str, state: TrainState) -> None:
-        # A step can be measured well and still break the parameters; the next one will tell.
+        # A step with a finite loss can still make parameters that are not; the next step tells.
         if self.checkpoints and _all_finite((state.params, state.iterate)):
             if kind == "best":
                 self.checkpoints.wait()
@@ -211,33 +255,55 @@ class Member:
             if kind == "last":
                 self.saved_step, self.saved_at = self.step, time.monotonic()
 
-    def advice(self, error: NotFiniteError) -> str:
-        """What to do about it, and what is left."""
+    def fail(self, error: NotFiniteError) -> str:
+        """Mark this run as failed, and return what happened, what to do, and what is left."""
+        self.failed = error
         kept = "no checkpoint was written yet"
         if self.checkpoints:
-            # The state that gave this loss is no good any more, should it have been saved.
-            left = self.checkpoints.drop_last(error.params_step)
-            if left is not None:
-                kept = f"the checkpoint of step {left} in {self.settings.folder} is kept"
-        lr, clip = self.settings.optimizer.lr, self.settings.optimizer.clip
-        return f"{error}: lower --lr (now {lr}) or set --clip (now {clip}); {kept}"
+            # The state with this loss is of no use; it may have been saved.
+            newest = self.checkpoints.drop_last(error.params_step)
+            self._failed_file(error)
+            if newest is not None:
+                kept = f"the checkpoint of step {newest} in {self.spec.folder} is kept"
+        lr, clip = self.optimizer.lr, self.optimizer.clip
+        return f"{error}: lower `lr` (now {lr}) or set `clip` (now {clip}); {kept}"
+
+    def _failed_file(self, error: NotFiniteError | None) -> None:
+        if self.spec.folder is None or not is_first():
+            return
+        path = self.spec.folder / FAILED
+        if error is None:
+            path.unlink(missing_ok=True)
+            return
+        with writing(path):
+            path.write_text(json.dumps({"step": error.params_step, "why": str(error)}) + "\n")
+
+    def recall_failure(self) -> bool:
+        """Return whether an earlier session ended this run because its loss was not finite."""
+        path = self.spec.folder / FAILED if self.spec.folder else None
+        if path is None or not path.exists():
+            return False
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        self.failed = NotFiniteError(saved["step"] + 1, saved["step"])
+        return True
 
     def run(self, state: TrainState, stopped_by: int) -> Run:
-        """What came of it: its best parameters, or the last where nothing is validated."""
-        found, progress = self.best_params is not None, self.meter.progress
-        settings = self.settings
+        """Return the trained run, with its best parameters, or the last if nothing was validated."""
+        validated, progress = self.best_params is not None, self.meter.progress
+        spec = self.spec
         return Run(
-            settings.model,
-            gather(self.best_params if found else state.params),
+            spec.model,
+            gather(self.best_params if validated else state.params),
             self.text.tokenizer,
-            settings.description(self.text),
-            settings.folder,
-            progress.best_step if found else progress.step,
+            self.protocol,
+            spec.config.as_json(spec.model.start_id),
+            spec.folder,
+            progress.best_step if validated else progress.step,
             stopped_by,
         )
 
     def close(self) -> None:
-        """Ends writing."""
+        """End the threads that write checkpoints."""
         if self.checkpoints:
             self.checkpoints.close()
 

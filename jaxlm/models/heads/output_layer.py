@@ -155,7 +155,7 @@ def make_head(model: Any, **where: Any) -> Any:
     """The output layer that a model's fields ask for, as a part of it; with parent=None by itself,
     to be asked what it is. Raises UserError for one there is not.
     """
-    dtype = choose(DTYPES, model.dtype, "dtype")
+    dtype = choose(DTYPES, model.compute_dtype, "dtype")
     return choose(HEADS, model.softmax, "softmax")(model, dtype, **where)
 
 

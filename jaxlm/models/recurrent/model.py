@@ -1,88 +1,23 @@
 """Recurrent language models: any cell of CELLS, any number of layers."""
 
 import math
-from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, check_at_least, choose
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.heads.output_layer import describe_head, make_head
-from jaxlm.models.layers import DTYPES, Dropout, check_common
+from jaxlm.models.layers import Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent.layer import RecurrentLayer
 from jaxlm.ops.dropout import drop_words
 from jaxlm.ops.machine import TIME_LOOPS, fallback_note
 from jaxlm.ops.penalties import activation_penalty, temporal_penalty
 from jaxlm.ops.static import is_zero
-
-
-@dataclass(frozen=True)
-class RecurrentConfig:
-    """A recurrent model: embedding, layers of one cell, output."""
-
-    embedding_size: int = 200
-    """Size of a word's feature vector."""
-    hidden_size: int = 200
-    """Units in each recurrent layer."""
-    num_layers: int = 1
-    """Recurrent layers, one on another."""
-    layer_sizes: tuple[int, ...] = ()
-    """Units of each layer, if they are not all alike (in place of hidden_size and num_layers)."""
-    residual: bool = False
-    """Add a layer's input to its output, where they have one size."""
-    layer_norm: bool = False
-    """Normalise what goes into each layer, and into the output."""
-    tied: bool = False
-    """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
-    dropout: float = 0.0
-    """Dropout on all but the recurrent links: word features, between layers, before the output."""
-    dropout_input: float | None = None
-    """Of the word features (none: as --dropout)."""
-    dropout_between: float | None = None
-    """Between two layers (none: as --dropout)."""
-    dropout_output: float | None = None
-    """Before the output (none: as --dropout)."""
-    dropout_words: float = 0.0
-    """Drop whole words of the vocabulary from the input, for a chunk."""
-    dropout_state: float = 0.0
-    """Of the state on its way to the next step, one mask for a chunk."""
-    weight_drop: float = 0.0
-    """Drop numbers of the recurrent matrices, for a chunk."""
-    variational: bool = False
-    """One dropout mask for all steps of a chunk, in place of one a step."""
-    activation_penalty: float = 0.0
-    """AR: times the mean square of the last layer's output, after dropout, added to the loss."""
-    temporal_penalty: float = 0.0
-    """TAR: times the mean square of its change from step to step, before dropout."""
-    forget_bias: float | None = None
-    """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
-    timescale: float = 1.0
-    """Let the units of an Elman layer begin as memories that fade over 1 to so many words."""
-    init_scale: float | None = None
-    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
-    dtype: str | None = None
-    """Compute in float32, tf32 (the same with a GPU's faster, shorter products) or bfloat16 (none:
-    bfloat16 on a TPU, float32 elsewhere); parameters and loss are float32 in any case."""
-    time_loop: str = "auto"
-    """How time is run: scan (the definition), fused (the same, faster), cudnn (an LSTM), auto."""
-    remat: int = 0
-    """Keep the state of every so many steps alone, and compute the rest again for the gradient."""
-    softmax: str = "full"
-    """The output layer: full, adaptive (rare words in small clusters), sampled (in training),
-    mixture (of softmaxes)."""
-    cutoffs: tuple[int, ...] = ()
-    """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
-    adaptive_input: bool = False
-    """adaptive: rarer words have fewer features, at the input too."""
-    sampled_words: int = 1024
-    """sampled: words that a training step compares the targets with."""
-    softmaxes: int = 10
-    """mixture: softmaxes in it."""
 
 
 class Recurrent(NeuralModel):
@@ -95,53 +30,75 @@ class Recurrent(NeuralModel):
     a tuple with one entry a layer: (h,) for RNN and GRU, (h, c) for an LSTM, float32 [B, H] each,
     zeros at the start.
 
-    With `residual` hˡ += hˡ⁻¹ where the sizes agree, and with `layer_norm` each layer and the
-    output read LN(hˡ⁻¹) (norms_l, norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong
-    et al. 2020).
+    With `residual`, hˡ += hˡ⁻¹ where the sizes agree. With `layer_norm`, each layer and the output
+    read LN(hˡ⁻¹) (norms_l, norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong et al.
+    2020).
 
-    Regularised in training alone: dropout on the non-recurrent links (Zaremba et al. 2014), or one
-    mask a sequence (Gal & Ghahramani 2016), of whole words (ibid.), of the state and of U (see
-    RecurrentLayer), and AR and TAR (`ops.penalties`; Merity et al. 2017).
+    Regularisation, in training alone: dropout on the non-recurrent links (Zaremba et al. 2014); one
+    mask a sequence, and dropout of whole words (Gal & Ghahramani 2016); dropout of the state and of
+    U (see RecurrentLayer); AR and TAR (`ops.penalties`; Merity et al. 2017).
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010.
 
-    Raises UserError for sizes below 1, rates and penalties that cannot be, a forget_bias where the
-    cell has no forget gate, and a timescale where it has gates.
+    Example:
+      >>> from jaxlm.models.cells import GRUCell
+      >>> model = Recurrent(vocab_size=7, cell=GRUCell(), embedding_size=2, hidden_size=3)
+      >>> [h_BH.shape for (h_BH,) in model.initial_carry(batch_size=4)]
+      [(4, 3)]
+
+    Raises:
+      SettingError: for a size below 1, a rate or penalty out of range, a forget_bias without a
+        forget gate, and a timescale for a cell with gates.
     """
 
     cell: Cell = CELLS["lstm"]
     embedding_size: int = 200
+    """Size of a word's feature vector."""
     hidden_size: int = 200
+    """Units in each recurrent layer."""
     num_layers: int = 1
+    """Recurrent layers, stacked."""
     layer_sizes: tuple[int, ...] = ()
+    """Units of each layer, if the layers differ (in place of hidden_size and num_layers)."""
     residual: bool = False
+    """Add a layer's input to its output, where both have one size."""
     layer_norm: bool = False
-    tied: bool = False
+    """Normalise the input of each layer, and of the output layer."""
     dropout: float = 0.0
+    """Dropout on all links that are not recurrent: word features, between layers, before the
+    output."""
     dropout_input: float | None = None
+    """Dropout on the word features (none: as dropout)."""
     dropout_between: float | None = None
+    """Dropout between two layers (none: as dropout)."""
     dropout_output: float | None = None
+    """Dropout before the output (none: as dropout)."""
     dropout_words: float = 0.0
+    """Drop whole words of the vocabulary from the input, for a chunk."""
     dropout_state: float = 0.0
+    """Dropout on the state on its way to the next step, one mask for a chunk."""
     weight_drop: float = 0.0
+    """Drop numbers of the recurrent matrices, for a chunk."""
     variational: bool = False
+    """Use one dropout mask for all steps of a chunk, in place of one mask a step."""
     activation_penalty: float = 0.0
+    """AR: factor of the mean square of the last layer's output, after dropout, in the loss."""
     temporal_penalty: float = 0.0
+    """TAR: factor of the mean square of its change from step to step, before dropout."""
     forget_bias: float | None = None
+    """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
     timescale: float = 1.0
-    init_scale: float | None = None
-    dtype: str = "float32"
+    """Let the units of an Elman layer start as memories that fade over 1 to this many words."""
     time_loop: str = "auto"
+    """How the layer runs over time: scan (the definition), fused (the same, faster), cudnn (an
+    LSTM), auto."""
     remat: int = 0
-    softmax: str = "full"
-    cutoffs: tuple[int, ...] = ()
-    adaptive_input: bool = False
-    sampled_words: int = 1024
-    softmaxes: int = 10
+    """Keep the state of every n-th step only, and compute the rest again for the gradient (0: keep
+    every step)."""
 
     def setup(self) -> None:
         self.check()
-        dtype = DTYPES[self.dtype]
+        dtype = self.array_dtype
         self.embedding = make_embedding(self, dtype)
         self.recurrent = [self.make_layer(index, size) for index, size in enumerate(self.sizes)]
         if self.layer_norm:
@@ -160,9 +117,9 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def make_layer(self, index: int, size: int) -> nn.Module:
-        """A layer of so many units, called as RecurrentLayer is."""
+        """Return layer number `index`, of `size` units, which is called like RecurrentLayer."""
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
-        settings = (self.dtype, self.init_scale, forget_bias, self.time_loop, self.remat)
+        settings = (self.compute_dtype, self.init_scale, forget_bias, self.time_loop, self.remat)
         drops = (self.weight_drop, self.dropout_state)
         name = f"layers_{index}"
         return RecurrentLayer(
@@ -171,44 +128,35 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def check(self) -> None:
-        """Raises UserError for settings that cannot be."""
+        """Raise SettingError for settings that cannot work."""
         check_common(self)
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
         for size in self.sizes:
-            if size < 1:
-                flag = "--layer-sizes" if self.layer_sizes else "--hidden-size"
-                raise UserError(f"{flag} {size}: must be at least 1")
+            check_at_least("layer_sizes" if self.layer_sizes else "hidden_size", size, 1)
         if self.forget_bias and "forget" not in self.cell.gates:
-            raise UserError(
-                f"--forget-bias {self.forget_bias}: {self.cell} has no forget gate (its gates: "
-                f"{', '.join(self.cell.gates)}); leave the flag out"
-            )
+            gates = ", ".join(self.cell.gates)
+            why = f"{self.cell} has no forget gate (its gates: {gates}); leave the setting out"
+            raise SettingError("forget_bias", self.forget_bias, why)
         if not 1 <= self.timescale < math.inf:
-            raise UserError(f"--timescale {self.timescale}: must be 1 (no memory) or more words")
+            raise SettingError("timescale", self.timescale, "must be 1 (no memory) or more words")
         if self.timescale != 1 and not (self.cell.recurrent and len(self.cell.gates) == 1):
-            raise UserError(
-                f"--timescale {self.timescale}: {self.cell} has gates for that; leave the flag out"
-            )
+            why = f"{self.cell} has gates for that; leave the setting out"
+            raise SettingError("timescale", self.timescale, why)
         for name in ("weight_drop", "dropout_state", "remat"):
             if not is_zero(getattr(self, name)) and not self.cell.recurrent:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: {self.cell} has no matrix "
-                    f"from step to step; leave the flag out"
-                )
+                why = f"{self.cell} has no matrix from step to step; leave the setting out"
+                raise SettingError(name, getattr(self, name), why)
         if self.remat < 0:
-            raise UserError(f"--remat {self.remat}: must be 0 (keep every step) or more")
+            raise SettingError("remat", self.remat, "must be 0 (keep every step) or more")
         if self.remat and self.time_loop not in ("auto", "fused"):
-            raise UserError(
-                f"--remat {self.remat}: needs --time-loop fused or auto, not {self.time_loop}"
-            )
+            why = f"needs `time_loop` fused or auto, not {self.time_loop}"
+            raise SettingError("remat", self.remat, why)
         for name in ("activation_penalty", "temporal_penalty"):
-            value = getattr(self, name)
-            if value < 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 0")
+            check_at_least(name, getattr(self, name), 0)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Units of each layer."""
+        """Number of units of each layer."""
         return self.layer_sizes or (self.hidden_size,) * self.num_layers
 
     @property
@@ -218,8 +166,8 @@ class Recurrent(NeuralModel):
     @nn.nowrap
     def notes(self) -> list[str]:
         plain = self.cell == CELLS["lstm"] and is_zero(self.dropout_state)
-        kernel = fallback_note(self.time_loop, plain, self.dtype)
-        return super().notes() + [kernel] * bool(kernel)
+        note = fallback_note(self.time_loop, plain, self.compute_dtype)
+        return super().notes() + [note] * bool(note)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         def zeros(size: int) -> Carry:
@@ -291,15 +239,18 @@ class RNN(Recurrent):
     """An Elman network: `Recurrent` with the ElmanCell."""
 
     cell: Cell = CELLS["rnn"]
+    stands_for = Recurrent
 
 
 class GRU(Recurrent):
     """A gated recurrent unit network: `Recurrent` with the GRUCell."""
 
     cell: Cell = CELLS["gru"]
+    stands_for = Recurrent
 
 
 class LSTM(Recurrent):
     """A long short-term memory network: `Recurrent` with the LSTMCell."""
 
     cell: Cell = CELLS["lstm"]
+    stands_for = Recurrent

@@ -1,7 +1,6 @@
 """The Mogrifier LSTM: input and state gate one another before the cell sees them."""
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -9,28 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, check_at_least
 from jaxlm.models.cells import Carry, Cell, LSTMCell
 from jaxlm.models.layers import DTYPES, Affine, uniform
 from jaxlm.models.recurrent.layer import forget_bias_init, over_devices, steps_read
-from jaxlm.models.recurrent.model import Recurrent, RecurrentConfig
+from jaxlm.models.recurrent.model import Recurrent
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
 from jaxlm.ops.recurrence import where_live
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.shard_map import Spread
-
-
-@dataclass(frozen=True)
-class MogrifierConfig(RecurrentConfig):
-    """An LSTM whose input and state gate one another first."""
-
-    rounds: int = 5
-    """How often they do: odd rounds gate the input, even ones the state; 0: an LSTM."""
-    rank: int = 0
-    """Of the matrices that gate (0: full)."""
-    capped: bool = True
-    """Let the input gate open no further than the forget gate is closed."""
 
 
 class CappedLSTMCell(LSTMCell):
@@ -64,19 +51,22 @@ class Mogrifier(Recurrent):
 
     cell: Cell = LSTMCell()
     rounds: int = 5
+    """Gating rounds before each step: odd rounds gate the input, even rounds the state (0: an
+    LSTM)."""
     rank: int = 0
+    """Rank of the gating matrices (0: full)."""
     capped: bool = True
+    """Let the input gate open no further than the forget gate is closed."""
 
     @nn.nowrap
     def check(self) -> None:
         super().check()
         for name in ("rounds", "rank"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name} {getattr(self, name)}: must be at least 0")
+            check_at_least(name, getattr(self, name), 0)
         if self.remat:
-            raise UserError(f"--remat {self.remat}: a mogrifier has no such way; leave it out")
+            raise SettingError("remat", self.remat, "a mogrifier keeps every step; leave it out")
         if self.time_loop == "cudnn":
-            raise UserError("--time-loop cudnn: a mogrifier has scan and fused")
+            raise SettingError("time_loop", "cudnn", "a mogrifier has scan and fused")
 
     @nn.nowrap
     def make_layer(self, index: int, size: int) -> nn.Module:
@@ -85,7 +75,7 @@ class Mogrifier(Recurrent):
             size,
             self.rounds,
             self.rank,
-            self.dtype,
+            self.compute_dtype,
             self.init_scale,
             1.0 if self.forget_bias is None else self.forget_bias,
             self.time_loop,

@@ -1,0 +1,62 @@
+"""The settings of a model: the fields of its class, each declared once, with its help text."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
+import typing
+from typing import Any, NamedTuple
+
+# Fields that the library fills in: they are no settings of a user.
+NOT_SETTINGS = ("vocab_size", "start_id", "cell", "parent", "name")
+
+
+class Setting(NamedTuple):
+    """One setting of a model: its name, type, default value and help text."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+@functools.cache
+def model_settings(model_class: type) -> dict[str, Setting]:
+    """Return the settings of a model class by name, in the order of its fields.
+
+    A setting is a dataclass field with a default value, and its help is the text below the field.
+
+    Example:
+      >>> from jaxlm.models.nplm import NPLM
+      >>> model_settings(NPLM)["n_step"]
+      Setting(name='n_step', type=<class 'int'>, default=4, help='Words of context the model sees.')
+    """
+    types = typing.get_type_hints(model_class)
+    helps = field_docs(model_class)
+    return {
+        field.name: Setting(field.name, types[field.name], field.default, helps.get(field.name, ""))
+        for field in dataclasses.fields(model_class)
+        if field.name not in NOT_SETTINGS and field.default is not dataclasses.MISSING
+    }
+
+
+def field_docs(dataclass: type) -> dict[str, str]:
+    """Return the text below each field of a class and of its base classes, on one line each.
+
+    A class whose source cannot be read, such as one typed at a prompt, has no texts.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(dataclass.__mro__[:-1]):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for field, text in itertools.pairwise(body):
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return found

@@ -1,0 +1,239 @@
+"""The folder of a run: who may write to it, and the two files that describe the run.
+
+runs/nplm-toy/
+    config.json      every setting of the run, written before step 0
+    tokenizer.json   tokenizer and vocabulary, written before step 0
+    sessions.jsonl   command, versions, machine and devices of each training session
+    metrics.jsonl    losses by step; the seed determines every byte
+    timing.jsonl     seconds and tokens/s by step
+    checkpoints/     last/ (two checkpoints) and best/ (one)    (models trained by gradient)
+    ngrams/          one .npy file a table, memory-mapped       (models trained by counting)
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
+from jaxlm.errors import UserError
+from jaxlm.models.registry import MODELS
+from jaxlm.runs import remote_checkpoints
+from jaxlm.runs.old_configs import upgrade
+
+CONFIG, TOKENIZER, CHECKPOINTS, TABLES = "config.json", "tokenizer.json", "checkpoints", "ngrams"
+# A resumed run must have been started with the same of these sections.
+SAME_SECTIONS = ("model", "network", "batching", "protocol")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    path: the folder. description: the content of config.json. tokenizer: the content of
+    tokenizer.json. remote: the folder of `checkpoint_folder`, such as gs://bucket/runs, or None.
+    """
+
+    path: Path
+    description: dict[str, Any]
+    tokenizer: Tokenizer
+    remote: str | None = None
+
+    @property
+    def checkpoints(self) -> Path | str:
+        """Where the checkpoints of the run are: in its folder, or in `remote`."""
+        return checkpoints_of(self.path, self.remote)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.path / CONFIG).exists()
+
+    def claim(self, resume: bool) -> None:
+        """Make the folder this run's; a new run never overwrites an old run.
+
+        Raises:
+          UserError: if a new run finds a run here, if a resumed run finds another run, and if the
+            folder cannot be written. The folder is then left as it was.
+        """
+        existed, new = self.path.exists(), not self.holds_run
+        if self.remote and not resume and remote_checkpoints.holds_run(self.checkpoints):
+            raise UserError(
+                f"{self.checkpoints} already holds the checkpoints of a run: choose another "
+                f"`folder` or `checkpoint_folder`, or continue that run with `resume`"
+            )
+        if not new:
+            self._check_same_run(resume)
+        elif existed and not self.path.is_dir():
+            raise UserError(f"`folder` {self.path} is a file: give a folder")
+        try:
+            self.write_description()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
+        except UserError:
+            if new:
+                self.release()
+            if existed:
+                self.path.mkdir(exist_ok=True)
+            raise
+
+    def write_description(self) -> None:
+        """Write config.json and tokenizer.json, here and in `remote`."""
+        write_description(self.path, self.description, self.tokenizer)
+        if self.remote:
+            remote_checkpoints.copy_description(self.path, self.checkpoints)
+
+    def release(self) -> None:
+        """Undo `claim` for a run that wrote nothing; other files in the folder stay."""
+        for name in (CONFIG, TOKENIZER):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+        if self.remote:
+            remote_checkpoints.remove_description(self.checkpoints)
+
+    def fetch(self) -> None:
+        """Bring back the description of a run whose folder was lost, from its remote checkpoints.
+
+        Raises:
+          UserError: if there is no run in `remote` either.
+        """
+        if not self.remote or self.holds_run:
+            return
+        if not remote_checkpoints.holds_run(self.checkpoints):
+            raise UserError(
+                f"`resume`: neither {self.path} nor {self.checkpoints} holds a run to continue; "
+                f"leave `resume` out to start a new run"
+            )
+        remote_checkpoints.fetch_description(self.checkpoints, self.path)
+
+    def _check_same_run(self, resume: bool) -> None:
+        if not resume:
+            raise UserError(
+                f"{self.path} already holds a run: choose another `folder`, or continue it with "
+                f"`resume`"
+            )
+        saved, saved_tokenizer = read_description(self.path)
+        now = json.loads(json.dumps(self.description))
+        for section in SAME_SECTIONS:
+            before = _with_defaults(section, saved, now.get(section))
+            if before != now.get(section):
+                raise UserError(
+                    f"{self.path} holds another run: its {section} is "
+                    f"{_differences(before, now.get(section))}; repeat the command that made it "
+                    f"with `resume`, or choose another `folder`"
+                )
+        old, new = (one.get("optimizer", {}).get("optimizer") for one in (saved, now))
+        if old != new:
+            raise UserError(
+                f"{self.path} was trained with `optimizer` {old}, not {new}, and its state would "
+                f"be lost: resume with `optimizer` {old}, or choose another `folder`"
+            )
+        places = [checkpoints_of(self.path, _remote(one)) for one in (saved, now)]
+        if str(places[0]) != str(places[1]):
+            raise UserError(
+                f"{self.path} has its checkpoints in {places[0]}, not in {places[1]}: resume with "
+                f"the same `checkpoint_folder`"
+            )
+        if to_json(saved_tokenizer) != to_json(self.tokenizer):
+            sizes = len(saved_tokenizer.vocabulary), len(self.tokenizer.vocabulary)
+            raise UserError(
+                f"{self.path} was trained with another vocabulary ({sizes[0]} tokens, this text "
+                f"gives {sizes[1]}): resume with the same `corpus` and `tokens`"
+            )
+
+
+def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
+    """Claim all folders, or none of them."""
+    claimed: list[RunFolder] = []
+    for folder in folders:
+        new = not folder.holds_run
+        try:
+            folder.claim(resume)
+        except UserError:
+            for other in claimed:
+                other.release()
+            raise
+        claimed += [folder] * new
+
+
+def checkpoints_of(folder: Path, remote: str | None) -> Path | str:
+    """Return where a run's checkpoints are: in its folder, or under its name in `remote`."""
+    return f"{remote.rstrip('/')}/{folder.name}" if remote else folder / CHECKPOINTS
+
+
+def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Write config.json and tokenizer.json, each to a temporary file that is then renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        TOKENIZER: to_json(tokenizer),
+        CONFIG: json.dumps(config, ensure_ascii=False, indent=2) + "\n",
+    }
+    for name, text in contents.items():
+        partial = folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / name)
+
+
+def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
+    """Return the settings and the tokenizer of a run; settings of older versions are translated.
+
+    Raises:
+      UserError: if `folder` holds no run, or a damaged run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
+    try:
+        config = upgrade(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        return config, from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} is a damaged run: {type(error).__name__}: {error}") from None
+
+
+def read_sections(folder: Path, section: str) -> dict[str, Any]:
+    """Return one section of the config.json in `folder`, empty if the run has no such section."""
+    found: dict[str, Any] = read_description(folder)[0].get(section, {})
+    return found
+
+
+def _runs_nearby(folder: Path) -> str:
+    found = sorted(
+        path.parent for path in [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")]
+    )
+    if not found:
+        return "; train a run with python -m jaxlm.train"
+    return f"; there are {', '.join(map(str, found[:8]))}"
+
+
+def _with_defaults(section: str, saved: dict[str, Any], now: Any) -> Any:
+    """Return a saved section; a setting newer than the run has its default value, which is the
+    behaviour that the run was trained with.
+    """
+    before = saved.get(section)
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return before
+    entry = MODELS.get(saved["model"])
+    defaults: dict[str, Any] = {}
+    if section == "network" and entry is not None:
+        defaults = {name: setting.default for name, setting in entry.settings.items()}
+    elif section == "batching":
+        from jaxlm.data.batching import BatchingConfig
+
+        defaults = vars(BatchingConfig())
+    plain = json.loads(json.dumps(defaults))
+    return {name: value for name, value in plain.items() if name in now} | before
+
+
+def _remote(config: dict[str, Any]) -> str | None:
+    place: str | None = config.get("training", {}).get("checkpoint_folder")
+    return place.rstrip("/") if place else None
+
+
+def _differences(saved: Any, asked: Any) -> str:
+    if not isinstance(saved, dict) or not isinstance(asked, dict):
+        return f"{saved}, not {asked}"
+    changed = [name for name in asked if saved.get(name) != asked[name]]
+    return ", ".join(f"{name} {saved.get(name)}, not {asked[name]}" for name in changed)

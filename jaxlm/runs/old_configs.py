@@ -1,0 +1,34 @@
+"""Settings of runs that older versions of jaxlm kept, translated to the present names."""
+
+from typing import Any
+
+# Version 0.1.0 called these settings otherwise.
+_NETWORK = {"kernel": "time_loop"}
+_POSITIONS = {"every": "all", "last": "last"}
+
+
+def upgrade(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a config.json with the names and sections of this version.
+
+    A config that has a "protocol" section is of this version, and returned unchanged.
+    """
+    if "protocol" in config:
+        return config
+    config = dict(config)
+    network = config.get("network")
+    if isinstance(network, dict):
+        config["network"] = {_NETWORK.get(name, name): value for name, value in network.items()}
+    for section in ("batching", "counting"):
+        settings = config.get(section)
+        if isinstance(settings, dict) and "features" in settings:
+            settings = dict(settings)
+            settings["positions"] = _POSITIONS.get(settings["features"], settings["features"])
+            del settings["features"]
+            config[section] = settings
+    batching = config.get("batching", {})
+    rows = batching.get("batching") == "rows"
+    config["protocol"] = {"rows": rows, "last_only": rows and batching.get("positions") == "last"}
+    if "optimizer" not in config:
+        # An n-gram has no batches: its section "batching" only said how it is scored.
+        config.pop("batching", None)
+    return config

@@ -1,0 +1,202 @@
+"""The settings of a whole run: one object from the command line, or `fit`, to config.json.
+
+Each setting is declared once, beside what it configures: a model's settings are the fields of its
+class, and each section below is a dataclass. Precedence: default < recipe < config file < flag.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.text import TextConfig
+from jaxlm.errors import SettingError, choose
+from jaxlm.models.registry import MODELS
+from jaxlm.ngrams.config import CountingConfig
+from jaxlm.runs.protocol import Protocol
+from jaxlm.training.optimizers import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long to train, and what to keep."""
+
+    epochs: float = 10
+    """Passes over the training text."""
+    steps: int | None = None
+    """Train steps, in place of epochs (none: epochs decides)."""
+    max_minutes: float | None = None
+    """Stop within this wall-clock time: train no more steps than fit into it, shrink the schedules
+    to them, and fit again when the machine gets slower or faster (with steps: exactly these)."""
+    seed: int = 0
+    """Determines every random choice: the same command, seed and machine give the same bytes."""
+    log_every: int = 200
+    """Steps between two lines of the log."""
+    eval_every: int | None = None
+    """Steps between two validations (none: every epoch)."""
+    patience: int | None = None
+    """Stop after this many validations without improvement (none: train to the end)."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints (none: at every validation)."""
+    checkpoint_minutes: float | None = None
+    """Minutes between two checkpoints, in addition (none: by steps alone)."""
+    keep: int = 2
+    """How many of the newest checkpoints are kept, beside the best."""
+    checkpoint_folder: str | None = None
+    """Where checkpoints go, such as gs://bucket/runs (none: into the run's folder)."""
+    tensorboard: bool = False
+    """Write TensorBoard event files too (extra: tensorboard)."""
+
+
+SECTIONS: dict[str, dict[str, Any]] = {
+    "gradient": {
+        "text": TextConfig,
+        "batching": BatchingConfig,
+        "optimizer": OptimizerConfig,
+        "training": TrainingConfig,
+    },
+    "counting": {"text": TextConfig, "counting": CountingConfig},
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run.
+
+    model: a name in MODELS. network: the model's own settings by name. text, batching, optimizer,
+    training, counting: the sections; a section that the model does not use is None. about: other
+    entries of config.json, such as the command.
+
+    Example:
+      >>> config = RunConfig.default("nplm").with_options({"lr": 0.1, "n_step": 2}, "the example")
+      >>> config.optimizer.lr, config.network["n_step"]
+      (0.1, 2)
+    """
+
+    model: str
+    network: Mapping[str, Any] = field(default_factory=dict)
+    text: TextConfig = field(default_factory=TextConfig)
+    batching: BatchingConfig | None = None
+    optimizer: OptimizerConfig | None = None
+    training: TrainingConfig | None = None
+    counting: CountingConfig | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def default(cls, model: str, trained_by: str | None = None) -> "RunConfig":
+        """Return the default settings of a model.
+
+        `trained_by` is "gradient" or "counting"; it can be left out for a name in MODELS.
+        """
+        if trained_by is None:
+            entry = choose(MODELS, model, "model")
+            trained_by = entry.kind.trained_by
+            network = {name: setting.default for name, setting in entry.settings.items()}
+        else:
+            network = {}
+        sections = {name: section() for name, section in SECTIONS[trained_by].items()}
+        return cls(model, network, **sections)
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The sections that the model uses, by name."""
+        names = {name for sections in SECTIONS.values() for name in sections}
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)
+            if item.name in names and getattr(self, item.name) is not None
+        }
+
+    def with_options(self, options: Mapping[str, Any], origin: str) -> "RunConfig":
+        """Return these settings with flat options put into the sections that declare them.
+
+        A setting that only other models have is passed over, so that one recipe serves several
+        models. `origin` says where the options come from, for the error.
+
+        Raises:
+          UserError: for a name that no model and no section has.
+        """
+        config, known = self, dict.fromkeys(all_settings())
+        for name, value in options.items():
+            choose(known, name, f"setting in {origin}")
+            # JSON has lists in the place of tuples.
+            value = tuple(value) if isinstance(value, list) else value
+            if name in config.network:
+                config = replace(config, network={**config.network, name: value})
+            for title, section in config.sections.items():
+                if name in {item.name for item in fields(section)}:
+                    config = replace(config, **{title: replace(section, **{name: value})})
+        return config
+
+    def with_section_options(self, options: Mapping[str, Any]) -> "RunConfig":
+        """Return these settings with flat options of `fit`; each must belong to a section.
+
+        Raises:
+          UserError: for a name that no section of this model has.
+        """
+        declared = {
+            item.name: title
+            for title, section in self.sections.items()
+            if title != "text"
+            for item in fields(section)
+        }
+        config = self
+        for name, value in options.items():
+            title = choose(declared, name, "option of fit")
+            section = getattr(config, title)
+            config = replace(config, **{title: replace(section, **{name: value})})
+        return config
+
+    def with_steps(self, steps: int | None) -> "RunConfig":
+        """Return these settings with another number of train steps."""
+        assert self.training is not None
+        return replace(self, training=replace(self.training, steps=steps))
+
+    def protocol(self, start_id: int | None) -> Protocol:
+        """Return how a run with these settings is scored; `start_id` is the model's."""
+        if self.batching is not None:
+            rows, positions = self.batching.batching == "rows", self.batching.positions
+        else:
+            assert self.counting is not None
+            rows, positions = start_id is None, self.counting.positions
+        return Protocol(rows, rows and positions == "last")
+
+    def as_json(self, start_id: int | None) -> dict[str, Any]:
+        """Return the content of config.json."""
+        sections = {title: asdict(section) for title, section in self.sections.items()}
+        protocol = {"protocol": self.protocol(start_id).as_json()}
+        described = {"model": self.model, "network": dict(self.network)}
+        return {**self.about, **described, **protocol, **sections}
+
+
+def all_settings() -> set[str]:
+    """Return the names of the settings of all models and sections, and "model"."""
+    names = {name for entry in MODELS.values() for name in entry.settings}
+    sections = {section for kind in SECTIONS.values() for section in kind.values()}
+    return names | {item.name for section in sections for item in fields(section)} | {"model"}
+
+
+def section_names() -> set[str]:
+    """Return the names of all sections of config.json that hold settings."""
+    return {name for sections in SECTIONS.values() for name in sections} | {"network"}
+
+
+def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
+    """Return how many train steps `config` asks for.
+
+    Raises:
+      SettingError: for a number that is out of its range.
+    """
+    numbers = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience")
+    _check_positive(config, (*numbers, "max_minutes", "checkpoint_minutes", "keep"))
+    if config.seed < 0:
+        raise SettingError("seed", config.seed, "must be 0 or more")
+    return config.steps or max(1, round(config.epochs * steps_per_epoch))
+
+
+def _check_positive(config: TrainingConfig, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value < math.inf:
+            raise SettingError(name, value, "must be above 0")

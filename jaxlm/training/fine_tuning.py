@@ -1,0 +1,77 @@
+"""Fine-tuning: a model that starts from the parameters of a trained run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.data.text import Text
+from jaxlm.data.tokenizers import to_json
+from jaxlm.errors import UserError
+from jaxlm.models.base import LanguageModel
+from jaxlm.models.neural import NeuralModel
+from jaxlm.runs.run import Run
+from jaxlm.training.state import init_params
+
+
+def adapt_model(run: Run, text: Text) -> LanguageModel:
+    """Return the run's model for the vocabulary of `text`, which may extend the run's vocabulary.
+
+    Raises:
+      UserError: if the text was read with another vocabulary, or the model cannot be extended.
+    """
+    check_extends(run, text)
+    model = run.model
+    if not isinstance(model, NeuralModel):
+        raise UserError(f"{run.name} is counted, not trained by gradient: count the new text")
+    size = len(text.vocabulary)
+    if size == model.vocab_size:
+        return model
+    if model.softmax == "adaptive":
+        raise UserError(
+            f"{run.name} has an adaptive softmax, whose clusters depend on the vocabulary: read the "
+            f"text with the run's own vocabulary (`vocabulary` keep)"
+        )
+    return model.clone(vocab_size=size)
+
+
+def start_params(model: NeuralModel, run: Run, text: Text) -> Any:
+    """Return the run's parameters in the shapes of `model`.
+
+    Where the vocabulary was extended, the rows of the new tokens are drawn at random.
+
+    Raises:
+      UserError: if the text was read with another vocabulary, or the models differ otherwise.
+    """
+    check_extends(run, text)
+    fresh = init_params(model, jax.random.key(0))
+    if jax.tree.structure(fresh) != jax.tree.structure(run.params):
+        raise UserError(
+            f"{run.name} has other parameters than the model: use the settings of the run"
+        )
+
+    def fill(new: jax.Array, old: jax.Array) -> jax.Array:
+        if new.shape == old.shape:
+            return jnp.asarray(old)
+        extended = [size for size, known in zip(new.shape, old.shape, strict=True) if size != known]
+        if new.ndim != old.ndim or extended != [model.vocab_size]:
+            raise UserError(
+                f"{run.name} has parameters of shape {old.shape} where the model has {new.shape}: "
+                f"use the settings of the run"
+            )
+        return new.at[tuple(slice(0, size) for size in old.shape)].set(old)
+
+    return jax.tree.map(fill, fresh, run.params)
+
+
+def check_extends(run: Run, text: Text) -> None:
+    """Raise UserError unless the text's vocabulary is the run's, or the run's and more tokens."""
+    known, tokens = run.vocabulary.tokens, text.vocabulary.tokens
+    same_kind = type(text.tokenizer) is type(run.tokenizer)
+    if to_json(text.tokenizer) != to_json(run.tokenizer) and (
+        not same_kind or tokens[: len(known)] != known
+    ):
+        raise UserError(
+            f"the text was read with another vocabulary than {run.name}: read it with "
+            f"read_corpus(..., tokenizer=run.tokenizer)"
+        )

@@ -1,0 +1,26 @@
+"""What a train step measures beside its loss. A new metric is one function and one line."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+
+class StepValues(NamedTuple):
+    """The values of one train step: pytrees with the structure of the parameters.
+
+    gradient: the gradient before clipping. updates: what the optimizer adds to the parameters.
+    params: the parameters before the step.
+    """
+
+    gradient: Any
+    updates: Any
+    params: Any
+
+
+METRICS: dict[str, Callable[[StepValues], jax.Array]] = {
+    # The global norm of the gradient, before clipping.
+    "grad_norm": lambda values: optax.tree.norm(values.gradient),
+}
+"""Metrics by the name under which metrics.jsonl has them: StepValues -> float32 scalar."""
