@@ -1,4 +1,4 @@
-"""python -m jaxlm.prepare: any amount of text to token ids in memory-mapped files."""
+"""python -m jaxlm.prepare: encode any amount of text into memory-mapped files of token ids."""
 
 import time
 from collections.abc import Sequence
@@ -11,24 +11,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.commands import cli
-from jaxlm.data.preparing import PreparingConfig, Texts, begin, open_text, prepare
+from jaxlm.data.preparing import PreparingConfig, Texts, claim_prepared_folder, open_text, prepare
 from jaxlm.data.shards import Shard
 from jaxlm.errors import UserError
 
-ABOUT = """Any amount of text to token ids in memory-mapped files, by several processes, once.
+ABOUT = """Encode any amount of text into memory-mapped files of token ids, by several processes.
 
 Examples:
   python -m jaxlm.prepare part-*.txt.gz --tokens bpe --vocab-size 8192 --out prepared
   python -m jaxlm.prepare train.txt.zst --valid valid.txt --test test.txt --out prepared
   python -m jaxlm.train --model lstm --corpus prepared
 
-Stopped, the same command goes on where it was.
+If the command is interrupted, repeat it: it continues where it stopped.
 """
 
 
 @dataclass(frozen=True)
 class Command(PreparingConfig):
-    """Which text, and where to."""
+    """The flags of this command."""
 
     texts: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """UTF-8 files of the training text, plain or compressed by gzip or zstd."""
@@ -37,16 +37,16 @@ class Command(PreparingConfig):
     test: tuple[Path, ...] = ()
     """Files of the test text."""
     out: Path = Path("prepared")
-    """The folder to make."""
+    """Folder to make."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fits the tokenizer, cuts all texts, and tells how fast."""
+    """Fit the tokenizer, encode all texts, and print the sizes and the speed."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.prepare", about=ABOUT)
     console = Console(highlight=False)
     texts = texts_of(command)
     began = time.perf_counter()
-    tokenizer = begin(command.out, texts, command)
+    tokenizer = claim_prepared_folder(command.out, texts, command)
     console.print(
         f"{tokenizer.name}: vocabulary of {len(tokenizer.vocabulary):,} tokens, "
         f"{time.perf_counter() - began:.1f} s",
@@ -65,13 +65,13 @@ def main(argv: Sequence[str]) -> int:
     ) as progress:
         task = progress.add_task("", total=megabytes(texts), rate="")
 
-        def told(shard: Shard, new: bool) -> None:
-            done["bytes"] += shard.text.bytes * new
-            done["new" if new else "kept"] += 1
+        def on_shard(shard: Shard, newly_written: bool) -> None:
+            done["bytes"] += shard.text.bytes * newly_written
+            done["new" if newly_written else "kept"] += 1
             rate = done["bytes"] / 1e6 / (time.perf_counter() - began)
             progress.update(task, advance=shard.text.bytes / 1e6, rate=f"{rate:.1f} MB/s")
 
-        splits = prepare(command.out, texts, tokenizer, command.workers, told)
+        splits = prepare(command.out, texts, tokenizer, command.workers, on_shard)
     seconds = time.perf_counter() - began
     for split, shards in splits.items():
         tokens, size = (
@@ -79,26 +79,30 @@ def main(argv: Sequence[str]) -> int:
             sum(shard.text.bytes for shard in shards),
         )
         console.print(f"{split}: {tokens:,} tokens of {size:,} bytes in {len(shards)} shards")
-    kept = f", {done['kept']} shards were there" if done["kept"] else ""
+    kept = f", {done['kept']} shards existed already" if done["kept"] else ""
     rate = done["bytes"] / 1e6 / seconds
     console.print(f"{seconds:.1f} s, {rate:.1f} MB/s{kept}; saved in {command.out}", soft_wrap=True)
     return 0
 
 
 def texts_of(command: Command) -> Texts:
-    """The files of each split. Raises UserError for one that cannot be read."""
+    """Return the files of each split.
+
+    Raises:
+      UserError: if there is no training text, or a file cannot be read.
+    """
     if not command.texts:
-        raise UserError("which text? give one file or more; see python -m jaxlm.prepare --help")
-    texts = {"train": command.texts, "valid": command.valid, "test": command.test}
-    found = {split: list(paths) for split, paths in texts.items() if paths}
-    for paths in found.values():
+        raise UserError("give at least one text file; see python -m jaxlm.prepare --help")
+    splits = {"train": command.texts, "valid": command.valid, "test": command.test}
+    texts = {split: list(paths) for split, paths in splits.items() if paths}
+    for paths in texts.values():
         for path in paths:
             open_text(path).close()
-    return found
+    return texts
 
 
 def megabytes(texts: Texts) -> float | None:
-    """Of all texts; None if one is compressed, and so not known before the end."""
+    """Return the size of all texts in MB; None if a file is compressed, so its size is unknown."""
     total = 0
     for paths in texts.values():
         for path in paths:

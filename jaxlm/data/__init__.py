@@ -1,3 +1,3 @@
-"""Text in, token ids out: tokenizers, vocabularies, corpora and batches. NumPy only; nothing here
-imports JAX.
+"""From text to batches of token ids: corpora, tokenizers, vocabularies, batching. NumPy only; no
+module of this folder imports JAX.
 """

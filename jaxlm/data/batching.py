@@ -1,9 +1,12 @@
-"""Token ids to batches, three ways: contiguous streams, shuffled windows, and sentence rows.
+"""Three ways to cut token ids into batches: contiguous streams, shuffled windows, and rows.
 
-A batching is a pure function of the step number: `block(first, count, capacity)` gives the batches
-of `count` consecutive steps, so the step is the whole data state and resuming needs nothing else.
-In all three, every token of the split is a target exactly once an epoch (in rows without a start
-token, every token but a row's first; with positions "last", a row's last alone).
+The batches are a pure function of the step number: `block(first, count, capacity)` returns the
+batches of `count` consecutive steps. So the step number is the whole state of the data, and
+resuming needs nothing else.
+
+Every token of the split is a target exactly once per epoch, with two exceptions. In rows without a
+start token, the first token of a row is no target. With positions "last", only the last token of a
+row is a target.
 """
 
 import math
@@ -15,32 +18,38 @@ import numpy as np
 from jaxlm.data.chunks import chunk_edges, longest_chunk
 from jaxlm.data.encoding import Split
 from jaxlm.data.shuffling import shuffled
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, UserError, check_at_least, choose
 
 
 @dataclass(frozen=True)
 class BatchingConfig:
-    """How the text is cut into batches."""
+    """Settings that cut the text into batches."""
 
     batching: str = "streams"
-    """streams (one long text, the state carried), windows (n_step words before one), rows."""
+    """streams (one long text; the state is carried on), windows (n_step words, then the target), or
+    rows (each line on its own)."""
     batch_size: int = 20
-    """Streams, windows or rows in a batch."""
+    """Number of streams, windows or rows in a batch."""
     bptt: int = 35
-    """Streams only: steps that the gradient goes back (truncated back-propagation through time)."""
+    """Streams only: time steps of truncated back-propagation through time."""
     vary_bptt: bool = False
-    """Streams only: chunks of varied length about --bptt, the rate in proportion (AWD-LSTM)."""
+    """Streams only: chunks of random length around bptt; the learning rate is proportional to the
+    length (AWD-LSTM)."""
     positions: str = "all"
-    """Rows only: predict at every step, or the last word alone (the lecture)."""
+    """Rows only: all (predict at every step) or last (predict only the last word: the lecture)."""
 
 
 class Block(NamedTuple):
-    """K batches. Past `count` the rest, up to the capacity, is zeros.
+    """The batches of K consecutive steps. Steps from `count` to the capacity K are padding.
 
-    inputs_KBT, targets_KBT: int32; weights_KBT: float32, 1 where the target counts, 0 at padding;
-    denominator_K: float32, what the summed loss of a step is divided by; reset_K: bool, true where
-    the carry starts afresh; length_K: int32, how many of the T inputs are read; rate_K: float32,
-    what the learning rate is multiplied by. With positions "last", targets and weights have T = 1.
+    Attributes:
+      inputs_KBT: int32.
+      targets_KBT: int32; T = 1 with positions "last".
+      weights_KBT: float32, 1 where the target counts, 0 at padding; T = 1 with positions "last".
+      denominator_K: float32, the divisor of the summed loss of a step.
+      reset_K: bool, true where the carry starts from the initial state.
+      length_K: int32, the number of inputs to read, at most T.
+      rate_K: float32, the factor of the learning rate.
     """
 
     inputs_KBT: np.ndarray
@@ -56,21 +65,24 @@ POSITIONS = ("all", "last")
 
 
 class Batches(Protocol):
-    """Batches of one split; of each, a block has the rows that were asked for (`make_batches`)."""
+    """The batches of one split. A block holds only the rows `rows_B` of `make_batches`."""
 
     batch_size: int
-    """Of the whole batch."""
+    """Rows in the whole batch, those of other processes included."""
     length: int
+    """T of the inputs."""
     positions: str
+    """all: targets as long as the inputs; last: one target (T = 1) for the last input of a row."""
     varied: bool
-    """Whether batches differ in `length_K` and `rate_K`."""
+    """Whether `length_K` and `rate_K` vary from step to step."""
     steps_per_epoch: int
 
     def block(self, first: int, count: int, capacity: int) -> Block:
-        """The batches of steps first .. first + count - 1, zero-padded to `capacity` steps."""
+        """Return the batches of steps first ... first + count - 1, padded to `capacity` steps."""
 
 
 def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
+    """Return a block without targets: K = capacity, B = batch, T = length (`targets` of them)."""
     return Block(
         np.zeros((capacity, batch, length), np.int32),
         np.zeros((capacity, batch, targets), np.int32),
@@ -83,8 +95,10 @@ def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
 
 
 class Streams:
-    """`batch_size` contiguous streams, read side by side in chunks of `bptt` (or varied about it:
-    see `chunk_edges`); the carry flows from chunk to chunk.
+    """The text as `batch_size` contiguous streams, read in parallel in chunks of `bptt` tokens.
+
+    The carry flows from chunk to chunk. With `vary_bptt` chunks have a random length around `bptt`
+    (`chunk_edges`).
     """
 
     positions = "all"
@@ -94,10 +108,7 @@ class Streams:
     ) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
-            raise UserError(
-                "--batching streams needs a token before the first word: use --eos, or "
-                "--batching rows"
-            )
+            raise _no_start_error("streams")
         _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id = split.ids, start_id
         self.batch_size = config.batch_size
@@ -111,21 +122,21 @@ class Streams:
         self.steps_per_epoch = len(self._edges(0)) - 1
 
     def _edges(self, epoch: int) -> np.ndarray:
-        """Where the chunks of an epoch begin, and the end."""
+        """Return the first position of each chunk of an epoch, and the end of the stream."""
         if self.varied:
             return chunk_edges(self.stream_length, self.bptt, self.seed, epoch)
         return np.append(np.arange(0, self.stream_length, self.bptt), self.stream_length)
 
     def block(self, first: int, count: int, capacity: int) -> Block:
         block = _empty_block(capacity, len(self.rows_B), self.length, self.length)
-        # A token's weight is the same in every chunk, the short last one too.
+        # Every token has the same weight in the loss, also in the short last chunk.
         block.denominator_K[:] = self.batch_size * self.bptt
         stream_starts_B1 = self.rows_B[:, None] * self.stream_length
-        edges, edges_of = np.array([]), -1
+        edges, edges_epoch = np.array([]), -1
         for index in range(count):
             epoch, chunk = divmod(first + index, self.steps_per_epoch)
-            if epoch != edges_of:
-                edges, edges_of = self._edges(epoch), epoch
+            if epoch != edges_epoch:
+                edges, edges_epoch = self._edges(epoch), epoch
             offsets = np.arange(edges[chunk], edges[chunk + 1])
             positions_BT = stream_starts_B1 + offsets
             inside_BT = positions_BT < len(self.ids)
@@ -146,8 +157,9 @@ class Streams:
 
 
 class Windows:
-    """Every token once an epoch in shuffled order, each with the `n_step` tokens before it (Bengio
-    et al. 2003).
+    """Every token once per epoch in shuffled order, with the `n_step` tokens before it as input.
+
+    Source: Bengio et al. 2003.
     """
 
     positions, varied = "last", False
@@ -157,10 +169,7 @@ class Windows:
     ) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
-            raise UserError(
-                "--batching windows needs a token before the first word: use --eos, or "
-                "--batching rows"
-            )
+            raise _no_start_error("windows")
         _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id, self.seed = split.ids, start_id, seed
         self.batch_size, self.length = config.batch_size, n_step
@@ -175,10 +184,10 @@ class Windows:
             epoch, batch = divmod(first + index, self.steps_per_epoch)
             ranks = batch * self.batch_size + self.rows_B
             positions = shuffled(ranks[ranks < len(self.ids)], len(self.ids), self.seed, epoch)
-            context_BN = positions[:, None] + np.arange(-self.length, 0)
+            positions_BT = positions[:, None] + np.arange(-self.length, 0)
             rows = len(positions)
             block.inputs_KBT[index, :rows] = np.where(
-                context_BN < 0, self.start_id, self.ids[np.maximum(context_BN, 0)]
+                positions_BT < 0, self.start_id, self.ids[np.maximum(positions_BT, 0)]
             )
             block.targets_KBT[index, :rows, 0] = self.ids[positions]
             block.weights_KBT[index, :rows] = 1
@@ -186,7 +195,7 @@ class Windows:
 
 
 class Rows:
-    """Each line on its own, padded at its end; the state starts afresh in each (the lecture's three
+    """Each line on its own, padded at its end, and read from the initial state (the lecture's three
     sentences).
     """
 
@@ -211,7 +220,7 @@ class Rows:
         self.weights_RT = (
             steps_T == lengths[:, None] - 1 if last else steps_T < lengths[:, None]
         ).astype(np.float32)
-        # Rows of one length let the model compute the last step's features alone.
+        # If all rows have the same length, the model computes only the features of the last step.
         self.positions = "last" if last and lengths.min() == self.length else "all"
         if self.positions == "last":
             self.targets_RT, self.weights_RT = self.targets_RT[:, -1:], self.weights_RT[:, -1:]
@@ -249,39 +258,70 @@ def make_batches(
     seed: int = 0,
     rows_B: np.ndarray | None = None,
 ) -> Batches:
-    """The batches that `config` names; `n_step` is the width of a window. rows_B: which rows of a
-    batch are read, where other processes read the others (none: all).
+    """Return the batches of a split.
 
-    Raises UserError for an unknown name, a size below 1, and a batch larger than the text.
+    Args:
+      split: the token ids.
+      config: the way to cut them into batches.
+      n_step: number of inputs in a window.
+      seed: seed of the order of windows and rows, and of the lengths of varied chunks.
+      rows_B: the rows of each batch that this process reads, int (None: all).
+    Raises:
+      SettingError: for a size below 1, and for a batch larger than the text.
+      UserError: for an unknown name.
+
+    Example:
+      >>> from jaxlm.data.text import read_corpus
+      >>> split = read_corpus("toy", eos=False).train
+      >>> batches = make_batches(split, BatchingConfig(batching="rows", batch_size=3))
+      >>> block = batches.block(first=0, count=1, capacity=1)
+      >>> block.inputs_KBT.shape, block.targets_KBT.tolist()
+      ((1, 3, 2), [[[1, 2], [3, 4], [5, 6]]])
     """
     kind = choose(BATCHINGS, config.batching, "batching")
     choose(dict.fromkeys(POSITIONS), config.positions, "positions")
-    sizes = {"--batch-size": config.batch_size, "--bptt": config.bptt, "--n-step": n_step}
-    for flag, value in sizes.items():
-        if value < 1:
-            raise UserError(f"{flag} {value}: must be at least 1")
+    check_at_least("batch_size", config.batch_size, 1)
+    check_at_least("bptt", config.bptt, 1)
+    check_at_least("n_step", n_step, 1)
     if config.vary_bptt and kind is not Streams:
-        raise UserError(f"--vary-bptt needs --batching streams, not {config.batching}")
+        raise UserError(f"`vary_bptt` needs `batching` streams, not {config.batching}")
     rows_B = np.arange(config.batch_size) if rows_B is None else rows_B
     return kind(split, config, n_step, seed, rows_B)  # type: ignore[call-arg]
 
 
 def _check_batch(size: int, available: int, unit: str) -> None:
+    """Raise SettingError if the text has fewer than `size` units."""
     if size > available:
-        raise UserError(
-            f"--batch-size {size} is larger than the text, which has {available} {unit}: "
-            f"use --batch-size {available} or less"
+        raise SettingError(
+            "batch_size",
+            size,
+            f"is larger than the text, which has {available} {unit}: use `batch_size` {available} "
+            f"or less",
         )
 
 
+def _no_start_error(batching: str) -> SettingError:
+    """Return the error for a vocabulary without a start token."""
+    return SettingError(
+        "batching",
+        batching,
+        "needs a token before the first word: use `eos`, or `batching` rows",
+    )
+
+
 def rows_of(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Inputs and targets of each line: the start token goes before it if there is one, else its
-    first word is only read.
+    """Return the inputs and the targets of each line, lists of int32 arrays of equal lengths.
+
+    The start token precedes each line. If there is none, the first word of a line is no target, and
+    lines of one word are left out.
+
+    Raises:
+      UserError: if no line has a target.
     """
     start_id = split.tokenizer.vocabulary.start_id
     before = np.array([] if start_id is None else [start_id], np.int32)
     rows = [np.concatenate([before, row]) for row in split.rows()]
     rows = [row for row in rows if len(row) > 1]
     if not rows:
-        raise UserError("no line of the text has two words or more: there is nothing to predict")
+        raise UserError("no line of the text has two words or more, so there is nothing to predict")
     return [row[:-1] for row in rows], [row[1:] for row in rows]

@@ -1,4 +1,4 @@
-"""Corpora by name (embedded, or fetched on first use) and by path: one source for each split."""
+"""Corpora by name (embedded, or downloaded at first use) or by path: one source for each split."""
 
 import os
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, split_by_fractions
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, UserError, choose
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
@@ -14,7 +14,7 @@ DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file with a public address and a known content."""
+    """A public file and the checksum of its expected content."""
 
     url: str
     sha256: str
@@ -22,7 +22,15 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text known by name: what it is, where it comes from, and how it is usually read."""
+    """A text with a name.
+
+    Attributes:
+      about: a description, with the number of words or characters.
+      files: for each split the file to download, or "all" for a file that is cut into splits.
+      text: the text itself, instead of files.
+      tokens: name of the default tokenizer.
+      fractions: default shares of train, valid and test, if one file is cut into splits.
+    """
 
     about: str
     files: Mapping[str, RemoteFile] = field(default_factory=dict)
@@ -89,17 +97,17 @@ CORPORA: dict[str, Corpus] = {
 
 
 def cache_folder() -> Path:
-    """Where fetched and encoded texts are kept: $JAXLM_CACHE, or the user's cache folder."""
+    """Return the folder of downloaded and encoded texts: $JAXLM_CACHE, or the user's cache."""
     import pooch
 
     return Path(os.environ.get("JAXLM_CACHE") or pooch.os_cache("jaxlm"))
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """The file at `remote.url`, from `folder` if it is there already; its sha256 is checked either
-    way.
+    """Return the path of a file in `folder`; download it unless it is there. Check its sha256.
 
-    Raises UserError when it cannot be fetched, or when what came is not what was asked for.
+    Raises:
+      UserError: if the file cannot be downloaded or stored, or has an unexpected content.
     """
     import pooch
 
@@ -109,28 +117,42 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         return Path(pooch.retrieve(remote.url, f"sha256:{remote.sha256}", name, folder))
     except ValueError as error:
         raise UserError(
-            f"{remote.url} is not the text expected (its sha256 differs): {_one_line(error)}"
+            f"{remote.url} is not the expected text (its sha256 differs): {_one_line(error)}"
         ) from None
     except PermissionError as error:
         raise UserError(
-            f"cannot write to the cache {folder} ({error.strerror}): set JAXLM_CACHE to another"
+            f"cannot write to the cache {folder} ({error.strerror}): set JAXLM_CACHE to another "
+            f"folder"
         ) from None
-    except Exception as error:  # requests' and the system's errors share no base class but this one
+    except Exception as error:  # the errors of requests and of the system share only this class
         raise UserError(
             f"cannot fetch {remote.url} ({type(error).__name__}): without a network, put the "
-            f"files in a folder as "
-            f"train.txt, valid.txt, test.txt and give that folder as --corpus"
+            f"files in a folder as train.txt, valid.txt, test.txt and give that folder as `corpus`"
         ) from None
 
 
 def _one_line(error: Exception) -> str:
+    """Return the message of an error in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 def corpus_sources(
     name: str, fractions: tuple[float, ...] | None, at_lines: bool
 ) -> dict[str, Source]:
-    """The sources of a corpus, given by name or by path: split name -> Source."""
+    """Return the source of each split of a corpus.
+
+    Args:
+      name: a name in CORPORA, a file, or a folder with train.txt, valid.txt and test.txt (or with
+        files such as ptb.train.txt, or with input.txt).
+      fractions: shares of train, valid and test, if one file is cut into splits; None: default.
+      at_lines: whether a cut moves to the next line break (`split_by_fractions`).
+    Raises:
+      UserError: if there is no such corpus, or it has no training text.
+
+    Example:
+      >>> list(corpus_sources("toy", None, at_lines=True)["train"].lines())
+      ['我 喜欢 玩具\\n', '我 爱 爸爸\\n', '我 讨厌 挨打\\n']
+    """
     if name in CORPORA:
         corpus = CORPORA[name]
         if corpus.text:
@@ -145,7 +167,7 @@ def corpus_sources(
     if path.is_file():
         return _cut(path, fractions or DEFAULT_FRACTIONS, at_lines)
     if path.exists():
-        raise UserError(f"--corpus {name} is neither a file nor a folder")
+        raise SettingError("corpus", name, "is neither a file nor a folder")
     choices: dict[str, Source] = dict.fromkeys(CORPORA, EmbeddedText(""))
     try:
         choose(choices, name, "corpus")
@@ -155,6 +177,7 @@ def corpus_sources(
 
 
 def _cut(path: Path, fractions: tuple[float, ...], at_lines: bool) -> dict[str, Source]:
+    """Return the splits of one file. An empty valid or test split is left out."""
     parts = zip(SPLITS, split_by_fractions(path, fractions, at_lines), strict=False)
     return {split: part for split, part in parts if part.size or split == "train"}
 
@@ -162,7 +185,13 @@ def _cut(path: Path, fractions: tuple[float, ...], at_lines: bool) -> dict[str, 
 def _folder_sources(
     folder: Path, fractions: tuple[float, ...] | None, at_lines: bool
 ) -> dict[str, Source]:
-    found: dict[str, Source] = {}
+    """Return the splits of a folder.
+
+    Raises:
+      UserError: if it has no training text, or several files for a split.
+      SettingError: if `fractions` is given and the folder has a file for each split.
+    """
+    sources: dict[str, Source] = {}
     for split in SPLITS:
         names = sorted({*folder.glob(f"{split}.txt"), *folder.glob(f"*.{split}.txt")})
         if len(names) > 1:
@@ -170,11 +199,15 @@ def _folder_sources(
                 f"{folder} has several {split} files ({', '.join(p.name for p in names)}): keep one"
             )
         if names:
-            found[split] = TextFile(names[0])
-    if "train" in found and fractions:
-        raise UserError(f"--fractions: {folder} has its own {', '.join(found)}; leave the flag out")
-    if "train" in found:
-        return found
+            sources[split] = TextFile(names[0])
+    if "train" in sources and fractions:
+        raise SettingError(
+            "fractions",
+            " ".join(map(str, fractions)),
+            f"{folder} has its own {', '.join(sources)}; leave `fractions` out",
+        )
+    if "train" in sources:
+        return sources
     if (folder / "input.txt").is_file():
         return _cut(folder / "input.txt", fractions or DEFAULT_FRACTIONS, at_lines)
     raise UserError(f"{folder} has no train.txt, *.train.txt or input.txt to train on")

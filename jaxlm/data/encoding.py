@@ -1,6 +1,4 @@
-"""Token ids of one split: in memory for small texts, in a memory-mapped file, written once, for
-large ones.
-"""
+"""Token ids of a split: in memory for a small text, in a memory-mapped file for a large text."""
 
 import hashlib
 import os
@@ -19,9 +17,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TextSize:
-    """How long a text is, in every unit a perplexity may be asked in. Words are what white space
-    separates.
-    """
+    """The length of a text in each unit of perplexity. White space separates words."""
 
     bytes: int
     characters: int
@@ -31,8 +27,13 @@ class TextSize:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a corpus: its token ids, the source they came from, and the tokenizer that made
-    them.
+    """A split of a corpus.
+
+    Attributes:
+      name: train, valid or test.
+      ids: token ids, int32, uint16 or uint32 [tokens], in memory or memory-mapped.
+      source: the text.
+      tokenizer: the tokenizer of the ids.
     """
 
     name: str
@@ -52,19 +53,27 @@ class Split:
         cache_folder: Callable[[], Path],
         in_memory_bytes: int = IN_MEMORY_BYTES,
     ) -> "Split":
-        """Encodes `source`; a text over `in_memory_bytes` goes, block by block, into a file of the
-        cache folder.
+        """Encode a text.
+
+        Args:
+          name: name of the split.
+          source: the text.
+          tokenizer: converts the text to ids.
+          cache_folder: returns the folder for the file of ids; called only for a large text.
+          in_memory_bytes: a text of more bytes is encoded block by block into a file.
+        Raises:
+          UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
         """
         if source.size <= in_memory_bytes:
             return cls(name, tokenizer.encode(source.lines()), source, tokenizer)
         return cls(name, _memory_mapped(source, tokenizer, cache_folder()), source, tokenizer)
 
     def rows(self) -> list[np.ndarray]:
-        """The ids of each line on its own, blank lines left out."""
+        """Return the ids of each line that is not blank."""
         return [self.tokenizer.encode([line]) for line in self.source.lines() if line.strip()]
 
     def text_size(self) -> TextSize:
-        """Counts the text, line breaks included, byte order mark and carriage returns not."""
+        """Return the length of the text. CRLF counts as LF, a byte order mark as nothing."""
         totals = np.zeros(4, np.int64)
         for line in self.source.lines():
             totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
@@ -72,7 +81,7 @@ class Split:
 
 
 def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Lines in lists of about BLOCK_BYTES characters."""
+    """Yield lists of lines, each of about BLOCK_BYTES characters."""
     block, size = [], 0
     for line in lines:
         block.append(line)
@@ -85,8 +94,9 @@ def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.ndarray:
-    """The ids of `source` as a read-only memory map; the file is named by what it holds, so it can
-    never be stale.
+    """Return the ids of `source` as a read-only memory map; encode them unless the file exists.
+
+    The name of the file is a hash of the text and the tokenizer, so the file is never out of date.
     """
     dtype = np.dtype(np.uint16 if len(tokenizer.vocabulary) <= 1 << 16 else np.uint32)
     key = hashlib.sha256(
@@ -103,5 +113,5 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    # A file of no bytes cannot be mapped.
+    # An empty file cannot be mapped.
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

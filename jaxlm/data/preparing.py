@@ -1,8 +1,18 @@
-"""Any amount of text to shards of token ids, piece by piece, by several processes.
+"""Encode any amount of text into shards of token ids, by several processes.
 
-A piece is some megabytes of whole lines of one file, after decompression, and becomes one shard.
-Which text is in which piece depends on the files alone, so what was begun is gone on with: shards
-that are there are left as they are.
+A piece is about 32 MB of whole lines of one file, after decompression. Each piece becomes one
+shard. The pieces depend only on the files, so a later call can continue an interrupted one: it
+keeps the shards that are finished.
+
+Example:
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...     path = Path(folder) / "text.txt"
+  ...     _ = path.write_text("a b c\\n" * 100)
+  ...     texts, config = {"train": [path]}, PreparingConfig(tokens="words")
+  ...     tokenizer = claim_prepared_folder(Path(folder) / "out", texts, config)
+  >>> tokenizer.vocabulary.tokens
+  ('a', 'b', 'c', '<eos>', '<unk>')
 """
 
 import contextlib
@@ -22,10 +32,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxlm.data.encoding import BLOCK_BYTES, TextSize, in_blocks
-from jaxlm.data.shards import KINDS, PREPARED, TOKENIZER, Shard, kind_of
+from jaxlm.data.shards import ID_TYPES, PREPARED, TOKENIZER, Shard, id_type
 from jaxlm.data.sources import BOM
 from jaxlm.data.tokenizers import TOKENIZERS, Tokenizer, VocabularyConfig, from_json, to_json
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, UserError, check_at_least, choose
 
 PIECE_BYTES = 32 << 20
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -33,18 +43,25 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 @dataclass(frozen=True)
 class PreparingConfig(VocabularyConfig):
-    """How text is cut into tokens, and by whom."""
+    """Settings that cut text into tokens."""
 
     tokens: str = "bpe"
     """words, chars, bytes or bpe."""
     fit_megabytes: int = 256
-    """Learn the vocabulary from so much of the training text, the same share of each file."""
+    """Megabytes of training text to learn the vocabulary from, the same amount of each file."""
     workers: int | None = None
-    """Processes that cut text into tokens (none: one for each core)."""
+    """Number of processes that cut text into tokens (none: one for each core)."""
 
 
 class Piece(NamedTuple):
-    """split: whose it is; file: where it is from; start: of its bytes in that, uncompressed."""
+    """A part of a file that becomes one shard.
+
+    Attributes:
+      split: train, valid or test.
+      file: the file.
+      start: offset of the first byte in the uncompressed file.
+      text: the bytes, whole lines in UTF-8.
+    """
 
     split: str
     file: Path
@@ -53,14 +70,17 @@ class Piece(NamedTuple):
 
 
 Texts = dict[str, list[Path]]
-"""Files of each split."""
-Told = Callable[[Shard, bool], None]
-"""told(shard, new): a piece is done; new: now, or was before."""
+"""The files of each split."""
+OnShard = Callable[[Shard, bool], None]
+"""on_shard(shard, newly_written): called once per shard, in the order of the text. newly_written is
+False if an earlier call of `prepare` wrote the shard."""
 
 
 def open_text(path: Path) -> BinaryIO:
-    """A file's bytes, uncompressed if its first ones are those of gzip or zstd. Raises UserError if
-    it cannot be read.
+    """Open a file for reading. A file that begins like gzip or zstd data is decompressed.
+
+    Raises:
+      UserError: if the file cannot be read, or zstd is not installed.
     """
     try:
         with open(path, "rb") as file:
@@ -75,15 +95,19 @@ def open_text(path: Path) -> BinaryIO:
 
 
 def _zstd() -> Any:
-    """Python's module for zstd, which 3.14 has, and before it a package of the same code."""
+    """Return a module for zstd: Python's own since 3.14, else the package backports.zstd."""
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(name)
-    raise UserError("for text compressed by zstd a package is needed: pip install backports.zstd")
+    raise UserError("text compressed by zstd needs a package: pip install backports.zstd")
 
 
 def pieces_of(texts: Texts, size: int = PIECE_BYTES) -> Iterator[Piece]:
-    """Pieces of about `size` bytes, cut at line ends; a line is never torn."""
+    """Yield pieces of `size` bytes or slightly more: a piece ends at the next line break.
+
+    Raises:
+      UserError: if a file cannot be read.
+    """
     for split, paths in texts.items():
         for path in paths:
             start = 0
@@ -94,19 +118,22 @@ def pieces_of(texts: Texts, size: int = PIECE_BYTES) -> Iterator[Piece]:
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> bytes:
+    """Return the next `size` bytes and the rest of their last line; `path` is for the error."""
     try:
         text = file.read(size)
         return text if not text or text.endswith(b"\n") else text + file.readline()
     except (OSError, EOFError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path}: {reason}") from None
-    except Exception as error:  # zlib's and zstd's errors have no base class but this one
+    except Exception as error:  # the errors of zlib and zstd share only this class
         raise UserError(f"cannot read {path}: {error}") from None
 
 
 def lines_of(piece: Piece) -> Iterator[str]:
-    """The lines of a piece, as a text file's are read: CRLF becomes LF, a byte order mark is
-    dropped. Raises UserError for what is not UTF-8.
+    """Yield the lines of a piece. CRLF becomes LF; a byte order mark is dropped.
+
+    Raises:
+      UserError: if a line is not UTF-8.
     """
     text = piece.text
     if piece.start == 0 and text.startswith(BOM):
@@ -128,13 +155,19 @@ def lines_of(piece: Piece) -> Iterator[str]:
 
 
 def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
-    """A tokenizer that is fitted to some of the training text. One that could meet what it has not
-    seen has <unk>.
+    """Return a tokenizer that is fitted to the beginnings of the training files.
+
+    Together they have `fit_megabytes`. The rest of the text may have new tokens, so a tokenizer
+    with a closed vocabulary has <unk>.
+
+    Raises:
+      SettingError: if a size is below 1.
+      UserError: if a file cannot be read, is not UTF-8, or the text is empty.
     """
     kind = choose(TOKENIZERS, config.tokens, "tokens")
-    for name, value in (("--fit-megabytes", config.fit_megabytes), ("--workers", config.workers)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: must be at least 1")
+    check_at_least("fit_megabytes", config.fit_megabytes, 1)
+    if config.workers is not None:
+        check_at_least("workers", config.workers, 1)
     share = max(1, (config.fit_megabytes << 20) // len(texts["train"]))
 
     def lines() -> Iterator[str]:
@@ -148,12 +181,17 @@ def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
 
     if not any(line.strip() for line in lines()):
         raise UserError(f"{texts['train'][0]} is empty: there is no text to train on")
-    return kind.fit(lines(), config, True)
+    return kind.fit(lines(), config, kind.closed_vocabulary)
 
 
-def begin(folder: Path, texts: Texts, config: PreparingConfig) -> Tokenizer:
-    """Makes the folder this text's, and finds its tokenizer: the one that is there, if it was begun
-    before. Raises UserError if something else is in it.
+def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -> Tokenizer:
+    """Make `folder` the folder of this text, and return its tokenizer.
+
+    If an earlier call claimed the folder for the same text and settings, its tokenizer is read.
+    Else the tokenizer is fitted, and saved with prepared.json.
+
+    Raises:
+      UserError: if the folder holds something else, or for the reasons of `fit_tokenizer`.
     """
     inputs = [
         [split, str(path.resolve()), path.stat().st_size]
@@ -172,11 +210,11 @@ def begin(folder: Path, texts: Texts, config: PreparingConfig) -> Tokenizer:
         if changed:
             raise UserError(
                 f"{folder} holds another text (its {' and '.join(changed)} differ): give another "
-                f"--out, or the command that made it"
+                f"`folder`, or repeat the command that made it"
             )
         return from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {folder} is there already: give a new folder")
+        raise SettingError("folder", folder, "exists already: give a new folder")
     tokenizer = fit_tokenizer(texts, config)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / TOKENIZER, to_json(tokenizer))
@@ -185,61 +223,80 @@ def begin(folder: Path, texts: Texts, config: PreparingConfig) -> Tokenizer:
 
 
 def prepare(
-    folder: Path, texts: Texts, tokenizer: Tokenizer, workers: int | None, told: Told
+    folder: Path, texts: Texts, tokenizer: Tokenizer, workers: int | None, on_shard: OnShard
 ) -> dict[str, list[Shard]]:
-    """Cuts all of the text into tokens, and says so in the folder: the shards of each split."""
+    """Encode all of the text into shards, and list them in prepared.json.
+
+    Args:
+      folder: the folder of `claim_prepared_folder`.
+      texts: the files of each split.
+      tokenizer: the tokenizer of that folder.
+      workers: number of processes (None: one for each core).
+      on_shard: called when a shard is finished.
+    Returns:
+      The shards of each split, in the order of the text.
+    Raises:
+      UserError: if a file cannot be read, or is not UTF-8.
+    """
     splits: dict[str, list[Shard]] = {split: [] for split in texts}
     workers = workers or os.cpu_count() or 1
-    waiting: deque[tuple[str, bool, Future[Shard] | Shard]] = deque()
+    waiting: deque[tuple[str, Future[Shard] | Shard]] = deque()
 
-    def take() -> None:
-        split, new, job = waiting.popleft()
+    def finish_next() -> None:
+        split, job = waiting.popleft()
+        newly_written = isinstance(job, Future)
         shard = job.result() if isinstance(job, Future) else job
         splits[split].append(shard)
-        told(shard, new)
+        on_shard(shard, newly_written)
 
-    # Not by fork: JAX has threads of its own.
+    # "fork" would copy the locks of JAX's threads without the threads.
     context, saved = multiprocessing.get_context("spawn"), to_json(tokenizer)
     with ProcessPoolExecutor(workers, context, _start_worker) as pool:
         counts = dict.fromkeys(texts, 0)
         for piece in pieces_of(texts, PIECE_BYTES):
-            name = f"{piece.split}-{counts[piece.split]:05d}.{kind_of(tokenizer)}"
+            name = f"{piece.split}-{counts[piece.split]:05d}.{id_type(tokenizer)}"
             counts[piece.split] += 1
-            before = _shard_before(folder, name)
-            job = before or pool.submit(_encode, folder / name, saved, piece)
-            waiting.append((piece.split, before is None, job))
-            # No more pieces in memory than there is work for.
+            job = _finished_shard(folder, name) or pool.submit(_encode, folder / name, saved, piece)
+            waiting.append((piece.split, job))
+            # Limit the number of pieces in memory to little more than one for each worker.
             if len(waiting) > workers + 1:
-                take()
+                finish_next()
         while waiting:
-            take()
+            finish_next()
     about = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
     listed = {split: [shard.as_json() for shard in shards] for split, shards in splits.items()}
     _write(folder / PREPARED, json.dumps(about | {"finished": True, "splits": listed}, indent=1))
     return splits
 
 
-def _shard_before(folder: Path, name: str) -> Shard | None:
-    """A shard that an earlier call finished: its size is written after its ids."""
+def _finished_shard(folder: Path, name: str) -> Shard | None:
+    """Return a shard that an earlier call finished, or None.
+
+    The .json file of a shard is written last, so its presence means that the shard is complete.
+    """
     about = folder / f"{name}.json"
     return Shard.from_json(json.loads(about.read_text())) if about.exists() else None
 
 
 def _start_worker() -> None:
-    # Each has one core.
+    """Use one thread in each worker process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 @functools.cache
 def _tokenizer(saved: str) -> Tokenizer:
+    """Return the tokenizer of the JSON text `saved`, parsed once per process."""
     return from_json(saved)
 
 
 def _encode(path: Path, saved: str, piece: Piece) -> Shard:
-    """Writes a piece's shard, aside and renamed; saved: the tokenizer."""
+    """Write the shard of a piece under a partial name, then rename it to `path`.
+
+    `saved` is the JSON text of the tokenizer.
+    """
     tokenizer = _tokenizer(saved)
     totals, tokens = np.zeros(4, np.int64), 0
-    dtype = KINDS[path.suffix[1:]]
+    dtype = ID_TYPES[path.suffix[1:]]
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         for block in in_blocks(lines_of(piece)):
@@ -255,6 +312,7 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
 
 
 def _write(path: Path, text: str) -> None:
+    """Write a file under a partial name, then rename it."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -1,11 +1,12 @@
-"""A prepared text: token ids in memory-mapped files, read by their place in the whole.
+"""Prepared texts: token ids in memory-mapped files (shards), read as one array.
 
     prepared/
-        prepared.json       the splits' shards, and how long each is
-        tokenizer.json      tokenizer and vocabulary
-        train-00000.u16     ids, little-endian, of consecutive pieces of the text; written once
+        prepared.json       the shards of each split, and their sizes
+        tokenizer.json      the tokenizer and its vocabulary
+        train-00000.u16     a shard: the ids of a piece of the text, little-endian
 
-`python -m jaxlm.prepare` writes it (`data/preparing.py`), and `--corpus prepared` reads it.
+`python -m jaxlm.prepare` writes such a folder (`jaxlm.data.preparing`). `--corpus prepared` and
+`read_corpus("prepared")` read it.
 """
 
 import hashlib
@@ -19,39 +20,46 @@ import numpy as np
 
 from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.tokenizers import Tokenizer, from_json
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 
 PREPARED, TOKENIZER = "prepared.json", "tokenizer.json"
-KINDS: dict[str, Any] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
-DECODED = 1 << 16
+ID_TYPES: dict[str, Any] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
+"""Types of the ids in a shard, by the extension of its file."""
+DECODE_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of ids, and the size of the text they stand for."""
+    """A file of `tokens` ids, and the size of the encoded text."""
 
     file: str
     tokens: int
     text: TextSize
 
     def as_json(self) -> dict[str, Any]:
-        """For prepared.json."""
+        """Return the entry of this shard in prepared.json."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "Shard":
-        """The shard that `as_json` wrote."""
+        """Return the shard that `as_json` wrote."""
         return cls(saved["file"], saved["tokens"], TextSize(**saved["text"]))
 
 
 class ShardedIds:
-    """The ids of all shards of a split, one after another, as an array that is read by int, slice,
-    or array of places; whole by `np.asarray`.
+    """The ids of all shards of a split, read as one array of one axis.
+
+    Indices are integers, slices or integer arrays. `np.asarray` returns all ids.
+
+    Example:
+      >>> ids = ShardedIds([np.array([5, 6], np.uint16), np.array([7], np.uint16)])
+      >>> len(ids), ids[-1].item(), ids[np.array([0, 2])].tolist()
+      (3, 7, [5, 7])
     """
 
     def __init__(self, maps: Sequence[np.ndarray]) -> None:
         self._maps = maps
-        self._ends = np.cumsum([len(one) for one in maps])
+        self._ends = np.cumsum([len(ids) for ids in maps])
         self.dtype, self.shape, self.ndim = maps[0].dtype, (len(self),), 1
 
     def __len__(self) -> int:
@@ -59,23 +67,24 @@ class ShardedIds:
 
     @property
     def size(self) -> int:
+        """The number of ids."""
         return len(self)
 
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            first, end, step = at.indices(len(self))
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            first, end, step = index.indices(len(self))
             return self[np.arange(first, end, step)]
-        places = np.asarray(at)
+        places = np.asarray(index)
         if places.size and not (-len(self) <= places.min() and places.max() < len(self)):
-            raise IndexError(f"{at} is outside of {len(self)} ids")
+            raise IndexError(f"{index} is outside of {len(self)} ids")
         places = np.where(places < 0, places + len(self), places)
         shards = np.searchsorted(self._ends, places, side="right")
-        found = np.empty(places.shape, self.dtype)
+        ids = np.empty(places.shape, self.dtype)
         for shard in np.unique(shards):
-            inside = shards == shard
+            in_shard = shards == shard
             start = self._ends[shard] - len(self._maps[shard])
-            found[inside] = self._maps[shard][places[inside] - start]
-        return found[()]
+            ids[in_shard] = self._maps[shard][places[in_shard] - start]
+        return ids[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate(self._maps).astype(dtype or self.dtype)
@@ -88,7 +97,7 @@ class ShardedIds:
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """The text of a prepared split: what its tokens say, as far as it is asked for."""
+    """The text of a prepared split, decoded from its ids as it is read."""
 
     ids: Any
     tokenizer: Tokenizer
@@ -100,8 +109,8 @@ class PreparedSource:
 
     def lines(self) -> Iterator[str]:
         rest = ""
-        for start in range(0, len(self.ids), DECODED):
-            text = rest + self.tokenizer.decode(self.ids[start : start + DECODED])
+        for start in range(0, len(self.ids), DECODE_BLOCK):
+            text = rest + self.tokenizer.decode(self.ids[start : start + DECODE_BLOCK])
             *whole, rest = text.splitlines(keepends=True) or [""]
             yield from whole
         if rest:
@@ -113,12 +122,14 @@ class PreparedSource:
 
 
 class PreparedSplit(Split):
-    """A split whose text is not at hand, but its size is."""
+    """A split with token ids and the size of the text, but without the text itself."""
 
     def rows(self) -> list[np.ndarray]:
-        raise UserError(
-            "--batching rows needs a text, of which a prepared folder has the tokens alone: use "
-            "--batching streams or windows"
+        raise SettingError(
+            "batching",
+            "rows",
+            "needs the text, but a prepared folder has only its tokens: use `batching` streams or "
+            "windows",
         )
 
     def text_size(self) -> TextSize:
@@ -128,48 +139,54 @@ class PreparedSplit(Split):
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether it is a folder that `python -m jaxlm.prepare` made, whole or in part."""
+    """Return whether `python -m jaxlm.prepare` made `folder`, finished or not."""
     return (folder / PREPARED).is_file()
 
 
-def kind_of(tokenizer: Tokenizer) -> str:
-    """Which of KINDS holds every id."""
+def id_type(tokenizer: Tokenizer) -> str:
+    """Return the name in ID_TYPES of the smallest type that holds every id."""
     return "u16" if len(tokenizer.vocabulary) <= 1 << 16 else "u32"
 
 
 def read_prepared(folder: Path) -> tuple[Tokenizer, dict[str, Split]]:
-    """The tokenizer and the splits. Raises UserError if the folder is unfinished or damaged."""
+    """Return the tokenizer and the splits of a prepared text.
+
+    Raises:
+      UserError: if the folder is unfinished or damaged.
+    """
     try:
         saved = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
         if not saved["finished"]:
             raise UserError(
-                f"{folder} is not finished: repeat the command that prepares it, which goes on "
+                f"{folder} is not finished: repeat the command that prepares it; it continues "
                 f"where it stopped"
             )
         tokenizer = from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
         splits = {
-            name: _split(folder, name, [Shard.from_json(one) for one in shards], tokenizer)
+            name: _split(folder, name, [Shard.from_json(shard) for shard in shards], tokenizer)
             for name, shards in saved["splits"].items()
         }
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} is a damaged prepared text: {type(error).__name__}: {error}; prepare it anew"
+            f"{folder} is a damaged prepared text ({type(error).__name__}: {error}): prepare it "
+            f"again"
         ) from None
     return tokenizer, splits
 
 
 def _split(folder: Path, name: str, shards: list[Shard], tokenizer: Tokenizer) -> Split:
+    """Return a split whose ids are memory maps of its shards."""
     maps = []
     for shard in shards:
         path = folder / shard.file
-        dtype = KINDS[path.suffix[1:]]
+        dtype = ID_TYPES[path.suffix[1:]]
         if path.stat().st_size != shard.tokens * dtype.itemsize:
-            raise ValueError(f"{shard.file} is not as long as it was")
+            raise ValueError(f"{shard.file} is not {shard.tokens} ids long")
         if shard.tokens:
             maps.append(np.memmap(path, dtype, "r"))
-    ids: Any = np.empty(0, KINDS["u16"])
+    ids: Any = np.empty(0, ID_TYPES["u16"])
     if maps:
         ids = maps[0] if len(maps) == 1 else ShardedIds(maps)
     return PreparedSplit(name, ids, PreparedSource(ids, tokenizer, tuple(shards)), tokenizer)

@@ -1,6 +1,4 @@
-"""Where text comes from: a byte range of a UTF-8 file, or a string. Both are read as lines that
-keep their line break.
-"""
+"""Sources of text: a byte range of a UTF-8 file, or a string. Lines keep their line breaks."""
 
 import hashlib
 import io
@@ -11,30 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 
 BOM = b"\xef\xbb\xbf"
 
 
 class Source(Protocol):
-    """A text that can be read again and again."""
+    """A text that can be read any number of times."""
 
     @property
     def size(self) -> int:
-        """Bytes of the text as stored."""
+        """The number of bytes of the text as stored."""
 
     def lines(self) -> Iterator[str]:
-        """The lines, each with its line break if it has one; CRLF becomes LF, a byte order mark is
-        dropped.
-        """
+        """Yield the lines with their line breaks. CRLF becomes LF; a byte order mark is dropped."""
 
     def sha256(self) -> str:
-        """Of the bytes as stored."""
+        """Return the SHA-256 of the bytes as stored, in hexadecimal."""
 
 
 @dataclass(frozen=True)
 class EmbeddedText:
-    """A text held in memory."""
+    """A text in memory.
+
+    Example:
+      >>> list(EmbeddedText("a b\\r\\nc").lines())
+      ['a b\\n', 'c']
+    """
 
     text: str
 
@@ -43,7 +44,8 @@ class EmbeddedText:
         return len(self.text.encode("utf-8"))
 
     def lines(self) -> Iterator[str]:
-        # As TextFile reads: unlike str.splitlines, StringIO leaves U+2028 and others alone.
+        # Like TextFile, StringIO ends lines only at line feeds. str.splitlines also ends them at
+        # other characters, such as U+2028.
         text = self.text.removeprefix("\ufeff").replace("\r\n", "\n")
         return iter(io.StringIO(text, newline="\n"))
 
@@ -61,6 +63,7 @@ class TextFile:
 
     @property
     def end(self) -> int:
+        """`stop`, or the size of the file if `stop` is None."""
         return os.path.getsize(self.path) if self.stop is None else self.stop
 
     @property
@@ -79,6 +82,7 @@ class TextFile:
                 position += len(raw)
 
     def _decode(self, raw: bytes, position: int) -> str:
+        """Return the line of the bytes `raw`, which begin at `position` in the file."""
         text = raw[len(BOM) :] if position == 0 and raw.startswith(BOM) else raw
         try:
             line = text.decode("utf-8")
@@ -102,10 +106,23 @@ class TextFile:
 
 
 def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -> list[TextFile]:
-    """Cuts a file into consecutive parts by fractions of its bytes.
+    """Cut a file into consecutive parts.
 
-    The cut moves on to the next line break (`at_lines`) or the next character, so no line,
-    character or CRLF is torn.
+    Args:
+      path: a UTF-8 file.
+      fractions: one to three shares of the bytes, which sum to 1; the first is positive.
+      at_lines: whether a cut moves to the next line break. Else it moves to the next character, and
+        never into a CRLF.
+    Raises:
+      SettingError: for bad fractions.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder) / "text.txt"
+      ...     _ = path.write_bytes(b"abc\\n" * 10)
+      ...     [part.size for part in split_by_fractions(path, (0.83, 0.17), at_lines=True)]
+      [36, 4]
     """
     if (
         len(fractions) > 3
@@ -113,16 +130,16 @@ def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -
         or not 0.999 < sum(fractions) < 1.001
         or fractions[0] <= 0
     ):
-        raise UserError(
-            f"--fractions {' '.join(map(str, fractions))}: give the shares of train, valid "
-            f"and test, which sum to 1, "
-            f"for instance 0.9 0.05 0.05"
+        raise SettingError(
+            "fractions",
+            " ".join(map(str, fractions)),
+            "give the shares of train, valid and test, which sum to 1, for instance 0.9 0.05 0.05",
         )
     size, share, cuts = os.path.getsize(path), 0.0, [0]
     with open(path, "rb") as file:
         for fraction in fractions[:-1]:
             share += fraction
-            # A rounding error must not move the cut of 0.9 + 0.1 one byte back.
+            # The small term keeps a rounding error of `share` from moving the cut one byte back.
             offset = int(share * size + 1e-6)
             file.seek(offset)
             if at_lines:

@@ -1,7 +1,16 @@
-"""Four ways to cut text into tokens. Each owns its vocabulary, and is saved as plain JSON.
+"""Tokenizers: words, characters, bytes and byte-pair encoding (BPE).
 
-A tokenizer is fitted to the training text alone, and reads text as lines that keep their line
-break, so that what it makes of a text does not depend on how the text was read.
+Each tokenizer owns its vocabulary and is saved as plain JSON. It is fitted to the training text
+alone. It reads a text as lines that keep their line breaks, so the ids of a text do not depend on
+how the lines are grouped into calls.
+
+Example:
+  >>> lines = ["the cat\\n", "the dog\\n"]
+  >>> tokenizer = TOKENIZERS["words"].fit(lines, VocabularyConfig(), add_unk=True)
+  >>> tokenizer.vocabulary.tokens
+  ('the', '<eos>', 'cat', 'dog', '<unk>')
+  >>> tokenizer.encode(["the bird\\n"]).tolist()
+  [0, 4, 1]
 """
 
 import abc
@@ -14,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxlm.data.vocabulary import EOS, Vocabulary
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, choose
 
 BPE_DEFAULT_SIZE = 4096
 Lines = Iterable[str]
@@ -22,58 +31,93 @@ Lines = Iterable[str]
 
 @dataclass(frozen=True)
 class VocabularyConfig:
-    """Which tokens the vocabulary keeps."""
+    """The tokens that the vocabulary keeps."""
 
     vocab_size: int | None = None
-    """Most tokens to keep; the rest become <unk> (none: keep all; bpe: learn 4096)."""
+    """Largest number of tokens; the rest become <unk> (none: keep all; bpe: learn 4096)."""
     min_count: int = 1
-    """A token seen fewer times than this in the training text becomes <unk>."""
+    """Tokens that occur fewer times than this in the training text become <unk>."""
     eos: bool = True
     """Words only: end every line with <eos>, which is predicted like a word."""
 
 
 class Tokenizer(abc.ABC):
-    """Text to ids and back."""
+    """Converts text to ids and back. A subclass and a line in TOKENIZERS add a new tokenizer."""
 
     name: ClassVar[str]
+    """The name in TOKENIZERS and in tokenizer.json."""
+    unit: ClassVar[str] = "tokens"
+    """What a report calls the tokens, a plural: words, characters or tokens."""
+    splits_at_lines: ClassVar[bool] = False
+    """Whether the cuts between train, valid and test in one file move to the next line break."""
+    closed_vocabulary: ClassVar[bool]
+    """Whether a text can have tokens that the vocabulary lacks. They become <unk>, or are an error
+    if the vocabulary has no <unk>."""
     vocabulary: Vocabulary
 
     @classmethod
     @abc.abstractmethod
     def fit(cls, lines: Lines, config: VocabularyConfig, add_unk: bool) -> "Tokenizer":
-        """A tokenizer whose vocabulary comes from `lines`."""
+        """Return a tokenizer with a vocabulary from `lines`.
 
-    @abc.abstractmethod
-    def encode(self, lines: Lines) -> np.ndarray:
-        """int32 ids of the text; raises UserError at a token that is neither listed nor covered by
-        `<unk>`.
+        Args:
+          lines: the training text.
+          config: the tokens to keep.
+          add_unk: whether to add `<unk>`. Tokenizers without `closed_vocabulary` ignore it.
         """
 
     @abc.abstractmethod
+    def encode(self, lines: Lines) -> np.ndarray:
+        """Return the ids of a text, int32 [tokens].
+
+        Raises:
+          UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
+        """
+
+    def encode_context(self, text: str) -> np.ndarray:
+        """Return the ids of a context, int32 [tokens]: `text` is the beginning of a line.
+
+        Raises:
+          UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
+        """
+        return self.encode([text])
+
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`."""
+        """Return the text of `ids`."""
 
     @abc.abstractmethod
     def unseen(self, lines: Lines) -> str | None:
-        """The first token of `lines` outside the vocabulary, or None."""
+        """Return the first token of `lines` that the vocabulary lacks, or None."""
 
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:
-        """What, beside the vocabulary, is needed to build this tokenizer again."""
+        """Return the arguments of the constructor except the vocabulary, as JSON values."""
 
 
 class Words(Tokenizer):
-    """Words are what white space separates; every line ends in `<eos>` (empty lines too, as
-    WikiText-2 counts them).
+    """Words separated by white space. `<eos>` ends every line, also an empty one (as WikiText-2
+    counts them), unless `eos` is False.
+
+    Example:
+      >>> words = Words(Vocabulary(("the", "cat", EOS), start=EOS))
+      >>> words.encode(["the cat\\n"]).tolist(), words.encode_context("the cat").tolist()
+      ([0, 1, 2], [0, 1])
+      >>> words.decode([0, 1, 2])
+      'the cat\\n'
     """
 
     name = "words"
+    unit = "words"
+    splits_at_lines = True
+    closed_vocabulary = True
 
     def __init__(self, vocabulary: Vocabulary, eos: bool = True) -> None:
         self.vocabulary, self.eos = vocabulary, eos
 
     @staticmethod
     def _split(lines: Lines, eos: bool) -> Iterator[str]:
+        """Yield the words of the lines, and `<eos>` after each line if `eos`."""
         for line in lines:
             yield from line.split()
             if eos:
@@ -94,13 +138,17 @@ class Words(Tokenizer):
     def encode(self, lines: Lines) -> np.ndarray:
         return self.vocabulary.ids(self._split(lines, self.eos))
 
+    def encode_context(self, text: str) -> np.ndarray:
+        # Without the <eos> that would end the line.
+        return self.vocabulary.ids(text.split())
+
     def decode(self, ids: Iterable[int]) -> str:
-        pieces: list[str] = []
+        parts: list[str] = []
         for token in (self.vocabulary.tokens[index] for index in ids):
-            if token != EOS and pieces and pieces[-1] != "\n":
-                pieces.append(" ")
-            pieces.append("\n" if token == EOS else token)
-        return "".join(pieces)
+            if token != EOS and parts and parts[-1] != "\n":
+                parts.append(" ")
+            parts.append("\n" if token == EOS else token)
+        return "".join(parts)
 
     def unseen(self, lines: Lines) -> str | None:
         return next(
@@ -112,16 +160,22 @@ class Words(Tokenizer):
 
 
 class Characters(Tokenizer):
-    """Unicode characters (code points), the line break among them; right for text without spaces,
-    such as Chinese.
+    """Unicode characters (code points), line breaks included. Suits text without spaces, such as
+    Chinese.
+
+    Example:
+      >>> Characters(Vocabulary(("a", "b", "\\n"), start="\\n")).encode(["ab\\n"]).tolist()
+      [0, 1, 2]
     """
 
     name = "chars"
+    unit = "characters"
+    closed_vocabulary = True
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         unk_id = vocabulary.unk_id
-        # One table from code point to id makes encoding a single NumPy lookup.
+        # A table from code point to id makes encoding a single NumPy look-up.
         self._table = np.full(0x110000, -1 if unk_id is None else unk_id, np.int32)
         for index, token in enumerate(vocabulary.tokens):
             if len(token) == 1:
@@ -143,8 +197,8 @@ class Characters(Tokenizer):
         )
 
     def encode(self, lines: Lines) -> np.ndarray:
-        # surrogatepass never meets text that was decoded from UTF-8; it keeps odd Python strings
-        # from failing obscurely.
+        # Text decoded from UTF-8 has no lone surrogates, but a Python string may have them. With
+        # surrogatepass they are encoded like any other character that the vocabulary lacks.
         text = "".join(lines)
         ids = self._table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         if (ids < 0).any():
@@ -155,9 +209,9 @@ class Characters(Tokenizer):
         return "".join(self.vocabulary.tokens[index] for index in ids)
 
     def unseen(self, lines: Lines) -> str | None:
-        known = set(self.vocabulary.tokens)
+        listed = set(self.vocabulary.tokens)
         return next(
-            (character for line in lines for character in line if character not in known), None
+            (character for line in lines for character in line if character not in listed), None
         )
 
     def state(self) -> dict[str, Any]:
@@ -165,9 +219,15 @@ class Characters(Tokenizer):
 
 
 class Bytes(Tokenizer):
-    """The 256 bytes of UTF-8: nothing is ever out of vocabulary."""
+    """The 256 bytes of UTF-8. They cover any text.
+
+    Example:
+      >>> Bytes().encode(["é\\n"]).tolist()
+      [195, 169, 10]
+    """
 
     name = "bytes"
+    closed_vocabulary = False
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         tokens = tuple(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in range(256))
@@ -181,7 +241,7 @@ class Bytes(Tokenizer):
         return np.frombuffer("".join(lines).encode("utf-8"), np.uint8).astype(np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        # Of an array, bytes() would be its memory.
+        # bytes(array) would return the memory of the array.
         return bytes(int(index) for index in ids).decode("utf-8", "replace")
 
     def unseen(self, lines: Lines) -> str | None:
@@ -192,11 +252,14 @@ class Bytes(Tokenizer):
 
 
 class BPE(Tokenizer):
-    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019): nothing is ever
-    out of vocabulary.
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019). Its tokens are
+    single bytes and frequent sequences of bytes, so they cover any text.
+
+    `model` is the JSON text of a `tokenizers.Tokenizer`.
     """
 
     name = "bpe"
+    closed_vocabulary = False
 
     def __init__(self, vocabulary: Vocabulary | None, model: str) -> None:
         import tokenizers
@@ -214,9 +277,10 @@ class BPE(Tokenizer):
 
         size = BPE_DEFAULT_SIZE if config.vocab_size is None else config.vocab_size
         if size < 257:
-            raise UserError(
-                f"--vocab-size {size}: byte-level BPE needs at least 257 tokens, one for each "
-                f"byte and a merge"
+            raise SettingError(
+                "vocab_size",
+                size,
+                "byte-level BPE needs at least 257 tokens, one for each byte and one merge",
             )
         model = tokenizers.Tokenizer(models.BPE())
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -257,7 +321,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def to_json(tokenizer: Tokenizer) -> str:
-    """The tokenizer and its vocabulary, as JSON text."""
+    """Return the tokenizer and its vocabulary as JSON text, the content of tokenizer.json."""
     vocabulary = tokenizer.vocabulary
     return json.dumps(
         {
@@ -273,7 +337,11 @@ def to_json(tokenizer: Tokenizer) -> str:
 
 
 def from_json(text: str) -> Tokenizer:
-    """The tokenizer that `to_json` wrote."""
+    """Return the tokenizer that `to_json` wrote as `text`.
+
+    Raises:
+      UserError: if the tokenizer is unknown.
+    """
     saved = json.loads(text)
     vocabulary = Vocabulary(tuple(saved["tokens"]), saved["unk"], saved["start"])
     return choose(TOKENIZERS, saved["tokenizer"], "tokenizer")(vocabulary, **saved["state"])  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""The finite list of tokens a model knows, and what happens to the others."""
+"""The vocabulary: the finite list of tokens that a model knows."""
 
 import functools
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxlm.errors import UserError, nearest
+from jaxlm.errors import SettingError, UserError, nearest
 
 UNK = "<unk>"
 EOS = "<eos>"
@@ -15,12 +15,18 @@ EOS = "<eos>"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens in id order, most frequent first.
+    """Tokens in the order of their ids, most frequent first.
 
-    `unk` is the token that stands for every token not listed (None: there is none, and an unlisted
-    token is an error). `start` is the token that stands before the first one of a text (`<eos>` for
-    words, the line break for characters; None: there is none, as in the lecture, whose rows have no
-    beginning to predict).
+    Attributes:
+      tokens: the tokens.
+      unk: the token that stands for every token that is not listed. None: such a token is an error.
+      start: the token that stands before the first token of a text: `<eos>` for words, the line
+        break for characters. None, as in the lecture: the first token of a row is not predicted.
+
+    Example:
+      >>> vocabulary = Vocabulary(("the", "cat", UNK), unk=UNK)
+      >>> vocabulary.ids(["the", "dog"]).tolist()
+      [0, 2]
     """
 
     tokens: tuple[str, ...]
@@ -50,31 +56,36 @@ class Vocabulary:
 
     @property
     def unk_id(self) -> int | None:
+        """The id of `unk`, or None."""
         return None if self.unk is None else self._ids[self.unk]
 
     @property
     def start_id(self) -> int | None:
+        """The id of `start`, or None."""
         return None if self.start is None else self._ids[self.start]
 
     def ids(self, tokens: Iterable[str]) -> np.ndarray:
-        """int32 [number of tokens]; raises UserError at a token that is not listed when there is no
-        `<unk>`.
+        """Return the ids of `tokens`, int32 [number of tokens].
+
+        Raises:
+          UserError: at a token that is not listed, if there is no `<unk>`.
         """
         unk_id = self.unk_id
         if unk_id is not None:
-            lookup = self._ids.get
-            return np.fromiter((lookup(token, unk_id) for token in tokens), np.int32)
+            get = self._ids.get
+            return np.fromiter((get(token, unk_id) for token in tokens), np.int32)
         try:
             return np.fromiter((self._ids[token] for token in tokens), np.int32)
         except KeyError as error:
             raise self.unknown(error.args[0]) from None
 
     def unknown(self, token: str) -> UserError:
-        """The error that says `token` is not listed, with the nearest tokens that are."""
+        """Return the error for a `token` that is not listed. It names the nearest listed tokens."""
         close = nearest(token, self.tokens) or list(self.tokens[:5])
         return UserError(
             f"{token!r} is not among the {len(self)} tokens of the vocabulary, which has no {UNK} "
-            f"(nearest: {' '.join(map(repr, close))}): use a known one, or train with --unk always"
+            f"(nearest: {' '.join(map(repr, close))}): use one of its tokens, or train with `unk` "
+            f"always"
         )
 
     @classmethod
@@ -87,12 +98,25 @@ class Vocabulary:
         add_unk: bool = False,
         start: str | None = None,
     ) -> "Vocabulary":
-        """The tokens seen at least `min_count` times, at most `max_size` of them (specials
-        included), most frequent first.
+        """Return the vocabulary of the most frequent tokens.
 
-        Ties keep the order of first appearance. `<unk>` joins when asked for, or when a token was
-        left out, unless the text has it already (as PTB and WikiText-2 do: there it is an ordinary
-        word). `start` joins if the text lacks it.
+        Tokens of equal count keep the order of their first occurrence. `<unk>` is added if
+        `add_unk`, or if a token is left out, unless it is a word of the text, as in PTB and
+        WikiText-2.
+
+        Args:
+          counts: the number of occurrences of each token.
+          min_count: tokens with a smaller count are left out.
+          max_size: largest number of tokens, `<unk>` and `start` included.
+          add_unk: whether to add `<unk>` in any case.
+          start: the token before a text; it is added if the text lacks it.
+        Raises:
+          SettingError: if `max_size` leaves no room for a word.
+
+        Example:
+          >>> counts = Counter("a b a c a b".split())
+          >>> Vocabulary.from_counts(counts, min_count=2, start=EOS).tokens
+          ('a', 'b', '<eos>', '<unk>')
         """
         counts = Counter(counts)
         if start is not None:
@@ -111,9 +135,10 @@ class Vocabulary:
             specials = [token for token in kept if token in (UNK, start)]
             room = max_size - len(specials)
             if room < 1:
-                raise UserError(
-                    f"--vocab-size {max_size} leaves no room for words beside "
-                    f"{' '.join(specials)}: raise it"
+                raise SettingError(
+                    "vocab_size",
+                    max_size,
+                    f"leaves no room for words beside {' '.join(specials)}: raise it",
                 )
             words = [token for token in kept if token not in specials]
             left_out = set(words[room:])

@@ -13,16 +13,22 @@ r"""N-gram models as ARPA files, the text format that KenLM, SRILM and IRSTLM sh
     ...
     \end\
 
-A line is log₁₀ P(w | h), the words h w, and log₁₀ backoff(h w); the last is left out at the highest
-order, and where it is 0 may be left out elsewhere. <s> and </s> are a line's start and end. -99
-and below stand for log 0. What comes before \data\ is not part of the model.
+A line holds log₁₀ P(w | h), the words h w, and log₁₀ backoff(h w). N-grams of the highest order
+have no backoff. At other orders a backoff of 1, whose logarithm is 0, may be left out. <s> and </s>
+are the start and the end of a line. Logarithms of -99 and below mean log 0. Text before \data\ is
+ignored.
 
-A token that could not stand in such a line is escaped: \x20 or \u2003 is a white space or control
-character; \e, alone, the empty token; and an ordinary word that is spelled <s>, </s> (or <UNK>,
-which KenLM takes for <unk>, where that is a word too) begins with \x3c. In a token with an escape,
-or with what would be read as one, \\ is a backslash; in others, such as PTB's 1\/2, \ is one.
+Tokens that cannot stand in a line are escaped:
 
-Source: the format is Doug Paul's, of MIT Lincoln Laboratory; SRILM's manual, ngram-format(5);
+- \x20 or \u2003 is a white space or control character, by its code in hexadecimal;
+- \e, alone, is the empty token;
+- \x3c is the < of an ordinary word that is spelled <s> or </s>. The word <UNK> is escaped in the
+  same way if <unk> is a word too, because KenLM does not distinguish the two.
+
+In a token that has an escape, or that could be read as an escape, \\ is a backslash. In all other
+tokens, such as PTB's 1\/2, a backslash stands for itself.
+
+Source: the format is by Doug Paul, MIT Lincoln Laboratory; SRILM's manual, ngram-format(5);
 Heafield, "KenLM: faster and smaller language model queries", 2011.
 """
 
@@ -46,34 +52,55 @@ from jaxlm.interop.arpa_text import (
 )
 from jaxlm.ngrams.tables import NOTHING, Tables
 
-# N-grams are written in blocks of this many, each one string.
+# The number of n-grams that are formatted at a time.
 BLOCK = 1 << 16
 LINE_START, LINE_END = "<s>", "</s>"
 UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# A probability this close to 1 is 1: rounding must not carry it over, which readers refuse.
+# Logarithms this close to 0 are written as 0: readers refuse a probability above 1.
 LOG_ROUNDING = 1e-12
 
 
 def write_arpa(
     path: Path, tables: Tables, tokens: Sequence[str], *, end: str | None, across_lines: bool
 ) -> None:
-    """Writes a back-off model, compressed by gzip if the file's name ends in .gz.
+    """Write a back-off model as an ARPA file, compressed by gzip if its name ends in .gz.
 
-    tokens: the V tokens in id order. end: the token that ends a line, None if there is none.
-    Where contexts are cut at a line's start, `end` is written as </s>, and the line's start, id V,
-    as <s>. Where they run `across_lines`, `end` is a word like any other. Either way KenLM wants
-    to see both <s> and </s>, so one that the model lacks is listed with probability 0.
+    The id V, the start of a line, is written as <s>. If contexts stay within a line, `end` is
+    written as </s>. KenLM requires both <s> and </s>, so each of them that the model lacks is
+    listed with the probability 0. The file is written under another name and then renamed.
 
-    The file is written aside and then renamed. Raises UserError if it cannot be written.
+    Args:
+      path: the file to write.
+      tables: the back-off model.
+      tokens: the V tokens in the order of their ids.
+      end: the token that ends a line; None if there is no such token.
+      across_lines: whether contexts reach over line ends. Then `end` is an ordinary word.
+
+    Raises:
+      UserError: if the file cannot be written.
+      ValueError: if `tokens` or `end` belong to another model.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxlm.ngrams.counts import Sequences, count_ngrams
+      >>> from jaxlm.ngrams.smoothing import modified_kneser_ney
+      >>> text = Sequences.lines(np.array([0, 1, 2, 0, 0, 2]), end_id=2, vocab_size=3)
+      >>> tables = modified_kneser_ney(count_ngrams(text, 2, vocab_size=3)).tables
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder) / "model.arpa"
+      ...     write_arpa(path, tables, ["a", "b", "<eos>"], end="<eos>", across_lines=False)
+      ...     model = read_arpa(path)
+      >>> model.tokens, model.tables.sizes, model.across_lines
+      (('a', 'b', '<eos>'), (3, 5), False)
     """
     path = Path(path)
-    listed = None if across_lines else end
-    if len(tokens) != tables.vocab_size or (listed is not None and listed not in tokens):
+    line_end = None if across_lines else end
+    if len(tokens) != tables.vocab_size or (line_end is not None and line_end not in tokens):
         raise ValueError(f"{len(tokens)} tokens, end {end!r}, of {tables.vocab_size} in the tables")
     partial = path.with_name(path.name + ".partial")
     try:
         with _create(partial, path.suffix == ".gz") as file:
-            for text in _sections(tables, tokens, listed):
+            for text in _sections(tables, tokens, line_end):
                 file.write(text.encode("utf-8"))
         partial.replace(path)
     except OSError as error:
@@ -84,17 +111,18 @@ def write_arpa(
 
 @contextlib.contextmanager
 def _create(path: Path, compress: bool) -> Iterator[IO[bytes]]:
+    """Open a file for writing, compressed by gzip if `compress`."""
     with contextlib.ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(open(path, "wb"))
         if compress:
-            # No name and no time of day: the same model is the same file.
+            # Without a name and a time, equal models give equal files.
             packed = gzip.GzipFile("", "wb", 6, file, mtime=0)
             file = cast(IO[bytes], stack.enter_context(packed))
         yield file
 
 
 def _sections(tables: Tables, tokens: Sequence[str], end: str | None) -> Iterator[str]:
-    """The text of the file, in pieces."""
+    """Yield the text of the file, block by block; `end` is the token to write as </s>."""
     names, V = _names(tokens, end), tables.vocab_size
     counts = [len(names), *tables.sizes[1:]]
     yield "\\data\\\n" + "".join(f"ngram {n}={count}\n" for n, count in enumerate(counts, 1))
@@ -102,11 +130,11 @@ def _sections(tables: Tables, tokens: Sequence[str], end: str | None) -> Iterato
         yield f"\n\\{order}-grams:\n"
         backoffs = tables.backoffs[order - 1] if order < tables.order else None
         for start in range(0, len(tables.probabilities[order - 1]), BLOCK):
-            piece = slice(start, start + BLOCK)
+            block = slice(start, start + BLOCK)
             yield _block(
-                tables.probabilities[order - 1][piece],
-                names[tables.words(order, piece)],
-                None if backoffs is None else backoffs[piece],
+                tables.probabilities[order - 1][block],
+                names[tables.words(order, block)],
+                None if backoffs is None else backoffs[block],
             )
         if order == 1 and len(names) > V + 1:
             yield f"{LOG_ZERO:g}\t{LINE_END}\n"
@@ -114,8 +142,8 @@ def _sections(tables: Tables, tokens: Sequence[str], end: str | None) -> Iterato
 
 
 def _names(tokens: Sequence[str], end: str | None) -> np.ndarray:
-    """The words of the file by id, object [V + 1], and </s> at its end if no token is that."""
-    # KenLM takes both for one.
+    """Return the words of the file by id, object [V + 1], and </s> after them if `end` is None."""
+    # KenLM reads <UNK> as <unk>.
     reserved = {LINE_START, LINE_END} | ({"<UNK>"} if UNK in tokens else set())
     names = [LINE_END if token == end else escape(token, reserved) for token in tokens]
     names += [LINE_START] if end is not None else [LINE_START, LINE_END]
@@ -123,7 +151,15 @@ def _names(tokens: Sequence[str], end: str | None) -> np.ndarray:
 
 
 def _block(probabilities: np.ndarray, names: np.ndarray, backoffs: np.ndarray | None) -> str:
-    """Lines of n-grams; one format of them all is several times as fast as one a line."""
+    """Return the lines of N n-grams as one string.
+
+    Formatting all lines at once is several times as fast as formatting each line.
+
+    Args:
+      probabilities: float64 [N].
+      names: the words of each n-gram, object [N, order].
+      backoffs: float64 [N], or None at the highest order.
+    """
     columns = [_logs(probabilities)[:, None].astype(object), names]
     line = "%.9g\t" + " ".join(["%s"] * names.shape[1])
     if backoffs is not None:
@@ -134,14 +170,19 @@ def _block(probabilities: np.ndarray, names: np.ndarray, backoffs: np.ndarray | 
 
 
 def _logs(values: np.ndarray) -> np.ndarray:
+    """Return log₁₀ of `values`: at least -99, and exactly 0 if it is 0 up to rounding."""
     with np.errstate(divide="ignore"):
         logs = np.maximum(np.log10(values), LOG_ZERO)
     return np.where(np.abs(logs) < LOG_ROUNDING, 0.0, logs)
 
 
 class Arpa(NamedTuple):
-    """A model that was read. tokens: in id order, </s> as <eos> and escapes undone; across_lines:
-    whether contexts run over line ends (they do if the file knows neither starts nor ends).
+    """The content of an ARPA file.
+
+    Attributes:
+      tables: the back-off model.
+      tokens: the tokens in the order of their ids; </s> becomes <eos>, and escapes are undone.
+      across_lines: whether contexts reach over line ends: the file uses neither <s> nor </s>.
     """
 
     tables: Tables
@@ -150,12 +191,14 @@ class Arpa(NamedTuple):
 
 
 def read_arpa(path: Path) -> Arpa:
-    r"""Reads a back-off model; gzip is recognised by its first bytes.
+    r"""Read a back-off model from an ARPA file, plain or compressed by gzip.
 
-    A </s> of probability 0 that is in no n-gram is there for form's sake and left out. Escapes are
-    undone unless that would make two words one: then the file is not `write_arpa`'s, and its
-    backslashes are just that. Raises UserError, with the line, at whatever is not as it should be;
-    among this, an n-gram whose words without the last are not listed as an n-gram themselves.
+    A </s> that has the probability 0 and is in no longer n-gram is left out. If undoing the escapes
+    would make two words equal, the file is by another program, and its backslashes are kept.
+
+    Raises:
+      UserError: if the file cannot be read, or a line is not in the format. The message names the
+        line. A prefix that is not listed as an n-gram itself is an error too.
     """
     path = Path(path)
     try:
@@ -169,6 +212,7 @@ def read_arpa(path: Path) -> Arpa:
 
 
 def _build(lines: Lines, sections: list[Section], index: dict[bytes, int]) -> Arpa:
+    """Return the model of the `sections`; `index` maps each word to its place in the 1-grams."""
     words = list(index)
     start, end = (index.get(word.encode(), NOTHING) for word in (LINE_START, LINE_END))
     unigrams, *longer = sections
@@ -181,15 +225,16 @@ def _build(lines: Lines, sections: list[Section], index: dict[bytes, int]) -> Ar
     V = int(kept.sum())
     if not V:
         lines.fail(lines.number, "the 1-grams list no words")
-    # The line's start is V, the last.
+    # V, the last id, stands for the start of a line.
     ids = np.where(kept, np.cumsum(kept) - 1, V)
     after_start = unigrams.backoffs[start] if start != NOTHING else 1.0
     keys: list[np.ndarray] = []
     probabilities = [np.append(unigrams.probabilities[kept], 0.0)]
     backoffs = [np.append(unigrams.backoffs[kept], after_start)]
     for section in longer:
-        found, by_key = _sort(lines, section, ids[section.words], Tables(V, tuple(keys), (), ()))
-        keys.append(found)
+        shorter = Tables(V, tuple(keys), (), ())
+        section_keys, by_key = _sort(lines, section, ids[section.words], shorter)
+        keys.append(section_keys)
         probabilities.append(section.probabilities[by_key])
         backoffs.append(section.backoffs[by_key])
     return Arpa(
@@ -200,36 +245,46 @@ def _build(lines: Lines, sections: list[Section], index: dict[bytes, int]) -> Ar
 
 
 def _check_words(lines: Lines, longer: list[Section], start: int, end: int) -> None:
-    """Fails at <s> that is not first, and at </s> that is not last."""
+    """Raise UserError if an n-gram has <s> after its first word, or </s> before its last word."""
     for section in longer:
-        for wrong, what in (
+        for is_wrong, rule in (
             (section.words[:, 1:] == start, f"{LINE_START} may only be the first word"),
             (section.words[:, :-1] == end, f"{LINE_END} may only be the last word"),
         ):
-            if wrong.any():
-                lines.fail(int(section.lines[wrong.any(axis=1).argmax()]), f"{what} of an n-gram")
+            if is_wrong.any():
+                line = int(section.lines[is_wrong.any(axis=1).argmax()])
+                lines.fail(line, f"{rule} of an n-gram")
 
 
 def _sort(
-    lines: Lines, section: Section, ids: np.ndarray, listed: Tables
+    lines: Lines, section: Section, ids: np.ndarray, shorter: Tables
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted keys of the n-grams (see `jaxlm.ngrams`), and their places in the section. Fails
-    at an n-gram whose prefix is not listed, or that was listed before.
+    """Sort the n-grams of a section by key (see `jaxlm.ngrams`).
+
+    Args:
+      lines: the file, for its errors.
+      section: the n-grams in the order of the file.
+      ids: their word ids, int64 [N, order].
+      shorter: tables of all shorter orders.
+    Returns:
+      The sorted keys, int64 [N], and the place of each key in the section, int64 [N].
+    Raises:
+      UserError: if the prefix of an n-gram is not listed, or an n-gram is listed twice.
     """
     order = ids.shape[1]
     prefix = ids[:, 0]
     for length in range(2, order):
-        prefix = listed.find(length, prefix, ids[:, length - 1])
+        prefix = shorter.find(length, prefix, ids[:, length - 1])
     if (prefix == NOTHING).any():
         line = int(section.lines[(prefix == NOTHING).argmax()])
-        lines.fail(line, f"what comes before the last word is not among the {order - 1}-grams")
-    keys = prefix * (listed.vocab_size + 1) + ids[:, -1]
+        lines.fail(line, f"the words before the last word are not among the {order - 1}-grams")
+    keys = prefix * (shorter.vocab_size + 1) + ids[:, -1]
     by_key = np.argsort(keys, kind="stable")
     keys = keys[by_key]
-    again = np.flatnonzero(keys[1:] == keys[:-1])
-    if len(again):
-        # The first line that repeats another: sorting kept the order of those that are the same.
-        place = again[by_key[again + 1].argmin()]
+    repeated = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(repeated):
+        # The first line that repeats another line. The stable sort keeps equal keys in file order.
+        place = repeated[by_key[repeated + 1].argmin()]
         first, second = section.lines[by_key[[place, place + 1]]]
         lines.fail(int(second), f"the {order}-gram is on line {first} already")
     return keys, by_key
@@ -238,14 +293,19 @@ def _sort(
 def _tokens(
     lines: Lines, section: Section, words: list[bytes], kept: np.ndarray
 ) -> tuple[str, ...]:
+    """Return the tokens of the `kept` words, bool [number of 1-grams], in the order of their ids.
+
+    Raises:
+      UserError: if a word is not UTF-8, or both <eos> and </s> are words.
+    """
     places = np.flatnonzero(kept)
     names: list[str] = []
     for place in places:
         try:
             names.append(words[place].decode("utf-8"))
         except UnicodeDecodeError:
-            what = f"expected text in UTF-8, found {words[place][:60]!r}"
-            lines.fail(int(section.lines[place]), what)
+            message = f"expected text in UTF-8, found {words[place][:60]!r}"
+            lines.fail(int(section.lines[place]), message)
     tokens = [EOS if name == LINE_END else unescape(name) for name in names]
     if len(set(tokens)) < len(tokens):
         tokens = [EOS if name == LINE_END else name for name in names]
@@ -256,23 +316,29 @@ def _tokens(
 
 
 def escape(token: str, reserved: set[str]) -> str:
-    """The token as a word of an ARPA file."""
+    r"""Return `token` as a word of an ARPA file; the words in `reserved` are escaped too.
+
+    Example:
+      >>> print(escape("a b", set()), escape("<s>", {"<s>", "</s>"}), escape("", set()))
+      a\x20b \x3cs> \e
+    """
     if not token:
         return r"\e"
     if token in reserved:
         return f"\\x{ord(token[0]):02x}{token[1:]}"
-    # Most backslashes stay as they are, so that the words are those of other programs' texts.
-    plain = UNPRINTABLE.search(token) is None and unescape(token) == token
-    return token if plain else UNPRINTABLE.sub(_code, token.replace("\\", r"\\"))
+    # Most backslashes are not escaped, so that words are spelled as other programs spell them.
+    is_plain = UNPRINTABLE.search(token) is None and unescape(token) == token
+    return token if is_plain else UNPRINTABLE.sub(_code, token.replace("\\", r"\\"))
 
 
 def _code(match: re.Match[str]) -> str:
+    """Return the escape of one character."""
     number = ord(match[0])
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 def unescape(word: str) -> str:
-    """The token that `escape` was given; a backslash that begins no escape is kept."""
+    """Return the token that `escape` wrote as `word`. A backslash without an escape is kept."""
     if word == r"\e":
         return ""
     return re.sub(

@@ -1,5 +1,6 @@
-"""The text of an ARPA file, cut into its sections; a fault is named by its line. The format is
-described in `jaxlm.interop.arpa`.
+"""Parse the text of an ARPA file into sections. Every error names the line.
+
+`jaxlm.interop.arpa` describes the format.
 """
 
 import codecs
@@ -18,31 +19,37 @@ from jaxlm.errors import UserError
 
 LOG_ZERO = -99.0
 MAX_LOG_BACKOFF = 99.0
-# Lines are cut into columns in blocks of this many: the garbage collector walks over every list
-# that is alive again and again, which with blocks of 1 << 16 takes as long as all the rest.
+# The number of lines that are split into columns at a time. The garbage collector visits every live
+# list again and again: with blocks of 1 << 16 lines that takes as long as everything else.
 BLOCK = 1 << 10
-# KenLM's, narrower than Python's: other white space may be part of a word.
+# KenLM's white space. Python has more, but other characters may be part of a word.
 WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
 
 
 @contextlib.contextmanager
 def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
-    """Opens for reading; gzip is recognised by its first bytes."""
+    """Open a file for reading, plain or compressed by gzip, as its first bytes tell."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
-        packed = file.peek(2)[:2] == b"\x1f\x8b"
-        yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)) if packed else file)
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
+        else:
+            yield file
 
 
 class Lines:
-    """The lines of a file, and how many of them were taken."""
+    """A reader of lines. `number` is the number of lines read so far."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self.number = path, 0
         self._file = iter(file)
 
     def take(self, count: int) -> list[bytes]:
-        """The next `count` lines, fewer at the end of the file."""
+        """Return the next `count` lines, or fewer at the end of the file.
+
+        Raises:
+          UserError: if the gzip data is damaged.
+        """
         block: list[bytes] = []
         try:
             block.extend(itertools.islice(self._file, count))
@@ -52,34 +59,46 @@ class Lines:
         return block
 
     def next(self) -> bytes | None:
-        """The next line that is not blank, without white space around it; None at the end."""
+        """Return the next line that is not blank, stripped of white space; None at the end."""
         while block := self.take(1):
             if line := block[0].strip():
                 return line
         return None
 
-    def fail(self, number: int, what: str) -> NoReturn:
-        """Raises the error of a line."""
-        raise UserError(f"{self.path}, line {number}: {what}")
+    def fail(self, number: int, message: str) -> NoReturn:
+        """Raise UserError with the file, the line `number` and the message."""
+        raise UserError(f"{self.path}, line {number}: {message}")
 
-    def expect(self, marker: str, instead_of_n_grams: str = "") -> None:
-        """Takes the line `marker`, or fails; `instead_of_n_grams`: what another line means."""
+    def expect(self, marker: str, if_n_gram: str = "") -> None:
+        """Read the line `marker`.
+
+        Args:
+          marker: a line such as \\2-grams:.
+          if_n_gram: what to say first in the error if the line is an n-gram.
+        Raises:
+          UserError: if the next line is another one.
+        """
         line = self.next()
         if line is None:
             self.fail(self.number + 1, f"the file ends here: expected {marker}; is it whole?")
         if line != marker.encode():
-            meaning = "" if line.startswith(b"\\") else instead_of_n_grams
-            self.fail(self.number, f"{meaning}expected {marker}, found {shown(line)}")
+            cause = "" if line.startswith(b"\\") else if_n_gram
+            self.fail(self.number, f"{cause}expected {marker}, found {excerpt(line)}")
 
 
-def shown(text: bytes) -> str:
-    """A piece of a file, for an error."""
+def excerpt(text: bytes) -> str:
+    """Return the first 60 bytes of `text` in quotes, for an error."""
     return repr(text[:60].decode("utf-8", "replace"))
 
 
 class Section(NamedTuple):
-    """The n-grams of one order in the file's order. probabilities, backoffs: float64 [number];
-    words: int32 [number, order], a word being its place among the 1-grams; lines: int64 [number].
+    """The N n-grams of one order, in the order of the file.
+
+    Attributes:
+      probabilities: float64 [N].
+      words: int32 [N, order]; a word is its place among the 1-grams.
+      backoffs: float64 [N], 1 where the file has none.
+      lines: the number of the line of each n-gram, int64 [N].
     """
 
     probabilities: np.ndarray
@@ -89,32 +108,36 @@ class Section(NamedTuple):
 
 
 def read_sections(lines: Lines, index: dict[bytes, int]) -> list[Section]:
-    """The sections of orders 1 ... n. Enters the words of the 1-grams into the index."""
-    counts, found = _read_header(lines), ""
+    """Return the sections of orders 1 ... n. `index` receives each word and its place.
+
+    Raises:
+      UserError: if a line is not in the format.
+    """
+    counts, too_many = _read_header(lines), ""
     sections = []
     for order, count in enumerate(counts, start=1):
         if order > 1:
-            lines.expect(f"\\{order}-grams:", found)
+            lines.expect(f"\\{order}-grams:", too_many)
         sections.append(_read_section(lines, order, count, index))
         if order == 1:
-            _check_once(lines, sections[0], list(index))
-        found = f"more {order}-grams than the {count} of the header: "
-    lines.expect("\\end\\", found)
-    lines.next()  # at the end of a gzip file its checksum is compared
+            _check_unique(lines, sections[0], list(index))
+        too_many = f"more {order}-grams than the {count} of the header: "
+    lines.expect("\\end\\", too_many)
+    lines.next()  # reaching the end of a gzip file compares its checksum
     return sections
 
 
-def _check_once(lines: Lines, unigrams: Section, words: list[bytes]) -> None:
-    """Fails at a word that is listed a second time."""
-    again = np.flatnonzero(unigrams.words[:, 0] != np.arange(len(unigrams.words)))
-    if len(again):
-        first = unigrams.words[again[0], 0]
-        what = f"the 1-gram {shown(words[first])} is on line {unigrams.lines[first]} already"
-        lines.fail(int(unigrams.lines[again[0]]), what)
+def _check_unique(lines: Lines, unigrams: Section, words: list[bytes]) -> None:
+    """Raise UserError if a word is listed twice."""
+    repeated = np.flatnonzero(unigrams.words[:, 0] != np.arange(len(unigrams.words)))
+    if len(repeated):
+        first = unigrams.words[repeated[0], 0]
+        message = f"the 1-gram {excerpt(words[first])} is on line {unigrams.lines[first]} already"
+        lines.fail(int(unigrams.lines[repeated[0]]), message)
 
 
 def _read_header(lines: Lines) -> list[int]:
-    """The number of n-grams of each order; takes the lines up to that of the 1-grams."""
+    """Read up to the line \\1-grams: and return the number of n-grams of each order."""
     line = lines.next()
     if line is None:
         lines.fail(1, "the file is empty: expected an ARPA file")
@@ -126,14 +149,14 @@ def _read_header(lines: Lines) -> list[int]:
     counts: list[int] = []
     while (line := lines.next()) is not None and (line != b"\\1-grams:" or not counts):
         match = re.fullmatch(rb"ngram\s+(\S+?)\s*=\s*(\S+)", line)
-        wanted = f"ngram {len(counts) + 1}=COUNT"
+        expected = f"ngram {len(counts) + 1}=COUNT"
         if not match or match[1] != str(len(counts) + 1).encode():
-            wanted += " or \\1-grams:" if counts else ""
-            lines.fail(lines.number, f"expected {wanted}, found {shown(line)}")
-        # No more digits than an int64 holds.
+            expected += " or \\1-grams:" if counts else ""
+            lines.fail(lines.number, f"expected {expected}, found {excerpt(line)}")
+        # A number of 18 digits fits in an int64.
         if not re.fullmatch(rb"\d{1,18}", match[2]):
-            wanted += ", COUNT a whole number of 0 or more"
-            lines.fail(lines.number, f"expected {wanted}, found {shown(match[2])}")
+            expected += ", COUNT a whole number of 0 or more"
+            lines.fail(lines.number, f"expected {expected}, found {excerpt(match[2])}")
         counts.append(int(match[2]))
     if line is None:
         lines.fail(lines.number + 1, "the file ends here: expected \\1-grams:; is it whole?")
@@ -141,36 +164,52 @@ def _read_header(lines: Lines) -> list[int]:
 
 
 def _read_section(lines: Lines, order: int, count: int, index: dict[bytes, int]) -> Section:
-    """Reads `count` n-grams; the 1-grams enter their words into the index."""
+    """Read `count` n-grams of `order`. `index` receives the words of the 1-grams.
 
-    def enter(word: bytes) -> int:
+    Raises:
+      UserError: if a line is not in the format.
+    """
+
+    def add_word(word: bytes) -> int:
         return index.setdefault(word, len(index))
 
-    find = enter if order == 1 else index.__getitem__
-    blocks = [_block([], [], order, find)]
+    word_id = add_word if order == 1 else index.__getitem__
+    blocks = [_block([], [], order, word_id)]
     size = 0
     while size < count:
         start = lines.number + 1
-        taken = lines.take(min(BLOCK, count - size))
-        if not taken:
+        block_lines = lines.take(min(BLOCK, count - size))
+        if not block_lines:
             lines.fail(start, f"the file ends after {size} of {count} {order}-grams; is it whole?")
-        rows = list(map(bytes.split, taken))
+        rows = list(map(bytes.split, block_lines))
         numbers = [number for number, row in enumerate(rows, start) if row]
         try:
-            block = _block([row for row in rows if row], numbers, order, find)
+            block = _block([row for row in rows if row], numbers, order, word_id)
         except (ValueError, KeyError):
-            # Something is wrong, or a word has white space that only Python takes for it.
-            rows = [_row(lines, number, taken[number - start], order, find) for number in numbers]
-            block = _block(rows, numbers, order, find)
+            # A line is wrong, or a word has characters that only Python regards as white space.
+            rows = [
+                _row(lines, number, block_lines[number - start], order, word_id)
+                for number in numbers
+            ]
+            block = _block(rows, numbers, order, word_id)
         blocks.append(block)
         size += len(numbers)
     return Section(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
 def _block(
-    rows: list[list[bytes]], lines: list[int], order: int, find: Callable[[bytes], int]
+    rows: list[list[bytes]], lines: list[int], order: int, word_id: Callable[[bytes], int]
 ) -> Section:
-    """The n-grams of lines cut into columns; ValueError or KeyError if anything is wrong."""
+    """Return the n-grams of some lines.
+
+    Args:
+      rows: the columns of each line.
+      lines: the number of each line.
+      order: number of words in an n-gram.
+      word_id: returns the id of a word, or raises KeyError.
+    Raises:
+      ValueError or KeyError: if a line is wrong.
+    """
     size = len(rows)
     for row in rows:
         if len(row) == order + 1:
@@ -183,29 +222,43 @@ def _block(
     backoff = _powers(np.fromiter(map(float, backoffs), np.float64, size), MAX_LOG_BACKOFF)
     ids = np.empty((size, order), np.int32)
     for place, column in enumerate(words):
-        ids[:, place] = np.fromiter(map(find, column), np.int32, size)
+        ids[:, place] = np.fromiter(map(word_id, column), np.int32, size)
     return Section(probabilities, ids, backoff, np.array(lines, np.int64))
 
 
 def _powers(logs: np.ndarray, highest: float) -> np.ndarray:
-    if not (logs <= highest).all():  # which a NaN is not
+    """Return 10 ** logs. Raise ValueError if a logarithm is above `highest` or not a number."""
+    if not (logs <= highest).all():
         raise ValueError
     return np.where(logs <= LOG_ZERO, 0.0, 10.0**logs)
 
 
 def _row(
-    lines: Lines, number: int, line: bytes, order: int, find: Callable[[bytes], int]
+    lines: Lines, number: int, line: bytes, order: int, word_id: Callable[[bytes], int]
 ) -> list[bytes]:
-    """The columns of one line, or the error that says what is wrong with it."""
+    """Return the columns of one line.
+
+    Args:
+      lines: the file, for its errors.
+      number: the number of the line.
+      line: the line.
+      order: number of words in an n-gram.
+      word_id: returns the id of a word, or raises KeyError.
+    Raises:
+      UserError: if the line is wrong.
+    """
     row = WHITE_SPACE.split(line.strip(b" \t\r\n"))
     if row[0].startswith(b"\\"):
-        found = shown(line.strip())
-        lines.fail(number, f"fewer {order}-grams than the header says: expected one, found {found}")
+        found = excerpt(line.strip())
+        lines.fail(
+            number, f"fewer {order}-grams than the header says: expected another, found {found}"
+        )
     if len(row) not in (order + 1, order + 2):
         words = f"{order} word{'s' * (order > 1)}"
-        wanted = f"a log-probability, {words} and at most a log-backoff"
-        lines.fail(number, f"expected {wanted}, found {len(row)} columns: {shown(line.strip())}")
-    for text, what, highest in (
+        expected = f"a log-probability, {words} and at most a log-backoff"
+        columns = f"{len(row)} columns: {excerpt(line.strip())}"
+        lines.fail(number, f"expected {expected}, found {columns}")
+    for text, name, highest in (
         (row[0], "log-probability", 0.0),
         (row[order + 1] if len(row) > order + 1 else b"0", "log-backoff", MAX_LOG_BACKOFF),
     ):
@@ -214,11 +267,10 @@ def _row(
         except ValueError:
             value = np.nan
         if not value <= highest:
-            wanted = f"a {what} of {highest:g} or less"
-            lines.fail(number, f"expected {wanted}, found {shown(text)}")
+            lines.fail(number, f"expected a {name} of {highest:g} or less, found {excerpt(text)}")
     for word in row[1 : order + 1]:
         try:
-            find(word)
+            word_id(word)
         except KeyError:
-            lines.fail(number, f"the word {shown(word)} is not among the 1-grams")
+            lines.fail(number, f"the word {excerpt(word)} is not among the 1-grams")
     return row

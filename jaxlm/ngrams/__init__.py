@@ -1,9 +1,11 @@
-"""The n-gram: counting, smoothing, and the tables it is asked from. NumPy only; nothing here
-imports JAX.
+"""N-gram models: counting, smoothing, and the tables of a back-off model. NumPy only; no module
+of this folder imports JAX.
 
-An n-gram is known by a pair: the id of what comes before its last word (itself an n-gram, one
-shorter) and that word. Packed into one integer, prefix · (V + 1) + word, the pairs of an order are
-sorted; a pair's place is the id of its n-gram. So the words that follow a context lie side by side,
-and an n-gram is found by one binary search from the id of its prefix. Word ids are 0 ... V - 1, and
-V stands for a line's start, which is only ever the first word of an n-gram.
+The id of an n-gram is its place among the sorted keys of its order:
+
+    key(h w) = id(h) · (V + 1) + w        h: the n-gram without its last word w
+
+Word ids are 0 ... V - 1. V stands for the start of a line, and occurs only as the first word of an
+n-gram. All n-grams with the same prefix h are neighbours, because keys are sorted. One binary
+search finds an n-gram from the id of its prefix.
 """

@@ -1,4 +1,4 @@
-"""How often each n-gram occurs, by sorting packed keys: a few passes over the text an order."""
+"""Counts of n-grams in memory: packed keys are sorted, one sort per order."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,16 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.ngrams.tables import NOTHING
 
 
 class OrderCounts(NamedTuple):
-    """The n-grams of one order, sorted by key (see `jaxlm.ngrams`).
+    """The n-grams of one order, sorted by key (see `jaxlm.ngrams`). N is their number.
 
-    keys: int64 (order 1: every id, 0 ... V); counts; suffixes: the id of each n-gram without its
-    first word (order 1: empty). From `at_line_start` on, the ids are of n-grams that begin at a
-    line's start: V is the largest word id, so they sort last.
+    Attributes:
+      keys: int64 [N]. For order 1 every id, 0 ... V.
+      counts: int32 or int64 [N].
+      suffixes: int32 or int64 [N], the id of each n-gram without its first word. Empty for order 1.
+      at_line_start: the first id of an n-gram that begins at the start of a line. All larger ids
+        begin there too, because the start of a line has the largest word id, V.
     """
 
     keys: np.ndarray
@@ -29,52 +32,64 @@ class OrderCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """The n-grams of orders 1 ... n in a text of `vocab_size` words."""
+    """The n-grams of orders 1 ... n in a text with `vocab_size` different words."""
 
     vocab_size: int
     orders: tuple[OrderCounts, ...]
 
 
 class Sequences(NamedTuple):
-    """A text as the n-gram reads it. words: int [T]; before_in(start, stop): int32 [stop - start],
-    the token before each word, V at a line's start, so that no context reaches over it. So a text
-    in a file is read in blocks.
+    """A text of T words, and the token before each word.
+
+    The token before the first word of a line is V, the start of a line, so that no context
+    reaches over it. Blocks of a text in a file are read one at a time.
+
+    Attributes:
+      words: word ids, int [T].
+      previous_in: previous_in(start, stop) returns the tokens before words[start:stop],
+        int32 [stop - start].
     """
 
     words: np.ndarray
-    before_in: Callable[[int, int], np.ndarray]
+    previous_in: Callable[[int, int], np.ndarray]
 
     @property
-    def before(self) -> np.ndarray:
+    def previous(self) -> np.ndarray:
         """The token before each word, int32 [T]."""
-        return self.before_in(0, len(self.words))
+        return self.previous_in(0, len(self.words))
 
     @classmethod
     def lines(cls, ids: np.ndarray, end_id: int, vocab_size: int) -> "Sequences":
-        """A text whose lines end in `end_id`; each line's context starts afresh."""
+        """Return a text in which the token `end_id` ends each line. Contexts stay within a line.
 
-        def before_in(start: int, stop: int) -> np.ndarray:
-            before = _previous(ids, start, stop, vocab_size)
-            before[before == end_id] = vocab_size
-            return before
+        Example:
+          >>> ids, eos = np.array([0, 1, 2, 0, 2]), 2
+          >>> Sequences.lines(ids, eos, vocab_size=3).previous.tolist()
+          [3, 0, 1, 3, 0]
+        """
 
-        return cls(ids, before_in)
+        def previous_in(start: int, stop: int) -> np.ndarray:
+            previous = _previous(ids, start, stop, vocab_size)
+            previous[previous == end_id] = vocab_size
+            return previous
+
+        return cls(ids, previous_in)
 
     @classmethod
     def stream(cls, ids: np.ndarray, start_id: int) -> "Sequences":
-        """A text as one long line; `start_id` stands before it, and contexts run over line ends."""
+        """Return a text as one long line: contexts reach over line ends. `start_id` precedes it."""
         return cls(ids, lambda start, stop: _previous(ids, start, stop, start_id))
 
     @classmethod
     def rows(cls, rows: Iterable[np.ndarray], vocab_size: int) -> "Sequences":
-        """Lines without a token that ends them."""
+        """Return a text from the ids of each line. No token ends a line."""
         rows = list(rows)
-        before = np.concatenate([_previous(row, 0, len(row), vocab_size) for row in rows])
-        return cls(np.concatenate(rows), lambda start, stop: before[start:stop])
+        previous = np.concatenate([_previous(row, 0, len(row), vocab_size) for row in rows])
+        return cls(np.concatenate(rows), lambda start, stop: previous[start:stop])
 
 
 def _previous(ids: np.ndarray, start: int, stop: int, first: int) -> np.ndarray:
-    """ids[start - 1 : stop - 1] as int32, with `first` before the text."""
+    """Return ids[start - 1 : stop - 1] as int32; `first` precedes the text."""
     previous = np.empty(stop - start, np.int32)
     if start == 0:
         previous[:1], previous[1:] = first, ids[: max(stop - 1, 0)]
@@ -84,39 +99,63 @@ def _previous(ids: np.ndarray, start: int, stop: int, first: int) -> np.ndarray:
 
 
 def count_ngrams(text: Sequences, order: int, vocab_size: int) -> Counts:
-    """Counts every n-gram of 1 ... `order` words in memory.
+    """Count every n-gram of 1 ... `order` words in memory.
 
-    The n-gram that ends at a position is looked up from the one that ended at the position before:
-    one sort an order, whatever the order. Raises UserError if no line has `order` words.
+    The prefix of the n-gram that ends at a position is the shorter n-gram that ends at the previous
+    position. So each order costs one sort, whatever its length.
+
+    Example:
+      >>> ids, eos = np.array([0, 1, 2, 0, 1, 2]), 2
+      >>> counts = count_ngrams(Sequences.lines(ids, eos, vocab_size=3), 2, vocab_size=3)
+      >>> bigrams = counts.orders[1]
+      >>> [(int(key // 4), int(key % 4)) for key in bigrams.keys]  # 3 is the start of a line
+      [(0, 1), (1, 2), (3, 0)]
+      >>> bigrams.counts.tolist()
+      [2, 2, 2]
+
+    Raises:
+      SettingError: if no line has `order` words.
     """
     base = vocab_size + 1
     dtype = np.int32 if len(text.words) < 1 << 31 else np.int64
-    shorter = text.words.astype(dtype)
-    counts = np.bincount(shorter, minlength=base).astype(dtype)
+    shorter_ids = text.words.astype(dtype)
+    counts = np.bincount(shorter_ids, minlength=base).astype(dtype)
     orders = [OrderCounts(np.arange(base), counts, np.empty(0, dtype), vocab_size)]
-    before = context = text.before
+    previous = context_ids = text.previous
     for _ in range(2, order + 1):
-        counted, ids = _count_order(text.words, context, shorter, orders[-1].at_line_start, base)
+        counted, ids = _count_order(
+            text.words, context_ids, shorter_ids, orders[-1].at_line_start, base
+        )
         if not len(counted):
-            raise no_such_order(order, len(orders))
+            raise order_error(order, len(orders))
         orders.append(counted)
-        # A context goes on to the next word of its line.
-        context = np.full(len(ids), NOTHING, dtype)
-        np.copyto(context[1:], ids[:-1], where=before[1:] != vocab_size)
-        shorter = ids
+        # The n-gram that ends at a word is the context of the next word of the same line.
+        context_ids = np.full(len(ids), NOTHING, dtype)
+        np.copyto(context_ids[1:], ids[:-1], where=previous[1:] != vocab_size)
+        shorter_ids = ids
     return Counts(vocab_size, tuple(orders))
 
 
 def _count_order(
-    words: np.ndarray, context: np.ndarray, shorter: np.ndarray, shorter_at_start: int, base: int
+    words: np.ndarray,
+    context_ids: np.ndarray,
+    shorter_ids: np.ndarray,
+    shorter_at_line_start: int,
+    base: int,
 ) -> tuple[OrderCounts, np.ndarray]:
-    """The n-grams of one order, and which one ends at each position.
+    """Count the n-grams of one order.
 
-    context: the id of the n-gram before each word, NOTHING where there is none; shorter: of the one
-    that ends at each position and is one word shorter.
+    Args:
+      words: word ids, int [T].
+      context_ids: the id of the n-gram before each word, [T]; NOTHING where there is none.
+      shorter_ids: the id of the n-gram that ends at each word and is one word shorter, [T].
+      shorter_at_line_start: `at_line_start` of that shorter order.
+      base: V + 1.
+    Returns:
+      The counts, and the id of the n-gram that ends at each word, [T].
     """
-    places = np.flatnonzero(context >= 0)
-    keys = context[places].astype(np.int64)
+    places = np.flatnonzero(context_ids >= 0)
+    keys = context_ids[places].astype(np.int64)
     keys *= base
     keys += words[places]
     by_key = np.argsort(keys)
@@ -126,34 +165,36 @@ def _count_order(
     is_first = np.empty(len(keys), bool)
     is_first[:1], is_first[1:] = True, keys[1:] != keys[:-1]
     firsts = np.flatnonzero(is_first)
-    ids = np.full(len(words), NOTHING, shorter.dtype)
-    ids[places] = np.cumsum(is_first, dtype=shorter.dtype) - 1
-    unique = keys[firsts]
-    counts = np.diff(firsts, append=len(keys)).astype(shorter.dtype)
-    at_start = int(np.searchsorted(unique, shorter_at_start * base))
-    return OrderCounts(unique, counts, shorter[places[firsts]], at_start), ids
+    ids = np.full(len(words), NOTHING, shorter_ids.dtype)
+    ids[places] = np.cumsum(is_first, dtype=shorter_ids.dtype) - 1
+    unique_keys = keys[firsts]
+    counts = np.diff(firsts, append=len(keys)).astype(shorter_ids.dtype)
+    at_line_start = int(np.searchsorted(unique_keys, shorter_at_line_start * base))
+    return OrderCounts(unique_keys, counts, shorter_ids[places[firsts]], at_line_start), ids
 
 
 def check_order(text: Sequences, order: int, vocab_size: int) -> None:
-    """Raises UserError if no line has `order` words, without counting any."""
+    """Raise SettingError if no line has `order` words. No n-gram is counted."""
     block, longest, length = 1 << 20, 0, 1
     for start in range(0, len(text.words), block):
-        before = text.before_in(start, min(start + block, len(text.words)))
-        # Where lines begin; the first word of a line makes a bigram with its start.
-        begins = np.flatnonzero(before == vocab_size)
-        ends = np.append(begins, len(before))
+        previous = text.previous_in(start, min(start + block, len(text.words)))
+        # Positions of the first words of lines. The start of a line counts as one more token.
+        starts = np.flatnonzero(previous == vocab_size)
+        ends = np.append(starts, len(previous))
         length += int(ends[0])
         longest = max(longest, length)
-        if len(begins):
+        if len(starts):
             longest = max(longest, int(np.diff(ends).max()) + 1)
-            length = len(before) - int(begins[-1]) + 1
+            length = len(previous) - int(starts[-1]) + 1
     if order > longest:
-        raise no_such_order(order, longest)
+        raise order_error(order, longest)
 
 
-def no_such_order(order: int, longest: int) -> UserError:
-    """The error of an `order` that no line is long enough for."""
-    return UserError(
-        f"--order {order} is larger than any line: the longest has {longest} tokens, its start "
-        f"included; use --order {longest} or less, or --stream to read over line ends"
+def order_error(order: int, longest: int) -> UserError:
+    """Return the error for an `order` above the length of the longest line."""
+    return SettingError(
+        "order",
+        order,
+        f"is larger than any line: the longest has {longest} tokens, its start included; use "
+        f"`order` {longest} or less, or `stream` to read over line ends",
     )

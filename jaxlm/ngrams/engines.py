@@ -1,8 +1,7 @@
-"""Engines that run a query over more rows than memory holds. A new one is one function and one line
-in ENGINES.
+"""Engines that run a query over more rows than memory holds.
 
-An engine is given plain SQL and Parquet files, which every one of them reads, and leaves Parquet
-files: what it is, or where it runs, nothing else knows.
+An engine reads plain SQL and Parquet files, and writes Parquet files. No other module depends on
+which engine runs, or where. A new engine is one function and one line in ENGINES.
 """
 
 import errno
@@ -16,35 +15,55 @@ from types import ModuleType
 from jaxlm.errors import UserError
 
 Engine = Callable[[str, Path, Path, int], None]
-"""engine(query, windows, result, memory): runs `query` over the table `windows`, the Parquet files
-of that folder, within about `memory` bytes. Its rows become the Parquet files of the new folder
-`result`; in order of their names, they hold the rows in order. Raises UserError if the engine is
-not installed, or needs more memory, and OSError if the disk is full.
+"""engine(query, windows, result, memory) runs an SQL query in about `memory` bytes.
+
+Args:
+  query: SQL that reads the table `windows`.
+  windows: a folder of Parquet files, the rows of that table.
+  result: a folder to make. Its Parquet files, sorted by name, hold the resulting rows in order.
+  memory: bytes.
+Raises:
+  UserError: if the engine is not installed, or needs more memory.
+  OSError: if the disk is full.
 """
 
-# What DuckDB's threads need each to sort and group without spilling at every step.
+# Each thread of DuckDB needs this much memory to sort and group without spilling at every step.
 _BYTES_PER_THREAD = 100_000_000
 
 
-def arrow() -> ModuleType:
-    """pyarrow, whose `parquet` reads and writes what engines are given and leave."""
+def import_pyarrow() -> ModuleType:
+    """Return the module pyarrow; `pyarrow.parquet` reads and writes the files of the engines.
+
+    Raises:
+      UserError: if pyarrow is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            "counting out of core needs pyarrow: pip install 'jaxlm[duckdb]', or give more --memory"
+            "counting on disk needs pyarrow: pip install 'jaxlm[duckdb]', or give more `memory`"
         ) from None
     return pyarrow
 
 
 def run_duckdb(query: str, windows: Path, result: Path, memory: int) -> None:
-    """DuckDB, in this process; what does not fit is spilled beside the result."""
+    """Run `query` by DuckDB in this process. Rows that exceed the memory are spilled into `result`.
+
+    Args:
+      query: SQL that reads the table `windows`.
+      windows: folder of the Parquet files of that table.
+      result: folder to make, for the resulting Parquet file.
+      memory: limit for DuckDB, in bytes.
+    Raises:
+      UserError: if DuckDB is not installed, or needs more memory.
+      OSError: if the disk is full.
+    """
     try:
         import duckdb
     except ImportError:
         raise UserError(
-            "the engine duckdb is not installed: pip install 'jaxlm[duckdb]', or give more --memory"
+            "the engine duckdb is not installed: pip install 'jaxlm[duckdb]', or give more `memory`"
         ) from None
     result.mkdir(parents=True)
     spilled = result / "spilled"
@@ -65,7 +84,7 @@ def run_duckdb(query: str, windows: Path, result: Path, memory: int) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spilled)) from None
             raise UserError(
                 f"DuckDB cannot count these n-grams in {memory / 1e6:.0f} MB, its share of "
-                "--memory: give more, or a smaller --order"
+                "`memory`: give more, or a smaller `order`"
             ) from None
         except duckdb.IOException as error:
             raise OSError(errno.EIO, str(error).splitlines()[0], str(result)) from None
@@ -73,17 +92,26 @@ def run_duckdb(query: str, windows: Path, result: Path, memory: int) -> None:
 
 
 def run_spark(query: str, windows: Path, result: Path, memory: int) -> None:
-    """Spark: the session at hand, which may be a cluster's, or else one on this machine. Folders
-    must be on a disk that all its machines see.
+    """Run `query` by Spark: in the active session, which may use a cluster, or in a new local one.
+
+    Every machine of the cluster must see both folders under the same paths.
+
+    Args:
+      query: SQL that reads the table `windows`.
+      windows: folder of the Parquet files of that table.
+      result: folder to make, for the resulting Parquet files.
+      memory: bytes for the driver of a new session. An active session keeps its own limit.
+    Raises:
+      UserError: if PySpark is not installed, or Spark does not start.
     """
     try:
         from pyspark.sql import SparkSession
     except ImportError:
         raise UserError(
-            "the engine spark is not installed: pip install 'jaxlm[spark]', or take duckdb"
+            "the engine spark is not installed: pip install 'jaxlm[spark]', or use `engine` duckdb"
         ) from None
     try:
-        # A session at hand keeps what it was started with; Spark does not start with less.
+        # An active session ignores this setting. Spark needs 512 MiB to start.
         builder = SparkSession.builder.config("spark.driver.memory", f"{max(memory >> 20, 512)}m")
         session = builder.getOrCreate()
     except RuntimeError as error:
@@ -91,12 +119,13 @@ def run_spark(query: str, windows: Path, result: Path, memory: int) -> None:
             f"Spark did not start ({' '.join(str(error).split())[:120]}): it needs Java, on the "
             "PATH or at JAVA_HOME"
         ) from None
-    # Not the cluster's default file system, from where nothing else here reads.
+    # The prefix file: selects the local file system. A cluster may have another default.
     session.read.parquet(f"file:{windows.absolute()}").createOrReplaceTempView("windows")
     session.sql(query).write.parquet(f"file:{result.absolute()}")
 
 
 def _quoted(text: str) -> str:
+    """Return `text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -1,7 +1,9 @@
-"""Counts to probabilities. A new smoothing is one function and one line in SMOOTHINGS.
+"""Smoothing: from counts of n-grams to the probabilities of a back-off model.
 
-a(h w) is the count that a smoothing works with: how often h w occurs, or for Kneser-Ney below the
-top order, how many different words occur before it. a(h) = Σ_w a(h w).
+a(h w) is the count that a smoothing works with: the number of occurrences of h w or, for Kneser-Ney
+below the top order, the number of different words that occur before it. a(h) = Σ_w a(h w).
+
+A new smoothing is one function and one line in SMOOTHINGS.
 """
 
 from collections.abc import Callable
@@ -20,8 +22,12 @@ FALLBACK = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """The tables, the discounts of each order (none for smoothings without), and what a reader
-    should know.
+    """The result of a smoothing.
+
+    Attributes:
+      tables: the back-off model.
+      discounts: for each order its discounts; empty for a smoothing without discounts.
+      notes: sentences that a report should print.
     """
 
     tables: Tables
@@ -29,72 +35,86 @@ class Estimate:
     notes: tuple[str, ...] = ()
 
 
-class Numerators(NamedTuple):
-    """What a smoothing makes of the counts of one order.
+class SmoothingRule(NamedTuple):
+    """The formulas of an interpolated smoothing for one order.
 
-    of(ids, counts): the part of each count that h w keeps; extra(totals, types): what is added to
-    a(h) in the denominator, from a(h) and the number of different words after h.
+    Attributes:
+      numerator: numerator(ids, counts) returns n(h w) for the n-grams `ids`, from a(h w).
+      extra: extra(totals, types) returns the number to add to a(h) in the denominator, from a(h)
+        and the number of different words after h.
     """
 
-    of: Callable[[slice, np.ndarray], np.ndarray]
+    numerator: Callable[[slice, np.ndarray], np.ndarray]
     extra: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def adjusted_counts(counts: Counts, order: int, allocate: Allocate = in_memory) -> np.ndarray:
-    """Kneser-Ney's counts a(·) of `order`: below the top, N₁₊(• h w), the number of different words
-    that occur before h w; at a line's start, which has no word before it, and at the top order, how
-    often h w occurs.
+    """Return Kneser-Ney's counts a(h w) of `order`, int [number of n-grams].
+
+    a(h w) = c(h w)         at the top order, and where h w begins at the start of a line
+             N₁₊(• h w)     else: the number of different words that occur before h w
     """
     own = counts.orders[order - 1]
     if order == len(counts.orders):
         return own.counts
     adjusted = allocate(f"adjusted-{order}", len(own), own.counts.dtype.type)
     suffixes = counts.orders[order].suffixes
-    for piece in chunked(len(suffixes), suffixes, adjusted):
-        np.add.at(adjusted, suffixes[piece], 1)
-    for piece in chunked(len(own), own.counts, adjusted):
-        # The text's own beginning is one more word before: what occurs there alone is not
-        # impossible.
-        np.maximum(adjusted[piece], own.counts[piece] > 0, out=adjusted[piece])
-        started = slice(max(piece.start, own.at_line_start), piece.stop)
+    for chunk in chunked(len(suffixes), suffixes, adjusted):
+        np.add.at(adjusted, suffixes[chunk], 1)
+    for chunk in chunked(len(own), own.counts, adjusted):
+        # An n-gram that occurs only at the beginning of the text has no word before it. It counts
+        # as 1, so that it stays possible.
+        np.maximum(adjusted[chunk], own.counts[chunk] > 0, out=adjusted[chunk])
+        started = slice(max(chunk.start, own.at_line_start), chunk.stop)
         adjusted[started] = own.counts[started]
     return adjusted
 
 
 def counts_of_counts(adjusted: np.ndarray, highest: int = 4) -> np.ndarray:
-    """t_0 ... t_highest: how many n-grams have a count of 0, 1, ..."""
-    found = np.zeros(highest + 1, np.int64)
-    for piece in chunked(len(adjusted), adjusted):
-        found += np.bincount(np.minimum(adjusted[piece], highest + 1), minlength=highest + 2)[:-1]
-    return found
+    """Return t_0 ... t_highest, int64: t_i is the number of n-grams with the count i.
+
+    Example:
+      >>> counts_of_counts(np.array([1, 1, 2, 7])).tolist()
+      [0, 2, 1, 0, 0]
+    """
+    numbers = np.zeros(highest + 1, np.int64)
+    for chunk in chunked(len(adjusted), adjusted):
+        numbers += np.bincount(np.minimum(adjusted[chunk], highest + 1), minlength=highest + 2)[:-1]
+    return numbers
 
 
 def _interpolated(
     counts: Counts,
     allocate: Allocate,
-    counted: Callable[[int], np.ndarray],
-    numerators: Callable[[int, np.ndarray], Numerators],
+    counts_of: Callable[[int], np.ndarray],
+    rule_of: Callable[[int, np.ndarray], SmoothingRule],
 ) -> Tables:
-    """Every order interpolated with the one below, order 1 with the uniform distribution.
+    """Interpolate every order with the next lower order, and order 1 with the uniform distribution.
 
-    P(w | h) = n(h w) / d(h) + backoff(h) · P(w | h')
-    d(h) = a(h) + extra(h)          backoff(h) = (d(h) - Σ_w n(h w)) / d(h)
+        P(w | h) = n(h w) / d(h) + backoff(h) · P(w | h')
+        d(h) = a(h) + extra(h)          backoff(h) = (d(h) - Σ_w n(h w)) / d(h)
+
+    Args:
+      counts: the counts of the text.
+      allocate: allocates the arrays.
+      counts_of: counts_of(order) returns a(h w).
+      rule_of: rule_of(order, a) returns the formulas of n and extra.
     """
     V, base = counts.vocab_size, counts.vocab_size + 1
     probabilities: list[np.ndarray] = []
     backoffs: list[np.ndarray] = []
     for order, own in enumerate(counts.orders, start=1):
-        a = counted(order)
-        rule = numerators(order, a)
+        a = counts_of(order)
+        rule = rule_of(order, a)
         contexts = len(counts.orders[order - 2]) if order > 1 else 1
         denominator, backoff = _context_sums(own, order, a, rule, contexts, base, allocate)
         probability = allocate(f"probabilities-{order}", len(own), np.float64)
         arrays = [own.keys, own.suffixes, a, denominator, backoff, probability]
-        for piece in chunked(len(own), *arrays, *probabilities[-1:]):
-            context = own.keys[piece] // base if order > 1 else np.zeros(1, np.int64)
-            below = probabilities[-1][own.suffixes[piece]] if order > 1 else 1 / V
-            kept = rule.of(piece, a[piece]) / denominator[context]
-            probability[piece] = kept + backoff[context] * below
+        for chunk in chunked(len(own), *arrays, *probabilities[-1:]):
+            context = own.keys[chunk] // base if order > 1 else np.zeros(1, np.int64)
+            below = probabilities[-1][own.suffixes[chunk]] if order > 1 else 1 / V
+            ratio = rule.numerator(chunk, a[chunk]) / denominator[context]
+            probability[chunk] = ratio + backoff[context] * below
         if order == 1:
             probability[V] = 0
         else:
@@ -108,28 +128,28 @@ def _context_sums(
     own: OrderCounts,
     order: int,
     a: np.ndarray,
-    rule: Numerators,
+    rule: SmoothingRule,
     contexts: int,
     base: int,
     allocate: Allocate,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """d(h) and backoff(h) of every context h; backoff is 1 where nothing follows h."""
+    """Return d(h) and backoff(h) of every context h; backoff(h) = 1 where no word follows h."""
     total = allocate(f"denominators-{order}", contexts, np.float64)
     backoff = allocate(f"backoffs-{order - 1}", contexts, np.float64)
     types = allocate(f"types-{order}", contexts, np.int32)
-    for piece in chunked(len(own), own.keys, a, total, backoff, types):
-        context = own.keys[piece] // base if order > 1 else np.zeros(len(a[piece]), np.int64)
-        # Keys are sorted, so a piece's contexts are neighbours.
+    for chunk in chunked(len(own), own.keys, a, total, backoff, types):
+        context = own.keys[chunk] // base if order > 1 else np.zeros(len(a[chunk]), np.int64)
+        # Keys are sorted, so the contexts of a chunk are neighbours.
         first, last = int(context[0]), int(context[-1]) + 1
-        total[first:last] += np.bincount(context - first, a[piece])
-        backoff[first:last] += np.bincount(context - first, rule.of(piece, a[piece]))
-        types[first:last] += np.bincount(context - first, a[piece] > 0).astype(np.int32)
-    for piece in chunked(contexts, total, backoff, types):
-        d = total[piece] + rule.extra(total[piece], types[piece])
-        kept, followed = backoff[piece], d > 0
-        # Where nothing follows, all is left to the shorter context.
-        backoff[piece] = np.where(followed, (d - kept) / np.where(followed, d, 1), 1.0)
-        total[piece] = np.where(followed, d, 1)
+        total[first:last] += np.bincount(context - first, a[chunk])
+        backoff[first:last] += np.bincount(context - first, rule.numerator(chunk, a[chunk]))
+        types[first:last] += np.bincount(context - first, a[chunk] > 0).astype(np.int32)
+    for chunk in chunked(contexts, total, backoff, types):
+        d = total[chunk] + rule.extra(total[chunk], types[chunk])
+        numerators, is_followed = backoff[chunk], d > 0
+        # Where no word follows h, the shorter context has the whole probability.
+        backoff[chunk] = np.where(is_followed, (d - numerators) / np.where(is_followed, d, 1), 1.0)
+        total[chunk] = np.where(is_followed, d, 1)
     return total, backoff
 
 
@@ -140,42 +160,48 @@ def _no_extra(totals: np.ndarray, types: np.ndarray) -> np.ndarray:
 def _kneser_ney(
     counts: Counts, allocate: Allocate, discounts_of: Callable[[np.ndarray], tuple[float, ...]]
 ) -> Estimate:
-    """Interpolated Kneser-Ney; `discounts_of` gives the discount of a count of 1, 2, ... from the
-    counts of counts; the last serves for all larger ones.
+    """Estimate interpolated Kneser-Ney.
+
+    Args:
+      counts: the counts of the text.
+      allocate: allocates the arrays.
+      discounts_of: discounts_of(t) returns the discounts of the counts 1, 2, ... from the counts
+        of counts t. The last discount applies to all larger counts too.
     """
     discounts: list[tuple[float, ...]] = []
-    taken: dict[int, tuple[float, ...]] = {}
+    replaced: dict[int, tuple[float, ...]] = {}
 
-    def rule(order: int, a: np.ndarray) -> Numerators:
-        # The line's start is nothing that is ever predicted.
+    def rule_of(order: int, a: np.ndarray) -> SmoothingRule:
+        # The start of a line, the last entry of order 1, is never predicted.
         last = counts.vocab_size if order == 1 else len(a)
-        found = discounts_of(counts_of_counts(a[:last]))
-        size = len(found)
-        if not all(0 <= value <= count for count, value in enumerate(found, start=1)):
-            found = taken[order] = FALLBACK[:size]
-        discounts.append(found)
-        table = np.array([0.0, *found])
-        return Numerators(lambda _, a: a - table[np.minimum(a, size)], _no_extra)
+        values = discounts_of(counts_of_counts(a[:last]))
+        size = len(values)
+        if not all(0 <= value <= count for count, value in enumerate(values, start=1)):
+            values = replaced[order] = FALLBACK[:size]
+        discounts.append(values)
+        discount_of = np.array([0.0, *values])
+        return SmoothingRule(lambda _, a: a - discount_of[np.minimum(a, size)], _no_extra)
 
     tables = _interpolated(
-        counts, allocate, lambda order: _without_start(counts, order, allocate), rule
+        counts, allocate, lambda order: _without_line_start(counts, order, allocate), rule_of
     )
-    return Estimate(tables, tuple(discounts), _fallback_notes(taken))
+    return Estimate(tables, tuple(discounts), _fallback_notes(replaced))
 
 
-def _fallback_notes(taken: dict[int, tuple[float, ...]]) -> tuple[str, ...]:
-    """What is said of the orders whose discounts were `taken` from FALLBACK."""
-    if not taken:
+def _fallback_notes(replaced: dict[int, tuple[float, ...]]) -> tuple[str, ...]:
+    """Return the note on the orders whose discounts FALLBACK `replaced`, if there are any."""
+    if not replaced:
         return ()
-    orders = f"order{'s' if len(taken) > 1 else ''} {', '.join(map(str, taken))}"
-    values = " ".join(f"{value:g}" for value in next(iter(taken.values())))
+    orders = f"order{'s' if len(replaced) > 1 else ''} {', '.join(map(str, replaced))}"
+    values = " ".join(f"{value:g}" for value in next(iter(replaced.values())))
     return (
-        f"{orders}: too few n-grams of some low count to estimate the discounts, so {values} stand "
-        f"in, as with KenLM's --discount_fallback",
+        f"{orders}: too few n-grams with low counts to estimate the discounts, so they are set to "
+        f"{values}, as by KenLM's --discount_fallback",
     )
 
 
-def _without_start(counts: Counts, order: int, allocate: Allocate) -> np.ndarray:
+def _without_line_start(counts: Counts, order: int, allocate: Allocate) -> np.ndarray:
+    """Return Kneser-Ney's counts of `order`, with 0 for the start of a line on its own."""
     a = adjusted_counts(counts, order, allocate)
     if order == 1:
         a = a.copy()
@@ -186,13 +212,29 @@ def _without_start(counts: Counts, order: int, allocate: Allocate) -> np.ndarray
 def modified_kneser_ney(
     counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0
 ) -> Estimate:
-    """Interpolated modified Kneser-Ney (Chen & Goodman 1998, section 3.4), as KenLM estimates it.
+    """Estimate interpolated modified Kneser-Ney (Chen & Goodman 1998, section 3.4), as KenLM does.
 
         n(h w) = a - D(a)      D_i = i - (i + 1) Y t_{i+1} / t_i      Y = t_1 / (t_1 + 2 t_2)
 
-    for i = 1, 2 and 3 or more, each order with its own t. Where these are undefined or out of
-    [0, i], the order takes 0.5, 1, 1.5, and a note says so. KenLM's lmplz counts the vocabulary's
-    last word among the t of order 1 by its raw count, which can move the third decimal of D_3.
+    There is a D_i for the counts i = 1, 2, and 3 or more, and each order has its own t. If a D_i is
+    undefined or outside of [0, i], the order uses 0.5, 1, 1.5, and a note says so. KenLM's lmplz
+    counts the last word of the vocabulary among the t of order 1 by its raw count. This can change
+    the third decimal of D_3.
+
+    Args:
+      counts: the counts of the text.
+      allocate: allocates the arrays.
+      add_k: ignored; every smoothing has this argument.
+
+    Example:
+      >>> from jaxlm.ngrams.counts import Sequences, count_ngrams
+      >>> text = Sequences.lines(np.array([0, 1, 2, 0, 0, 2]), end_id=2, vocab_size=3)
+      >>> estimate = modified_kneser_ney(count_ngrams(text, 2, vocab_size=3))
+      >>> estimate.discounts
+      ((0.5, 1.0, 1.5), (0.5, 1.0, 1.5))
+      >>> probability_V, _ = estimate.tables.distribution([0])  # P(w | 0)
+      >>> round(float(probability_V.sum()), 6)
+      1.0
 
     Source: Chen & Goodman, "An empirical study of smoothing techniques for language modeling",
     1998; Heafield et al., "Scalable modified Kneser-Ney language model estimation", 2013.
@@ -208,8 +250,11 @@ def modified_kneser_ney(
 
 
 def kneser_ney(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) -> Estimate:
-    """Interpolated Kneser-Ney with one discount an order, D = t_1 / (t_1 + 2 t_2) (Kneser & Ney
-    1995; Ney, Essen & Kneser 1994).
+    """Estimate interpolated Kneser-Ney with one discount per order.
+
+        n(h w) = a - D      D = t_1 / (t_1 + 2 t_2)
+
+    Source: Kneser & Ney 1995; Ney, Essen & Kneser 1994.
     """
 
     def discounts(t: np.ndarray) -> tuple[float, ...]:
@@ -219,52 +264,58 @@ def kneser_ney(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.
 
 
 def witten_bell(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) -> Estimate:
-    """Interpolated Witten-Bell (Witten & Bell 1991, method C; Chen & Goodman 1998, section 2.6).
+    """Estimate interpolated Witten-Bell.
 
-    P(w | h) = (c(h w) + N₁₊(h •) P(w | h')) / (c(h) + N₁₊(h •))
+        P(w | h) = (c(h w) + N₁₊(h •) P(w | h')) / (c(h) + N₁₊(h •))
+
+    N₁₊(h •) is the number of different words that occur after h.
+
+    Source: Witten & Bell 1991, method C; Chen & Goodman 1998, section 2.6.
     """
-    rule = Numerators(lambda _, a: a.astype(np.float64), lambda totals, types: types)
+    rule = SmoothingRule(lambda _, a: a.astype(np.float64), lambda totals, types: types)
     raw = [order.counts for order in counts.orders]
     return Estimate(_interpolated(counts, allocate, lambda order: raw[order - 1], lambda *_: rule))
 
 
 def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) -> Estimate:
-    """Add-k (Laplace and Lidstone): P(w | h) = (c(h w) + k) / (c(h) + k V), h the whole context.
+    """Estimate add-k smoothing (Laplace for k = 1, else Lidstone).
 
-    Only whole contexts count: n - 1 words, or fewer at a line's start; shorter ones know nothing,
-    so a context that never occurred gives every word 1 / V.
+        P(w | h) = (c(h w) + k) / (c(h) + k V)      h: the whole context
+
+    A whole context has n - 1 words, or fewer if it reaches back to the start of a line. Shorter
+    contexts are not used: after a context that never occurred, every word has the probability 1/V.
     """
     V, base, k = counts.vocab_size, counts.vocab_size + 1, add_k
     top = len(counts.orders)
     probabilities, backoffs = [], []
     for order, own in enumerate(counts.orders, start=1):
         contexts = len(counts.orders[order - 2]) if order > 1 else 1
-        # Which n-grams of this order have a whole context before their last word.
-        whole = 0 if order == top else own.at_line_start
+        # N-grams from this id on have a whole context before their last word.
+        first_whole = 0 if order == top else own.at_line_start
         probability = allocate(f"probabilities-{order}", len(own), np.float64)
         backoff = allocate(f"backoffs-{order - 1}", contexts, np.float64)
-        for piece in chunked(contexts, backoff):
-            backoff[piece] = 1
-        for piece in chunked(len(own), own.keys, own.counts, backoff):
-            piece = slice(max(piece.start, whole), piece.stop)
-            if order > 1 and piece.start < piece.stop:
-                context = own.keys[piece] // base
+        for chunk in chunked(contexts, backoff):
+            backoff[chunk] = 1
+        for chunk in chunked(len(own), own.keys, own.counts, backoff):
+            chunk = slice(max(chunk.start, first_whole), chunk.stop)
+            if order > 1 and chunk.start < chunk.stop:
+                context = own.keys[chunk] // base
                 first, last = int(context[0]), int(context[-1]) + 1
-                # Until the end, a context's backoff holds 1 + c(h).
-                backoff[first:last] += np.bincount(context - first, own.counts[piece])
+                # Until the last step, `backoff` holds 1 + c(h).
+                backoff[first:last] += np.bincount(context - first, own.counts[chunk])
         total = own.counts[:V].sum() if order == 1 else 0
-        for piece in chunked(len(own), own.keys, own.counts, backoff, probability):
-            probability[piece] = 1 / V
-            piece = slice(max(piece.start, whole), piece.stop)
-            if piece.start < piece.stop:
-                c_h = backoff[own.keys[piece] // base] - 1 if order > 1 else total
-                probability[piece] = (own.counts[piece] + k) / (c_h + k * V)
+        for chunk in chunked(len(own), own.keys, own.counts, backoff, probability):
+            probability[chunk] = 1 / V
+            chunk = slice(max(chunk.start, first_whole), chunk.stop)
+            if chunk.start < chunk.stop:
+                c_h = backoff[own.keys[chunk] // base] - 1 if order > 1 else total
+                probability[chunk] = (own.counts[chunk] + k) / (c_h + k * V)
         if order == 1:
             probability[V] = 0
         else:
-            for piece in chunked(contexts, backoff):
-                c_h = backoff[piece] - 1
-                backoff[piece] = np.where(c_h > 0, k * V / np.where(c_h > 0, c_h + k * V, 1), 1.0)
+            for chunk in chunked(contexts, backoff):
+                c_h = backoff[chunk] - 1
+                backoff[chunk] = np.where(c_h > 0, k * V / np.where(c_h > 0, c_h + k * V, 1), 1.0)
             backoffs.append(backoff)
         probabilities.append(probability)
     keys = tuple(order.keys for order in counts.orders[1:])
@@ -274,10 +325,10 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
 def maximum_likelihood(
     counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0
 ) -> Estimate:
-    """Relative frequencies: P(w | h) = c(h w) / c(h), and 0 for a word never seen after h.
+    """Estimate relative frequencies: P(w | h) = c(h w) / c(h), and 0 for a word never seen after h.
 
-    The limit of add-k for k -> 0, so a context that never occurred gives every word 1 / V. One
-    unseen n-gram in a text, and its perplexity is infinite.
+    This is the limit of add-k for k -> 0: after a context that never occurred, every word has the
+    probability 1/V. A text with an n-gram of probability 0 has an infinite perplexity.
     """
     return _add_k(counts, allocate, 0.0)
 

@@ -1,4 +1,4 @@
-"""The tables of a back-off n-gram model, and the three things they are asked."""
+"""The tables of a back-off n-gram model: look-up, scores, distributions, files."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,22 +8,37 @@ from pathlib import Path
 import numpy as np
 
 NOTHING = -1
-"""In place of an n-gram's id: there is no such n-gram."""
+"""The id that stands for an n-gram that is not listed."""
 Allocate = Callable[[str, int, type], np.ndarray]
-"""allocate(name, length, dtype): a writable array of zeros, in memory or in a file."""
+"""allocate(name, length, dtype) returns a writable array of zeros, in memory or in a file."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A back-off model (Katz 1987) of any smoothing; interpolated ones are written in this form.
+    """A back-off model (Katz 1987). Any smoothing, interpolated too, is written in this form.
 
         P(w | h) = probability(h w)              if h w is listed
                    backoff(h) · P(w | h')        else; h' is h without its first word, and
                                                  backoff(h) = 1 where h is not listed
 
-    keys: for orders 2 ... n, int64 [number of n-grams], sorted: prefix id · (V + 1) + word.
-    probabilities: for orders 1 ... n, float64. backoffs: for orders 1 ... n - 1, float64. The
-    tables of order 1 have V + 1 entries, the last being the line's start.
+    Attributes:
+      vocab_size: V, the number of words.
+      keys: for orders 2 ... n, int64 [number of n-grams], sorted: prefix id · (V + 1) + word.
+      probabilities: for orders 1 ... n, float64 [number of n-grams].
+      backoffs: for orders 1 ... n - 1, float64 [number of n-grams].
+
+    The arrays of order 1 have V + 1 entries; the last is the start of a line, which has the
+    probability 0.
+
+    Example:
+      >>> from jaxlm.ngrams.counts import Sequences, count_ngrams
+      >>> from jaxlm.ngrams.smoothing import maximum_likelihood
+      >>> text = Sequences.lines(np.array([0, 1, 2, 0, 0, 2]), end_id=2, vocab_size=3)
+      >>> tables = maximum_likelihood(count_ngrams(text, 2, vocab_size=3)).tables
+      >>> tables.order, tables.sizes
+      (2, (3, 5))
+      >>> tables.distribution([0])[0].round(2).tolist()  # P(w | 0)
+      [0.33, 0.33, 0.33]
     """
 
     vocab_size: int
@@ -33,35 +48,46 @@ class Tables:
 
     @property
     def order(self) -> int:
-        """n: the words of the longest n-gram."""
+        """n: the number of words in the longest n-gram."""
         return len(self.probabilities)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many n-grams of each order are listed, the line's start not counted."""
+        """The number of listed n-grams of each order, without the start of a line."""
         return (self.vocab_size, *map(len, self.keys))
 
     def find(self, order: int, prefixes: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """The ids of the n-grams (prefix, word) of `order`, NOTHING where one is not listed."""
+        """Return the ids of the n-grams (prefix, word) of `order`.
+
+        Args:
+          order: length of the n-grams.
+          prefixes: ids of the prefixes, which are n-grams of order - 1. Ignored for order 1.
+          words: word ids, of the same shape.
+        Returns:
+          int64 ids of that shape, NOTHING where an n-gram is not listed. For order 1, `words`.
+        """
         if order == 1:
             return words
         keys = self.keys[order - 2]
         if not len(keys):
             return np.full(np.shape(words), NOTHING, np.int64)
         wanted = prefixes.astype(np.int64) * (self.vocab_size + 1) + words
-        # In sorted order a search begins where the last one ended, in memory that is at hand.
+        # Searches in sorted order find most of what they read in the CPU cache.
         by_key = np.argsort(wanted, axis=None)
-        ordered = wanted.reshape(-1)[by_key]
-        places = np.minimum(np.searchsorted(keys, ordered), len(keys) - 1)
-        found = np.empty(wanted.size, np.int64)
-        found[by_key] = np.where(keys[places] == ordered, places, NOTHING)
-        return found.reshape(wanted.shape)
+        wanted_sorted = wanted.reshape(-1)[by_key]
+        places = np.minimum(np.searchsorted(keys, wanted_sorted), len(keys) - 1)
+        ids = np.empty(wanted.size, np.int64)
+        ids[by_key] = np.where(keys[places] == wanted_sorted, places, NOTHING)
+        return ids.reshape(wanted.shape)
 
     def contexts(self, seen_BT: np.ndarray) -> list[np.ndarray]:
-        """The contexts that end at each position: for lengths 1 ... n - 1, int64 ids [B, T].
+        """Return the ids of the contexts that end at each position.
 
-        seen_BT holds word ids, V at a line's start, and NOTHING before all text. A context that is
-        not listed, or would reach over a line's start, is NOTHING.
+        Args:
+          seen_BT: word ids, V at the start of a line, and NOTHING before the text.
+        Returns:
+          For each context length 1 ... n - 1, int64 ids [B, T]: NOTHING where the context is not
+          listed or would reach over the start of a line.
         """
         ids = [seen_BT.astype(np.int64)]
         inside_BT = (seen_BT >= 0) & (seen_BT < self.vocab_size)
@@ -74,30 +100,42 @@ class Tables:
     def score(
         self, contexts: Sequence[np.ndarray], words: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The probability of each word after its contexts, and the order of the n-gram that
-        answered. `contexts` are ids for lengths 1 ... n - 1, shaped like `words`.
+        """Return P(word | context) for each word.
+
+        Args:
+          contexts: context ids for lengths 1 ... n - 1, each of the shape of `words` (`contexts`).
+          words: word ids.
+        Returns:
+          The probabilities, float64, and the order of the listed n-gram that each one is from.
         """
         probability = self.probabilities[0][words]
-        answered = np.ones(np.shape(words), np.int64)
+        orders = np.ones(np.shape(words), np.int64)
         for order, context in enumerate(contexts, start=2):
             ids = self.find(order, context, words)
             listed = ids >= 0
             weight = np.where(context >= 0, self.backoffs[order - 2][context], 1.0)
             probability = probability * weight
             probability[listed] = self.probabilities[order - 1][ids[listed]]
-            answered[listed] = order
-        return probability, answered
+            orders[listed] = order
+        return probability, orders
 
     def followers(self, order: int, context: int) -> slice:
-        """The ids of the n-grams of `order` that begin with `context`."""
+        """Return the ids of the n-grams of `order` whose prefix is `context`."""
         base = self.vocab_size + 1
         first, last = np.searchsorted(self.keys[order - 2], [context * base, (context + 1) * base])
         return slice(int(first), int(last))
 
     def distribution(self, contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """P(w | contexts) for every word, float64 [V], and the order that answered for each."""
+        """Return P(w | contexts) for every word.
+
+        Args:
+          contexts: one context id for each length 1 ... n - 1, or fewer at the start of a text.
+        Returns:
+          The probabilities, float64 [V], and the order of the listed n-gram that each one is from,
+          int64 [V].
+        """
         probability_V = np.array(self.probabilities[0][: self.vocab_size], np.float64)
-        answered_V = np.ones(self.vocab_size, np.int64)
+        order_V = np.ones(self.vocab_size, np.int64)
         for order, context in enumerate(contexts, start=2):
             if context < 0:
                 continue
@@ -105,11 +143,11 @@ class Tables:
             ids = self.followers(order, context)
             words = self.keys[order - 2][ids] - context * (self.vocab_size + 1)
             probability_V[words] = self.probabilities[order - 1][ids]
-            answered_V[words] = order
-        return probability_V, answered_V
+            order_V[words] = order
+        return probability_V, order_V
 
     def words(self, order: int, ids: np.ndarray | slice | None = None) -> np.ndarray:
-        """The word ids of n-grams of `order` (default: of all), [number, order]."""
+        """Return the words of the n-grams `ids` of `order` (default: all), int64 [N, order]."""
         base = self.vocab_size + 1
         if order == 1:
             return np.arange(base)[ids if ids is not None else slice(None), None]
@@ -117,13 +155,13 @@ class Tables:
         return np.hstack([self.words(order - 1, keys // base), (keys % base)[:, None]])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Every array by the name of its file."""
+        """Return every array by the name of its file, without .npy."""
         named = {f"keys-{order}": keys for order, keys in enumerate(self.keys, start=2)}
         named |= {f"probabilities-{n}": a for n, a in enumerate(self.probabilities, start=1)}
         return named | {f"backoffs-{n}": a for n, a in enumerate(self.backoffs, start=1)}
 
     def save(self, folder: Path) -> None:
-        """Writes one .npy file an array; a map of that very file is left as it is."""
+        """Write each array to a .npy file of `folder`; only flush an array that maps this file."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays().items():
             path = folder / f"{name}.npy"
@@ -134,7 +172,7 @@ class Tables:
 
     @classmethod
     def load(cls, folder: Path) -> "Tables":
-        """Maps the files that `save` wrote into memory: nothing is read until it is asked for."""
+        """Return tables whose arrays are memory maps of the files that `save` wrote."""
         order = len(list(folder.glob("probabilities-*.npy")))
 
         def read(kind: str, orders: range) -> tuple[np.ndarray, ...]:
@@ -151,21 +189,21 @@ class Tables:
 
 
 def in_memory(name: str, length: int, dtype: type) -> np.ndarray:
-    """Allocates in memory."""
+    """Return an array of zeros in memory."""
     return np.zeros(length, dtype)
 
 
 def in_folder(folder: Path) -> Allocate:
-    """Allocates .npy files of `folder`, mapped into memory."""
+    """Return an `Allocate` whose arrays are memory-mapped .npy files of `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def allocate(name: str, length: int, dtype: type) -> np.ndarray:
         if not length:
-            return np.empty(0, dtype)  # a file of no bytes cannot be mapped
+            return np.empty(0, dtype)  # an empty file cannot be mapped
         path = str(folder / f"{name}.npy")
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
         if hasattr(os, "posix_fallocate"):
-            # A disk that is full is an OSError here; at a write to the map it would be the end.
+            # On a full disk this raises OSError. A write to the map would kill the process instead.
             with open(path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
         return array

@@ -190,7 +190,7 @@ def test_convert(shell, toy_runs, tmp_path):
 def test_prepare(shell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_text("a b\n")
-    assert_mistake(shell("prepare"), ["which text?", "--help"])
+    assert_mistake(shell("prepare"), ["at least one text file", "--help"])
     assert_mistake(shell("prepare", "none.txt"), ["none.txt", "No such file"])
     assert_mistake(shell("prepare", "my.txt", "--tokens", "word"), ["'word'", "words"])
     assert_mistake(shell("prepare", "my.txt", "--valid", "none.txt"), ["none.txt"])

@@ -1,4 +1,4 @@
-"""Batches at their limits: what cannot be is told, and what just can be works."""
+"""Batches at their limits: sizes that cannot work are errors, and sizes that just can do work."""
 
 import pytest
 from small_batches import POEM, batches_of, epoch, split_of
@@ -12,24 +12,24 @@ ERRORS = {
         {"batching": "stream"},
         r"unknown batching 'stream' \(did you mean 'streams'",
     ),
-    "positions": (POEM, {"batching": "rows", "positions": "first"}, "unknown features 'first'"),
-    "batch_size": (POEM, {"batch_size": 0}, "--batch-size 0: must be at least 1"),
-    "batch_size below": (POEM, {"batch_size": -3}, "--batch-size -3: must be at least 1"),
-    "bptt": (POEM, {"bptt": 0}, "--bptt 0: must be at least 1"),
+    "positions": (POEM, {"batching": "rows", "positions": "first"}, "unknown positions 'first'"),
+    "batch_size": (POEM, {"batch_size": 0}, "`batch_size` 0: must be at least 1"),
+    "batch_size below": (POEM, {"batch_size": -3}, "`batch_size` -3: must be at least 1"),
+    "bptt": (POEM, {"bptt": 0}, "`bptt` 0: must be at least 1"),
     "too few tokens": (
         "a b\n",
         {"batch_size": 4},
-        "--batch-size 4 is larger than the text, which has 3 tokens: use --batch-size 3 or less",
+        "`batch_size` 4: is larger than the text, which has 3 tokens: use `batch_size` 3 or less",
     ),
     "too few tokens for windows": (
         "a b\n",
         {"batching": "windows", "batch_size": 4},
-        "--batch-size 4 is larger than the text, which has 3 tokens",
+        "`batch_size` 4: is larger than the text, which has 3 tokens",
     ),
     "too few lines": (
         "a b\n\nc\n",
         {"batching": "rows", "batch_size": 3},
-        "--batch-size 3 is larger than the text, which has 2 lines: use --batch-size 2 or less",
+        "`batch_size` 3: is larger than the text, which has 2 lines: use `batch_size` 2 or less",
     ),
 }
 
@@ -51,7 +51,7 @@ def test_a_batch_as_large_as_the_text(batching, size):
 @pytest.mark.parametrize("batching", ["streams", "windows"])
 def test_no_start_token(batching):
     with pytest.raises(
-        UserError, match=f"--batching {batching} needs .* --eos, or --batching rows"
+        UserError, match=f"`batching` {batching}: needs .* `eos`, or `batching` rows"
     ):
         batches_of(split_of(POEM, eos=False), batching, batch_size=2)
 

@@ -43,5 +43,5 @@ def test_a_varied_epoch_reads_every_token_once_and_differs_from_the_next():
 
 
 def test_lengths_are_varied_in_streams_alone():
-    with pytest.raises(UserError, match="--vary-bptt needs --batching streams, not windows"):
+    with pytest.raises(UserError, match="`vary_bptt` needs `batching` streams, not windows"):
         batches_of(numbered(9), "windows", batch_size=2, vary_bptt=True)

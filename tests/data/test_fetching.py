@@ -87,7 +87,7 @@ def test_fetch_again_what_was_spoilt(server, tmp_path):
 def test_fetch_of_another_text(server, tmp_path):
     remote = server.remote("/a.txt", b"changed", hashlib.sha256(b"expected").hexdigest())
     with pytest.raises(
-        UserError, match=r"is not the text expected \(its sha256 differs\)"
+        UserError, match=r"is not the expected text \(its sha256 differs\)"
     ) as caught:
         fetch(remote, tmp_path)
     assert remote.url in str(caught.value)

@@ -1,4 +1,4 @@
-"""Text to shards: the same ids as at once, whatever the pieces; gone on with; refused clearly."""
+"""Text to shards: the same ids as at once, whatever the pieces; continued; refused clearly."""
 
 import gzip
 import json
@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 import jaxlm
 from jaxlm.data import preparing
-from jaxlm.data.preparing import PreparingConfig, begin, fit_tokenizer, pieces_of, prepare
+from jaxlm.data.preparing import (
+    PreparingConfig,
+    claim_prepared_folder,
+    fit_tokenizer,
+    pieces_of,
+    prepare,
+)
 from jaxlm.data.shards import PREPARED, ShardedIds, read_prepared
 from jaxlm.errors import UserError
 
@@ -35,18 +41,19 @@ def write(folder, name, text=TEXT):
 
 def prepared(folder, texts, **settings):
     config = PreparingConfig(workers=1, **settings)
-    tokenizer = begin(folder, texts, config)
-    told = []
-    prepare(folder, texts, tokenizer, config.workers, lambda shard, new: told.append(new))
-    return told
+    tokenizer = claim_prepared_folder(folder, texts, config)
+    newly_written = []
+    prepare(folder, texts, tokenizer, config.workers, lambda shard, new: newly_written.append(new))
+    return newly_written
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bytes", "bpe"])
 def test_it_is_the_text_read_at_once(tmp_path, tokens):
     plain = write(tmp_path, "text.txt")
     packed = [write(tmp_path, "a.txt.gz"), write(tmp_path, "b.txt.zst")]
-    told = prepared(tmp_path / "out", {"train": [plain, *packed], "valid": [plain]}, tokens=tokens)
-    assert all(told) and len(told) > 8
+    texts = {"train": [plain, *packed], "valid": [plain]}
+    newly_written = prepared(tmp_path / "out", texts, tokens=tokens)
+    assert all(newly_written) and len(newly_written) > 8
     text = jaxlm.read_corpus(str(tmp_path / "out"))
     at_once = text.tokenizer.encode(line.replace("\r\n", "\n") for line in LINES)
     np.testing.assert_array_equal(text.valid.ids, at_once)
@@ -59,7 +66,7 @@ def test_it_is_the_text_read_at_once(tmp_path, tokens):
     assert "".join(text.valid.source.lines()).rstrip("\n") == whole
 
 
-def test_what_was_begun_is_gone_on_with(tmp_path, monkeypatch):
+def test_an_interrupted_call_is_continued(tmp_path, monkeypatch):
     texts = {"train": [write(tmp_path, "text.txt")]}
     whole = tmp_path / "whole"
     prepared(whole, texts, tokens="words")
@@ -75,13 +82,13 @@ def test_what_was_begun_is_gone_on_with(tmp_path, monkeypatch):
     (half / "train-00002.partial").write_bytes(b"half")
     with pytest.raises(UserError, match="is not finished: repeat the command"):
         read_prepared(half)
-    told = prepared(half, texts, tokens="words")
-    assert told == [place in (2, 3) for place in range(len(shards))] and len(shards) > 4
+    newly_written = prepared(half, texts, tokens="words")
+    assert newly_written == [place in (2, 3) for place in range(len(shards))] and len(shards) > 4
     for path in shards:
         assert path.read_bytes() == (whole / path.name).read_bytes()
     with pytest.raises(UserError, match=r"holds another text .its settings differ"):
         prepared(half, texts, tokens="chars")
-    with pytest.raises(UserError, match="is there already: give a new folder"):
+    with pytest.raises(UserError, match=r"`folder` .* exists already: give a new folder"):
         prepared(tmp_path, texts)
 
 
@@ -105,14 +112,14 @@ def test_what_cannot_be_read(tmp_path):
             fit_tokenizer({"train": [empty]}, PreparingConfig(**settings))
 
 
-def test_a_damaged_folder_is_told_of(tmp_path):
+def test_a_damaged_folder_is_an_error(tmp_path):
     texts = {"train": [write(tmp_path, "text.txt")]}
     out = tmp_path / "out"
     prepared(out, texts, tokens="words")
     shard = out / "train-00001.u16"
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(
-        UserError, match=r"damaged prepared text: .*train-00001\.u16 is not as long"
+        UserError, match=r"damaged prepared text .*train-00001\.u16 is not [0-9]+ ids long"
     ):
         read_prepared(out)
     (out / PREPARED).write_text("{")
@@ -132,7 +139,7 @@ def test_training_reads_shards_as_it_reads_a_text(tmp_path):
         )
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
-    with pytest.raises(UserError, match="--batching rows needs a text"):
+    with pytest.raises(UserError, match="`batching` rows: needs the text"):
         text.train.rows()
     with pytest.raises(UserError, match=r"--tokens words: .* is a prepared text"):
         jaxlm.read_corpus(str(tmp_path / "out"), tokens="words")

@@ -159,6 +159,6 @@ def test_where_the_cuts_fall(data, fractions, at_lines, sizes, path):
 )
 def test_bad_fractions(fractions, path):
     path.write_bytes(b"a b\n" * 100)
-    with pytest.raises(UserError, match="--fractions") as caught:
+    with pytest.raises(UserError, match="`fractions`") as caught:
         read_corpus(str(path), fractions=fractions)
     assert " ".join(map(str, fractions)) in str(caught.value)

@@ -133,6 +133,41 @@ def test_start_is_the_line_break(name, fitted):
     assert fitted[name].encode(["\n"]).tolist() == [fitted[name].vocabulary.start_id]
 
 
+@pytest.mark.parametrize(
+    ("name", "unit", "splits_at_lines", "closed_vocabulary"),
+    [
+        ("words", "words", True, True),
+        ("chars", "characters", False, True),
+        ("bytes", "tokens", False, False),
+        ("bpe", "tokens", False, False),
+    ],
+)
+def test_what_differs_between_tokenizers(name, unit, splits_at_lines, closed_vocabulary, fitted):
+    tokenizer = fitted[name]
+    assert tokenizer.unit == unit
+    assert tokenizer.splits_at_lines == splits_at_lines
+    assert tokenizer.closed_vocabulary == closed_vocabulary
+    assert (tokenizer.vocabulary.unk is not None) == closed_vocabulary
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("text", ["", "the cat", " the  cat ", "the cat\n"])
+def test_a_context_is_the_beginning_of_a_line(name, text, fitted):
+    tokenizer = fitted[name]
+    ids = tokenizer.encode_context(text)
+    assert ids.dtype == np.int32 and ids.ndim == 1
+    if name == "words":
+        # A line of these words has one more token, the <eos> that ends it.
+        assert [*ids.tolist(), tokenizer.vocabulary.start_id] == tokenizer.encode([text]).tolist()
+    else:
+        assert ids.tolist() == tokenizer.encode([text]).tolist()
+
+
+def test_a_context_with_an_unseen_word():
+    with pytest.raises(UserError, match="'zebra' is not among the"):
+        fit("words", "the cat sat\n").encode_context("the zebra")
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_no_text_is_no_ids(name, fitted):
     ids = fitted[name].encode([])
@@ -226,5 +261,5 @@ def test_bpe_merges_what_is_frequent():
 
 @pytest.mark.parametrize("size", [0, 256])
 def test_bpe_size_too_small(size):
-    with pytest.raises(UserError, match=f"--vocab-size {size}: .* at least 257"):
+    with pytest.raises(UserError, match=f"`vocab_size` {size}: .* at least 257"):
         fit("bpe", vocab_size=size)

@@ -89,7 +89,7 @@ def test_from_counts_laws(words, min_count, max_size, start, add_unk):
 
 
 def test_max_size_without_room_for_words():
-    with pytest.raises(UserError, match=r"--vocab-size 2 leaves no room.*<eos>.*<unk>"):
+    with pytest.raises(UserError, match=r"`vocab_size` 2: leaves no room.*<eos>.*<unk>"):
         Vocabulary.from_counts(Counter(["a", "b", "c"]), max_size=2, start=EOS)
 
 
@@ -116,7 +116,7 @@ def test_unknown_word_is_named_with_the_nearest(word, near):
     message = str(caught.value)
     assert message.startswith(f"{word!r} is not among the 6 tokens")
     assert f"(nearest: {' '.join(map(repr, near))})" in message
-    assert "--unk always" in message
+    assert "`unk` always" in message
 
 
 @pytest.mark.parametrize(

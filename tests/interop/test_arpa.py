@@ -154,7 +154,7 @@ def test_kenlm_gives_the_same_probabilities(tmp_path, kind, smoothing):
         names[END] = "</s>"
     rows = random_rows(1)
     text = sequences(kind, rows)
-    probabilities, _ = tables.score(tables.contexts(text.before[None]), text.words[None])
+    probabilities, _ = tables.score(tables.contexts(text.previous[None]), text.words[None])
     if kind == "rows":  # None: a line begins
         words = [word for row in rows for word in [None, *(names[word] for word in row)]]
     else:

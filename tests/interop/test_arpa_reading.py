@@ -173,7 +173,7 @@ def line_of(text, part):
         ("-0.9  sun", "-0.9  the", "-0.9  the", "the 1-gram 'the' is on line 13 already"),
         ("sun the", "the sun", "-0.6\t", "the 2-gram is on line 18 already"),
         ("the sun </s>", "<s> the sun", "-0.15 <s>", "the 3-gram is on line 23 already"),
-        ("the sun </s>", "the the </s>", "-0.15 the", "before the last word is not among the 2-gr"),
+        ("the sun </s>", "the the </s>", "-0.15 the", "before the last word are not among the 2"),
         ("sun the", "sun <s>", "-0.6\t", "<s> may only be the first word of an n-gram"),
         ("sun the", "</s> the", "-0.6\t", "</s> may only be the last word of an n-gram"),
         ("-1\tan", "-1\t<eos>\n-1\tan", "-1\t<eos>", "<eos> is a word here, and so is </s>"),

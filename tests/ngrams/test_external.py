@@ -11,7 +11,7 @@ import pytest
 
 from jaxlm.data.text import read_corpus
 from jaxlm.errors import UserError
-from jaxlm.ngrams import chunked as chunked
+from jaxlm.ngrams import chunked
 from jaxlm.ngrams.counts import Sequences, count_ngrams
 from jaxlm.ngrams.engines import run_duckdb, run_spark
 from jaxlm.ngrams.external import (
@@ -84,13 +84,13 @@ def assert_same_estimate(estimate, other):
 @pytest.mark.parametrize("kind", ["lines", "stream", "rows"])
 def test_a_text_read_in_blocks_is_the_text(kind):
     text = texts()[kind]
-    blocks = [text.before_in(start, start + 50) for start in range(0, len(text.words), 50)]
-    assert_same_array(np.concatenate(blocks), text.before, kind)
+    blocks = [text.previous_in(start, start + 50) for start in range(0, len(text.words), 50)]
+    assert_same_array(np.concatenate(blocks), text.previous, kind)
 
 
 def test_a_largest_vocabulary_of_two_byte_ids_has_room_for_a_line_start():
     ids = np.array([7, 65535, 7], np.uint16)
-    assert Sequences.lines(ids, 65535, 1 << 16).before.tolist() == [1 << 16, 7, 1 << 16]
+    assert Sequences.lines(ids, 65535, 1 << 16).previous.tolist() == [1 << 16, 7, 1 << 16]
 
 
 def test_windows_end_at_a_line_start(tmp_path):
@@ -143,9 +143,9 @@ def test_any_name_of_a_folder_will_do(tmp_path):
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_a_model_estimated_in_files_is_the_same(smoothing, tmp_path, monkeypatch):
     pytest.importorskip("duckdb")
-    # A folder given relative to where we are, and pieces so small that there are many.
+    # A folder given relative to where we are, and chunks so small that there are many.
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(chunked, "PIECE", 7)
+    monkeypatch.setattr(chunked, "CHUNK", 7)
     text, results = texts()["lines"], Path("results")
     counts, allocate = count_outside(text, 4, Path())
     expected = SMOOTHINGS[smoothing](count_ngrams(text, 4, V), in_memory, 0.5)
@@ -215,14 +215,14 @@ def test_what_fits_is_counted_in_memory(tmp_path):
 def test_an_order_larger_than_any_line(tmp_path):
     pytest.importorskip("duckdb")
     text = Sequences.lines(np.array([1, END, 2, END]), END, V)
-    with pytest.raises(UserError, match="--order 5 is larger than any line: the longest has 3"):
+    with pytest.raises(UserError, match="`order` 5: is larger than any line: the longest has 3"):
         count_outside(text, 5, tmp_path)
 
 
 def test_too_little_memory_even_for_the_engine(tmp_path):
     pytest.importorskip("duckdb")
     text = Sequences.stream(ids_of(20_000), 0)
-    with pytest.raises(UserError, match=r"DuckDB cannot count .* its share of --memory"):
+    with pytest.raises(UserError, match=r"DuckDB cannot count .* its share of `memory`"):
         count_within(text, 5, V, 1_000_000, tmp_path / "results", tmp_path / "scratch")
 
 

@@ -1,4 +1,4 @@
-"""Amounts of memory: what is said, what counting needs, and what is given back."""
+"""Amounts of memory: what is said, what counting needs, and what is dropped."""
 
 import tracemalloc
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlm.errors import UserError
-from jaxlm.ngrams import chunked as chunked
+from jaxlm.ngrams import chunked
 from jaxlm.ngrams.counts import Sequences, count_ngrams
 from jaxlm.ngrams.external import available, bytes_needed, in_folders, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS
@@ -38,7 +38,7 @@ def test_what_memory_is_needed_is_no_less_than_what_is_taken(size, order):
     finally:
         tracemalloc.stop()
     assert estimate.tables.order == order
-    # 30 MB at most are those of a piece, whatever the text.
+    # 30 MB at most are those of a chunk, whatever the text.
     assert peak < bytes_needed(len(ids), order, size) + 30_000_000
 
 
@@ -47,12 +47,12 @@ def test_python_itself_is_reckoned_with():
     assert available(100_000_000) == 50_000_000
 
 
-def test_arrays_in_files_come_back_after_their_release(tmp_path):
+def test_arrays_in_files_can_be_read_after_they_are_dropped_from_memory(tmp_path):
     array = in_folders(tmp_path / "a", tmp_path / "b")("counts-2", 100_000, np.int64)
     array[:] = np.arange(100_000)
-    chunked.release(array[10:], np.arange(3))
+    chunked.drop_from_memory(array[10:], np.arange(3))
     np.testing.assert_array_equal(np.asarray(array), np.arange(100_000))
     private = np.load(tmp_path / "b/counts-2.npy", mmap_mode="c")
     private[0] = 7
-    chunked.release(private)
+    chunked.drop_from_memory(private)
     assert private[0] == 7

@@ -115,7 +115,7 @@ def test_every_smoothing_is_its_definition(smoothing, ids, context, at_start):
 def test_counts_are_those_of_a_dictionary(ids, order):
     if max(map(len, lines_of(ids))) < order:
         for refuse in (count_ngrams, check_order):
-            with pytest.raises(UserError, match=f"--order {order}"):
+            with pytest.raises(UserError, match=f"`order` {order}"):
                 refuse(Sequences.lines(np.array(ids), END, V), order, V)
         return
     check_order(Sequences.lines(np.array(ids), END, V), order, V)
