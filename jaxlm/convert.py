@@ -1,4 +1,4 @@
-"""python -m jaxlm.convert: an n-gram to an ARPA file, or an ARPA file to a run."""
+"""python -m jaxlm.convert: write an n-gram run as an ARPA file, or read an ARPA file as a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxlm.errors import UserError
 from jaxlm.interop.runs import export_arpa, import_arpa
 from jaxlm.runs.run import load
 
-ABOUT = """An n-gram run to an ARPA file, which KenLM and SRILM read; or their ARPA file to a run.
+ABOUT = """Write an n-gram run as an ARPA file for KenLM and SRILM, or read an ARPA file as a run.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
@@ -22,26 +22,30 @@ Examples:
 
 @dataclass(frozen=True)
 class Command:
-    """From what, to what."""
+    """Settings of `python -m jaxlm.convert`."""
 
     source: tyro.conf.Positional[Path]
-    """A run's folder, or an ARPA file (plain or gzip)."""
+    """Folder of the run, or ARPA file (plain or gzip)."""
     target: tyro.conf.Positional[Path]
-    """The ARPA file to write (gzip if it ends in .gz), or the new run's folder."""
+    """ARPA file to write (gzip if its name ends in .gz), or folder of the new run."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """A folder is written as a file, a file as a folder."""
+    """Convert a folder to a file, or a file to a folder."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.convert", about=ABOUT)
     console = Console(highlight=False)
     if command.source.is_dir():
         if command.target.is_dir():
-            raise UserError(f"{command.target} is a folder: name the ARPA file to write")
+            raise UserError(
+                f"{command.target} is a folder: give the name of the ARPA file to write"
+            )
         export_arpa(load(command.source), command.target)
         console.print(f"written to {command.target}", soft_wrap=True)
         return 0
     if not command.source.exists():
-        raise UserError(f"{command.source} does not exist: give a run's folder, or an ARPA file")
+        raise UserError(
+            f"{command.source} does not exist: give the folder of a run, or an ARPA file"
+        )
     run = import_arpa(command.source, command.target)
     sizes = ", ".join(f"{size:,}" for size in run.params.sizes)
     console.print(f"n-grams of each order: {sizes}", soft_wrap=True)

@@ -1,8 +1,10 @@
-"""python -m jaxlm.evaluate: exact perplexity of one run or several, with its protocol."""
+"""python -m jaxlm.evaluate: the exact perplexity of runs, and how it was counted."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -15,7 +17,7 @@ from jaxlm.evaluation.mixing import Mixed, mixture
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
 from jaxlm.runs.run import Run, load
 
-ABOUT = """Exact perplexity of one run or several: every token scored once, the protocol printed.
+ABOUT = """Exact perplexity of runs: every token is scored once, and the report says how it is counted.
 
 Examples:
   python -m jaxlm.evaluate runs/lstm-ptb
@@ -24,78 +26,65 @@ Examples:
   python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 80
   python -m jaxlm.evaluate runs/lstm-ptb --cache 500 --dynamic --temperature auto
 """
+# Flags of the fields of Adaptation that have another name here.
+FLAGS = {"flatness": "cache_flatness", "share": "cache_share", "samples": "mc_samples"}
 
 
 @dataclass(frozen=True)
 class Command:
-    """Which runs, on which text."""
+    """Settings of `python -m jaxlm.evaluate`."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs."""
+    """Folders of the runs."""
     corpus: str | None = None
-    """A corpus by name or path (none: the one each run was trained on)."""
+    """Name or path of a corpus (none: the corpus that each run was trained on)."""
     split: str | None = None
-    """train, valid or test (none: test, or else valid, or else train)."""
+    """train, valid or test (none: the first of test, valid and train that exists)."""
     text: Path | None = None
-    """A text file, measured whole, in place of a corpus."""
+    """A text file to evaluate as a whole, instead of a corpus."""
     per_token: Path | None = None
-    """Write token, log-probability, surprisal, rank and entropy to this file (one run)."""
+    """File for a table of all tokens: log-probability, surprisal, rank and entropy (one run)."""
     mix: bool = False
-    """Interpolate the runs' probabilities too: each alone, and all together."""
+    """Also interpolate the probabilities of the runs: the table shows each run and the mixture."""
     weights: str | None = None
-    """With --mix: their weights, such as .5,.5 (none: the best on the validation split, by EM)."""
+    """With --mix: weights of the runs, such as .5,.5 (none: the best on the validation split, found
+    by EM)."""
     unigram_cache: int | None = None
-    """With --mix: one more component, each token's share of the recent text; a token's weight
-    halves every so many."""
+    """With --mix: add a cache, which predicts each token by its frequency in the text so far; the
+    weight of an occurrence halves every this many tokens."""
     temperature: str | None = None
-    """Divide the logits by this, or by what suits the validation split best: auto."""
+    """Divide the logits by this number, or auto: the best on the validation split."""
     cache: int = 0
-    """Continuous cache: keep the last so many states, and what followed each (0: none)."""
+    """Continuous cache: keep this many hidden states and the tokens that followed them (0: none)."""
     cache_flatness: float | None = None
-    """How much more a state that is more alike counts (none: the best on the validation split)."""
+    """How much more a similar cached state counts (none: the best on the validation split)."""
     cache_share: float | None = None
-    """The cache's share of the probability (none: the best on the validation split, by EM)."""
+    """Weight of the cache in the probability (none: the best on the validation split, by EM)."""
     dynamic: bool = False
-    """Dynamic evaluation: the parameters follow the text, once it is scored, by gradient."""
+    """Dynamic evaluation: gradient steps on the text, each token scored before its gradient."""
     dynamic_rule: str = "rms"
-    """How they follow: rms (each by its gradients in training), sgd."""
+    """Step of dynamic evaluation: rms (scaled by each parameter's training gradients) or sgd."""
     dynamic_lr: float | None = None
-    """Their rate (none: the best on the beginning of the validation split)."""
+    """Learning rate of the steps (none: the best on the beginning of the validation split)."""
     dynamic_decay: float | None = None
-    """Share by which a step pulls them back to the trained ones (none: as the rate)."""
+    """Decay of the parameters to their trained values, per step (none: tuned with --dynamic-lr)."""
     dynamic_steps: int = 10
-    """Tokens from one step of theirs to the next."""
+    """Tokens from one step to the next."""
     mc_samples: int = 0
-    """Average the probabilities of so many networks with dropout (0: one, without)."""
+    """Average the probabilities of this many networks with dropout (0: one without dropout)."""
     seed: int = 0
-    """Fixes the masks of --mc-samples."""
+    """Seed of the dropout masks of --mc-samples."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Scores each run and prints one table."""
+    """Score each run and print one table."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.evaluate", about=ABOUT)
-    if not command.runs:
-        raise UserError("name at least one run: python -m jaxlm.evaluate runs/nplm-toy")
-    if command.per_token and len(command.runs) > 1:
-        raise UserError(
-            f"--per-token takes one run, not {len(command.runs)}: evaluate them one by one"
-        )
-    if command.text and (command.corpus or command.split):
-        raise UserError("--text is a text of its own: leave out --corpus and --split")
-    if not command.mix and (command.weights or command.unigram_cache is not None):
-        raise UserError("--weights and --unigram-cache belong to --mix: add it, or leave them out")
-    if command.mix and command.per_token:
-        raise UserError("--per-token takes one run, and --mix several: leave one of them out")
-    how = adaptation(command)
-    if how and command.per_token:
-        raise UserError("--per-token is of the run as it was trained: leave out what adapts it")
-    runs = [load(folder) for folder in command.runs]
-    mixed = mix(command, runs, how) if command.mix else None
-    reports = [*mixed.alone, mixed.together] if mixed else [evaluate(command, run) for run in runs]
-    if how and not mixed:
-        where = {"corpus": command.corpus, "split": command.split, "text": command.text}
-        reports += [adapted(run, how, **where) for run in runs]  # type: ignore[arg-type]
-    # Wide enough for every figure, also where the output is a file.
+    check_flags(command)
+    try:
+        reports, mixed = measure(command)
+    except UserError as error:
+        raise UserError(adaptation_flags(str(error))) from None
+    # Wide enough for all columns, also where the output is a file.
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
@@ -112,26 +101,70 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def adaptation(command: Command) -> Adaptation | None:
-    """What --temperature, --cache, --dynamic and --mc-samples ask for. Raises UserError."""
-    belongs = {
+def check_flags(command: Command) -> None:
+    """Raise UserError for flags that cannot be used together."""
+    if not command.runs:
+        raise UserError("name at least one run: python -m jaxlm.evaluate runs/nplm-toy")
+    if command.per_token and len(command.runs) > 1:
+        raise UserError(
+            f"--per-token takes one run, not {len(command.runs)}: evaluate each run by itself"
+        )
+    if command.text and (command.corpus or command.split):
+        raise UserError("--text replaces the corpus: leave out --corpus and --split")
+    if not command.mix and (command.weights or command.unigram_cache is not None):
+        raise UserError("--weights and --unigram-cache need --mix: add it, or leave them out")
+    if command.mix and command.per_token:
+        raise UserError("--per-token takes one run, and --mix several: leave one of them out")
+
+
+def measure(command: Command) -> tuple[list[Report], Mixed | None]:
+    """Return the reports for the table, and the mixture if the command asks for a mixture."""
+    adaptation = parse_adaptation(command)
+    if adaptation and command.per_token:
+        raise UserError(
+            "--per-token needs the run as it was trained: leave out --temperature, --cache, "
+            "--dynamic and --mc-samples"
+        )
+    runs = [load(folder) for folder in command.runs]
+    where: dict[str, Any] = {
+        "corpus": command.corpus,
+        "split": command.split,
+        "text": command.text,
+    }
+    if command.mix:
+        mixed = mixture(
+            runs,
+            weights=None if command.weights is None else parse_weights(command.weights),
+            unigram_cache=command.unigram_cache,
+            adaptation=adaptation,
+            **where,
+        )
+        return [*mixed.alone, mixed.together], mixed
+    reports = [evaluate(command, run) for run in runs]
+    if adaptation:
+        reports += [adapted(run, adaptation, **where) for run in runs]
+    return reports, None
+
+
+def parse_adaptation(command: Command) -> Adaptation | None:
+    """Return the adaptation that the flags ask for, or None. Raise UserError for a bad flag."""
+    parts_of = {
         "cache": ("cache_flatness", "cache_share"),
         "dynamic": ("dynamic_rule", "dynamic_lr", "dynamic_decay", "dynamic_steps"),
         "mc_samples": ("seed",),
     }
-    for whole, parts in belongs.items():
+    for whole, parts in parts_of.items():
         for part in parts:
             if not getattr(command, whole) and getattr(command, part) != getattr(Command, part):
-                flag, needed = (name.replace("_", "-") for name in (part, whole))
-                raise UserError(f"--{flag} belongs to --{needed}: add it, or leave --{flag} out")
-    if command.temperature is None and not any(getattr(command, whole) for whole in belongs):
+                raise UserError(f"`{part}` belongs to `{whole}`: add it, or leave `{part}` out")
+    if command.temperature is None and not any(getattr(command, whole) for whole in parts_of):
         return None
     text = command.temperature or "1"
     try:
         temperature = None if text == "auto" else float(text)
     except ValueError:
         raise UserError(f"--temperature {text!r}: give a number above 0, or auto") from None
-    found = Adaptation(
+    adaptation = Adaptation(
         temperature,
         command.cache,
         command.cache_flatness,
@@ -143,35 +176,27 @@ def adaptation(command: Command) -> Adaptation | None:
         samples=command.mc_samples,
         seed=command.seed,
     )
-    found.check()
-    return found
+    adaptation.check()
+    return adaptation
 
 
-def mix(command: Command, runs: Sequence[Run], how: Adaptation | None) -> Mixed:
-    """The runs alone and together."""
-    return mixture(
-        runs,
-        weights=None if command.weights is None else parse_weights(command.weights),
-        unigram_cache=command.unigram_cache,
-        adaptation=how,
-        corpus=command.corpus,
-        split=command.split,
-        text=command.text,
-    )
+def adaptation_flags(message: str) -> str:
+    """Return a message with the fields of Adaptation renamed to the flags of this command."""
+    return re.sub(r"`(\w+)`", lambda match: f"`{FLAGS.get(match[1], match[1])}`", message)
 
 
 def parse_weights(text: str) -> list[float]:
-    """The numbers of a text like .5,.5. Raises UserError."""
+    """Return the numbers of a text such as .5,.5. Raise UserError for other text."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"--weights {text!r}: give one number a run, with commas between, such as .5,.5"
+            f"--weights {text!r}: give one number per run, separated by commas, such as .5,.5"
         ) from None
 
 
 def evaluate(command: Command, run: Run) -> Report:
-    """Scores one run, and writes its table of tokens if asked."""
+    """Return the report of one run; write its table of tokens if the command asks for it."""
     split = open_split(run, command.corpus, command.split, command.text)
     scores = score(run, split, detail=command.per_token is not None)
     if command.per_token:
@@ -180,8 +205,9 @@ def evaluate(command: Command, run: Run) -> Report:
 
 
 def result_table(reports: Sequence[Report]) -> Table:
-    """One row a run; bits are what the whole text cost, shared out over tokens, words, characters
-    and bytes.
+    """Return a table with one row per run.
+
+    The bits of the whole text are divided by its tokens, words, characters and bytes.
     """
     table = Table()
     for header in ("run", "text"):

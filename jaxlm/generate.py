@@ -1,4 +1,4 @@
-"""python -m jaxlm.generate: continue a prompt."""
+"""python -m jaxlm.generate: continue a prompt by sampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxlm.commands import cli
 from jaxlm.evaluation.generation import SamplingConfig, sample
 from jaxlm.runs.run import load
 
-ABOUT = """Continue a prompt, by sampling from the model.
+ABOUT = """Continue a prompt by sampling from the model.
 
 Examples:
   python -m jaxlm.generate runs/lstm-ptb --prompt "the company" --length 50
@@ -20,16 +20,16 @@ Examples:
 
 @dataclass(frozen=True)
 class Command(SamplingConfig):
-    """Which run, from which prompt, and how to draw."""
+    """Settings of `python -m jaxlm.generate`."""
 
     run: tyro.conf.Positional[Path] = tyro.MISSING
     """Folder of the run."""
     prompt: str = ""
-    """What to continue (default: the start of a line)."""
+    """Text to continue (default: the start of a line)."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the continuations, a line of dashes between two."""
+    """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     texts = sample(load(command.run), command.prompt, command)
     print("\n----\n".join(texts))

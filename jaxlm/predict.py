@@ -1,4 +1,4 @@
-"""python -m jaxlm.predict: the next words after a context, with their probabilities."""
+"""python -m jaxlm.predict: the most probable next words after a context."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,30 +15,31 @@ from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import encode_context, next_words, word_sources
 from jaxlm.runs.run import Run, load
 
-ABOUT = """The next words after a context, with their probabilities.
+ABOUT = """The most probable next words after a context, with their probabilities.
 
 Examples:
   python -m jaxlm.predict runs/nplm-toy "我 讨厌"
   python -m jaxlm.predict runs/lstm-ptb "the stock" "the price of" --top 10
   cat contexts.txt | python -m jaxlm.predict runs/lstm-ptb
 """
+# Characters in the bar of probability 1.
 BAR = 30
 
 
 @dataclass(frozen=True)
 class Command:
-    """Which run, after which contexts."""
+    """Settings of `python -m jaxlm.predict`."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     contexts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Contexts, each in quotes (none: one a line from standard input)."""
+    """Contexts, each in quotes (none: read from standard input, one per line)."""
     top: int = 5
-    """Words to show."""
+    """Number of words to show."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints a bar chart for each context."""
+    """Print a bar chart for each context."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.predict", about=ABOUT)
     if not command.contexts and sys.stdin.isatty():
         raise UserError(
@@ -53,7 +54,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def show(console: Console, run: Run, context: str, count: int) -> None:
-    """The context, what was done to it if anything, and a bar a word."""
+    """Print the context, a note if the model sees another context, and a bar for each word.
+
+    Args:
+      console: where to print.
+      run: the trained run.
+      context: text before the next word.
+      count: number of words.
+    """
     words = next_words(run, context, count)
     note = encode_context(run, context).note
     console.print(escape(f"{context} -> {words[0][0]}"), soft_wrap=True)

@@ -6,12 +6,11 @@ import jax
 import numpy as np
 import pytest
 from cases import assert_trees_close
-from jaxlm.evaluation.perplexity.adaptation import tuning as choosing
 from numpy.testing import assert_allclose
 
 import jaxlm
 from jaxlm.errors import UserError
-from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading
+from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading, tuning
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_nothing_adapted_is_the_perplexity(run):
 @pytest.mark.parametrize("chunk", [7, 256])
 def test_temperature_and_cache_as_defined(run, monkeypatch, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
-    monkeypatch.setattr(choosing, "CHUNK", chunk)
+    monkeypatch.setattr(tuning, "CHUNK", chunk)
     log_probs, hidden, ids = model_log_probs(run, "test", 0.8)
     expected = np.exp(log_probs)
     for t in range(1, len(ids)):
@@ -146,7 +145,7 @@ def test_the_training_text_is_looked_at_once(run, monkeypatch):
         looked.append(args)
         return dynamic.training_rms(*args)
 
-    monkeypatch.setattr(choosing, "training_rms", counted)
+    monkeypatch.setattr(tuning, "training_rms", counted)
     settings = {"dynamic": "rms", "dynamic_steps": 8, "dynamic_decay": 0.02}
     jaxlm.mixture([run], adaptation=Adaptation(**settings), unigram_cache=20)
     assert len(looked) == 1
@@ -165,8 +164,10 @@ def test_samples_are_averaged_as_probabilities(dropped):
     logits = dropped.model.apply({"params": dropped.params}, hidden, method="logits")
     p_2T = jax.nn.softmax(logits)[:, np.arange(50), ids]
     assert not np.allclose(p_2T[0], p_2T[1])
-    how = reading.How(cache=0, samples=2, rule="none")
-    found = reading.read(dropped.model, dropped.params, ids, how, [1.0], [0.0], seed=3, steps=50)
+    options = reading.ReadingOptions(cache=0, samples=2, rule="none")
+    found = reading.read(
+        dropped.model, dropped.params, ids, options, [1.0], [0.0], seed=3, segment_length=50
+    )
     assert_allclose(found.model_KT[0], np.log(p_2T.mean(0)), rtol=1e-4, atol=1e-5)
 
 

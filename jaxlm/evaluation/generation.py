@@ -1,4 +1,4 @@
-"""What comes next: the next word's distribution, and sampled continuations."""
+"""Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.ops.sampling import categorical
 from jaxlm.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Context:
-    """A prompt as the model gets it: ids [1, T], and a note where that is not simply what was
-    asked.
+    """An encoded context.
+
+    Attributes:
+      ids: token ids that the model reads, int32 [1, T].
+      note: how the model's context differs from the text that was asked for; empty if it does not.
     """
 
     ids: np.ndarray
@@ -24,30 +27,34 @@ class Context:
 
 
 def encode_context(run: Run, text: str) -> Context:
-    """The ids of `text` as a context, after the start token if there is one.
+    """Return the token ids of `text`, after the start token if the vocabulary has a start token.
 
-    A window model sees the last n_step tokens; a shorter context is padded with the start token, as
-    in training; both are noted. Raises UserError for an unknown word without `<unk>`, and for a
-    context that is too short where nothing pads it.
+    A model with a window sees only the last tokens of a longer context. Where a model needs its
+    whole window (an NPLM), a shorter context is padded with the start token, as in training. The
+    note reports both.
+
+    Raises:
+      UserError: for text that is not valid UTF-8, an unknown word if the vocabulary has no `<unk>`,
+        and a context that is too short and cannot be padded.
     """
     vocabulary, tokenizer = run.vocabulary, run.tokenizer
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
-    # A context is the beginning of a line: words are split without the <eos> that would end it.
+    # A context is the beginning of a line, so no <eos> follows it. The tokenizer for words would
+    # add <eos>.
     words = vocabulary.ids(text.split()) if tokenizer.name == "words" else tokenizer.encode([text])
-    before = [] if vocabulary.start_id is None else [vocabulary.start_id]
-    ids = np.concatenate([np.array(before, np.int32), words]).astype(np.int32)[None, :]
+    start = [] if vocabulary.start_id is None else [vocabulary.start_id]
+    ids_1T = np.concatenate([np.array(start, np.int32), words]).astype(np.int32)[None, :]
     model, count = run.model, len(words)
     window = model.window
     missing = 0 if window is None else max(0, window - count)
     padded = model.pads and missing > 0
     if padded and vocabulary.start_id is None:
         raise UserError(
-            f"the context {text!r} has {count} {_tokens(count)}, and this model needs "
-            f"{window}: its vocabulary has no <eos> "
-            f"to pad with. Give {window} words"
+            f"the context {text!r} has {count} {_tokens(count)}, and this model needs {window}: "
+            f"its vocabulary has no <eos> to pad with. Give {window} words"
         )
-    if not ids.size and not model.starts_from_nothing:
+    if not ids_1T.size and not model.starts_from_nothing:
         raise UserError(
             "the context is empty, and this model has no <eos> to start from: give a word"
         )
@@ -59,7 +66,7 @@ def encode_context(run: Run, text: str) -> Context:
         )
     elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
-    return Context(ids, note)
+    return Context(ids_1T, note)
 
 
 def _tokens(count: int) -> str:
@@ -67,67 +74,87 @@ def _tokens(count: int) -> str:
 
 
 def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]]:
-    """The `count` likeliest next tokens after `context`, with their probabilities, likeliest first.
+    """Return the `count` most probable next tokens after `context`, with their probabilities.
 
-        >>> jaxlm.next_words(run, "我 讨厌", 1)
-        [('挨打', 0.9999)]
+    The most probable token is first.
 
-    Raises UserError for an unknown word, a context too short to use, or a count below 1.
+    Example:
+      >>> import jaxlm
+      >>> from rich.console import Console
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> model = jaxlm.NGram(vocab_size=len(text.vocabulary), order=3)
+      >>> run = jaxlm.fit(model, text, console=Console(quiet=True))
+      >>> [(word, round(p, 3)) for word, p in jaxlm.next_words(run, "我 讨厌", 2)]
+
+    Raises:
+      SettingError: for a count below 1.
+      UserError: for an unknown word, or a context that is too short for the model.
     """
-    if count < 1:
-        raise UserError(f"--top {count}: must be at least 1")
-    ids = encode_context(run, context).ids
-    log_probs_BV, _ = run.model.next_log_probs(run.params, ids)
-    log_probs_V = np.asarray(log_probs_BV)[0]
+    check_at_least("count", count, 1)
+    ids_1T = encode_context(run, context).ids
+    log_probs_1V, _ = run.model.next_log_probs(run.params, ids_1T)
+    log_probs_V = np.asarray(log_probs_1V)[0]
     best = np.argsort(-log_probs_V, kind="stable")[:count]
     return [(run.vocabulary.tokens[index], float(np.exp(log_probs_V[index]))) for index in best]
 
 
 def word_sources(run: Run, context: str, words: Sequence[str]) -> list[str]:
-    """What in the model gave each word its probability after `context` (an n-gram's order); empty
-    strings where it has nothing to tell.
+    """Return the part of the model that each word's probability after `context` comes from.
+
+    In an n-gram model this is an order, such as "3-gram". Other models return empty strings.
     """
-    ids = encode_context(run, context).ids
-    return run.model.sources(run.params, ids, run.vocabulary.ids(words))
+    ids_1T = encode_context(run, context).ids
+    return run.model.sources(run.params, ids_1T, run.vocabulary.ids(words))
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a continuation is drawn."""
+    """Settings of `sample`."""
 
     length: int = 100
     """Tokens to generate."""
     samples: int = 1
-    """Continuations, generated side by side in one batch."""
+    """Continuations to generate, as one batch."""
     temperature: float = 1.0
-    """Divide the logits by this: below 1 bolder, above 1 wilder, 0 always the likeliest."""
+    """Divide the logits by this: below 1 more predictable, above 1 more varied, 0 always takes the
+    most probable token."""
     top_k: int | None = None
-    """Draw from the k likeliest tokens only."""
+    """Sample from the k most probable tokens only."""
     top_p: float | None = None
-    """Draw from the fewest likeliest tokens whose probabilities sum to p (nucleus sampling)."""
+    """Sample from the smallest set of most probable tokens whose probabilities sum to p (nucleus
+    sampling)."""
     seed: int = 0
-    """Fixes the draws."""
+    """Seed of the random numbers."""
 
 
 def check_sampling(config: SamplingConfig) -> None:
-    """Raises UserError that names the flag of a value out of its range."""
-    least = {"length": config.length, "samples": config.samples, "top_k": config.top_k}
-    for name, value in least.items():
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    if not config.temperature >= 0:
-        raise UserError(f"--temperature {config.temperature}: must be 0 or more")
+    """Raise SettingError for a value out of its range."""
+    for field in ("length", "samples", "top_k"):
+        value = getattr(config, field)
+        if value is not None:
+            check_at_least(field, value, 1)
+    check_at_least("temperature", config.temperature, 0)
     if config.top_p is not None and not 0 < config.top_p <= 1:
-        raise UserError(f"--top-p {config.top_p}: must be above 0 and at most 1")
+        raise SettingError("top_p", config.top_p, "must be above 0 and at most 1")
 
 
 def filter_logits(
     logits_BV: jax.Array, temperature: float, top_k: int | None, top_p: float | None
 ) -> jax.Array:
-    """Logits of the distribution to draw from, -inf at what is cut off.
+    """Return the logits of the distribution to sample from, -inf for excluded tokens.
 
-    y / temperature; then the k largest (Fan et al. 2018); then the smallest set of likeliest tokens
-    with probability at least p (Holtzman et al. 2020). The likeliest token always stays.
+    The steps are, in this order:
+
+    1. Divide the logits by `temperature`.
+    2. Keep the `top_k` largest logits (Fan et al. 2018).
+    3. Keep the smallest set of most probable tokens whose probabilities sum to at least `top_p`
+       (Holtzman et al. 2020). The most probable token is always kept.
+
+    Args:
+      logits_BV: unnormalised log-probabilities, float32.
+      temperature: a number above 0.
+      top_k: number of tokens to keep, or None for all tokens.
+      top_p: probability to keep, or None for all tokens.
     """
     logits_BV = logits_BV / temperature
     if top_k is not None and top_k < logits_BV.shape[-1]:
@@ -144,8 +171,10 @@ def filter_logits(
 
 @dataclass(frozen=True)
 class Sampler:
-    """draw(logits_BV, uniform_2B) -> token_B: the likeliest at temperature 0, else a random one of
-    what `filter_logits` leaves, by two numbers a row from [0, 1).
+    """Choose a token for each row: draw(logits_BV, uniform_2B) -> token_B, int32.
+
+    At temperature 0 it is the most probable token. Otherwise it is a sample from the distribution
+    that `filter_logits` returns. `uniform_2B` are two random numbers per row from [0, 1).
     """
 
     temperature: float
@@ -155,34 +184,47 @@ class Sampler:
     def __call__(self, logits_BV: jax.Array, uniform_2B: jax.Array) -> jax.Array:
         if self.temperature == 0:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        left_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
-        return categorical(uniform_2B, left_BV)
+        filtered_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
+        return categorical(uniform_2B, filtered_BV)
 
 
 def sample(
     run: Run, prompt: str = "", config: SamplingConfig | None = None, **options: Any
 ) -> list[str]:
-    """Continuations of `prompt`, as text that begins with it.
+    """Return sampled continuations of `prompt`. Each text begins with the prompt.
 
-        jaxlm.sample(run, "我", length=20, temperature=0.8, samples=3, seed=1)
+    Example:
+      >>> import jaxlm
+      >>> from rich.console import Console
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> model = jaxlm.NGram(vocab_size=len(text.vocabulary), order=3)
+      >>> run = jaxlm.fit(model, text, console=Console(quiet=True))
+      >>> jaxlm.sample(run, "我 讨厌", length=1, temperature=0)
+      >>> len(jaxlm.sample(run, "我", length=2, samples=3, top_p=0.9, seed=1))
 
-    `options` are fields of SamplingConfig. Raises UserError for a value out of range or an unknown
-    word.
+    Args:
+      run: the trained run.
+      prompt: text to continue; if it is empty, the model starts from the start token.
+      config: the settings; None for a SamplingConfig of `options`.
+      options: fields of SamplingConfig by name.
+    Raises:
+      SettingError: for a value out of its range.
+      UserError: for an unknown word, or a prompt that is too short for the model.
     """
     config = SamplingConfig(**options) if config is None else config
     check_sampling(config)
-    ids = encode_context(run, prompt).ids
+    ids_1T = encode_context(run, prompt).ids
     tokens_BT = run.model.generate(
         run.params,
-        np.repeat(ids, config.samples, axis=0),
+        np.repeat(ids_1T, config.samples, axis=0),
         jax.random.key(config.seed),
         Sampler(float(config.temperature), config.top_k, config.top_p),
         config.length,
     )
-    return [joined(run, ids[0], row) for row in np.asarray(tokens_BT).tolist()]
+    return [decode(run, ids_1T[0], new_ids) for new_ids in np.asarray(tokens_BT).tolist()]
 
 
-def joined(run: Run, prompt_ids: np.ndarray, new_ids: Sequence[int]) -> str:
-    """The text of prompt and continuation, without the start token."""
+def decode(run: Run, prompt_ids: np.ndarray, new_ids: Sequence[int]) -> str:
+    """Return the text of prompt and continuation, without the start token."""
     skipped = 0 if run.vocabulary.start_id is None else 1
     return run.tokenizer.decode([*prompt_ids[skipped:].tolist(), *new_ids])

@@ -1,4 +1,4 @@
-"""Linear interpolation of several models' probabilities, and the weights that suit a text."""
+"""Linear interpolation of the probabilities of several models, and the best weights for a text."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,31 @@ import numpy as np
 
 
 def interpolated(log_probs_MT: np.ndarray, weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    """log Σ_m λ_m exp(log_probs_m), float64 [T]."""
+    """Return log Σ_m λ_m exp(log_probs_m), float64 [T], for weights λ [M]."""
     with np.errstate(divide="ignore"):
         return np.logaddexp.reduce(log_probs_MT + np.log(np.asarray(weights))[:, None], axis=0)
 
 
 def em_weights(log_probs_MT: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
-    """The weights λ [M] under which the tokens are likeliest, by expectation-maximisation.
+    """Return the weights λ [M] that maximise the likelihood of the tokens.
 
         λ_m ← 1/T Σ_t λ_m p_m(t) / Σ_k λ_k p_k(t)
 
-    The likelihood is concave in λ, so from equal weights it climbs to the one maximum; it stops
-    when no weight moves by more than `tolerance`.
+    This is expectation-maximisation. It starts from equal weights. The likelihood is concave in λ,
+    so the weights converge to the global maximum. The iteration stops when no weight changes by
+    more than `tolerance`.
 
     Source: Dempster, Laird & Rubin 1977; Jelinek & Mercer 1980.
     """
     with np.errstate(invalid="ignore"):
         p_MT = np.exp(log_probs_MT - log_probs_MT.max(axis=0))
-    # A token that every component rules out says nothing about the weights.
-    p_MT = p_MT[:, ~np.isnan(p_MT).any(axis=0)]
-    weights = np.full(len(p_MT), 1 / len(p_MT))
+    # A token with probability 0 in every component gives NaN. It says nothing about the weights.
+    p_MN = p_MT[:, ~np.isnan(p_MT).any(axis=0)]
+    weights_M = np.full(len(p_MN), 1 / len(p_MN))
     for _ in range(10_000):
-        before, total_T = weights, weights @ p_MT
-        weights = weights * (p_MT / total_T).mean(axis=1)
-        weights /= weights.sum()
-        if np.abs(weights - before).max() <= tolerance:
+        previous_M, total_N = weights_M, weights_M @ p_MN
+        weights_M = weights_M * (p_MN / total_N).mean(axis=1)
+        weights_M /= weights_M.sum()
+        if np.abs(weights_M - previous_M).max() <= tolerance:
             break
-    return weights
+    return weights_M

@@ -1,4 +1,4 @@
-"""Models together: the linear interpolation of their probabilities, and a cache of recent words."""
+"""Mix models: interpolate their probabilities linearly, and add a cache of recent tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.data.encoding import Split
-from jaxlm.errors import UserError
-from jaxlm.evaluation.adaptation import Adaptation, Adapter
-from jaxlm.evaluation.adaptation.settings import adaptable
+from jaxlm.errors import SettingError, UserError, check_at_least
+from jaxlm.evaluation.adaptation import Adaptation, AdaptiveEvaluator, can_adapt
 from jaxlm.evaluation.interpolation import em_weights, interpolated
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, scored_ids
 from jaxlm.evaluation.scoring import TokenScores
@@ -18,9 +17,13 @@ from jaxlm.runs.run import Run
 
 @dataclass(frozen=True)
 class Mixed:
-    """What each component scored alone, what they score together, and with which weights.
+    """Result of `mixture`: the reports of the components and of their mixture.
 
-    weights sum to 1, in the order of `alone`; `chosen` says how they came about.
+    Attributes:
+      alone: report of each component.
+      together: report of the mixture.
+      weights: weight of each component, in the order of `alone`; their sum is 1.
+      chosen: where the weights come from, in words.
     """
 
     alone: tuple[Report, ...]
@@ -30,18 +33,18 @@ class Mixed:
 
     @property
     def gain(self) -> float:
-        """Bits a token that the mixture saves over its best component."""
+        """Bits per token that the mixture saves over its best component."""
         best = min(item.nats_per_token for item in self.alone)
         return float((best - self.together.nats_per_token) / np.log(2))
 
     def __str__(self) -> str:
         best = min(self.alone, key=lambda item: item.nats_per_token)
-        shares = ", ".join(
+        weights = ", ".join(
             f"{weight:.4f} {item.run}"
             for weight, item in zip(self.weights, self.alone, strict=True)
         )
         return (
-            f"Mixture: {shares}; {self.chosen}. It saves {self.gain:.4f} bits a token over "
+            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:.4f} bits a token over "
             f"{best.run} alone."
         )
 
@@ -56,108 +59,133 @@ def mixture(
     split: str | None = None,
     text: str | Path | None = None,
 ) -> Mixed:
-    """The perplexity of runs whose probabilities are interpolated, token by token.
+    """Return the perplexity of runs whose probabilities are interpolated, token by token.
 
         P(w | h) = Σ_m λ_m P_m(w | h)          Σ_m λ_m = 1
 
-        print(jaxlm.mixture([jaxlm.load("runs/ngram-ptb"), jaxlm.load("runs/lstm-ptb")]))
+    Example:
+      >>> import jaxlm
+      >>> from rich.console import Console
+      >>> text, quiet = jaxlm.read_corpus("toy"), Console(quiet=True)
+      >>> size = len(text.vocabulary)
+      >>> unigram = jaxlm.fit(jaxlm.NGram(vocab_size=size, order=1), text, console=quiet)
+      >>> trigram = jaxlm.fit(jaxlm.NGram(vocab_size=size, order=3), text, console=quiet)
+      >>> mixed = jaxlm.mixture([unigram, trigram], weights=[0.1, 0.9], split="train")
+      >>> [round(float(report), 2) for report in (*mixed.alone, mixed.together)]
 
-    weights: λ, or None for the best on the validation split (by EM). unigram_cache: adds one more
-    component, each token's share among those before it, whose weight halves every so many.
-    adaptation: of every run that can be adapted, each with what suits it (see `adapted`); a count
-    stays as it is. corpus, split, text: as for `perplexity`.
-
-    Raises UserError for vocabularies that differ, runs that do not predict the same tokens, weights
-    that do not fit, and, without weights, a corpus without validation split.
+    Args:
+      runs: the components. All have the same vocabulary and predict the same tokens.
+      weights: λ, a weight for each component; None for the weights that are best on the validation
+        split, found by expectation-maximisation.
+      unigram_cache: half-life in tokens of one more component, a cache: the relative frequency of
+        each token in the text before it, where recent tokens weigh more. None for no cache.
+      adaptation: how to adapt the neural runs that read one stream. Each run is tuned on its own
+        (see `adapted`). Other runs are not adapted.
+      corpus: name or path of the corpus; None for the corpus that each run was trained on.
+      split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
+      text: a text file to evaluate as a whole, instead of a corpus.
+    Raises:
+      SettingError: for weights that do not fit the components, or a half-life below 1.
+      UserError: for different vocabularies, runs that predict different tokens, and, without
+        weights, a corpus without a validation split.
 
     Source: Jelinek & Mercer, "Interpolated estimation of Markov source parameters from sparse
     data", 1980; Bengio et al. 2003, section 4, mixes an NPLM with a trigram.
     """
-    components = len(runs) + (unigram_cache is not None)
-    check_components(components, unigram_cache)
+    count = len(runs) + (unigram_cache is not None)
+    check_components(count, unigram_cache)
     check_vocabularies(runs)
     if weights is not None:
-        check_weights(weights, components)
-    # Before the text itself is looked at: validation chooses.
-    parts = [_Component(run, adaptation, corpus) for run in runs]
-    shares, chosen = (
+        check_weights(weights, count)
+    # The validation split is read first, for tuning. Only then is the evaluated text read.
+    components = [_Component(run, adaptation, corpus) for run in runs]
+    weights_M, chosen = (
         (np.array(weights), "weights given")
         if weights is not None
-        else _weights_on_valid(parts, unigram_cache, corpus)
+        else _weights_on_valid(components, unigram_cache, corpus)
     )
-    measured = _log_probs(parts, unigram_cache, lambda run: open_split(run, corpus, split, text))
-    counted = zip(parts, measured.splits, measured.log_probs_MT, strict=False)
-    alone = [part.report(split, log_probs) for part, split, log_probs in counted]
-    together = TokenScores(interpolated(measured.log_probs_MT, shares))
+    measured = _measure(components, unigram_cache, lambda run: open_split(run, corpus, split, text))
+    # Not strict: the unigram cache has a row of log-probabilities, but no split.
+    per_run = zip(components, measured.splits, measured.log_probs_MT, strict=False)
+    alone = [component.report(split, log_probs_T) for component, split, log_probs_T in per_run]
+    together = TokenScores(interpolated(measured.log_probs_MT, weights_M))
     mixed = report(runs[0], measured.splits[0], together)
     if unigram_cache is not None:
         cached = report(runs[0], measured.splits[0], TokenScores(measured.log_probs_MT[-1]))
         protocol = f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens."
         alone.append(replace(cached, run="unigram cache", protocol=protocol))
-    return Mixed(tuple(alone), replace(mixed, run="mixture"), tuple(map(float, shares)), chosen)
+    return Mixed(tuple(alone), replace(mixed, run="mixture"), tuple(map(float, weights_M)), chosen)
 
 
 class _Component:
-    """A run, which adapts if it can and is to."""
+    """A run of a mixture, adapted if the mixture has an adaptation and the run can adapt."""
 
     def __init__(self, run: Run, adaptation: Adaptation | None, corpus: str | None) -> None:
-        self.run, self.adapter, self.adaptation = run, None, None
-        if adaptation is not None and adaptable(run):
-            self.adapter = Adapter(run, corpus)
-            self.adaptation = self.adapter.complete(adaptation)
+        self.run, self.evaluator, self.adaptation = run, None, None
+        if adaptation is not None and can_adapt(run):
+            self.evaluator = AdaptiveEvaluator(run, corpus)
+            self.adaptation = self.evaluator.tune(adaptation)
 
     def log_probs(self, split: Split) -> np.ndarray:
-        """Of every token that counts, [T]."""
-        if self.adapter is None or self.adaptation is None:
+        """Return the log-probability of every scored token, [T]."""
+        if self.evaluator is None or self.adaptation is None:
             return score(self.run, split).log_prob
-        return self.adapter.log_probs(self.adaptation, split)
+        return self.evaluator.log_probs(self.adaptation, split)
 
-    def report(self, split: Split, log_probs: np.ndarray) -> Report:
-        """What it scored alone."""
-        if self.adapter is None or self.adaptation is None:
-            return report(self.run, split, TokenScores(log_probs))
-        return self.adapter.report(self.adaptation, split, log_probs)
+    def report(self, split: Split, log_probs_T: np.ndarray) -> Report:
+        """Return the report of this component alone."""
+        if self.evaluator is None or self.adaptation is None:
+            return report(self.run, split, TokenScores(log_probs_T))
+        return self.evaluator.report(self.adaptation, split, log_probs_T)
 
 
 @dataclass(frozen=True)
 class _Measured:
+    """The split as each run encodes it, and the log-probabilities of its tokens, float64 [M, T].
+
+    A unigram cache has the last row of `log_probs_MT`, and no split.
+    """
+
     splits: list[Split]
     log_probs_MT: np.ndarray
 
 
-def _log_probs(
-    parts: Sequence[_Component], unigram_cache: int | None, open_for: Callable[[Run], Split]
+def _measure(
+    components: Sequence[_Component], unigram_cache: int | None, open_for: Callable[[Run], Split]
 ) -> _Measured:
-    """Log-probabilities of the same tokens by every component, float64 [M, T]."""
-    runs = [part.run for part in parts]
+    """Score the same tokens with every component."""
+    runs = [component.run for component in components]
     splits = [open_for(run) for run in runs]
     tokens = [
-        [token for _, token in scored_ids(run, part)]
-        for run, part in zip(runs, splits, strict=True)
+        [token for _, token in scored_ids(run, split)]
+        for run, split in zip(runs, splits, strict=True)
     ]
-    for run, other in zip(runs[1:], tokens[1:], strict=True):
-        if other != tokens[0]:
+    for run, run_tokens in zip(runs[1:], tokens[1:], strict=True):
+        if run_tokens != tokens[0]:
             raise UserError(
                 f"{runs[0].name} and {run.name} do not predict the same tokens of "
-                f"{splits[0].name} ({len(tokens[0]):,} and {len(other):,} of them): mix runs that "
-                f"were trained on rows, or runs that were trained on streams"
+                f"{splits[0].name} ({len(tokens[0]):,} and {len(run_tokens):,} tokens): mix runs "
+                f"that were all trained on rows, or runs that were all trained on streams"
             )
-    found = [part.log_probs(split) for part, split in zip(parts, splits, strict=True)]
+    log_probs = [
+        component.log_probs(split) for component, split in zip(components, splits, strict=True)
+    ]
     if unigram_cache is not None:
         ids = np.array([id_ for id_, _ in scored_ids(runs[0], splits[0])])
-        found.append(unigram_cache_log_probs(ids, unigram_cache, len(runs[0].vocabulary)))
-    return _Measured(splits, np.array(found, np.float64))
+        log_probs.append(unigram_cache_log_probs(ids, unigram_cache, len(runs[0].vocabulary)))
+    return _Measured(splits, np.array(log_probs, np.float64))
 
 
 def _weights_on_valid(
-    parts: Sequence[_Component], unigram_cache: int | None, corpus: str | None
+    components: Sequence[_Component], unigram_cache: int | None, corpus: str | None
 ) -> tuple[np.ndarray, str]:
+    """Return the best weights on the validation split, [M], and where they come from, in words."""
     try:
-        valid = _log_probs(parts, unigram_cache, lambda run: open_split(run, corpus, "valid"))
+        valid = _measure(components, unigram_cache, lambda run: open_split(run, corpus, "valid"))
     except UserError as error:
         raise UserError(
-            f"weights are chosen on the validation split, which cannot be had ({error}): give them "
-            f"with --weights"
+            f"weights are tuned on the validation split, which cannot be read ({error}): set "
+            f"`weights`"
         ) from None
     tokens = valid.log_probs_MT.shape[1]
     name = valid.splits[0].name
@@ -165,11 +193,19 @@ def _weights_on_valid(
 
 
 def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) -> np.ndarray:
-    """Log of each token's share among those before it, the recent ones weighing more.
+    """Return the log-probability of each token under an exponentially decaying unigram cache.
 
         P(w) = Σ_{j<t} λ^{t-j} [w_j = w] / Σ_{j<t} λ^{t-j}          λ = 2^(-1 / half_life)
 
-    -inf for a token not met before. The first of all, which has none before it, gets 1 / V.
+    P(w) is the relative frequency of w among the tokens before it, and recent tokens weigh more. A
+    token that has not occurred before gets -inf. The first token of the text gets 1 / V.
+
+    Args:
+      ids: token ids of the text, integers [T].
+      half_life: number of tokens after which the weight of an occurrence has halved.
+      vocab_size: number V of tokens in the vocabulary.
+    Returns:
+      log P(w_t), float64 [T].
 
     Source: Kuhn & De Mori, "A cache-based natural language model for speech recognition", 1990;
     Clarkson & Robinson, "Language model adaptation using mixtures and an exponentially decaying
@@ -177,15 +213,15 @@ def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) ->
     """
     decay = -np.log(2) / half_life
     positions = np.arange(len(ids))
-    # Occurrences of one token lie side by side in this order, from first to last.
+    # In this order all occurrences of a token are neighbours, from the first to the last.
     by_token = np.argsort(ids, kind="stable")
-    places, tokens = positions[by_token], ids[by_token]
+    sorted_positions, tokens = positions[by_token], ids[by_token]
     is_first = np.append(True, tokens[1:] != tokens[:-1])
-    # Sums of λ^-j are taken over all tokens at once, in logs; each token starts so much higher than
-    # the last one ended that nothing of that is left in its sum.
+    # One running log-sum of λ^-j serves all tokens. An offset that grows by `step` at each new
+    # token makes the sums of the tokens before it negligible.
     step = len(ids) * -decay + 800
-    sums = np.logaddexp.accumulate(np.cumsum(is_first) * step - places * decay)
-    before = np.append(0.0, sums[:-1]) - np.cumsum(is_first) * step + places * decay
+    sums = np.logaddexp.accumulate(np.cumsum(is_first) * step - sorted_positions * decay)
+    before = np.append(0.0, sums[:-1]) - np.cumsum(is_first) * step + sorted_positions * decay
     log_probs = np.empty(len(ids))
     log_probs[by_token] = np.where(is_first, -np.inf, before)
     log_probs[1:] -= decay + np.log(np.expm1(positions[1:] * decay) / np.expm1(decay))
@@ -193,44 +229,47 @@ def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) ->
     return log_probs
 
 
-def check_components(components: int, unigram_cache: int | None) -> None:
-    """Raises UserError if there is nothing to mix, or a cache of no words."""
-    if unigram_cache is not None and unigram_cache < 1:
-        raise UserError(f"--unigram-cache {unigram_cache}: must be at least 1")
-    if components < 2:
-        raise UserError("--mix needs two components: name another run, or add --unigram-cache 80")
+def check_components(count: int, unigram_cache: int | None) -> None:
+    """Raise UserError for fewer than two components, SettingError for a half-life below 1."""
+    if unigram_cache is not None:
+        check_at_least("unigram_cache", unigram_cache, 1)
+    if count < 2:
+        raise UserError(
+            "a mixture needs two components: give another run, or add `unigram_cache` 80"
+        )
 
 
-def check_weights(weights: Sequence[float], components: int) -> None:
-    """Raises UserError for weights that are not one a component, 0 or more, and 1 in all."""
+def check_weights(weights: Sequence[float], count: int) -> None:
+    """Raise SettingError unless there are `count` weights, each at least 0, with the sum 1."""
     shown = ",".join(f"{weight:g}" for weight in weights)
-    if len(weights) != components:
-        raise UserError(f"--weights {shown}: {len(weights)} weights for {components} components")
+    if len(weights) != count:
+        raise SettingError("weights", shown, f"{len(weights)} weights for {count} components")
     if not all(weight >= 0 for weight in weights) or abs(sum(weights) - 1) > 1e-6:
-        raise UserError(f"--weights {shown}: must be 0 or more each, and 1 in all")
+        raise SettingError("weights", shown, "each must be at least 0, and their sum must be 1")
 
 
 def check_vocabularies(runs: Sequence[Run]) -> None:
-    """Raises UserError if two runs know different tokens; it names the first that only one knows.
-    Their order may differ.
+    """Raise UserError if two runs have different tokens; their order may differ.
+
+    The message names the first token that only one of the two runs has.
     """
     first = runs[0]
     for run in runs[1:]:
-        ours, theirs = first.vocabulary, run.vocabulary
-        only = next((token for token in ours.tokens if token not in theirs), None)
+        first_tokens, run_tokens = first.vocabulary, run.vocabulary
+        token = next((token for token in first_tokens.tokens if token not in run_tokens), None)
         has, lacks = first, run
-        if only is None:
-            only = next((token for token in theirs.tokens if token not in ours), None)
+        if token is None:
+            token = next((token for token in run_tokens.tokens if token not in first_tokens), None)
             has, lacks = run, first
-        if only is not None:
+        if token is not None:
             raise UserError(
-                f"{first.name} and {run.name} have different vocabularies ({len(ours):,} and "
-                f"{len(theirs):,} tokens): {only!r} is in {has.name} and not in {lacks.name}. "
-                f"Only runs over one vocabulary can be mixed: train both on one corpus, with the "
-                f"same --tokens, --min-count and --vocab-size"
+                f"{first.name} and {run.name} have different vocabularies "
+                f"({len(first_tokens):,} and {len(run_tokens):,} tokens): {token!r} is in "
+                f"{has.name} and not in {lacks.name}. Train both runs on one corpus, with the same "
+                f"`tokens`, `min_count` and `vocab_size`"
             )
         if first.tokenizer.name != run.tokenizer.name:
             raise UserError(
-                f"{first.name} reads {first.tokenizer.name}, {run.name} {run.tokenizer.name}: only "
-                f"runs that read the same tokens can be mixed"
+                f"{first.name} reads {first.tokenizer.name}, {run.name} reads "
+                f"{run.tokenizer.name}: mix runs that read the same kind of tokens"
             )

@@ -1,10 +1,13 @@
-"""The log-probability of every token of a text: exactly once each, whatever the batch size and
-chunk length.
+"""Compute the log-probability of every token of a text, each token exactly once.
 
-A text is one stream, the carry handed from chunk to chunk. Where the last `context_size` tokens fix
-a model's carry (n-gram, NPLM), the stream is cut into segments scored side by side, each started
-from the tokens that really precede it. Where all earlier tokens matter (recurrent models) there is
-one segment, whatever batch size is asked for: cutting would change the number.
+The numbers do not depend on batch size or chunk length. A text is one stream, cut into chunks; the
+carry at the end of a chunk is the initial carry of the next chunk. There are two cases:
+
+- In some models the last `context_size` tokens determine the carry (n-gram, NPLM). Then the stream
+  is cut into segments, which are scored as one batch. Each segment starts from the tokens that
+  precede it in the text.
+- In recurrent models all earlier tokens matter. Then there is one segment, whatever the batch size:
+  to cut the stream would change the numbers.
 """
 
 import math
@@ -20,12 +23,18 @@ from jaxlm.data.encoding import Split
 from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.parallel.mesh import Mesh, block_if_needed, put_on_mesh
 
+# Segments, or rows, that are scored as one batch.
 SEGMENTS = 32
 
 
 class TokenScores(NamedTuple):
-    """Per token: natural log-probability; and with detail, its rank among all tokens (1: the
-    likeliest) and the entropy of the whole distribution in nats. NumPy [number of tokens].
+    """Scores of the tokens of a text, as NumPy arrays [number of tokens].
+
+    Attributes:
+      log_prob: natural log-probability of each token given the tokens before it.
+      rank: rank of the token among all tokens, 1 for the most probable; None without `detail`.
+      entropy: entropy in nats of the distribution that the token was predicted with; None without
+        `detail`.
     """
 
     log_prob: np.ndarray
@@ -34,14 +43,18 @@ class TokenScores(NamedTuple):
 
     @property
     def nll(self) -> float:
-        """Summed negative log-likelihood in nats, in float64."""
+        """Sum of the negative log-likelihoods in nats, in float64."""
         return -float(np.sum(self.log_prob, dtype=np.float64))
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores texts with one model; with `detail`, ranks and entropies too. mesh: what the
-    parameters lie on, if they do.
+    """Score texts with one model.
+
+    Args:
+      model: the language model.
+      detail: whether to compute the rank and the entropy of every token too.
+      mesh: the device mesh on which the parameters are, or None.
     """
 
     model: LanguageModel
@@ -51,44 +64,56 @@ class Scorer:
     def stream(
         self, params: Any, ids: np.ndarray, *, batch_size: int = SEGMENTS, chunk: int | None = None
     ) -> TokenScores:
-        """Scores every id of one stream; before the first stands the model's start token."""
+        """Return the scores of all tokens of one stream.
+
+        The model's start token precedes the first token.
+
+        Args:
+          params: parameters of the model.
+          ids: token ids of the stream, integers [number of tokens].
+          batch_size: largest number of segments that are scored as one batch.
+          chunk: tokens per segment in one call of the model; None for as many as fit in memory.
+        """
         context = self.model.context_size
         segments = 1 if context is None else max(1, min(batch_size, len(ids)))
         length = math.ceil(len(ids) / segments)
         width = min(length, chunk or max(16, self.model.tokens_in_chunk(self.detail) // segments))
         carry = self._carry_before(params, ids, segments, length)
-        before = np.arange(segments)[:, None] * length
+        segment_start_B1 = np.arange(segments)[:, None] * length
         chunks = []
         for start in range(0, length, width):
-            positions_BT = before + np.arange(start, start + width)
+            positions_BT = segment_start_B1 + np.arange(start, start + width)
             targets_BT = ids[np.minimum(positions_BT, len(ids) - 1)].astype(np.int32)
             inputs_BT = ids[np.clip(positions_BT - 1, 0, len(ids) - 1)].astype(np.int32)
             inputs_BT = np.where(positions_BT == 0, self.model.filler_id, inputs_BT)
             scores, carry = self._scores(params, inputs_BT, targets_BT, carry)
             chunks.append(scores)
-        # Only now does the host wait: every chunk was dispatched before the first was read.
+        # The host waits only here: all chunks are dispatched before the first result is read.
         return TokenScores(
             *(
-                np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :length].reshape(
-                    -1
-                )[: len(ids)]
-                for parts in zip(*chunks, strict=True)
+                np.concatenate([np.asarray(score_BT) for score_BT in scores], axis=1)[
+                    :, :length
+                ].reshape(-1)[: len(ids)]
+                for scores in zip(*chunks, strict=True)
             )
         )
 
     def _scores(
         self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, carry: Carry
     ) -> tuple[tuple[Any, ...], Carry]:
-        # On a mesh all of it is everywhere; JAX would have the processes compare what they read.
-        given = inputs_BT, targets_BT, carry
-        inputs, targets, carry = put_on_mesh(self.mesh, given, jax.tree.map(lambda _: (), given))
-        found = self.model.token_scores(params, inputs, targets, carry, self.detail)
-        block_if_needed(self.mesh, found)
-        return found
+        # The inputs are replicated on the mesh here. If the compiled function got NumPy arrays, JAX
+        # would compare their values between the processes.
+        arrays = inputs_BT, targets_BT, carry
+        inputs, targets, carry = put_on_mesh(self.mesh, arrays, jax.tree.map(lambda _: (), arrays))
+        scores = self.model.token_scores(params, inputs, targets, carry, self.detail)
+        block_if_needed(self.mesh, scores)
+        return scores
 
     def _carry_before(self, params: Any, ids: np.ndarray, segments: int, length: int) -> Carry:
-        """The carry with which each segment starts: the initial one, or that of the tokens just
-        before it.
+        """Return the carry with which each segment of `length` tokens starts.
+
+        It is the initial carry if there is one segment. Otherwise the model reads the
+        `context_size` tokens before the first input of each segment.
         """
         carry = self.model.initial_carry(segments)
         context = self.model.context_size
@@ -97,8 +122,8 @@ class Scorer:
         first_input_B1 = np.arange(segments)[:, None] * length - 1
         positions_BN = first_input_B1 - np.arange(context, 0, -1)
         tokens_BN = ids[np.clip(positions_BN, 0, len(ids) - 1)].astype(np.int32)
+        # The start token is at position -1. No token is before it.
         tokens_BN[positions_BN < 0] = self.model.filler_id
-        # The start token stands at -1; before it there is nothing.
         tokens_BN[positions_BN < -1] = self.model.nothing_id
         return self._scores(params, tokens_BN, np.zeros_like(tokens_BN), carry)[1]
 
@@ -107,35 +132,49 @@ class Scorer:
         params: Any,
         inputs: Sequence[np.ndarray],
         targets: Sequence[np.ndarray],
-        last: bool,
+        last_only: bool,
         *,
         batch_size: int = SEGMENTS,
     ) -> TokenScores:
-        """Scores the targets of each row (with `last`, its last one alone), the state afresh in
-        each row.
+        """Return the scores of the targets of all rows, one row after the other.
+
+        The carry is reset at the start of each row.
+
+        Args:
+          params: parameters of the model.
+          inputs: input token ids of each row, integers [length of the row].
+          targets: target token ids of each row, as long as its inputs.
+          last_only: whether to score only the last target of each row.
+          batch_size: number of rows that are scored as one batch.
         """
         width = max(map(len, inputs))
-        found = []
+        row_scores = []
         for start in range(0, len(inputs), batch_size):
             rows = range(start, min(start + batch_size, len(inputs)))
             inputs_BT = np.zeros((min(batch_size, len(inputs)), width), np.int32)
             targets_BT = np.zeros_like(inputs_BT)
-            for place, row in enumerate(rows):
-                inputs_BT[place, : len(inputs[row])] = inputs[row]
-                targets_BT[place, : len(inputs[row])] = targets[row]
+            for index, row in enumerate(rows):
+                inputs_BT[index, : len(inputs[row])] = inputs[row]
+                targets_BT[index, : len(inputs[row])] = targets[row]
             carry = self.model.initial_carry(len(inputs_BT))
             scores, _ = self._scores(params, inputs_BT, targets_BT, carry)
-            for place, row in enumerate(rows):
+            for index, row in enumerate(rows):
                 end = len(inputs[row])
-                found.append(
-                    [np.asarray(part)[place, end - 1 if last else 0 : end] for part in scores]
-                )
-        return TokenScores(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+                first = end - 1 if last_only else 0
+                row_scores.append([np.asarray(score_BT)[index, first:end] for score_BT in scores])
+        return TokenScores(*(np.concatenate(scores) for scores in zip(*row_scores, strict=True)))
 
     def split(
-        self, params: Any, split: Split, rows: bool = False, last: bool = False
+        self, params: Any, split: Split, rows: bool = False, last_only: bool = False
     ) -> TokenScores:
-        """Scores a split as one stream, or row by row."""
+        """Return the scores of a split.
+
+        Args:
+          params: parameters of the model.
+          split: the text, as token ids and as lines.
+          rows: whether each line is a row of its own; if not, the whole text is one stream.
+          last_only: with `rows`, whether to score only the last token of each line.
+        """
         if not rows:
             return self.stream(params, split.ids)
-        return self.rows(params, *rows_of(split), last)
+        return self.rows(params, *rows_of(split), last_only)

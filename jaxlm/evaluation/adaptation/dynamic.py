@@ -1,4 +1,7 @@
-"""Dynamic evaluation: parameters that follow the text, and are pulled back to the trained ones."""
+"""Dynamic evaluation: gradient steps on the evaluated text, with decay to the trained parameters.
+
+Source: Krause, Kahembwe, Murray & Renals, "Dynamic evaluation of neural sequence models", 2018.
+"""
 
 import functools
 from collections.abc import Callable
@@ -11,51 +14,61 @@ import numpy as np
 from jaxlm.models.neural import NeuralModel
 from jaxlm.ops.machine import deterministic_options, jit_with
 
-# Added to the root mean square of a parameter's gradient, and the sequences of which one gradient
-# is the mean when it is taken: both as in the authors' published code.
+# ε of the rule "rms", and the number of sequences over which a training gradient is averaged. Both
+# are from the authors' published code.
 EPSILON = 0.002
 ROWS = 100
-# Batches of the training text that are looked at, spread over the whole.
+# Largest number of training gradients to compute. They are spread evenly over the training text.
 BATCHES = 200
 
 
-class Rule(NamedTuple):
-    """update(θ, θ_trained, gradient, rms, mean_rms, lr, decay) of one array of parameters; and
-    whether it wants `rms`, the root mean squares of the gradients in training.
+class UpdateRule(NamedTuple):
+    """One step of dynamic evaluation, for one array of parameters.
+
+    Attributes:
+      update: (θ, θ_trained, gradient, rms, mean_rms, lr, decay) -> the new θ.
+      needs_rms: whether `update` uses `rms`, the root mean squares of the training gradients.
     """
 
     update: Callable[..., jax.Array]
-    wants_rms: bool
+    needs_rms: bool
 
 
 def _sgd(
-    theta: Any, trained: Any, gradient: Any, rms: Any, mean: Any, lr: Any, decay: Any
+    theta: Any, trained: Any, gradient: Any, rms: Any, mean_rms: Any, lr: Any, decay: Any
 ) -> jax.Array:
     return theta - lr * gradient + decay * (trained - theta)
 
 
 def _rms(
-    theta: Any, trained: Any, gradient: Any, rms: Any, mean: Any, lr: Any, decay: Any
+    theta: Any, trained: Any, gradient: Any, rms: Any, mean_rms: Any, lr: Any, decay: Any
 ) -> jax.Array:
-    # No parameter is pulled further than to where it was trained to.
-    pull = jnp.minimum(decay * rms / mean, 1.0)
-    return theta - lr * gradient / (rms + EPSILON) + pull * (trained - theta)
+    # A decay of more than 1 would move a parameter past its trained value.
+    decay_per_parameter = jnp.minimum(decay * rms / mean_rms, 1.0)
+    step = lr * gradient / (rms + EPSILON)
+    return theta - step + decay_per_parameter * (trained - theta)
 
 
-RULES: dict[str, Rule] = {
+UPDATE_RULES: dict[str, UpdateRule] = {
     # θ ← θ - η ∇L + λ (θ_g - θ)
-    "sgd": Rule(_sgd, False),
+    "sgd": UpdateRule(_sgd, False),
     # θ ← θ - η ∇L / (√MS + ε) + λ (√MS / mean √MS) ⊙ (θ_g - θ), with MS of the training text
-    "rms": Rule(_rms, True),
+    "rms": UpdateRule(_rms, True),
 }
-"""By name; L is the mean nll of a segment. Source: Krause, Kahembwe, Murray & Renals, "Dynamic
-evaluation of neural sequence models", 2018, sections 4.1 and 4.2.
+"""Update rules by name. L is the mean nll of a segment, θ_g are the trained parameters, MS is the
+mean square of a training gradient. Source: Krause et al. 2018, sections 4.1 and 4.2.
 """
 
 
-class Following(NamedTuple):
-    """What the parameters follow the text by: √MS of each (zeros where the rule does not ask), the
-    mean over arrays of their means, η and λ.
+class RuleArguments(NamedTuple):
+    """Arguments of an update rule that stay the same in all steps.
+
+    Attributes:
+      rms: √MS of each parameter's training gradient, a tree like the parameters; zeros for a rule
+        that does not use it.
+      mean_rms: mean over the arrays of the mean of each array in `rms`.
+      lr: learning rate η.
+      decay: decay rate λ to the trained parameters.
     """
 
     rms: Any
@@ -63,40 +76,62 @@ class Following(NamedTuple):
     lr: Any
     decay: Any
 
-    def step(self, rule: str, params: Any, trained: Any, gradient: Any) -> Any:
-        """The parameters after one step."""
-        update = RULES[rule].update
+    def update(self, rule: str, params: Any, trained: Any, gradient: Any) -> Any:
+        """Return the parameters after one step.
 
-        def one(*arrays: jax.Array) -> jax.Array:
-            return update(*arrays, self.mean_rms, self.lr, self.decay)
+        Args:
+          rule: name of the update rule.
+          params: parameters before the step.
+          trained: trained parameters, to which the rule decays.
+          gradient: gradient of the segment's mean nll at `params`.
+        """
+        update_array = UPDATE_RULES[rule].update
 
-        return jax.tree.map(one, params, trained, gradient, self.rms)
+        def update(*arrays: jax.Array) -> jax.Array:
+            return update_array(*arrays, self.mean_rms, self.lr, self.decay)
+
+        return jax.tree.map(update, params, trained, gradient, self.rms)
 
 
-def no_rms(params: Any) -> tuple[Any, Any]:
-    """In place of `training_rms` for a rule that does not ask: scalars 0, and 1."""
+def unused_rms(params: Any) -> tuple[Any, Any]:
+    """Return placeholders for the result of `training_rms`, for a rule that does not use it."""
     return jax.tree.map(lambda array: jnp.zeros(()), params), jnp.ones(())
 
 
-def training_rms(model: NeuralModel, params: Any, ids: np.ndarray, steps: int) -> tuple[Any, Any]:
-    """√MS of every parameter's gradient over the training text `ids`, and the mean over arrays of
-    their means. A gradient is that of the mean nll of ROWS sequences of `steps` tokens.
+def training_rms(
+    model: NeuralModel, params: Any, ids: np.ndarray, segment_length: int
+) -> tuple[Any, Any]:
+    """Return the root mean squares √MS of the training gradients.
+
+    Each gradient is that of the mean nll over ROWS sequences of `segment_length` tokens.
+
+    Args:
+      model: the neural model.
+      params: its trained parameters.
+      ids: token ids of the training text, integers [number of tokens].
+      segment_length: tokens in a segment.
+    Returns:
+      √MS of every parameter, a tree like `params`; and the mean over the arrays of the mean of each
+      array, a scalar.
     """
-    rows = max(1, min(ROWS, len(ids) // (2 * steps)))
+    rows = max(1, min(ROWS, len(ids) // (2 * segment_length)))
     length = len(ids) // rows
     text_BT = ids[: rows * length].reshape(rows, length).astype(np.int32)
-    # Every so many segments one is looked at; the ones between are read for the state alone.
-    starts = range(0, length - steps, steps)
-    every = max(1, len(starts) // BATCHES)
+    # One segment in `stride` has its gradient computed. The model reads the segments between only
+    # to bring the carry forward.
+    starts = range(0, length - segment_length, segment_length)
+    stride = max(1, len(starts) // BATCHES)
     carry = model.initial_carry(rows)
-    total, taken = jax.tree.map(jnp.zeros_like, params), 0
-    for begin in range(0, len(starts) - every + 1, every):
-        first = starts[begin]
-        segment = text_BT[:, first : first + steps], text_BT[:, first + 1 : first + steps + 1]
-        total = _add_square(params, *segment, carry, total, model)
-        carry = _carry_after(params, text_BT[:, first : first + every * steps], carry, model)
-        taken += 1
-    rms = jax.tree.map(lambda array: jnp.sqrt(array / max(1, taken)), total)
+    total, count = jax.tree.map(jnp.zeros_like, params), 0
+    for index in range(0, len(starts) - stride + 1, stride):
+        first = starts[index]
+        end = first + segment_length
+        inputs_BT, targets_BT = text_BT[:, first:end], text_BT[:, first + 1 : end + 1]
+        total = _add_square(params, inputs_BT, targets_BT, carry, total, model)
+        read_BT = text_BT[:, first : first + stride * segment_length]
+        carry = _carry_after(params, read_BT, carry, model)
+        count += 1
+    rms = jax.tree.map(lambda array: jnp.sqrt(array / max(1, count)), total)
     means = [jnp.mean(array) for array in jax.tree.leaves(rms)]
     return rms, jnp.mean(jnp.stack(means))
 
@@ -107,17 +142,20 @@ def training_rms(model: NeuralModel, params: Any, ids: np.ndarray, steps: int) -
 def _add_square(
     params: Any, inputs_BT: Any, targets_BT: Any, carry: Any, total: Any, model: NeuralModel
 ) -> Any:
+    """Return `total` plus the square of the gradient of the mean nll."""
+
     def mean_nll(params: Any) -> jax.Array:
         weights_BT = jnp.full(targets_BT.shape, 1 / targets_BT.size, jnp.float32)
-        found: Any = model.apply(
+        objective: Any = model.apply(
             {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
         )
-        return found[0]
+        return objective[0]
 
     gradient = jax.grad(mean_nll)(params)
-    return jax.tree.map(lambda sums, one: sums + one * one, total, gradient)
+    return jax.tree.map(lambda sums, array: sums + array * array, total, gradient)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _carry_after(params: Any, tokens_BT: Any, carry: Any, model: NeuralModel) -> Any:
+    """Return the carry after the model has read the tokens."""
     return model.apply({"params": params}, tokens_BT, carry, positions="last")[1]

@@ -1,4 +1,8 @@
-"""One pass over a text with everything a run may adapt by, segment by segment."""
+"""Read a text once, segment by segment, with all kinds of adaptation, and score every token.
+
+In this file the axis W stands for the states in the cache, S for the segments of one dispatch, K
+for temperatures, J for flatnesses, and R for the rows of a batch, a row for each dropout mask.
+"""
 
 import functools
 import math
@@ -9,33 +13,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.evaluation.adaptation.dynamic import Following
+from jaxlm.evaluation.adaptation.dynamic import RuleArguments
 from jaxlm.models.base import Carry, Params
 from jaxlm.models.neural import NeuralModel
 from jaxlm.ops.continuous_cache import cache_log_probs
 from jaxlm.ops.machine import deterministic_options, jit_with
 
-# Tokens whose logits and likeness to the cache are there at a time, where nothing else says so.
+# Tokens in a segment, unless a rule takes a step more often. It limits memory: logits, and the
+# similarities to the cached states, are kept for one segment at a time.
 CHUNK = 256
 
 
-class Readings(NamedTuple):
-    """log P of every token by the model at each temperature, float64 [K, T], and by the cache at
-    each flatness [J, T].
+class LogProbs(NamedTuple):
+    """Log-probability of every token at each temperature and flatness.
+
+    Attributes:
+      model_KT: by the model at each temperature, float64.
+      cache_JT: by the cache at each flatness, float64.
     """
 
     model_KT: np.ndarray
     cache_JT: np.ndarray
 
-    def cache(self, temperature: int, flatness: int) -> np.ndarray:
-        """The cache's; where it is empty, before the first token, it says what the model does."""
-        first = self.model_KT[temperature, :1]
-        return np.concatenate([first, self.cache_JT[flatness, 1:]])
+    def with_cache(self, temperature: int, flatness: int) -> np.ndarray:
+        """Return the log-probabilities by the model and by the cache, [2, T], for two indices.
+
+        Before the first token the cache is empty. There its log-probability is the model's.
+        """
+        model_T = self.model_KT[temperature]
+        cache_T = np.concatenate([model_T[:1], self.cache_JT[flatness, 1:]])
+        return np.stack([model_T, cache_T])
 
 
-class How(NamedTuple):
-    """What the compiled pass is made for: a cache of so many states, the mean of so many dropout
-    masks (0: no dropout), and a rule the parameters follow the text by ("none": they do not).
+class ReadingOptions(NamedTuple):
+    """Options that the compiled pass depends on.
+
+    Attributes:
+      cache: number of states that the cache keeps, 0 for no cache.
+      samples: number of dropout masks, 0 for no dropout.
+      rule: rule of dynamic evaluation, or "none".
     """
 
     cache: int
@@ -43,20 +59,23 @@ class How(NamedTuple):
     rule: str
 
 
-class _Memory(NamedTuple):
-    """The last states, the word that followed each, and how many there are."""
+class _Cache(NamedTuple):
+    """The last W states, the word that followed each state, and the number of states so far.
+
+    The states fill the arrays from the end.
+    """
 
     states_WF: jax.Array
     words_W: jax.Array
     filled: jax.Array
 
 
-class _Reader(NamedTuple):
-    """What goes from one segment to the next."""
+class _State(NamedTuple):
+    """State that goes from one segment to the next."""
 
     params: Params
     carry: Carry
-    memory: _Memory
+    cache: _Cache
     key: jax.Array
 
 
@@ -64,113 +83,148 @@ def read(
     model: NeuralModel,
     params: Params,
     ids: np.ndarray,
-    how: How,
+    options: ReadingOptions,
     temperatures: Sequence[float],
     flatnesses: Sequence[float],
     *,
     seed: int = 0,
-    steps: int = CHUNK,
-    following: Following | None = None,
-) -> Readings:
-    """Scores every id of one stream once, each before anything is learnt from it.
+    segment_length: int = CHUNK,
+    rule_arguments: RuleArguments | None = None,
+) -> LogProbs:
+    """Return the log-probability of every token of one stream, for each temperature and flatness.
 
-    steps: tokens in a segment. With dropout masks a segment draws its own; with a rule the
-    parameters take a step after each. What is learnt in a segment serves from the next one on, but
-    the cache knows of each token at once.
+    Every token is scored before the model adapts to it. The cache contains a token as soon as it is
+    scored. With a rule, the parameters take a step at the end of each segment. Each segment draws
+    new dropout masks.
+
+    Args:
+      model: the neural model.
+      params: its trained parameters.
+      ids: token ids of the stream, integers [number of tokens].
+      options: cache, dropout masks and rule.
+      temperatures: values of τ.
+      flatnesses: values of θ of the cache.
+      seed: seed of the dropout masks.
+      segment_length: tokens in a segment.
+      rule_arguments: arguments of the rule; None if there is no rule.
     """
-    ids = np.asarray(ids, np.int32)
-    before = np.concatenate([[model.filler_id], ids[:-1]]).astype(np.int32)
-    carry = model.initial_carry(max(1, how.samples))
-    reader = _Reader(params, carry, _empty(model, params, carry, how), jax.random.key(seed))
-    grids = jnp.asarray(temperatures, jnp.float32), jnp.asarray(flatnesses, jnp.float32)
-    # Several short segments in one dispatch.
-    segments = max(1, CHUNK // steps)
-    found = []
-    for start in range(0, len(ids), segments * steps):
-        # The last segments are filled up; what comes of that is cut off again.
-        places = np.minimum(np.arange(start, start + segments * steps), len(ids) - 1)
-        texts = (one[places].reshape(segments, steps) for one in (before, ids))
-        part, reader = _segments(reader, params, *texts, *grids, following, model, how)
-        found.append(part)
-    parts = zip(*found, strict=True)
-    return Readings(
-        *(np.concatenate([np.asarray(one) for one in part], 1)[:, : len(ids)] for part in parts)
+    targets = np.asarray(ids, np.int32)
+    inputs = np.concatenate([[model.filler_id], targets[:-1]]).astype(np.int32)
+    carry = model.initial_carry(max(1, options.samples))
+    empty = _empty_cache(model, params, carry, options)
+    state = _State(params, carry, empty, jax.random.key(seed))
+    temperatures_K = jnp.asarray(temperatures, jnp.float32)
+    flatnesses_J = jnp.asarray(flatnesses, jnp.float32)
+    # Several short segments run in one dispatch.
+    segments = max(1, CHUNK // segment_length)
+    chunks = []
+    for start in range(0, len(targets), segments * segment_length):
+        # The last segments are padded with the last token. The scores of the padding are dropped.
+        positions = np.minimum(
+            np.arange(start, start + segments * segment_length), len(targets) - 1
+        ).reshape(segments, segment_length)
+        log_probs, state = _segments(
+            state,
+            params,
+            inputs[positions],
+            targets[positions],
+            temperatures_K,
+            flatnesses_J,
+            rule_arguments,
+            model,
+            options,
+        )
+        chunks.append(log_probs)
+    return LogProbs(
+        *(
+            np.concatenate([np.asarray(array) for array in arrays], 1)[:, : len(targets)]
+            for arrays in zip(*chunks, strict=True)
+        )
     )
 
 
-def _empty(model: NeuralModel, params: Params, carry: Carry, how: How) -> _Memory:
-    one = jnp.zeros((max(1, how.samples), 1), jnp.int32)
-    hidden, _ = jax.eval_shape(lambda: model.apply({"params": params}, one, carry))
-    states = jnp.zeros((how.cache, hidden.shape[-1]), jnp.float32)
-    return _Memory(states, jnp.zeros(how.cache, jnp.int32), jnp.int32(0))
+def _empty_cache(
+    model: NeuralModel, params: Params, carry: Carry, options: ReadingOptions
+) -> _Cache:
+    tokens_RT = jnp.zeros((max(1, options.samples), 1), jnp.int32)
+    hidden_RTF, _ = jax.eval_shape(lambda: model.apply({"params": params}, tokens_RT, carry))
+    states_WF = jnp.zeros((options.cache, hidden_RTF.shape[-1]), jnp.float32)
+    return _Cache(states_WF, jnp.zeros(options.cache, jnp.int32), jnp.int32(0))
 
 
-@functools.partial(jit_with, deterministic_options, static_argnames=("model", "how"))
+@functools.partial(jit_with, deterministic_options, static_argnames=("model", "options"))
 def _segments(
-    reader: _Reader,
+    state: _State,
     trained: Params,
     inputs_ST: jax.Array,
     targets_ST: jax.Array,
     temperatures_K: jax.Array,
     flatnesses_J: jax.Array,
-    following: Following | None,
+    rule_arguments: RuleArguments | None,
     model: NeuralModel,
-    how: How,
-) -> tuple[tuple[jax.Array, jax.Array], _Reader]:
-    """log P of the targets, [K, S · T] and [J, S · T], and the reader after them."""
+    options: ReadingOptions,
+) -> tuple[tuple[jax.Array, jax.Array], _State]:
+    """Return log P of the targets, [K, S · T] and [J, S · T], and the state after the segments."""
 
-    def body(reader: _Reader, texts: tuple[jax.Array, jax.Array]) -> tuple[_Reader, Any]:
+    def read_segment(state: _State, texts: tuple[jax.Array, jax.Array]) -> tuple[_State, Any]:
         inputs_T, targets_T = texts
 
         def mean_nll(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Carry]]:
-            logits_TV, states_TF, carry = _forward(model, params, inputs_T, reader, how)
+            logits_TV, states_TF, carry = _forward(
+                model, params, inputs_T, state.carry, state.key, options.samples
+            )
             nll = -jnp.mean(_log_prob(logits_TV, targets_T, jnp.float32(1)))
             return nll, (logits_TV, states_TF, carry)
 
-        if how.rule == "none":
-            _, seen = mean_nll(reader.params)
-            params = reader.params
+        if options.rule == "none":
+            _, outputs = mean_nll(state.params)
+            params = state.params
         else:
-            assert following is not None
-            gradient, seen = jax.grad(mean_nll, has_aux=True)(reader.params)
-            params = following.step(how.rule, reader.params, trained, gradient)
-        logits_TV, states_TF, carry = seen
+            assert rule_arguments is not None
+            gradient, outputs = jax.grad(mean_nll, has_aux=True)(state.params)
+            params = rule_arguments.update(options.rule, state.params, trained, gradient)
+        logits_TV, states_TF, carry = outputs
         model_KT = jax.lax.map(lambda t: _log_prob(logits_TV, targets_T, t), temperatures_K)
-        memory = reader.memory
+        cache = state.cache
         cache_JT = jnp.zeros((len(flatnesses_J), len(targets_T)))
-        if how.cache:
-            cache_JT = cache_log_probs(states_TF, targets_T, *memory, flatnesses_J)
-        memory = _Memory(
-            jnp.concatenate([memory.states_WF, states_TF])[len(states_TF) :],
-            jnp.concatenate([memory.words_W, targets_T])[len(states_TF) :],
-            jnp.minimum(how.cache, memory.filled + len(states_TF)),
+        if options.cache:
+            cache_JT = cache_log_probs(states_TF, targets_T, *cache, flatnesses_J)
+        cache = _Cache(
+            jnp.concatenate([cache.states_WF, states_TF])[len(states_TF) :],
+            jnp.concatenate([cache.words_W, targets_T])[len(states_TF) :],
+            jnp.minimum(options.cache, cache.filled + len(states_TF)),
         )
-        key = jax.random.fold_in(reader.key, 1)
-        return _Reader(params, carry, memory, key), (model_KT, cache_JT)
+        key = jax.random.fold_in(state.key, 1)
+        return _State(params, carry, cache, key), (model_KT, cache_JT)
 
-    # The cache multiplies the model's states: in the model's precision too.
+    # The cache's products of states need the model's precision too.
     with model.precision:
-        reader, found = jax.lax.scan(body, reader, (inputs_ST, targets_ST))
-    model_KN, cache_JN = (
-        many_SKT.swapaxes(0, 1).reshape(many_SKT.shape[1], -1) for many_SKT in found
-    )
-    return (model_KN, cache_JN), reader
+        state, (model_SKT, cache_SJT) = jax.lax.scan(read_segment, state, (inputs_ST, targets_ST))
+    return (_joined(model_SKT), _joined(cache_SJT)), state
+
+
+def _joined(log_probs_SKT: jax.Array) -> jax.Array:
+    """Return the log-probabilities of all segments one after the other, [K, S · T]."""
+    return log_probs_SKT.swapaxes(0, 1).reshape(log_probs_SKT.shape[1], -1)
 
 
 def _forward(
-    model: NeuralModel, params: Params, inputs_T: jax.Array, reader: _Reader, how: How
+    model: NeuralModel,
+    params: Params,
+    inputs_T: jax.Array,
+    carry: Carry,
+    key: jax.Array,
+    samples: int,
 ) -> tuple[jax.Array, jax.Array, Carry]:
-    """Logits [T, V] (of several samples: the log of their mean probability), states [T, F] (their
-    mean), and the carry.
+    """Return the logits [T, V], the states [T, F] and the carry.
+
+    With several dropout masks, the logits are the log of the mean probability, and the states are
+    the mean of the states.
     """
-    rows = max(1, how.samples)
+    rows = max(1, samples)
     inputs_RT = jnp.broadcast_to(inputs_T, (rows, *inputs_T.shape))
     hidden_RTF, carry = model.apply(
-        {"params": params},
-        inputs_RT,
-        reader.carry,
-        deterministic=not how.samples,
-        rngs={"dropout": reader.key},
+        {"params": params}, inputs_RT, carry, deterministic=not samples, rngs={"dropout": key}
     )
     logits_RTV: Any = model.apply({"params": params}, hidden_RTF, method="logits")
     logits_RTV = logits_RTV.astype(jnp.float32)
@@ -183,6 +237,6 @@ def _forward(
 
 
 def _log_prob(logits_TV: jax.Array, targets_T: jax.Array, temperature: jax.Array) -> jax.Array:
-    """log softmax(y / τ) of the targets, [T]."""
+    """Return log softmax(y / τ) of the targets, [T]."""
     target_T = jnp.take_along_axis(logits_TV, targets_T[:, None], axis=-1)[:, 0]
     return target_T / temperature - jax.nn.logsumexp(logits_TV / temperature, axis=-1)

@@ -1,9 +1,9 @@
-"""How a run adapts: what is given, and what validation is to choose."""
+"""Settings of an adaptation, and which runs can adapt."""
 
 from dataclasses import dataclass
 
-from jaxlm.errors import UserError, choose
-from jaxlm.evaluation.adaptation.dynamic import RULES
+from jaxlm.errors import SettingError, UserError, check_at_least, choose
+from jaxlm.evaluation.adaptation.dynamic import UPDATE_RULES
 from jaxlm.models.layers import RATES
 from jaxlm.models.neural import NeuralModel
 from jaxlm.runs.run import Run
@@ -11,18 +11,36 @@ from jaxlm.runs.run import Run
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a run is measured.
+    """How a run adapts to the text that it reads.
 
         P(w | h) = (1 - λ) softmax(y / τ)_w + λ P_cache(w | h)
 
-    temperature: τ. cache: how many of the last states are kept, 0 for none; flatness: θ, and share:
-    λ, of the cache. dynamic: a rule of RULES by which the parameters follow the text, a step every
-    `dynamic_steps` tokens, once these are scored; dynamic_lr: η, and dynamic_decay: λ, of the rule.
-    samples: of how many networks with other dropout masks the probabilities are averaged (MC
-    dropout: Gal & Ghahramani 2016), 0 for the one without dropout; seed: of their masks.
+    With a rule of dynamic evaluation, the parameters take a step after every `dynamic_steps`
+    tokens. Every token is scored before its gradient is used.
 
-    None: chosen on the validation split: η and λ of the rule on its beginning, then τ, θ, and with
-    each θ the best share.
+    A setting that is None is tuned on the validation split. First the rate and the decay of the
+    rule are tuned on the first tokens of the split. Then the temperature is tuned, and then the
+    flatness, each flatness with its best share.
+
+    Example:
+      >>> from jaxlm import Adaptation
+      >>> print(Adaptation(temperature=0.9, cache=500, flatness=0.3, share=0.1))
+      Adapted: temperature 0.9; cache of the last 500 states, flatness 0.3, share 0.1000
+
+    Attributes:
+      temperature: τ, divides the logits y.
+      cache: number of hidden states that the continuous cache keeps, 0 for no cache.
+      flatness: θ of the cache: how much more a state counts that is similar to the present state.
+      share: λ, weight of the cache.
+      dynamic: rule of dynamic evaluation, "sgd" or "rms"; "none" leaves the parameters as trained.
+      dynamic_lr: learning rate η of the rule.
+      dynamic_decay: decay rate λ of the rule, with which it pulls the parameters back to the
+        trained parameters.
+      dynamic_steps: number of tokens from one step of the rule to the next.
+      samples: number of dropout masks over which the probabilities are averaged (MC dropout: Gal &
+        Ghahramani 2016), 0 for no dropout.
+      seed: seed of the dropout masks.
+      tuned_on: text in which the library notes which settings were tuned, and on which tokens.
     """
 
     temperature: float | None = 1.0
@@ -35,54 +53,54 @@ class Adaptation:
     dynamic_steps: int = 10
     samples: int = 0
     seed: int = 0
-    chosen: str = ""
+    tuned_on: str = ""
 
     def check(self) -> None:
-        """Raises UserError for a setting that cannot be."""
+        """Raise SettingError or UserError for a value that is not possible."""
         if self.temperature is not None and not self.temperature > 0:
-            raise UserError(f"--temperature {self.temperature}: must be above 0, or auto")
-        for flag, value in {"cache": self.cache, "mc-samples": self.samples}.items():
-            if value < 0:
-                raise UserError(f"--{flag} {value}: must be at least 0 (0: none)")
-        if self.flatness is not None and not self.flatness >= 0:
-            raise UserError(f"--cache-flatness {self.flatness}: must be at least 0")
+            raise SettingError("temperature", self.temperature, "must be above 0")
+        check_at_least("cache", self.cache, 0)
+        check_at_least("samples", self.samples, 0)
+        if self.flatness is not None:
+            check_at_least("flatness", self.flatness, 0)
         if self.share is not None and not 0 <= self.share < 1:
-            raise UserError(f"--cache-share {self.share}: must be at least 0 and below 1")
+            raise SettingError("share", self.share, "must be at least 0 and below 1")
         if self.dynamic != "none":
-            choose(RULES, self.dynamic, "dynamic-rule")
+            choose(UPDATE_RULES, self.dynamic, "rule of dynamic evaluation")
         if self.dynamic_lr is not None and not self.dynamic_lr > 0:
-            raise UserError(f"--dynamic-lr {self.dynamic_lr}: must be above 0")
+            raise SettingError("dynamic_lr", self.dynamic_lr, "must be above 0")
         if self.dynamic_decay is not None and not 0 <= self.dynamic_decay <= 1:
-            raise UserError(f"--dynamic-decay {self.dynamic_decay}: must be between 0 and 1")
-        if self.dynamic_steps < 1:
-            raise UserError(f"--dynamic-steps {self.dynamic_steps}: must be at least 1")
+            raise SettingError("dynamic_decay", self.dynamic_decay, "must be between 0 and 1")
+        check_at_least("dynamic_steps", self.dynamic_steps, 1)
 
     def check_run(self, run: Run) -> None:
-        """Raises UserError for a run that cannot be adapted so."""
-        if not adaptable(run):
+        """Raise SettingError or UserError for a run that cannot adapt in this way."""
+        if not can_adapt(run):
             raise UserError(
-                f"{run.name} cannot be adapted: --cache, --dynamic, --temperature and --mc-samples "
-                f"are for neural models that read one stream (--batching streams or windows)"
+                f"{run.name} cannot be adapted: `cache`, `dynamic`, `temperature` and `samples` "
+                f"are for neural models that read one stream (`batching` streams or windows)"
             )
         if self.samples and not any(getattr(run.model, rate, None) for rate in RATES):
-            raise UserError(
-                f"--mc-samples {self.samples}: {run.name} was trained without dropout, so all "
-                f"samples would be the same; leave the flag out"
+            raise SettingError(
+                "samples",
+                self.samples,
+                f"{run.name} was trained without dropout, so all samples would be the same; leave "
+                f"`samples` out",
             )
 
     @property
-    def open(self) -> bool:
-        """Whether anything is left for validation to choose."""
+    def needs_tuning(self) -> bool:
+        """Whether a setting is None that must be tuned on the validation split."""
         cache = self.cache > 0 and None in (self.flatness, self.share)
-        return self.temperature is None or cache or self.dynamic_open
+        return self.temperature is None or cache or self.rule_needs_tuning
 
     @property
-    def dynamic_open(self) -> bool:
-        """Whether the rule's numbers are left to choose."""
+    def rule_needs_tuning(self) -> bool:
+        """Whether the rate or the decay of the rule must be tuned."""
         return self.dynamic != "none" and None in (self.dynamic_lr, self.dynamic_decay)
 
     def __str__(self) -> str:
-        # Of 1 too: that it changes nothing may be what validation chose.
+        # A temperature of 1 is listed too: it can be the result of tuning.
         parts = [f"temperature {self.temperature:g}"]
         if self.samples:
             parts.append(f"the mean of {self.samples} dropout masks, seed {self.seed}")
@@ -96,9 +114,9 @@ class Adaptation:
                 f"cache of the last {self.cache:,} states, flatness {self.flatness:g}, share "
                 f"{self.share:.4f}"
             )
-        return f"Adapted: {'; '.join(parts)}{self.chosen}"
+        return f"Adapted: {'; '.join(parts)}{self.tuned_on}"
 
 
-def adaptable(run: Run) -> bool:
-    """Whether a run can be adapted: a neural model, measured on one stream."""
+def can_adapt(run: Run) -> bool:
+    """Return whether a run can adapt: it has a neural model that is evaluated on one stream."""
     return isinstance(run.model, NeuralModel) and not run.in_rows

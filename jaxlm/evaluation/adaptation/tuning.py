@@ -1,4 +1,4 @@
-"""A run measured while it adapts, with what is not given chosen on the validation split."""
+"""Evaluate a run with an adaptation, and tune its open settings on the validation split."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +9,13 @@ import numpy as np
 
 from jaxlm.data.encoding import Split
 from jaxlm.errors import UserError
-from jaxlm.evaluation.adaptation.dynamic import RULES, Following, no_rms, training_rms
-from jaxlm.evaluation.adaptation.reading import CHUNK, How, Readings, read
+from jaxlm.evaluation.adaptation.dynamic import (
+    UPDATE_RULES,
+    RuleArguments,
+    training_rms,
+    unused_rms,
+)
+from jaxlm.evaluation.adaptation.reading import CHUNK, LogProbs, ReadingOptions, read
 from jaxlm.evaluation.adaptation.settings import Adaptation
 from jaxlm.evaluation.interpolation import em_weights, interpolated
 from jaxlm.evaluation.perplexity import Report, open_split, report
@@ -19,11 +24,11 @@ from jaxlm.runs.run import Run
 
 TEMPERATURES = tuple(round(0.70 + 0.05 * step, 2) for step in range(13))
 FLATNESSES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
-# Of the rules: first the rate, with the first decay; then the decay.
+# Candidates for each rule. The rate is tuned first, with the first decay; then the decay is tuned.
 RATES = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0), "rms": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)}
 DECAYS = {"sgd": (1e-3, 0.0, 3e-3, 1e-2), "rms": (0.02, 0.0, 5e-3, 0.05)}
-# Tokens at the beginning of the validation split on which they are chosen.
-TRIAL = 10_000
+# Rate and decay are tuned on this many tokens at the beginning of the validation split.
+TUNING_TOKENS = 10_000
 
 
 def adapted(
@@ -34,68 +39,92 @@ def adapted(
     split: str | None = None,
     text: str | Path | None = None,
 ) -> Report:
-    """The perplexity of `run` as `adaptation` has it; corpus, split, text: as for `perplexity`.
+    """Return the perplexity of `run` while it adapts to the text.
 
-        print(jaxlm.adapted(run, jaxlm.Adaptation(temperature=None, cache=500)))
+    Example:
+      >>> import jaxlm
+      >>> from rich.console import Console
+      >>> text = jaxlm.read_corpus("toy")
+      >>> model = jaxlm.GRU(vocab_size=len(text.vocabulary), start_id=text.vocabulary.start_id)
+      >>> options = {"batch_size": 1, "bptt": 4, "steps": 20, "console": Console(quiet=True)}
+      >>> run = jaxlm.fit(model, text, **options)
+      >>> cache = jaxlm.Adaptation(temperature=0.9, cache=8, flatness=0.5, share=0.2)
+      >>> report = jaxlm.adapted(run, cache, split="train")
+      >>> print(report.protocol.split(". ")[1])
 
-    Raises UserError for a run that is not of a neural model over a stream, settings that cannot be,
-    and a corpus without validation split where one is to choose.
+    Args:
+      run: a run with a neural model that reads one stream.
+      adaptation: how the run adapts. Settings that are None are tuned on the validation split.
+      corpus: name or path of the corpus; None for the corpus that the run was trained on.
+      split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
+      text: a text file to evaluate as a whole, instead of a corpus.
+    Raises:
+      SettingError: for a value that is not possible.
+      UserError: for a run that cannot adapt, and for a corpus without a validation split if a
+        setting must be tuned.
     """
-    adapter = Adapter(run, corpus)
-    # Before the text itself is looked at: validation chooses.
-    adaptation = adapter.complete(adaptation)
+    evaluator = AdaptiveEvaluator(run, corpus)
+    # The validation split is read first, for tuning. Only then is the evaluated text read.
+    adaptation = evaluator.tune(adaptation)
     opened = open_split(run, corpus, split, text)
-    return adapter.report(adaptation, opened, adapter.log_probs(adaptation, opened))
+    return evaluator.report(adaptation, opened, evaluator.log_probs(adaptation, opened))
 
 
-class Adapter:
-    """A run that adapts, and what of its training text a rule asks for, looked at once; corpus: in
-    place of the one it was trained on.
+class AdaptiveEvaluator:
+    """Evaluate one run with adaptations.
+
+    It computes the root mean squares of the training gradients once, when a rule first needs them.
+
+    Args:
+      run: a run that can adapt.
+      corpus: name or path of the corpus; None for the corpus that the run was trained on.
     """
 
     def __init__(self, run: Run, corpus: str | None = None) -> None:
         self.run, self.corpus = run, corpus
-        self._found: dict[tuple[bool, int], Any] = {}
+        self._training_rms: dict[tuple[bool, int], Any] = {}
 
-    def complete(self, adaptation: Adaptation) -> Adaptation:
-        """`adaptation`, with what it leaves open chosen on the validation split. Raises UserError
-        for what cannot be.
+    def tune(self, adaptation: Adaptation) -> Adaptation:
+        """Return the adaptation with its open settings tuned on the validation split.
+
+        Raises:
+          SettingError: for a value that is not possible.
+          UserError: for a run that cannot adapt, and for a corpus without a validation split if a
+            setting must be tuned.
         """
         adaptation.check()
         adaptation.check_run(self.run)
-        if not adaptation.open:
+        if not adaptation.needs_tuning:
             return adaptation
         try:
             valid = open_split(self.run, self.corpus, "valid")
         except UserError as error:
             raise UserError(
-                f"what is not given is chosen on the validation split, which cannot be had "
-                f"({error}): give --temperature, --cache-flatness, --cache-share, --dynamic-lr, "
-                f"--dynamic-decay"
+                f"open settings are tuned on the validation split, which cannot be read ({error}): "
+                f"set `temperature`, `flatness`, `share`, `dynamic_lr`, `dynamic_decay`"
             ) from None
-        chosen = [f"{valid.name}, {len(valid):,} tokens"]
-        if adaptation.dynamic_open:
-            adaptation = _with_rule(self, adaptation, valid.ids[:TRIAL])
-            chosen.append(f"rate and decay by its first {min(TRIAL, len(valid)):,}")
-        adaptation = replace(adaptation, chosen=f" (by {'; '.join(chosen)})")
-        return _with_mixture(self, adaptation, valid)
+        tuned_on = [f"{valid.name}, {len(valid):,} tokens"]
+        if adaptation.rule_needs_tuning:
+            adaptation = _tune_rule(self, adaptation, valid.ids[:TUNING_TOKENS])
+            tuned_on.append(f"rate and decay on its first {min(TUNING_TOKENS, len(valid)):,}")
+        adaptation = replace(adaptation, tuned_on=f" (tuned on {'; '.join(tuned_on)})")
+        return _tune_distribution(self, adaptation, valid)
 
     def log_probs(self, adaptation: Adaptation, split: Split) -> np.ndarray:
-        """log P of every token of a split, float64 [T], with complete settings."""
+        """Return the log-probability of every token of a split, [T], with a tuned adaptation."""
         assert adaptation.temperature is not None
-        settings = [adaptation.temperature], [adaptation.flatness or 0.0]
-        readings = self.read(adaptation, split.ids, *settings)
+        temperatures, flatnesses = [adaptation.temperature], [adaptation.flatness or 0.0]
+        log_probs = self.read(adaptation, split.ids, temperatures, flatnesses)
         if not adaptation.cache:
-            return readings.model_KT[0]
+            return log_probs.model_KT[0]
         share = adaptation.share or 0.0
-        parts_MT = np.stack([readings.model_KT[0], readings.cache(0, 0)])
-        return interpolated(parts_MT, [1 - share, share])
+        return interpolated(log_probs.with_cache(0, 0), [1 - share, share])
 
-    def report(self, adaptation: Adaptation, split: Split, log_probs: np.ndarray) -> Report:
-        """The figures of `log_probs`, and how they came about."""
-        found = report(self.run, split, TokenScores(log_probs))
-        protocol = f"{found.protocol} {adaptation}."
-        return replace(found, run=f"{self.run.name}, adapted", protocol=protocol)
+    def report(self, adaptation: Adaptation, split: Split, log_probs_T: np.ndarray) -> Report:
+        """Return the report of log-probabilities, with the adaptation in its protocol."""
+        plain = report(self.run, split, TokenScores(log_probs_T))
+        protocol = f"{plain.protocol} {adaptation}."
+        return replace(plain, run=f"{self.run.name}, adapted", protocol=protocol)
 
     def read(
         self,
@@ -104,75 +133,90 @@ class Adapter:
         temperatures: Sequence[float] = (1.0,),
         flatnesses: Sequence[float] = (0.0,),
         cache: int | None = None,
-    ) -> Readings:
-        """One pass over `ids`; cache: in place of the adaptation's."""
+    ) -> LogProbs:
+        """Return the log-probabilities of one stream, for each temperature and flatness.
+
+        Args:
+          adaptation: the adaptation; its rate and decay are set.
+          ids: token ids of the stream, integers [number of tokens].
+          temperatures: values of τ, in place of the adaptation's temperature.
+          flatnesses: values of θ, in place of the adaptation's flatness.
+          cache: number of states in the cache; None for the adaptation's number.
+        """
         cache = adaptation.cache if cache is None else cache
-        how = How(cache, adaptation.samples, adaptation.dynamic)
-        steps, following = CHUNK, None
+        options = ReadingOptions(cache, adaptation.samples, adaptation.dynamic)
+        segment_length, arguments = CHUNK, None
         if adaptation.dynamic != "none":
-            steps = adaptation.dynamic_steps
-            rms, mean = self._rms(RULES[adaptation.dynamic].wants_rms, steps)
-            following = Following(rms, mean, adaptation.dynamic_lr, adaptation.dynamic_decay)
+            segment_length = adaptation.dynamic_steps
+            rms, mean_rms = self._rms(UPDATE_RULES[adaptation.dynamic].needs_rms, segment_length)
+            arguments = RuleArguments(
+                rms, mean_rms, adaptation.dynamic_lr, adaptation.dynamic_decay
+            )
         return read(
             self.run.model,  # type: ignore[arg-type]
             self.run.params,
             ids,
-            how,
+            options,
             temperatures,
             flatnesses,
             seed=adaptation.seed,
-            steps=steps,
-            following=following,
+            segment_length=segment_length,
+            rule_arguments=arguments,
         )
 
-    def _rms(self, wanted: bool, steps: int) -> Any:
-        if (wanted, steps) not in self._found:
+    def _rms(self, needed: bool, segment_length: int) -> Any:
+        key = needed, segment_length
+        if key not in self._training_rms:
             model, params = self.run.model, self.run.params
-            if wanted:
+            if needed:
                 ids = open_split(self.run, self.corpus, "train").ids
-                self._found[wanted, steps] = training_rms(model, params, ids, steps)  # type: ignore[arg-type]
+                rms = training_rms(model, params, ids, segment_length)  # type: ignore[arg-type]
             else:
-                self._found[wanted, steps] = no_rms(params)
-        return self._found[wanted, steps]
+                rms = unused_rms(params)
+            self._training_rms[key] = rms
+        return self._training_rms[key]
 
 
-def _with_rule(adapting: Adapter, adaptation: Adaptation, ids: np.ndarray) -> Adaptation:
-    """The rule's rate, and then its decay, under which `ids` are likeliest."""
-    rule, plain = adaptation.dynamic, replace(adaptation, temperature=1.0)
+def _tune_rule(evaluator: AdaptiveEvaluator, adaptation: Adaptation, ids: np.ndarray) -> Adaptation:
+    """Return the adaptation with the rate, and then the decay, that make `ids` most probable."""
+    rule, untempered = adaptation.dynamic, replace(adaptation, temperature=1.0)
 
-    def best(trials: Sequence[Adaptation]) -> Adaptation:
-        # A rate so high that the parameters burst is not a number, and no maximum.
-        scores = [
-            np.nan_to_num(adapting.read(one, ids, cache=0).model_KT.sum(), nan=-np.inf)
-            for one in trials
+    def best(candidates: Sequence[Adaptation]) -> Adaptation:
+        # With too high a rate the parameters overflow, and the sum is NaN: it counts as -inf.
+        sums = [
+            np.nan_to_num(evaluator.read(candidate, ids, cache=0).model_KT.sum(), nan=-np.inf)
+            for candidate in candidates
         ]
-        return trials[int(np.argmax(scores))]
+        return candidates[int(np.argmax(sums))]
 
-    rates = RATES[rule] if plain.dynamic_lr is None else (plain.dynamic_lr,)
-    decays = DECAYS[rule] if plain.dynamic_decay is None else (plain.dynamic_decay,)
-    found = best([replace(plain, dynamic_lr=rate, dynamic_decay=decays[0]) for rate in rates])
-    found = best([replace(found, dynamic_decay=decay) for decay in decays])
-    return replace(found, temperature=adaptation.temperature)
+    lr, decay = adaptation.dynamic_lr, adaptation.dynamic_decay
+    rates = RATES[rule] if lr is None else (lr,)
+    decays = DECAYS[rule] if decay is None else (decay,)
+    tuned = best([replace(untempered, dynamic_lr=lr, dynamic_decay=decays[0]) for lr in rates])
+    tuned = best([replace(tuned, dynamic_decay=decay) for decay in decays])
+    return replace(tuned, temperature=adaptation.temperature)
 
 
-def _with_mixture(adapting: Adapter, adaptation: Adaptation, valid: Split) -> Adaptation:
-    """The temperature, and the cache's flatness and share, under which `valid` is likeliest."""
-    given = adaptation.temperature, adaptation.flatness
-    temperatures = TEMPERATURES if given[0] is None else (given[0],)
-    flatnesses = FLATNESSES if given[1] is None else (given[1],)
-    if given[0] is not None and not adaptation.cache:
+def _tune_distribution(
+    evaluator: AdaptiveEvaluator, adaptation: Adaptation, valid: Split
+) -> Adaptation:
+    """Return the adaptation with the temperature, flatness and share that are best on `valid`."""
+    if adaptation.temperature is not None and not adaptation.cache:
         return adaptation
-    readings = adapting.read(adaptation, valid.ids, temperatures, flatnesses)
-    best = int(np.argmax(readings.model_KT.sum(axis=1)))
+    temperature, flatness = adaptation.temperature, adaptation.flatness
+    temperatures = TEMPERATURES if temperature is None else (temperature,)
+    flatnesses = FLATNESSES if flatness is None else (flatness,)
+    log_probs = evaluator.read(adaptation, valid.ids, temperatures, flatnesses)
+    best = int(np.argmax(log_probs.model_KT.sum(axis=1)))
     adaptation = replace(adaptation, temperature=temperatures[best])
     if not adaptation.cache:
         return adaptation
-    found = []
-    for place, flatness in enumerate(flatnesses):
-        parts_MT = np.stack([readings.model_KT[best], readings.cache(best, place)])
+    candidates = []
+    for index, flatness in enumerate(flatnesses):
+        log_probs_2T = log_probs.with_cache(best, index)
         share = adaptation.share
-        share = float(em_weights(parts_MT)[1]) if share is None else share
-        total = interpolated(parts_MT, [1 - share, share]).sum()
-        found.append((total, flatness, share))
-    _, flatness, share = max(found)
+        share = float(em_weights(log_probs_2T)[1]) if share is None else share
+        total = interpolated(log_probs_2T, [1 - share, share]).sum()
+        candidates.append((total, flatness, share))
+    _, flatness, share = max(candidates)
     return replace(adaptation, flatness=flatness, share=share)
