@@ -1,29 +1,44 @@
-"""python -m jaxlm.train: train a model on a corpus, and keep it."""
+"""python -m jaxlm.train: train a model on a corpus, and keep the run."""
 
 import re
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
+import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from jaxlm.commands import cli
-from jaxlm.commands.settings import Config, CountedConfig, default_config, sections_of
-from jaxlm.data.text import Text, read_corpus
+from jaxlm.commands.plugins import load_plugin
+from jaxlm.commands.process import keep_compiled_programs
+
+# Before JAX is imported, which reads where compiled programs are kept.
+if __name__ == "__main__":
+    keep_compiled_programs()
+
+from jaxlm.commands.settings import config_of, default_config, network_class
+from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
+from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
 from jaxlm.parallel.multihost import ProcessConfig, is_first, join_processes
-from jaxlm.runs.log import read_records, writing
+from jaxlm.recipes import RECIPES
+from jaxlm.runs.folder import CONFIG
+from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
-from jaxlm.runs.run import CONFIG, Run
+from jaxlm.runs.run import Run, load
+from jaxlm.training.config import RunConfig, TrainingConfig
+from jaxlm.training.fine_tuning import adapt_model
 from jaxlm.training.fit import fit, fit_many
+from jaxlm.training.optimizers import OptimizerConfig
 
 Network = TypeVar("Network")
 ABOUT = """Train a language model on a corpus, and keep it.
@@ -34,21 +49,27 @@ Examples:
   python -m jaxlm.train --model lstm --corpus ptb --epochs 5
   python -m jaxlm.train --model gru --corpus my.txt --tokens chars --dropout 0.2
   python -m jaxlm.train --model rnn --corpus ptb --seeds 3 --sweep lr=1e-3,2e-3
+  python -m jaxlm.train --from runs/lstm-ptb --corpus my.txt --lr 1e-4
 """
 PROG = "python -m jaxlm.train"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What decides the defaults of everything else, so it is read first."""
+    """The flags that decide the defaults of all other flags; they are read first."""
 
     model: str | None = None
-    """One of MODELS (none: the recipe's, or nplm)."""
+    """A name in MODELS (none: the recipe's model, or nplm)."""
     recipe: str | None = None
     """Start from the settings of a recipe, such as zaremba-small."""
     config: Path | None = None
-    """Start from a JSON file of settings, such as another run's config.json."""
+    """Start from a JSON file of settings, such as the config.json of another run."""
+    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Start from a trained run."""
+    plugin: Path | None = None
+    """A Python file with models or cells of your own."""
     corpus: str = "toy"
+    """The corpus."""
 
 
 @dataclass(frozen=True)
@@ -57,87 +78,167 @@ class Flags:
 
     model: str | None = None
     """ngram, nplm, modern-nplm, rnn, gru, lstm, mingru, minlstm, mogrifier (none: the recipe's, or
-    nplm); it decides which flags there are."""
+    nplm). The model decides which flags there are."""
     recipe: str | None = None
     """Start from a recipe's settings, such as lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None
-    """Start from a JSON file of settings, such as another run's config.json."""
+    """Start from a JSON file of settings, such as the config.json of another run."""
+    from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Fine-tune: start from the parameters of a trained run, whose model is then the default."""
+    vocabulary: str = "extend"
+    """With --from: extend the run's vocabulary with the new text's tokens, or keep it."""
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
     out: Path | None = None
-    """Folder of the run (none: a new one, runs/MODEL-CORPUS)."""
+    """Folder of the run (none: a new folder, runs/MODEL-CORPUS)."""
     seeds: int = 1
-    """Train so many runs side by side, of this seed and the next, each in a folder in --out."""
+    """Train this many runs in parallel, with this seed and the next ones, each in a folder of its
+    own in --out."""
     sweep: tuple[str, ...] = ()
     """Train a run for each value: lr=1e-3,2e-3 dropout=0.2,0.4 (also clip, weight_decay)."""
     resume: bool = False
-    """Continue the run in --out (without --out: the newest of this model and corpus)."""
+    """Continue the run in --out (without --out: the newest run of this model and corpus)."""
+    plot: bool = False
+    """Draw loss.png at the end (extra: plots)."""
 
 
 @dataclass(frozen=True)
-class Command(ProcessConfig, Flags, Config[Network]):
+class Command(ProcessConfig, Flags, Generic[Network]):
     """The flags of a model trained by gradient."""
 
+    network: Network = field(default=None)  # type: ignore[assignment]
+    text: TextConfig = field(default_factory=TextConfig)
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     mesh: str | None = None
     """Devices to train on, such as data=4,model=2: streams over `data`, the vocabulary over `model`
     (none: every device on data)."""
 
 
 @dataclass(frozen=True)
-class CountingCommand(Flags, CountedConfig[Network]):
+class CountingCommand(Flags, Generic[Network]):
     """The flags of a model trained by counting."""
+
+    network: Network = field(default=None)  # type: ignore[assignment]
+    text: TextConfig = field(default_factory=TextConfig)
+    counting: CountingConfig = field(default_factory=CountingConfig)
 
 
 COMMANDS: dict[str, Any] = {"gradient": Command, "counting": CountingCommand}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Reads the flags, trains, and shows what came of it."""
+    """Read the flags, train, and show the result."""
     choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
-    name, defaults = default_config(choice.model, choice.recipe, choice.config, choice.corpus)
-    entry = MODELS[name]
-    kind = COMMANDS[entry.kind.trained_by]
-    start = kind(**sections_of(defaults))
-    command = cli.parse(kind[entry.config], argv, prog=PROG, about=ABOUT, default=start)
+    load_plugin(choice.plugin)
+    start_run = load(choice.from_run) if choice.from_run else None
+    start = _start_config(choice, start_run)
+    command = _parse(start, argv)
     if isinstance(command, Command):
         several = command.distributed or command.coordinator
         if several and (command.seeds != 1 or command.sweep):
             raise UserError(
-                "--seeds and --sweep train side by side in one process: start one alone"
+                "`seeds` and `sweep` train in parallel in one process: start one process alone"
             )
         join_processes(command)
     console = Console(quiet=not is_first())
-    text = read_corpus(command.text)
+    config = config_of(start.model, command, {"command": ["python", "-m", "jaxlm.train", *argv]})
+    text = _read_text(command, config, start_run)
     for note in text.notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
-    vocabulary = text.vocabulary
-    model = make_model(name, command.network, len(vocabulary), vocabulary.start_id)
-    elsewhere = command.training.checkpoint_folder if isinstance(command, Command) else None
-    folder = run_folder(command.out, command.resume, name, command.text.corpus, elsewhere)
-    # Before anything is shown: a setting that cannot be is refused here.
+        console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
+    model = _make_model(config, text, start_run)
+    remote = config.training.checkpoint_folder if config.training else None
+    folder = run_folder(command.out, command.resume, start.model, text.name, remote)
+    # Settings that cannot work are refused before anything is shown.
     summary = model.summary()
     devices = devices_of(command)
     show_corpus(console, text)
+    if start_run is not None:
+        console.print(_vocabulary_note(start_run, text), soft_wrap=True, highlight=False)
     console.print(summary)
-    sections = sections_of(command)
-    settings = {title: sections[title] for title in sections if title not in ("network", "text")}
-    options = settings | {
+    options: dict[str, Any] = {
         "folder": folder,
         "resume": command.resume,
-        "config": {"command": ["python", "-m", "jaxlm.train", *argv]},
-        "console": console,
+        "config": config,
+        "console": _FlagConsole(console),
     }
     if command.seeds != 1 or command.sweep:
         return train_many(command, model, text, options)
+    if start_run is not None:
+        options["from_run"] = start_run
     run = fit(model, text, **options, **devices)
     if run.stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(run.stopped_by)
     if is_first():
-        show_result(console, run, text)
+        show_result(console, run, text, command.plot)
     return 0
 
 
+class _FlagConsole(Console):
+    """A console that shows the library's `settings` as flags."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(quiet=console.quiet)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print the objects, with settings in texts spelled as flags."""
+        shown = [cli.with_flags(item) if isinstance(item, str) else item for item in objects]
+        super().print(*shown, **options)
+
+
+def _start_config(choice: Choice, start_run: Run | None) -> RunConfig:
+    """Return the settings before any flag."""
+    if start_run is None:
+        return default_config(choice.model, choice.recipe, choice.config, choice.corpus)
+    settings = start_run.settings
+    config = RunConfig.default(choice.model or settings["model"])
+    batching = settings.get("batching", {})
+    config = config.with_options({**settings["network"], **batching}, f"{start_run.name}")
+    # Words of the new text are cut as those of the run were.
+    text = settings.get("text", {})
+    kept = {name: text[name] for name in ("eos",) if name in text}
+    config = config.with_options(kept | {"tokens": start_run.tokenizer.name}, start_run.name)
+    recipe = RECIPES[choice.recipe]["settings"] if choice.recipe in RECIPES else {}
+    return config.with_options(recipe, f"recipe {choice.recipe}")
+
+
+def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
+    kind = COMMANDS[MODELS[start.model].kind.trained_by]
+    network = network_class(start.model)
+    defaults = kind(network=network(**start.network), **start.sections)
+    return cli.parse(kind[network], argv, prog=PROG, about=ABOUT, default=defaults)
+
+
+def _read_text(command: Any, config: RunConfig, start_run: Run | None) -> Text:
+    if start_run is None:
+        return read_corpus(config.text)
+    if command.vocabulary not in ("extend", "keep"):
+        raise UserError(f"unknown vocabulary {command.vocabulary!r}: choose one of extend, keep")
+    extend = command.vocabulary == "extend"
+    return read_corpus(config.text, tokenizer=start_run.tokenizer, extend=extend)
+
+
+def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> LanguageModel:
+    if start_run is not None:
+        adapt_model(start_run, text)
+    vocabulary = text.vocabulary
+    return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
+
+
+def _vocabulary_note(start_run: Run, text: Text) -> str:
+    known, size = len(start_run.vocabulary), len(text.vocabulary)
+    how = "kept" if size == known else f"extended by {size - known:,} tokens"
+    return f"started from {start_run.name}: its vocabulary of {known:,} tokens is {how}\n"
+
+
 def devices_of(command: Flags) -> dict[str, Any]:
-    """What --mesh says, for `fit`. Raises UserError for a mesh that cannot be."""
+    """Return what --mesh says, as arguments of `fit`.
+
+    Raises:
+      UserError: for a mesh that this machine does not have.
+    """
     if not isinstance(command, Command) or command.mesh is None:
         return {}
     sizes = parse_mesh(command.mesh)
@@ -146,12 +247,19 @@ def devices_of(command: Flags) -> dict[str, Any]:
 
 
 def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[str, Any]) -> int:
-    """Trains the runs of --seeds and --sweep, and shows what came of them."""
+    """Train the runs of --seeds and --sweep, and show the results.
+
+    Args:
+      command: the parsed flags.
+      model: the model that all runs share.
+      text: the corpus.
+      options: arguments of `fit_many`.
+    """
     if not isinstance(model, NeuralModel):
-        raise UserError("--seeds and --sweep are for models trained by gradient: a count is exact")
+        raise UserError("`seeds` and `sweep` are for models trained by gradient: a count is exact")
     if devices_of(command):
-        raise UserError("--seeds and --sweep train side by side on one device: leave out --mesh")
-    console, folder = options["console"], options["folder"]
+        raise UserError("`seeds` and `sweep` train in parallel on one device: leave out `mesh`")
+    console, folder = Console(quiet=not is_first()), options["folder"]
     sweep = dict(map(parse_sweep, command.sweep))
     runs = fit_many(model, text, seeds=command.seeds, sweep=sweep, **options)
     if runs[0].stopped_by:
@@ -164,54 +272,60 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
 
 
 def parse_sweep(text: str) -> tuple[str, list[float]]:
-    """A name and numbers, of a text like lr=1e-3,2e-3. Raises UserError."""
+    """Return the name and the numbers of a text such as lr=1e-3,2e-3.
+
+    Raises:
+      UserError: for another text.
+    """
     name, _, values = text.partition("=")
     try:
         return name.strip().replace("-", "_"), [float(value) for value in values.split(",")]
     except ValueError:
         raise UserError(
-            f"--sweep {text!r}: give a setting and its values, such as lr=1e-3,2e-3"
+            f"`sweep` {text!r}: give a setting and its values, such as lr=1e-3,2e-3"
         ) from None
 
 
 def many_table(runs: Sequence[Run]) -> Table:
-    """The best validation perplexity of every setting: of each seed, their mean, and its standard
-    deviation.
-    """
+    """Return a table of the best validation perplexities: each seed, mean, standard deviation."""
     table = Table()
     for header in ("setting", "seeds", "valid perplexity", "mean", "standard deviation"):
         table.add_column(header)
-    of_setting: dict[str, list[tuple[str, float]]] = {}
+    by_setting: dict[str, list[tuple[str, float]]] = {}
     for run in runs:
         assert run.folder is not None
         setting, _, seed = run.folder.name.rpartition("seed-")
-        records = read_records(run.folder / "metrics.jsonl")
+        records = read_records(run.folder / METRICS)
         best = min(record["ppl"] for record in records if record["split"] == "valid")
-        of_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
-    for setting, found in of_setting.items():
-        values = [value for _, value in found]
+        by_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
+    for setting, results in by_setting.items():
+        values = [value for _, value in results]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
         each = " ".join(f"{value:.2f}" for value in values)
         mean = f"{statistics.mean(values):.2f}"
-        table.add_row(setting or "-", " ".join(seed for seed, _ in found), each, mean, spread)
+        table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
 
 
 def run_folder(
-    out: Path | None, resume: bool, model: str, corpus: str, elsewhere: str | None = None
+    out: Path | None, resume: bool, model: str, corpus: str, remote: str | None = None
 ) -> Path:
-    """Where the run goes: --out; or a new folder runs/MODEL-CORPUS; or with --resume the newest
-    such folder. elsewhere: the folder of --checkpoint-folder, which may have what --out has lost.
+    """Return the folder of the run.
+
+    Args:
+      out: --out, or None for runs/MODEL-CORPUS: a new folder, or with `resume` the newest one.
+      resume: whether the run continues.
+      model: the name of the model.
+      corpus: the name of the corpus.
+      remote: --checkpoint-folder, which may have the run that `out` has lost.
+    Raises:
+      UserError: if there is no run to resume.
     """
     if out is not None:
-        if (
-            resume
-            and not elsewhere
-            and not (out / CONFIG).exists()
-            and not list(out.glob(f"*/{CONFIG}"))
-        ):
+        holds_run = (out / CONFIG).exists() or list(out.glob(f"*/{CONFIG}"))
+        if resume and not remote and not holds_run:
             raise UserError(
-                f"--resume: {out} holds no run to continue; leave --resume out to start one"
+                f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
         return out
     stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).stem) or 'corpus'}"
@@ -219,7 +333,7 @@ def run_folder(
     if resume:
         if not used:
             raise UserError(
-                f"--resume: there is no run runs/{stem} to continue; leave it out to start one"
+                f"`resume`: there is no run runs/{stem} to continue; leave it out to start a run"
             )
         return used[-1][1]
     number = used[-1][0] + 1 if used else 1
@@ -233,20 +347,20 @@ def _numbered(stem: str) -> Iterator[tuple[int, Path]]:
 
 
 def show_corpus(console: Console, text: Text) -> None:
-    """The first lines, and how many tokens there are of what."""
+    """Print the first lines of the text, and the number of tokens of each split."""
     for line, _ in zip(text.train.source.lines(), range(3), strict=False):
         console.print(escape(line.strip()[:96]), highlight=False, soft_wrap=True)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in text.splits.items())
-    unit = {"words": "words", "chars": "characters"}.get(text.tokenizer.name, "tokens")
     console.print(
-        f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {unit}; tokens: {counts}\n",
+        f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {text.tokenizer.unit}; "
+        f"tokens: {counts}\n",
         highlight=False,
     )
 
 
-def show_result(console: Console, run: Run, text: Text) -> None:
-    """Answers on a small corpus, the curve, and where everything is."""
-    if run.in_rows and len(text.train) < 100:
+def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
+    """Print the answers on a small corpus, and the folder; with `plot` draw loss.png."""
+    if run.protocol.rows and len(text.train) < 100:
         table = Table(box=None, show_header=False)
         for row in text.train.rows():
             words = [text.vocabulary.tokens[index] for index in row]
@@ -256,8 +370,8 @@ def show_result(console: Console, run: Run, text: Text) -> None:
             table.add_row(f"{context} -> {guess}", f"{probability:.4f}{wrong}")
         console.print(table)
     assert run.folder is not None
-    records = read_records(run.folder / "metrics.jsonl")
-    if any(record["split"] == "train" for record in records):
+    records = read_records(run.folder / METRICS)
+    if plot and any(record["split"] == "train" for record in records):
         with writing(run.folder / "loss.png"):
             loss_curve(records, run.folder / "loss.png")
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""What every command shares: reading its flags, and telling a user's mistake in one line."""
+"""What every command shares: reading flags, and reporting a user's mistake in one line."""
 
 import contextlib
 import gc
@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from jaxlm.commands.process import silence_libraries
 from jaxlm.errors import UserError
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ _registry = ConstructorRegistry()
 
 @_registry.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """A flag of type `int | None` is shown as INT, and takes a number or `none`."""
+    """Show a flag of type `int | None` as INT; it takes a number or `none`."""
     kinds = get_args(info.type)
     if len(kinds) != 2 or types.NoneType not in kinds:
         return None
@@ -39,9 +40,37 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     )
 
 
+# Flags of version 0.1.0 that have another name now, and values that have another spelling.
+OLD_FLAGS = {"--kernel": "--time-loop", "--features": "--positions"}
+OLD_VALUES = {("--positions", "every"): "all"}
+
+
+def with_new_flags(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with the flags of version 0.1.0 spelled as they are now."""
+    words: list[str] = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        flag = OLD_FLAGS.get(flag, flag)
+        before = words[-1] if words else ""
+        if equals:
+            word = f"{flag}={OLD_VALUES.get((flag, value), value)}"
+        else:
+            word = OLD_VALUES.get((before, flag), flag)
+        words.append(word)
+    return words
+
+
 def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default: Any = None) -> T:
-    """Flags to the dataclass `kind`: its fields, flat, with their docstrings as help. Raises
-    UserError for a bad flag.
+    """Return the dataclass `kind` with the values of the flags.
+
+    Args:
+      kind: a dataclass; each field is a flag, and the text below it is the flag's help.
+      argv: the arguments of the command.
+      prog: the command, for the help text.
+      about: the description, for the help text.
+      default: an instance of `kind` that has the default values; None for those of the fields.
+    Raises:
+      UserError: for a flag that does not exist, and a value that a flag cannot take.
     """
     options: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
@@ -49,7 +78,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
         with contextlib.redirect_stderr(errors), _registry:
             return tyro.cli(
                 kind,
-                args=list(argv),
+                args=with_new_flags(argv),
                 prog=prog,
                 description=about,
                 config=(tyro.conf.OmitArgPrefixes,),
@@ -62,18 +91,20 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
 
 
 def parse_known(kind: type[T], argv: Sequence[str]) -> T:
-    """The fields of `kind` among the flags; the others are left for `parse`."""
+    """Return the dataclass `kind` with the values of its flags; other flags are passed over."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _registry:
-            known, _ = tyro.cli(kind, args=list(argv), return_unknown_args=True, add_help=False)
+            known, _ = tyro.cli(
+                kind, args=with_new_flags(argv), return_unknown_args=True, add_help=False
+            )
             return known
     except SystemExit:
         raise UserError(_one_line(errors.getvalue())) from None
 
 
 def _one_line(box: str) -> str:
-    """The message in tyro's box of several lines: all but its frame, its title and its advice."""
+    """Return the message of tyro's box on one line, without frame, title and advice."""
     lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
     words = " ".join(line for line in lines[1:] if line)
     words = re.split(r"For full helptext|Argument helptext:", words)[0]
@@ -81,9 +112,13 @@ def _one_line(box: str) -> str:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Runs a command: exit code 2 and one line for a user's mistake, no traceback."""
-    # What the libraries made as they were imported stays to the end: collections need not look
-    # through it again and again, a tenth of a second each.
+    """Run a command and end the process with its exit code.
+
+    A user's mistake is one line on standard error and exit code 2, without a traceback.
+    """
+    silence_libraries()
+    # The objects of imported libraries stay until the end. Frozen, they are not searched by every
+    # garbage collection, a tenth of a second each.
     gc.freeze()
     try:
         code = main(sys.argv[1:])
@@ -93,11 +128,10 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        # The reader (head, less) has gone; nothing more can be told, and that is no mistake.
+        # The reader of the output (head, less) ended, which is no mistake.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    # Python would look for cycles to free before it ends, half a second long; the process's end
-    # frees all.
+    # Python would search for garbage for half a second before it exits.
     gc.freeze()
     sys.exit(code)
 

@@ -97,10 +97,14 @@ CORPORA: dict[str, Corpus] = {
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded and encoded texts: $JAXLM_CACHE, or the user's cache."""
-    import pooch
+    """Return the folder of downloaded and encoded texts: $JAXLM_CACHE, or the user's cache.
 
-    return Path(os.environ.get("JAXLM_CACHE") or pooch.os_cache("jaxlm"))
+    JAXLM_CACHE=off concerns compiled programs alone: texts then go to the user's cache.
+    """
+    import platformdirs
+
+    chosen = os.environ.get("JAXLM_CACHE", "")
+    return Path(platformdirs.user_cache_dir("jaxlm") if chosen in ("", "off") else chosen)
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
@@ -111,7 +115,6 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
     """
     import pooch
 
-    pooch.get_logger().setLevel("ERROR")
     name = f"{remote.sha256[:12]}-{remote.url.rsplit('/', 1)[-1]}"
     try:
         return Path(pooch.retrieve(remote.url, f"sha256:{remote.sha256}", name, folder))

@@ -1,17 +1,25 @@
-"""A corpus as token ids: the tokenizer is fitted to the training split, and encodes all of them."""
+"""A corpus as token ids: `open_text` for training and evaluation, `read_corpus` for users."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from jaxlm.data.corpora import CORPORA, cache_folder, corpus_sources
+from jaxlm.data.corpora import CORPORA, SPLITS, cache_folder, corpus_sources
 from jaxlm.data.encoding import Split
 from jaxlm.data.shards import is_prepared, read_prepared
-from jaxlm.data.tokenizers import TOKENIZERS, Tokenizer, VocabularyConfig
+from jaxlm.data.sources import Source, TextFile
+from jaxlm.data.tokenizers import (
+    TOKENIZERS,
+    Tokenizer,
+    VocabularyConfig,
+    from_json,
+    to_json,
+)
 from jaxlm.data.vocabulary import UNK, Vocabulary
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, UserError, choose
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,8 @@ class TextConfig(VocabularyConfig):
     """Which text, and how it is cut into tokens."""
 
     corpus: str = "toy"
-    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder of train/valid/test or that
-    python -m jaxlm.prepare made."""
+    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder: of train, valid and test
+    files, or made by python -m jaxlm.prepare."""
     tokens: str | None = None
     """words, chars, bytes or bpe (none: the corpus's own way; words for a path)."""
     unk: str = "auto"
@@ -31,7 +39,16 @@ class TextConfig(VocabularyConfig):
 
 @dataclass(frozen=True)
 class Text:
-    """A corpus as token ids: one Split for each of train, valid and test that the corpus has."""
+    """A corpus as token ids.
+
+    config: which text, and how it is cut. tokenizer: the tokenizer and its vocabulary. splits: a
+    Split for each of train, valid and test that the corpus has. notes: what a user should know.
+
+    Example:
+      >>> text = read_corpus("toy", eos=False)
+      >>> len(text.vocabulary), text.train.ids.tolist()
+      (7, [0, 1, 2, 0, 3, 4, 0, 5, 6])
+    """
 
     config: TextConfig
     tokenizer: Tokenizer
@@ -40,104 +57,202 @@ class Text:
 
     @property
     def name(self) -> str:
+        """The corpus by name or path."""
         return self.config.corpus
 
     @property
     def vocabulary(self) -> Vocabulary:
+        """The tokens by id."""
         return self.tokenizer.vocabulary
 
-    def split(self, name: str) -> Split:
-        """The named split, or a UserError that lists those there are."""
+    def split(self, name: str | None = None) -> Split:
+        """Return the named split; without a name test, or else valid, or else train.
+
+        Raises:
+          UserError: for a split that the corpus does not have.
+        """
+        name = name or next(choice for choice in reversed(SPLITS) if choice in self.splits)
         return choose(self.splits, name, f"split of {self.name}")
 
     @property
     def train(self) -> Split:
+        """The training split."""
         return self.split("train")
 
     @property
     def valid(self) -> Split | None:
+        """The validation split, or None."""
         return self.splits.get("valid")
 
     @property
     def test(self) -> Split | None:
+        """The test split, or None."""
         return self.splits.get("test")
 
 
-def read_corpus(corpus: str | TextConfig = "toy", **options: object) -> Text:
-    """Reads a corpus, fits its tokenizer to the training split, and encodes every split.
+class _Splits(Mapping[str, Split]):
+    """Splits by name, each encoded when it is first asked for."""
 
-        text = read_corpus("ptb")          text = read_corpus("my.txt", tokens="chars", min_count=2)
+    def __init__(self, sources: Mapping[str, Source], tokenizer: Tokenizer) -> None:
+        self._sources, self._tokenizer = sources, tokenizer
+        self._encoded: dict[str, Split] = {}
 
-    Raises UserError for an unknown name, an unreadable or empty text, and, with unk="never", a
-    token of the valid or test split that the training split lacks.
+    def __getitem__(self, name: str) -> Split:
+        if name not in self._encoded:
+            source = self._sources[name]
+            self._encoded[name] = Split.encode(name, source, self._tokenizer, cache_folder)
+        return self._encoded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
+def read_corpus(
+    corpus: str | TextConfig = "toy",
+    *,
+    tokenizer: Tokenizer | None = None,
+    extend: bool = False,
+    **options: object,
+) -> Text:
+    """Read a corpus, fit its tokenizer to the training split, and encode every split.
+
+        text = read_corpus("ptb")
+        text = read_corpus("my.txt", tokens="chars", min_count=2)
+
+    Args:
+      corpus: a name in CORPORA, a file, a folder, or every setting of the text.
+      tokenizer: a tokenizer to use as it is, such as that of a trained run, in the place of one
+        that is fitted to this text.
+      extend: whether the tokens that `tokenizer` lacks are added at the end of its vocabulary.
+      **options: fields of TextConfig.
+    Raises:
+      UserError: for an unknown name, an unreadable or empty text, and, with unk="never", a token of
+        the valid or test split that the training split lacks.
     """
     config = corpus if isinstance(corpus, TextConfig) else TextConfig(corpus=corpus, **options)  # type: ignore[arg-type]
+    text = open_text(config, tokenizer)
+    if extend and tokenizer is not None:
+        text = open_text(config, extended(tokenizer, text))
+    for name in text.splits:
+        text.split(name)
+    if tokenizer is not None or is_prepared(Path(config.corpus)):
+        return text
+    return Text(config, text.tokenizer, text.splits, tuple(_notes(text)))
+
+
+def open_text(config: TextConfig, tokenizer: Tokenizer | None = None) -> Text:
+    """Return the text of a corpus, with splits that are encoded when they are asked for.
+
+    Args:
+      config: which text, and how it is cut into tokens.
+      tokenizer: a fitted tokenizer; None to fit a tokenizer to the training split.
+    Raises:
+      UserError: for an unknown name, and an unreadable or empty text.
+    """
     if config.unk not in ("auto", "always", "never"):
-        raise UserError(f"unknown --unk {config.unk!r}: choose one of auto, always, never")
+        raise SettingError("unk", repr(config.unk), "choose one of auto, always, never")
     known = CORPORA.get(config.corpus)
     if known is None and is_prepared(Path(config.corpus)):
-        return _prepared(config)
-    tokens = config.tokens or (known.tokens if known else "words")
-    kind = choose(TOKENIZERS, tokens, "tokens")
-    sources = corpus_sources(config.corpus, config.fractions, at_lines=tokens == "words")
+        return _open_prepared(config, tokenizer)
+    kind = choose(TOKENIZERS, config.tokens or (known.tokens if known else "words"), "tokens")
+    at_lines = (tokenizer or kind).splits_at_lines
+    sources = corpus_sources(config.corpus, config.fractions, at_lines=at_lines)
+    if tokenizer is None:
+        tokenizer = _fit(kind, config, sources)
+    return Text(config, tokenizer, _Splits(sources, tokenizer))
+
+
+def open_file(path: str | Path, tokenizer: Tokenizer) -> Split:
+    """Return a whole text file as one split.
+
+    Raises:
+      SettingError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise SettingError("text", path, "does not exist")
+    return Split.encode(str(path), TextFile(Path(path)), tokenizer, cache_folder)
+
+
+def extended(tokenizer: Tokenizer, text: Text) -> Tokenizer:
+    """Return the tokenizer with the tokens of the training split that it lacks at its end.
+
+    The new tokens are ordered by frequency. A tokenizer that knows every text is returned as it is.
+    """
+    if not tokenizer.closed_vocabulary:
+        return tokenizer
+    source, known = text.splits["train"].source, tokenizer.vocabulary
+    fitted = type(tokenizer).fit(source.lines(), text.config, False).vocabulary
+    new = [token for token in fitted.tokens if token not in known]
+    saved = json.loads(to_json(tokenizer))
+    return from_json(json.dumps(saved | {"tokens": [*known.tokens, *new]}))
+
+
+def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source]) -> Tokenizer:
     train = sources["train"]
     if not any(line.strip() for line in train.lines()):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
     tokenizer = kind.fit(train.lines(), config, config.unk == "always")
     cut = config.min_count > 1 or config.vocab_size is not None
-    if config.unk == "never" and cut and tokens in ("words", "chars"):
-        raise UserError(
-            "--unk never leaves nothing for the tokens that --min-count or --vocab-size cut: "
-            "leave one of them out"
+    if config.unk == "never" and cut and tokenizer.closed_vocabulary:
+        raise SettingError(
+            "unk",
+            "never",
+            "leaves nothing for the tokens that `min_count` or `vocab_size` cut: leave one of them "
+            "out",
         )
-    # Every token of the training text is listed, so only the others can need <unk>.
+    # Every token of the training text is listed, so only the other splits can need <unk>.
     others = [source for split, source in sources.items() if split != "train"]
     needed = config.unk == "auto" and tokenizer.vocabulary.unk is None
     if needed and any(tokenizer.unseen(source.lines()) for source in others):
         tokenizer = kind.fit(train.lines(), config, True)
-    splits = {
-        name: Split.encode(name, source, tokenizer, cache_folder)
-        for name, source in sources.items()
-    }
-    return Text(config, tokenizer, splits, tuple(_notes(config, tokenizer, splits)))
+    return tokenizer
 
 
-def _prepared(config: TextConfig) -> Text:
-    """A folder that `python -m jaxlm.prepare` made, which has its tokenizer."""
-    tokenizer, splits = read_prepared(Path(config.corpus))
-    decided = {"tokens": tokenizer.name, "corpus": config.corpus}
-    for name, value in vars(TextConfig()).items():
+def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
+    """Return the text of a folder that `python -m jaxlm.prepare` made, which has a tokenizer."""
+    own, splits = read_prepared(Path(config.corpus))
+    if tokenizer is not None and to_json(own) != to_json(tokenizer):
+        raise UserError(
+            f"{config.corpus} was prepared with other tokens than those of the run: give the text "
+            f"itself"
+        )
+    decided = {"tokens": own.name, "corpus": config.corpus}
+    for name, default in vars(TextConfig()).items():
         given = getattr(config, name)
-        if given not in (value, decided.get(name)):
-            raise UserError(
-                f"--{name.replace('_', '-')} {given}: {config.corpus} is a prepared text, whose "
-                f"tokens are made; leave the flag out, or prepare the text with it"
+        if given not in (default, decided.get(name)):
+            raise SettingError(
+                name,
+                given,
+                f"{config.corpus} is a prepared text, whose tokens are made; leave the setting "
+                f"out, or prepare the text with it",
             )
     if not len(splits["train"]):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
-    return Text(config, tokenizer, splits)
+    return Text(config, own, splits)
 
 
-def _notes(config: TextConfig, tokenizer: Tokenizer, splits: Mapping[str, Split]) -> list[str]:
+def _notes(text: Text) -> list[str]:
+    """Return what the user of a text that was fitted should know."""
     notes = []
-    train = splits["train"]
-    longest = max(
-        (line for _, line in zip(range(1000), train.source.lines(), strict=False)), key=len
-    )
-    if (
-        tokenizer.name == "words"
-        and len(longest) > 20
-        and len(longest.split()) == 1
-        and not longest.isascii()
-    ):
-        notes.append(
-            f"a line of {len(longest.strip())} characters has no spaces, so it counts as one word; "
-            f"text without spaces is read with --tokens chars or --tokens bpe"
-        )
+    train, tokenizer = text.train, text.tokenizer
+    if tokenizer.splits_at_lines:
+        first = (line for _, line in zip(range(1000), train.source.lines(), strict=False))
+        longest = max(first, key=len)
+        if len(longest) > 20 and len(longest.split()) == 1 and not longest.isascii():
+            notes.append(
+                f"a line of {len(longest.strip())} characters has no spaces, so it counts as one "
+                f"word; text without spaces is read with `tokens` chars or bpe"
+            )
     unk_id = tokenizer.vocabulary.unk_id
     if unk_id is not None and not np.any(train.ids == unk_id):
         notes.append(
             f"{UNK} never occurs in the training text, so its probability is not learnt: "
-            f"--min-count 2 mends it"
+            f"`min_count` 2 mends it"
         )
     return notes

@@ -42,7 +42,7 @@ def encode_context(run: Run, text: str) -> Context:
         raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
     # A context is the beginning of a line, so no <eos> follows it. The tokenizer for words would
     # add <eos>.
-    words = vocabulary.ids(text.split()) if tokenizer.name == "words" else tokenizer.encode([text])
+    words = tokenizer.encode_context(text)
     start = [] if vocabulary.start_id is None else [vocabulary.start_id]
     ids_1T = np.concatenate([np.array(start, np.int32), words]).astype(np.int32)[None, :]
     model, count = run.model, len(words)

@@ -1,18 +1,16 @@
-"""Exact perplexity, with its protocol: every token scored once, from sums and counts."""
+"""Exact perplexity, with its protocol: every token is scored once, from sums and counts."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from jaxlm.data.corpora import SPLITS, cache_folder, corpus_sources
+from jaxlm.data.batching import rows_of
 from jaxlm.data.encoding import Split, TextSize
-from jaxlm.data.shards import is_prepared, read_prepared
-from jaxlm.data.sources import TextFile
-from jaxlm.data.tokenizers import to_json
-from jaxlm.errors import UserError, choose
+from jaxlm.data.text import TextConfig, open_file, open_text
+from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.scoring import Scorer, TokenScores
 from jaxlm.runs.log import perplexity_of
 from jaxlm.runs.run import Run
@@ -20,8 +18,12 @@ from jaxlm.runs.run import Run
 
 @dataclass(frozen=True)
 class Report:
-    """What a text cost a model. `nll` is summed, in nats; everything else follows from it and the
-    counts.
+    """What a text costs a run.
+
+    run: name of the run. split: name of the text. nll: summed negative log-likelihood in nats.
+    tokens: number of scored tokens. unknown: how many of them are `<unk>`. size: the size of the
+    text; None if not every token was scored. protocol: how the tokens were counted. impossible:
+    number of tokens with probability 0; if there are any, the perplexity is infinite.
     """
 
     run: str
@@ -32,7 +34,6 @@ class Report:
     size: TextSize | None
     protocol: str
     impossible: int = 0
-    """Tokens that were given probability 0: any of them makes the perplexity infinite."""
 
     @property
     def nats_per_token(self) -> float:
@@ -45,7 +46,7 @@ class Report:
 
     @property
     def bits(self) -> float:
-        """The whole text's cost in bits."""
+        """Cost of the whole text in bits."""
         return self.nll / math.log(2)
 
     def __float__(self) -> float:
@@ -71,61 +72,57 @@ class Report:
 def open_split(
     run: Run, corpus: str | None = None, split: str | None = None, text: str | Path | None = None
 ) -> Split:
-    """The text to measure `run` on, cut into tokens by the run's own tokenizer.
+    """Return the text to measure a run on, cut into tokens by the run's own tokenizer.
 
-    corpus: by name or path (default: the one it was trained on); split: default test, or else
-    valid, or else train; text: a file of its own, whole. Raises UserError for what does not exist
-    or cannot be encoded.
+    Args:
+      run: the run.
+      corpus: a corpus by name or path; None for the corpus that the run was trained on.
+      split: train, valid or test; None for test, or else valid, or else train.
+      text: a text file, measured whole, in the place of a corpus.
+    Raises:
+      UserError: for a text that does not exist or cannot be encoded.
     """
     if text is not None:
-        if not Path(text).is_file():
-            raise UserError(f"--text {text} does not exist")
-        return _encoded(run, str(text), TextFile(Path(text)))
-    settings = run.config.get("text", {})
-    name = corpus or settings.get("corpus")
-    if name is None:
-        raise UserError(f"{run.name} does not say what it was trained on: give a corpus or a text")
-    if is_prepared(Path(name)):
-        return _prepared(run, name, split)
-    fractions = settings.get("fractions") if corpus in (None, settings.get("corpus")) else None
-    sources = corpus_sources(
-        name, tuple(fractions) if fractions else None, run.tokenizer.name == "words"
-    )
-    split = split or next(choice for choice in reversed(SPLITS) if choice in sources)
-    return _encoded(run, f"{name} {split}", choose(sources, split, f"split of {name}"))
-
-
-def _prepared(run: Run, name: str, split: str | None) -> Split:
-    tokenizer, splits = read_prepared(Path(name))
-    if to_json(tokenizer) != to_json(run.tokenizer):
-        raise UserError(
-            f"{name} was prepared with other tokens than those of {run.name}: give the text itself"
-        )
-    split = split or next(choice for choice in reversed(SPLITS) if choice in splits)
-    return choose(splits, split, f"split of {name}")
-
-
-def _encoded(run: Run, name: str, source: object) -> Split:
-    encoded = Split.encode(name, source, run.tokenizer, cache_folder)  # type: ignore[arg-type]
-    if not len(encoded):
-        raise UserError(f"{name} is empty: there is nothing to score")
-    return encoded
+        found = open_file(text, run.tokenizer)
+    else:
+        trained_on = run.settings.get("text", {})
+        name = corpus or trained_on.get("corpus")
+        if name is None:
+            raise UserError(
+                f"{run.name} does not say what it was trained on: give a corpus or a text"
+            )
+        fractions = trained_on.get("fractions") if name == trained_on.get("corpus") else None
+        config = TextConfig(corpus=name, fractions=tuple(fractions) if fractions else None)
+        found = open_text(config, run.tokenizer).split(split)
+        found = replace(found, name=f"{name} {found.name}")
+    if not len(found):
+        raise UserError(f"{found.name} is empty: there is nothing to score")
+    return found
 
 
 def score(
     run: Run, split: Split, detail: bool = False, scorer: Scorer | None = None
 ) -> TokenScores:
-    """The log-probability of every token that `run`'s protocol counts."""
+    """Return the log-probability of every token that the run's protocol counts.
+
+    Args:
+      run: the run.
+      split: the text.
+      detail: whether to compute ranks and entropies too.
+      scorer: a scorer of the run's model; None to make one.
+    """
     scorer = scorer or Scorer(run.model, detail)
-    return scorer.split(run.params, split, run.in_rows, run.last_only)
+    return scorer.split(run.params, split, run.protocol.rows, run.protocol.last_only)
 
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
-    """The figures of `scores`, and how they were counted."""
-    ids = split.ids if not run.in_rows else np.array([id_ for id_, _ in scored_ids(run, split)])
+    """Return the figures of `scores`, and how they were counted."""
+    ids = split.ids
+    if run.protocol.rows:
+        ids = np.array([id_ for id_, _ in scored_ids(run, split)])
     unk_id = run.vocabulary.unk_id
     unknown = 0 if unk_id is None else int(np.count_nonzero(ids == unk_id))
-    whole = not run.last_only
+    whole = not run.protocol.last_only
     return Report(
         run=run.name,
         split=split.name,
@@ -139,9 +136,9 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
 
 
 def _protocol(run: Run, tokens: int, unknown: int) -> str:
-    if run.last_only:
+    if run.protocol.last_only:
         counted = f"{tokens:,} tokens, the last of each line alone; state reset at each line"
-    elif run.in_rows:
+    elif run.protocol.rows:
         counted = f"{tokens:,} tokens, each once; state reset at each line"
     else:
         reads = (
@@ -161,17 +158,28 @@ def perplexity(
     corpus: str | None = None,
     text: str | Path | None = None,
 ) -> Report:
-    """The exact perplexity of `run`, as a Report: `float(report)` is the number, `print(report)`
-    tells how it was counted.
+    """Return the exact perplexity of a run as a Report.
 
         PP = exp(-1/N Σ_t log P(w_t | w_1 ... w_{t-1}))
 
-    Every token is scored once, `<eos>` and the first word included, the sum taken in float64; the
-    number depends neither on batch size nor on chunk length. `split` is a Split, or a name
-    (default: test, or else valid, or else train) in `corpus` (default: the run's own); or give
-    `text`, a file.
+    `float(report)` is the number, and `print(report)` says how it was counted. Every token is
+    scored once, `<eos>` and the first word included. The sum is taken in float64, and the number
+    depends neither on batch size nor on chunk length.
 
-    Raises UserError for a text that does not exist, or cannot be encoded with the run's vocabulary.
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> round(float(jaxlm.perplexity(run)), 4)
+      1.2727
+
+    Args:
+      run: the run.
+      split: a Split; or train, valid or test; None for test, or else valid, or else train.
+      corpus: a corpus by name or path; None for the corpus that the run was trained on.
+      text: a text file, measured whole, in the place of a corpus.
+    Raises:
+      UserError: for a text that does not exist, or that the run's vocabulary cannot encode.
     """
     if not isinstance(split, Split):
         split = open_split(run, corpus, split, text)
@@ -179,23 +187,29 @@ def perplexity(
 
 
 def scored_ids(run: Run, split: Split) -> Iterator[tuple[int, str]]:
-    """The id and text of every token that is scored, in the order of the scores."""
-    from jaxlm.data.batching import rows_of
-
+    """Yield the id and the text of every token that is scored, in the order of the scores."""
     tokens = run.vocabulary.tokens
-    if not run.in_rows:
+    if not run.protocol.rows:
         yield from ((int(id_), tokens[id_]) for id_ in split.ids)
         return
     for row in rows_of(split)[1]:
-        yield from ((int(id_), tokens[id_]) for id_ in (row[-1:] if run.last_only else row))
+        scored = row[-1:] if run.protocol.last_only else row
+        yield from ((int(id_), tokens[id_]) for id_ in scored)
 
 
 def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
-    """A table, tab-separated: token, natural log-probability, surprisal in bits, rank, entropy in
-    bits.
+    """Write a tab-separated table: token, log-probability, surprisal, rank and entropy.
 
-    White space inside a token is written as JSON escapes, so that a line is a token. `scores` need
-    detail.
+    The log-probability is natural; surprisal and entropy are in bits. White space in a token is
+    written as a JSON escape, so that each line is one token.
+
+    Args:
+      run: the run.
+      split: the text.
+      scores: its scores, with detail.
+      path: the file to write.
+    Raises:
+      SettingError: if the file cannot be written.
     """
     assert scores.rank is not None and scores.entropy is not None
     columns = zip(scored_ids(run, split), scores.log_prob, scores.rank, scores.entropy, strict=True)
@@ -216,4 +230,4 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write --per-token {path}: {error.strerror}") from None
+        raise SettingError("per_token", path, f"cannot be written: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Runs from other programs' files, and for them."""
+"""Runs from the files of other programs, and files for other programs from runs."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,17 @@ from jaxlm.data.vocabulary import EOS, UNK, Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.interop.arpa import read_arpa, write_arpa
 from jaxlm.models.ngram import NGram
-from jaxlm.runs.run import Run, claim_folder
-from jaxlm.training.counting import keep_tables
+from jaxlm.runs.protocol import Protocol
+from jaxlm.runs.run import Run
 
 ARPA = "arpa"
 
 
 def export_arpa(run: Run, path: str | Path) -> None:
-    """Writes an n-gram run as an ARPA file, which KenLM and SRILM read; gzip if it ends in .gz.
+    """Write an n-gram run as an ARPA file, which KenLM and SRILM read; gzip if it ends in .gz.
 
-    Raises UserError for a run of another model, and if the file cannot be written.
+    Raises:
+      UserError: for a run of another model, and if the file cannot be written.
     """
     if not isinstance(run.model, NGram):
         raise UserError(
@@ -34,19 +35,20 @@ def export_arpa(run: Run, path: str | Path) -> None:
 
 
 def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
-    """An ARPA file as a run, kept in `folder` if one is given.
+    """Return an ARPA file as a run, which is kept in `folder` if one is given.
 
-    The file says nothing of how text is cut into tokens: the run reads words, what white space
-    separates, and every line ends in `<eos>` if the file has `</s>`. Words that it does not list
-    are `<unk>` if it has that. Raises UserError for a bad file (its line, and what is wrong), and
-    for a folder that holds a run already.
+    An ARPA file does not say how text is cut into tokens. The run reads words between white space,
+    and every line ends in `<eos>` if the file has `</s>`. Words that the file does not list become
+    `<unk>` if the file has it.
+
+    Raises:
+      UserError: for a bad file (its line, and what is wrong), and for a folder that holds a run.
     """
     arpa = read_arpa(Path(path))
     has_eos = EOS in arpa.tokens
     vocabulary = Vocabulary(
         arpa.tokens, UNK if UNK in arpa.tokens else None, EOS if has_eos else None
     )
-    tokenizer = Words(vocabulary, has_eos)
     network: dict[str, Any] = {
         "order": arpa.tables.order,
         "smoothing": ARPA,
@@ -54,10 +56,13 @@ def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
         "stream": arpa.across_lines,
     }
     model = NGram(len(vocabulary), vocabulary.start_id, **network)
-    batching = {"batching": "streams" if has_eos else "rows", "positions": "all"}
-    config = {"model": "ngram", "network": network, "batching": batching, "file": str(path)}
-    if folder is None:
-        return Run(model, arpa.tables, tokenizer, config, None, 1)
-    folder = Path(folder)
-    claim_folder(folder, config, tokenizer, resume=False)
-    return Run(model, keep_tables(arpa.tables, folder), tokenizer, config, folder, 1)
+    protocol = Protocol(rows=not has_eos)
+    settings = {
+        "model": "ngram",
+        "network": network,
+        "protocol": protocol.as_json(),
+        "file": str(path),
+    }
+    tokenizer = Words(vocabulary, has_eos)
+    run = Run(model, arpa.tables, tokenizer, protocol, settings, None, 1)
+    return run if folder is None else run.save(folder)

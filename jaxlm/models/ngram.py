@@ -105,7 +105,7 @@ class NGram(LanguageModel):
     def _last(
         self, tables: Tables, tokens_BT: Any, carry: Carry
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Carry]:
-        """Return each row's P(w) after its last token, and the order behind each word; the carry."""
+        """Return P(w) after the last token of each row, and each word's order; and the carry."""
         carry = self.initial_carry(len(tokens_BT)) if carry is None else carry
         contexts, carry = self._contexts(tables, np.asarray(tokens_BT), carry)
         rows = range(len(carry))

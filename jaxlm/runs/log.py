@@ -21,7 +21,7 @@ from jaxlm.errors import UserError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 Callback = Callable[[dict[str, Any]], None]
-"""callback(record): called with each record, such as {"step": 200, "split": "train", "ppl": ...}."""
+"""callback(record): called with a record such as {"step": 200, "split": "train", "ppl": 9.5}."""
 
 
 class Log:

@@ -1,5 +1,7 @@
 """A trained model that can be asked, brought back from its folder."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +44,7 @@ class Run:
     model: LanguageModel
     params: Any
     tokenizer: Tokenizer
-    protocol: Protocol = Protocol()
+    protocol: Protocol = field(default_factory=Protocol)
     settings: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     step: int = 0
@@ -79,7 +81,12 @@ class Run:
             description["training"] = training | {"checkpoint_folder": None}
         place = RunFolder(Path(folder), description, self.tokenizer)
         place.claim(resume=False)
-        WRITERS[self.model.trained_by](self, place.path)
+        try:
+            WRITERS[self.model.trained_by](self, place.path)
+        except (OSError, UserError) as error:
+            place.release()
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot write the run to {folder}: {reason}") from None
         return load(place.path)
 
 
@@ -156,7 +163,13 @@ def _read_tables(
 
 
 def _write_tables(run: Run, folder: Path) -> None:
-    run.params.save(folder / TABLES)
+    # Renamed into place: a folder called TABLES is complete.
+    partial = folder / f"{TABLES}.partial"
+    try:
+        run.params.save(partial)
+        os.replace(partial, folder / TABLES)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 READERS: dict[str, Callable[..., tuple[Any, int] | None]] = {

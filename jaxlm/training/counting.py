@@ -156,12 +156,6 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
     return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
 
 
-def keep_tables(tables: Tables, place: Path) -> Tables:
-    """Write `tables` to the folder of a run, and return them memory-mapped."""
-    with _scratch(place) as scratch:
-        return _kept(tables, place, scratch)
-
-
 def _kept(tables: Tables, place: Path | None, scratch: Path) -> Tables:
     """Write `tables` to a temporary folder, rename it into place, and return them mapped."""
     if place is None:

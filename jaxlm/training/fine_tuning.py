@@ -29,8 +29,8 @@ def adapt_model(run: Run, text: Text) -> LanguageModel:
         return model
     if model.softmax == "adaptive":
         raise UserError(
-            f"{run.name} has an adaptive softmax, whose clusters depend on the vocabulary: read the "
-            f"text with the run's own vocabulary (`vocabulary` keep)"
+            f"{run.name} has an adaptive softmax, whose clusters depend on the vocabulary: read "
+            f"the text with the run's own vocabulary (`vocabulary` keep)"
         )
     return model.clone(vocab_size=size)
 
@@ -45,7 +45,7 @@ def start_params(model: NeuralModel, run: Run, text: Text) -> Any:
     """
     check_extends(run, text)
     fresh = init_params(model, jax.random.key(0))
-    if jax.tree.structure(fresh) != jax.tree.structure(run.params):
+    if str(jax.tree.structure(fresh)) != str(jax.tree.structure(run.params)):
         raise UserError(
             f"{run.name} has other parameters than the model: use the settings of the run"
         )

@@ -288,7 +288,7 @@ class Trainee:
         return True
 
     def run(self, state: TrainState, stopped_by: int) -> Run:
-        """Return the trained run, with its best parameters, or the last if nothing was validated."""
+        """Return the run with its best parameters, or the last if nothing was validated."""
         validated, progress = self.best_params is not None, self.meter.progress
         spec = self.spec
         return Run(

@@ -119,4 +119,4 @@ class Adaptation:
 
 def can_adapt(run: Run) -> bool:
     """Return whether a run can adapt: it has a neural model that is evaluated on one stream."""
-    return isinstance(run.model, NeuralModel) and not run.in_rows
+    return isinstance(run.model, NeuralModel) and not run.protocol.rows

@@ -1,0 +1,96 @@
+"""What a command may do to its own process, which a library must not do to its user's.
+
+Logging, hooks, the garbage collector, and JAX's cache of compiled programs.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CACHE_BYTES = 1 << 30
+"""Most bytes of compiled programs that are kept; the least recently used ones are removed."""
+
+
+def silence_libraries() -> None:
+    """Silence log lines of orbax, gcsfs, pooch and tensorstore, whose errors the commands report."""
+    for name in ("absl", "gcsfs", "pooch"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(lambda record: "OCDBT" not in record.getMessage())
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
+
+
+class _Unraisable:
+    """Passes on all unraisable errors but those of an event loop that orbax closed early."""
+
+    def __init__(self, before: Callable[[Any], Any]) -> None:
+        self._before = before
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._before(unraisable)
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs in the user's cache folder, unless JAXLM_CACHE is off.
+
+    A program compiled for another CPU must not run here: the folder is named by the CPU's features
+    and the versions of JAX. JAX reads these variables when it is imported. A cache that the user
+    chose (JAX_COMPILATION_CACHE_DIR) is left alone.
+    """
+    if os.environ.get("JAXLM_CACHE") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = compiled_folder()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+    if folder.is_dir():
+        remove_oldest(folder.parent, CACHE_BYTES)
+
+
+def compiled_folder() -> Path:
+    """Return the folder of the programs compiled for this CPU by these versions of JAX."""
+    from jaxlm.data.corpora import cache_folder
+
+    about = [platform.machine(), cpu_features(), version("jax"), version("jaxlib")]
+    key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
+    return cache_folder() / "compiled" / key
+
+
+def cpu_features() -> str:
+    """Return the features of this CPU, as the system lists them; on other systems its name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            kept = {
+                line.strip() for line in file if line.startswith(("flags", "Features", "model"))
+            }
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted(kept))
+
+
+def remove_oldest(folder: Path, most_bytes: int) -> None:
+    """Remove the least recently used files below `folder` until `most_bytes` or fewer are left."""
+    files = []
+    for path in folder.rglob("*"):
+        try:
+            if path.is_file():
+                status = path.stat()
+                files.append((max(status.st_atime, status.st_mtime), status.st_size, path))
+        except OSError:
+            continue
+    left = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files, key=lambda file: file[:2]):
+        if left <= most_bytes:
+            return
+        try:
+            path.unlink()
+        except OSError:
+            continue
+        left -= size
