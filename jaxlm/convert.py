@@ -36,16 +36,12 @@ def main(argv: Sequence[str]) -> int:
     console = Console(highlight=False)
     if command.source.is_dir():
         if command.target.is_dir():
-            raise UserError(
-                f"{command.target} is a folder: give the name of the ARPA file to write"
-            )
+            raise UserError(f"{command.target} is a folder: name the ARPA file to write")
         export_arpa(load(command.source), command.target)
         console.print(f"written to {command.target}", soft_wrap=True)
         return 0
     if not command.source.exists():
-        raise UserError(
-            f"{command.source} does not exist: give the folder of a run, or an ARPA file"
-        )
+        raise UserError(f"{command.source} does not exist: give a run's folder, or an ARPA file")
     run = import_arpa(command.source, command.target)
     sizes = ", ".join(f"{size:,}" for size in run.params.sizes)
     console.print(f"n-grams of each order: {sizes}", soft_wrap=True)

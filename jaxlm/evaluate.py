@@ -1,5 +1,6 @@
 """python -m jaxlm.evaluate: the exact perplexity of runs, and how it was counted."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxlm.commands import cli
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.adaptation import Adaptation, adapted
 from jaxlm.evaluation.mixing import Mixed, mixture
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
 from jaxlm.runs.run import Run, load
 
-ABOUT = """Exact perplexity of runs: every token is scored once, and the report says how it is counted.
+ABOUT = """Exact perplexity of runs: every token is scored once, and the report says how.
 
 Examples:
   python -m jaxlm.evaluate runs/lstm-ptb
@@ -47,15 +48,13 @@ class Command:
     mix: bool = False
     """Also interpolate the probabilities of the runs: the table shows each run and the mixture."""
     weights: str | None = None
-    """With --mix: weights of the runs, such as .5,.5 (none: the best on the validation split, found
-    by EM)."""
+    """With --mix: weights, such as .5,.5 (none: the best on the validation split, by EM)."""
     unigram_cache: int | None = None
-    """With --mix: add a cache, which predicts each token by its frequency in the text so far; the
-    weight of an occurrence halves every this many tokens."""
+    """With --mix: add a cache of the text so far; a token's weight halves every INT tokens."""
     temperature: str | None = None
     """Divide the logits by this number, or auto: the best on the validation split."""
     cache: int = 0
-    """Continuous cache: keep this many hidden states and the tokens that followed them (0: none)."""
+    """Continuous cache: keep this many hidden states and the tokens after them (0: no cache)."""
     cache_flatness: float | None = None
     """How much more a similar cached state counts (none: the best on the validation split)."""
     cache_share: float | None = None
@@ -67,11 +66,11 @@ class Command:
     dynamic_lr: float | None = None
     """Learning rate of the steps (none: the best on the beginning of the validation split)."""
     dynamic_decay: float | None = None
-    """Decay of the parameters to their trained values, per step (none: tuned with --dynamic-lr)."""
+    """Decay to the trained parameters, per step (none: as for --dynamic-lr)."""
     dynamic_steps: int = 10
     """Tokens from one step to the next."""
     mc_samples: int = 0
-    """Average the probabilities of this many networks with dropout (0: one without dropout)."""
+    """Average the probabilities over this many dropout masks (0: no dropout)."""
     seed: int = 0
     """Seed of the dropout masks of --mc-samples."""
 
@@ -163,7 +162,9 @@ def parse_adaptation(command: Command) -> Adaptation | None:
     try:
         temperature = None if text == "auto" else float(text)
     except ValueError:
-        raise UserError(f"--temperature {text!r}: give a number above 0, or auto") from None
+        temperature = math.nan
+    if temperature is not None and not temperature > 0:
+        raise SettingError("temperature", repr(text), "must be a number above 0, or auto")
     adaptation = Adaptation(
         temperature,
         command.cache,
@@ -191,7 +192,7 @@ def parse_weights(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"--weights {text!r}: give one number per run, separated by commas, such as .5,.5"
+            f"--weights {text!r}: give one number per component, separated by commas, such as .5,.5"
         ) from None
 
 

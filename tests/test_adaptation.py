@@ -1,4 +1,4 @@
-"""Runs measured with a temperature and a cache, against the definitions in NumPy."""
+"""Adapted runs (temperature, cache, dynamic evaluation, dropout masks) against the definitions."""
 
 import random
 
@@ -15,7 +15,7 @@ from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading, t
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A corpus in which words come in bursts, so that a cache is of use."""
+    """A corpus in which words occur in bursts, so that a cache lowers the perplexity."""
     folder = tmp_path_factory.mktemp("bursts")
     draw = random.Random(1)
     for split, lines in {"train": 60, "valid": 30, "test": 30}.items():
@@ -27,12 +27,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run_text(folder):
-    return jaxlm.read_corpus(str(folder))
-
-
-def trained(folder, **options):
-    text = run_text(folder)
+def train(folder, **options):
+    text = jaxlm.read_corpus(str(folder))
     sizes = {"embedding_size": 6, "hidden_size": 6, "vocab_size": len(text.vocabulary)}
     model = jaxlm.GRU(start_id=text.vocabulary.start_id, **sizes, **options)
     return jaxlm.fit(model, text, epochs=3, batch_size=4, bptt=8, lr=0.02)
@@ -40,16 +36,16 @@ def trained(folder, **options):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return trained(folder)
+    return train(folder)
 
 
 @pytest.fixture(scope="module")
-def dropped(folder):
-    return trained(folder, dropout=0.3)
+def dropout_run(folder):
+    return train(folder, dropout=0.3)
 
 
 def model_log_probs(run, split, temperature):
-    """log softmax(y / τ) of every token, and the states, by one run over the whole text."""
+    """Return log softmax(y / τ) of every token, the states and the ids of a split."""
     ids = jaxlm.evaluation.perplexity.open_split(run, split=split).ids
     inputs = np.concatenate([[run.model.start_id], ids[:-1]])[None].astype(np.int32)
     hidden, _ = run.model.apply({"params": run.params}, inputs)
@@ -58,15 +54,15 @@ def model_log_probs(run, split, temperature):
     return np.float64(log_probs[np.arange(len(ids)), ids]), np.float64(hidden[0]), ids
 
 
-def test_nothing_adapted_is_the_perplexity(run):
+def test_the_default_adaptation_gives_the_plain_perplexity(run):
     found = adapted(run, Adaptation())
     assert_allclose(found.nll, jaxlm.perplexity(run).nll, rtol=1e-6)
-    # A 1 that validation chose is told like any other.
+    # The protocol lists a temperature of 1 too: it can be the result of tuning.
     assert "Adapted: temperature 1" in found.protocol
 
 
 @pytest.mark.parametrize("chunk", [7, 256])
-def test_temperature_and_cache_as_defined(run, monkeypatch, chunk):
+def test_temperature_and_cache_follow_the_definition(run, monkeypatch, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
     monkeypatch.setattr(tuning, "CHUNK", chunk)
     log_probs, hidden, ids = model_log_probs(run, "test", 0.8)
@@ -82,11 +78,11 @@ def test_temperature_and_cache_as_defined(run, monkeypatch, chunk):
     assert "temperature 0.8; cache of the last 9 states, flatness 0.7, share 0.25" in found.protocol
 
 
-def test_a_rule_as_defined(run):
-    """Segment by segment: scored first, then a step, and a pull back to the trained parameters."""
+def test_the_rule_sgd_follows_the_definition(run):
+    """Each segment is scored, then the parameters take a step and decay to the trained ones."""
     ids = jaxlm.evaluation.perplexity.open_split(run, split="test").ids.astype(np.int32)
     inputs = np.concatenate([[run.model.start_id], ids[:-1]]).astype(np.int32)
-    params, carry, found = run.params, None, []
+    params, carry, nlls = run.params, None, []
 
     @jax.jit
     def nll(params, inputs, targets, carry):
@@ -98,7 +94,7 @@ def test_a_rule_as_defined(run):
     for first in range(0, len(ids), 6):
         part = inputs[first : first + 6], ids[first : first + 6]
         gradient, (nll_T, carry) = jax.grad(nll, has_aux=True)(params, *part, carry)
-        found.append(nll_T)
+        nlls.append(nll_T)
         params = jax.tree.map(
             lambda theta, trained, g: theta - 0.3 * g + 0.01 * (trained - theta),
             params,
@@ -106,13 +102,13 @@ def test_a_rule_as_defined(run):
             gradient,
         )
     settings = {"dynamic": "sgd", "dynamic_lr": 0.3, "dynamic_decay": 0.01, "dynamic_steps": 6}
-    adapted_to = adapted(run, Adaptation(**settings))
-    assert_allclose(adapted_to.nll, np.concatenate(found).sum(), rtol=1e-5)
-    assert "dynamic evaluation (sgd), a step every 6 tokens, rate 0.3" in adapted_to.protocol
+    found = adapted(run, Adaptation(**settings))
+    assert_allclose(found.nll, np.concatenate(nlls).sum(), rtol=1e-5)
+    assert "dynamic evaluation (sgd), a step every 6 tokens, rate 0.3" in found.protocol
 
 
 def test_the_root_mean_square_of_training_gradients(run):
-    """One row and one segment: the gradient's own magnitude."""
+    """With one row and one segment, √MS is the absolute value of the gradient."""
     ids = jaxlm.evaluation.perplexity.open_split(run, split="train").ids[:8].astype(np.int32)
 
     def nll(params):
@@ -127,111 +123,121 @@ def test_the_root_mean_square_of_training_gradients(run):
 
 
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
-def test_following_the_text_is_of_use_and_adds_to_the_cache(run, rule):
+def test_dynamic_evaluation_lowers_the_perplexity_also_with_a_cache(run, rule):
     static = jaxlm.perplexity(run, "valid").nll
-    following = adapted(run, Adaptation(dynamic=rule, dynamic_steps=4), split="valid")
+    dynamic_only = adapted(run, Adaptation(dynamic=rule, dynamic_steps=4), split="valid")
     both = adapted(
         run, Adaptation(cache=40, temperature=None, dynamic=rule, dynamic_steps=4), split="valid"
     )
-    assert following.nll < static
-    assert both.nll < following.nll
-    assert "rate and decay by its first" in following.protocol
+    assert dynamic_only.nll < static
+    assert both.nll < dynamic_only.nll
+    assert "rate and decay on its first" in dynamic_only.protocol
 
 
-def test_the_training_text_is_looked_at_once(run, monkeypatch):
-    looked = []
+def test_the_training_gradients_are_computed_once(run, monkeypatch):
+    calls = []
 
     def counted(*args):
-        looked.append(args)
+        calls.append(args)
         return dynamic.training_rms(*args)
 
     monkeypatch.setattr(tuning, "training_rms", counted)
     settings = {"dynamic": "rms", "dynamic_steps": 8, "dynamic_decay": 0.02}
     jaxlm.mixture([run], adaptation=Adaptation(**settings), unigram_cache=20)
-    assert len(looked) == 1
+    assert len(calls) == 1
 
 
-def test_samples_are_averaged_as_probabilities(dropped):
-    """With one mask for the whole text: the mean of what two networks say, in one pass."""
-    ids = jaxlm.evaluation.perplexity.open_split(dropped, split="test").ids[:50].astype(np.int32)
-    inputs = np.concatenate([[dropped.model.start_id], ids[:-1]]).astype(np.int32)
-    hidden, _ = dropped.model.apply(
-        {"params": dropped.params},
+def test_probabilities_are_averaged_over_dropout_masks(dropout_run):
+    """The segment is the whole text, so each of the two networks has one mask in one pass."""
+    ids = (
+        jaxlm.evaluation.perplexity.open_split(dropout_run, split="test").ids[:50].astype(np.int32)
+    )
+    inputs = np.concatenate([[dropout_run.model.start_id], ids[:-1]]).astype(np.int32)
+    hidden, _ = dropout_run.model.apply(
+        {"params": dropout_run.params},
         np.stack([inputs, inputs]),
         deterministic=False,
         rngs={"dropout": jax.random.key(3)},
     )
-    logits = dropped.model.apply({"params": dropped.params}, hidden, method="logits")
+    logits = dropout_run.model.apply({"params": dropout_run.params}, hidden, method="logits")
     p_2T = jax.nn.softmax(logits)[:, np.arange(50), ids]
     assert not np.allclose(p_2T[0], p_2T[1])
     options = reading.ReadingOptions(cache=0, samples=2, rule="none")
     found = reading.read(
-        dropped.model, dropped.params, ids, options, [1.0], [0.0], seed=3, segment_length=50
+        dropout_run.model,
+        dropout_run.params,
+        ids,
+        options,
+        [1.0],
+        [0.0],
+        seed=3,
+        segment_length=50,
     )
     assert_allclose(found.model_KT[0], np.log(p_2T.mean(0)), rtol=1e-4, atol=1e-5)
 
 
-def test_samples_depend_on_the_seed_alone(dropped):
+def test_dropout_masks_depend_only_on_the_seed(dropout_run):
     first, again, other = (
-        adapted(dropped, Adaptation(samples=3, seed=seed)).nll for seed in (1, 1, 2)
+        adapted(dropout_run, Adaptation(samples=3, seed=seed)).nll for seed in (1, 1, 2)
     )
     assert first == again != other
 
 
-def test_a_mixture_of_adapted_runs(run, dropped, folder):
-    counted = jaxlm.fit(jaxlm.NGram(vocab_size=len(run.vocabulary), order=2), run_text(folder))
-    how = Adaptation(cache=40, temperature=None)
-    mixed = jaxlm.mixture([counted, run, dropped], adaptation=how)
+def test_a_mixture_of_adapted_runs(run, dropout_run, folder):
+    text = jaxlm.read_corpus(str(folder))
+    bigram = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
+    adaptation = Adaptation(cache=40, temperature=None)
+    mixed = jaxlm.mixture([bigram, run, dropout_run], adaptation=adaptation)
     assert [part.run.endswith(", adapted") for part in mixed.alone] == [False, True, True]
-    alone = adapted(run, how)
+    alone = adapted(run, adaptation)
     assert mixed.alone[1].nll == pytest.approx(alone.nll)
     assert mixed.alone[1].protocol == alone.protocol
     assert mixed.together.nll < min(part.nll for part in mixed.alone)
 
 
-def test_validation_chooses(run):
+def test_settings_are_tuned_on_the_validation_split(run):
     static = jaxlm.perplexity(run, "valid").nll
-    cooled = adapted(run, Adaptation(temperature=None), split="valid")
+    with_temperature = adapted(run, Adaptation(temperature=None), split="valid")
     both = adapted(run, Adaptation(temperature=None, cache=40), split="valid")
-    assert both.nll < cooled.nll <= static
-    assert "by" in both.protocol and "valid" in both.protocol
-    # The test split is measured with what was chosen, not chosen for.
+    assert both.nll < with_temperature.nll <= static
+    assert "tuned on" in both.protocol and "valid" in both.protocol
+    # The settings are tuned on the validation split, whichever split is evaluated.
     test = adapted(run, Adaptation(temperature=None, cache=40))
-    said = test.protocol.split("Adapted: ")[1]
-    assert said == both.protocol.split("Adapted: ")[1]
-    # In a text of bursts a cache is worth much.
+    settings = [report.protocol.split("Adapted: ")[1] for report in (test, both)]
+    assert settings[0] == settings[1]
+    # The words occur in bursts, so a cache is worth much.
     assert test.perplexity < 0.9 * jaxlm.perplexity(run).perplexity
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": 0.0}, "--temperature 0.0: must be above 0"),
-        ({"cache": -1}, "--cache -1"),
-        ({"cache": 5, "flatness": -0.1}, "--cache-flatness -0.1"),
-        ({"cache": 5, "share": 1.0}, "--cache-share 1.0"),
+        ({"temperature": 0.0}, "`temperature` 0.0: must be above 0"),
+        ({"cache": -1}, "`cache` -1"),
+        ({"cache": 5, "flatness": -0.1}, "`flatness` -0.1"),
+        ({"cache": 5, "share": 1.0}, "`share` 1.0"),
         ({"dynamic": "rmsprop"}, "did you mean 'rms'"),
-        ({"dynamic": "sgd", "dynamic_lr": 0.0}, "--dynamic-lr 0.0"),
-        ({"dynamic": "sgd", "dynamic_decay": 1.5}, "--dynamic-decay 1.5"),
-        ({"dynamic": "sgd", "dynamic_steps": 0}, "--dynamic-steps 0"),
-        ({"samples": -1}, "--mc-samples -1"),
-        ({"samples": 3}, "--mc-samples 3: .* without dropout"),
+        ({"dynamic": "sgd", "dynamic_lr": 0.0}, "`dynamic_lr` 0.0"),
+        ({"dynamic": "sgd", "dynamic_decay": 1.5}, "`dynamic_decay` 1.5"),
+        ({"dynamic": "sgd", "dynamic_steps": 0}, "`dynamic_steps` 0"),
+        ({"samples": -1}, "`samples` -1"),
+        ({"samples": 3}, "`samples` 3: .* without dropout"),
     ],
 )
-def test_settings_that_cannot_be(run, settings, message):
+def test_impossible_settings(run, settings, message):
     with pytest.raises(UserError, match=message):
         adapted(run, Adaptation(**settings))
 
 
-def test_what_cannot_be_adapted(folder, tmp_path):
+def test_runs_that_cannot_adapt(folder, tmp_path):
     text = jaxlm.read_corpus(str(folder))
-    counted = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
+    bigram = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
     with pytest.raises(UserError, match="neural models that read one stream"):
-        adapted(counted, Adaptation(cache=5))
+        adapted(bigram, Adaptation(cache=5))
     (tmp_path / "alone.txt").write_text("a b c d e f g h\n" * 9)
     alone = jaxlm.read_corpus(str(tmp_path / "alone.txt"))
     vocabulary = alone.vocabulary
     model = jaxlm.RNN(vocab_size=len(vocabulary), start_id=vocabulary.start_id, hidden_size=4)
     run = jaxlm.fit(model, alone, steps=2, batch_size=2)
-    with pytest.raises(UserError, match="chosen on the validation split, which cannot be had"):
+    with pytest.raises(UserError, match="tuned on the validation split, which cannot be read"):
         adapted(run, Adaptation(temperature=None))

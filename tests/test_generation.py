@@ -1,4 +1,6 @@
-"""Sampling and next words against direct computations."""
+"""Sampling and next words against direct computations, and the examples of the docstrings."""
+
+import doctest
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import pytest
 import jaxlm
 from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
+from jaxlm.evaluation import generation, mixing
+from jaxlm.evaluation.adaptation import settings, tuning
 from jaxlm.evaluation.generation import filter_logits
 from jaxlm.training.state import init_params
 
@@ -35,7 +39,7 @@ def run(request):
         (0.5, 3, 0.8, [[0, 1], [2, 3]]),
     ],
 )
-def test_filters_keep_the_likeliest(temperature, top_k, top_p, kept):
+def test_filters_keep_the_most_probable_tokens(temperature, top_k, top_p, kept):
     found_BV = np.asarray(filter_logits(jnp.array(LOGITS), temperature, top_k, top_p))
     for row, expected in enumerate(kept):
         assert np.flatnonzero(np.isfinite(found_BV[row])).tolist() == expected
@@ -60,7 +64,7 @@ def test_next_words_are_the_model_s_distribution(run):
         assert probability == pytest.approx(expected_V[run.vocabulary.ids([word])[0]], abs=1e-5)
 
 
-def test_temperature_zero_takes_the_likeliest_step_by_step(run):
+def test_temperature_zero_takes_the_most_probable_token_at_each_step(run):
     (text,) = jaxlm.sample(run, "ab", length=6, temperature=0)
     assert text.startswith("ab") and len(text) == 8
     ids = [0, *run.vocabulary.ids(text)]
@@ -85,3 +89,9 @@ def test_the_seed_fixes_the_samples_of_a_batch(run):
     assert first != jaxlm.sample(run, "a", length=12, samples=4, seed=2)
     assert len(set(first)) > 1
     assert all(len(text) == 13 for text in first)
+
+
+@pytest.mark.parametrize("module", [generation, mixing, settings, tuning])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed

@@ -41,13 +41,13 @@ def test_the_mixture_is_the_weighted_sum(runs):
     assert mixed.gain == pytest.approx((best - mixed.together.bits) / len(expected))
 
 
-def test_weights_from_the_validation_split_are_the_best_there(runs):
+def test_tuned_weights_are_the_best_on_the_validation_split(runs):
     mixed = jaxlm.mixture(runs, split="valid")
     assert sum(mixed.weights) == pytest.approx(1)
     assert mixed.together.nll <= min(item.nll for item in mixed.alone) + 1e-6
     first = mixed.weights[0]
-    for other in (0.9 * first, 0.9 * first + 0.1):
-        worse = jaxlm.mixture(runs, split="valid", weights=(other, 1 - other))
+    for weight in (0.9 * first, 0.9 * first + 0.1):
+        worse = jaxlm.mixture(runs, split="valid", weights=(weight, 1 - weight))
         assert worse.together.nll >= mixed.together.nll - 1e-6
 
 
@@ -59,7 +59,7 @@ def test_em_finds_the_weights_that_made_the_text():
     np.testing.assert_allclose(em_weights(np.log(p_MV)[:, drawn]), truth, atol=0.03)
 
 
-def test_a_component_may_rule_a_token_out():
+def test_a_component_may_give_a_token_probability_zero():
     log_probs_MT = np.log([[0.5, 0.5, 0.5], [1.0, 1e-300, 1.0]])
     log_probs_MT[1, 1] = -np.inf
     weights = em_weights(log_probs_MT)
@@ -69,23 +69,23 @@ def test_a_component_may_rule_a_token_out():
 
 
 @given(ids=st.lists(st.integers(0, 4), min_size=1, max_size=40), half_life=st.integers(1, 12))
-def test_the_cache_is_the_share_of_the_recent_text(ids, half_life):
+def test_the_cache_is_the_decaying_relative_frequency(ids, half_life):
     found = np.exp(unigram_cache_log_probs(np.array(ids), half_life, 5))
     expected = [1 / 5]
-    for place in range(1, len(ids)):
-        weights = 0.5 ** (np.arange(place, 0, -1) / half_life)
-        expected.append(weights[np.array(ids[:place]) == ids[place]].sum() / weights.sum())
+    for position in range(1, len(ids)):
+        weights = 0.5 ** (np.arange(position, 0, -1) / half_life)
+        expected.append(weights[np.array(ids[:position]) == ids[position]].sum() / weights.sum())
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_the_cache_of_a_long_text_stays_exact():
     ids = np.random.default_rng(0).integers(0, 5000, 200_000)
     found = unigram_cache_log_probs(ids, 80, 5000)
-    for place in (199_999, 150_000, 77_777):
+    for position in (199_999, 150_000, 77_777):
         weights = 0.5 ** (np.arange(3000, 0, -1) / 80)
-        recent = ids[place - 3000 : place]
-        share = weights[recent == ids[place]].sum() / weights.sum()
-        assert np.exp(found[place]) == pytest.approx(share, rel=1e-6, abs=1e-11)
+        recent = ids[position - 3000 : position]
+        share = weights[recent == ids[position]].sum() / weights.sum()
+        assert np.exp(found[position]) == pytest.approx(share, rel=1e-6, abs=1e-11)
 
 
 def test_the_cache_is_a_component(runs):
@@ -97,10 +97,10 @@ def test_the_cache_is_a_component(runs):
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        ({"weights": (0.5, 0.6)}, "1 in all"),
+        ({"weights": (0.5, 0.6)}, "sum must be 1"),
         ({"weights": (1.0,)}, "1 weights for 2 components"),
-        ({"weights": (1.5, -0.5)}, "0 or more"),
-        ({"unigram_cache": 0}, "--unigram-cache 0"),
+        ({"weights": (1.5, -0.5)}, "at least 0"),
+        ({"unigram_cache": 0}, "`unigram_cache` 0: must be at least 1"),
         ({"split": "nowhere"}, "'nowhere'"),
     ],
 )
@@ -109,7 +109,7 @@ def test_mistakes(runs, options, fragment):
         jaxlm.mixture(runs, **options)
 
 
-def test_what_cannot_be_mixed(runs, tmp_path):
+def test_runs_that_cannot_be_mixed(runs, tmp_path):
     with pytest.raises(UserError, match="needs two components"):
         jaxlm.mixture(runs[:1])
     (tmp_path / "other.txt").write_text("a dog\n" * 30)

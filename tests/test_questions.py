@@ -1,7 +1,7 @@
-"""What every model is asked, and the laws its answers keep, neural or counted.
+"""Laws of the three questions that every model answers: scores, next tokens and generation.
 
-Neural models are asked in their plain wiring; test_laws.py holds the others to the same laws from
-inside, where one compiled program serves them all.
+Neural models are tested here in their plain variant. test_laws.py tests the same laws for all
+variants, on the Flax modules, where one compiled program serves all laws.
 """
 
 import jax
@@ -25,7 +25,7 @@ def scores(model, params, inputs_BT, targets_BT, carry=None, detail=False):
 
 
 def shifted(ids_BT):
-    """The start token, and all but the last."""
+    """Return the inputs for targets `ids_BT`: the start token, then all ids but the last."""
     return np.concatenate([np.full((len(ids_BT), 1), START), ids_BT[:, :-1]], 1).astype(np.int32)
 
 
@@ -38,7 +38,7 @@ def test_a_distribution_sums_to_one(name, options):
 
 
 @every_model
-def test_scores_are_those_of_the_distributions(name, options):
+def test_scores_agree_with_the_distributions(name, options):
     model, params = build(name, options)
     ids_BT = tokens(seed=1)
     (log_prob_BT,), carry = scores(model, params, shifted(ids_BT), ids_BT)
@@ -100,13 +100,13 @@ def test_rows_do_not_depend_on_their_neighbours(name, options):
     model, params = build(name, options)
     rows = [tokens(1, length, seed=length)[0] for length in (2, 5, 3)]
     inputs, targets = [shifted(row[None])[0] for row in rows], rows
-    together = Scorer(model).rows(params, inputs, targets, last=False)
+    together = Scorer(model).rows(params, inputs, targets, last_only=False)
     alone = [
-        Scorer(model).rows(params, [a], [b], last=False).log_prob
+        Scorer(model).rows(params, [a], [b], last_only=False).log_prob
         for a, b in zip(inputs, targets, strict=True)
     ]
     assert_allclose(together.log_prob, np.concatenate(alone), **CLOSE)
-    lasts = Scorer(model).rows(params, inputs, targets, last=True)
+    lasts = Scorer(model).rows(params, inputs, targets, last_only=True)
     assert_allclose(lasts.log_prob, [part[-1] for part in alone], **CLOSE)
 
 
@@ -122,7 +122,7 @@ def test_detailed_scores_agree_with_plain_ones(name, options):
 
 
 @every_model
-def test_the_boldest_continuation_is_a_walk_along_the_likeliest(name, options):
+def test_temperature_zero_generates_the_most_probable_tokens(name, options):
     model, params = build(name, options)
     prompt_BT = tokens(2, 3, seed=6)
     found_BL = model.generate(params, prompt_BT, jax.random.key(0), Sampler(0.0, None, None), 4)
@@ -134,7 +134,7 @@ def test_the_boldest_continuation_is_a_walk_along_the_likeliest(name, options):
 
 
 @every_model
-def test_draws_follow_the_distribution(name, options):
+def test_samples_follow_the_distribution(name, options):
     model, params = build(name, options)
     prompt_BT = np.repeat(tokens(1, 3, seed=7), 4000, axis=0)
     draw = Sampler(1.0, None, None)

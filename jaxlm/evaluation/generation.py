@@ -85,6 +85,7 @@ def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]
       >>> model = jaxlm.NGram(vocab_size=len(text.vocabulary), order=3)
       >>> run = jaxlm.fit(model, text, console=Console(quiet=True))
       >>> [(word, round(p, 3)) for word, p in jaxlm.next_words(run, "我 讨厌", 2)]
+      [('挨打', 0.786), ('我', 0.036)]
 
     Raises:
       SettingError: for a count below 1.
@@ -116,13 +117,11 @@ class SamplingConfig:
     samples: int = 1
     """Continuations to generate, as one batch."""
     temperature: float = 1.0
-    """Divide the logits by this: below 1 more predictable, above 1 more varied, 0 always takes the
-    most probable token."""
+    """Divide the logits by this: below 1 less varied, above 1 more; 0: the most probable token."""
     top_k: int | None = None
     """Sample from the k most probable tokens only."""
     top_p: float | None = None
-    """Sample from the smallest set of most probable tokens whose probabilities sum to p (nucleus
-    sampling)."""
+    """Sample from the fewest most probable tokens whose probabilities sum to p (nucleus)."""
     seed: int = 0
     """Seed of the random numbers."""
 
@@ -200,7 +199,9 @@ def sample(
       >>> model = jaxlm.NGram(vocab_size=len(text.vocabulary), order=3)
       >>> run = jaxlm.fit(model, text, console=Console(quiet=True))
       >>> jaxlm.sample(run, "我 讨厌", length=1, temperature=0)
+      ['我 讨厌 挨打']
       >>> len(jaxlm.sample(run, "我", length=2, samples=3, top_p=0.9, seed=1))
+      3
 
     Args:
       run: the trained run.

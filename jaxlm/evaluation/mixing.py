@@ -72,6 +72,7 @@ def mixture(
       >>> trigram = jaxlm.fit(jaxlm.NGram(vocab_size=size, order=3), text, console=quiet)
       >>> mixed = jaxlm.mixture([unigram, trigram], weights=[0.1, 0.9], split="train")
       >>> [round(float(report), 2) for report in (*mixed.alone, mixed.together)]
+      [7.16, 1.79, 1.93]
 
     Args:
       runs: the components. All have the same vocabulary and predict the same tokens.

@@ -150,6 +150,9 @@ def test_evaluate(shell, toy_runs, tmp_path):
     assert_mistake(shell("evaluate", run, "--cache", 5), ["cannot be adapted", "one stream"])
     assert_mistake(shell("evaluate", run, "--temperature", "warm"), ["'warm'", "auto"])
     assert_mistake(shell("evaluate", run, "--cache-share", ".1"), ["belongs to --cache:"])
+    share = shell("evaluate", run, "--cache", 5, "--cache-share", "1.5")
+    assert_mistake(share, ["--cache-share 1.5: must be at least 0 and below 1"])
+    assert_mistake(shell("evaluate", run, "--mc-samples", -1), ["--mc-samples -1: must be at"])
     assert_mistake(shell("evaluate", run, "--dynamic-lr", ".1"), ["belongs to --dynamic:"])
     assert_mistake(shell("evaluate", run, "--seed", "1"), ["belongs to --mc-samples:"])
     unknown = shell("evaluate", run, "--dynamic", "--dynamic-rule", "adam")
@@ -173,7 +176,7 @@ def test_mix(shell, toy_runs, text_run):
     both = toy_runs.values()
     assert_mistake(shell("evaluate", *both, "--mix"), ["validation split", "--weights"])
     assert_mistake(shell("evaluate", *both, "--mix", "--weights", "a,b"), ["'a,b'", ".5,.5"])
-    assert_mistake(shell("evaluate", *both, "--mix", "--weights", ".5,.6"), ["1 in all"])
+    assert_mistake(shell("evaluate", *both, "--mix", "--weights", ".5,.6"), ["sum must be 1"])
     mixed = shell("evaluate", run, text_run, "--mix", "--weights", ".5,.5")
     assert_mistake(mixed, ["different vocabularies", "'我' is in", "not in"])
 

@@ -1,6 +1,4 @@
-"""What information theory knows beforehand: a uniform model's perplexity is V, and no model beats
-the source of the text.
-"""
+"""Facts of information theory: a uniform model has perplexity V, and no model beats the source."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +10,9 @@ from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models import MODELS, make_model
 from jaxlm.runs.run import Run
 
-# P(next | present) of a first-order source. The line break, which jaxlm puts before a text's first
-# character, is one of its symbols, so the source knows the probability of the first one too.
+# P(next | present) of a first-order Markov source. jaxlm puts a line break before the first
+# character of a text. The line break is a symbol of the source, so the first character has a
+# probability too.
 SYMBOLS = "abcd\n"
 SOURCE_SS = np.array(
     [
@@ -48,7 +47,7 @@ def test_uniform_model_has_perplexity_v(name):
 
 
 def sample(rng, length):
-    """`length` symbols of the source, which starts after a line break."""
+    """Return `length` symbols of the source, which starts after a line break."""
     cumulative_SS = SOURCE_SS.cumsum(axis=1)
     state, states = START, []
     for draw in rng.random(length):
@@ -58,7 +57,7 @@ def sample(rng, length):
 
 
 def source_log_prob(states):
-    """log P of every symbol given the one before it."""
+    """Return log P of every symbol given the symbol before it."""
     before = np.concatenate([[START], states[:-1]])
     return np.log(SOURCE_SS[before, states])
 
@@ -101,7 +100,8 @@ def test_entropy_of_a_markov_source_is_reached(name, tmp_path):
     assert report.tokens == len(test)
     assert report.perplexity == pytest.approx(np.exp(-source.mean()), rel=0.01)
 
-    # On average no model is better than the source (Gibbs); on one text it can be, by chance.
+    # No model is better than the source on average (Gibbs' inequality). On one text a model can be
+    # better by chance.
     scores = Scorer(run.model).stream(run.params, text.test.ids)
     assert scores.nll == pytest.approx(report.nll)
     loss = source - scores.log_prob

@@ -28,8 +28,8 @@ class LogProbs(NamedTuple):
     """Log-probability of every token at each temperature and flatness.
 
     Attributes:
-      model_KT: by the model at each temperature, float64.
-      cache_JT: by the cache at each flatness, float64.
+      model_KT: by the model at each temperature, float32.
+      cache_JT: by the cache at each flatness, float32.
     """
 
     model_KT: np.ndarray
@@ -60,9 +60,9 @@ class ReadingOptions(NamedTuple):
 
 
 class _Cache(NamedTuple):
-    """The last W states, the word that followed each state, and the number of states so far.
+    """The last W states, and the word that followed each state; the newest state is last.
 
-    The states fill the arrays from the end.
+    While the cache is not full, only the last `filled` entries are valid.
     """
 
     states_WF: jax.Array

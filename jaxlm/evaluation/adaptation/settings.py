@@ -11,7 +11,7 @@ from jaxlm.runs.run import Run
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a run adapts to the text that it reads.
+    """Settings of a run that adapts to the text that it reads.
 
         P(w | h) = (1 - λ) softmax(y / τ)_w + λ P_cache(w | h)
 
@@ -58,7 +58,9 @@ class Adaptation:
     def check(self) -> None:
         """Raise SettingError or UserError for a value that is not possible."""
         if self.temperature is not None and not self.temperature > 0:
-            raise SettingError("temperature", self.temperature, "must be above 0")
+            raise SettingError(
+                "temperature", self.temperature, "must be above 0, or None to tune it"
+            )
         check_at_least("cache", self.cache, 0)
         check_at_least("samples", self.samples, 0)
         if self.flatness is not None:
@@ -90,13 +92,13 @@ class Adaptation:
 
     @property
     def needs_tuning(self) -> bool:
-        """Whether a setting is None that must be tuned on the validation split."""
+        """True if a setting is None and must be tuned on the validation split."""
         cache = self.cache > 0 and None in (self.flatness, self.share)
         return self.temperature is None or cache or self.rule_needs_tuning
 
     @property
     def rule_needs_tuning(self) -> bool:
-        """Whether the rate or the decay of the rule must be tuned."""
+        """True if the rate or the decay of the rule must be tuned."""
         return self.dynamic != "none" and None in (self.dynamic_lr, self.dynamic_decay)
 
     def __str__(self) -> str:

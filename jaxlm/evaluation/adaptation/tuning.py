@@ -46,11 +46,12 @@ def adapted(
       >>> from rich.console import Console
       >>> text = jaxlm.read_corpus("toy")
       >>> model = jaxlm.GRU(vocab_size=len(text.vocabulary), start_id=text.vocabulary.start_id)
-      >>> options = {"batch_size": 1, "bptt": 4, "steps": 20, "console": Console(quiet=True)}
-      >>> run = jaxlm.fit(model, text, **options)
+      >>> quiet = Console(quiet=True)
+      >>> run = jaxlm.fit(model, text, batch_size=1, bptt=4, steps=20, console=quiet)
       >>> cache = jaxlm.Adaptation(temperature=0.9, cache=8, flatness=0.5, share=0.2)
       >>> report = jaxlm.adapted(run, cache, split="train")
       >>> print(report.protocol.split(". ")[1])
+      Adapted: temperature 0.9; cache of the last 8 states, flatness 0.5, share 0.2000.
 
     Args:
       run: a run with a neural model that reads one stream.
