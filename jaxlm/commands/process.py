@@ -18,7 +18,7 @@ CACHE_BYTES = 1 << 30
 
 
 def silence_libraries() -> None:
-    """Silence log lines of orbax, gcsfs, pooch and tensorstore, whose errors the commands report."""
+    """Silence the logs of orbax, gcsfs and pooch: the commands report their errors."""
     for name in ("absl", "gcsfs", "pooch"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(lambda record: "OCDBT" not in record.getMessage())
