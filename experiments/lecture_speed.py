@@ -77,9 +77,8 @@ def jaxlm_seconds(name: str) -> float:
     """Seconds for 5000 steps, from the end of the first dispatch, live bar included."""
     recipe = jaxlm.RECIPES["lecture"]["settings"]
     text = jaxlm.read_corpus("toy", eos=False)
-    config = jaxlm.MODELS[name].config
     sizes = {"n_step": 2} if name == "nplm" else {}
-    model = make_model(name, config(embedding_size=2, hidden_size=2, **sizes), 7)
+    model = make_model(name, {"embedding_size": 2, "hidden_size": 2} | sizes, 7)
     options = {key: recipe[key] for key in ("batching", "positions", "batch_size", "lr", "clip")}
     TimedLog.began = 0.0
     loop.Log = TimedLog

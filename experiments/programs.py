@@ -23,7 +23,7 @@ from jax.sharding import AxisType, Mesh
 from jaxlm.data.batching import Block
 from jaxlm.evaluation.generation import Sampler
 from jaxlm.inspection.hlo_cost import Compiled, Work, read_compiled, work_of
-from jaxlm.models import MODELS, NeuralModel, make_model
+from jaxlm.models import NeuralModel, make_model
 from jaxlm.ops.machine import compiling_for
 from jaxlm.parallel.mesh import shapes_on_mesh, use_mesh
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
@@ -112,10 +112,9 @@ def tpu_mesh(topology: str, model: int) -> Mesh:
 
 def build(name: str, vocab_size: int, **settings: Any) -> NeuralModel:
     """A model of MODELS, with those of the settings that it has."""
-    kind = MODELS[name].config
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = MODELS[name].settings
     fitting = {key: value for key, value in settings.items() if key in known}
-    model = make_model(name, kind(**fitting), vocab_size, vocab_size - 1)
+    model = make_model(name, fitting, vocab_size, vocab_size - 1)
     assert isinstance(model, NeuralModel)
     return model
 

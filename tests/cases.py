@@ -2,7 +2,6 @@
 are held against. A new model or cell is covered by its line in the table.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -102,7 +101,7 @@ def cases(trained_by=("gradient", "counting"), exact=False, outputs=True):
     `outputs`, of a law about time: variants of the output layer are left out.
     """
     for name, entry in MODELS.items():
-        known = {field.name for field in dataclasses.fields(entry.config)}
+        known = set(entry.settings)
         for variant, options in VARIANTS.items():
             fits = entry.kind.trained_by in trained_by and set(options) <= known
             fits &= name in ONLY.get(variant, (name,)) and (outputs or variant not in OUTPUTS)
@@ -122,10 +121,9 @@ def build(name, options, **more):
 
 @functools.cache
 def _build_once(name, options):
-    kind = MODELS[name].config
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = MODELS[name].settings
     sizes = {size: value for size, value in SIZES.items() if size in known}
-    model = make_model(name, kind(**sizes | dict(options)), V, START)
+    model = make_model(name, sizes | dict(options), V, START)
     return model, PARAMETERS[model.trained_by](model)
 
 

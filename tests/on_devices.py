@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from cases import SIZES, VARIANTS  # noqa: E402
 
 from jaxlm.data.batching import Block  # noqa: E402
-from jaxlm.models import MODELS, make_model  # noqa: E402
+from jaxlm.models import make_model  # noqa: E402
 from jaxlm.ops.machine import compiling_for  # noqa: E402
 from jaxlm.parallel.mesh import make_mesh, parse_mesh  # noqa: E402
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer  # noqa: E402
@@ -51,10 +51,9 @@ def trained(model, mesh):
 
 
 def main(machine, name, variant, *meshes):
-    kind = MODELS[name].config
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = MODELS[name].settings
     sizes = {size: value for size, value in SIZES.items() if size in known}
-    model = make_model(name, kind(**sizes | VARIANTS[variant]), V, V - 1)
+    model = make_model(name, sizes | VARIANTS[variant], V, V - 1)
     expected, losses = trained(model, None)
     # The same batch and carry, but other parameters.
     assert abs(losses[10] - losses[0]) > 1e-3 * losses[0]

@@ -2,11 +2,14 @@
 
 import math
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.runs.protocol import Protocol
 from jaxlm.evaluation.perplexity import open_split, report, score
 from jaxlm.training.state import init_params
 
@@ -49,7 +52,7 @@ def test_the_same_text_costs_the_same_bits_a_character_in_any_unit(folder):
     for tokens, count in (("chars", len(TEXT)), ("bytes", len(TEXT.encode()))):
         run = untrained(folder, tokens=tokens)
         zero = jax.tree.map(np.zeros_like, run.params)
-        found = jaxlm.perplexity(jaxlm.Run(run.model, zero, run.tokenizer, run.config))
+        found = jaxlm.perplexity(dataclasses.replace(run, params=zero))
         assert found.tokens == count
         assert found.bits / found.size.characters == pytest.approx(
             math.log2(len(run.vocabulary)) * count / len(TEXT), rel=1e-5
@@ -70,8 +73,7 @@ def test_the_protocol_is_printed(folder):
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_rows_are_scored_on_their_own(folder, positions):
     run = untrained(folder)
-    rows = {"batching": {"batching": "rows", "positions": positions}}
-    run = jaxlm.Run(run.model, run.params, run.tokenizer, run.config | rows)
+    run = dataclasses.replace(run, protocol=Protocol(rows=True, last_only=positions == "last"))
     found = jaxlm.perplexity(run)
     by_hand = []
     for line in ("the cat <unk> on <eos>", "the mat <eos>"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.models import make_model
 from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.evaluation import generation, mixing
@@ -21,8 +22,8 @@ LOGITS = np.log(np.array([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]], np.f
 @pytest.fixture(scope="module", params=["nplm", "lstm"])
 def run(request):
     tokenizer = Characters(Vocabulary(("\n", "a", "b", "c"), start="\n"))
-    config = jaxlm.MODELS[request.param].config(embedding_size=4, hidden_size=4)
-    model = jaxlm.models.make_model(request.param, config, 4)
+    sizes = {"embedding_size": 4, "hidden_size": 4}
+    model = make_model(request.param, sizes, 4)
     params = jax.tree.map(lambda a: 3 * a, init_params(model, jax.random.key(1)))
     return jaxlm.Run(model, params, tokenizer)
 

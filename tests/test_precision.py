@@ -45,10 +45,9 @@ def products(jaxpr):
 
 def build(name, platform, dtype):
     """A model whose functions no other test has traced, for JAX does not know `compiling_for`."""
-    kind = MODELS[name].config
-    known = {size: value for size, value in SIZES.items() if hasattr(kind(), size)}
+    known = {size: value for size, value in SIZES.items() if size in MODELS[name].settings}
     vocab_size = V + 30 + list(WANTED).index((platform, dtype))
-    return make_model(name, kind(dtype=dtype, **known), vocab_size, 0)
+    return make_model(name, {"dtype": dtype} | known, vocab_size, 0)
 
 
 def first_state(model, optimizer):

@@ -18,7 +18,7 @@ from wire import Work, serve
 
 from jaxlm.data.batching import Block
 from jaxlm.evaluation.generation import Sampler
-from jaxlm.models import MODELS, make_model
+from jaxlm.models import make_model
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import init_params, init_state
 from jaxlm.training.step import make_train_block
@@ -38,12 +38,11 @@ def batch_of(shape: dict[str, Any], steps: int = 1) -> tuple[np.ndarray, np.ndar
 def prepare_jaxlm(request: dict[str, Any]) -> Work:
     """The work of one shape, task and dtype."""
     shape, task = request["shape"], request["task"]
-    config = MODELS[shape["model"]].config
     # float32 as PyTorch is allowed it: TF32 on a GPU; on a CPU it is float32.
     dtype = {"float32": "tf32"}.get(request["dtype"], request["dtype"])
     settings = {"dtype": dtype, **request.get("options", {})}
-    settings |= {name: shape[name] for name in vars(config()) if name in shape}
-    model = make_model(shape["model"], config(**settings), shape["vocab_size"])
+    settings |= {name: shape[name] for name in MODELS[shape["model"]].settings if name in shape}
+    model = make_model(shape["model"], settings, shape["vocab_size"])
     positions = "last" if shape["n_step"] else "all"
     key = jax.random.key(0)
     if task == "step":

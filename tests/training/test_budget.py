@@ -165,7 +165,7 @@ def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
     no_timing(1.0, 0.0)
     pace(2.0)
     run = train(text, epochs=100, max_minutes=1, schedule="cosine")
-    assert horizons[-1] == run.config["training"]["steps"] <= 30
+    assert horizons[-1] == run.settings["training"]["steps"] <= 30
     assert 57 in horizons
 
 

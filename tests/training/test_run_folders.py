@@ -79,7 +79,7 @@ def test_a_run_from_before_a_setting_there_is_now_is_continued(copy, text):
     (copy / "config.json").write_text(json.dumps(config))
     model = tiny_runs.make(jaxlm.RNN, text)
     run = tiny_runs.fit(model, text, copy, resume=True, batching=STREAMS, steps=10)
-    assert not run.config["network"]["layer_sizes"]
+    assert not run.settings["network"]["layer_sizes"]
     del config["network"]["hidden_size"]
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="hidden_size 200, not 8"):

@@ -54,14 +54,14 @@ def fit(model, text, folder=None, *, console=None, **options):
 def whole_state(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Every array of the last checkpoint (parameters, optimizer, carry, step ...) and its meta."""
     run = jaxlm.load(folder)
-    config = OptimizerConfig(**run.config["optimizer"])
+    config = OptimizerConfig(**run.settings["optimizer"])
     optimizer = make_optimizer(config, Horizon(1, 1))
     average = make_average(config)
     template = TrainState(
         step=jnp.int32(0),
         params=run.params,
         opt_state=optimizer.init(run.params),
-        carry=run.model.initial_carry(run.config["batching"]["batch_size"]),
+        carry=run.model.initial_carry(run.settings["batching"]["batch_size"]),
         lr_scale=jnp.float32(1),
         iterate=run.params if average else None,
         averaged=jnp.float32(0) if average else None,

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import rnn
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxlm.models import MODELS, make_model
+from jaxlm.models import make_model
 from jaxlm.models.cells import CELLS
 from jaxlm.ops import cudnn, machine
 from jaxlm.ops.machine import (
@@ -115,8 +115,7 @@ def test_sums_are_in_order_on_a_gpu_alone():
 
 @pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("gpu", "float32")])
 def test_a_model_computes_in_what_the_machine_is_made_for(platform, dtype):
-    config = MODELS["lstm"].config
     with compiling_for(platform):
-        assert make_model("lstm", config(), 10).dtype == dtype
-        assert make_model("lstm", config(dtype="float32"), 10).dtype == "float32"
-    assert make_model("lstm", config(), 10).dtype == "float32"
+        assert make_model("lstm", {}, 10).compute_dtype == dtype
+        assert make_model("lstm", {"dtype": "float32"}, 10).compute_dtype == "float32"
+    assert make_model("lstm", {}, 10).compute_dtype == "float32"

@@ -62,7 +62,7 @@ def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
     assert_alike(run, tiny_runs.fit(dropped, text, **OPTIONS | alone))
     # Each is a run like any other.
     loaded = jaxlm.load(run.folder)
-    assert loaded.model.dropout == 0.4 and loaded.config["optimizer"]["lr"] == 0.03
+    assert loaded.model.dropout == 0.4 and loaded.settings["optimizer"]["lr"] == 0.03
     assert float(jaxlm.perplexity(loaded, "valid")) > 1
 
 
