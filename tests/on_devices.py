@@ -13,13 +13,12 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-import dataclasses  # noqa: E402
 
 import numpy as np  # noqa: E402
 from cases import SIZES, VARIANTS  # noqa: E402
 
 from jaxlm.data.batching import Block  # noqa: E402
-from jaxlm.models import make_model  # noqa: E402
+from jaxlm.models import MODELS, make_model  # noqa: E402
 from jaxlm.ops.machine import compiling_for  # noqa: E402
 from jaxlm.parallel.mesh import make_mesh, parse_mesh  # noqa: E402
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer  # noqa: E402

@@ -1,16 +1,15 @@
 """Reports: exact counts, units, protocol."""
 
-import math
-
 import dataclasses
+import math
 
 import jax
 import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.runs.protocol import Protocol
 from jaxlm.evaluation.perplexity import open_split, report, score
+from jaxlm.runs.protocol import Protocol
 from jaxlm.training.state import init_params
 
 TEXT = "the cat <unk> on\n\nthe mat\n"

@@ -4,7 +4,6 @@ A new model or cell is covered by its line in the table; it is not done until it
 test_questions.py too.
 """
 
-import dataclasses
 import functools
 import json
 

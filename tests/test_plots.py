@@ -18,7 +18,7 @@ def trained(folder, **options):
 
 def test_who_watches_is_told_what_the_log_is(tmp_path, capsys):
     seen = []
-    trained(tmp_path / "run", watch=seen.append)
+    trained(tmp_path / "run", callbacks=[seen.append])
     assert [record["step"] for record in seen] == [2, 4, 6]
     assert seen == read_records(tmp_path / "run/metrics.jsonl")
 
@@ -32,7 +32,7 @@ def test_a_live_curve_draws_what_it_is_told(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
     curve = jaxlm.LiveCurve(seconds=0)
-    trained(tmp_path / "run", watch=curve)
+    trained(tmp_path / "run", callbacks=[curve])
     assert len(curve.records) == 3 and len(shown) == 3
     assert all(picture.data.startswith(b"\x89PNG") for picture in shown)
     slow = jaxlm.LiveCurve(seconds=1000)

@@ -128,6 +128,6 @@ def test_so_are_those_of_dynamic_evaluation(dtype, tmp_path, monkeypatch):
 
 def test_a_cpu_says_that_it_has_no_tf32():
     (note,) = build("gru", "cpu", "tf32").notes()
-    assert note == "--dtype tf32: a CPU has no TF32; float32 in its place"
+    assert note == "`dtype` tf32: a CPU has no TF32; float32 is used instead"
     with compiling_for("gpu"):
         assert not build("gru", "gpu", "tf32").notes()

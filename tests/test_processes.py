@@ -70,7 +70,7 @@ def test_flags_that_do_not_belong_together():
     for flags in ({"processes": 2}, {"coordinator": "localhost:1", "process": 0}):
         with pytest.raises(UserError, match="give all three, or none"):
             join_processes(ProcessConfig(**flags))
-    with pytest.raises(UserError, match="--process 2: must be from 0 to 1"):
+    with pytest.raises(UserError, match="`process` 2: must be from 0 to 1"):
         join_processes(ProcessConfig(coordinator="localhost:1", processes=2, process=2))
 
 

@@ -86,7 +86,7 @@ def test_meshes_that_cannot_be():
     with pytest.raises(UserError, match=r"did you mean 'data'.*choose one of data, model"):
         parse_mesh("datum=4")
     for text in ("data", "data=0", "data=-1", "data=two"):
-        with pytest.raises(UserError, match=f"--mesh {text}: give each axis a size"):
+        with pytest.raises(UserError, match=f"`mesh` {text}: give each axis a size"):
             parse_mesh(text)
     with pytest.raises(UserError, match="is 64 devices: this machine has"):
         make_mesh({"data": 64})
@@ -94,7 +94,7 @@ def test_meshes_that_cannot_be():
     mesh = AbstractMesh((8, 4), ("data", "model"))
     check_divides(mesh, 16, 10_000)
     check_divides(None, 20, 33_278)
-    with pytest.raises(UserError, match=r"--batch-size 20 .*use 16 or 24, or --mesh data=5"):
+    with pytest.raises(UserError, match=r"`batch_size` 20 .*use 16 or 24, or `mesh` data=5"):
         check_divides(mesh, 20, 10_000)
     with pytest.raises(UserError, match=r"model=4: .*33278 words .*it can be over 1, 2, 7, 14"):
         check_divides(mesh, 16, 33_278)

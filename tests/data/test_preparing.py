@@ -141,7 +141,7 @@ def test_training_reads_shards_as_it_reads_a_text(tmp_path):
             np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match="`batching` rows: needs the text"):
         text.train.rows()
-    with pytest.raises(UserError, match=r"--tokens words: .* is a prepared text"):
+    with pytest.raises(UserError, match=r"`tokens` words: .* is a prepared text"):
         jaxlm.read_corpus(str(tmp_path / "out"), tokens="words")
 
 

@@ -105,13 +105,13 @@ def test_rare_words_begin_as_large_as_frequent_ones():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"softmax": "adaptive", "cutoffs": (9, 4)}, "--cutoffs 9,4"),
-        ({"softmax": "adaptive", "cutoffs": (4, V)}, "--cutoffs 4,13"),
-        ({"softmax": "adaptive", "cutoffs": (0, 5)}, "--cutoffs 0,5"),
-        ({"softmax": "sampled", "sampled_words": 0}, "--sampled-words 0"),
+        ({"softmax": "adaptive", "cutoffs": (9, 4)}, "`cutoffs` 9,4"),
+        ({"softmax": "adaptive", "cutoffs": (4, V)}, "`cutoffs` 4,13"),
+        ({"softmax": "adaptive", "cutoffs": (0, 5)}, "`cutoffs` 0,5"),
+        ({"softmax": "sampled", "sampled_words": 0}, "`sampled_words` 0"),
         ({"softmax": "adaptiv"}, "did you mean 'adaptive'"),
-        ({"adaptive_input": True}, "--adaptive-input.*--softmax adaptive, not full"),
-        ({"softmax": "adaptive", "cutoffs": (9, 4), "adaptive_input": True}, "--cutoffs 9,4"),
+        ({"adaptive_input": True}, "`adaptive_input`.*`softmax` adaptive, not full"),
+        ({"softmax": "adaptive", "cutoffs": (9, 4), "adaptive_input": True}, "`cutoffs` 9,4"),
     ],
 )
 def test_what_cannot_be(options, named):

@@ -62,9 +62,9 @@ def test_the_deep_one_against_its_equations():
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
-        ("modern-nplm", {"far_windows": -1}, "--far-windows -1"),
-        ("modern-nplm", {"inner_size": 0}, "--inner-size 0"),
-        ("nplm", {"hidden_size": 0, "direct": True, "num_layers": 2}, "--hidden-size 0"),
+        ("modern-nplm", {"far_windows": -1}, "`far_windows` -1"),
+        ("modern-nplm", {"inner_size": 0}, "`inner_size` 0"),
+        ("nplm", {"hidden_size": 0, "direct": True, "num_layers": 2}, "`hidden_size` 0"),
     ],
 )
 def test_what_cannot_be(name, options, named):

@@ -66,7 +66,7 @@ def test_without_rounds_it_is_an_lstm():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"rounds": -1}, "--rounds -1"), ({"rank": -2}, "--rank -2"), ({"remat": 4}, "--remat 4")],
+    [({"rounds": -1}, "`rounds` -1"), ({"rank": -2}, "`rank` -2"), ({"remat": 4}, "`remat` 4")],
 )
 def test_what_cannot_be(options, named):
     with pytest.raises(UserError, match=named):

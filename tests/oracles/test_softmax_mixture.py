@@ -46,5 +46,5 @@ def test_its_logarithm_has_a_higher_rank_than_the_features():
 
 
 def test_what_cannot_be():
-    with pytest.raises(UserError, match="--softmaxes 0"):
+    with pytest.raises(UserError, match="`softmaxes` 0"):
         build("nplm", {"softmax": "mixture", "softmaxes": 0})

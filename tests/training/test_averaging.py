@@ -67,8 +67,8 @@ def test_nothing_and_mistakes():
     assert make_average(OptimizerConfig()) is None
     for options, message in (
         ({"average": "emma"}, "'emma'.*did you mean 'ema'"),
-        ({"average": "ema", "ema_decay": 1.0}, "--ema-decay 1.0"),
-        ({"average": "triggered", "trigger_after": 0}, "--trigger-after 0"),
+        ({"average": "ema", "ema_decay": 1.0}, "`ema_decay` 1.0"),
+        ({"average": "triggered", "trigger_after": 0}, "`trigger_after` 0"),
     ):
         with pytest.raises(UserError, match=message):
             make_average(OptimizerConfig(**options))

@@ -2,15 +2,19 @@
 
 import json
 
+import jax
 import pytest
 import tiny_runs
 
 import jaxlm
+from jaxlm.data.batching import make_batches
 from jaxlm.errors import UserError
 from jaxlm.training import budget
 from jaxlm.training.budget import Budget, horizon_of
-from jaxlm.training.optimizers import OptimizerConfig, make_optimizer, make_schedule
-from jaxlm.training.progress import TrainingConfig
+from jaxlm.training.config import TrainingConfig
+from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer, make_schedule
+from jaxlm.training.state import init_state
+from jaxlm.training.step import make_train_block
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,8 @@ def no_timing(monkeypatch):
     """Steps and validations take what a test says: how long they take here is not its matter."""
 
     def say(step, validation):
-        monkeypatch.setattr(budget, "_step_seconds", lambda *_: step)
-        monkeypatch.setattr(budget, "_validation_seconds", lambda *_: validation)
+        monkeypatch.setattr(budget, "_seconds_per_step", lambda *_: step)
+        monkeypatch.setattr("jaxlm.training.loop.validation_seconds", lambda *_: validation)
 
     return say
 
@@ -69,11 +73,18 @@ def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
 
 def test_what_is_really_timed(text):
     model = tiny_runs.make(jaxlm.RNN, text)
-    batching = jaxlm.BatchingConfig(batch_size=4, bptt=5)
-    batches = jaxlm.data.batching.make_batches(text.train, batching, 5, 0)
-    config = TrainingConfig(epochs=1e6, max_minutes=0.3)
-    found = budget.fitted(config, model, text, batches, OptimizerConfig(average="ema"))
-    assert 0 < found.steps < 1e6 * batches.steps_per_epoch
+    batches = make_batches(text.train, jaxlm.BatchingConfig(batch_size=4, bptt=5), 5, 0)
+    optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
+    key = jax.random.key(0)
+    block = make_train_block(model, optimizer, key, batches.positions)
+    state = init_state(model, optimizer, key, batches.batch_size)
+    most = 10**6 * batches.steps_per_epoch
+    seconds = budget.validation_seconds(model, text, None)
+    assert 0 < seconds < 10
+    steps = Budget(0.3).first_fit(
+        block, state, batches, lambda: seconds, most_steps=most, eval_every=100
+    )
+    assert 0 < steps < most
 
 
 def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
@@ -87,7 +98,7 @@ def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
     last = tiny_runs.records(tmp_path / "run")[-1]
     assert last["split"] == "valid"
     assert last["step"] < training_of(tmp_path / "run")["steps"]
-    assert "--max-minutes 2 are over" in console.file.getvalue()
+    assert "the 2 minutes of `max_minutes` are over" in console.file.getvalue()
     assert jaxlm.load(tmp_path / "run").step == last["step"]
 
 
@@ -97,13 +108,13 @@ def pace(monkeypatch):
 
     def say(seconds):
         taken = [0]
-        refitted = Budget.refitted
+        refit = Budget.refit
 
         def steps(self, step, total):
             taken[0] = step
-            return refitted(self, step, total)
+            return refit(self, step, total)
 
-        monkeypatch.setattr(Budget, "refitted", steps)
+        monkeypatch.setattr(Budget, "refit", steps)
         monkeypatch.setattr(Budget, "seconds", property(lambda self: seconds * taken[0]))
         monkeypatch.setattr("jaxlm.training.loop.next_count", lambda count, seconds: 2)
         nothing = property(lambda self: 1e-9, lambda self, seconds: None)
@@ -143,12 +154,12 @@ def test_a_fit_is_changed_where_that_is_worth_its_compilation(
     """
     now, total = 0.0, thought
     monkeypatch.setattr(Budget, "seconds", property(lambda self: now))
-    budget = Budget(1.0, asked=1000)
+    budget = Budget(1.0, most_steps=1000)
     budget.compile_seconds = compiling
     for step in range(1, 6):
         # The first, and the one after a change, compile.
         now += 2.0 + (compiling if step == 1 or (step == 4 and total != thought) else 0.0)
-        total = budget.refitted(step, total)
+        total = budget.refit(step, total)
         assert total == (fits if step > 2 else thought)
 
 
@@ -157,9 +168,9 @@ def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
 ):
     horizons = []
 
-    def seen(config, horizon):
+    def seen(config, horizon, custom):
         horizons.append(horizon.total_steps)
-        return make_optimizer(config, horizon)
+        return make_optimizer(config, horizon, custom)
 
     monkeypatch.setattr("jaxlm.training.loop.make_optimizer", seen)
     no_timing(1.0, 0.0)
@@ -196,5 +207,5 @@ def test_schedules_shrink_with_the_run():
 
 
 def test_minutes_that_cannot_be(text):
-    with pytest.raises(UserError, match="--max-minutes 0: must be above 0"):
+    with pytest.raises(UserError, match="`max_minutes` 0: must be above 0"):
         train(text, max_minutes=0)

@@ -11,7 +11,7 @@ import tiny_runs
 import jaxlm
 from jaxlm import UserError
 from jaxlm.runs.checkpoints import Checkpoints, digest
-from jaxlm.runs.run import CHECKPOINTS
+from jaxlm.runs.folder import CHECKPOINTS
 from jaxlm.training.state import TrainState
 
 
@@ -135,7 +135,7 @@ def test_all_damaged_is_an_error_that_leaves_them_alone(copy):
         cut_short(file)
     files = {file: file.read_bytes() for file in files_in(copy)}
     with Kept(copy) as kept:
-        with pytest.raises(UserError, match=r"no checkpoint in .* \(steps 20, 10\).*another --out"):
+        with pytest.raises(UserError, match=r"no checkpoint in .* \(steps 20, 10\).*another `out`"):
             kept.restored()
         assert {file: file.read_bytes() for file in files_in(copy)} == files
         assert kept.checkpoints.restore_params(state_of(0).params) is None

@@ -156,7 +156,7 @@ def test_whatever_is_written_again_may_not_fit(name, train, tmp_path):
 def test_a_record_that_does_not_fit(name, tmp_path):
     (tmp_path / name).symlink_to(FULL)
     log = Log(tmp_path, tiny_runs.quiet(), 10, False)
-    with log, pytest.raises(UserError, match=rf"{name}: No space left.*--resume"):
+    with log, pytest.raises(UserError, match=rf"{name}: No space left.*`resume`"):
         log.record(1, {"split": "train", "loss": 1.0}, "step 1")
 
 

@@ -89,7 +89,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(
     (tmp_path / "file").write_text("in the way")
     if was_there:
         (tmp_path / "run").mkdir()
-    with pytest.raises(UserError, match=r"--checkpoint-folder: cannot write .*file/runs/run: .*"):
+    with pytest.raises(UserError, match=r"`checkpoint_folder`: cannot write .*file/runs/run: .*"):
         fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=str(tmp_path / "file/runs"))
     assert (tmp_path / "run").exists() == was_there
     assert not was_there or not list((tmp_path / "run").iterdir())

@@ -131,16 +131,16 @@ def test_clip_comes_before_weight_decay():
 WRONG = [
     ({"optimizer": "adma"}, "adam"),
     ({"schedule": "cosin"}, "cosine"),
-    ({"lr": 0.0}, "--lr"),
-    ({"lr": -1.0}, "--lr"),
-    ({"lr": float("nan")}, "--lr"),
-    ({"clip": 0.0}, "--clip"),
-    ({"clip": -0.25}, "--clip"),
-    ({"decay": 0.0}, "--decay"),
-    ({"weight_decay": -0.1}, "--weight-decay"),
-    ({"weight_decay": float("nan")}, "--weight-decay"),
-    ({"warmup_steps": -1}, "--warmup-steps"),
-    ({"plateau_patience": 0}, "--plateau-patience"),
+    ({"lr": 0.0}, "`lr`"),
+    ({"lr": -1.0}, "`lr`"),
+    ({"lr": float("nan")}, "`lr`"),
+    ({"clip": 0.0}, "`clip`"),
+    ({"clip": -0.25}, "`clip`"),
+    ({"decay": 0.0}, "`decay`"),
+    ({"weight_decay": -0.1}, "`weight_decay`"),
+    ({"weight_decay": float("nan")}, "`weight_decay`"),
+    ({"warmup_steps": -1}, "`warmup_steps`"),
+    ({"plateau_patience": 0}, "`plateau_patience`"),
 ]
 
 

@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     tiny_runs.fit(model, text, tmp_path, lr=0.01, steps=3, **options)
     kept = jaxlm.load(tmp_path)
     options |= {"resume": True, "steps": 40}
-    message = rf"not finite at step {step}: .*--lr \(now 1e\+38\).*step 3 in .* is kept"
+    message = rf"not finite at step {step}: .*`lr` \(now 1e\+38\).*step 3 in .* is kept"
     with pytest.raises(UserError, match=message):
         tiny_runs.fit(model, text, tmp_path, **bad, **options)
     found = jaxlm.load(tmp_path)
@@ -154,26 +154,26 @@ def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, t
 
 
 def test_the_command_for_a_loss_that_is_not_finite(train, text_file, tmp_path):
-    argv = ["--model", "rnn", "--embedding-size", 8, "--hidden-size", 8, "--corpus", text_file]
-    argv += ["--batch-size", 6, "--bptt", 8, "--optimizer", "sgd", "--lr", "1e38", "--steps", 9]
-    code, _, err = train(*argv, "--out", tmp_path / "run")
+    argv = ["`model`", "rnn", "`embedding_size`", 8, "`hidden_size`", 8, "`corpus`", text_file]
+    argv += ["`batch_size`", 6, "`bptt`", 8, "`optimizer`", "sgd", "`lr`", "1e38", "`steps`", 9]
+    code, _, err = train(*argv, "`out`", tmp_path / "run")
     tiny_runs.assert_user_error(code, err)
     assert "not finite at step 2" in err
 
 
 WRONG = [
-    ({"steps": 0}, "--steps 0"),
-    ({"epochs": 0.0}, "--epochs 0"),
-    ({"epochs": float("inf")}, "--epochs inf"),
-    ({"log_every": 0}, "--log-every 0"),
-    ({"eval_every": -1}, "--eval-every -1"),
-    ({"checkpoint_every": 0}, "--checkpoint-every 0"),
-    ({"patience": 0}, "--patience 0"),
-    ({"seed": -1, "batching": BatchingConfig("windows", 4)}, "--seed -1"),
+    ({"steps": 0}, "`steps` 0"),
+    ({"epochs": 0.0}, "`epochs` 0"),
+    ({"epochs": float("inf")}, "`epochs` inf"),
+    ({"log_every": 0}, "`log_every` 0"),
+    ({"eval_every": -1}, "`eval_every` -1"),
+    ({"checkpoint_every": 0}, "`checkpoint_every` 0"),
+    ({"patience": 0}, "`patience` 0"),
+    ({"seed": -1, "batching": BatchingConfig("windows", 4)}, "`seed` -1"),
     ({"stpes": 3}, "steps"),
-    ({"lr": -1.0}, "--lr -1"),
+    ({"lr": -1.0}, "`lr` -1"),
     ({"schedule": "cosin"}, "cosine"),
-    ({"batching": BatchingConfig("streams", 10**6)}, "--batch-size 1000000"),
+    ({"batching": BatchingConfig("streams", 10**6)}, "`batch_size` 1000000"),
 ]
 
 

@@ -10,7 +10,7 @@ import tiny_runs
 
 import jaxlm
 from jaxlm.data.batching import BatchingConfig
-from jaxlm.training import dispatch
+from jaxlm.training import loop
 
 
 class Family(NamedTuple):
@@ -96,7 +96,7 @@ def test_stopped_in_three_ways_and_continued_is_never_stopped(
 
     with monkeypatch.context() as patch:
         # One step in each dispatch, so that it stops between two checkpoints.
-        patch.setattr(dispatch, "DISPATCH_SECONDS", 0)
+        patch.setattr(loop, "DISPATCH_SECONDS", 0)
         console = tiny_runs.Saboteur("step     35  epoch", tiny_runs.terminate)
         run = train(name, text, folder, resume=True, console=console)
     assert run.stopped_by == signal.SIGTERM

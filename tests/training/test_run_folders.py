@@ -9,7 +9,7 @@ import tiny_runs
 
 import jaxlm
 from jaxlm import BatchingConfig, UserError
-from jaxlm.runs.run import CONFIG
+from jaxlm.runs.folder import CONFIG
 
 STREAMS = BatchingConfig("streams", 6, 8)
 LECTURE = ("--model", "rnn", "--steps", "4", "--checkpoint-every", "2", "--log-every", "2")
@@ -36,7 +36,7 @@ def contents(folder):
 def test_fit_refuses_the_folder_of_another_run_and_leaves_it_alone(options, copy, text):
     before = contents(copy)
     model = tiny_runs.make(jaxlm.RNN, text)
-    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+    with pytest.raises(UserError, match=r"already holds a run.*`resume`"):
         tiny_runs.fit(model, text, copy, batching=STREAMS, steps=10, **options)
     assert contents(copy) == before
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from jaxlm.runs.run import CONFIG
+from jaxlm.runs.folder import CONFIG
 
 pytestmark = pytest.mark.xdist_group("signals")
 

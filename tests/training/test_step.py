@@ -34,7 +34,8 @@ class Rig:
         measured = []
         for count in counts:
             state, metrics = self.block(state, self.batches.block(first, count, CAPACITY), count)
-            measured.append(np.stack(metrics)[:, :count])
+            arrays = metrics.nll_K, metrics.count_K, metrics.logged["grad_norm"]
+            measured.append(np.stack(arrays)[:, :count])
             first += count
         return state, np.concatenate(measured, axis=1)
 

@@ -11,7 +11,10 @@ from cases import assert_trees_close
 import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.models.layers import RATES
-from jaxlm.training.loop import settings_of, train
+from jaxlm.training.config import RunConfig
+from jaxlm.training.loop import Extras, train_many
+from jaxlm.training.sweep import sweep_runner
+from jaxlm.training.trainee import Spec
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,9 @@ def test_every_rate_can_differ(text):
     model = tiny_runs.make(jaxlm.LSTM, text, num_layers=2)
     short = OPTIONS | {"steps": 2, "eval_every": 2}
     dropped = [model.clone(**dict.fromkeys(rates, rate)) for rate in (0.1, 0.4)]
-    settings = [settings_of(one, "streams", "adam", None, None, None, short) for one in dropped]
-    _, run = train(settings, text, False, tiny_runs.quiet())
+    config = RunConfig.default("lstm").with_section_options(short)
+    specs = [Spec(one, config) for one in dropped]
+    _, run = train_many(specs, text, False, Extras(tiny_runs.quiet()), sweep_runner)
     assert_alike(run, tiny_runs.fit(dropped[1], text, **short))
 
 
@@ -101,8 +105,19 @@ def test_runs_that_were_killed_apart_go_on(text, tmp_path):
     shutil.move(tmp_path / "kept", parts / "seed-1")
     again = many(model, text, parts, seeds=2, resume=True)
     assert [run.folder.name for run in again] == ["seed-0", "seed-1"]
+    # Both went back to the step that both had saved: the same bytes as if nothing had happened.
     for one, other in zip(whole, again, strict=True):
-        assert_alike(other, one)
+        tiny_runs.assert_same_arrays(one.params, other.params)
+        assert tiny_runs.records(one.folder) == tiny_runs.records(other.folder)
+
+
+def test_a_run_that_diverged_stays_out_when_the_others_are_resumed(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    options = {"sweep": {"lr": [0.02, 1e38]}, "optimizer": "sgd"}
+    (whole,) = many(model, text, tmp_path / "whole", **options)
+    many(model, text, tmp_path / "parts", **options, steps=6)
+    (again,) = many(model, text, tmp_path / "parts", **options, resume=True)
+    tiny_runs.assert_same_arrays(whole.params, again.params)
 
 
 def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
@@ -119,7 +134,9 @@ def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
     sweep = {"lr": [0.02, 1e38]}
     runs = many(model, text, tmp_path, sweep=sweep, optimizer="sgd", console=console)
     assert [run.folder.name for run in runs] == ["lr-0.02-seed-0"]
-    assert "lr-1e+38-seed-0: warning: out: the loss is not finite" in console.file.getvalue()
+    assert (
+        "lr-1e+38-seed-0: warning: this run ends: the loss is not finite" in console.file.getvalue()
+    )
     good = tiny_runs.fit(model, text, optimizer="sgd", **OPTIONS)
     assert_alike(runs[0], good)
     with pytest.raises(UserError, match="not finite"):
@@ -129,11 +146,11 @@ def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 0}, "--seeds 0: must be at least 1"),
+        ({"seeds": 0}, "`seeds` 0: must be at least 1"),
         ({"sweep": {"hidden_size": [4, 8]}}, "'hidden_size'.*lr, clip"),
-        ({"sweep": {"lr": [0.1, 0.1]}}, "--sweep lr: give values that differ"),
-        ({"sweep": {"lr": [0.1, -0.1]}}, "--lr -0.1: must be above 0"),
-        ({"sweep": {"dropout": [0.1, 1.5]}}, "--dropout 1.5: must be at least 0 and below 1"),
+        ({"sweep": {"lr": [0.1, 0.1]}}, "`sweep` lr: give values that differ"),
+        ({"sweep": {"lr": [0.1, -0.1]}}, "`lr` -0.1: must be above 0"),
+        ({"sweep": {"dropout": [0.1, 1.5]}}, "`dropout` 1.5: must be at least 0 and below 1"),
     ],
 )
 def test_what_cannot_be(options, message, text, tmp_path):

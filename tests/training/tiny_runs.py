@@ -18,7 +18,7 @@ from rich.console import Console
 
 import jaxlm
 from jaxlm.runs.checkpoints import Checkpoints
-from jaxlm.runs.run import CHECKPOINTS
+from jaxlm.runs.folder import CHECKPOINTS
 from jaxlm.training.averaging import make_average
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import TrainState
