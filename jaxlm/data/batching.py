@@ -26,15 +26,13 @@ class BatchingConfig:
     """Settings that cut the text into batches."""
 
     batching: str = "streams"
-    """streams (one long text; the state is carried on), windows (n_step words, then the target), or
-    rows (each line on its own)."""
+    """streams (one long text), windows (n_step words, then the target) or rows (single lines)."""
     batch_size: int = 20
     """Number of streams, windows or rows in a batch."""
     bptt: int = 35
     """Streams only: time steps of truncated back-propagation through time."""
     vary_bptt: bool = False
-    """Streams only: chunks of random length around bptt; the learning rate is proportional to the
-    length (AWD-LSTM)."""
+    """Streams only: chunks of random length around bptt, learning rate in proportion (AWD-LSTM)."""
     positions: str = "all"
     """Rows only: all (predict at every step) or last (predict only the last word: the lecture)."""
 
@@ -82,7 +80,10 @@ class Batches(Protocol):
 
 
 def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
-    """Return a block without targets: K = capacity, B = batch, T = length (`targets` of them)."""
+    """Return a block of padding with K = capacity and B = batch.
+
+    The inputs have T = length, the targets T = targets.
+    """
     return Block(
         np.zeros((capacity, batch, length), np.int32),
         np.zeros((capacity, batch, targets), np.int32),

@@ -97,7 +97,7 @@ class ShardedIds:
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """The text of a prepared split, decoded from its ids as it is read."""
+    """The text of a prepared split. Reading its lines decodes the ids."""
 
     ids: Any
     tokenizer: Tokenizer

@@ -1,18 +1,22 @@
-"""Settings by name: what a paper, the lecture or we used, with what came of it.
+"""Recipes: settings by name, from papers, from the lecture, or tuned for this library.
 
 A recipe is a plain dict:
 
-    settings    flags without their dashes; fields of another model than the one chosen are passed
-                over, so that the lecture's recipe serves all its models
-    paper       where they come from, and how they were carried over
-    published   perplexities as they stand there: {"valid": ..., "test": ...}; {} if there are none
-    expected    from and to which our own should lie, by split; {} as long as it has not been run
-    measured    ours, by split; with "hardware", "minutes" and "seeds". {} as long as it has not
-                been run to its end: a recipe claims no number that nobody has seen
+    settings    values of settings by name. A setting that the chosen model does not have is
+                ignored, so the recipe of the lecture serves all its models.
+    paper       the source of the settings, and how they were adapted
+    published   the perplexities of the source: {"valid": ..., "test": ...}; {} if there are none
+    expected    the range of our perplexity by split; {} until the recipe has been run
+    measured    our perplexity by split, with "hardware", "minutes" and "seeds"; {} until the recipe
+                has been run to its end. A recipe states no number that was not measured.
 
-Papers that sum the loss over the time steps and average it over the batch (Zaremba et al.) give a
-rate and a clip for that; for our mean per token the rate is multiplied by `bptt` and the clip
-divided by it.
+Some papers sum the loss over the time steps and average it over the batch (Zaremba et al. 2014).
+jaxlm averages the loss over tokens. So the learning rate of such a paper is multiplied by `bptt`,
+and its clipping threshold is divided by `bptt`.
+
+Example:
+  >>> RECIPES["zaremba-small"]["published"]
+  {'valid': 120.7, 'test': 114.5}
 """
 
 from jaxlm.recipes.lecture import LECTURE

@@ -1,4 +1,4 @@
-"""The lecture's models."""
+"""Recipes of the lecture: three sentences, which the models learn by heart."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ _LECTURE_SOURCE = (
 
 
 def _lecture(**more: Any) -> Recipe:
-    """The three sentences are learnt by heart."""
+    """Return the recipe of the lecture with some settings added."""
     return {
         "settings": _LECTURE | more,
         "paper": _LECTURE_SOURCE,

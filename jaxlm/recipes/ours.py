@@ -1,4 +1,4 @@
-"""Our own: the most that two CPU cores can be had to learn in an hour or two."""
+"""Recipes tuned for one or two hours on two CPU cores."""
 
 from typing import Any
 
@@ -6,19 +6,23 @@ from jaxlm.recipes.table import Recipe
 
 
 def _budget(corpus: str, minutes: float, cutoffs: tuple[int, int]) -> dict[str, Any]:
-    """A small tied LSTM whose rare words cost little, for as many epochs as there is time for, and
-    a rate that falls to nothing at the end of them.
+    """Return the settings of a small tied LSTM with an adaptive softmax, for a limited time.
 
-    Of what was tried for an hour on PTB it was the best on validation: 84.7. Without the penalties
-    and the weight decay it was 88.5: they cost 3% in the first five epochs, and give it back from
-    the ninth. One layer of 400 with 200 features by Adam (3e-3, clip 1, dropout 0.4) is faster at
-    first, 107.7 after five epochs for 120.4, but then learns the training text by heart: 90.3 at
-    the end, with a perplexity in training of 48 for 60 here; with dropout 0.5 (of the words 0.4)
-    89.2. With more against that there is not the time: 130 after four epochs with dropout 0.5,
-    weight-drop 0.2 and a tenth of the words dropped; 102 after 14 with one mask for a sequence,
-    weight-drop 0.4, AR 2 and TAR 1. 2x512 by Adam in batches of 64 had 122.5 after five of the
-    eleven epochs it had time for.
+    The number of epochs is the largest that fits into `minutes`. The learning rate falls to 0 at
+    the end of the last epoch.
     """
+    # Tuning notes: validation perplexity on PTB, one hour.
+    # - These settings: 84.7, the best result. The training perplexity is 60.
+    # - Without AR, TAR and weight decay: 88.5. Their cost is 3% in the first five epochs; from the
+    #   ninth epoch on they gain it back.
+    # - One layer of 400 units, 200 features, Adam (rate 3e-3, clip 1), dropout 0.4: 107.7 after
+    #   five epochs (these settings: 120.4), but 90.3 at the end. It overfits: the training
+    #   perplexity is 48. With dropout 0.5 (0.4 on the words): 89.2.
+    # - Stronger regularisation needs more than an hour: 130 after four epochs with dropout 0.5,
+    #   weight-drop 0.2 and 10% of the words dropped; 102 after 14 epochs with one mask per
+    #   sequence, weight-drop 0.4, AR 2 and TAR 1.
+    # - Two layers of 512 units, Adam, batches of 64: 122.5 after five of the eleven epochs that fit
+    #   into the hour.
     return {
         "model": "lstm",
         "corpus": corpus,
@@ -49,8 +53,8 @@ _TIED = (
     "Auli 2019), dropout (Zaremba et al. 2014)"
 )
 _BUDGET_PAPER = (
-    f"ours: {_TIED}, AR and TAR (Merity et al. 2017), weight decay, SGD and a cosine; as many "
-    "epochs as fit into"
+    f"ours: {_TIED}, AR and TAR (Merity et al. 2017), weight decay, SGD and a cosine schedule; as "
+    "many epochs as fit into"
 )
 
 OURS: dict[str, Recipe] = {
@@ -58,9 +62,9 @@ OURS: dict[str, Recipe] = {
         "settings": _budget("ptb", 60, (2000, 5000)),
         "paper": f"{_BUDGET_PAPER} 60 minutes",
         "published": {},
-        # Machines differ in the epochs they have time for.
+        # The range is wide because the number of epochs depends on the speed of the machine.
         "expected": {"valid": (82.0, 89.0), "test": (79.0, 86.0)},
-        # In two sittings, by --resume.
+        # Measured in two sessions, the second one with --resume.
         "measured": {
             "valid": 84.73,
             "test": 81.76,
@@ -69,16 +73,16 @@ OURS: dict[str, Recipe] = {
             "seeds": 1,
         },
     },
-    # On a CPU that has bfloat16 units (AVX512-BF16, AMX) there is time for a larger one: 8,800
-    # tokens a second, where the smaller does 7,900 in float32 and 11,900 in bfloat16. Nothing else
-    # was tried for an hour of such a machine.
+    # A CPU with bfloat16 units (AVX512-BF16, AMX) has time for a larger model: it trains on 8,800
+    # tokens per second. The smaller model trains on 7,900 in float32 and 11,900 in bfloat16. No
+    # other settings were tried for an hour on such a machine.
     "ptb-1h-bfloat16": {
         "settings": _budget("ptb", 60, (2000, 5000))
         | {"dtype": "bfloat16", "embedding_size": 320, "hidden_size": 320, "dropout": 0.3},
         "paper": f"{_BUDGET_PAPER} 60 minutes, with products in bfloat16",
         "published": {},
         "expected": {"valid": (77.0, 84.0), "test": (74.0, 81.0)},
-        # With --max-minutes 56.
+        # Measured with --max-minutes 56.
         "measured": {
             "valid": 79.81,
             "test": 76.96,
@@ -87,16 +91,17 @@ OURS: dict[str, Recipe] = {
             "seeds": 1,
         },
     },
-    # Of PTB's words there are three times as many here, and most are rare: with words of one size,
-    # 9.6M parameters for 2.5M, a step takes 1.8 times as long. And cut at 3000 and 10000 the loss
-    # was behind from the first epoch on (valid 245.9 for 232.1).
+    # WikiText-2 has three times as many different words as PTB, and most of them are rare. If all
+    # word vectors have the same size (9.6M parameters instead of 2.5M), a step takes 1.8 times as
+    # long. With cutoffs 3000 and 10000 the perplexity is higher from the first epoch on (valid 245.9
+    # instead of 232.1).
     "wt2-2h-cpu": {
         "settings": _budget("wikitext-2", 120, (2000, 10000)) | {"adaptive_input": True},
         "paper": f"{_BUDGET_PAPER} 120 minutes, rare words with fewer features",
         "published": {},
         "expected": {"valid": (96.0, 104.0), "test": (91.0, 99.0)},
-        # With --max-minutes 80, for part of which the cores had other work too: 21.2 epochs, about
-        # what two hours are for two cores with AVX2 (20.9 by the steps timed there).
+        # Measured with --max-minutes 80; for a part of the time the cores had other work too. Two
+        # hours on two cores with AVX2 have time for about as many epochs (20.9 by timed steps).
         "measured": {
             "valid": 100.55,
             "test": 95.31,
@@ -106,17 +111,19 @@ OURS: dict[str, Recipe] = {
         },
     },
     "ptb-rnn": {
-        # On validation, after four epochs: one layer of 400 with 200 features, no link past it, 196
-        # (133.5 after 20); this with dropout 0.4 everywhere and half the rate 162; as it stands
-        # 152.5; without the timescale 153.3. SGD at 10 diverged with one layer.
+        # Tuning notes: validation perplexity after four epochs.
+        # - These settings: 152.5. Without `timescale`: 153.3.
+        # - With dropout 0.4 everywhere and half the rate: 162.
+        # - One layer of 400 units, 200 features, no residual link: 196 (133.5 after 20 epochs).
+        # - One layer with SGD at rate 10 diverged.
         "settings": {
             "model": "rnn",
             "corpus": "ptb",
             "embedding_size": 256,
             "hidden_size": 256,
             "num_layers": 2,
-            # Without gates the word itself and what is remembered share a state: a link past the
-            # layer frees it of the word.
+            # A layer without gates keeps the current word and the memory in one state. With a link
+            # past the layer, the state need not keep the word.
             "residual": True,
             "layer_norm": True,
             "timescale": 50.0,
@@ -124,7 +131,7 @@ OURS: dict[str, Recipe] = {
             "softmax": "adaptive",
             "cutoffs": (2000, 5000),
             "init_scale": 0.05,
-            # Noise at the input stays in the state, and little of it is learnt through.
+            # The state keeps the noise of input dropout, and little is learnt through that noise.
             "dropout": 0.2,
             "dropout_output": 0.4,
             "batch_size": 20,
@@ -138,7 +145,7 @@ OURS: dict[str, Recipe] = {
             "epochs": 20,
         },
         "paper": "ours: the network of Elman 1990, with residual links and layer norm; "
-        f"{_TIED}, AdamW and a cosine",
+        f"{_TIED}, AdamW and a cosine schedule",
         "published": {},
         "expected": {"valid": (114.0, 118.0), "test": (107.5, 111.5)},
         "measured": {
@@ -150,8 +157,9 @@ OURS: dict[str, Recipe] = {
         },
     },
     "ptb-gru": {
-        # By Adam: far ahead of SGD in the first epochs (an LSTM of this size had a valid of 114
-        # after three of them, the hour's 140), so that few do.
+        # Adam learns far faster than SGD in the first epochs, so few epochs are enough. After three
+        # epochs an LSTM of this size has a validation perplexity of 114 with Adam; ptb-1h-cpu, with
+        # SGD, has 140.
         "settings": {
             "model": "gru",
             "corpus": "ptb",
@@ -172,7 +180,7 @@ OURS: dict[str, Recipe] = {
             "schedule": "cosine",
             "epochs": 18,
         },
-        "paper": f"ours: the GRU of Cho et al. 2014; {_TIED}, Adam and a cosine",
+        "paper": f"ours: the GRU of Cho et al. 2014; {_TIED}, Adam and a cosine schedule",
         "published": {},
         "expected": {"valid": (91.0, 94.5), "test": (86.0, 89.5)},
         "measured": {

@@ -1,9 +1,10 @@
-"""Models as their papers first had them."""
+"""Recipes of the papers that introduced the models."""
 
 from jaxlm.recipes.table import Recipe, not_yet_run
 
 
 def _zaremba(size: int, init_scale: float, bptt: int, clip: float, dropout: float) -> Recipe:
+    """Return the settings that the models of Zaremba et al. share. `bptt` scales rate and clip."""
     return {
         "model": "lstm",
         "corpus": "ptb",
@@ -28,15 +29,17 @@ _ZAREMBA = (
 
 _BENGIO = (
     "Bengio, Ducharme, Vincent & Jauvin, A neural probabilistic language model, 2003, table 1, MLP "
-    "5: n = 5, h = 100, m = 30, no direct connections. The Brown corpus is not fetched: it is "
-    "looked for in a folder brown, as train.txt, valid.txt, test.txt (the first 800,000 words, the "
-    "next 200,000, the rest), and words met three times or less are one. Steps of one example at "
-    "rate 0.001 are here steps of 32 at 0.032; the decay of the rate, 1e-8 a step, is left out"
+    "5: n = 5, h = 100, m = 30, no direct connections. The Brown corpus is not downloaded: put it "
+    "into a folder brown as train.txt (the first 800,000 words), valid.txt (the next 200,000) and "
+    "test.txt (the rest). All words that occur at most three times become one token. The paper "
+    "takes steps of 1 example at rate 0.001; here steps have 32 examples at rate 0.032. The decay "
+    "of the rate, 1e-8 per step, is left out"
 )
 _MIKOLOV = (
     "Mikolov, Kombrink, Burget, Cernocky & Khudanpur, Extensions of recurrent neural network "
-    "language model, 2011, with BPTT; rate 0.1, halved once validation stalls. Its online steps "
-    "and classes of words are here streams of 10 and the full softmax"
+    "language model, 2011, with BPTT; rate 0.1, halved when validation stops improving. The paper "
+    "takes steps of 1 example and predicts classes of words; here a batch has 10 streams and the "
+    "softmax is full"
 )
 
 PAPERS: dict[str, Recipe] = {
@@ -95,7 +98,7 @@ PAPERS: dict[str, Recipe] = {
     },
     "zaremba-medium": not_yet_run(
         _zaremba(650, 0.05, 35, 5.0, 0.5) | {"decay": 0.8, "full_epochs": 6, "epochs": 39},
-        f"{_ZAREMBA}, medium; the decay is the published code's",
+        f"{_ZAREMBA}, medium; the decay is from the published code",
         {"valid": 86.2, "test": 82.7},
     ),
     "zaremba-large": not_yet_run(

@@ -1,9 +1,10 @@
-"""Regularised descendants, as their papers have them."""
+"""Recipes of regularised and modernised models, from their papers."""
 
 from jaxlm.recipes.table import Recipe, not_yet_run
 
 
 def _awd(batch_size: int, dropout_between: float, dropout_input: float, epochs: int) -> Recipe:
+    """Return the settings that the AWD-LSTMs of Merity et al. share."""
     return {
         "model": "lstm",
         "embedding_size": 400,
@@ -35,31 +36,32 @@ _AWD = "Merity, Keskar & Socher, Regularizing and optimizing LSTM language model
 
 _MOGRIFIER = (
     "Melis, Kocisky & Blunsom, Mogrifier LSTM, 2020, section 4.2, 24M parameters: two tied layers "
-    "with skip connections (here residual links) of 910 units, 5 rounds of rank 84, RMSProp as "
-    "Adam with beta1 0; averaging once validation stalls. The loss summed over 70 steps with clip "
-    "10 and L2 2.5e-4 is here a mean with a 70th of both. Measure it with --temperature auto"
+    "with skip connections (here residual links) of 910 units, 5 rounds of rank 84, RMSProp (Adam "
+    "with beta1 0), and averaging when validation stops improving. The paper sums the loss over 70 "
+    "steps, with clip 10 and L2 2.5e-4; here the loss is a mean, and both are divided by 70. "
+    "Measure it with `temperature` auto"
 )
 _MODERN = (
     "Sun & Iyyer, Revisiting simple neural probabilistic language models, 2021, section 3: deep, "
     "residual and normalised, with averages of distant words, Adam and a tied adaptive softmax. "
-    "Their 148M parameters on WikiText-103 (valid 31.7) are here 4M on PTB, of which nothing is "
-    "published"
+    "The paper has 148M parameters on WikiText-103 (valid 31.7). This recipe has 4M on PTB, for "
+    "which there is no published result"
 )
 _MIN = (
     "Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, Were RNNs all we needed?, 2024, section 4.3: "
-    "minGRU, 1.548 nats a character, three layers of 384, dropout 0.2, chunks of 256, batches of "
+    "minGRU, 1.548 nats per character, three layers of 384, dropout 0.2, chunks of 256, batches of "
     "64, Adam at 1e-3"
 )
 
 REGULARISED: dict[str, Recipe] = {
     "awd-lstm-ptb": not_yet_run(
         _awd(20, 0.25, 0.4, 500) | {"corpus": "ptb"},
-        f"{_AWD}; without the fine-tuning that its best figure has on top",
+        f"{_AWD}, without the fine-tuning that gives the best result of the paper",
         {"valid": 60.7, "test": 58.8},
     ),
     "awd-lstm-wt2": not_yet_run(
         _awd(80, 0.2, 0.65, 750) | {"corpus": "wikitext-2"},
-        f"{_AWD}; without the fine-tuning that its best figure has on top",
+        f"{_AWD}, without the fine-tuning that gives the best result of the paper",
         {"valid": 69.1, "test": 66.0},
     ),
     "mogrifier-ptb": not_yet_run(
@@ -108,8 +110,8 @@ REGULARISED: dict[str, Recipe] = {
             "dropout": 0.4,
             "softmax": "adaptive",
             "cutoffs": (2000, 5000),
-            # Windows of 55 words that overlap: in a stream a word is looked up once for all of
-            # them, and the averages of distant words are one product.
+            # The windows of 55 words overlap. In a stream each word is looked up once for all its
+            # windows, and the averages of distant words are one matrix product.
             "batching": "streams",
             "batch_size": 20,
             "bptt": 35,

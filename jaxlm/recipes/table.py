@@ -1,15 +1,15 @@
-"""What a recipe is."""
+"""The type of a recipe."""
 
 from typing import Any
 
 Recipe = dict[str, Any]
-"""settings, paper, published, expected and measured: see `jaxlm.recipes`."""
+"""The keys are settings, paper, published, expected and measured: see `jaxlm.recipes`."""
 
 
 def not_yet_run(
     settings: dict[str, Any], paper: str, published: dict[str, float] | None = None
 ) -> Recipe:
-    """A recipe whose own numbers are not known yet."""
+    """Return a recipe that has not been run yet."""
     return {
         "settings": settings,
         "paper": paper,
