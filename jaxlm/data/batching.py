@@ -66,7 +66,7 @@ class Batches(Protocol):
     """The batches of one split. A block holds only the rows `rows_B` of `make_batches`."""
 
     batch_size: int
-    """Rows in the whole batch, those of other processes included."""
+    """Rows in the whole batch, over all processes."""
     length: int
     """T of the inputs."""
     positions: str

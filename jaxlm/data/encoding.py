@@ -17,7 +17,7 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TextSize:
-    """The length of a text in each unit of perplexity. White space separates words."""
+    """The length of a text in several units. White space separates words."""
 
     bytes: int
     characters: int

@@ -1,7 +1,7 @@
 """Encode any amount of text into shards of token ids, by several processes.
 
-A piece is about 32 MB of whole lines of one file, after decompression. Each piece becomes one
-shard. The pieces depend only on the files, so a later call can continue an interrupted one: it
+A piece is about 32 MiB of whole lines of one file, after decompression. Each piece becomes one
+shard. The pieces depend only on the files, so a later call can continue an interrupted call: it
 keeps the shards that are finished.
 
 Example:

@@ -119,7 +119,7 @@ def run_spark(query: str, windows: Path, result: Path, memory: int) -> None:
             f"Spark did not start ({' '.join(str(error).split())[:120]}): it needs Java, on the "
             "PATH or at JAVA_HOME"
         ) from None
-    # The prefix file: selects the local file system. A cluster may have another default.
+    # "file:" selects the local file system. A cluster may have another default.
     session.read.parquet(f"file:{windows.absolute()}").createOrReplaceTempView("windows")
     session.sql(query).write.parquet(f"file:{result.absolute()}")
 

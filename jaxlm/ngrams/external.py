@@ -259,7 +259,7 @@ def _blocks(paths: list[Path], block: int) -> Iterator[list[np.ndarray]]:
         with import_pyarrow().parquet.ParquetFile(path) as file:
             groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
             step = max(1, block // max(groups, default=1))
-            # An iteration keeps every row group that it has read, so each one reads only a few.
+            # An iteration keeps every row group that it has read, so it reads only a few.
             for first in range(0, len(groups), step):
                 numbers = list(range(first, min(first + step, len(groups))))
                 for batch in file.iter_batches(block, row_groups=numbers, use_threads=False):

@@ -11,8 +11,8 @@ A recipe is a plain dict:
                 has been run to its end. A recipe states no number that was not measured.
 
 Some papers sum the loss over the time steps and average it over the batch (Zaremba et al. 2014).
-jaxlm averages the loss over tokens. So the learning rate of such a paper is multiplied by `bptt`,
-and its clipping threshold is divided by `bptt`.
+jaxlm averages the loss over tokens. So the learning rates of these papers are multiplied by `bptt`,
+and their clipping thresholds are divided by `bptt`.
 
 Example:
   >>> RECIPES["zaremba-small"]["published"]

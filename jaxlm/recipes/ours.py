@@ -64,7 +64,7 @@ OURS: dict[str, Recipe] = {
         "published": {},
         # The range is wide because the number of epochs depends on the speed of the machine.
         "expected": {"valid": (82.0, 89.0), "test": (79.0, 86.0)},
-        # Measured in two sessions, the second one with --resume.
+        # Measured in two sessions, the second with --resume.
         "measured": {
             "valid": 84.73,
             "test": 81.76,
@@ -75,7 +75,7 @@ OURS: dict[str, Recipe] = {
     },
     # A CPU with bfloat16 units (AVX512-BF16, AMX) has time for a larger model: it trains on 8,800
     # tokens per second. The smaller model trains on 7,900 in float32 and 11,900 in bfloat16. No
-    # other settings were tried for an hour on such a machine.
+    # other settings were tried for an hour on a machine of this kind.
     "ptb-1h-bfloat16": {
         "settings": _budget("ptb", 60, (2000, 5000))
         | {"dtype": "bfloat16", "embedding_size": 320, "hidden_size": 320, "dropout": 0.3},
@@ -93,8 +93,8 @@ OURS: dict[str, Recipe] = {
     },
     # WikiText-2 has three times as many different words as PTB, and most of them are rare. If all
     # word vectors have the same size (9.6M parameters instead of 2.5M), a step takes 1.8 times as
-    # long. With cutoffs 3000 and 10000 the perplexity is higher from the first epoch on (valid 245.9
-    # instead of 232.1).
+    # long. With cutoffs 3000 and 10000 the perplexity is higher from the first epoch on: 245.9
+    # instead of 232.1 on validation.
     "wt2-2h-cpu": {
         "settings": _budget("wikitext-2", 120, (2000, 10000)) | {"adaptive_input": True},
         "paper": f"{_BUDGET_PAPER} 120 minutes, rare words with fewer features",
