@@ -1,16 +1,15 @@
-"""The settings of counting."""
+"""The settings of counting n-grams."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class CountingConfig:
-    """How n-grams are counted."""
+    """Settings of counting n-grams."""
 
     positions: str = "all"
-    """Lines without <eos>: predict every word but the first (all), or only the last (the
-    lecture)."""
+    """Lines without <eos>: all (predict every word but the first) or last (the lecture)."""
     memory: str | None = None
-    """Count within this much memory, such as 2GB, on disk where needed (none: all in memory)."""
+    """Count within this much memory, such as 2GB, on disk if needed (none: all in memory)."""
     engine: str = "duckdb"
-    """What counts on disk: duckdb or spark (extras of those names)."""
+    """Engine that counts on disk: duckdb or spark, each installed by an extra of its name."""

@@ -63,7 +63,7 @@ def test_unknown_name_lists_the_choices_and_the_nearest():
     ("options", "message"),
     [
         ({"tokens": "char"}, r"unknown tokens 'char' \(did you mean 'chars'\?\).*words.*bpe"),
-        ({"unk": "sometimes"}, "unknown `unk` 'sometimes': choose one of auto, always, never"),
+        ({"unk": "sometimes"}, "`unk` 'sometimes': choose one of auto, always, never"),
     ],
 )
 def test_unknown_options(options, message):
