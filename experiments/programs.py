@@ -2,7 +2,6 @@
 what a chip can do, as published.
 """
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping
@@ -21,10 +20,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from jaxlm.data.batching import Block
-from jaxlm.evaluation.generation import Sampler
 from jaxlm.inspection.hlo_cost import Compiled, Work, read_compiled, work_of
-from jaxlm.models import NeuralModel, make_model
+from jaxlm.models import MODELS, NeuralModel, make_model
 from jaxlm.ops.machine import compiling_for
+from jaxlm.ops.sampling import Sampler
 from jaxlm.parallel.mesh import shapes_on_mesh, use_mesh
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import state_shapes

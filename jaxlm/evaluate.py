@@ -5,18 +5,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from jaxlm.commands import cli
+from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import SettingError, UserError
-from jaxlm.evaluation.adaptation import Adaptation, adapted
-from jaxlm.evaluation.mixing import Mixed, mixture
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
 from jaxlm.runs.run import Run, load
+
+if TYPE_CHECKING:
+    from jaxlm.evaluation.adaptation import Adaptation
+    from jaxlm.evaluation.mixing import Mixed
 
 ABOUT = """Exact perplexity of runs: every token is scored once, and the report says how.
 
@@ -37,6 +40,8 @@ class Command:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of the runs."""
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
     corpus: str | None = None
     """Name or path of a corpus (none: the corpus that each run was trained on)."""
     split: str | None = None
@@ -116,7 +121,7 @@ def check_flags(command: Command) -> None:
         raise UserError("--per-token takes one run, and --mix several: leave one of them out")
 
 
-def measure(command: Command) -> tuple[list[Report], Mixed | None]:
+def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
     """Return the reports for the table, and the mixture if the command asks for a mixture."""
     adaptation = parse_adaptation(command)
     if adaptation and command.per_token:
@@ -124,6 +129,7 @@ def measure(command: Command) -> tuple[list[Report], Mixed | None]:
             "--per-token needs the run as it was trained: leave out --temperature, --cache, "
             "--dynamic and --mc-samples"
         )
+    load_plugin(command.plugin)
     runs = [load(folder) for folder in command.runs]
     where: dict[str, Any] = {
         "corpus": command.corpus,
@@ -131,6 +137,8 @@ def measure(command: Command) -> tuple[list[Report], Mixed | None]:
         "text": command.text,
     }
     if command.mix:
+        from jaxlm.evaluation.mixing import mixture
+
         mixed = mixture(
             runs,
             weights=None if command.weights is None else parse_weights(command.weights),
@@ -141,11 +149,13 @@ def measure(command: Command) -> tuple[list[Report], Mixed | None]:
         return [*mixed.alone, mixed.together], mixed
     reports = [evaluate(command, run) for run in runs]
     if adaptation:
+        from jaxlm.evaluation.adaptation import adapted
+
         reports += [adapted(run, adaptation, **where) for run in runs]
     return reports, None
 
 
-def parse_adaptation(command: Command) -> Adaptation | None:
+def parse_adaptation(command: Command) -> "Adaptation | None":
     """Return the adaptation that the flags ask for, or None. Raise UserError for a bad flag."""
     parts_of = {
         "cache": ("cache_flatness", "cache_share"),
@@ -158,6 +168,8 @@ def parse_adaptation(command: Command) -> Adaptation | None:
                 raise UserError(f"`{part}` belongs to `{whole}`: add it, or leave `{part}` out")
     if command.temperature is None and not any(getattr(command, whole) for whole in parts_of):
         return None
+    from jaxlm.evaluation.adaptation import Adaptation
+
     text = command.temperature or "1"
     try:
         temperature = None if text == "auto" else float(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from jaxlm.commands import cli
+from jaxlm.commands.plugins import load_plugin
 from jaxlm.evaluation.generation import SamplingConfig, sample
 from jaxlm.runs.run import load
 
@@ -26,11 +27,14 @@ class Command(SamplingConfig):
     """Folder of the run."""
     prompt: str = ""
     """Text to continue (default: the start of a line)."""
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
+    load_plugin(command.plugin)
     texts = sample(load(command.run), command.prompt, command)
     print("\n----\n".join(texts))
     return 0

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxlm.commands import cli
+from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import encode_context, next_words, word_sources
 from jaxlm.runs.run import Run, load
@@ -36,6 +37,8 @@ class Command:
     """Contexts, each in quotes (none: read from standard input, one per line)."""
     top: int = 5
     """Number of words to show."""
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
         )
+    load_plugin(command.plugin)
     run = load(command.run)
     contexts: Iterable[str] = command.contexts or (line.rstrip("\r\n") for line in sys.stdin)
     console = Console(highlight=False)

@@ -15,12 +15,6 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.commands.process import keep_compiled_programs
-
-# Before JAX is imported, which reads where compiled programs are kept.
-if __name__ == "__main__":
-    keep_compiled_programs()
-
 from jaxlm.commands.settings import config_of, default_config, network_class
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text, TextConfig, read_corpus

@@ -108,7 +108,10 @@ def cases(trained_by=("gradient", "counting"), exact=False, outputs=True):
             if fits and not (exact and "dtype" in options):
                 case = f"{name}-{variant}"
                 # One worker for a case: its tests share what is compiled.
-                yield pytest.param(name, options, id=case, marks=pytest.mark.xdist_group(case))
+                marks = [pytest.mark.xdist_group(case)]
+                if variant != "plain" and entry.kind.trained_by == "gradient":
+                    marks.append(pytest.mark.full)
+                yield pytest.param(name, options, id=case, marks=marks)
 
 
 NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]

@@ -52,6 +52,10 @@ def float32_products():
         jax.config.update("jax_default_matmul_precision", "float32")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="also run the tests marked full")
+
+
 # Long tests come first: as the last, one would keep a worker while the other is idle.
 LONG = ("test_readme.py", "test_signals.py", "test_disk_full.py", "test_external.py")
 # Files whose tests compile the same programs: one worker for all of a file's tests.
@@ -59,7 +63,12 @@ TOGETHER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "t
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    # The quick tier, unless --full or an expression of one's own (-m) asks for more.
+    if not (config.option.full or config.option.markexpr):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
     for item in items:
         if item.path.name in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.name))

@@ -12,8 +12,8 @@ from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.evaluation import generation, mixing
 from jaxlm.evaluation.adaptation import settings, tuning
-from jaxlm.evaluation.generation import filter_logits
 from jaxlm.models import make_model
+from jaxlm.ops.sampling import filter_logits
 from jaxlm.training.state import init_params
 
 LOGITS = np.log(np.array([[0.5, 0.25, 0.125, 0.125], [0.1, 0.2, 0.3, 0.4]], np.float32))

@@ -48,6 +48,7 @@ def outputs(notebook, kind):
     ]
 
 
+@pytest.mark.full
 def test_it_runs_from_top_to_bottom(executed):
     folder, notebook = executed
     written = "".join(output["text"] for output in outputs(notebook, "stream"))

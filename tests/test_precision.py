@@ -15,10 +15,10 @@ from jax.lax import Precision
 from jaxlm import LSTM, Adaptation, fit, read_corpus
 from jaxlm.data.batching import Block
 from jaxlm.evaluation.adaptation import adapted, dynamic, reading
-from jaxlm.evaluation.generation import Sampler
 from jaxlm.inspection.hlo_cost import jaxprs_in
 from jaxlm.models import MODELS, make_model, neural
 from jaxlm.ops.machine import compiling_for
+from jaxlm.ops.sampling import Sampler
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import block_function
@@ -62,7 +62,13 @@ def first_state(model, optimizer):
 
 
 @pytest.mark.parametrize("name", NEURAL)
-@pytest.mark.parametrize(("platform", "dtype"), WANTED)
+@pytest.mark.parametrize(
+    ("platform", "dtype"),
+    [
+        kind if kind == ("gpu", "float32") else pytest.param(*kind, marks=pytest.mark.full)
+        for kind in WANTED
+    ],
+)
 def test_every_product_is_as_the_dtype_says(name, platform, dtype):
     model = build(name, platform, dtype)
     optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
@@ -98,6 +104,7 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
         assert set(products(program.jaxpr)) == {WANTED[platform, dtype]}, what
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "tf32"])
 def test_so_are_those_of_dynamic_evaluation(dtype, tmp_path, monkeypatch):
     seen = []

@@ -29,6 +29,7 @@ def losses(folder):
     return [record["loss"] for record in records if "loss" in record]
 
 
+@pytest.mark.full
 def test_two_processes_stopped_by_a_signal_to_one_and_resumed_by_one(tmp_path):
     text = write_many_words(tmp_path / "text.txt")
     train = ["--model", "lstm", "--corpus", text, "--batch-size", "4", "--bptt", "5"]

@@ -10,8 +10,8 @@ import pytest
 from cases import START, B, T, V, build, cases, tokens
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxlm.evaluation.generation import Sampler
 from jaxlm.evaluation.scoring import Scorer
+from jaxlm.ops.sampling import Sampler
 
 CASES = [case for case in cases() if case.values[0] == "ngram" or "plain" in case.id]
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}

@@ -32,7 +32,13 @@ def objective(model, params):
 RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
 
 
-@pytest.mark.parametrize("name", [*RECURRENT, "mogrifier"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "lstm" else pytest.param(name, marks=pytest.mark.full)
+        for name in [*RECURRENT, "mogrifier"]
+    ],
+)
 def test_every_kernel_drops_the_same(name):
     results = []
     for options in ({"time_loop": "scan"}, {"time_loop": "fused"}, {"remat": 3}):

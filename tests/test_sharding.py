@@ -30,6 +30,7 @@ WIRED = [
     ("gru", "adaptive input, tied"),
 ]
 # Whose tables are read in all the ways there are: a GPU forms their gradients by other means.
+QUICK = ("nplm", "lstm")
 READ = [("modern-nplm", "plain"), ("nplm", "sampled"), ("gru", "adaptive input, tied")]
 
 
@@ -49,9 +50,16 @@ def run(*command, devices=1, **options):
 
 @pytest.mark.parametrize(
     ("machine", "name", "variant", "meshes"),
-    [("cpu", name, "plain", MESHES) for name in NEURAL]
-    + [("cpu", *wired, MESHES[-1:]) for wired in WIRED]
-    + [("gpu", *read, MESHES[-1:]) for read in READ],
+    [("cpu", name, "plain", MESHES[-1:]) for name in QUICK]
+    + [
+        pytest.param(*case, marks=pytest.mark.full)
+        for case in [
+            *(("cpu", name, "plain", MESHES[:-1]) for name in QUICK),
+            *(("cpu", name, "plain", MESHES[-1:]) for name in NEURAL if name not in QUICK),
+            *(("cpu", *wired, MESHES[-1:]) for wired in WIRED),
+            *(("gpu", *read, MESHES[-1:]) for read in READ),
+        ]
+    ],
 )
 def test_a_mesh_changes_nothing_but_the_order_of_summation(machine, name, variant, meshes):
     printed = run(HERE / "on_devices.py", machine, name, variant, *meshes)
@@ -63,6 +71,7 @@ def test_a_mesh_changes_nothing_but_the_order_of_summation(machine, name, varian
         assert parameters < 2e-5, mesh
 
 
+@pytest.mark.full
 def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
     text = write_many_words(tmp_path / "text.txt")
     train = ["-m", "jaxlm.train", "--model", "lstm", "--corpus", text, "--batch-size", "4"]

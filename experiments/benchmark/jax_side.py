@@ -17,8 +17,8 @@ from shapes import STREAMS, WORDS
 from wire import Work, serve
 
 from jaxlm.data.batching import Block
-from jaxlm.evaluation.generation import Sampler
-from jaxlm.models import make_model
+from jaxlm.models import MODELS, make_model
+from jaxlm.ops.sampling import Sampler
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import init_params, init_state
 from jaxlm.training.step import make_train_block

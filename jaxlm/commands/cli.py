@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from jaxlm.commands.process import silence_libraries
+from jaxlm.commands.process import keep_compiled_programs, silence_libraries
 from jaxlm.errors import UserError
 
 T = TypeVar("T")
@@ -117,6 +117,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     A user's mistake is one line on standard error and exit code 2, without a traceback.
     """
     silence_libraries()
+    keep_compiled_programs()
     # The objects of imported libraries stay until the end. Frozen, they are not searched by every
     # garbage collection, a tenth of a second each.
     gc.freeze()

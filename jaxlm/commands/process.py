@@ -9,7 +9,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +40,31 @@ def keep_compiled_programs() -> None:
     """Let JAX keep compiled programs in the user's cache folder, unless JAXLM_CACHE is off.
 
     A program compiled for another CPU must not run here: the folder is named by the CPU's features
-    and the versions of JAX. JAX reads these variables when it is imported. A cache that the user
-    chose (JAX_COMPILATION_CACHE_DIR) is left alone.
+    and the versions of JAX. A cache that the user chose (JAX_COMPILATION_CACHE_DIR) is left alone.
     """
     if os.environ.get("JAXLM_CACHE") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = compiled_folder()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    # JAX reads the environment when it is imported, which may have happened already.
+    if jax := sys.modules.get("jax"):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if folder.is_dir():
         remove_oldest(folder.parent, CACHE_BYTES)
 
 
 def compiled_folder() -> Path:
     """Return the folder of the programs compiled for this CPU by these versions of JAX."""
+    from importlib.metadata import version
+
     from jaxlm.data.corpora import cache_folder
 
     about = [platform.machine(), cpu_features(), version("jax"), version("jaxlib")]

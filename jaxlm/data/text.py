@@ -136,9 +136,7 @@ def read_corpus(
         the valid or test split that the training split lacks.
     """
     config = corpus if isinstance(corpus, TextConfig) else TextConfig(corpus=corpus, **options)  # type: ignore[arg-type]
-    text = open_text(config, tokenizer)
-    if extend and tokenizer is not None:
-        text = open_text(config, extended(tokenizer, text))
+    text = open_text(config, tokenizer, extend=extend)
     for name in text.splits:
         text.split(name)
     if tokenizer is not None or is_prepared(Path(config.corpus)):
@@ -146,12 +144,15 @@ def read_corpus(
     return Text(config, text.tokenizer, text.splits, tuple(_notes(text)))
 
 
-def open_text(config: TextConfig, tokenizer: Tokenizer | None = None) -> Text:
+def open_text(
+    config: TextConfig, tokenizer: Tokenizer | None = None, *, extend: bool = False
+) -> Text:
     """Return the text of a corpus, with splits that are encoded when they are asked for.
 
     Args:
       config: which text, and how it is cut into tokens.
       tokenizer: a fitted tokenizer; None to fit a tokenizer to the training split.
+      extend: whether the tokens that `tokenizer` lacks are added to its vocabulary.
     Raises:
       UserError: for an unknown name, and an unreadable or empty text.
     """
@@ -165,6 +166,8 @@ def open_text(config: TextConfig, tokenizer: Tokenizer | None = None) -> Text:
     sources = corpus_sources(config.corpus, config.fractions, at_lines=at_lines)
     if tokenizer is None:
         tokenizer = _fit(kind, config, sources)
+    elif extend:
+        tokenizer = extended(tokenizer, config, sources["train"])
     return Text(config, tokenizer, _Splits(sources, tokenizer))
 
 
@@ -179,15 +182,15 @@ def open_file(path: str | Path, tokenizer: Tokenizer) -> Split:
     return Split.encode(str(path), TextFile(Path(path)), tokenizer, cache_folder)
 
 
-def extended(tokenizer: Tokenizer, text: Text) -> Tokenizer:
-    """Return the tokenizer with the tokens of the training split that it lacks at its end.
+def extended(tokenizer: Tokenizer, config: TextConfig, source: Source) -> Tokenizer:
+    """Return the tokenizer with the tokens of a text that it lacks at the end of its vocabulary.
 
     The new tokens are ordered by frequency. A tokenizer that knows every text is returned as it is.
     """
     if not tokenizer.closed_vocabulary:
         return tokenizer
-    source, known = text.splits["train"].source, tokenizer.vocabulary
-    fitted = type(tokenizer).fit(source.lines(), text.config, False).vocabulary
+    known = tokenizer.vocabulary
+    fitted = type(tokenizer).fit(source.lines(), config, False).vocabulary
     new = [token for token in fitted.tokens if token not in known]
     saved = json.loads(to_json(tokenizer))
     return from_json(json.dumps(saved | {"tokens": [*known.tokens, *new]}))

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.errors import SettingError, UserError, check_at_least
-from jaxlm.ops.sampling import categorical
 from jaxlm.runs.run import Run
 
 
@@ -137,56 +134,6 @@ def check_sampling(config: SamplingConfig) -> None:
         raise SettingError("top_p", config.top_p, "must be above 0 and at most 1")
 
 
-def filter_logits(
-    logits_BV: jax.Array, temperature: float, top_k: int | None, top_p: float | None
-) -> jax.Array:
-    """Return the logits of the distribution to sample from, -inf for excluded tokens.
-
-    The steps are, in this order:
-
-    1. Divide the logits by `temperature`.
-    2. Keep the `top_k` largest logits (Fan et al. 2018).
-    3. Keep the smallest set of most probable tokens whose probabilities sum to at least `top_p`
-       (Holtzman et al. 2020). The most probable token is always kept.
-
-    Args:
-      logits_BV: unnormalised log-probabilities, float32.
-      temperature: a number above 0.
-      top_k: number of tokens to keep, or None for all tokens.
-      top_p: probability to keep, or None for all tokens.
-    """
-    logits_BV = logits_BV / temperature
-    if top_k is not None and top_k < logits_BV.shape[-1]:
-        least_B1 = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
-    if top_p is not None:
-        sorted_BV = -jnp.sort(-logits_BV, axis=-1)
-        before_BV = jnp.cumsum(jax.nn.softmax(sorted_BV), axis=-1) - jax.nn.softmax(sorted_BV)
-        kept_B1 = jnp.maximum(1, jnp.sum(before_BV < top_p, axis=-1, keepdims=True))
-        least_B1 = jnp.take_along_axis(sorted_BV, kept_B1 - 1, axis=-1)
-        logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
-    return logits_BV
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Choose a token for each row: draw(logits_BV, uniform_2B) -> token_B, int32.
-
-    At temperature 0 it is the most probable token. Otherwise it is a sample from the distribution
-    that `filter_logits` returns. `uniform_2B` are two random numbers per row from [0, 1).
-    """
-
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-
-    def __call__(self, logits_BV: jax.Array, uniform_2B: jax.Array) -> jax.Array:
-        if self.temperature == 0:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        filtered_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
-        return categorical(uniform_2B, filtered_BV)
-
-
 def sample(
     run: Run, prompt: str = "", config: SamplingConfig | None = None, **options: Any
 ) -> list[str]:
@@ -212,6 +159,10 @@ def sample(
       SettingError: for a value out of its range.
       UserError: for an unknown word, or a prompt that is too short for the model.
     """
+    import jax
+
+    from jaxlm.ops.sampling import Sampler
+
     config = SamplingConfig(**options) if config is None else config
     check_sampling(config)
     ids_1T = encode_context(run, prompt).ids

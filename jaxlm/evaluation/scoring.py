@@ -13,15 +13,16 @@ carry at the end of a chunk is the initial carry of the next chunk. There are tw
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxlm.data.batching import rows_of
 from jaxlm.data.encoding import Split
 from jaxlm.models.base import Carry, LanguageModel
-from jaxlm.parallel.mesh import Mesh, block_if_needed, put_on_mesh
+
+if TYPE_CHECKING:
+    from jaxlm.parallel.mesh import Mesh
 
 # Segments, or rows, that are scored as one batch.
 SEGMENTS = 32
@@ -59,7 +60,7 @@ class Scorer:
 
     model: LanguageModel
     detail: bool = False
-    mesh: Mesh | None = None
+    mesh: "Mesh | None" = None
 
     def stream(
         self, params: Any, ids: np.ndarray, *, batch_size: int = SEGMENTS, chunk: int | None = None
@@ -101,6 +102,12 @@ class Scorer:
     def _scores(
         self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, carry: Carry
     ) -> tuple[tuple[Any, ...], Carry]:
+        if self.mesh is None:
+            return self.model.token_scores(params, inputs_BT, targets_BT, carry, self.detail)
+        import jax
+
+        from jaxlm.parallel.mesh import block_if_needed, put_on_mesh
+
         # The inputs are replicated on the mesh here. If the compiled function got NumPy arrays, JAX
         # would compare their values between the processes.
         arrays = inputs_BT, targets_BT, carry

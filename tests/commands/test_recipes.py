@@ -21,7 +21,13 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("lecture", "zaremba-small")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in RECIPES],
+)
 def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
     settings = RECIPES[name]["settings"]
     small = {"embedding_size": 6, "hidden_size": 6, "batch_size": 3}

@@ -59,6 +59,7 @@ def assert_full(result, folder: Path) -> int:
     return jaxlm.load(folder).step
 
 
+@pytest.mark.full
 def test_a_full_file_system(argv, small_disk, tmp_path, train):
     disk = small_disk()
     folder, ballast = disk / "run", disk / "ballast"

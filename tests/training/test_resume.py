@@ -85,7 +85,13 @@ def uninterrupted(text, tmp_path_factory):
     return run_of
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+QUICK = ("lstm-streams", "rnn-rows")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in FAMILIES],
+)
 def test_stopped_in_three_ways_and_continued_is_never_stopped(
     name, text, tmp_path, uninterrupted, monkeypatch
 ):

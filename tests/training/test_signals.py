@@ -90,6 +90,7 @@ def kill(process, when: str, draw: random.Random, folder: Path) -> None:
     assert process.wait(timeout=60) == -signal.SIGKILL
 
 
+@pytest.mark.full
 def test_ten_kills_change_nothing(argv, tmp_path, uninterrupted, train):
     draw = random.Random(1)
     folder, argv = tmp_path / "run", [*argv, "--out", tmp_path / "run"]

@@ -41,7 +41,11 @@ def assert_alike(run, alone):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        (jaxlm.LSTM, {"vary_bptt": True, "average": "ema", "schedule": "plateau"}),
+        pytest.param(
+            jaxlm.LSTM,
+            {"vary_bptt": True, "average": "ema", "schedule": "plateau"},
+            marks=pytest.mark.full,
+        ),
         (jaxlm.NPLM, {"batching": "windows"}),
     ],
     ids=["LSTM", "NPLM"],
@@ -52,6 +56,7 @@ def test_seeds_are_what_they_are_alone(kind, options, text):
     assert_alike(run, tiny_runs.fit(model, text, seed=6, **OPTIONS | options))
 
 
+@pytest.mark.full
 def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
     model = tiny_runs.make(jaxlm.GRU, text)
     sweep = {"lr": [0.01, 0.03], "dropout": [0.0, 0.4], "clip": [0.1, 1.0]}
@@ -69,6 +74,7 @@ def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
     assert float(jaxlm.perplexity(loaded, "valid")) > 1
 
 
+@pytest.mark.full
 def test_every_rate_can_differ(text):
     rates = [name for name in RATES if name != "dropout"]
     model = tiny_runs.make(jaxlm.LSTM, text, num_layers=2)
@@ -80,6 +86,7 @@ def test_every_rate_can_differ(text):
     assert_alike(run, tiny_runs.fit(dropped[1], text, **short))
 
 
+@pytest.mark.full
 def test_stopped_and_continued(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     whole = many(model, text, tmp_path / "whole", seeds=2)
