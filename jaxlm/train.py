@@ -353,7 +353,14 @@ def show_corpus(console: Console, text: Text) -> None:
 
 
 def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
-    """Print the answers on a small corpus, and the folder; with `plot` draw loss.png."""
+    """Print the answers on a small corpus, and the folder of the run.
+
+    Args:
+      console: where to print.
+      run: the trained run.
+      text: its corpus.
+      plot: whether to draw loss.png.
+    """
     if run.protocol.rows and len(text.train) < 100:
         table = Table(box=None, show_header=False)
         for row in text.train.rows():

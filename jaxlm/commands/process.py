@@ -26,7 +26,7 @@ def silence_libraries() -> None:
 
 
 class _Unraisable:
-    """Passes on all unraisable errors but those of an event loop that orbax closed early."""
+    """An unraisable hook that ignores errors of an event loop that orbax closed early."""
 
     def __init__(self, before: Callable[[Any], Any]) -> None:
         self._before = before

@@ -24,7 +24,7 @@ from jaxlm.errors import SettingError, UserError, choose
 
 @dataclass(frozen=True)
 class TextConfig(VocabularyConfig):
-    """Which text, and how it is cut into tokens."""
+    """Settings of the text, and of how it is cut into tokens."""
 
     corpus: str = "toy"
     """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder: of train, valid and test

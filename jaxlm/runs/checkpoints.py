@@ -234,7 +234,7 @@ def _parts(state: State) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _whole(template: State, params: dict[str, Any], rest: dict[str, Any]) -> State:
-    """Return the state that `_parts` took apart; arrays that it left out are the template's."""
+    """Return the state that `_parts` split; arrays that it left out are the template's."""
     tree = flatten_dict(flax.serialization.to_state_dict(template), sep="/", keep_empty_nodes=True)
     tree |= rest | {f"params/{path}": leaf for path, leaf in params.items()}
     return flax.serialization.from_state_dict(template, unflatten_dict(tree, sep="/"))

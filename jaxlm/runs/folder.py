@@ -44,12 +44,12 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path | str:
-        """Where the checkpoints of the run are: in its folder, or in `remote`."""
+        """The place of the run's checkpoints: its folder, or its name in `remote`."""
         return checkpoints_of(self.path, self.remote)
 
     @property
     def holds_run(self) -> bool:
-        """Whether the folder holds a run."""
+        """True if the folder holds a run."""
         return (self.path / CONFIG).exists()
 
     def claim(self, resume: bool) -> None:
@@ -147,7 +147,7 @@ class RunFolder:
 
 
 def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
-    """Claim all folders, or none of them."""
+    """Claim every folder; if a folder is refused, release the folders claimed before it."""
     claimed: list[RunFolder] = []
     for folder in folders:
         new = not folder.holds_run

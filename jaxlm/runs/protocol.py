@@ -1,4 +1,4 @@
-"""How a run is scored: which tokens are predicted, and where the state starts anew."""
+"""The protocol of a run: which tokens are scored, and where the state starts anew."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a run is scored. It belongs to the run, and config.json keeps it.
+    """Protocol by which a run is scored; config.json keeps it.
 
     rows: each line is scored on its own, from the initial state; otherwise the text is one stream.
     last_only: only the last token of each line is predicted (the lecture); needs `rows`.

@@ -57,7 +57,7 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        """Whether it is time for the last validation."""
+        """True when it is time for the last validation."""
         limit = math.inf if self.minutes is None else 60 * self.minutes
         return self.seconds + self.validation_seconds >= limit
 
@@ -86,7 +86,7 @@ class Budget:
         ]
 
     def refit(self, step: int, total: int) -> int:
-        """Return how many steps the run should have, judged after `step` of them.
+        """Return how many steps the run should have, judged after step number `step`.
 
         The answer is `total`, unless the latest steps and the validations between them show that
         clearly more or fewer steps fit into the budget.

@@ -20,7 +20,7 @@ from jaxlm.training.optimizers import OptimizerConfig
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long to train, and what to keep."""
+    """Settings of the length of training, and of the checkpoints."""
 
     epochs: float = 10
     """Passes over the training text."""

@@ -15,7 +15,7 @@ from jaxlm.ops.static import is_zero
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the parameters are updated."""
+    """Settings of the optimizer, its learning rate, and the average of the parameters."""
 
     optimizer: str = "adam"
     """adam, adamw, sgd, momentum, rmsprop, adagrad, nadam or lion."""

@@ -13,7 +13,7 @@ from jaxlm.training.step import StepMetrics
 
 @dataclass
 class Progress:
-    """What the loop remembers between steps; saved with every checkpoint.
+    """The loop's memory between steps; it is saved with every checkpoint.
 
     step: number of steps taken. interval_nll, interval_count: summed nll in nats, and number of
     targets, since the last line of the log. best_nll, best_step: the best validation.

@@ -20,7 +20,7 @@ from jaxlm.training.state import TrainState, state_axes, steps_key
 
 
 class StepMetrics(NamedTuple):
-    """What K steps measured, float32 [K] each.
+    """Measurements of K steps, float32 [K] each.
 
     nll_K: summed negative log-likelihood in nats. count_K: number of targets. logged: the values of
     METRICS by name.

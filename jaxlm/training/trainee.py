@@ -32,7 +32,7 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class Spec:
-    """What makes a run: the model, every setting, and the folder where it is kept, if any."""
+    """Specification of a run: the model, every setting, and the folder, or None."""
 
     model: NeuralModel
     config: RunConfig
@@ -120,13 +120,13 @@ class Trainee:
 
     @property
     def saving_is_due(self) -> bool:
-        """Whether the last checkpoint is older than `checkpoint_minutes`."""
+        """True if the last checkpoint is older than `checkpoint_minutes`."""
         minutes = self.training.checkpoint_minutes
         return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether `patience` validations brought no improvement."""
+        """True if the last `patience` validations brought no improvement."""
         patience, worse = self.training.patience, self.meter.progress.worse_in_a_row
         return patience is not None and worse >= patience
 
@@ -228,7 +228,7 @@ class Trainee:
         return state, improved
 
     def finish(self, state: TrainState, budget: Budget) -> None:
-        """Save what is not saved yet.
+        """Save the last state, unless it is saved already.
 
         Raises:
           NotFiniteError: if the last step made parameters that are not finite.

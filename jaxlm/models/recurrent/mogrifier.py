@@ -1,4 +1,4 @@
-"""The Mogrifier LSTM: input and state gate one another before the cell sees them."""
+"""The Mogrifier LSTM: input and state gate each other before each step of the cell."""
 
 import functools
 from typing import Any
@@ -21,8 +21,12 @@ from jaxlm.parallel.shard_map import Spread
 
 
 class CappedLSTMCell(LSTMCell):
-    """An LSTM with c' = f ⊙ c + min(i, 1 - f) ⊙ g, so that c stays between -1 and 1 (Melis, Dyer &
-    Blunsom 2018, section 5.1).
+    """An LSTM whose cell state stays between -1 and 1.
+
+        c' = f ⊙ c + min(i, 1 - f) ⊙ g
+
+    Source: Melis, Dyer & Blunsom, "On the state of the art of evaluation in neural language
+    models", 2018, section 5.1.
     """
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
@@ -32,21 +36,26 @@ class CappedLSTMCell(LSTMCell):
 
 
 class Mogrifier(Recurrent):
-    """A recurrent model of Mogrifier LSTM layers: `Recurrent`, with before every step
+    """A recurrent model of Mogrifier LSTM layers: `Recurrent` with gating rounds before each step.
 
         xⁱ = 2σ(Qⁱ hⁱ⁻¹) ⊙ xⁱ⁻²     for odd i ∈ 1 ... rounds
         hⁱ = 2σ(Rⁱ xⁱ⁻¹) ⊙ hⁱ⁻²     for even i
 
-    where x⁻¹ = x_t and h⁰ = h_{t-1}; the highest xⁱ and hⁱ go into the cell, an LSTM, `capped` or
-    not. With `rank` k, Qⁱ and Rⁱ are products of two matrices, through k numbers.
+    where x⁻¹ = x_t and h⁰ = h_{t-1}. The last xⁱ and hⁱ go into the cell, an LSTM, whose input gate
+    is limited with `capped`. With `rank` k, each Qⁱ and Rⁱ is a product of two matrices of rank k.
 
-    Parameters of layers_l beside an LSTM's: rounds/1 ... rounds/r, [F, O], or rounds/i_left [F, k]
-    and rounds/i_right [k, O]. The input's product cannot be taken out of the loop over time, since
-    the state changes the input.
+    Parameters of layers_l, in addition to an LSTM's: rounds/1 ... rounds/r, [F, O]; with `rank`
+    rounds/i_left [F, k] and rounds/i_right [k, O]. The product W x cannot be computed before the
+    loop over time, because the state changes the input.
 
     Source: Melis, Kočiský & Blunsom, "Mogrifier LSTM", 2020, section 2.
 
-    Raises UserError for rounds and ranks below 0, beside what `Recurrent` raises.
+    Example:
+      >>> Mogrifier(vocab_size=7, rounds=2, rank=1).settings()["rounds"]
+      2
+
+    Raises:
+      SettingError: for negative rounds or ranks, and in the cases of `Recurrent`.
     """
 
     cell: Cell = LSTMCell()
@@ -105,7 +114,7 @@ class Rounds(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: int, hidden: int) -> dict[str, jax.Array]:
-        """For an input of `inputs` numbers and a state of `hidden`."""
+        """Return the matrices for an input of `inputs` numbers and a state of `hidden` numbers."""
         found = {}
         for number in range(1, self.count + 1):
             sizes = (hidden, inputs) if number % 2 else (inputs, hidden)
@@ -120,7 +129,7 @@ class Rounds(nn.Module):
 
 
 class RecurrentKernel(nn.Module):
-    """U [H, G]."""
+    """The recurrent matrix U [H, G], U(±1/√H) at the start."""
 
     width: int
     init_scale: float | None
@@ -131,14 +140,15 @@ class RecurrentKernel(nn.Module):
         return self.param("kernel", init, (hidden, self.width))
 
     def record(self, gates_TBH: dict[str, jax.Array]) -> None:
-        """Sows the gates of every step, [B, T, H] each."""
+        """Record the gates of every step, [B, T, H] each, in the collection "gates"."""
         for name, value_TBH in gates_TBH.items():
             self.sow("gates", name, value_TBH.swapaxes(0, 1))
 
 
 class MogrifierLayer(nn.Module):
-    """One layer, run over time; see `RecurrentLayer`, whose way of calling it has, and of dropping:
-    weight_drop is of U, state_dropout of h before the first round.
+    """One layer, run over time; it is called like `RecurrentLayer`.
+
+    weight_drop drops numbers of U; state_dropout drops units of h before the first round.
     """
 
     cell: LSTMCell
@@ -193,7 +203,11 @@ class MogrifierLayer(nn.Module):
     def _scan(
         self, step: Any, kernels: Any, consts: Any, carry: Carry, at: Any, records: bool
     ) -> tuple[jax.Array, Carry, dict[str, jax.Array]]:
-        """The definition: every state, the last carry, and if asked every gate, [T, B, H]."""
+        """Run the definition (a scan).
+
+        Returns:
+          Every hidden state [T, B, H], the last carry, and with `records` every gate [T, B, H].
+        """
 
         def multiply(name: str, a_BF: jax.Array) -> jax.Array:
             return plain_product(kernels[name], a_BF, DTYPES[self.dtype])
@@ -218,7 +232,7 @@ def _fused(
 ) -> tuple[jax.Array, Carry]:
     (kernels, bias_G), time = weights, x_BTD.shape[1]
     at = x_BTD.swapaxes(0, 1).astype(jnp.float32), steps_read(length, time)
-    # What is the same in every step is handed to each, so that its gradient is summed.
+    # Bias and mask are given to every step, so that their gradients are summed.
     consts = bias_G, mask_BH
     same = jax.tree.map(lambda one: jnp.broadcast_to(one, (time, *one.shape)), consts)
 
@@ -238,7 +252,7 @@ def _step(
     at_t: Any,
     consts: Any,
 ) -> tuple[Carry, dict[str, jax.Array]]:
-    """The carry after a step, and the gates."""
+    """Return the carry after one time step, and the gates."""
     (x_BD, live), (bias_G, mask_BH) = at_t, consts
     h_BH = carry[0] if mask_BH is None else carry[0] * mask_BH
 
