@@ -34,6 +34,7 @@ def measure(corpus: str, order: int) -> None:
     from jaxlm.evaluation.scoring import Scorer
     from jaxlm.ngrams.counts import count_ngrams
     from jaxlm.ngrams.smoothing import SMOOTHINGS
+    from jaxlm.runs.log import perplexity_of
     from jaxlm.training.counting import sequences
 
     began = time.perf_counter()
@@ -55,7 +56,7 @@ def measure(corpus: str, order: int) -> None:
         "seconds": smoothed - read,
         "score": done - scored,
         "mb": peak / 1024,
-        "ppl": jaxlm.evaluation.perplexity.perplexity_of(nats),
+        "ppl": perplexity_of(nats),
     }
     print(json.dumps(found))
 

@@ -27,7 +27,7 @@ from jaxlm.ops.sampling import Sampler
 from jaxlm.parallel.mesh import shapes_on_mesh, use_mesh
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import state_shapes
-from jaxlm.training.step import BLOCK_AXES, block_function, on_the_mesh
+from jaxlm.training.step import BLOCK_AXES, block_function, keep_sharding
 
 GENERATED = 64
 
@@ -131,7 +131,7 @@ def training_step(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Prog
 
     def step(state: Any, block: Any, key: Any) -> Any:
         function = block_function(model, optimizer, key, "all")
-        return on_the_mesh(function, model, mesh)(state, block, 1)
+        return keep_sharding(function, model, mesh)(state, block, 1)
 
     updated = sum(map(_bytes_on_one, jax.tree.leaves(state.params)))
     return _program(step, (state, block, key), mesh, updated, donate=0)

@@ -23,6 +23,7 @@ import jax
 from commands import call, find_corpus
 
 import jaxlm
+from jaxlm.evaluation.perplexity import open_split
 
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "recipes.json", HERE / "README.md"
@@ -165,7 +166,7 @@ def main() -> None:
 
 def _has(run: Any, split: str) -> bool:
     try:
-        jaxlm.evaluation.perplexity.open_split(run, split=split)
+        open_split(run, split=split)
     except jaxlm.UserError:
         return False
     return True

@@ -10,8 +10,12 @@ tests start: what XLA makes of a program is the same, and the tests take two thi
 `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` has them as users run them.
 """
 
+import contextlib
+import ctypes
+import gc
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -54,6 +58,29 @@ def float32_products():
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the tests marked full")
+
+
+# A worker of more than this many bytes forgets its compiled programs; it finds them again in the
+# session's compilation cache.
+MOST_BYTES = 1_200_000_000
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    if resident_bytes() > MOST_BYTES and (jax := sys.modules.get("jax")):
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 # Long tests come first: as the last, one would keep a worker while the other is idle.

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading, tuning
+from jaxlm.evaluation.perplexity import open_split
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def dropout_run(folder):
 
 def model_log_probs(run, split, temperature):
     """Return log softmax(y / τ) of every token, the states and the ids of a split."""
-    ids = jaxlm.evaluation.perplexity.open_split(run, split=split).ids
+    ids = open_split(run, split=split).ids
     inputs = np.concatenate([[run.model.start_id], ids[:-1]])[None].astype(np.int32)
     hidden, _ = run.model.apply({"params": run.params}, inputs)
     logits = run.model.apply({"params": run.params}, hidden, method="logits")[0]
@@ -80,7 +81,7 @@ def test_temperature_and_cache_follow_the_definition(run, monkeypatch, chunk):
 
 def test_the_rule_sgd_follows_the_definition(run):
     """Each segment is scored, then the parameters take a step and decay to the trained ones."""
-    ids = jaxlm.evaluation.perplexity.open_split(run, split="test").ids.astype(np.int32)
+    ids = open_split(run, split="test").ids.astype(np.int32)
     inputs = np.concatenate([[run.model.start_id], ids[:-1]]).astype(np.int32)
     params, carry, nlls = run.params, None, []
 
@@ -109,7 +110,7 @@ def test_the_rule_sgd_follows_the_definition(run):
 
 def test_the_root_mean_square_of_training_gradients(run):
     """With one row and one segment, √MS is the absolute value of the gradient."""
-    ids = jaxlm.evaluation.perplexity.open_split(run, split="train").ids[:8].astype(np.int32)
+    ids = open_split(run, split="train").ids[:8].astype(np.int32)
 
     def nll(params):
         texts = ids[None, :6], ids[None, 1:7]
@@ -149,9 +150,7 @@ def test_the_training_gradients_are_computed_once(run, monkeypatch):
 
 def test_probabilities_are_averaged_over_dropout_masks(dropout_run):
     """The segment is the whole text, so each of the two networks has one mask in one pass."""
-    ids = (
-        jaxlm.evaluation.perplexity.open_split(dropout_run, split="test").ids[:50].astype(np.int32)
-    )
+    ids = open_split(dropout_run, split="test").ids[:50].astype(np.int32)
     inputs = np.concatenate([[dropout_run.model.start_id], ids[:-1]]).astype(np.int32)
     hidden, _ = dropout_run.model.apply(
         {"params": dropout_run.params},

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import jaxlm
 from jaxlm.data import preparing
+from jaxlm.data.batching import make_batches
+from jaxlm.data.encoding import Split
 from jaxlm.data.preparing import (
     PreparingConfig,
     claim_prepared_folder,
@@ -134,7 +136,7 @@ def test_training_reads_shards_as_it_reads_a_text(tmp_path):
     for batching in ("streams", "windows"):
         config = jaxlm.BatchingConfig(batching=batching, batch_size=4, bptt=50)
         found, expected = (
-            jaxlm.data.batching.make_batches(split, config, 3, 0).block(5, 2, 2)
+            make_batches(split, config, 3, 0).block(5, 2, 2)
             for split in (text.train, in_memory(text.train))
         )
         for one, other in zip(found, expected, strict=True):
@@ -146,9 +148,7 @@ def test_training_reads_shards_as_it_reads_a_text(tmp_path):
 
 
 def in_memory(split):
-    return jaxlm.data.encoding.Split(
-        split.name, np.asarray(split.ids), split.source, split.tokenizer
-    )
+    return Split(split.name, np.asarray(split.ids), split.source, split.tokenizer)
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.data())

@@ -135,7 +135,7 @@ def test_all_damaged_is_an_error_that_leaves_them_alone(copy):
         cut_short(file)
     files = {file: file.read_bytes() for file in files_in(copy)}
     with Kept(copy) as kept:
-        with pytest.raises(UserError, match=r"no checkpoint in .* \(steps 20, 10\).*another `out`"):
+        with pytest.raises(UserError, match=r"no checkpoint in .* \(steps 20, 10\).*another `f"):
             kept.restored()
         assert {file: file.read_bytes() for file in files_in(copy)} == files
         assert kept.checkpoints.restore_params(state_of(0).params) is None

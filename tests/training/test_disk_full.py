@@ -139,7 +139,7 @@ def test_files_that_must_not_grow(argv, tmp_path, train):
 @pytest.mark.parametrize("name", ["metrics.partial", "timing.partial", "loss.png"])
 def test_whatever_is_written_again_may_not_fit(name, train, tmp_path):
     folder = tmp_path / "run"
-    argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5]
+    argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5, "--plot"]
     assert train(*argv, "--steps", 5)[0] == 0
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(FULL)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 
 import jax
@@ -11,6 +12,7 @@ from tiny_runs import fit, make, write_text
 
 import jaxlm
 from jaxlm.errors import UserError
+from jaxlm.training.config import RunConfig
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_a_run_goes_on_where_its_folder_was_lost(fit_tiny, tmp_path):
 def test_a_resumed_run_keeps_its_checkpoints_where_they_were(fit_tiny, tmp_path):
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     fit_tiny(tmp_path / "run", steps=2, **place)
-    with pytest.raises(UserError, match=r"elsewhere, not in .*: resume with the same"):
+    with pytest.raises(UserError, match=r"elsewhere/run, not in .*: resume with the same"):
         fit_tiny(tmp_path / "run", steps=4, resume=True)
     with pytest.raises(UserError, match=r"neither .*/other nor .*/elsewhere/other holds a run"):
         fit_tiny(tmp_path / "other", steps=4, resume=True, **place)
@@ -114,7 +116,8 @@ def test_of_several_runs_all_have_their_places_or_none(text, tmp_path):
 
 
 def test_a_folder_says_what_made_it(fit_tiny, tmp_path):
-    made = {"config": {"command": ["python", "mine.py"]}}
+    config = RunConfig.default("rnn")
+    made = {"config": replace(config, about={"command": ["python", "mine.py"]})}
     for steps, resume in ((2, False), (4, True)):
         fit_tiny(tmp_path / "run", steps=steps, resume=resume, **made)
     lines = (tmp_path / "run/sessions.jsonl").read_text().splitlines()
@@ -128,6 +131,6 @@ def test_a_folder_says_what_made_it(fit_tiny, tmp_path):
 
 @pytest.mark.parametrize("option", ["keep", "checkpoint_minutes"])
 def test_what_cannot_be(fit_tiny, tmp_path, option):
-    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} 0: must be above 0"):
+    with pytest.raises(UserError, match=f"`{option}` 0: must be above 0"):
         fit_tiny(tmp_path / "run", steps=1, **{option: 0})
     assert not (tmp_path / "run").exists()

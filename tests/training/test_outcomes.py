@@ -154,9 +154,9 @@ def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, t
 
 
 def test_the_command_for_a_loss_that_is_not_finite(train, text_file, tmp_path):
-    argv = ["`model`", "rnn", "`embedding_size`", 8, "`hidden_size`", 8, "`corpus`", text_file]
-    argv += ["`batch_size`", 6, "`bptt`", 8, "`optimizer`", "sgd", "`lr`", "1e38", "`steps`", 9]
-    code, _, err = train(*argv, "`out`", tmp_path / "run")
+    argv = ["--model", "rnn", "--embedding-size", 8, "--hidden-size", 8, "--corpus", text_file]
+    argv += ["--batch-size", 6, "--bptt", 8, "--optimizer", "sgd", "--lr", "1e38", "--steps", 9]
+    code, _, err = train(*argv, "--out", tmp_path / "run")
     tiny_runs.assert_user_error(code, err)
     assert "not finite at step 2" in err
 
