@@ -27,7 +27,7 @@ def untrained(folder, **options):
     text = jaxlm.read_corpus(str(folder), **options)
     model = jaxlm.GRU(vocab_size=len(text.vocabulary), embedding_size=4, hidden_size=4)
     params = init_params(model, jax.random.key(0))
-    return jaxlm.Run(model, params, text.tokenizer, {"text": {"corpus": str(folder)}})
+    return jaxlm.Run(model, params, text.tokenizer, settings={"text": {"corpus": str(folder)}})
 
 
 def test_sums_and_counts(folder):

@@ -11,7 +11,7 @@ TRAIN = {
     "unknown schedule": (["--schedule", "cosin"], ["'cosin'", "cosine"]),
     "unknown batching": (["--batching", "stream"], ["'stream'", "streams, windows, rows"]),
     "unknown dtype": (["--dtype", "float16"], ["'float16'", "float32, tf32, bfloat16"]),
-    "unknown features": (["--positions", "first"], ["'first'", "every, last"]),
+    "unknown features": (["--positions", "first"], ["'first'", "all, last"]),
     "unknown flag": (["--hiden-size", "3"], ["--hiden-size", "--hidden-size"]),
     "not a number": (["--hidden-size", "big"], ["--hidden-size", "'big'"]),
     "zero size": (["--hidden-size", "0"], ["--hidden-size 0", "--direct"]),
@@ -32,7 +32,7 @@ TRAIN = {
     "timescale without end": (["--model", "rnn", "--timescale", "nan"], ["--timescale nan"]),
     "timescale of gates": (
         ["--model", "lstm", "--timescale", "50"],
-        ["--timescale 50.0", "LSTMCell", "leave the flag out"],
+        ["--timescale 50.0", "LSTMCell", "leave the setting out"],
     ),
     "batch too large": (["--batch-size", "4"], ["--batch-size 4", "3 lines", "3 or less"]),
     "streams, no <eos>": (["--batching", "streams"], ["--eos", "rows"]),
@@ -111,7 +111,7 @@ def test_settings_that_are_no_json(shell, tmp_path):
     assert_mistake(shell("train", "--config", tmp_path / "bad.json"), ["not JSON", "bad.json"])
     (tmp_path / "odd.json").write_text('{"learning_rate": 1}')
     assert_mistake(shell("train", "--config", tmp_path / "odd.json"), ["'learning_rate'"])
-    assert_mistake(shell("train", "--config", tmp_path / "none.json"), ["cannot read"])
+    assert_mistake(shell("train", "--config", tmp_path / "none.json"), ["cannot be read"])
 
 
 def test_predict(shell, toy_runs, tmp_path):
@@ -161,7 +161,7 @@ def test_evaluate(shell, toy_runs, tmp_path):
     assert_mistake(shell("evaluate", run, "--cache", 5, *per_token), ["--per-token"])
     assert not (tmp_path / "x.tsv").exists()
     assert_mistake(
-        shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot write"]
+        shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot be written"]
     )
 
 
