@@ -141,7 +141,7 @@ def read_compiled(text: str) -> Compiled:
                     Collective(collective, size, devices, times, in_time_loop, label)
                 )
             if kind == "while":
-                # Names of transformations, such as jvp and transpose, may stand between the two.
+                # Between scope and "while" there may be transformations: jvp, transpose.
                 pattern = rf"\b{TIME_SCOPE}\b.*\bwhile$"
                 is_time_loop = bool(op_name and re.search(pattern, op_name[1]))
                 loops += is_time_loop

@@ -19,9 +19,9 @@ from jaxlm.parallel.mesh import (
     Mesh,
     block_if_needed,
     check_divides,
+    local_rows,
     make_mesh,
     put_like,
-    local_rows,
     use_mesh,
 )
 from jaxlm.parallel.multihost import allgather_ints, is_first, run_on_first

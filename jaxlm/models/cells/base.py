@@ -87,7 +87,8 @@ class ParallelCell(Cell):
         h_t = a_t ⊙ h_{t-1} + b_t
 
     Such a cell has no matrix U, and a step is affine in h. `ops.linear_recurrence` computes all
-    time steps at once.
+    time steps at once. For it, `activations` gets x of all time steps, [T, B, G]; so gates are
+    split along the last axis.
     """
 
     recurrent = False

@@ -134,6 +134,15 @@ class AdaptiveSoftmax(nn.Module):
     Source: Grave, Joulin, Cissé, Grangier & Jégou, "Efficient softmax approximation for GPUs",
     2017, section 4; tied: Baevski & Auli, "Adaptive input representations for neural language
     modeling", 2019, section 3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> settings = {"embedding_size": 4, "dtype": jnp.float32, "init_scale": None}
+      >>> head = AdaptiveSoftmax(10, cutoffs=(3, 6), tied=False, **settings)
+      >>> hidden_BTF, embedding_VD = jnp.ones((1, 2, 8)), jnp.ones((10, 4))
+      >>> log_probs_BTV, _ = head.init_with_output(jax.random.key(0), hidden_BTF, embedding_VD)
+      >>> log_probs_BTV.shape, bool(jnp.allclose(jnp.exp(log_probs_BTV).sum(-1), 1))
+      ((1, 2, 10), True)
     """
 
     vocab_size: int

@@ -23,6 +23,15 @@ class SoftmaxMixture(nn.Module):
 
     Source: Yang, Dai, Salakhutdinov & Cohen, "Breaking the softmax bottleneck: a high-rank RNN
     language model", 2018, section 2.3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> settings = {"embedding_size": 4, "dtype": jnp.float32, "init_scale": None}
+      >>> head = SoftmaxMixture(10, tied=False, softmaxes=3, **settings)
+      >>> hidden_BTF, embedding_VD = jnp.ones((1, 2, 8)), jnp.ones((10, 4))
+      >>> log_probs_BTV, _ = head.init_with_output(jax.random.key(0), hidden_BTF, embedding_VD)
+      >>> log_probs_BTV.shape, bool(jnp.allclose(jnp.exp(log_probs_BTV).sum(-1), 1))
+      ((1, 2, 10), True)
     """
 
     vocab_size: int
