@@ -223,7 +223,7 @@ class MogrifierLayer(nn.Module):
 def _fused(
     step: Any,
     dtype: Any,
-    spread: ShardedAxes,
+    sharded: ShardedAxes,
     weights: tuple[Any, jax.Array],
     x_BTD: jax.Array,
     carry: Carry,
