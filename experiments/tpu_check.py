@@ -38,7 +38,7 @@ def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
     except programs.DoesNotFitError as error:
         return f"| {topology} | {name} | {task} | does not fit | | | | | | |", [str(error)]
     compiled = program.compiled
-    in_time = [one for one in compiled.collectives if one.in_time]
+    in_time = [one for one in compiled.collectives if one.in_time_loop]
     wrong = []
     if program.held > chip.memory:
         wrong.append(f"needs {program.held / 1e9:.1f} GB of {chip.memory / 1e9:.0f}")

@@ -1,4 +1,4 @@
-"""Two processes that train one model, on this machine, over gloo; and flags that cannot be."""
+"""Two processes train one model on this machine, over gloo; wrong settings raise errors."""
 
 import os
 import signal
@@ -47,27 +47,27 @@ def test_two_processes_stopped_by_a_signal_to_one_and_resumed_by_one(tmp_path):
     while len(losses(parts)) < 5 and time.monotonic() - waited < 300:
         assert all(process.poll() is None for process in both), both[0].communicate()
         time.sleep(0.1)
-    # To the one that does not write the log.
+    # The second process does not write the log.
     both[1].send_signal(signal.SIGTERM)
-    told = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, told
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, outputs
     stopped = len(losses(parts))
-    assert f"stopped at step {stopped} of 1000000; saved" in told[0][0]
-    assert "loss" not in told[1][0], "the first speaks for both"
+    assert f"stopped at step {stopped} of 1000000; saved" in outputs[0][0]
+    assert "loss" not in outputs[1][0], "only the first process prints"
     steps = ["--steps", stopped + 10]
     runs = [(*steps, "--out", parts, "--resume"), (*steps, "--out", tmp_path / "whole")]
     for flags in runs:
-        # Of one process, on its two devices.
-        alone = start(*train, *flags)
-        said = alone.communicate(timeout=300)
-        assert alone.returncode == 0, said
-    # Each adds up the same numbers in an order of its own.
+        # A single process, with two devices.
+        single = start(*train, *flags)
+        output = single.communicate(timeout=300)
+        assert single.returncode == 0, output
+    # The runs differ only in the order of summation.
     whole = losses(tmp_path / "whole")
     assert len(whole) == stopped + 10
     np.testing.assert_allclose(losses(parts), whole, rtol=1e-4)
 
 
-def test_flags_that_do_not_belong_together():
+def test_incomplete_settings_raise_errors():
     for flags in ({"processes": 2}, {"coordinator": "localhost:1", "process": 0}):
         with pytest.raises(UserError, match="give all three, or none"):
             join_processes(ProcessConfig(**flags))
@@ -75,7 +75,7 @@ def test_flags_that_do_not_belong_together():
         join_processes(ProcessConfig(coordinator="localhost:1", processes=2, process=2))
 
 
-def test_one_process_agrees_with_itself():
+def test_a_single_process_needs_no_communication():
     join_processes(ProcessConfig())
     assert is_first()
     np.testing.assert_array_equal(allgather_ints([3, 4]), [[3, 4]])

@@ -1,4 +1,4 @@
-"""What a program is said to cost, of programs of which it is known."""
+"""The computed cost of programs whose cost is known."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxlm.inspection.hlo_cost import read_compiled, work_of
 
 
-def test_work_counts_products_as_often_as_they_are_done():
+def test_work_counts_each_execution_of_a_product():
     a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
 
     def looped(a, b):
@@ -26,7 +26,7 @@ def test_work_counts_products_as_often_as_they_are_done():
     assert work_of(jax.make_jaxpr(looped)(a, b)).flops == 7 * one.flops
     gradient = jax.make_jaxpr(jax.value_and_grad(lambda a, b: (a @ b).sum(), (0, 1)))(a, b)
     assert work_of(gradient).flops == 3 * one.flops
-    assert work_of(jax.make_jaxpr(lambda a, b: a @ b)(a, b), spread=2).flops == one.flops / 2
+    assert work_of(jax.make_jaxpr(lambda a, b: a @ b)(a, b), batch_shards=2).flops == one.flops / 2
     either = jax.make_jaxpr(
         lambda a, b: jax.lax.cond(True, lambda: a @ b, lambda: jnp.ones((3, 5)))
     )
@@ -60,7 +60,7 @@ ENTRY %main (p: f32[8,2]) -> f32[] {
 """
 
 
-def test_what_the_compilers_text_says():
+def test_facts_are_read_from_hlo_text():
     in_time = HLO.replace("NAME", 'op_name="jit(step)/layers_0/over_time/while"')
     found = read_compiled(in_time)
     assert [one[:5] for one in found.collectives] == [
@@ -70,10 +70,10 @@ def test_what_the_compilers_text_says():
     ]
     assert (found.time_loops, found.cycles) == (1, 35 * 10 + 5)
     elsewhere = read_compiled(HLO.replace("NAME", 'op_name="jit(step)/output/while"'))
-    assert not elsewhere.time_loops and not any(one.in_time for one in elsewhere.collectives)
+    assert not elsewhere.time_loops and not any(one.in_time_loop for one in elsewhere.collectives)
 
 
-SPREAD = """
+SHARDED = """
 import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
@@ -88,17 +88,22 @@ print(json.dumps([program.compiled.time_loops, program.work.flops, program.held,
 """
 
 
-def test_a_training_step_on_a_mesh_tells_nothing_inside_of_time():
+def test_devices_do_not_communicate_inside_the_time_loop():
     experiments = os.path.join(os.path.dirname(__file__), "..", "experiments")
     found = subprocess.run(
-        [sys.executable, "-c", SPREAD], cwd=experiments, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SHARDED],
+        cwd=experiments,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 0, found.stderr[-2000:]
     loops, flops, held, collectives = json.loads(found.stdout.splitlines()[-1])
     assert loops == 2, "forward and back"
-    assert collectives and not any(one["in_time"] for one in collectives)
+    assert collectives and not any(one["in_time_loop"] for one in collectives)
     assert {one["kind"] for one in collectives} == {"all-reduce"}
-    # 2 of 4 streams, 9 steps; (6 + 8) inputs of 32 gates, forward and two gradients; 8 of 16 words.
+    # 2 of 4 rows and 9 steps. (6 + 8) inputs of 32 gates and 8 of 16 words, each in the forward
+    # pass and in two gradients.
     tokens = 2 * 9
     assert flops == 2 * 3 * tokens * ((6 + 8) * 32 + 8 * 8)
     assert held > 0

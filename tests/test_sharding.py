@@ -1,4 +1,4 @@
-"""What a model learns is the same on one device and on a mesh; and meshes that cannot be."""
+"""Training on a mesh equals training on one device; impossible meshes raise errors."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from texts import write_many_words
 
 from jaxlm.errors import UserError
 from jaxlm.parallel.mesh import check_divides, make_mesh, parse_mesh
-from jaxlm.parallel.shard_map import Spread, by_device
+from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 from jaxlm.runs.log import read_records
 
 HERE = Path(__file__).parent
 MESHES = ("data=2", "model=4", "data=8", "data=4,model=2")
-# What is wired otherwise than a model's plain form, each where it is.
+# Variants of models that use other code than the plain models.
 WIRED = [
     ("lstm", "regularised"),
     ("lstm", "tied two layers"),
@@ -29,8 +29,9 @@ WIRED = [
     ("nplm", "mixture"),
     ("gru", "adaptive input, tied"),
 ]
-# Whose tables are read in all the ways there are: a GPU forms their gradients by other means.
 QUICK = ("nplm", "lstm")
+# Models that use the embedding table in all ways. A GPU computes the gradient of a lookup in
+# another way.
 READ = [("modern-nplm", "plain"), ("nplm", "sampled"), ("gru", "adaptive input, tied")]
 
 
@@ -67,19 +68,19 @@ def test_a_mesh_changes_nothing_but_the_order_of_summation(machine, name, varian
     assert set(found) == set(meshes)
     for mesh, (losses, parameters) in found.items():
         assert losses < 2e-6, mesh
-        # Of momentum, and of parameters: relative to each array's largest number.
+        # Momentum and parameters, relative to the largest element of each array.
         assert parameters < 2e-5, mesh
 
 
 @pytest.mark.full
-def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
+def test_a_run_resumes_on_a_different_number_of_devices(tmp_path):
     text = write_many_words(tmp_path / "text.txt")
     train = ["-m", "jaxlm.train", "--model", "lstm", "--corpus", text, "--batch-size", "4"]
     train += ["--bptt", "5", "--hidden-size", "8", "--log-every", "1", "--checkpoint-every", "10"]
     run(*train, "--steps", "20", "--out", tmp_path / "whole")
     mesh = ["--mesh", "data=2,model=2"]
     vocabulary = len(json.loads((tmp_path / "whole/tokenizer.json").read_text())["tokens"])
-    assert vocabulary % 2 == 0, "so that it can be spread over two devices"
+    assert vocabulary % 2 == 0, "so that two devices can share it"
     run(*train, "--steps", "10", "--out", tmp_path / "parts", *mesh, devices=4)
     run(*train, "--steps", "20", "--out", tmp_path / "parts", "--resume")
     whole, parts = (
@@ -90,29 +91,29 @@ def test_a_run_goes_on_on_another_number_of_devices(tmp_path):
     np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
-def test_meshes_that_cannot_be():
+def test_impossible_meshes_raise_errors():
     assert parse_mesh("data=4, model=2") == {"data": 4, "model": 2}
     with pytest.raises(UserError, match=r"did you mean 'data'.*choose one of data, model"):
         parse_mesh("datum=4")
     for text in ("data", "data=0", "data=-1", "data=two"):
         with pytest.raises(UserError, match=f"`mesh` {text}: give each axis a size"):
             parse_mesh(text)
-    with pytest.raises(UserError, match="is 64 devices: this machine has"):
+    with pytest.raises(UserError, match="needs 64 devices: this machine has"):
         make_mesh({"data": 64})
     assert make_mesh({"data": 1}) is None
     mesh = AbstractMesh((8, 4), ("data", "model"))
     check_divides(mesh, 16, 10_000)
     check_divides(None, 20, 33_278)
-    with pytest.raises(UserError, match=r"`batch_size` 20 .*use 16 or 24, or `mesh` data=5"):
+    with pytest.raises(UserError, match=r"`batch_size` 20: .*use 16 or 24, or `mesh` data=5"):
         check_divides(mesh, 20, 10_000)
-    with pytest.raises(UserError, match=r"model=4: .*33278 words .*it can be over 1, 2, 7, 14"):
+    with pytest.raises(UserError, match=r"`mesh` model=4: 33278 words .*use 1, 2, 7, 14"):
         check_divides(mesh, 16, 33_278)
 
 
-def test_without_a_mesh_a_function_has_all_of_everything():
-    def function(spread, x):
-        assert spread == Spread()
-        assert spread.first_word(5) == 0
-        return spread.sum_over_batch(x) + spread.sum_over_vocabulary(x) + spread.first_word(3)
+def test_without_a_mesh_a_function_gets_whole_arrays():
+    def function(sharded, x):
+        assert sharded == ShardedAxes()
+        assert sharded.first_word(5) == 0
+        return sharded.sum_over_batch(x) + sharded.sum_over_vocabulary(x) + sharded.first_word(3)
 
-    assert by_device(function, [("batch",)], ("batch",))(3) == 6
+    assert on_each_device(function, [("batch",)], ("batch",))(3) == 6

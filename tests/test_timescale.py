@@ -1,4 +1,4 @@
-"""An Elman layer's units as memories at the start (`models.recurrent_layer.fading`)."""
+"""An Elman layer's units as memories at the start (`timescale_init`)."""
 
 import chex
 import jax

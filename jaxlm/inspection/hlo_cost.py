@@ -1,5 +1,7 @@
-"""What a program costs, told by the program: arithmetic and memory traffic by its jaxpr, and what
-devices tell each other by the text that the compiler made of it. Nothing is run.
+"""The cost of a program, computed without running it.
+
+Arithmetic and memory traffic are counted in the jaxpr. Communication between devices is read from
+the compiler's HLO text.
 """
 
 import itertools
@@ -10,29 +12,38 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.ops.recurrence import OVER_TIME
+from jaxlm.ops.recurrence import TIME_SCOPE
 
 
 class Work(NamedTuple):
-    """Of one device. flops: of products of matrices, two for each number multiplied; bytes: of
-    their operands and results, each moved once for each product.
-    """
+    """Arithmetic and memory traffic of the matrix products of one device."""
 
     flops: float = 0.0
+    """Floating-point operations: two per multiplication of two numbers."""
     bytes: float = 0.0
+    """Bytes of operands and results, each counted once per product."""
 
     def plus(self, other: "Work", times: float = 1.0) -> "Work":
-        """This, and `times` the other."""
+        """Return the sum of this work and `times` the other work."""
         return Work(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
-def work_of(closed: Any, spread: int = 1) -> Work:
-    """The work of a jaxpr. spread: over how many devices the batch is, outside of `shard_map`,
-    where shapes are those of all of them; inside they are of one.
+def work_of(closed: Any, batch_shards: int = 1) -> Work:
+    """Return the work of one device for a jaxpr, or for a closed jaxpr.
 
-    A while loop that does not say how often it turns counts once, and a branch as the largest.
+    `batch_shards` is the number of devices that share the batch. Outside of `shard_map`, shapes are
+    global, so the work is divided by this number. Inside, shapes are local to a device.
+
+    A while loop counts as one iteration, because a jaxpr does not state its trip count. A `cond`
+    counts as its branch with the most floating-point operations.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> jaxpr = jax.make_jaxpr(lambda a, b: a @ b)(jnp.ones((3, 4)), jnp.ones((4, 5)))
+      >>> work_of(jaxpr)
+      Work(flops=120.0, bytes=188.0)
     """
-    return _work(getattr(closed, "jaxpr", closed), 1 / spread)
+    return _work(getattr(closed, "jaxpr", closed), 1 / batch_shards)
 
 
 def _work(jaxpr: Any, share: float) -> Work:
@@ -46,104 +57,109 @@ def _work(jaxpr: Any, share: float) -> Work:
             total = total.plus(max(branches, key=lambda work: work.flops))
         else:
             times = equation.params["length"] if name == "scan" else 1
-            of_one = 1.0 if name == "shard_map" else share
+            inside_share = 1.0 if name == "shard_map" else share
             for jaxpr_inside in inside:
-                total = total.plus(_work(jaxpr_inside, of_one), times)
+                total = total.plus(_work(jaxpr_inside, inside_share), times)
     return total
 
 
 def jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
-    """The jaxprs among an equation's parameters: of a loop's body, say."""
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            inside = getattr(one, "jaxpr", one)
+    """Yield the jaxprs among an equation's parameters, such as the body of a loop."""
+    for parameter in params.values():
+        for value in parameter if isinstance(parameter, tuple | list) else (parameter,):
+            inside = getattr(value, "jaxpr", value)
             if hasattr(inside, "eqns"):
                 yield inside
 
 
 def _product(equation: Any) -> Work:
-    (over, _), _ = equation.params["dimension_numbers"]
-    first, second = (variable.aval for variable in equation.invars)
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left, right = (variable.aval for variable in equation.invars)
     result = equation.outvars[0].aval
-    depth = math.prod(first.shape[axis] for axis in over)
-    moved = sum(one.size * one.dtype.itemsize for one in (first, second, result))
+    depth = math.prod(left.shape[axis] for axis in contracted)
+    moved = sum(array.size * array.dtype.itemsize for array in (left, right, result))
     return Work(2.0 * math.prod(result.shape) * depth, moved)
 
 
 class Collective(NamedTuple):
-    """Something that devices tell each other. bytes: of what each has after it; devices: how many
-    take part together; times: how often, in one run of the program; in_time: inside of a loop over
-    time; name: what it is of, in the program.
-    """
+    """A communication between devices, such as an all-reduce."""
 
     kind: str
+    """Name of the HLO instruction, from COLLECTIVES."""
     bytes: int
+    """Size of the result on each device."""
     devices: int
+    """Number of devices in a group that communicates."""
     times: int
-    in_time: bool
+    """How often it is executed in one run of the program."""
+    in_time_loop: bool
+    """Whether it is inside a loop over time."""
     name: str
+    """Name of the operation in the program (op_name), or an empty text."""
 
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _NAME = re.compile(r'op_name="([^"]*)"')
 _CALLS = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-WIDTHS = {"pred": 1, "bf16": 2, "f16": 2} | {
+ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2} | {
     f"{kind}{bits}": bits // 8 for kind, bits in itertools.product("fsuc", (8, 16, 32, 64, 128))
 }
 
 
 class Compiled(NamedTuple):
-    """collectives; time_loops: loops over time that were found; cycles: what the compiler expects
-    the program to take, 0 if it does not say (a TPU's does).
-    """
+    """Facts that a compiled program's text states."""
 
     collectives: list[Collective]
+    """Communications between devices."""
     time_loops: int
+    """Number of loops over time."""
     cycles: float
+    """Clock cycles that the compiler estimates, 0 without an estimate. A TPU's compiler has one."""
 
 
 def read_compiled(text: str) -> Compiled:
-    """What `compiled.as_text()` says: HLO after all optimisation, of one device."""
+    """Return the facts in `compiled.as_text()`, the optimised HLO of one device."""
     bodies, entry = _computations(text)
-    found: list[Collective] = []
+    collectives: list[Collective] = []
     loops, cycles = 0, 0.0
 
-    def visit(name: str, times: int, in_time: bool) -> None:
+    def visit(name: str, times: int, in_time_loop: bool) -> None:
         nonlocal loops, cycles
         for line in bodies[name]:
-            kind, shape = _operation(line)
+            kind, result_type = _operation(line)
+            op_name = _NAME.search(line)
             cycles += times * sum(map(float, _CYCLES.findall(line)))
-            if kind.removesuffix("-start") in KINDS:
-                named = _NAME.search(line)
-                size, group = _size(shape), _group(line)
-                named_as = named[1] if named else ""
-                found.append(
-                    Collective(kind.removesuffix("-start"), size, group, times, in_time, named_as)
+            collective = kind.removesuffix("-start")
+            if collective in COLLECTIVES:
+                size, devices = _size(result_type), _group_size(line)
+                label = op_name[1] if op_name else ""
+                collectives.append(
+                    Collective(collective, size, devices, times, in_time_loop, label)
                 )
             if kind == "while":
-                named = _NAME.search(line)
-                # Between the two may be what was made of the loop: jvp, transpose.
-                over_time = bool(named and re.search(rf"\b{OVER_TIME}\b.*\bwhile$", named[1]))
-                loops += over_time
+                # Between scope and "while" there may be transformations: jvp, transpose.
+                pattern = rf"\b{TIME_SCOPE}\b.*\bwhile$"
+                is_time_loop = bool(op_name and re.search(pattern, op_name[1]))
+                loops += is_time_loop
                 condition = re.search(r"condition=%?([\w.\-]+)", line)
                 body = re.search(r"body=%?([\w.\-]+)", line)
                 assert condition and body, line
-                turns = times * _turns(line, bodies[condition[1]])
-                visit(body[1], turns, in_time or over_time)
+                body_times = times * _trip_count(line, bodies[condition[1]])
+                visit(body[1], body_times, in_time_loop or is_time_loop)
             elif kind in ("call", "conditional", "async-start"):
                 for called in _called(line):
-                    visit(called, times, in_time)
+                    visit(called, times, in_time_loop)
 
     visit(entry, 1, False)
-    return Compiled(found, loops, cycles)
+    return Compiled(collectives, loops, cycles)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and the name of the first one that is run."""
+    """Return the lines of each computation by name, and the name of the entry computation."""
     bodies: dict[str, list[str]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -156,42 +172,45 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _operation(line: str) -> tuple[str, str]:
-    """The kind of an instruction, and the type of its result."""
+    """Return the kind of an instruction, and the type of its result."""
     rest = line.split(" = ", 1)[1]
     if rest.startswith("("):
         depth = itertools.accumulate((char == "(") - (char == ")") for char in rest)
-        end = next(place for place, open_ in enumerate(depth) if not open_) + 1
+        end = next(index for index, open_ in enumerate(depth) if not open_) + 1
     else:
         end = rest.index(" ")
     return rest[end:].strip().split("(", 1)[0], rest[:end]
 
 
 def _called(line: str) -> list[str]:
+    """Return the names of the computations that an instruction calls."""
     branches = _BRANCHES.search(line)
     names = [name.strip().lstrip("%") for name in branches[1].split(",")] if branches else []
     return names + _CALLS.findall(line)
 
 
-def _turns(line: str, condition: list[str]) -> int:
-    """How often a loop turns: what the compiler knows of it, or else what it counts up to; 1 if
-    that is known only when it runs.
+def _trip_count(line: str, condition: list[str]) -> int:
+    """Return the number of iterations of a while loop.
+
+    Without a trip count from the compiler, it is the largest constant in the loop's condition. It
+    is 1 if there is no such constant.
     """
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
         return int(known[1])
-    limits = [int(one) for row in condition for one in re.findall(r" constant\((\d+)\)", row)]
+    limits = [int(n) for row in condition for n in re.findall(r" constant\((\d+)\)", row)]
     return max(limits, default=1)
 
 
-def _size(shape: str) -> int:
-    """Bytes of an array, or of all in a tuple."""
+def _size(result_type: str) -> int:
+    """Return the number of bytes of an array, or of all arrays in a tuple."""
     return sum(
-        WIDTHS.get(kind, 4) * int(np.prod([int(size) for size in sizes.split(",") if size]))
-        for kind, sizes in _ARRAY.findall(shape)
+        ITEM_BYTES.get(dtype, 4) * int(np.prod([int(size) for size in sizes.split(",") if size]))
+        for dtype, sizes in _ARRAY.findall(result_type)
     )
 
 
-def _group(line: str) -> int:
-    """How many devices take part together."""
+def _group_size(line: str) -> int:
+    """Return the number of devices in each group of a collective."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
         return len(listed[1].split(","))
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", line):

@@ -1,4 +1,4 @@
-"""The table of word features: one matrix, or one a cluster of words, the rarer the narrower."""
+"""The adaptive embedding: word features in clusters by frequency, with fewer for rare words."""
 
 import itertools
 from typing import Any
@@ -7,29 +7,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError
 from jaxlm.models.heads.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
 from jaxlm.models.layers import Embedding, project, uniform
 from jaxlm.ops.lookup import look_up
 
 
 class AdaptiveEmbedding(nn.Module):
-    """Word features by cluster (Baevski & Auli 2019).
+    """Word features in clusters by frequency (Baevski & Auli 2019).
 
         C(w) = C_0[w]             for the words before the first cutoff, D features
         C(w) = C_k[w] P_k         for a word of cluster k, which has D / 4^k features
 
-    Parameters: table_k [words, D_k], C_k; project_k [D_k, D], P_k, drawn so that C_k P_k varies as
-    C_k does.
+    Parameters: table_k [words, D_k] is C_k, and project_k [D_k, D] is P_k. The initial variance of
+    C_k P_k equals the initial variance of C_k.
 
     Source: Baevski & Auli, "Adaptive input representations for neural language modeling", 2019,
     section 3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> module = AdaptiveEmbedding((2, 5), features=8, dtype=jnp.float32, init_scale=None)
+      >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+      >>> jax.tree.map(jnp.shape, variables["params"])
+      {'project_1': (2, 8), 'table_0': (2, 8), 'table_1': (3, 2)}
     """
 
     edges: tuple[int, ...]
+    """The id after each cluster's last word. The last edge is the vocabulary size."""
     features: int
+    """Embedding size D."""
     dtype: Any
+    """dtype of the result."""
     init_scale: float | None
+    """Draw the tables from U(±init_scale). None: N(0, 1/D)."""
 
     def setup(self) -> None:
         tables, projections = [], []
@@ -39,24 +50,24 @@ class AdaptiveEmbedding(nn.Module):
             init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
             tables.append(self.param(f"table_{index}", init, (end - first, size)))
             if index:
-                # Of variance 1 / D_k.
-                spread = uniform((3 / size) ** 0.5)
+                # The variance is 1 / D_k.
+                init = uniform((3 / size) ** 0.5)
                 shape = (size, self.features)
-                projections.append(self.param(f"project_{index}", spread, shape))
+                projections.append(self.param(f"project_{index}", init, shape))
         self.tables, self.projections = tuple(tables), tuple(projections)
 
     @property
     def embedding(self) -> tuple[jax.Array, ...]:
-        """C_k of every cluster."""
+        """C_k of each cluster, [words, D_k]."""
         return self.tables
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        """Features [B, T, D] in the compute dtype."""
+        """Return word features, [B, T, D] in `dtype`."""
         first, *rest = self.tables
         frequent_BT = jnp.minimum(tokens_BT, self.edges[0] - 1)
         words_BTD = look_up(first, frequent_BT).astype(self.dtype)
-        places = itertools.pairwise(self.edges)
-        for table_WR, project_RD, (start, end) in zip(rest, self.projections, places, strict=True):
+        ranges = itertools.pairwise(self.edges)
+        for table_WR, project_RD, (start, end) in zip(rest, self.projections, ranges, strict=True):
             rows_BTR = look_up(table_WR, jnp.clip(tokens_BT - start, 0, end - start - 1))
             inside_BT1 = (tokens_BT >= start)[..., None]
             rare_BTD = project(rows_BTR, project_RD, self.dtype).astype(self.dtype)
@@ -65,23 +76,26 @@ class AdaptiveEmbedding(nn.Module):
 
 
 def make_embedding(model: Any, dtype: Any) -> Any:
-    """The table that a model's fields ask for, called with tokens; `embedding` is what a tied
-    output layer reads. Raises UserError for one that cannot be.
+    """Return the embedding module that a model's settings describe.
+
+    The module maps tokens [B, T] to features [B, T, D]. Its attribute `embedding` is the table, or
+    the tuple of tables, for a tied output layer.
+
+    Raises:
+      SettingError: if `adaptive_input` is set without `softmax` adaptive, or for wrong `cutoffs`.
     """
     if not model.adaptive_input:
         return Embedding(model.vocab_size, model.embedding_size, model.init_scale, dtype)
     if model.softmax != "adaptive":
-        raise UserError(
-            f"--adaptive-input: which words are rare is for the clusters to say: use --softmax "
-            f"adaptive, not {model.softmax}"
-        )
+        why = f"needs `softmax` adaptive, not {model.softmax}: its clusters define the rare words"
+        raise SettingError("adaptive_input", model.adaptive_input, why)
     check_cutoffs(model)
     edges = cluster_edges(model.vocab_size, model.cutoffs)
     return AdaptiveEmbedding(edges, model.embedding_size, dtype, model.init_scale)
 
 
 def describe_embedding(model: Any) -> dict[str, str]:
-    """What the parameters of `make_embedding` are, by their path."""
+    """Return a description of the parameters of `make_embedding`, by their path."""
     words, size = model.vocab_size, model.embedding_size
     if not model.adaptive_input:
         return {"embedding": f"C: {words} words x {size} features"}

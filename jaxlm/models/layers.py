@@ -1,4 +1,4 @@
-"""Building blocks of the neural models: initialisers, products, affine layers and the embedding."""
+"""Building blocks of the neural models: initialisers, affine layers, dropout and the embedding."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, check_at_least, choose
 from jaxlm.ops import products
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.lookup import look_up
 from jaxlm.ops.static import is_static, is_zero
 
-# Fields that are probabilities of being dropped.
+# Settings that are dropout rates.
 RATES = (
     "dropout",
     "dropout_input",
@@ -22,12 +22,13 @@ RATES = (
     "dropout_state",
     "weight_drop",
 )
-# What arrays are in; `ops.kernels.precision` tells tf32 from float32.
+# The dtype of arrays for each value of the setting `dtype`. tf32 is a precision of products of
+# float32 arrays (`ops.machine.precision_name`).
 DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def uniform(scale: float) -> Any:
-    """Initialiser U(-scale, scale), which flax's own `uniform` (0 to scale) is not."""
+    """Return an initialiser U(-scale, scale). Flax's own `uniform` is U(0, scale)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -scale, scale)
@@ -36,10 +37,10 @@ def uniform(scale: float) -> Any:
 
 
 def project(x_BTF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
-    """x @ kernel with operands in `dtype`, float32, as one product of matrices.
+    """Return x @ kernel, float32 [B, T, O], with operands in `dtype`.
 
-    With batch and time as one axis, the gradients are plain products too; left apart, XLA copies
-    both operands of the kernel's gradient into another order first.
+    Batch and time are merged into one axis, so that the gradients are plain matrix products too.
+    With two axes, XLA would first copy both operands of the kernel's gradient into another order.
     """
     batch, time, features = x_BTF.shape
     y_NO = products.project(x_BTF.reshape(batch * time, features), kernel_FO, dtype)
@@ -47,25 +48,44 @@ def project(x_BTF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
 
 
 def affine(x_BTF: jax.Array, kernel_FO: jax.Array, bias_O: jax.Array, dtype: Any) -> jax.Array:
-    """x @ kernel + bias, in `dtype`."""
+    """Return x @ kernel + bias, [B, T, O] in `dtype`.
+
+    Args:
+      x_BTF: input, any float dtype.
+      kernel_FO: matrix, float32.
+      bias_O: bias, float32.
+      dtype: dtype of the product's operands and of the result.
+    """
     return (project(x_BTF, kernel_FO, dtype) + bias_O).astype(dtype)
 
 
 class Affine(nn.Module):
-    """y = W x + b with W ~ U(±1/√fan_in), b = 0, or both ~ U(±init_scale), if they are not drawn by
-    an initialiser of their own.
+    """An affine layer, y = W x + b.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> layer = Affine(features=3, fan_in=2, dtype=jnp.float32, init_scale=None)
+      >>> y_BTO, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 2)))
+      >>> y_BTO.shape, variables["params"]["kernel"].shape
+      ((1, 4, 3), (2, 3))
     """
 
     features: int
+    """Number of outputs, O."""
     fan_in: int
+    """Number of inputs, F, for the scale of the initialiser."""
     dtype: Any
+    """dtype of the product's operands and of the result."""
     init_scale: float | None
+    """Draw W and b from U(±init_scale). None: W from U(±1/√fan_in), and b = 0."""
     bias_init: Any = None
+    """Initialiser of b in place of the default."""
     kernel_init: Any = None
+    """Initialiser of W in place of the default."""
 
     @nn.compact
     def weights(self, inputs: int) -> tuple[jax.Array, jax.Array]:
-        """W [inputs, features] and b [features]."""
+        """Return W [inputs, features] and b [features]."""
         init = self.kernel_init or uniform(self.init_scale or self.fan_in**-0.5)
         kernel_FO = self.param("kernel", init, (inputs, self.features))
         bias_init = self.bias_init or uniform(self.init_scale or 0.0)
@@ -75,10 +95,18 @@ class Affine(nn.Module):
         return affine(x_BTF, *self.weights(x_BTF.shape[-1]), self.dtype)
 
 
-def to_word_size(
+def to_embedding_size(
     module: nn.Module, hidden_BTF: jax.Array, size: int, init_scale: float | None, dtype: Any
 ) -> jax.Array:
-    """P h [B, T, D] with P [F, D], the parameter "project"; h itself where F is D."""
+    """Return P h, [B, T, D] in `dtype`; if F equals D, return h.
+
+    Args:
+      module: the module that owns the parameter "project", P [F, D].
+      hidden_BTF: features h, any float dtype.
+      size: embedding size D.
+      init_scale: draw P from U(±init_scale). None: U(±1/√F).
+      dtype: dtype of the product's operands and of the result.
+    """
     features = hidden_BTF.shape[-1]
     if features == size:
         return hidden_BTF
@@ -88,12 +116,18 @@ def to_word_size(
 
 
 class Dropout(nn.Module):
-    """`ops.dropout.dropout` of [B, T, F] with a key from rngs={"dropout": key}; `variational`: one
-    mask a sequence.
+    """Dropout on features [B, T, F], with a key from rngs={"dropout": key}.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> Dropout(0.5).apply({}, jnp.ones((1, 2, 2)), deterministic=True).tolist()
+      [[[1.0, 1.0], [1.0, 1.0]]]
     """
 
     rate: float
+    """Probability that a number becomes 0."""
     variational: bool = False
+    """Use one mask for all positions of a sequence."""
 
     def __call__(self, x_BTF: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or is_zero(self.rate):
@@ -102,7 +136,7 @@ class Dropout(nn.Module):
 
 
 class Embedding(nn.Module):
-    """The table C [V, D] of word features, ~ N(0, 1/D), or U(±init_scale)."""
+    """The embedding: a table C [V, D] of word features, from N(0, 1/D) or U(±init_scale)."""
 
     vocab_size: int
     features: int
@@ -115,20 +149,23 @@ class Embedding(nn.Module):
         self.embedding = self.param("embedding", init, shape)
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        """C(w) [B, T, D] in the compute dtype."""
-        # Low precision comes after the rows are taken: a frequent word's gradient, a sum of many,
+        """Return C(w), [B, T, D] in `dtype`."""
+        # Rows are cast after the lookup. So the gradient of a frequent word, a sum of many terms,
         # is summed in float32.
         return look_up(self.embedding, tokens_BT).astype(self.dtype)
 
 
 def check_common(model: Any) -> None:
-    """What every neural model's fields must satisfy; raises UserError that names the flag."""
+    """Check the settings that all neural models share.
+
+    Raises:
+      SettingError: for a size below 1, or a dropout rate below 0 or from 1 on.
+      UserError: for an unknown dtype.
+    """
     for name in ("vocab_size", "embedding_size", "n_step", "num_layers"):
-        value = getattr(model, name, 1)
-        if value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        check_at_least(name, getattr(model, name, 1), 1)
     for name in RATES:
         rate = getattr(model, name, None)
         if rate is not None and is_static(rate) and not 0 <= rate < 1:
-            raise UserError(f"--{name.replace('_', '-')} {rate}: must be at least 0 and below 1")
+            raise SettingError(name, rate, "must be at least 0 and below 1")
     choose(DTYPES, model.compute_dtype, "dtype")

@@ -12,7 +12,7 @@ from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads.output_layer import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
-from jaxlm.models.windows import side_by_side, with_context
+from jaxlm.models.windows import prepend_context, sliding_windows
 from jaxlm.ops.lookup import look_up
 
 
@@ -102,12 +102,12 @@ class ModernNPLM(NeuralModel):
         length: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         shapes.check(carry, "BN", B=tokens_BT.shape[0], N=self.window - 1)
-        seen_BS, carry = with_context(tokens_BT, carry, length)
+        seen_BS, carry = prepend_context(tokens_BT, carry, length)
         if last:
             seen_BS = seen_BS[:, -self.window :]
         words_BSD = self.drop(self.embedding(seen_BS), deterministic)
         # The nearest words are the last n_step of each window.
-        x_BTX = side_by_side(words_BSD[:, self.window - self.n_step :], self.n_step)
+        x_BTX = sliding_windows(words_BSD[:, self.window - self.n_step :], self.n_step)
         if self.far_windows:
             x_BTX = jnp.concatenate([x_BTX, self.far(words_BSD, x_BTX.shape[1])], axis=-1)
         h_BTH = self.first(x_BTX)

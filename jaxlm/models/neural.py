@@ -174,7 +174,7 @@ class NeuralModel(nn.Module, LanguageModel):
 
         `jaxlm.parallel.mesh.RULES` says how. Every other parameter is replicated.
         """
-        return SHARDED if make_head(self, parent=None).spreads else {}
+        return SHARDED if make_head(self, parent=None).shards_vocabulary else {}
 
     @nn.nowrap
     def notes(self) -> list[str]:

@@ -10,7 +10,7 @@ from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads.output_layer import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
-from jaxlm.models.windows import side_by_side, with_context
+from jaxlm.models.windows import prepend_context, sliding_windows
 
 
 class NPLM(NeuralModel):
@@ -114,12 +114,12 @@ class NPLM(NeuralModel):
         length: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         shapes.check(carry, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
-        seen_BS, carry = with_context(tokens_BT, carry, length)
+        seen_BS, carry = prepend_context(tokens_BT, carry, length)
         if last:
             seen_BS = seen_BS[:, -self.n_step :]
         words_BSD = self.drop(self.embedding(seen_BS), deterministic)
         shapes.check(words_BSD, "BSD", B=tokens_BT.shape[0], D=self.embedding_size)
-        x_BTX = side_by_side(words_BSD, self.n_step)
+        x_BTX = sliding_windows(words_BSD, self.n_step)
         parts: list[jax.Array] = []
         if self.hidden_size:
             a_BTH = self.drop(jnp.tanh(self.hidden(x_BTX)), deterministic)

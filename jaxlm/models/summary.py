@@ -1,4 +1,4 @@
-"""A model as a table: layers, shapes, parameter counts."""
+"""A model's layers, shapes and parameter counts as a table."""
 
 import math
 from typing import Any
@@ -10,21 +10,22 @@ from rich.table import Table
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Every parameter's path and shape, without computing a value."""
+    """Return the shape of each parameter by its path, without computing a value."""
     tokens_BT = np.zeros((1, 2), np.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def visit(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> None:
-        found["/".join(entry.key for entry in path)] = leaf.shape
+        shapes["/".join(entry.key for entry in path)] = leaf.shape
 
     jax.tree_util.tree_map_with_path(visit, params)
-    return found
+    return shapes
 
 
 def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
-    """Layers in order (prefix of the parameters' paths -> what they compute), the shapes of their
-    parameters, and how many numbers those are.
+    """Return a table of layers, with the shapes and the number of their parameters.
+
+    `layers` maps a prefix of parameter paths to a description of the layer, in the order of rows.
     """
     shapes = parameter_shapes(model)
     table = Table(title=f"{type(model).__name__}", title_justify="left", show_footer=True)
@@ -37,14 +38,14 @@ def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
     ):
         table.add_column(header, footer, justify=justify)  # type: ignore[arg-type]
     for prefix, meaning in layers.items():
-        own = [shape for path, shape in shapes.items() if _layer(path, layers) == prefix]
-        own.sort(key=len, reverse=True)
-        drawn = ", ".join("x".join(map(str, shape)) for shape in own)
-        table.add_row(prefix, drawn, f"{sum(map(math.prod, own)):,}", meaning)
+        layer_shapes = [shape for path, shape in shapes.items() if _layer(path, layers) == prefix]
+        layer_shapes.sort(key=len, reverse=True)
+        shown = ", ".join("x".join(map(str, shape)) for shape in layer_shapes)
+        table.add_row(prefix, shown, f"{sum(map(math.prod, layer_shapes)):,}", meaning)
     return table
 
 
 def _layer(path: str, layers: dict[str, str]) -> str:
-    """Which layer a parameter belongs to: the longest prefix of its path."""
-    fitting = [prefix for prefix in layers if f"{path}/".startswith(f"{prefix}/")]
-    return max(fitting, key=len, default="")
+    """Return the layer of a parameter: the longest prefix of its path, or an empty text."""
+    prefixes = [prefix for prefix in layers if f"{path}/".startswith(f"{prefix}/")]
+    return max(prefixes, key=len, default="")

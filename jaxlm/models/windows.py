@@ -1,23 +1,36 @@
-"""What the models over a window of words share: the words before, and windows side by side."""
+"""Functions for models that read a fixed window of words."""
 
 import jax
 import jax.numpy as jnp
 
 
-def with_context(
+def prepend_context(
     tokens_BT: jax.Array, carry_BN: jax.Array, length: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The tokens with those of the carry before them, [B, N + T], and the carry after them: the
-    last N that were read, where `length` (none: all T) of the tokens are.
+    """Return the carry's tokens followed by `tokens_BT`, [B, N + T], and the new carry [B, N].
+
+    The carry holds the last N tokens that were read. `length` is the number of tokens of
+    `tokens_BT` that are read; None means all T.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tokens_BT, carry_BN = jnp.asarray([[3, 4, 5]]), jnp.asarray([[1, 2]])
+      >>> tokens_BS, carry_BN = prepend_context(tokens_BT, carry_BN, None)
+      >>> tokens_BS.tolist(), carry_BN.tolist()
+      ([[1, 2, 3, 4, 5]], [[4, 5]])
     """
-    seen_BS = jnp.concatenate([carry_BN, tokens_BT.astype(carry_BN.dtype)], axis=1)
+    tokens_BS = jnp.concatenate([carry_BN, tokens_BT.astype(carry_BN.dtype)], axis=1)
     read = tokens_BT.shape[1] if length is None else length
-    return seen_BS, jax.lax.dynamic_slice_in_dim(seen_BS, read, carry_BN.shape[1], axis=1)
+    return tokens_BS, jax.lax.dynamic_slice_in_dim(tokens_BS, read, carry_BN.shape[1], axis=1)
 
 
-def side_by_side(words_BSD: jax.Array, n_step: int) -> jax.Array:
-    """The features of every n_step words in a row, [B, S - n_step + 1, n_step · D]."""
+def sliding_windows(words_BSD: jax.Array, n_step: int) -> jax.Array:
+    """Return the concatenated features of each n_step consecutive words.
+
+    The result has shape [B, S - n_step + 1, n_step · D].
+    """
     positions = words_BSD.shape[1] - n_step + 1
-    # One product of whole windows: a product for each of their places, which spares this copy,
-    # takes 1.4 times as long (13 words, 256 -> 1024; forward and backward, on a CPU).
+    # The layer above multiplies whole windows in one product. One product per position in the
+    # window would need no copy of the features, but takes 1.4 times as long (13 words, 256 -> 1024;
+    # forward and backward, on a CPU).
     return jnp.concatenate([words_BSD[:, n : n + positions] for n in range(n_step)], axis=-1)

@@ -1,4 +1,4 @@
-"""The negative log-likelihood of a softmax of logits, with the gradient written out."""
+"""The cross-entropy of logits and targets, with a hand-written gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,19 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target, in nats: float32 [B, T] whatever the dtype of the
-    logits.
+    """Return the negative log-likelihood of each target in nats, float32 [B, T].
 
         nll = log Σ_v exp(y_v) - y_target          ∂nll/∂y = softmax(y) - onehot(target)
 
-    The gradient compares an iota with the target rather than scattering into a zero array, as
-    automatic differentiation of the lookup would: XLA fuses the comparison into the softmax, and a
-    scatter it cannot.
+    The logits may have any dtype; exponentials and sums are float32. The gradient compares an iota
+    with the target. Automatic differentiation of the lookup would scatter into a zero array, and
+    XLA can fuse the comparison into the softmax but not a scatter.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits_BTV = jnp.log(jnp.asarray([[[0.25, 0.75]]]))
+      >>> jnp.exp(-cross_entropy(logits_BTV, jnp.asarray([[1]]))).round(4).tolist()
+      [[0.75]]
     """
     return _forward(logits_BTV, targets_BT)[0]
 
@@ -23,7 +28,8 @@ def _forward(
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     max_BT = jnp.max(logits_BTV, axis=-1).astype(jnp.float32)
     shifted_BTV = _shifted(logits_BTV, max_BT)
-    # The maximum cancels between the two terms; left in, it would cost large logits their digits.
+    # The maximum is subtracted in both terms, so it cancels. If it stayed in both, large logits
+    # would lose digits in the difference.
     log_sum_BT = jnp.log(jnp.sum(jnp.exp(shifted_BTV), axis=-1))
     target_BT = jnp.take_along_axis(shifted_BTV, targets_BT[..., None], axis=-1)[..., 0]
     return log_sum_BT - target_BT, (logits_BTV, targets_BT, max_BT, log_sum_BT)

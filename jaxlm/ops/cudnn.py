@@ -1,12 +1,14 @@
-"""cuDNN's LSTM, by way of `jax.experimental.rnn`, from the parameters of any other LSTM layer."""
+"""cuDNN's LSTM (`jax.experimental.rnn`), with the parameters of the other LSTM time loops."""
 
 import jax
 import jax.numpy as jnp
 
 
 def pack(kernel_DG: jax.Array, bias_G: jax.Array, recurrent_HG: jax.Array) -> jax.Array:
-    """W, b and U as cuDNN's one vector: W and U turned, [G, D] and [G, H], then the bias of the
-    input, then that of the recurrent link, which is zero. The gates' order i, f, g, o is PyTorch's.
+    """Return W, b and U as the single parameter vector that cuDNN reads.
+
+    The vector holds Wᵀ [G, D], Uᵀ [G, H], the input bias, and a recurrent bias of zeros. The order
+    of the gates is i, f, g, o, as in PyTorch.
     """
     parts = kernel_DG.T, recurrent_HG.T, bias_G, jnp.zeros_like(bias_G)
     return jnp.concatenate([part.reshape(-1) for part in parts])
@@ -20,10 +22,20 @@ def lstm(
     recurrent_HG: jax.Array,
     length: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """h_BTH and (h, c) after `length` steps (none: all), float32 (TF32 where JAX's matmul precision
-    allows it).
+    """Run an LSTM over time with cuDNN.
 
-    To be called where `kernels.cudnn_is_here`: elsewhere it cannot even be traced.
+    Call it only if `machine.cudnn_is_here()` is true: elsewhere JAX cannot trace it. Products are
+    float32, or TF32 where JAX's matmul precision allows it.
+
+    Args:
+      x_BTD: the layer's input, float32.
+      carry: initial (h, c), float32 [B, H] each.
+      kernel_DG: input matrix W, float32. The order of the gates is i, f, g, o.
+      bias_G: bias b, float32.
+      recurrent_HG: recurrent matrix U, float32.
+      length: number of time steps to run, int32 scalar; None runs all steps.
+    Returns:
+      h_BTH, and (h, c) after `length` steps, float32.
     """
     from jax.experimental import rnn
 

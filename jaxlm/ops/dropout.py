@@ -1,34 +1,53 @@
-"""Dropout as pure functions of a key: on numbers, on whole words, on matrices."""
+"""Dropout as pure functions of a key: masks for activations, for whole words and for matrices."""
 
 import jax
 import jax.numpy as jnp
 
 from jaxlm.ops.static import is_static
 
-# A mask is drawn from 16 bits a number, half of what a float32 would take; a rate is rounded to
-# one of this many parts, and the mean kept exact for the rounded one.
-PARTS = 1 << 16
+# A mask takes 16 random bits per element, half as many as a float32 would take. So a rate is
+# rounded to a multiple of 1 / RATE_STEPS. The mask is scaled by the rounded rate, so its mean is
+# exactly 1.
+RATE_STEPS = 1 << 16
 
 
 def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """float32: 0 with probability `rate`, otherwise 1 / (1 - rate), so that its mean is 1.
+    """Return a float32 mask: 0 with probability `rate`, otherwise 1 / (1 - rate).
 
-    Source: Srivastava et al., "Dropout", 2014, section 10 (inverted: evaluation is left alone).
+    The mean of the mask is 1, so evaluation needs no scaling (inverted dropout).
+
+    Source: Srivastava et al., "Dropout", 2014, section 10.
     """
     bits = jax.random.bits(key, shape, jnp.uint16)
     if is_static(rate):
-        dropped = min(round(rate * PARTS), PARTS - 1)
-        return jnp.where(bits >= dropped, jnp.float32(PARTS / (PARTS - dropped)), jnp.float32(0))
-    dropped_f = jnp.minimum(jnp.round(rate * PARTS), PARTS - 1)
-    scale = PARTS / (PARTS - dropped_f)
-    return jnp.where(bits >= dropped_f.astype(jnp.uint16), scale, jnp.float32(0))
+        threshold = min(round(rate * RATE_STEPS), RATE_STEPS - 1)
+        scale = jnp.float32(RATE_STEPS / (RATE_STEPS - threshold))
+        return jnp.where(bits >= threshold, scale, jnp.float32(0))
+    traced_threshold = jnp.minimum(jnp.round(rate * RATE_STEPS), RATE_STEPS - 1)
+    traced_scale = RATE_STEPS / (RATE_STEPS - traced_threshold)
+    return jnp.where(bits >= traced_threshold.astype(jnp.uint16), traced_scale, jnp.float32(0))
 
 
 def dropout(
     key: jax.Array, x: jax.Array, rate: float, shared_axes: tuple[int, ...] = ()
 ) -> jax.Array:
-    """x ⊙ mask. Along `shared_axes` the mask is one and the same: with x_BTF and axis 1, one mask a
-    sequence (variational dropout: Gal & Ghahramani 2016).
+    """Return x ⊙ mask, with a mask from `keep_mask`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> x_BTF = jnp.ones((2, 3, 4))
+      >>> dropped_BTF = dropout(jax.random.key(0), x_BTF, 0.5, shared_axes=(1,))
+      >>> bool((dropped_BTF == dropped_BTF[:, :1]).all())
+      True
+
+    Args:
+      key: random key.
+      x: array of any shape and float dtype.
+      rate: probability that an element becomes 0.
+      shared_axes: axes along which the mask is constant. Axis 1 of x_BTF gives one mask per
+        sequence (variational dropout: Gal & Ghahramani 2016).
+    Returns:
+      An array with the shape and dtype of `x`.
     """
     shape = tuple(1 if axis in shared_axes else size for axis, size in enumerate(x.shape))
     return x * keep_mask(key, shape, rate).astype(x.dtype)
@@ -37,9 +56,20 @@ def dropout(
 def drop_words(
     key: jax.Array, words_BTD: jax.Array, tokens_BT: jax.Array, vocab_size: int, rate: float
 ) -> jax.Array:
-    """The features of some words of the vocabulary are 0 wherever they stand: words_BTD are the
-    rows of a table at tokens_BT, as if whole rows of the table had been dropped, without a pass
-    over it (Gal & Ghahramani 2016, section 4.2; Merity et al. 2018, section 4.3).
+    """Return word features with some words of the vocabulary set to 0 at all their positions.
+
+    The result is that of dropping whole rows of the embedding, without a pass over the embedding.
+
+    Source: Gal & Ghahramani 2016, section 4.2; Merity et al. 2018, section 4.3.
+
+    Args:
+      key: random key.
+      words_BTD: word features, the rows of the embedding at `tokens_BT`.
+      tokens_BT: ids of the words, integers.
+      vocab_size: number of words in the vocabulary.
+      rate: probability that a word is dropped.
+    Returns:
+      [B, T, D] with the dtype of `words_BTD`.
     """
     mask_V = keep_mask(key, (vocab_size,), rate)
     return words_BTD * mask_V[tokens_BT][..., None].astype(words_BTD.dtype)

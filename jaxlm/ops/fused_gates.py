@@ -1,4 +1,4 @@
-"""The squashing functions of gates, all gates of a step at once."""
+"""The activation functions of all gates of a time step, in one pass."""
 
 import functools
 
@@ -6,25 +6,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Both are one tanh: σ(s) = ½ tanh(½ s) + ½. So value = slope · tanh(slope · s) + shift.
+# Slope and shift of each activation function: value = slope · tanh(slope · s) + shift. The sigmoid
+# has this form too: σ(s) = ½ tanh(½ s) + ½.
 KINDS = {"sigmoid": (0.5, 0.5), "tanh": (1.0, 0.0)}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def fused_gates(s_BG: jax.Array, kinds: tuple[str, ...]) -> jax.Array:
-    """σ or tanh of each gate: `kinds` names one a gate, whose values lie side by side in the last
-    axis.
+    """Return σ or tanh of each gate.
 
         σ(s) = ½ tanh(½ s) + ½          σ' = σ (1 - σ)          tanh' = 1 - tanh²
 
-    One tanh over the whole array is a single pass that XLA vectorises and shares between threads;
-    gate by gate, a time step's small passes cost more to start than to run.
+    `s_BG` is the concatenation of the gates along the last axis, and `kinds` has the name of each
+    gate's function, "sigmoid" or "tanh". One tanh over the whole array is a single pass, which XLA
+    vectorises and splits over threads. One pass per gate would take longer to start than to run.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> fused_gates(jnp.asarray([[0.0, 0.0]]), ("sigmoid", "tanh")).tolist()
+      [[0.5, 0.0]]
     """
     return _forward(s_BG, kinds)[0]
 
 
 def _constants(kinds: tuple[str, ...], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """slope and shift of every column, float32 [G]."""
+    """Return slope and shift of each column, float32 [G] each."""
     size = width // len(kinds)
     slopes, shifts = np.array([KINDS[kind] for kind in kinds], np.float32).T
     return np.repeat(slopes, size), np.repeat(shifts, size)
@@ -32,7 +38,7 @@ def _constants(kinds: tuple[str, ...], width: int) -> tuple[np.ndarray, np.ndarr
 
 def _forward(s_BG: jax.Array, kinds: tuple[str, ...]) -> tuple[jax.Array, jax.Array]:
     slope_G, shift_G = _constants(kinds, s_BG.shape[-1])
-    # Else XLA computes the gates anew in each pass that reads one of them.
+    # Without the barrier, XLA computes the gates again in each pass that reads a gate.
     value_BG = jax.lax.optimization_barrier(slope_G * jnp.tanh(slope_G * s_BG) + shift_G)
     return value_BG, value_BG
 

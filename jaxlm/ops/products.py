@@ -1,4 +1,4 @@
-"""Products of matrices with sums in float32, laid out as the machine multiplies fastest."""
+"""Matrix products with float32 sums, in the memory layout that is fastest on the machine."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,15 +13,16 @@ from jaxlm.ops.machine import (
     must_materialise_transpose,
 )
 
-# Rows added to a turned matrix, for XLA's CPU compiler to leave it as it is; any number does.
-SPARE = 8
+# Rows of ones below a transposed matrix, so that XLA's CPU compiler does not fuse the transpose
+# into the product. Any number of rows has this effect.
+EXTRA_ROWS = 8
 
 
 class Compute(NamedTuple):
-    """How products are computed: the dtype of their operands, and JAX's name of the precision.
+    """The settings of products: dtype of their operands, and JAX's name for the precision.
 
-    A function with a gradient rule of its own keeps this among its static arguments: the rule is
-    traced after the context of `matmul_precision` has ended.
+    A function with its own gradient rule takes these settings as a static argument. JAX traces the
+    gradient rule after the context of `matmul_precision` has ended.
     """
 
     dtype: Any
@@ -37,8 +38,8 @@ class Compute(NamedTuple):
         return matmul_precision(self.precision)
 
 
-def widen(array: jax.Array, size: int, axis: int = -1) -> jax.Array:
-    """Zeros at the end of an axis, until it has `size` numbers."""
+def pad_axis(array: jax.Array, size: int, axis: int = -1) -> jax.Array:
+    """Return the array with zeros appended to an axis, so that its length is `size`."""
     missing = size - array.shape[axis]
     if not missing:
         return array
@@ -47,75 +48,84 @@ def widen(array: jax.Array, size: int, axis: int = -1) -> jax.Array:
     return jnp.pad(array, padding)
 
 
-def widen_blocks(array: jax.Array, size: int, wide: int) -> jax.Array:
-    """Zeros at the end of each block of `size` numbers of the last axis (a gate, say), until each
-    has `wide`.
+def pad_blocks(array: jax.Array, size: int, padded_size: int) -> jax.Array:
+    """Return the array with each block of the last axis padded with zeros.
+
+    The last axis is a concatenation of blocks of length `size`, such as gates. The blocks of the
+    result have length `padded_size`.
     """
-    if wide == size:
+    if padded_size == size:
         return array
     blocks = array.reshape(*array.shape[:-1], -1, size)
-    return widen(blocks, wide).reshape(*array.shape[:-1], -1)
+    return pad_axis(blocks, padded_size).reshape(*array.shape[:-1], -1)
 
 
-def align(a_NF: jax.Array, b_FO: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The operands of a product, with zeros at the end of F if it is the faster for them."""
+def pad_operands(a_NF: jax.Array, b_FO: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the operands of a product, with F padded by zeros to a size that multiplies fast."""
     features = aligned(a_NF.shape[-1])
-    return widen(a_NF, features), widen(b_FO, features, axis=0)
+    return pad_axis(a_NF, features), pad_axis(b_FO, features, axis=0)
 
 
 def product(a_NF: jax.Array, b_FO: jax.Array) -> jax.Array:
-    """a b, float32."""
+    """Return a b, float32."""
     return jnp.matmul(a_NF, b_FO, preferred_element_type=jnp.float32)
 
 
 def product_by_transposed(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
-    """a bᵀ, float32. Not by way of b.T, for which XLA's CPU compiler leaves bfloat16: half as
-    fast.
+    """Return a bᵀ, float32.
+
+    The function does not use b.T: with it, XLA's CPU compiler does not multiply in bfloat16, and
+    takes twice as long.
     """
-    over = (((1,), (1,)), ((), ()))
-    return jax.lax.dot_general(a_NO, b_FO, over, preferred_element_type=jnp.float32)
+    contracted = (((1,), (1,)), ((), ()))
+    return jax.lax.dot_general(a_NO, b_FO, contracted, preferred_element_type=jnp.float32)
 
 
 def transposed_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
-    """aᵀ b, float32."""
+    """Return aᵀ b, float32."""
     return (
         product(a_NF.T, b_NO)
         if not must_materialise_transpose(a_NF.dtype)
-        else _materialised_product(a_NF, b_NO)[:-SPARE]
+        else _materialised_product(a_NF, b_NO)[:-EXTRA_ROWS]
     )
 
 
 def transposed_product_and_sum(
     a_NF: jax.Array, b_NO: jax.Array, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """aᵀ b with operands in `dtype`, and Σ_n b [O], float32: a matrix's gradient and its bias's."""
-    low = a_NF.astype(dtype), b_NO.astype(dtype)
+    """Return aᵀ b with operands in `dtype`, and Σ_n b [O], both float32.
+
+    The results are the gradients of a matrix and of its bias.
+    """
+    operands = a_NF.astype(dtype), b_NO.astype(dtype)
     if not must_materialise_transpose(dtype):
-        return transposed_product(*low), b_NO.sum(0)
-    # A spare row of ones sums for nothing, and b need not be there in float32 too.
-    found_RO = _materialised_product(*low)
-    return found_RO[:-SPARE], found_RO[-1]
+        return transposed_product(*operands), b_NO.sum(0)
+    # The extra rows of ones give the sum at no further cost, and b is not needed in float32.
+    product_RO = _materialised_product(*operands)
+    return product_RO[:-EXTRA_ROWS], product_RO[-1]
 
 
 def _materialised_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
-    """aᵀ b, and below it SPARE rows of Σ_n b. What is turned alone is worked into the product
-    again; with rows added it is not.
+    """Return aᵀ b, with EXTRA_ROWS rows of Σ_n b below it.
+
+    XLA would fuse a plain transpose into the product. It does not fuse the concatenation with rows
+    of ones.
     """
-    ones_RN = jnp.ones((SPARE, len(a_NF)), a_NF.dtype)
-    return product(jnp.concatenate([a_NF.T, ones_RN]), b_NO)
+    ones_EN = jnp.ones((EXTRA_ROWS, len(a_NF)), a_NF.dtype)
+    return product(jnp.concatenate([a_NF.T, ones_EN]), b_NO)
 
 
 def project(x_NF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
-    """x W with operands in `dtype`, and sums in float32; the gradients too.
+    """Return x W, float32, with operands in `dtype` and float32 sums, in the gradients too.
 
     y = x W      dx = dy Wᵀ      dW = xᵀ dy
     """
-    kinds = _Kinds(jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype, current_precision())
-    return _project(kinds, *align(x_NF, kernel_FO))
+    dtypes = _Dtypes(jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype, current_precision())
+    return _project(dtypes, *pad_operands(x_NF, kernel_FO))
 
 
-class _Kinds(NamedTuple):
-    """dtypes of the product's operands, of x and of the kernel; precision of the products."""
+class _Dtypes(NamedTuple):
+    """The dtypes of the products' operands, of x and of the kernel; precision of the products."""
 
     operands: Any
     x: Any
@@ -124,26 +134,26 @@ class _Kinds(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _project(kinds: _Kinds, x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
-    return product(x_NF.astype(kinds.operands), kernel_FO.astype(kinds.operands))
+def _project(dtypes: _Dtypes, x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
+    return product(x_NF.astype(dtypes.operands), kernel_FO.astype(dtypes.operands))
 
 
 def _forward(
-    kinds: _Kinds, x_NF: jax.Array, kernel_FO: jax.Array
+    dtypes: _Dtypes, x_NF: jax.Array, kernel_FO: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    low = x_NF.astype(kinds.operands), kernel_FO.astype(kinds.operands)
-    with matmul_precision(kinds.precision):
-        return product(*low), low
+    operands = x_NF.astype(dtypes.operands), kernel_FO.astype(dtypes.operands)
+    with matmul_precision(dtypes.precision):
+        return product(*operands), operands
 
 
 def _backward(
-    kinds: _Kinds, saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
+    dtypes: _Dtypes, saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x_NF, kernel_FO = saved
-    dy_NO = dy_NO.astype(kinds.operands)
-    with matmul_precision(kinds.precision):
-        dx_NF = product_by_transposed(dy_NO, kernel_FO).astype(kinds.x)
-        return dx_NF, transposed_product(x_NF, dy_NO).astype(kinds.kernel)
+    dy_NO = dy_NO.astype(dtypes.operands)
+    with matmul_precision(dtypes.precision):
+        dx_NF = product_by_transposed(dy_NO, kernel_FO).astype(dtypes.x)
+        return dx_NF, transposed_product(x_NF, dy_NO).astype(dtypes.kernel)
 
 
 _project.defvjp(_forward, _backward)

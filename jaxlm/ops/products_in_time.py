@@ -1,5 +1,7 @@
-"""A loop over time with any number of products in a step, whose matrices' gradients are each one
-product after the loop. `ops.recurrence` is the faster one for a step with a single product.
+"""A loop over time for cells with several products per step, with a hand-written gradient.
+
+The gradient of each matrix is one product after the loop. For cells with one product per step,
+`ops.recurrence` is faster.
 """
 
 import functools
@@ -11,38 +13,59 @@ import jax.numpy as jnp
 
 from jaxlm.ops.machine import steps_per_iteration
 from jaxlm.ops.products import Compute, product, transposed_product
-from jaxlm.ops.recurrence import over_time
+from jaxlm.ops.recurrence import scan_over_time
 
 Carry = tuple[jax.Array, ...]
 
 
 class Multiply(Protocol):
-    """multiply(name, a_BF): a times the matrix of that name, [B, O], float32; each name once."""
+    """multiply(name, a_BF) returns a times the matrix `name`, float32 [B, O].
+
+    A step may use each name only once.
+    """
 
     def __call__(self, name: str, a_BF: jax.Array) -> jax.Array: ...
 
 
 Step = Callable[[Multiply, Carry, Any], Carry]
-"""step(multiply, carry, at_t) -> carry, the hidden state first. Hashable."""
+"""step(multiply, carry, inputs_t) -> carry. The carry's first array is the hidden state. A step is
+hashable."""
 
 
 def plain_product(kernel_FO: jax.Array, a_BF: jax.Array, dtype: Any) -> jax.Array:
-    """a U with operands in `dtype` and sums in float32."""
+    """Return a U with operands in `dtype` and float32 sums."""
     return product(a_BF.astype(dtype), kernel_FO.astype(dtype))
 
 
 def products_in_time(
     step: Step, kernels: dict[str, jax.Array], carry: Carry, inputs: Any, dtype: Any = jnp.float32
 ) -> tuple[jax.Array, Carry]:
-    """Runs `step` over time: every hidden state, float32 [T, B, H], and the last carry.
-
-    kernels: the matrices [F, O] by name, float32; carry: arrays [B, H]; inputs: a pytree of arrays
-    whose first axis is time. Values and gradients are those of `jax.lax.scan` over the same step.
+    """Run `step` over time, with the gradient of each matrix computed after the loop.
 
         dU = Σ_t a_tᵀ dy_t          for y_t = a_t U + (the rest of the step)
 
-    Automatic differentiation of the scan would add each a_tᵀ dy_t to dU inside the loop. Here y_t
-    is given an e_t = 0 on top, whose gradient is dy_t, and a_t is kept.
+    Values and gradients equal the values and gradients of `jax.lax.scan` over the same step.
+    Automatic differentiation of the scan would add each a_tᵀ dy_t to dU inside the loop. Here, a
+    zero e_t is added to y_t, so that the gradient of e_t is dy_t. The a_t are stored.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def step(multiply, carry, x_BH):
+      ...     return (multiply("recurrent", carry[0]) + x_BH,)
+      >>> x_TBH, h_BH = jnp.ones((3, 1, 1)), jnp.zeros((1, 1))
+      >>> kernels = {"recurrent": jnp.asarray([[0.5]])}
+      >>> h_TBH, (last_BH,) = products_in_time(step, kernels, (h_BH,), x_TBH)
+      >>> h_TBH.ravel().tolist()
+      [1.0, 1.5, 1.75]
+
+    Args:
+      step: the cell. It multiplies only through its argument `multiply`; see `Step`.
+      kernels: the matrices [F, O] by name, float32.
+      carry: initial state, arrays [B, H]; the hidden state comes first.
+      inputs: pytree of arrays whose first axis is time. `step` gets the arrays of one time step.
+      dtype: dtype of the operands of the products.
+    Returns:
+      Each hidden state, float32 [T, B, H], and the carry after the last step.
     """
     return _run(step, Compute.now(dtype), kernels, carry, inputs)
 
@@ -54,11 +77,11 @@ def _run(
     def multiply(name: str, a_BF: jax.Array) -> jax.Array:
         return plain_product(kernels[name], a_BF, compute.dtype)
 
-    def body(carry: Carry, at_t: Any) -> tuple[Carry, jax.Array]:
-        carry = step(multiply, carry, at_t)
+    def body(carry: Carry, inputs_t: Any) -> tuple[Carry, jax.Array]:
+        carry = step(multiply, carry, inputs_t)
         return carry, carry[0]
 
-    carry, h_TBH = over_time(body, carry, inputs, unroll=steps_per_iteration())
+    carry, h_TBH = scan_over_time(body, carry, inputs, unroll=steps_per_iteration())
     return h_TBH, carry
 
 
@@ -72,38 +95,38 @@ def _forward(
     }
 
     def run(zeros: dict[str, jax.Array], carry: Carry, inputs: Any) -> Any:
-        def body(carry: Carry, at_t: tuple[Any, Any]) -> tuple[Carry, Any]:
-            zero, inputs_t = at_t
-            read: dict[str, jax.Array] = {}
+        def body(carry: Carry, xs_t: tuple[Any, Any]) -> tuple[Carry, Any]:
+            zeros_t, inputs_t = xs_t
+            operands: dict[str, jax.Array] = {}
 
             def multiply(name: str, a_BF: jax.Array) -> jax.Array:
-                assert name not in read, f"two products called {name} in one step"
-                read[name] = a_BF.astype(compute.dtype)
-                return plain_product(kernels[name], a_BF, compute.dtype) + zero[name]
+                assert name not in operands, f"two products called {name} in one step"
+                operands[name] = a_BF.astype(compute.dtype)
+                return plain_product(kernels[name], a_BF, compute.dtype) + zeros_t[name]
 
             carry = step(multiply, carry, inputs_t)
-            return carry, (carry[0], read)
+            return carry, (carry[0], operands)
 
-        at = zeros, inputs
-        carry, (h_TBH, read) = over_time(body, carry, at, unroll=steps_per_iteration())
-        return (h_TBH, carry), read
+        xs = zeros, inputs
+        carry, (h_TBH, operands) = scan_over_time(body, carry, xs, unroll=steps_per_iteration())
+        return (h_TBH, carry), operands
 
     with compute.context():
-        out, pull, read = jax.vjp(run, zeros, carry, inputs, has_aux=True)
-    return out, (pull, read)
+        out, pullback, operands = jax.vjp(run, zeros, carry, inputs, has_aux=True)
+    return out, (pullback, operands)
 
 
 def _backward(step: Step, compute: Compute, saved: Any, grads: tuple[jax.Array, Carry]) -> Any:
-    pull, read = saved
-    dy, dcarry, dinputs = pull(grads)
+    pullback, operands = saved
+    dy, dcarry, dinputs = pullback(grads)
 
     def gradient(name: str) -> jax.Array:
-        a_NF = read[name].reshape(-1, read[name].shape[-1])
+        a_NF = operands[name].reshape(-1, operands[name].shape[-1])
         dy_NO = dy[name].reshape(-1, dy[name].shape[-1]).astype(compute.dtype)
         with compute.context():
             return transposed_product(a_NF, dy_NO)
 
-    return {name: gradient(name) for name in read}, dcarry, dinputs
+    return {name: gradient(name) for name in operands}, dcarry, dinputs
 
 
 _run.defvjp(_forward, _backward)

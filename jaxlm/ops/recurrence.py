@@ -1,8 +1,8 @@
-"""A recurrence over time with the gradient written out: any cell, one product a step.
+"""A loop over time for any cell with one product per step, with a hand-written gradient.
 
-Automatic differentiation of a scan keeps an accumulator of the recurrent matrix's gradient, and
-adds a thin product to it in every step. Here the backward loop finds only what a step's gates and
-the state before it should have been; the matrix's gradient is one product after the loop.
+Automatic differentiation of a scan accumulates the recurrent matrix's gradient inside the loop, and
+adds a thin product to it in each step. Here, the backward loop computes only the gradients of the
+gates and of the carry. The matrix's gradient is one product after the loop.
 """
 
 import functools
@@ -14,14 +14,17 @@ import jax.numpy as jnp
 
 from jaxlm.ops.products import Compute, product, product_by_transposed, transposed_product
 
-# Numbers in a recurrent matrix that is turned before the backward loop, at most. A larger one does
-# not stay in a core's cache, and is read faster as it lies (200x800 and 256x1024 against 650x2600).
+# The backward loop reads a transposed copy of the recurrent matrix if the matrix has at most this
+# many elements. A larger matrix does not stay in a core's cache, and is read faster without the
+# copy (measured: 200x800 and 256x1024 gain from the copy, 650x2600 does not).
 LARGEST_TRANSPOSED = 1 << 19
-OVER_TIME = "over_time"
+# Name of the time loops in compiled programs.
+TIME_SCOPE = "over_time"
 
 Carry = tuple[jax.Array, ...]
 Step = Callable[[Carry, jax.Array, jax.Array], Carry]
-"""step(carry, x_BG, u_BG) -> carry, elementwise in the batch; the hidden state first. Hashable."""
+"""step(carry, x_BG, u_BG) -> carry, elementwise in the batch. The carry's first array is the hidden
+state. A step is hashable."""
 
 
 def recurrence(
@@ -31,36 +34,53 @@ def recurrence(
     kernel_HG: jax.Array,
     bias_G: jax.Array | None = None,
     mask: jax.Array | None = None,
-    live_T: jax.Array | None = None,
+    valid_T: jax.Array | None = None,
     *,
     dtype: Any = jnp.float32,
     additive: bool = False,
     unroll: int = 1,
 ) -> tuple[jax.Array, Carry]:
-    """Runs `step` over time.
+    """Run a cell over time with a hand-written gradient.
 
         u_t = (m_t ⊙ h_{t-1}) U (+ bias)          carry_t = step(carry_{t-1}, x_t, u_t)
-
-    carry: arrays [B, H], float32, the hidden state h first. x_TBG: float32, the input's part of all
-    gates at every step. kernel_HG: U, float32. mask: m, what the recurrent link is multiplied by,
-    such as a dropout mask: [B, H], one a sequence (Gal & Ghahramani 2016), or [T, B, H], one a
-    step; it has no gradient. live_T: bool, steps that count; the others leave the carry, and h, as
-    they were. dtype: of the products' operands; sums, gates and carry are
-    float32. additive: whether the step only ever sees x + u, of which one then is kept for the
-    gradient in place of both. unroll: steps in one turn of the loop.
-
-    Returns every hidden state, float32 [T, B, H], and the last carry. Values and gradients are
-    those of `jax.lax.scan` over the same step, in another order of summation.
-
         dU = Σ_t (m_t ⊙ h_{t-1})ᵀ du_t    dh_{t-1} = m_t ⊙ du_t Uᵀ + (what the step passes back)
+
+    In dh_{t-1}, (what the step passes back) is the gradient that reaches h_{t-1} through the carry,
+    without the product. Values and gradients equal the values and gradients of `jax.lax.scan` over
+    the same step, up to the order of summation. Sums, gates and carry are float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxlm.models.cells import CELLS
+      >>> x_TBG, kernel_HG = jnp.zeros((5, 2, 4 * 3)), jnp.zeros((3, 4 * 3))
+      >>> carry = jnp.zeros((2, 3)), jnp.ones((2, 3))
+      >>> h_TBH, (h_BH, c_BH) = recurrence(CELLS["lstm"].step, carry, x_TBG, kernel_HG)
+      >>> h_TBH.shape, c_BH[0].tolist()
+      ((5, 2, 3), [0.03125, 0.03125, 0.03125])
+
+    Args:
+      step: the cell, elementwise in the batch: (carry, x_BG, u_BG) -> carry.
+      carry: initial state, float32 arrays [B, H]; the hidden state h comes first.
+      x_TBG: W x + b for all gates and all time steps, float32.
+      kernel_HG: recurrent matrix U, float32.
+      bias_G: recurrent bias, float32; None for a cell without it.
+      mask: factor m of h, such as a dropout mask; None for 1. [B, H] is one mask per sequence
+        (Gal & Ghahramani 2016), [T, B, H] one mask per time step. It has no gradient.
+      valid_T: bool; a step where it is False leaves the carry unchanged. None if all are valid.
+      dtype: dtype of the operands of the products.
+      additive: whether the cell uses x and u only as their sum. If so, the forward loop stores the
+        sum for the gradient, in place of both.
+      unroll: number of time steps in one iteration of the compiled loop.
+    Returns:
+      Each hidden state h_TBH, float32, and the carry after the last step.
     """
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
     settings = _Settings(step, Compute.now(dtype), additive, unroll)
-    return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask, live_T)
+    return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask, valid_T)
 
 
 class _Settings(NamedTuple):
-    """What is known when compiling."""
+    """The static arguments of `recurrence`."""
 
     step: Step
     compute: Compute
@@ -76,44 +96,50 @@ def _recurrence(
     kernel_HG: jax.Array,
     bias_G: jax.Array,
     mask: jax.Array | None,
-    live_T: jax.Array | None,
+    valid_T: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
-    def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
-        x_BG, mask_BH, live = at_t
-        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.compute.dtype, bias_G)
-        carry = where_live(live, settings.step(carry, x_BG, u_BG), carry)
+    def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
+        x_BG, mask_BH, valid = inputs_t
+        h_BH = _masked(carry[0], mask_BH, mask)
+        u_BG = _recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G)
+        carry = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
         return carry, carry[0]
 
-    at = x_TBG, _by_step(mask), live_T
-    last, h_TBH = over_time(body, carry, at, unroll=settings.unroll)
+    inputs = x_TBG, _step_masks(mask), valid_T
+    last, h_TBH = scan_over_time(body, carry, inputs, unroll=settings.unroll)
     return h_TBH, last
 
 
-def over_time(body: Any, carry: Any, at: Any, **options: Any) -> Any:
-    """`jax.lax.scan` over time steps, by a name that it keeps in the compiled program."""
-    with jax.named_scope(OVER_TIME):
-        return jax.lax.scan(body, carry, at, **options)
+def scan_over_time(body: Any, carry: Any, inputs: Any, **options: Any) -> Any:
+    """Run `jax.lax.scan` over time steps, named TIME_SCOPE in the compiled program."""
+    with jax.named_scope(TIME_SCOPE):
+        return jax.lax.scan(body, carry, inputs, **options)
 
 
-def where_live(live: jax.Array | None, after: Any, before: Any) -> Any:
-    """What a step makes of arrays; or what they were before it, if it does not count."""
-    if live is None:
-        return after
-    return jax.tree.map(lambda new, old: jnp.where(live, new, old), after, before)
+def where_valid(valid: jax.Array | None, new: Any, old: Any) -> Any:
+    """Return the arrays of `new` if the time step is valid, otherwise the arrays of `old`.
+
+    `valid` is a bool scalar; None means that the step is valid.
+    """
+    if valid is None:
+        return new
+    return jax.tree.map(lambda after, before: jnp.where(valid, after, before), new, old)
 
 
-def _by_step(mask: jax.Array | None) -> jax.Array | None:
-    """What of the mask differs from step to step."""
+def _step_masks(mask: jax.Array | None) -> jax.Array | None:
+    """Return the per-step masks [T, B, H], or None if one mask serves the whole sequence."""
     return None if mask is None or mask.ndim == 2 else mask
 
 
 def _masked(h_BH: jax.Array, mask_BH: jax.Array | None, mask: jax.Array | None) -> jax.Array:
-    """h under the step's mask, or else the sequence's, or else as it is."""
-    of_step = mask if mask_BH is None else mask_BH
-    return h_BH if of_step is None else h_BH * of_step
+    """Return h times the step's mask, else times the sequence's mask, else h."""
+    factor_BH = mask if mask_BH is None else mask_BH
+    return h_BH if factor_BH is None else h_BH * factor_BH
 
 
-def _product(h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Array) -> jax.Array:
+def _recurrent_product(
+    h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Array
+) -> jax.Array:
     u_BG = product(h_BH.astype(dtype), kernel_HG.astype(dtype))
     return u_BG + bias_G if bias_G.size else u_BG
 
@@ -130,24 +156,25 @@ def _values_and_saved(
     kernel_HG: jax.Array,
     bias_G: jax.Array,
     mask: jax.Array | None,
-    live_T: jax.Array | None,
+    valid_T: jax.Array | None,
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
-    def body(carry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
-        x_BG, mask_BH, live = at_t
-        u_BG = _product(_masked(carry[0], mask_BH, mask), kernel_HG, settings.compute.dtype, bias_G)
+    def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
+        x_BG, mask_BH, valid = inputs_t
+        h_BH = _masked(carry[0], mask_BH, mask)
+        u_BG = _recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G)
         if settings.additive:
-            # The gates know x and u by their sum alone.
-            x_BG = x_BG + u_BG
-            after = settings.step(carry, x_BG, jnp.zeros((), x_BG.dtype))
-            after = where_live(live, after, carry)
-            return after, (after, x_BG)
-        after = where_live(live, settings.step(carry, x_BG, u_BG), carry)
-        return after, (after, u_BG)
+            # The gates need only the sum of x and u.
+            sum_BG = x_BG + u_BG
+            new = settings.step(carry, sum_BG, jnp.zeros((), sum_BG.dtype))
+            new = where_valid(valid, new, carry)
+            return new, (new, sum_BG)
+        new = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
+        return new, (new, u_BG)
 
-    at = x_TBG, _by_step(mask), live_T
-    last, (carries, kept_TBG) = over_time(body, carry, at, unroll=settings.unroll)
-    kept = (kept_TBG,) if settings.additive else (x_TBG, kept_TBG)
-    return (carries[0], last), (carry, carries, kept, kernel_HG, bias_G, mask, live_T)
+    inputs = x_TBG, _step_masks(mask), valid_T
+    last, (carries, stored_TBG) = scan_over_time(body, carry, inputs, unroll=settings.unroll)
+    stored = (stored_TBG,) if settings.additive else (x_TBG, stored_TBG)
+    return (carries[0], last), (carry, carries, stored, kernel_HG, bias_G, mask, valid_T)
 
 
 def _backward(
@@ -160,80 +187,92 @@ def _backward(
 def _gradients(
     settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
 ) -> tuple[Any, ...]:
-    first, carries, kept, kernel_HG, bias_G, mask, live_T = saved
+    initial, carries, stored, kernel_HG, bias_G, mask, valid_T = saved
     dh_TBH, dlast = grads
     step, dtype = settings.step, settings.compute.dtype
-    low_HG = kernel_HG.astype(dtype)
-    # Turned once: inside the loop, a thin product with the transpose takes half as long again in
-    # float32, no longer in bfloat16.
-    turns = low_HG.size <= LARGEST_TRANSPOSED and low_HG.dtype == jnp.float32
-    transposed_GH = jax.lax.optimization_barrier(low_HG.T) if turns else None
-    # The carry before each step: the first, and all but the last.
-    before = tuple(
-        jnp.concatenate([one[None], many[:-1]]) for one, many in zip(first, carries, strict=True)
+    operand_HG = kernel_HG.astype(dtype)
+    # The matrix is transposed once, before the loop. Inside the loop, a thin product with the
+    # transpose takes 1.5 times as long in float32; in bfloat16 it takes no longer.
+    transposes = operand_HG.size <= LARGEST_TRANSPOSED and operand_HG.dtype == jnp.float32
+    transposed_GH = jax.lax.optimization_barrier(operand_HG.T) if transposes else None
+    # The carry before each step: the initial carry, then the carry after each step but the last.
+    previous = tuple(
+        jnp.concatenate([initial_BH[None], carry_TBH[:-1]])
+        for initial_BH, carry_TBH in zip(initial, carries, strict=True)
     )
 
-    def body(dcarry: Carry, at_t: tuple[Any, ...]) -> tuple[Carry, tuple[jax.Array, ...]]:
-        dh_BH, carry, kept, mask_BH, live = at_t
+    def body(dcarry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, tuple[jax.Array, ...]]:
+        dh_BH, carry, stored_t, mask_BH, valid = inputs_t
         dcarry = (dcarry[0] + dh_BH, *dcarry[1:])
         if settings.additive:
-            _, pull = jax.vjp(lambda carry, s: step(carry, s, jnp.zeros((), s.dtype)), carry, *kept)
-        else:
-            _, pull = jax.vjp(step, carry, *kept)
-        dbefore, *dgates = pull(dcarry)
-        if live is not None:
-            dgates = [jnp.where(live, dgate, 0.0) for dgate in dgates]
-        du_BG = dgates[-1]
-        low_BG = du_BG.astype(dtype)
-        if transposed_GH is None:
-            through_u = product_by_transposed(low_BG, low_HG)
-        else:
-            through_u = product(low_BG, transposed_GH)
-        through_u = _masked(through_u, mask_BH, mask)
-        dbefore = (dbefore[0] + through_u, *dbefore[1:])
-        return where_live(live, dbefore, dcarry), tuple(dgates)
 
-    at = (dh_TBH, before, kept, _by_step(mask), live_T)
-    dfirst, dgates = over_time(body, dlast, at, reverse=True, unroll=settings.unroll)
+            def step_of_sum(carry: Carry, sum_BG: jax.Array) -> Carry:
+                return step(carry, sum_BG, jnp.zeros((), sum_BG.dtype))
+
+            _, pullback = jax.vjp(step_of_sum, carry, *stored_t)
+        else:
+            _, pullback = jax.vjp(step, carry, *stored_t)
+        dprevious, *dgates = pullback(dcarry)
+        if valid is not None:
+            dgates = [jnp.where(valid, dgate_BG, 0.0) for dgate_BG in dgates]
+        du_BG = dgates[-1].astype(dtype)
+        if transposed_GH is None:
+            through_u_BH = product_by_transposed(du_BG, operand_HG)
+        else:
+            through_u_BH = product(du_BG, transposed_GH)
+        through_u_BH = _masked(through_u_BH, mask_BH, mask)
+        dprevious = (dprevious[0] + through_u_BH, *dprevious[1:])
+        return where_valid(valid, dprevious, dcarry), tuple(dgates)
+
+    inputs = (dh_TBH, previous, stored, _step_masks(mask), valid_T)
+    dinitial, dgates = scan_over_time(body, dlast, inputs, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
     time, batch, width = du_TBG.shape
-    h_TBH = before[0] if mask is None else before[0] * mask
+    h_TBH = previous[0] if mask is None else previous[0] * mask
     h_NH = h_TBH.reshape(time * batch, -1).astype(dtype)
     du_NG = du_TBG.reshape(time * batch, width)
     dkernel_HG = transposed_product(h_NH, du_NG.astype(dtype))
     dbias_G = du_NG.sum(0) if bias_G.size else bias_G
-    return dfirst, dx_TBG, dkernel_HG, dbias_G, None, None
+    return dinitial, dx_TBG, dkernel_HG, dbias_G, None, None
 
 
 _recurrence.defvjp(_forward, _backward)
 
 
-def in_segments(
+def run_in_segments(
     run: Callable[[Carry, Any], tuple[jax.Array, Carry]],
     carry: Carry,
     inputs: Any,
     steps: int,
 ) -> tuple[jax.Array, Carry]:
-    """run(carry, inputs) -> (h_TBH, carry), `steps` time steps at a time; `inputs`: arrays such as
-    x_TBD, time first. What a segment keeps for
-    the gradient is computed again when the gradient comes to it (rematerialisation: Chen et al.
-    2016). Kept are x, h and the carry between segments, and the rest of one segment at a time: for
-    an LSTM H + D numbers a step and row in place of 6 H + D.
+    """Run a time loop in segments, and compute each segment again in the backward pass.
+
+    This is rematerialisation (Chen et al. 2016). Stored for the gradient are x, h, the carry
+    between segments, and the other arrays of a single segment. For an LSTM that is H + D numbers
+    per time step and row, in place of 6 H + D.
+
+    Args:
+      run: the time loop: (carry, inputs) -> (h_TBH, carry).
+      carry: initial state, arrays [B, H].
+      inputs: pytree of arrays such as x_TBD, whose first axis is time.
+      steps: number of time steps in a segment. The last segment may be shorter.
+    Returns:
+      Each hidden state h_TBH, and the carry after the last step.
     """
-    again = jax.checkpoint(run)
+    checkpointed = jax.checkpoint(run)
     time = jax.tree.leaves(inputs)[0].shape[0]
-    whole = time // steps
+    segments = time // steps
 
     def body(carry: Carry, segment: Any) -> tuple[Carry, jax.Array]:
-        h_SBH, carry = again(carry, segment)
+        h_SBH, carry = checkpointed(carry, segment)
         return carry, h_SBH
 
-    def cut(x: jax.Array) -> jax.Array:
-        return x[: whole * steps].reshape(whole, steps, *x.shape[1:])
+    def split(x: jax.Array) -> jax.Array:
+        return x[: segments * steps].reshape(segments, steps, *x.shape[1:])
 
-    carry, h_KSBH = jax.lax.scan(body, carry, jax.tree.map(cut, inputs))
-    h_TBH = h_KSBH.reshape(whole * steps, *h_KSBH.shape[2:])
-    if whole * steps == time:
+    carry, h_KSBH = jax.lax.scan(body, carry, jax.tree.map(split, inputs))
+    h_TBH = h_KSBH.reshape(segments * steps, *h_KSBH.shape[2:])
+    if segments * steps == time:
         return h_TBH, carry
-    rest_SBH, carry = again(carry, jax.tree.map(lambda x: x[whole * steps :], inputs))
+    rest_SBH, carry = checkpointed(carry, jax.tree.map(lambda x: x[segments * steps :], inputs))
     return jnp.concatenate([h_TBH, rest_SBH]), carry

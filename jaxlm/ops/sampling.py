@@ -1,4 +1,4 @@
-"""Draws from a categorical distribution."""
+"""Sampling from a categorical distribution."""
 
 import functools
 import math
@@ -10,22 +10,29 @@ import jax.numpy as jnp
 
 
 def uniforms(key: jax.Array, length: int, batch: int) -> jax.Array:
-    """What `length` draws of `batch` rows take, [length, 2, B]: all at once, as a generator of
-    random numbers that is started anew for each draw takes a CPU longer than the draw.
+    """Return random numbers for `length` calls of `categorical`, [length, 2, B] in [0, 1).
+
+    `batch` is the number of rows, B. All numbers are drawn at once: on a CPU, starting a random
+    generator for each draw would take longer than the draw.
     """
     keys = jax.random.split(key, length)
     return jax.vmap(lambda key: jax.random.uniform(key, (2, batch)))(keys)
 
 
 def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
-    """One index a row, drawn with probability softmax(logits): int32 [B], by two numbers a row from
-    [0, 1).
+    """Sample one index per row with probability softmax(logits); return int32 [B].
 
-    Inversion in two levels: the words are taken in about √V blocks; the first number chooses the
-    block by the blocks' sums, the second the word within it. The Gumbel-max trick of
-    `jax.random.categorical` needs V random numbers a row instead of two, which in a generation loop
-    costs as much as the recurrent layers. A word of logit -inf is never drawn; each row needs one
-    that is finite.
+    The method is inverse transform sampling in two levels. The words form about √V blocks. The
+    first uniform number selects a block by the sums of the blocks, and the second selects a word in
+    it. The Gumbel-max trick of `jax.random.categorical` needs V random numbers per row in place of
+    two. In a generation loop, drawing V numbers costs as much as the recurrent layers. A word with
+    logit -inf is never drawn. Each row needs at least one finite logit.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> (uniform_2B,) = uniforms(jax.random.key(0), length=1, batch=1)
+      >>> categorical(uniform_2B, jnp.asarray([[-jnp.inf, 0.0, -jnp.inf]])).tolist()
+      [1]
     """
     batch, vocab_size = logits_BV.shape
     width = math.ceil(math.sqrt(vocab_size))
@@ -33,20 +40,20 @@ def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
     shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
     mass_BV = jnp.pad(jnp.exp(shifted_BV), ((0, 0), (0, count * width - vocab_size)))
     mass_BCW = mass_BV.reshape(batch, count, width)
-    block_B = _invert(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
+    block_B = _inverse_cdf(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
     inside_BW = jnp.take_along_axis(mass_BCW, block_B[:, None, None], axis=1)[:, 0]
-    return block_B * width + _invert(inside_BW, uniform_2B[1])
+    return block_B * width + _inverse_cdf(inside_BW, uniform_2B[1])
 
 
-def _invert(mass_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
-    """The first place where the running sum of the mass passes its share `uniform` of the whole."""
+def _inverse_cdf(mass_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """Return the first index whose cumulative mass exceeds `uniform` times the total mass."""
     sums_BN = jnp.cumsum(mass_BN, axis=-1)
-    # A place without mass adds nothing to the sum, so it is never the first to pass a share ...
-    place_B = jnp.sum(sums_BN <= uniform_B[:, None] * sums_BN[:, -1:], axis=-1)
-    # ... but rounding may let none pass: then it is the last that has some.
-    places_N = jnp.arange(mass_BN.shape[-1])
-    last_B = jnp.max(jnp.where(mass_BN > 0, places_N, 0), axis=-1)
-    return jnp.minimum(place_B, last_B).astype(jnp.int32)
+    # An index without mass does not change the sum, so it is never the first to exceed the limit.
+    index_B = jnp.sum(sums_BN <= uniform_B[:, None] * sums_BN[:, -1:], axis=-1)
+    # By rounding, no sum may exceed the limit. Then the last index with mass is taken.
+    indices_N = jnp.arange(mass_BN.shape[-1])
+    last_B = jnp.max(jnp.where(mass_BN > 0, indices_N, 0), axis=-1)
+    return jnp.minimum(index_B, last_B).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames="draw")

@@ -1,4 +1,4 @@
-"""Numbers that are known when a function is compiled, and those that are given when it runs."""
+"""Static values, known when a function is traced, and traced values, known when it runs."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import jax
 
 
 def is_zero(value: Any) -> bool:
-    """Whether a number is known to be 0 (or is None); one that is given at run time is not."""
+    """Return whether a number is static, and 0 or None. A traced number may be 0 later."""
     return not isinstance(value, jax.core.Tracer) and not value
 
 
 def is_static(value: Any) -> bool:
-    """Whether a number can be looked at while compiling."""
+    """Return whether the value of a number is known while a function is traced."""
     return not isinstance(value, jax.core.Tracer)

@@ -1,1 +1,1 @@
-"""Devices and processes: meshes, shard_map, several hosts."""
+"""Several devices and several processes: meshes, shard_map, distributed runs."""

@@ -1,11 +1,14 @@
-"""Where arrays live: the one module that knows of meshes and devices.
+"""Device meshes: how arrays are sharded over devices.
 
-A mesh has two axes. `data`: each device has some of the streams of a batch, and what their state
-is. `model`: each device has some of the words of the vocabulary, in the embedding and the output
-layer. What a number is, is not for the mesh to say: a computation over the mesh is that of one
-device, up to the order in which things are added up, and JAX's compiler (GSPMD: Xu et al. 2021)
-finds what devices must tell each other. Where it would find too much, `by_device` says so: in the
-output layer, the adaptive softmax, and a layer's loop over time.
+A mesh has two axes:
+
+- `data`: each device has some rows of the batch, and their recurrent state.
+- `model`: each device has a slice of the vocabulary, in the embedding and the output layer.
+
+Results on a mesh equal the results on one device, up to the order of summation. JAX's compiler
+(GSPMD: Xu et al. 2021) inserts the communication between devices. In three places it would insert
+too much: in the output layer, in the adaptive softmax, and in the time loop of a recurrent layer.
+These use `on_each_device` (`parallel.shard_map`).
 """
 
 import contextlib
@@ -18,44 +21,58 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, choose
 
 DATA, MODEL = "data", "model"
-# What an axis of an array is called, and which axis of the mesh it is spread over.
+# The mesh axis over which each named axis of an array is sharded.
 RULES = {"batch": DATA, "vocabulary": MODEL}
 Axes = tuple[str | None, ...]
-"""The names of an array's axes; None, or one not in RULES: all of it on every device."""
+"""The names of an array's axes. An axis is replicated if its name is None or not in RULES."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Sizes of a mesh, of a text like data=4,model=2. Raises UserError."""
+    """Return the size of each mesh axis that a text such as "data=4,model=2" names.
+
+    Example:
+      >>> parse_mesh("data=4,model=2")
+      {'data': 4, 'model': 2}
+
+    Raises:
+      UserError: if an axis is unknown or has no positive size.
+    """
     sizes = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
-        choose(dict.fromkeys((DATA, MODEL)), name.strip(), "axis in --mesh")
+        choose(dict.fromkeys((DATA, MODEL)), name.strip(), "axis of `mesh`")
         if not size.strip().isdecimal() or int(size) < 1:
-            raise UserError(f"--mesh {text}: give each axis a size, such as data=4,model=2")
+            raise SettingError("mesh", text, "give each axis a size, such as data=4,model=2")
         sizes[name.strip()] = int(size)
     return sizes
 
 
 def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
-    """A mesh of the devices there are, all on `data` if no sizes are given, or else the first ones
-    that fill it. None if that is one device, which needs none. Raises UserError if there are fewer.
+    """Return a mesh with the given axis sizes, or None if it would have a single device.
+
+    The mesh uses the first devices that JAX lists. Without `sizes`, all devices are on the axis
+    `data`.
+
+    Raises:
+      SettingError: if the machine has too few devices, or if there are several processes and the
+        mesh would leave some of their devices out.
     """
     devices = jax.devices()
     sizes = {DATA: len(devices)} if sizes is None else sizes
     data, model = sizes.get(DATA, 1), sizes.get(MODEL, 1)
-    asked = f"--mesh data={data},model={model}"
+    text = f"data={data},model={model}"
     if data * model > len(devices):
-        raise UserError(
-            f"{asked} is {data * model} devices: this machine has {len(devices)} ({devices[0]})"
-        )
+        why = f"needs {data * model} devices: this machine has {len(devices)} ({devices[0]})"
+        raise SettingError("mesh", text, why)
     if jax.process_count() > 1 and data * model < len(devices):
-        raise UserError(f"{asked}: with several processes, use all {len(devices)} of their devices")
+        why = f"with several processes, use all {len(devices)} of their devices"
+        raise SettingError("mesh", text, why)
     if data * model == 1:
         return None
-    # Every axis is Auto: Explicit ones, make_mesh's default since 0.9, Flax's Embed cannot be in.
+    # JAX 0.9 and later make Explicit axes by default, with which Flax's Embed does not work.
     kinds = (AxisType.Auto, AxisType.Auto)
     return jax.make_mesh(
         (data, model), (DATA, MODEL), axis_types=kinds, devices=devices[: data * model]
@@ -63,7 +80,7 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
 
 
 def devices_of(mesh: Mesh | None) -> dict[str, Any]:
-    """What a mesh is of, for a record."""
+    """Return device kinds, axis sizes and number of processes of a mesh, as values for JSON."""
     devices = jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
     kinds = sorted({f"{device.platform}: {device.device_kind}" for device in devices})
     sizes = {DATA: 1, MODEL: 1} if mesh is None else dict(mesh.shape)
@@ -71,48 +88,44 @@ def devices_of(mesh: Mesh | None) -> dict[str, Any]:
 
 
 def check_divides(mesh: Mesh | None, batch_size: int, vocab_size: int) -> None:
-    """Raises UserError unless batch and vocabulary can be spread over `mesh` in equal parts."""
+    """Raise SettingError unless batch and vocabulary split evenly over the devices of `mesh`."""
     if mesh is None:
         return
     data, model = mesh.shape[DATA], mesh.shape[MODEL]
     if batch_size % data:
-        down = batch_size // data * data
-        near = f"{down} or {down + data}" if down else str(data)
+        lower = batch_size // data * data
+        choices = f"{lower} or {lower + data}" if lower else str(data)
         if jax.process_count() == 1:
-            # Of several processes each has devices that must be in the mesh.
-            near += f", or --mesh data={max(n for n in range(1, data) if batch_size % n == 0)}"
-        raise UserError(
-            f"--batch-size {batch_size} cannot be spread over {data} devices in equal parts: use "
-            f"{near}"
-        )
+            # With several processes, a smaller mesh would leave devices out.
+            divisor = max(n for n in range(1, data) if batch_size % n == 0)
+            choices += f", or `mesh` data={divisor}"
+        why = f"does not split evenly over {data} devices: use {choices}"
+        raise SettingError("batch_size", batch_size, why)
     if vocab_size % model:
-        parts = [str(size) for size in range(1, 65) if vocab_size % size == 0]
-        raise UserError(
-            f"--mesh model={model}: the vocabulary's {vocab_size} words cannot be spread over "
-            f"{model} devices in equal parts; it can be over {', '.join(parts)}"
-        )
+        sizes = [str(size) for size in range(1, 65) if vocab_size % size == 0]
+        why = f"{vocab_size} words do not split evenly over {model} devices: use "
+        raise SettingError("mesh", f"model={model}", why + ", ".join(sizes))
 
 
-def rows_here(mesh: Mesh | None, batch_size: int) -> np.ndarray:
-    """Which rows of a batch lie on this process's devices, in order."""
+def local_rows(mesh: Mesh | None, batch_size: int) -> np.ndarray:
+    """Return the indices of the batch rows on this process's devices, in ascending order."""
     if mesh is None:
         return np.arange(batch_size)
-    lying = NamedSharding(mesh, PartitionSpec(DATA))
-    parts = lying.addressable_devices_indices_map((batch_size,)).values()
-    here = np.zeros(batch_size, bool)
-    for part in parts:
-        here[part] = True
-    return np.flatnonzero(here)
+    sharding = NamedSharding(mesh, PartitionSpec(DATA))
+    is_local_B = np.zeros(batch_size, bool)
+    for rows in sharding.addressable_devices_indices_map((batch_size,)).values():
+        is_local_B[rows] = True
+    return np.flatnonzero(is_local_B)
 
 
 def use_mesh(mesh: Mesh | None) -> Any:
-    """A context in which what is compiled is for `mesh`."""
+    """Return a context in which JAX compiles programs for `mesh`; None changes nothing."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def shardings(mesh: Mesh, axes: Any) -> Any:
-    """How arrays with axes of these names lie on `mesh`: a sharding for each Axes in a tree."""
-    return jax.tree.map(lambda one: NamedSharding(mesh, _spec(one)), axes, is_leaf=is_axes)
+    """Return the sharding on `mesh` for each Axes in a tree."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf)), axes, is_leaf=is_axes)
 
 
 def _spec(axes: Axes) -> PartitionSpec:
@@ -120,77 +133,86 @@ def _spec(axes: Axes) -> PartitionSpec:
 
 
 def put_on_mesh(mesh: Mesh | None, tree: Any, axes: Any) -> Any:
-    """`tree` on the mesh, each array by its Axes in `axes`, of the same structure; without a mesh,
-    as it is. Of what is spread over processes, an array has this process's part.
+    """Return the arrays of `tree` on the mesh; without a mesh, return `tree`.
+
+    `axes` has the structure of `tree`, with Axes as leaves. If an array is sharded over several
+    processes, the array in `tree` holds this process's shard.
     """
     if mesh is None:
         return tree
 
-    def put(array: Any, lying: NamedSharding) -> jax.Array:
-        if isinstance(array, jax.Array) and array.sharding == lying:
+    def put(array: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(array, jax.Array) and array.sharding == sharding:
             return array
-        return jax.make_array_from_process_local_data(lying, np.asarray(array))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 
     return jax.tree.map(put, tree, shardings(mesh, axes))
 
 
 def shapes_on_mesh(mesh: Mesh, tree: Any, axes: Any) -> Any:
-    """Shapes of arrays that lie on the mesh, by their Axes, as `placed` would put them there."""
+    """Return the shape, dtype and sharding that `put_on_mesh` would give each array of `tree`."""
 
-    def shape(array: Any, lying: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=lying)
+    def shape(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
     return jax.tree.map(shape, tree, shardings(mesh, axes))
 
 
 def to_host(array: Any) -> np.ndarray:
-    """All of an array, on the host; of several processes, on each of them."""
+    """Return the whole array as a NumPy array, in each process if there are several."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def gather(tree: Any) -> Any:
-    """Arrays that may be spread over a mesh, each whole and on one device of this process."""
+    """Return the arrays of `tree`, each whole and on one device of this process."""
 
-    def whole(array: jax.Array) -> jax.Array:
-        alone = array.is_fully_addressable and len(array.sharding.device_set) == 1
-        return array if alone else jnp.asarray(to_host(array))
+    def gather_array(array: jax.Array) -> jax.Array:
+        on_one_device = array.is_fully_addressable and len(array.sharding.device_set) == 1
+        return array if on_one_device else jnp.asarray(to_host(array))
 
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(gather_array, tree)
 
 
 def replicate(tree: Any) -> Any:
-    """Inside of a compiled function on a mesh: the arrays, all of each on every device."""
+    """Constrain the arrays to be replicated on each device, inside a compiled function on a mesh.
+
+    Outside of a mesh, return `tree`.
+    """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def put_like(tree: Any, template: Any) -> Any:
-    """Whole arrays on the host, such as a checkpoint's, as the arrays of `template` lie; memory of
-    JAX's own, which a donated step may take over.
+    """Return whole arrays on the host, such as a checkpoint's, with the shardings of `template`.
+
+    The arrays are copies in memory that JAX owns, so that a train step may donate it.
     """
 
-    def put(whole: Any, like: jax.Array) -> jax.Array:
+    def put(host_array: Any, like: jax.Array) -> jax.Array:
         if len(like.sharding.device_set) == 1:
-            return jnp.array(whole, copy=True)
-        whole = np.asarray(whole)
-        return jax.make_array_from_callback(whole.shape, like.sharding, lambda at: whole[at].copy())
+            return jnp.array(host_array, copy=True)
+        whole = np.asarray(host_array)
+        return jax.make_array_from_callback(
+            whole.shape, like.sharding, lambda index: whole[index].copy()
+        )
 
     return jax.tree.map(put, tree, template)
 
 
 def block_if_needed(mesh: Mesh | None, arrays: Any) -> None:
-    """Waits until these are computed, where a program that is started meanwhile could wait for this
-    one, and this one for it: of several processes, which ask each other in between; and on the
-    devices that a CPU is taken for, which share its threads.
+    """Wait until the arrays are computed, where a second program could cause a deadlock.
+
+    Two programs can wait for each other in two cases: with several processes, which communicate
+    between programs, and with several virtual devices on one CPU, which share its threads.
     """
     if mesh is not None and (jax.process_count() > 1 or jax.default_backend() == "cpu"):
         jax.block_until_ready(arrays)
 
 
 def is_axes(value: Any) -> bool:
-    """Whether a value is an Axes tuple and not a part of a tree."""
-    # A named tuple is a part of a tree, an empty one too.
-    return type(value) is tuple and all(one is None or isinstance(one, str) for one in value)
+    """Return whether a value is an Axes tuple, and so a leaf of a tree of Axes."""
+    # A named tuple is a node of a tree, even if it is empty.
+    return type(value) is tuple and all(name is None or isinstance(name, str) for name in value)

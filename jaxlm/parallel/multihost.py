@@ -1,5 +1,7 @@
-"""Several processes, on one machine or on many, that train one model together, by JAX's own
-distributed runtime. Each runs the same program; what they must agree on, they ask here.
+"""Several processes that train one model together, on one machine or on many.
+
+The processes use JAX's distributed runtime, and each runs the same program. Where they have to
+agree on a value, they exchange it with the functions of this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,55 +11,61 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """Which processes train together."""
+    """The processes that train one model together."""
 
     distributed: bool = False
     """Join the processes that SLURM, Cloud TPU, Kubernetes or Open MPI started with this one."""
     coordinator: str | None = None
-    """Or: the first process's address, such as 10.0.0.1:8476, the same for all of them,"""
+    """Address of the first process, such as 10.0.0.1:8476; the same in all processes."""
     processes: int | None = None
-    """how many there are,"""
+    """Number of processes."""
     process: int | None = None
-    """and which this is, from 0."""
+    """Index of this process, from 0."""
 
 
 def join_processes(config: ProcessConfig) -> None:
-    """Joins the other processes, before JAX looks for devices. Raises UserError for flags that do
-    not belong together, and for processes that do not come.
+    """Join the other processes. Call it before JAX looks for devices.
+
+    Without `distributed` and `coordinator` there is nothing to join.
+
+    Raises:
+      SettingError: if `process` is not the index of one of the `processes`.
+      UserError: if the settings are incomplete, or the other processes do not join in time.
     """
-    by_hand = config.coordinator, config.processes, config.process
-    if by_hand == (None, None, None):
+    address = config.coordinator, config.processes, config.process
+    if address == (None, None, None):
         if not config.distributed:
             return
-    elif None in by_hand:
-        raise UserError("--coordinator, --processes and --process: give all three, or none")
+    elif None in address:
+        raise UserError("`coordinator`, `processes` and `process`: give all three, or none")
     else:
         assert config.processes is not None and config.process is not None
         if not 0 <= config.process < config.processes:
-            raise UserError(
-                f"--process {config.process}: must be from 0 to {config.processes - 1} "
-                f"(--processes {config.processes})"
-            )
+            why = f"must be from 0 to {config.processes - 1} (`processes` {config.processes})"
+            raise SettingError("process", config.process, why)
     try:
-        jax.distributed.initialize(*by_hand)
+        jax.distributed.initialize(*address)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"could not join the other processes: {reason}") from None
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all: it writes the log."""
+    """Return whether this is the first process, which writes the log and prints."""
     return jax.process_index() == 0
 
 
-def allgather_ints(mine: Sequence[int]) -> np.ndarray:
-    """What every process says, [processes, numbers], to all of them; each waits for the last."""
-    numbers = np.asarray(mine, np.int32)
+def allgather_ints(values: Sequence[int]) -> np.ndarray:
+    """Return the values of all processes, int32 [processes, values], in each process.
+
+    Each process waits here until all have called the function.
+    """
+    numbers = np.asarray(values, np.int32)
     if jax.process_count() == 1:
         return numbers[None]
     return np.asarray(multihost_utils.process_allgather(numbers))

@@ -19,9 +19,9 @@ from jaxlm.parallel.mesh import (
     Mesh,
     block_if_needed,
     check_divides,
+    local_rows,
     make_mesh,
     put_like,
-    rows_here,
     use_mesh,
 )
 from jaxlm.parallel.multihost import allgather_ints, is_first, run_on_first
@@ -183,7 +183,7 @@ class _Loop:
         batching, training = spec.config.batching, spec.config.training
         assert batching is not None and training is not None
         n_step = (spec.model.context_size or batching.bptt - 1) + 1
-        rows_B = rows_here(self.mesh, batching.batch_size)
+        rows_B = local_rows(self.mesh, batching.batch_size)
         return make_batches(self.text.train, batching, n_step, training.seed, rows_B)
 
     def _plan(self, spec: Spec) -> None:

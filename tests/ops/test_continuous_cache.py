@@ -19,7 +19,7 @@ def defined(hidden, words, flatness, t):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 12])
-def test_any_chunks_give_what_the_definition_does(chunk):
+def test_chunks_of_any_length_match_the_definition(chunk):
     rng = np.random.default_rng(0)
     hidden, words = rng.normal(size=(12, 4)), rng.integers(0, 3, 12)
     memory, before, filled = np.zeros((WIDTH, 4)), np.zeros(WIDTH, int), 0
@@ -37,7 +37,7 @@ def test_any_chunks_give_what_the_definition_does(chunk):
     assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_flat_is_a_count_of_the_recent_words():
+def test_flatness_zero_counts_the_recent_words():
     words = jnp.asarray([0, 1, 0, 0, 2, 0])
     hidden = jnp.ones((6, 2))
     arguments = jnp.zeros((WIDTH, 2)), jnp.zeros(WIDTH, int), jnp.int32(0), jnp.zeros(1)

@@ -1,9 +1,9 @@
 """The cross-entropy against float64 NumPy, at the vocabulary sizes where it matters.
 
 jaxlib 0.10.2 on CPU can return a wrong last row from a fused reduction, at some sizes only
-(jax-ml/jax#39103: 32,769 rows are enough in float32). So sizes are those of real vocabularies
-(PTB, the issue's, WikiText-2, GPT-2), every row is compared, and the reductions that training
-compiles around the loss are compared as well.
+(jax-ml/jax#39103: 32,769 rows are enough in float32). So the tests use the sizes of real
+vocabularies (PTB, the issue's, WikiText-2, GPT-2) and compare each row. They also compare the
+reductions that training compiles around the loss.
 """
 
 import functools
@@ -35,7 +35,7 @@ def reference(logits_BTV, targets_BT, weights_BT):
 
 
 def example(batch, time, vocab_size, seed=0):
-    """Logits; targets, the first and the last word among them; weights, zero once for padding."""
+    """Return logits, targets with the first and last word, and weights with a zero for padding."""
     rng = np.random.default_rng(seed)
     logits_BTV = rng.normal(0, 3, (batch, time, vocab_size)).astype(np.float32)
     targets_BT = rng.integers(vocab_size, size=(batch, time)).astype(np.int32)
@@ -72,7 +72,7 @@ def test_against_float64(batch, vocab_size):
 
 @pytest.mark.parametrize("vocab_size", VOCABULARIES)
 def test_fused_with_the_output_layer(vocab_size):
-    """As a train step compiles it: product, bias, loss, and sums over rows into V results."""
+    """Compare what a train step compiles: product, bias, loss, and sums over rows."""
     batch, time, features = 2, 5, 3
     rng = np.random.default_rng(1)
     hidden_BTF = rng.normal(size=(batch, time, features)).astype(np.float32)
@@ -109,12 +109,12 @@ def test_fused_with_the_output_layer(vocab_size):
 
 @pytest.mark.parametrize("rows", VOCABULARIES)
 def test_many_rows_of_a_small_vocabulary(rows):
-    """The issue's own shape: many results, each reduced from a few numbers."""
+    """Test the issue's shape: many results, each reduced from a few numbers."""
     logits_BTV, targets_BT, weights_BT = example(1, rows, 3)
     _, nll_BT, grad_BTV = reference(logits_BTV, targets_BT, weights_BT)
     nll, grad = loss_and_gradient(logits_BTV, targets_BT, weights_BT)
     np.testing.assert_allclose(nll, nll_BT, rtol=2e-6, atol=2e-6)
-    # Where a word is all but certain, softmax - 1 keeps only the absolute error of the softmax.
+    # If a probability is close to 1, softmax - 1 has only the absolute accuracy of the softmax.
     np.testing.assert_allclose(grad, grad_BTV, rtol=1e-5, atol=4e-6)
 
 
@@ -142,7 +142,7 @@ def test_bfloat16_logits_give_a_float32_loss(vocab_size):
     logits_BTV = jnp.asarray(logits_BTV, jnp.bfloat16)
     _, nll_BT, grad_BTV = reference(logits_BTV.astype(jnp.float32), targets_BT, weights_BT)
     nll, grad = loss_and_gradient(logits_BTV, targets_BT, weights_BT)
-    # The loss of these very logits, with no rounding to bfloat16 on the way to it.
+    # The loss is computed from these logits without further rounding to bfloat16.
     assert nll.dtype == jnp.float32
     np.testing.assert_allclose(nll, nll_BT, rtol=2e-6, atol=2e-6)
     assert grad.dtype == jnp.bfloat16

@@ -1,4 +1,4 @@
-"""The linear recurrence, one by one and side by side, against its definition."""
+"""The linear recurrence, sequential and parallel, against its definition."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from jaxlm.ops.linear_recurrence import linear_recurrence, one_by_one, side_by_side
+from jaxlm.ops.linear_recurrence import linear_recurrence, parallel_scan, sequential_scan
 
 
 def inputs(time, batch=2, size=3):
@@ -16,7 +16,7 @@ def inputs(time, batch=2, size=3):
 
 
 @pytest.mark.parametrize("time", [1, 2, 7, 64])
-@pytest.mark.parametrize("run", [linear_recurrence, one_by_one, side_by_side])
+@pytest.mark.parametrize("run", [linear_recurrence, sequential_scan, parallel_scan])
 def test_values(run, time):
     a_TBH, b_TBH, h_BH = map(np.float64, inputs(time))
     found = run(*inputs(time))
@@ -31,7 +31,7 @@ def test_gradients(time):
         return lambda *args: jnp.sum(jnp.sin(run(*args)) * jnp.arange(1, time + 1)[:, None, None])
 
     found = jax.grad(number(linear_recurrence), (0, 1, 2))(*inputs(time))
-    for run in (one_by_one, side_by_side):
+    for run in (sequential_scan, parallel_scan):
         expected = jax.grad(number(run), (0, 1, 2))(*inputs(time))
         for one, other in zip(found, expected, strict=True):
             assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Rows of a table against NumPy's, and their gradient's sums against those in any order."""
+"""Table lookup against NumPy, and its gradient against sums in any order."""
 
 import jax
 import jax.numpy as jnp
@@ -8,29 +8,29 @@ from cases import B, T, build, cases, tokens
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.models.layers import Embedding
-from jaxlm.ops.lookup import look_up, sums_by_id
+from jaxlm.ops.lookup import look_up, ordered_segment_sum
 from jaxlm.ops.machine import compiling_for
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 64, 1000])
-@pytest.mark.parametrize("positions", [(), (3,)])
+@pytest.mark.parametrize("features", [(), (3,)])
 @pytest.mark.parametrize("count", [1, 5, 2000])
-def test_sums_by_id_are_those_of_a_loop(tokens, features, count):
+def test_segment_sums_equal_those_of_numpy(tokens, features, count):
     draw = np.random.default_rng(tokens)
     ids_N = draw.integers(0, count, tokens)
     x_NF = draw.normal(size=(tokens, *features)).astype(np.float32)
     expected = np.zeros((count, *features))
     np.add.at(expected, ids_N, x_NF)
-    found = jax.jit(sums_by_id, static_argnums=2)(x_NF, ids_N, count)
+    found = jax.jit(ordered_segment_sum, static_argnums=2)(x_NF, ids_N, count)
     assert found.shape == expected.shape and found.dtype == jnp.float32
     assert_allclose(found, expected, atol=1e-4)
-    # A word that is not there has no rounding either.
+    # The sum of an absent word is exactly 0.
     absent_C = ~np.isin(np.arange(count), ids_N)
     assert (np.asarray(found)[absent_C] == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(11, 4), (11,)])
-def test_a_gpus_gradient_is_any_machines(shape):
+def test_the_gradient_of_a_gpu_equals_that_of_a_cpu(shape):
     draw = np.random.default_rng(0)
     table = draw.normal(size=shape).astype(np.float32)
     ids_BT = draw.integers(0, 11, (3, 9))
@@ -52,7 +52,7 @@ def test_a_gpus_gradient_is_any_machines(shape):
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_a_word_that_is_not_in_the_table_is_not_another(platform):
+def test_an_id_outside_of_the_table_gives_nan(platform):
     with compiling_for(platform):
         found_B = jax.jit(lambda table, ids: look_up(table, ids))(jnp.arange(3.0), np.array([2, 3]))
     assert_array_equal(found_B, [2, np.nan])
@@ -60,7 +60,7 @@ def test_a_word_that_is_not_in_the_table_is_not_another(platform):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_a_frequent_words_gradient_is_summed_in_float32(platform):
-    # Four thousand times the same small number: in bfloat16 a sum stops growing at 256 of them.
+    # The sum has 4000 equal small terms. In bfloat16 it would stop growing after 256 terms.
     model = Embedding(3, 2, None, jnp.bfloat16)
     tokens_BT = np.ones((8, 500), np.int32)
 
@@ -75,18 +75,18 @@ def test_a_frequent_words_gradient_is_summed_in_float32(platform):
 
 @pytest.mark.parametrize(("name", "options"), list(cases(("gradient",))))
 def test_a_gpu_writes_no_row_twice(name, options):
-    # Of every model: a GPU adds to a row in no fixed order; what is written once needs none.
+    # A GPU adds to a row in no fixed order. A row that is written once needs no order.
     model, params = build(name, options)
     rngs = {"dropout": jax.random.key(0), "sampling": jax.random.key(1)}
 
     def objective(params):
         shares_BT = jnp.ones((B, T))
         batch = tokens(), tokens(seed=1), shares_BT
-        how = {"deterministic": False, "rngs": rngs, "method": "objective"}
-        return model.apply({"params": params}, *batch, **how)[0]
+        options = {"deterministic": False, "rngs": rngs, "method": "objective"}
+        return model.apply({"params": params}, *batch, **options)[0]
 
     with compiling_for("gpu"):
         program = jax.jit(jax.grad(objective)).lower(params).as_text()
-    # Each scatter says so of itself, in its attributes, before its two regions.
+    # The attribute stands before the regions of each scatter.
     scatters = program.split('"stablehlo.scatter"')[1:]
     assert scatters and all("unique_indices = true" in one.split("({")[0] for one in scatters)

@@ -1,4 +1,4 @@
-"""Which kernel runs, and cuDNN's parameters, held against JAX's own reference of cuDNN's LSTM."""
+"""The choice of the time loop and of compiler options; cuDNN's LSTM against JAX's reference."""
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,8 @@ def test_auto_unrolls_a_few_steps_and_fuses_many():
     assert choose_time_loop("auto", 2, True, "float32") == "scan"
     assert choose_time_loop("auto", 35, False, "bfloat16") == "fused"
     assert choose_time_loop("auto", 35, False, "float32", recurrent=False) == "parallel"
-    assert [choose_time_loop(kernel, 2, True, "float32") for kernel in ("scan", "fused")] == [
-        "scan",
-        "fused",
-    ]
+    for time_loop in ("scan", "fused"):
+        assert choose_time_loop(time_loop, 2, True, "float32") == time_loop
 
 
 @pytest.mark.parametrize(
@@ -79,7 +77,7 @@ def test_parameters_are_packed_as_cudnn_reads_them():
 
 
 @pytest.mark.skipif(not machine.cudnn_is_here(), reason="needs an NVIDIA GPU with cuDNN")
-def test_cudnn_computes_what_the_fused_kernel_does():
+def test_cudnn_agrees_with_the_fused_time_loop():
     x_BTD, carry, weights = example()
     kernel_DG, bias_G, recurrent_HG = weights
 
@@ -96,7 +94,7 @@ def test_cudnn_computes_what_the_fused_kernel_does():
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), found, expected)
 
 
-def test_options_the_compiler_does_not_know_are_left_out():
+def test_unsupported_compiler_options_are_left_out():
     assert supported_options({"xla_no_such_option": "1"}) == {}
     options = supported_options(SMALL_BATCH)
     assert options.items() <= SMALL_BATCH.items()
@@ -104,17 +102,17 @@ def test_options_the_compiler_does_not_know_are_left_out():
     assert_array_equal(doubled, 4 * np.eye(3))
 
 
-def test_sums_are_in_order_on_a_gpu_alone():
+def test_a_gpu_needs_options_for_deterministic_sums():
     with compiling_for("cpu"):
         assert deterministic_options() == {}
     with compiling_for("gpu"):
         options = deterministic_options()
-    # XLA has one list of options for all machines: here it can be seen that it knows these.
+    # XLA has one list of options for all platforms, so a CPU can test that it has these.
     assert options and jax.jit(lambda: 7, compiler_options=options)() == 7
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("tpu", "bfloat16"), ("gpu", "float32")])
-def test_a_model_computes_in_what_the_machine_is_made_for(platform, dtype):
+def test_the_default_dtype_depends_on_the_platform(platform, dtype):
     with compiling_for(platform):
         assert make_model("lstm", {}, 10).compute_dtype == dtype
         assert make_model("lstm", {"dtype": "float32"}, 10).compute_dtype == "float32"

@@ -1,5 +1,7 @@
-"""The output layer and the softmax in one, against float64 NumPy: the sum, every nll, and the three
-gradients; in one chunk and in several, with padding, and at the sizes of real vocabularies.
+"""The output layer with its cross-entropy against float64 NumPy.
+
+The tests compare the sum, each nll and the three gradients: in one chunk and in several, with
+padding, and at the sizes of real vocabularies.
 """
 
 import functools
@@ -39,7 +41,7 @@ def reference(hidden_NF, kernel_FV, bias_V, targets_N, weights_N):
     dy_NV[rows, targets_N] -= 1
     dy_NV *= weights_N[:, None]
     gradients = dy_NV @ kernel_FV.T, hidden_NF.T @ dy_NV, dy_NV.sum(0)
-    # What a sum's rounding errors are in proportion to: the sum of its terms' sizes.
+    # The rounding error of a sum is proportional to the sum of the absolute terms.
     size_NV = np.abs(dy_NV)
     sizes = size_NV @ np.abs(kernel_FV).T, np.abs(hidden_NF).T @ size_NV, size_NV.sum(0)
     return (nll_N * weights_N).sum(), nll_N, gradients, sizes
@@ -54,39 +56,39 @@ def compiled(dtype=jnp.float32):
 
 CASES = [
     (5, 3, 7, 320),  # one chunk
-    (23, 3, 7, 5),  # several, the last padded
-    (24, 2, 5, 6),  # several, none padded
-    (4, 3, 10000, 320),  # words in parts, of equal width
-    (6, 3, 33278, 3),  # and of unequal
+    (23, 3, 7, 5),  # several chunks, the last one padded
+    (24, 2, 5, 6),  # several chunks, none padded
+    (4, 3, 10000, 320),  # vocabulary slices of equal width
+    (6, 3, 33278, 3),  # vocabulary slices of different widths
     (3, 2, 50257, 320),
 ]
 
 
-@pytest.mark.parametrize(("tokens", "positions", "vocab_size", "chunk"), CASES)
+@pytest.mark.parametrize(("tokens", "features", "vocab_size", "chunk"), CASES)
 def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
-    monkeypatch.setattr(output_layer, "CHUNK", chunk)
+    monkeypatch.setattr(output_layer, "CHUNK_TOKENS", chunk)
     arguments = example(tokens, features, vocab_size)
     total, nll_N, expected, sizes = reference(*arguments)
-    with_gradient, alone = compiled()
+    with_gradient, without_gradient = compiled()
     (found, found_N), gradients = with_gradient(*arguments)
     assert_allclose(found, total, rtol=1e-5)
     assert_allclose(found_N, nll_N, rtol=1e-5, atol=1e-5)
-    # Rounding errors of float32 sums over the vocabulary, which wander like a drunkard's walk.
+    # Rounding errors of float32 sums over the vocabulary add up like a random walk.
     unit = 2 * np.sqrt(vocab_size) * 2.0**-24
     for one, other, size in zip(gradients, expected, sizes, strict=True):
         assert (np.abs(one - other) <= unit * size + 1e-7).all()
-    assert_allclose(alone(*arguments)[1], nll_N, rtol=1e-5, atol=1e-5)
+    assert_allclose(without_gradient(*arguments)[1], nll_N, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("vocab_size", [7, 16, 32, 40, 41])
 @pytest.mark.parametrize("scale", [1, 1000])
-def test_words_one_part_after_another(vocab_size, scale, monkeypatch):
-    """Without gradients; of one part and several, with and without a narrower one; and with logits
-    that are far apart, of which a part's may all be nothing beside another's.
+def test_vocabulary_slices_without_gradients(vocab_size, scale, monkeypatch):
+    """Test one slice and several slices, with and without a narrower last slice.
+
+    With large logits, all terms of a slice can be negligible next to those of another slice.
     """
-    monkeypatch.setattr(output_layer, "WORDS_ALONE", {})
-    monkeypatch.setattr(output_layer, "WORDS", 16)
-    monkeypatch.setattr(output_layer, "CHUNK_ALONE", 5)
+    monkeypatch.setattr(output_layer, "words_per_slice", lambda: 16)
+    monkeypatch.setattr(output_layer, "CHUNK_TOKENS_WITHOUT_GRADIENT", 5)
     hidden_NF, kernel_FV, *rest = example(23, 3, vocab_size)
     arguments = hidden_NF, scale * kernel_FV, *rest
     y_NV = arguments[0].astype(np.float64) @ arguments[1].astype(np.float64) + rest[0]
@@ -95,21 +97,23 @@ def test_words_one_part_after_another(vocab_size, scale, monkeypatch):
     assert_allclose(compiled()[1](*arguments)[1], nll_N, rtol=1e-5, atol=1e-6 * size)
 
 
-@pytest.mark.parametrize("live", [0, 1, 5, 6, 23])
-def test_live_tokens_alone(live, monkeypatch):
-    monkeypatch.setattr(output_layer, "LIVE_CHUNK", 5)
+@pytest.mark.parametrize("num_valid", [0, 1, 5, 6, 23])
+def test_only_valid_tokens_count(num_valid, monkeypatch):
+    monkeypatch.setattr(output_layer, "CHUNK_TOKENS_MASKED", 5)
     hidden_NF, kernel_FV, bias_V, targets_N, weights_N = example(23, 3, 7)
-    weights_N = np.where(np.arange(23) < live, weights_N, 0).astype(np.float32)
+    weights_N = np.where(np.arange(23) < num_valid, weights_N, 0).astype(np.float32)
 
     def total(*parameters):
-        return output_cross_entropy(*parameters, targets_N, weights_N, live=jnp.int32(live))
+        return output_cross_entropy(
+            *parameters, targets_N, weights_N, num_valid=jnp.int32(num_valid)
+        )
 
     run = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
     (found, found_N), gradients = run(hidden_NF, kernel_FV, bias_V)
     expected, nll_N, others, _ = reference(hidden_NF, kernel_FV, bias_V, targets_N, weights_N)
     assert_allclose(found, expected, rtol=1e-5)
-    assert_allclose(found_N[:live], nll_N[:live], rtol=1e-5)
-    assert (np.asarray(found_N)[-(-live // 5) * 5 :] == 0).all()
+    assert_allclose(found_N[:num_valid], nll_N[:num_valid], rtol=1e-5)
+    assert (np.asarray(found_N)[-(-num_valid // 5) * 5 :] == 0).all()
     for one, other in zip(gradients, others, strict=True):
         assert_allclose(one, other, atol=1e-5)
 
@@ -145,5 +149,5 @@ def test_memory_does_not_grow_with_the_tokens():
         program = jax.jit(function(output_cross_entropy)).lower(*shapes).compile()
         return program.memory_analysis().temp_size_in_bytes
 
-    # The hidden states and their gradients grow; the logits, 5000 a token, do not.
+    # Hidden states and their gradients grow; the logits, 5000 per token, do not.
     assert temporary(320 * 16) - temporary(320 * 4) < 320 * 12 * 5000 * 4 / 4

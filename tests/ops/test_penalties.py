@@ -1,4 +1,4 @@
-"""AR and TAR against their definitions."""
+"""The penalties AR and TAR against their definitions."""
 
 import jax
 import numpy as np

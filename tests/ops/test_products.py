@@ -16,7 +16,7 @@ def draw(*shape, seed=0):
 
 
 def rounded(array, dtype):
-    """What a product in `dtype` sees of it."""
+    """Return the float64 values of an array rounded to `dtype`."""
     return np.asarray(array.astype(dtype).astype(jnp.float32), np.float64)
 
 
@@ -32,9 +32,9 @@ def test_every_layout_is_numpys_product(dtype):
     }
     found["aT c, too"], found["sum"] = products.transposed_product_and_sum(a_NF, c_NO, dtype)
     layouts = {"a b": a @ b, "c bT": c @ b.T, "aT c": a.T @ c}
-    # In bfloat16 on a CPU the sum is of what the product sees, elsewhere of what there is.
-    inside = dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
-    summed = c if inside else np.asarray(c_NO, np.float64)
+    # In bfloat16 on a CPU the sum has rounded terms; otherwise it has the float32 terms.
+    sums_rounded = dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    summed = c if sums_rounded else np.asarray(c_NO, np.float64)
     layouts |= {"aT c, too": a.T @ c, "sum": summed.sum(0)}
     for name, expected in layouts.items():
         assert found[name].dtype == jnp.float32, name
@@ -60,13 +60,13 @@ def test_a_projection_and_its_gradients(dtype, aligned, monkeypatch):
     assert_allclose(dkernel_FO, x.T @ dy, rtol=1e-5, atol=1e-5)
 
 
-def test_a_gradient_has_the_dtype_of_what_it_is_of():
+def test_a_gradient_has_the_dtype_of_its_array():
     run = jax.grad(lambda x, w: products.project(x, w, jnp.bfloat16).sum(), argnums=(0, 1))
     dx_NF, dkernel_FO = run(draw(5, 3).astype(jnp.bfloat16), draw(3, 7))
     assert (dx_NF.dtype, dkernel_FO.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_every_block_is_widened():
-    wide = products.widen_blocks(jnp.asarray([[1, 2, 3, 4, 5, 6]]), 3, 5)
-    assert_array_equal(wide, [[1, 2, 3, 0, 0, 4, 5, 6, 0, 0]])
-    assert_array_equal(products.widen(jnp.ones((2, 1)), 3, axis=0), [[1], [1], [0]])
+def test_every_block_is_padded():
+    padded = products.pad_blocks(jnp.asarray([[1, 2, 3, 4, 5, 6]]), 3, 5)
+    assert_array_equal(padded, [[1, 2, 3, 0, 0, 4, 5, 6, 0, 0]])
+    assert_array_equal(products.pad_axis(jnp.ones((2, 1)), 3, axis=0), [[1], [1], [0]])

@@ -1,4 +1,4 @@
-"""A loop with products in it against the scan that defines it."""
+"""The time loop with several products per step against `jax.lax.scan`."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,19 @@ from cases import assert_trees_close
 from jaxlm.ops.products_in_time import plain_product, products_in_time
 
 
-def step(multiply, carry, at_t):
-    """Two products in a row, a gate, and a carry of two arrays."""
+def step(multiply, carry, inputs_t):
+    """Two consecutive products, a gate, and a carry of two arrays."""
     h, c = carry
-    x, live = at_t
+    x, valid = inputs_t
     inner = jnp.tanh(multiply("inner", h) + x)
     c = c + jax.nn.sigmoid(multiply("outer", inner * h[:, :3])) * h
     new = jnp.tanh(c), c
-    return jax.tree.map(lambda new, old: jnp.where(live, new, old), new, carry)
+    return jax.tree.map(lambda new, old: jnp.where(valid, new, old), new, carry)
 
 
 def by_scan(kernels, carry, inputs):
-    def body(carry, at_t):
-        carry = step(lambda name, a: plain_product(kernels[name], a, jnp.float32), carry, at_t)
+    def body(carry, inputs_t):
+        carry = step(lambda name, a: plain_product(kernels[name], a, jnp.float32), carry, inputs_t)
         return carry, carry[0]
 
     carry, h_TBH = jax.lax.scan(body, carry, inputs)
@@ -51,7 +51,7 @@ def test_values_and_gradients_are_those_of_the_scan(time):
 def test_a_name_is_used_once_a_step():
     kernels = {"same": jnp.eye(2)}
 
-    def twice(multiply, carry, at_t):
+    def twice(multiply, carry, inputs_t):
         return (multiply("same", multiply("same", carry[0])),)
 
     with pytest.raises(AssertionError, match="two products called same"):

@@ -1,5 +1,6 @@
-"""The fast recurrence against `jax.lax.scan` over the same step, values and gradients; and the
-squashing functions against their definitions.
+"""The fused recurrence against `jax.lax.scan` over the same step, in values and gradients.
+
+The fused activation functions of gates are compared with their definitions.
 """
 
 import functools
@@ -14,18 +15,18 @@ from numpy.testing import assert_allclose
 
 from jaxlm.models.cells import CELLS
 from jaxlm.ops.fused_gates import KINDS, fused_gates
-from jaxlm.ops.recurrence import in_segments, recurrence
+from jaxlm.ops.recurrence import recurrence, run_in_segments
 
-# Cells with a matrix from step to step.
+# Cells with a recurrent matrix.
 RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
 
 
 def defined(cell, carry, x_TBG, kernel_HG, bias_G, mask=1.0):
-    """The recurrence as the papers have it."""
+    """The recurrence as in the papers."""
     mask_TBH = jnp.broadcast_to(mask, (len(x_TBG), *carry[0].shape))
 
-    def body(carry, at_t):
-        x_BG, mask_BH = at_t
+    def body(carry, inputs_t):
+        x_BG, mask_BH = inputs_t
         u_BG = (carry[0] * mask_BH) @ kernel_HG
         carry = cell.step(carry, x_BG, u_BG if bias_G is None else u_BG + bias_G)
         return carry, carry[0]
@@ -53,7 +54,7 @@ def inputs_of(cell, batch, time, size, seed):
 
 @functools.partial(jax.jit, static_argnames=("run", "cell"))
 def value_and_gradients(run, cell, inputs):
-    """A number that every output has a part in, and its gradient by every input."""
+    """Return a scalar that depends on each output, and its gradient by each input."""
 
     def number(inputs):
         h_TBH, last = run(cell, *inputs)
@@ -93,28 +94,28 @@ def test_options_change_no_number(name):
         )
 
 
-@pytest.mark.parametrize("kind", ["one a sequence", "one a step"])
+@pytest.mark.parametrize("kind", ["per sequence", "per step"])
 @pytest.mark.parametrize("name", RECURRENT)
-def test_masks_of_the_recurrent_link(name, kind):
+def test_masks_of_the_hidden_state(name, kind):
     cell = CELLS[name]
     inputs = inputs_of(cell, 3, 5, 4, 0)
-    shape = (3, 4) if kind == "one a sequence" else (5, 3, 4)
+    shape = (3, 4) if kind == "per sequence" else (5, 3, 4)
     mask = jnp.asarray(np.random.default_rng(1).integers(0, 2, shape) * 2.0, jnp.float32)
     runs = [functools.partial(run, mask=mask) for run in (fast, defined)]
     found, expected = (value_and_gradients(run, cell, inputs) for run in runs)
     assert_close(found, expected)
-    # And it does something.
+    # The mask has an effect.
     assert not np.allclose(found[0], value_and_gradients(fast, cell, inputs)[0])
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_steps_that_do_not_count_leave_everything_as_it_was(name):
+def test_invalid_steps_leave_the_carry_unchanged(name):
     cell = CELLS[name]
     carry, x_TBG, *weights = inputs_of(cell, 2, 6, 3, 0)
-    live_T = jnp.arange(6) < 4
+    valid_T = jnp.arange(6) < 4
 
     def stopped(cell, carry, x_TBG, *weights):
-        h_TBH, last = fast(cell, carry, x_TBG, *weights, live_T=live_T)
+        h_TBH, last = fast(cell, carry, x_TBG, *weights, valid_T=valid_T)
         return h_TBH[:4], last
 
     def short(cell, carry, x_TBG, *weights):
@@ -135,13 +136,13 @@ def test_segments_change_no_number(steps):
         def run(carry, x_TBG):
             return fast(cell, carry, x_TBG, kernel_HG, bias_G)
 
-        return in_segments(run, carry, x_TBG, steps)
+        return run_in_segments(run, carry, x_TBG, steps)
 
     found = value_and_gradients(segmented, cell, inputs)
     assert_close(found, value_and_gradients(fast, cell, inputs))
 
 
-def test_segments_keep_less_for_the_gradient():
+def test_segments_store_less_for_the_gradient():
     cell = CELLS["lstm"]
     carry, x_TBD, kernel_HG, _ = inputs_of(cell, 8, 256, 32, 0)
     x_TBD = x_TBD[..., :32]
@@ -153,7 +154,7 @@ def test_segments_keep_less_for_the_gradient():
 
         def number(carry, x_TBD, kernel_HG):
             part = functools.partial(run, kernel_HG=kernel_HG)
-            h_TBH, _ = in_segments(part, carry, x_TBD, steps)
+            h_TBH, _ = run_in_segments(part, carry, x_TBD, steps)
             return jnp.sum(h_TBH[-1])
 
         program = jax.jit(jax.grad(number, 2)).lower(carry, x_TBD, kernel_HG).compile()
@@ -171,7 +172,7 @@ def test_bfloat16_products(name):
     assert_allclose(h_TBH, defined(cell, *inputs)[0], atol=0.05)
 
 
-def test_gates_are_squashed_as_they_say():
+def test_fused_gates_agree_with_their_definitions():
     s_BG = jnp.asarray(np.random.default_rng(0).normal(0, 4, (3, 12)), jnp.float32)
     kinds = ("sigmoid", "tanh", "sigmoid")
     functions = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}

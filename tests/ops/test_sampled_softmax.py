@@ -1,4 +1,4 @@
-"""The sampled softmax against the full one."""
+"""The sampled softmax against the full softmax."""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,21 @@ from numpy.testing import assert_allclose
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
-TOKENS, POSITIONS, VOCABULARY = 6, 4, 50
+TOKENS, FEATURES, VOCABULARY = 6, 4, 50
 
 
 def example():
     rng = np.random.default_rng(0)
     arrays = (
-        rng.normal(0, 1, (TOKENS, POSITIONS)),
-        rng.normal(0, 1, (POSITIONS, VOCABULARY)),
+        rng.normal(0, 1, (TOKENS, FEATURES)),
+        rng.normal(0, 1, (FEATURES, VOCABULARY)),
         rng.normal(0, 1, VOCABULARY),
     )
     targets_N = jnp.asarray([0, 1, 7, 20, 48, 49], jnp.int32)
     return *(jnp.asarray(array, jnp.float32) for array in arrays), targets_N
 
 
-def test_many_words_come_to_the_full_softmax_and_its_gradients():
+def test_a_large_sample_approximates_the_full_softmax_and_its_gradients():
     *parameters, targets_N = example()
     key = jax.random.key(0)
 
@@ -40,7 +40,7 @@ def test_many_words_come_to_the_full_softmax_and_its_gradients():
         assert_allclose(one, other, atol=0.03)
 
 
-def test_the_sum_over_the_other_words_is_right_in_the_mean():
+def test_the_sum_over_the_other_words_is_unbiased():
     hidden_NF, kernel_FV, bias_V, targets_N = example()
 
     @jax.jit
@@ -60,7 +60,7 @@ def test_the_sum_over_the_other_words_is_right_in_the_mean():
     assert (np.abs(found_KN.mean(0) - exp_NV.sum(1)) < 5 * error_N).all()
 
 
-def test_the_gradient_reaches_few_words():
+def test_only_sampled_words_and_targets_get_a_gradient():
     hidden_NF, kernel_FV, bias_V, targets_N = example()
 
     def loss(bias_V):

@@ -1,4 +1,4 @@
-"""Categorical draws: as often as the probabilities say, and never what cannot be."""
+"""Categorical sampling: frequencies, impossible words, and rounding at real vocabulary sizes."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_frequencies(vocab_size):
 
 
 def inverted(uniform_2B, logits_BV):
-    """The same two levels, in float64."""
+    """Return samples by the same two levels, in float64."""
     batch, vocab_size = logits_BV.shape
     width = math.ceil(math.sqrt(vocab_size))
     mass_BV = np.exp(logits_BV - logits_BV.max(axis=1, keepdims=True), dtype=np.float64)
@@ -45,8 +45,8 @@ def inverted(uniform_2B, logits_BV):
     return block_B * width + place(mass_BCW[np.arange(batch), block_B], uniform_2B[1])
 
 
-# As many words as real vocabularies have, and more sums at a time than XLA's fused reductions once
-# had right (jax-ml/jax#39103).
+# The sizes of real vocabularies, with enough rows to trigger the wrong fused reductions of XLA
+# (jax-ml/jax#39103).
 @pytest.mark.parametrize(("batch", "vocab_size"), [(331, 10_000), (400, 10_007), (182, 32_769)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_as_in_generation_every_row_is_right(batch, vocab_size, dtype):
@@ -56,20 +56,20 @@ def test_compiled_as_in_generation_every_row_is_right(batch, vocab_size, dtype):
     drawn_B = jax.jit(categorical, compiler_options=small_batch_options(dtype))(
         uniform_2B, logits_BV
     )
-    # A number within a rounding of a word's edge may fall on either side.
+    # A uniform number close to the boundary between two words may select either word.
     assert np.mean(np.asarray(drawn_B) != inverted(uniform_2B, logits_BV)) < 0.005
     assert drawn_B[-1] == inverted(uniform_2B, logits_BV)[-1]
 
 
-def test_rows_are_drawn_apart():
-    # Each row has one word that can be, another one in each row: blocks of zeros before and after.
+def test_rows_are_independent():
+    # Each row has a single possible word, and each row a different one.
     logits_BV = jnp.where(jnp.eye(30, dtype=bool), 3.0, -jnp.inf)
     for seed in range(20):
         drawn_B = drawn(seed, logits_BV)
         np.testing.assert_array_equal(drawn_B, np.arange(30))
 
 
-def test_what_cannot_be_is_never_drawn():
+def test_impossible_words_are_never_drawn():
     possible_V = np.random.default_rng(0).random(1000) < 0.01
     logits_V = jnp.where(possible_V, 0.0, -jnp.inf)
     drawn_B = np.asarray(drawn(2, jnp.tile(logits_V, (DRAWS, 1))))

@@ -1,4 +1,7 @@
-"""Recurrent cells: the maths of one step. A new cell is one file here and one line in CELLS."""
+"""Recurrent cells: the mathematics of one time step, by name.
+
+A new cell is one file in this folder and one line in CELLS.
+"""
 
 from jaxlm.models.cells.base import Carry, Cell, ParallelCell
 from jaxlm.models.cells.elman import ElmanCell

@@ -1,4 +1,4 @@
-"""What a cell is."""
+"""The interface of recurrent cells."""
 
 import abc
 from typing import ClassVar
@@ -7,49 +7,70 @@ import jax
 import jax.numpy as jnp
 
 Carry = tuple[jax.Array, ...]
-"""A cell's memory: arrays [B, H], the hidden state h first."""
+"""The state of a cell: arrays [B, H]. The hidden state h comes first."""
 
 
 class Cell(abc.ABC):
-    """A pure function of one time step, elementwise; it knows nothing of time, batches or matrices.
+    """The mathematics of one time step: a pure, elementwise function without parameters.
 
-    The layer around it owns the matrices, and hands the cell, for all gates at once,
+    The recurrent layer owns the matrices. It passes to the cell, for all gates at once,
 
         x_BG = W x_t + b          u_BG = U h_{t-1} (+ a recurrent bias, if the cell says so)
 
-    with G = len(gates) · H, the gates side by side in the order of `gates`.
+    where G = len(gates) · H. The gates are concatenated along the last axis, in the order of
+    `gates`. A cell has no state: two instances of a class are equal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> class LeakyCell(Cell):
+      ...     gates = ("hidden",)
+      ...     additive = True
+      ...
+      ...     def activations(self, carry, x_BG, u_BG):
+      ...         return {"hidden": jnp.tanh(x_BG + u_BG)}
+      ...
+      ...     def update(self, carry, gates):
+      ...         (h,) = carry
+      ...         return (0.5 * h + 0.5 * gates["hidden"],)
+      >>> (h_BH,) = LeakyCell().step((jnp.ones((1, 2)),), jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+      >>> h_BH.tolist()
+      [[0.5, 0.5]]
     """
 
     gates: ClassVar[tuple[str, ...]]
     """Names of the gates, in parameter order."""
     carry: ClassVar[tuple[str, ...]] = ("h",)
-    """Names of the arrays in the carry; the first is the hidden state."""
+    """Names of the arrays in the carry. The first is the hidden state."""
     recurrent_bias: ClassVar[bool] = False
-    """Whether U h needs a bias of its own. Where u only ever adds to x, one bias serves for both.
-    """
-
+    """Whether U h needs its own bias. If the cell only adds u to x, the bias b is enough."""
     additive: ClassVar[bool] = False
-    """Whether x and u are only ever added to each other: then their sum is all that the gradient
-    needs to keep of them. False is always right.
+    """Whether the cell uses x and u only as their sum x + u. If so, a fast time loop stores the
+    sum in place of both for the gradient. False is always correct.
     """
 
     recurrent: ClassVar[bool] = True
-    """Whether the gates see h_{t-1}, through a matrix U. Where they do not, see ParallelCell."""
+    """Whether the gates depend on h_{t-1}, through a matrix U. If not, see ParallelCell."""
 
     @abc.abstractmethod
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
-        """The value of every gate, [B, H] each."""
+        """Return the value of each gate, [B, H], by the gate's name.
+
+        Args:
+          carry: the state before the step, arrays [B, H].
+          x_BG: W x_t + b for all gates, float32.
+          u_BG: U h_{t-1} for all gates, float32; a scalar 0 for a cell without U.
+        """
 
     @abc.abstractmethod
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
-        """The carry that follows from the gates."""
+        """Return the carry after the step, given the values of the gates."""
 
     def step(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> Carry:
-        """One time step: `update` after `activations`."""
+        """Return the carry after one time step: `activations`, then `update`."""
         return self.update(carry, self.activations(carry, x_BG, u_BG))
 
     def __eq__(self, other: object) -> bool:
-        # A cell has no state, so two of a class are the same cell: modules that hold one compare
+        # Cells are static arguments of compiled functions, and fields of modules that must compare
         # and hash as equal.
         return type(self) is type(other)
 
@@ -61,11 +82,13 @@ class Cell(abc.ABC):
 
 
 class ParallelCell(Cell):
-    """A cell whose gates see the input alone. There is no U, and a step is affine in h,
+    """A cell whose gates depend only on the input, so that it can train in parallel over time.
 
         h_t = a_t ⊙ h_{t-1} + b_t
 
-    so that all steps can be computed side by side (`ops.linear_recurrence`).
+    Such a cell has no matrix U, and a step is affine in h. `ops.linear_recurrence` computes all
+    time steps at once. For it, `activations` gets x of all time steps, [T, B, G]; so gates are
+    split along the last axis.
     """
 
     recurrent = False
@@ -73,7 +96,7 @@ class ParallelCell(Cell):
 
     @abc.abstractmethod
     def affine(self, gates: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """a and b, from the gates."""
+        """Return a and b, [B, H] each, given the values of the gates."""
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         (h,) = carry
@@ -82,7 +105,10 @@ class ParallelCell(Cell):
 
 
 def positive(s: jax.Array) -> jax.Array:
-    """g(s) = s + ½ for s ≥ 0, else σ(s): increasing, continuous and above 0 (Feng et al. 2024,
-    appendix B.2).
+    """Return g(s) = s + ½ for s ≥ 0, else σ(s).
+
+    The function is increasing, continuous and positive.
+
+    Source: Feng et al. 2024, appendix B.2.
     """
     return jnp.where(s >= 0, s + 0.5, jax.nn.sigmoid(s))

@@ -1,4 +1,4 @@
-"""The simple recurrent network."""
+"""The Elman cell, or simple recurrent network."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,15 @@ class ElmanCell(Cell):
 
         h' = tanh(W x + b + U h)
 
-    Source: Elman, "Finding structure in time", 1990. One bias; PyTorch's `nn.RNN` has two that only
-    ever appear as their sum.
+    The cell has one bias. PyTorch's `nn.RNN` has two, which occur only as their sum.
+
+    Source: Elman, "Finding structure in time", 1990.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> (h_BH,) = ElmanCell().step((jnp.zeros((1, 2)),), jnp.zeros((1, 2)), jnp.zeros((1, 2)))
+      >>> h_BH.tolist()
+      [[0.0, 0.0]]
     """
 
     gates = ("hidden",)

@@ -8,18 +8,24 @@ from jaxlm.ops.fused_gates import fused_gates
 
 
 class GRUCell(Cell):
-    """Gated recurrent unit (Cho et al. 2014), in the form that resets after the product.
+    """Gated recurrent unit (Cho et al. 2014), with the reset gate applied after the product.
 
         r, z = σ(W x + b + U h + b_u)
         n    = tanh(W x + b + r ⊙ (U h + b_u))
         h'   = (1 - z) ⊙ n + z ⊙ h
 
-    The paper resets h before the product, U (r ⊙ h). This form, of PyTorch and cuDNN, computes U h
-    for all gates in one product; for it the recurrent bias b_u is inside r ⊙ (...) and cannot merge
-    with b.
+    The paper applies the reset gate before the product: U (r ⊙ h). The form above, also used by
+    PyTorch and cuDNN, computes U h for all gates in one product. Its recurrent bias b_u is inside
+    r ⊙ (...), so it cannot be merged with b.
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder", 2014, section
     2.3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> (h_BH,) = GRUCell().step((jnp.ones((1, 2)),), jnp.zeros((1, 6)), jnp.zeros((1, 6)))
+      >>> h_BH.tolist()
+      [[0.5, 0.5]]
     """
 
     gates = ("reset", "update", "candidate")
@@ -27,8 +33,9 @@ class GRUCell(Cell):
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         size = x_BG.shape[-1] // 3
-        both_BG = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
-        r, z = jnp.split(both_BG, 2, axis=-1)
+        # R: the reset and the update gate, 2 H numbers.
+        rz_BR = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
+        r, z = jnp.split(rz_BR, 2, axis=-1)
         n = fused_gates(x_BG[:, 2 * size :] + r * u_BG[:, 2 * size :], ("tanh",))
         return {"reset": r, "update": z, "candidate": n}
 

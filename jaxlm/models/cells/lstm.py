@@ -14,11 +14,18 @@ class LSTMCell(Cell):
         i, f, o = σ(W x + b + U h)      g = tanh(W x + b + U h)
         c' = f ⊙ c + i ⊙ g              h' = o ⊙ tanh(c')
 
-    Gates in PyTorch's order i, f, g, o. One bias; PyTorch's `nn.LSTM` has two that only ever appear
-    as their sum.
+    The gates have PyTorch's order i, f, g, o. The cell has one bias. PyTorch's `nn.LSTM` has two,
+    which occur only as their sum.
 
     Source: Hochreiter & Schmidhuber, "Long short-term memory", 1997; Gers, Schmidhuber & Cummins,
     "Learning to forget", 2000.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> carry = jnp.zeros((1, 2)), jnp.ones((1, 2))
+      >>> h_BH, c_BH = LSTMCell().step(carry, jnp.zeros((1, 8)), jnp.zeros((1, 8)))
+      >>> c_BH.tolist()
+      [[0.5, 0.5]]
     """
 
     gates = ("input", "forget", "cell", "output")

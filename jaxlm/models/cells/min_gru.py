@@ -7,16 +7,22 @@ from jaxlm.models.cells.base import Carry, ParallelCell, positive
 
 
 class MinGRUCell(ParallelCell):
-    """A gated recurrent unit whose gates do not see the state (Feng et al. 2024).
+    """A gated recurrent unit whose gates depend only on the input (Feng et al. 2024).
 
         z  = σ(W x + b)                  n = g(W x + b)
         h' = (1 - z) ⊙ h + z ⊙ n
 
-    With g(s) = s + ½ for s ≥ 0, else σ(s), as the paper trains it. Its z is the share of what is
-    new, where a GRU's, in PyTorch's form, is the share of what is kept.
+    Here g(s) = s + ½ for s ≥ 0, else σ(s), as the paper trains the cell. In this cell, z is the
+    weight of the candidate n; in a GRU in PyTorch's form, z is the weight of the old state h.
 
     Source: Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, "Were RNNs all we needed?", 2024, section
     3.1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> (h_BH,) = MinGRUCell().step((jnp.ones((1, 2)),), jnp.zeros((1, 4)), jnp.zeros(()))
+      >>> h_BH.tolist()
+      [[0.75, 0.75]]
     """
 
     gates = ("update", "candidate")

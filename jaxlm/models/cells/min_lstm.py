@@ -7,17 +7,22 @@ from jaxlm.models.cells.base import Carry, ParallelCell, positive
 
 
 class MinLSTMCell(ParallelCell):
-    """A long short-term memory whose gates do not see the state, which is all there is of it: no
-    output gate, no cell apart (Feng et al. 2024).
+    """A long short-term memory whose gates depend only on the input (Feng et al. 2024).
 
         f, i = σ(W x + b)                n = g(W x + b)
         h'   = f / (f + i) ⊙ h + i / (f + i) ⊙ n
 
-    With g(s) = s + ½ for s ≥ 0, else σ(s), as the paper trains it. The two gates share one whole,
-    so that h keeps its scale.
+    Here g(s) = s + ½ for s ≥ 0, else σ(s), as the paper trains the cell. The weights of h and n sum
+    to 1, so h keeps its scale. The cell has no output gate, and h is its only state.
 
     Source: Feng, Tung, Ahmed, Bengio & Hajimirsadeghi, "Were RNNs all we needed?", 2024, section
     3.2.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> (h_BH,) = MinLSTMCell().step((jnp.ones((1, 2)),), jnp.zeros((1, 6)), jnp.zeros(()))
+      >>> h_BH.tolist()
+      [[0.75, 0.75]]
     """
 
     gates = ("forget", "input", "candidate")
@@ -28,5 +33,5 @@ class MinLSTMCell(ParallelCell):
 
     def affine(self, gates: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         f, i = gates["forget"], gates["input"]
-        kept = f / (f + i)
-        return kept, (1 - kept) * gates["candidate"]
+        forget = f / (f + i)
+        return forget, (1 - forget) * gates["candidate"]

@@ -1,4 +1,4 @@
-"""The adaptive softmax: an output layer whose rare words are in small clusters."""
+"""The adaptive softmax: an output layer with clusters of rare words, which have fewer features."""
 
 import itertools
 from typing import Any
@@ -7,51 +7,60 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import UserError
-from jaxlm.models.layers import Affine, affine, project, to_word_size, uniform
+from jaxlm.errors import SettingError
+from jaxlm.models.layers import Affine, affine, project, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.parallel.mesh import Axes
-from jaxlm.parallel.shard_map import Spread, by_device
+from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
-Table = jax.Array | tuple[jax.Array, ...]
-"""C of all words, or of each cluster."""
-Full = tuple[jax.Array, jax.Array]
-"""U and b."""
-Clustered = tuple[jax.Array | None, jax.Array, jax.Array]
-"""R, None where a cluster's words have all the features, U and b."""
+Tables = jax.Array | tuple[jax.Array, ...]
+"""The embedding C [V, D], or a table C_k [words, D_k] for each cluster."""
+HeadWeights = tuple[jax.Array, jax.Array]
+"""U and b of the head."""
+TailWeights = tuple[jax.Array | None, jax.Array, jax.Array]
+"""R, U and b of a cluster. R is None if the cluster reads all features."""
 
 
 def reduced_size(features: int, cluster: int) -> int:
-    """F_k: a quarter as many features for each cluster further down."""
+    """Return the features of a cluster, F_k = F / 4^k rounded down, and at least 1."""
     return max(1, features // 4**cluster)
 
 
 def cluster_edges(vocab_size: int, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
-    """First ids of the clusters, and the end."""
+    """Return the first id of each cluster of rare words, then the vocabulary size.
+
+    Without cutoffs, clusters start at a fifth and at three fifths of the vocabulary.
+
+    Example:
+      >>> cluster_edges(10_000, ())
+      (2000, 6000, 10000)
+    """
     fifths = max(1, vocab_size // 5), max(2, 3 * vocab_size // 5)
     return *(cutoffs or fifths), vocab_size
 
 
 def check_cutoffs(model: Any) -> None:
-    """Raises UserError for cutoffs that do not rise between the ends of the vocabulary."""
+    """Raise SettingError unless the cutoffs increase strictly, within the vocabulary."""
     edges = (0, *model.cutoffs, model.vocab_size)
     if model.vocab_size < 3 or any(first >= end for first, end in itertools.pairwise(edges)):
-        shown = ",".join(map(str, model.cutoffs))
-        raise UserError(
-            f"--cutoffs {shown or '(none)'}: must rise between 1 and the vocabulary's size - 1, "
-            f"{model.vocab_size - 1}"
+        shown = ",".join(map(str, model.cutoffs)) or "(none)"
+        why = (
+            f"must increase strictly from at least 1 to at most {model.vocab_size - 1}, the last id"
         )
+        raise SettingError("cutoffs", shown, why)
 
 
 class Cluster(nn.Module):
     """The parameters of one cluster of rare words."""
 
     words: int
+    """Number of words in the cluster."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: each matrix by its own size, and b = 0."""
 
     @nn.compact
-    def __call__(self, features: int, reduced: int) -> Clustered:
-        """R [F, F_k], U [F_k, words] and b [words]."""
+    def __call__(self, features: int, reduced: int) -> TailWeights:
+        """Return R [F, F_k], U [F_k, words] and b [words]."""
 
         def matrix(name: str, rows: int, columns: int) -> jax.Array:
             return self.param(name, uniform(self.init_scale or rows**-0.5), (rows, columns))
@@ -66,14 +75,16 @@ class Cluster(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """The parameters of a head whose words are rows of the embedding: of the clusters alone."""
+    """The parameters of a tied head. Its words are rows of the embedding; its clusters are not."""
 
     clusters: int
+    """Number of clusters of rare words."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: the clusters from U(±1/√D), and b = 0."""
 
     @nn.compact
-    def __call__(self, words_DW: jax.Array) -> Full:
-        """U [D, words + clusters] and b."""
+    def __call__(self, words_DW: jax.Array) -> HeadWeights:
+        """Return U [D, words + clusters] and b [words + clusters]."""
         size, words = words_DW.shape
         init = uniform(self.init_scale or size**-0.5)
         clusters_DK = self.param("clusters", init, (size, self.clusters))
@@ -82,13 +93,14 @@ class TiedHead(nn.Module):
 
 
 class TiedCluster(nn.Module):
-    """The parameters of a cluster whose words are rows of the embedding."""
+    """The parameters of a tied cluster, whose words are rows of the embedding."""
 
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: R from U(±1/√D), and b = 0."""
 
     @nn.compact
-    def __call__(self, words_RW: jax.Array, features: int) -> Clustered:
-        """R [features, D_k], or None if words have all the features; U [D_k, words], b [words]."""
+    def __call__(self, words_RW: jax.Array, features: int) -> TailWeights:
+        """Return R [features, D_k], or None if D_k = features; U [D_k, words]; and b [words]."""
         size, words = words_RW.shape
         bias = self.param("bias", uniform(self.init_scale or 0.0), (words,))
         if size == features:
@@ -98,57 +110,76 @@ class TiedCluster(nn.Module):
 
 
 class AdaptiveSoftmax(nn.Module):
-    """A softmax in clusters by frequency (Grave et al. 2017), exact in training as in evaluation.
+    """A softmax with clusters by word frequency (Grave et al. 2017), exact in training too.
 
         P(w) = P_head(w)                            for the words before the first cutoff
         P(w) = P_head(cluster k) · P_k(w)           for a word of cluster k
         P_head = softmax(b + U h)                   over the first words and the clusters
         P_k = softmax(b_k + U_k R_k h)              with R_k to F / 4^k features
 
-    Ids are by frequency, most frequent first, so most tokens cost the head alone; a cluster's
-    product is formed for its own tokens. Parameters: head/kernel [F, c_1 + K] and bias;
-    tail_k/reduce [F, F_k], tail_k/kernel [F_k, words] and bias.
+    Ids are sorted by frequency, most frequent first, so most tokens need only the head. The loss
+    computes the product of a cluster only for tokens whose target is in the cluster.
 
-    Tied, U_k are the embedding's rows of these words, and one P is there where h has another size
-    than a word (project [F, D]). If they have all the features, there is no R_k; of an
-    AdaptiveEmbedding they have D / 4^k, and R_k [D, D_k] is another matrix than its P_k. The
-    clusters' own part of the head stays: head/clusters [D, K].
+    Parameters: head/kernel [F, c_1 + K] and head/bias; tail_k/reduce [F, F_k], tail_k/kernel [F_k,
+    words] and tail_k/bias. Here c_1 is the first cutoff and K the number of clusters.
+
+    If `tied`, the columns of U and U_k that belong to words are rows of the embedding:
+
+    - If F differs from the embedding size D, a projection P [F, D] ("project") comes first.
+    - With one embedding table, U_k reads all D features, and there is no R_k.
+    - With an AdaptiveEmbedding, words of cluster k have D / 4^k features. R_k [D, D_k] is not the
+      embedding's P_k.
+    - The head's columns for clusters are parameters: head/clusters [D, K].
 
     Source: Grave, Joulin, Cissé, Grangier & Jégou, "Efficient softmax approximation for GPUs",
     2017, section 4; tied: Baevski & Auli, "Adaptive input representations for neural language
     modeling", 2019, section 3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> settings = {"embedding_size": 4, "dtype": jnp.float32, "init_scale": None}
+      >>> head = AdaptiveSoftmax(10, cutoffs=(3, 6), tied=False, **settings)
+      >>> hidden_BTF, embedding_VD = jnp.ones((1, 2, 8)), jnp.ones((10, 4))
+      >>> log_probs_BTV, _ = head.init_with_output(jax.random.key(0), hidden_BTF, embedding_VD)
+      >>> log_probs_BTV.shape, bool(jnp.allclose(jnp.exp(log_probs_BTV).sum(-1), 1))
+      ((1, 2, 10), True)
     """
 
     vocab_size: int
+    """Number of words V."""
     cutoffs: tuple[int, ...]
+    """First id of each cluster of rare words; see `cluster_edges`."""
     tied: bool
+    """Use rows of the embedding as the output weights of words."""
     embedding_size: int
+    """Embedding size D."""
     dtype: Any
+    """dtype of the products' operands."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: each matrix by its own size, and zero biases."""
     adaptive_input: bool = False
+    """Whether the embedding is an AdaptiveEmbedding."""
 
-    # Clusters are of sizes of their own: every device has all of them.
-    spreads = False
+    # Clusters differ in size, so each device has all of them.
+    shards_vocabulary = False
 
     @property
     def edges(self) -> tuple[int, ...]:
-        """First ids of the clusters, and the end."""
+        """The first id of each cluster of rare words, then the vocabulary size."""
         return cluster_edges(self.vocab_size, self.cutoffs)
 
     @nn.compact
     def operands(
-        self, hidden_BTF: jax.Array, embedding: Table
-    ) -> tuple[jax.Array, Full, list[Clustered]]:
-        """What the products are of (h, or P h), (U, b) of the head, (R_k, U_k, b_k) of clusters.
-        embedding: [V, D], or of each cluster [words, D_k].
-        """
+        self, hidden_BTF: jax.Array, embedding: Tables
+    ) -> tuple[jax.Array, HeadWeights, list[TailWeights]]:
+        """Return h or P h, (U, b) of the head, and (R_k, U_k, b_k) of each cluster."""
         edges, settings = self.edges, (self.dtype, self.init_scale)
         tails = []
         if self.tied:
             size = self.embedding_size
-            hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
-            # Split, the table's gradient is one array put together; of slices it would be a sum of
-            # as many tables, each padded with zeros.
+            hidden_BTF = to_embedding_size(self, hidden_BTF, size, self.init_scale, self.dtype)
+            # The gradient of a split is one concatenation. The gradient of slices would be a sum of
+            # whole tables, each padded with zeros.
             if not isinstance(embedding, tuple):
                 embedding = tuple(jnp.split(embedding, edges[:-1]))
             head_WD, *tails_WR = embedding
@@ -158,25 +189,29 @@ class AdaptiveSoftmax(nn.Module):
                 tails.append(tied(tail_WR.T, size))
             return hidden_BTF, head, tails
         features = hidden_BTF.shape[-1]
-        full = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")
+        head_layer = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
             cluster = Cluster(end - first, self.init_scale, name=f"tail_{index}")
             tails.append(cluster(features, reduced_size(features, index)))
-        return hidden_BTF, full.weights(features), tails
+        return hidden_BTF, head_layer.weights(features), tails
 
-    def __call__(self, hidden_BTF: jax.Array, embedding: Table) -> jax.Array:
-        """Log-probabilities [B, T, V], float32: logits whose softmax is themselves."""
-        hidden_BTF, (kernel, bias), tails = self.operands(hidden_BTF, embedding)
-        head = jax.nn.log_softmax(affine(hidden_BTF, kernel, bias, self.dtype).astype(jnp.float32))
-        first = self.edges[0]
-        parts = [head[..., :first]]
-        for index, (reduce, kernel, bias) in enumerate(tails):
-            logits = affine(self._reduced(hidden_BTF, reduce), kernel, bias, self.dtype)
-            inside = jax.nn.log_softmax(logits.astype(jnp.float32))
-            parts.append(head[..., first + index, None] + inside)
-        return jnp.concatenate(parts, axis=-1)
+    def __call__(self, hidden_BTF: jax.Array, embedding: Tables) -> jax.Array:
+        """Return log-probabilities, [B, T, V] float32. They serve as logits."""
+        hidden_BTF, (kernel_FH, bias_H), tails = self.operands(hidden_BTF, embedding)
+        # H: the words of the head and the clusters. W: the words of a cluster.
+        head_logits_BTH = affine(hidden_BTF, kernel_FH, bias_H, self.dtype)
+        head_BTH = jax.nn.log_softmax(head_logits_BTH.astype(jnp.float32))
+        words = self.edges[0]
+        log_probs = [head_BTH[..., :words]]
+        for index, (reduce_FR, kernel_RW, bias_W) in enumerate(tails):
+            reduced_BTR = self._reduce(hidden_BTF, reduce_FR)
+            logits_BTW = affine(reduced_BTR, kernel_RW, bias_W, self.dtype)
+            tail_BTW = jax.nn.log_softmax(logits_BTW.astype(jnp.float32))
+            log_probs.append(head_BTH[..., words + index, None] + tail_BTW)
+        return jnp.concatenate(log_probs, axis=-1)
 
-    def _reduced(self, hidden_BTF: jax.Array, reduce_FR: jax.Array | None) -> jax.Array:
+    def _reduce(self, hidden_BTF: jax.Array, reduce_FR: jax.Array | None) -> jax.Array:
+        """Return R_k h, or h if there is no R_k."""
         if reduce_FR is None:
             return hidden_BTF
         return project(hidden_BTF, reduce_FR, self.dtype).astype(self.dtype)
@@ -184,76 +219,90 @@ class AdaptiveSoftmax(nn.Module):
     def loss(
         self,
         hidden_BTF: jax.Array,
-        embedding: Table,
+        embedding: Tables,
         targets_BT: jax.Array,
         weights_BT: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """As OutputLayer's."""
+        """Return Σ weight · nll and the nll of each target, without storing all logits.
+
+        Args:
+          hidden_BTF: features, in the compute dtype.
+          embedding: word features, float32. Only a tied output layer uses them.
+          targets_BT: ids of the words to predict, integers.
+          weights_BT: weight of each target in the sum, float32.
+          deterministic: False in training; True in evaluation.
+        Returns:
+          The weighted sum, a float32 scalar, and the nll of each target, float32 [B, T].
+        """
         hidden_BTF, *layers = self.operands(hidden_BTF, embedding)
         hidden_NF = hidden_BTF.reshape(-1, hidden_BTF.shape[-1])
         targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
-        # Each device puts its own tokens in order, and the sums are added up after it.
+        # Each device sorts its own tokens by cluster. The devices' sums are added afterwards.
         inputs: tuple[Axes, ...] = (("batch", None), ("batch",), ("batch",), ())
-        by_its_tokens = by_device(self._loss, inputs, (("batch",), ("batch",)))
-        totals, nll_N = by_its_tokens(hidden_NF, targets_N, weights_N, layers)
-        return jnp.sum(totals), nll_N.reshape(targets_BT.shape)
+        local_loss = on_each_device(self._local_loss, inputs, (("batch",), ("batch",)))
+        totals_S, nll_N = local_loss(hidden_NF, targets_N, weights_N, layers)
+        return jnp.sum(totals_S), nll_N.reshape(targets_BT.shape)
 
     @nn.nowrap
-    def _loss(
+    def _local_loss(
         self,
-        spread: Spread,
+        sharded: ShardedAxes,
         hidden_NF: jax.Array,
         targets_N: jax.Array,
         weights_N: jax.Array,
-        layers: tuple[Full, list[Clustered]],
+        layers: tuple[HeadWeights, list[TailWeights]],
     ) -> tuple[jax.Array, jax.Array]:
-        """The sum, as [1], and each token's nll."""
-        (kernel, bias), tails = layers
-        # A rare word's target in the head is its cluster.
-        starts = jnp.asarray(self.edges[:-1], targets_N.dtype)
-        cluster_N = jnp.sum(targets_N[:, None] >= starts, axis=-1)
-        in_head_N = jnp.where(cluster_N == 0, targets_N, self.edges[0] - 1 + cluster_N)
+        """Return this device's sum, [1], and the nll of each of its tokens, [N]."""
+        (kernel_FH, bias_H), tails = layers
+        # In the head, the target of a rare word is the word's cluster.
+        starts_K = jnp.asarray(self.edges[:-1], targets_N.dtype)
+        cluster_N = jnp.sum(targets_N[:, None] >= starts_K, axis=-1)
+        head_targets_N = jnp.where(cluster_N == 0, targets_N, self.edges[0] - 1 + cluster_N)
         total, nll_N = output_cross_entropy(
-            hidden_NF, kernel, bias, in_head_N, weights_N, self.dtype
+            hidden_NF, kernel_FH, bias_H, head_targets_N, weights_N, self.dtype
         )
-        for index, (reduce, kernel, bias) in enumerate(tails, 1):
-            # The cluster's tokens come first, and only they are gone through.
+        for index, (reduce_FR, kernel_RW, bias_W) in enumerate(tails, 1):
+            # Tokens of the cluster are sorted to the front, and only these are computed.
             inside_N = cluster_N == index
             order_N = jnp.argsort(~inside_N, stable=True)
-            inside_first_NF = hidden_NF.at[order_N].get(unique_indices=True)
-            reduced_NR = self._reduced(inside_first_NF[None], reduce)[0]
-            words_N = jnp.clip(targets_N - self.edges[index - 1], 0, bias.shape[0] - 1)
-            part, part_N = output_cross_entropy(
+            sorted_NF = hidden_NF.at[order_N].get(unique_indices=True)
+            reduced_NR = self._reduce(sorted_NF[None], reduce_FR)[0]
+            tail_targets_N = jnp.clip(targets_N - self.edges[index - 1], 0, bias_W.shape[0] - 1)
+            tail_total, sorted_nll_N = output_cross_entropy(
                 reduced_NR,
-                kernel,
-                bias,
-                words_N[order_N],
+                kernel_RW,
+                bias_W,
+                tail_targets_N[order_N],
                 jnp.where(inside_N, weights_N, 0.0)[order_N],
                 self.dtype,
-                live=jnp.sum(inside_N),
+                num_valid=jnp.sum(inside_N),
             )
-            total = total + part
-            found_N = jnp.zeros_like(part_N).at[order_N].set(part_N, unique_indices=True)
-            nll_N = nll_N + jnp.where(inside_N, found_N, 0.0)
+            total = total + tail_total
+            zeros_N = jnp.zeros_like(sorted_nll_N)
+            tail_nll_N = zeros_N.at[order_N].set(sorted_nll_N, unique_indices=True)
+            nll_N = nll_N + jnp.where(inside_N, tail_nll_N, 0.0)
         return total[None], nll_N
 
     @nn.nowrap
     def note(self) -> str:
-        """Nothing: the loss is exact."""
+        """Return an empty text: the training loss is exact."""
         return ""
 
     @nn.nowrap
-    def described(self, features: int) -> dict[str, str]:
-        """Each parameter group in words."""
+    def describe(self, features: int) -> dict[str, str]:
+        """Return a description of each parameter group, by the end of its path.
+
+        `features` is the number of features that the layer reads, F.
+        """
         edges = self.edges
         words = f"{edges[0]} words + {len(edges) - 1} clusters"
         if self.tied:
             size = self.embedding_size
-            through = {} if features == size else {"/project": f"P: {features} -> {size}"}
-            found = through | {"/head": f"b, clusters: {size} -> {words} (U is C)"}
+            project = {} if features == size else {"/project": f"P: {features} -> {size}"}
+            descriptions = project | {"/head": f"b, clusters: {size} -> {words} (U is C)"}
         else:
-            found = {"/head": f"U, b: {features} -> {words}"}
+            descriptions = {"/head": f"U, b: {features} -> {words}"}
         for index, (first, end) in enumerate(itertools.pairwise(edges), 1):
             inside = f"{end - first} words"
             if not self.tied:
@@ -263,5 +312,5 @@ class AdaptiveSoftmax(nn.Module):
                 text = f"R, b: {size} -> {reduced_size(size, index)} -> {inside} (U is C)"
             else:
                 text = f"b: {inside} (U is C)"
-            found[f"/tail_{index}"] = text
-        return found
+            descriptions[f"/tail_{index}"] = text
+        return descriptions

@@ -1,4 +1,4 @@
-"""Output layers: features to the next token's distribution, and to its negative log-likelihood."""
+"""Output layers: logits of the next token from features, and the training loss."""
 
 from typing import Any
 
@@ -6,44 +6,61 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import check_at_least, choose
 from jaxlm.models.heads.adaptive_softmax import AdaptiveSoftmax, check_cutoffs
 from jaxlm.models.heads.softmax_mixture import SoftmaxMixture
-from jaxlm.models.layers import DTYPES, affine, to_word_size, uniform
+from jaxlm.models.layers import DTYPES, affine, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
 
 class OutputLayer(nn.Module):
-    """y = b + U h: features to logits. Tied, U is the transposed embedding (Inan et al. 2017; Press
-    & Wolf 2017), of P h where h has another size than a word (project [F, D]).
+    """The full softmax: logits y = b + U h.
+
+    If `tied`, U is the transposed embedding (Inan et al. 2017; Press & Wolf 2017). If the number of
+    features F then differs from the embedding size D, h is first projected: y = b + U P h.
+
+    Parameters: kernel U [F, V] unless tied, bias b [V], and project P [F, D] if needed.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> head = OutputLayer(10, False, embedding_size=4, dtype=jnp.float32, init_scale=None)
+      >>> hidden_BTF, embedding_VD = jnp.ones((2, 3, 5)), jnp.ones((10, 4))
+      >>> logits_BTV, _ = head.init_with_output(jax.random.key(0), hidden_BTF, embedding_VD)
+      >>> logits_BTV.shape
+      (2, 3, 10)
     """
 
     vocab_size: int
+    """Number of words V."""
     tied: bool
+    """Use the transposed embedding as U."""
     embedding_size: int
+    """Embedding size D."""
     dtype: Any
+    """dtype of the product's operands and of the logits."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: U from U(±1/√F), and b = 0."""
 
-    # Whether its words, and their rows of the embedding, may be spread over devices.
-    spreads = True
+    # Whether the output parameters and the embedding are sharded over the vocabulary on a mesh.
+    shards_vocabulary = True
 
     @nn.compact
     def operands(
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """What the product is of: h, or P h; U [F or D, V]; and b [V]."""
+        """Return h [B, T, F], or P h [B, T, D]; U [F or D, V]; and b [V]."""
         bias_V = self.param("bias", uniform(self.init_scale or 0.0), (self.vocab_size,))
         if self.tied:
             size = embedding_VD.shape[-1]
-            hidden_BTF = to_word_size(self, hidden_BTF, size, self.init_scale, self.dtype)
+            hidden_BTF = to_embedding_size(self, hidden_BTF, size, self.init_scale, self.dtype)
             return hidden_BTF, embedding_VD.T, bias_V
         features = hidden_BTF.shape[-1]
         init = uniform(self.init_scale or features**-0.5)
         return hidden_BTF, self.param("kernel", init, (features, self.vocab_size)), bias_V
 
     def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-        """Logits [B, T, V] in the compute dtype."""
+        """Return the logits, [B, T, V] in `dtype`."""
         return affine(*self.operands(hidden_BTF, embedding_VD), self.dtype)
 
     def loss(
@@ -54,7 +71,17 @@ class OutputLayer(nn.Module):
         weights_BT: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Σ weight · nll, and the nll of every target [B, T]: the logits are never all there."""
+        """Return Σ weight · nll and the nll of each target, without storing all logits.
+
+        Args:
+          hidden_BTF: features, in the compute dtype.
+          embedding_VD: word features, float32. Only a tied output layer uses them.
+          targets_BT: ids of the words to predict, integers.
+          weights_BT: weight of each target in the sum, float32.
+          deterministic: False in training; True in evaluation.
+        Returns:
+          The weighted sum, a float32 scalar, and the nll of each target, float32 [B, T].
+        """
         total, nll_N = output_cross_entropy(
             *self._flat(hidden_BTF, embedding_VD),
             targets_BT.reshape(-1),
@@ -71,12 +98,15 @@ class OutputLayer(nn.Module):
 
     @nn.nowrap
     def note(self) -> str:
-        """What a figure of training would otherwise be taken for."""
+        """Return a warning if the training loss is an estimate; an empty text if it is exact."""
         return ""
 
     @nn.nowrap
-    def described(self, features: int) -> dict[str, str]:
-        """Each parameter group in words."""
+    def describe(self, features: int) -> dict[str, str]:
+        """Return a description of each parameter group, by the end of its path.
+
+        `features` is the number of features that the layer reads, F.
+        """
         words = f"{self.vocab_size}, softmax"
         if not self.tied:
             return {"": f"U, b: {features} -> {words}"}
@@ -86,12 +116,14 @@ class OutputLayer(nn.Module):
 
 
 class SampledSoftmax(OutputLayer):
-    """An OutputLayer that training compares with a few words instead of all: `sampled_words` of
-    them, drawn anew for each step; see `ops.sampled_softmax`. Evaluation, scores and generation are
-    those of the full softmax.
+    """An output layer whose training loss uses a random sample of the vocabulary.
+
+    Each training step draws a new sample; see `ops.sampled_softmax`. Evaluation, scores and
+    generation use the full softmax.
     """
 
     sampled_words: int = 1024
+    """Number of words in a sample."""
 
     def loss(
         self,
@@ -120,46 +152,54 @@ class SampledSoftmax(OutputLayer):
         )
 
 
-def _settings(model: Any, dtype: Any) -> dict[str, Any]:
+def _shared_settings(model: Any, dtype: Any) -> dict[str, Any]:
     names = ("vocab_size", "tied", "embedding_size", "init_scale")
     return {name: getattr(model, name) for name in names} | {"dtype": dtype}
 
 
-def _full(model: Any, dtype: Any, **where: Any) -> OutputLayer:
-    return OutputLayer(**_settings(model, dtype), **where)
+def _full(model: Any, dtype: Any, **module_options: Any) -> OutputLayer:
+    return OutputLayer(**_shared_settings(model, dtype), **module_options)
 
 
-def _sampled(model: Any, dtype: Any, **where: Any) -> SampledSoftmax:
-    words = model.sampled_words
-    if words < 1:
-        raise UserError(f"--sampled-words {words}: must be at least 1")
-    return SampledSoftmax(**_settings(model, dtype), sampled_words=words, **where)
+def _sampled(model: Any, dtype: Any, **module_options: Any) -> SampledSoftmax:
+    check_at_least("sampled_words", model.sampled_words, 1)
+    settings = _shared_settings(model, dtype) | {"sampled_words": model.sampled_words}
+    return SampledSoftmax(**settings, **module_options)
 
 
-def _adaptive(model: Any, dtype: Any, **where: Any) -> AdaptiveSoftmax:
+def _adaptive(model: Any, dtype: Any, **module_options: Any) -> AdaptiveSoftmax:
     check_cutoffs(model)
-    where |= {"cutoffs": model.cutoffs, "adaptive_input": model.adaptive_input}
-    return AdaptiveSoftmax(**_settings(model, dtype), **where)
+    settings = _shared_settings(model, dtype)
+    settings |= {"cutoffs": model.cutoffs, "adaptive_input": model.adaptive_input}
+    return AdaptiveSoftmax(**settings, **module_options)
 
 
-def _mixture(model: Any, dtype: Any, **where: Any) -> SoftmaxMixture:
-    if model.softmaxes < 1:
-        raise UserError(f"--softmaxes {model.softmaxes}: must be at least 1")
-    return SoftmaxMixture(**_settings(model, dtype), softmaxes=model.softmaxes, **where)
+def _mixture(model: Any, dtype: Any, **module_options: Any) -> SoftmaxMixture:
+    check_at_least("softmaxes", model.softmaxes, 1)
+    settings = _shared_settings(model, dtype) | {"softmaxes": model.softmaxes}
+    return SoftmaxMixture(**settings, **module_options)
 
 
 HEADS = {"full": _full, "adaptive": _adaptive, "sampled": _sampled, "mixture": _mixture}
 
 
-def make_head(model: Any, **where: Any) -> Any:
-    """The output layer that a model's fields ask for, as a part of it; with parent=None by itself,
-    to be asked what it is. Raises UserError for one there is not.
+def make_head(model: Any, **module_options: Any) -> Any:
+    """Return the output layer that a model's settings describe.
+
+    Call it in the model's `setup`, and the layer becomes a submodule. With parent=None the layer is
+    independent, and answers questions such as `note`.
+
+    Raises:
+      UserError: for an unknown `softmax` or `dtype`, or a wrong setting of the output layer.
     """
     dtype = choose(DTYPES, model.compute_dtype, "dtype")
-    return choose(HEADS, model.softmax, "softmax")(model, dtype, **where)
+    return choose(HEADS, model.softmax, "softmax")(model, dtype, **module_options)
 
 
 def describe_head(model: Any, features: int) -> dict[str, str]:
-    """What the parameters of a model's output layer are, by their paths."""
-    described = make_head(model, parent=None).described(features)
-    return {f"output{part}": text for part, text in described.items()}
+    """Return a description of the parameters of a model's output layer, by their path.
+
+    `features` is the number of features that the output layer reads.
+    """
+    descriptions = make_head(model, parent=None).describe(features)
+    return {f"output{suffix}": text for suffix, text in descriptions.items()}

@@ -1,4 +1,4 @@
-"""The mixture of softmaxes: an output layer of higher rank."""
+"""The mixture of softmaxes: an output layer whose log-probabilities have a higher rank."""
 
 from typing import Any
 
@@ -11,41 +11,56 @@ from jaxlm.ops.output_layer import output_cross_entropy
 
 
 class SoftmaxMixture(nn.Module):
-    """Several softmaxes over the same words, mixed as the context says (Yang et al. 2018).
+    """A mixture of softmaxes, with weights that depend on the context (Yang et al. 2018).
 
         P(w) = Σ_k π_k softmax(b + U g_k)_w        g_k = tanh(a_k + A_k h)        π = softmax(V h)
 
-    The logarithm of such a mixture is no linear function of h, so that its matrix over all contexts
-    may have a higher rank than D (the softmax bottleneck).
+    The logarithm of a mixture is not a linear function of h. So the matrix of log-probabilities
+    over all contexts can have a higher rank than D (the softmax bottleneck).
 
-    Parameters: latent/kernel [F, K · D] and bias (A and a, side by side), prior [F, K], kernel U
-    [D, V] unless `tied`, and bias b [V].
+    Parameters: latent/kernel [F, K · D] and latent/bias (all A_k, and all a_k, concatenated), prior
+    V [F, K], kernel U [D, V] unless `tied`, and bias b [V].
 
     Source: Yang, Dai, Salakhutdinov & Cohen, "Breaking the softmax bottleneck: a high-rank RNN
     language model", 2018, section 2.3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> settings = {"embedding_size": 4, "dtype": jnp.float32, "init_scale": None}
+      >>> head = SoftmaxMixture(10, tied=False, softmaxes=3, **settings)
+      >>> hidden_BTF, embedding_VD = jnp.ones((1, 2, 8)), jnp.ones((10, 4))
+      >>> log_probs_BTV, _ = head.init_with_output(jax.random.key(0), hidden_BTF, embedding_VD)
+      >>> log_probs_BTV.shape, bool(jnp.allclose(jnp.exp(log_probs_BTV).sum(-1), 1))
+      ((1, 2, 10), True)
     """
 
     vocab_size: int
+    """Number of words V."""
     tied: bool
+    """Use the transposed embedding as U."""
     embedding_size: int
+    """Embedding size D."""
     dtype: Any
+    """dtype of the products' operands."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: each matrix by its own size, and zero biases."""
     softmaxes: int
+    """Number of softmaxes K."""
 
-    spreads = True
+    shards_vocabulary = True
 
     @nn.compact
     def operands(
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """g [N, K, D], log π [N, K] float32, U [D, V] and b [V], with N = B · T."""
+        """Return g [N, K, D], log π [N, K] float32, U [D, V] and b [V], with N = B · T."""
         features, size, count = hidden_BTF.shape[-1], self.embedding_size, self.softmaxes
         latent = Affine(count * size, features, self.dtype, self.init_scale, name="latent")
         latent_NKD = jnp.tanh(latent(hidden_BTF)).reshape(-1, count, size)
         init = uniform(self.init_scale or features**-0.5)
         prior_FK = self.param("prior", init, (features, count))
-        none_K = jnp.zeros((count,), jnp.float32)
-        prior_BTK = affine(hidden_BTF, prior_FK, none_K, self.dtype).astype(jnp.float32)
+        zeros_K = jnp.zeros((count,), jnp.float32)
+        prior_BTK = affine(hidden_BTF, prior_FK, zeros_K, self.dtype).astype(jnp.float32)
         log_prior_NK = jax.nn.log_softmax(prior_BTK).reshape(-1, count)
         bias_V = self.param("bias", uniform(self.init_scale or 0.0), (self.vocab_size,))
         if self.tied:
@@ -55,19 +70,21 @@ class SoftmaxMixture(nn.Module):
         return latent_NKD, log_prior_NK, kernel_DV, bias_V
 
     def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-        """Log-probabilities [B, T, V], float32: logits whose softmax is themselves."""
+        """Return log-probabilities, [B, T, V] float32. They serve as logits."""
         latent_NKD, log_prior_NK, kernel_DV, bias_V = self.operands(hidden_BTF, embedding_VD)
 
-        def add(total_NV: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            latent_ND, log_prior_N = one
-            logits_1NV = affine(latent_ND[None], kernel_DV, bias_V, self.dtype)
-            part_NV = jax.nn.log_softmax(logits_1NV[0].astype(jnp.float32))
-            return jnp.logaddexp(total_NV, part_NV + log_prior_N[:, None]), None
+        Component = tuple[jax.Array, jax.Array]
 
-        # One softmax after another: together they would be K times as many logits.
-        nothing_NV = jnp.full((latent_NKD.shape[0], self.vocab_size), -jnp.inf)
-        experts = latent_NKD.swapaxes(0, 1), log_prior_NK.T
-        mixed_NV, _ = jax.lax.scan(add, nothing_NV, experts)
+        def add(total_NV: jax.Array, component: Component) -> tuple[jax.Array, None]:
+            latent_ND, log_prior_N = component
+            logits_1NV = affine(latent_ND[None], kernel_DV, bias_V, self.dtype)
+            log_probs_NV = jax.nn.log_softmax(logits_1NV[0].astype(jnp.float32))
+            return jnp.logaddexp(total_NV, log_probs_NV + log_prior_N[:, None]), None
+
+        # The softmaxes are added in a loop. All at once would need K times as many logits.
+        empty_NV = jnp.full((latent_NKD.shape[0], self.vocab_size), -jnp.inf)
+        components = latent_NKD.swapaxes(0, 1), log_prior_NK.T
+        mixed_NV, _ = jax.lax.scan(add, empty_NV, components)
         return mixed_NV.reshape(*hidden_BTF.shape[:2], self.vocab_size)
 
     def loss(
@@ -78,13 +95,22 @@ class SoftmaxMixture(nn.Module):
         weights_BT: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """As OutputLayer's.
+        """Return Σ weight · nll and the nll of each target, without storing all logits.
 
             nll = -log Σ_k π_k p_k          ∇nll = Σ_k r_k (∇(-log p_k) - ∇ log π_k)
             r_k = π_k p_k / Σ_j π_j p_j
 
-        So the loss is that of K · N tokens, each weighing r_k: the fused output layer serves, and
-        no logits are kept. It is gone through twice, first for the r_k.
+        So the gradient is the gradient of a weighted loss over K · N tokens with weights r_k, which
+        `output_cross_entropy` computes. It runs twice, the first time for the r_k.
+
+        Args:
+          hidden_BTF: features, in the compute dtype.
+          embedding_VD: word features, float32. Only a tied output layer uses them.
+          targets_BT: ids of the words to predict, integers.
+          weights_BT: weight of each target in the sum, float32.
+          deterministic: False in training; True in evaluation.
+        Returns:
+          The weighted sum, a float32 scalar, and the nll of each target, float32 [B, T].
         """
         latent_NKD, log_prior_NK, kernel_DV, bias_V = self.operands(hidden_BTF, embedding_VD)
         count, size = latent_NKD.shape[1:]
@@ -92,33 +118,38 @@ class SoftmaxMixture(nn.Module):
         targets_M = jnp.repeat(targets_BT.reshape(-1), count)
         weights_N = weights_BT.reshape(-1)
 
-        def nll_of(weights_M: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def cross_entropy(weights_M: jax.Array) -> tuple[jax.Array, jax.Array]:
             layer = latent_MD, kernel_DV, bias_V
             return output_cross_entropy(*layer, targets_M, weights_M, self.dtype)
 
-        _, each_M = jax.lax.stop_gradient(nll_of(jnp.ones(targets_M.shape, jnp.float32)))
-        joint_NK = jax.lax.stop_gradient(log_prior_NK) - each_M.reshape(-1, count)
-        nll_N = -jax.nn.logsumexp(joint_NK, axis=-1)
-        shares_NK = jnp.exp(joint_NK + nll_N[:, None]) * weights_N[:, None]
-        moved, _ = nll_of(shares_NK.reshape(-1))
-        moved = moved - jnp.sum(shares_NK * log_prior_NK)
+        ones_M = jnp.ones(targets_M.shape, jnp.float32)
+        _, component_nll_M = jax.lax.stop_gradient(cross_entropy(ones_M))
+        log_joint_NK = jax.lax.stop_gradient(log_prior_NK) - component_nll_M.reshape(-1, count)
+        nll_N = -jax.nn.logsumexp(log_joint_NK, axis=-1)
+        # weight · r_k
+        weights_NK = jnp.exp(log_joint_NK + nll_N[:, None]) * weights_N[:, None]
+        surrogate, _ = cross_entropy(weights_NK.reshape(-1))
+        surrogate = surrogate - jnp.sum(weights_NK * log_prior_NK)
         total = jnp.sum(nll_N * weights_N)
-        # The value is the loss, the gradient that of `moved`.
-        total = total + (moved - jax.lax.stop_gradient(moved))
+        # The value is the loss, and the gradient is the gradient of `surrogate`.
+        total = total + (surrogate - jax.lax.stop_gradient(surrogate))
         return total, nll_N.reshape(targets_BT.shape)
 
     @nn.nowrap
     def note(self) -> str:
-        """Nothing: the loss is exact."""
+        """Return an empty text: the training loss is exact."""
         return ""
 
     @nn.nowrap
-    def described(self, features: int) -> dict[str, str]:
-        """Each parameter group in words."""
+    def describe(self, features: int) -> dict[str, str]:
+        """Return a description of each parameter group, by the end of its path.
+
+        `features` is the number of features that the layer reads, F.
+        """
         count, size = self.softmaxes, self.embedding_size
-        found = {
+        descriptions = {
             "/latent": f"A, a: {features} -> {count} x {size}, tanh",
             "/prior": f"V: {features} -> {count}, softmax",
         }
         words = f"{size} -> {self.vocab_size}, {count} softmaxes"
-        return found | {"": f"b: {words} (U is C)" if self.tied else f"U, b: {words}"}
+        return descriptions | {"": f"b: {words} (U is C)" if self.tied else f"U, b: {words}"}

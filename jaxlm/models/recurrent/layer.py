@@ -1,4 +1,4 @@
-"""A recurrent layer: a cell, its parameters, and the ways to run it over time."""
+"""A recurrent layer: a cell, its parameters, and its time loops."""
 
 import functools
 from collections.abc import Callable
@@ -15,24 +15,24 @@ from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.linear_recurrence import linear_recurrence
 from jaxlm.ops.machine import UNROLLED_STEPS, aligned, choose_time_loop, steps_per_iteration
-from jaxlm.ops.products import widen, widen_blocks
-from jaxlm.ops.recurrence import in_segments, recurrence, where_live
+from jaxlm.ops.products import pad_axis, pad_blocks
+from jaxlm.ops.recurrence import recurrence, run_in_segments, where_valid
 from jaxlm.ops.static import is_zero
-from jaxlm.parallel.shard_map import Spread, by_device
+from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
 
-class Masks(NamedTuple):
-    """What training multiplies the recurrent link by, the same at every step of a sequence: U by
-    kernel_HG, h by state_BH. None where nothing is dropped.
-    """
+class DropoutMasks(NamedTuple):
+    """Dropout masks of U and of h_{t-1}, the same at each time step. None means no dropout."""
 
     kernel_HG: jax.Array | None = None
     state_BH: jax.Array | None = None
 
 
 class Recurrence(nn.Module):
-    """One time step of a layer: u = U h_{t-1}, then the cell. Owns U (and its bias), where the cell
-    wants them.
+    """One time step of a layer: u = U h_{t-1}, then the cell.
+
+    The module owns U and its bias, if the cell has them. The arguments are explained at
+    `RecurrentLayer`; here `dtype` is a JAX dtype.
     """
 
     cell: Cell
@@ -44,66 +44,86 @@ class Recurrence(nn.Module):
     def setup(self) -> None:
         width = len(self.cell.gates) * self.hidden_size
         init = uniform(self.init_scale or self.hidden_size**-0.5)
-        init = fading(init, self.timescale, diagonal=True)
+        init = timescale_init(init, self.timescale, diagonal=True)
         if self.cell.recurrent:
             self.kernel = self.param("kernel", init, (self.hidden_size, width))
         if self.cell.recurrent_bias:
             self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
 
-    def weights(self, masks: Masks) -> tuple[jax.Array | None, jax.Array | None]:
-        """U [H, G], and its bias, where the cell wants them."""
+    def weights(self, masks: DropoutMasks) -> tuple[jax.Array | None, jax.Array | None]:
+        """Return U [H, G] and its bias [G]; None for each that the cell does not have."""
         kernel_HG = self.kernel if self.cell.recurrent else None
         if kernel_HG is not None and masks.kernel_HG is not None:
             kernel_HG = kernel_HG * masks.kernel_HG
         return kernel_HG, self.bias if self.cell.recurrent_bias else None
 
     def __call__(
-        self, carry: Carry, x_BG: jax.Array, masks: Masks, live: jax.Array | None
+        self, carry: Carry, x_BG: jax.Array, masks: DropoutMasks, valid: jax.Array | None
     ) -> tuple[Carry, jax.Array]:
-        u_BG = self._recurrent_part(carry[0], masks)
+        u_BG = self._recurrent_product(carry[0], masks)
         gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
         for name, value_BH in gates.items():
             self.sow("gates", name, value_BH)
-        carry = where_live(live, self.cell.update(carry, gates), carry)
+        carry = where_valid(valid, self.cell.update(carry, gates), carry)
         return carry, carry[0].astype(self.dtype)
 
-    def _recurrent_part(self, h_BH: jax.Array, masks: Masks) -> jax.Array:
+    def _recurrent_product(self, h_BH: jax.Array, masks: DropoutMasks) -> jax.Array:
         kernel_HG, bias_G = self.weights(masks)
         if kernel_HG is None:
             return jnp.zeros((), jnp.float32)
         h_BH = h_BH if masks.state_BH is None else h_BH * masks.state_BH
-        # The product runs in the compute dtype; the elementwise part and the carry are float32, or
-        # c would lose its memory.
-        low = h_BH.astype(self.dtype), kernel_HG.astype(self.dtype)
-        u_BG = jnp.matmul(*low, preferred_element_type=jnp.float32)
+        # Only the operands of the product have the compute dtype. The gates and the carry are
+        # float32: in bfloat16, c would lose its memory.
+        operands = h_BH.astype(self.dtype), kernel_HG.astype(self.dtype)
+        u_BG = jnp.matmul(*operands, preferred_element_type=jnp.float32)
         return u_BG if bias_G is None else u_BG + bias_G
 
 
 class RecurrentLayer(nn.Module):
-    """A cell run over time: x_BTG = W x + b of all steps in one product, then the recurrence, by
-    `nn.scan` or one of RUNS, which compute the same.
+    """A cell run over time.
 
-    Parameters: input/kernel [D, G], input/bias [G], recurrent/kernel [H, G] and recurrent/bias [G]
-    for cells that need them; the gates are fused side by side in the cell's order, so PyTorch's
-    weights are these transposed. Gates are recorded, [B, T, H] each, when "gates" is a mutable
-    collection.
+    First x_BTG = W x + b is computed for all time steps in one product. Then the cell runs over
+    time, by `nn.scan` or by a function of TIME_LOOP_FUNCTIONS. All share the parameters, and agree
+    in values and gradients.
 
-    weight_drop: rate at which numbers of U are dropped, the same for all steps and rows
-    (DropConnect: Wan et al. 2013; Merity et al. 2018, section 2). state_dropout: rate at which
-    units of h_{t-1} are dropped on its way to the gates, the same for all steps of a sequence (Gal
-    & Ghahramani 2016). Both in training alone, by rngs={"dropout": key}. timescale: see `fading`.
+    Parameters: input/kernel W [D, G], input/bias b [G], and for cells that need them
+    recurrent/kernel U [H, G] and recurrent/bias [G]. The gates are concatenated in the cell's
+    order, so PyTorch's matrices are the transposes of these. If "gates" is a mutable collection,
+    the layer records each gate, [B, T, H].
+
+    Dropout is active in training only, with a key from rngs={"dropout": key}.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> layer = RecurrentLayer(CELLS["lstm"], 4, "float32", init_scale=None, forget_bias=1.0)
+      >>> x_BTD, carry = jnp.ones((2, 7, 3)), (jnp.zeros((2, 4)), jnp.zeros((2, 4)))
+      >>> (h_BTH, carry), _ = layer.init_with_output(jax.random.key(0), x_BTD, carry)
+      >>> h_BTH.shape, [array.shape for array in carry]
+      ((2, 7, 4), [(2, 4), (2, 4)])
     """
 
     cell: Cell
+    """The mathematics of one time step."""
     hidden_size: int
+    """Number of units H."""
     dtype: str
+    """Compute dtype of the products' operands and of the output: float32, tf32 or bfloat16."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: W and U from U(±1/√H), and zero biases."""
     forget_bias: float
+    """Initial value added to the bias of the forget gate, if the cell has one."""
     time_loop: str = "auto"
+    """How the layer runs over time; see `ops.machine.choose_time_loop`."""
     remat: int = 0
+    """Time steps in a rematerialised segment; 0 stores all steps. See `run_in_segments`."""
     weight_drop: float = 0.0
+    """Rate at which elements of U are dropped, the same for all time steps and rows (DropConnect:
+    Wan et al. 2013; Merity et al. 2018, section 2)."""
     state_dropout: float = 0.0
+    """Rate at which units of h_{t-1} are dropped before the product with U, the same for all time
+    steps of a sequence (Gal & Ghahramani 2016)."""
     timescale: float = 1.0
+    """Longest initial memory of an Elman layer's units, in time steps; see `timescale_init`."""
 
     @nn.compact
     def __call__(
@@ -113,25 +133,38 @@ class RecurrentLayer(nn.Module):
         deterministic: bool = True,
         length: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
+        """Run the layer over time.
+
+        Args:
+          x_BTD: input, any float dtype.
+          carry: initial state, float32 arrays [B, H].
+          deterministic: False draws dropout masks.
+          length: number of valid time steps, int32 scalar; None if all are valid. The other steps
+            leave the carry unchanged, and their outputs have no meaning.
+        Returns:
+          h_BTH in the compute dtype, and the carry after the last valid step.
+        """
         batch, time, _ = x_BTD.shape
         for array in carry:
             shapes.check(array, "BH", B=batch, H=self.hidden_size)
         dtype, width = DTYPES[self.dtype], len(self.cell.gates) * self.hidden_size
         size, scale = self.hidden_size, self.init_scale
         bias_init = forget_bias_init(self.cell, size, scale, self.forget_bias)
-        kernel_init = fading(uniform(scale or size**-0.5), self.timescale, diagonal=False)
+        kernel_init = uniform(scale or size**-0.5)
+        kernel_init = timescale_init(kernel_init, self.timescale, diagonal=False)
         inputs = Affine(width, size, dtype, scale, bias_init, kernel_init, name="input")
         settings = (self.cell, size, dtype, scale, self.timescale)
-        # The definition draws the parameters, and records gates; the others compute the same.
-        defined = self.is_initializing() or self.is_mutable_collection("gates")
-        masks = Masks() if deterministic else self._masks(batch, width)
-        plain = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
-        kernel = choose_time_loop(self.time_loop, time, plain, self.dtype, self.cell.recurrent)
-        if not defined and kernel in RUNS:
-            recurrent = Recurrence(*settings, name="recurrent").weights(masks)
-            weights = inputs.weights(x_BTD.shape[-1]), recurrent
-            run = functools.partial(_run, kernel, self.cell, dtype, self.remat)
-            return over_devices(run)(weights, x_BTD, carry, masks.state_BH, length)
+        # Only the scan creates parameters and records gates.
+        needs_scan = self.is_initializing() or self.is_mutable_collection("gates")
+        masks = DropoutMasks() if deterministic else self._draw_masks(batch, width)
+        plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
+        recurrent = self.cell.recurrent
+        time_loop = choose_time_loop(self.time_loop, time, plain_lstm, self.dtype, recurrent)
+        if not needs_scan and time_loop in TIME_LOOP_FUNCTIONS:
+            recurrent_weights = Recurrence(*settings, name="recurrent").weights(masks)
+            weights = inputs.weights(x_BTD.shape[-1]), recurrent_weights
+            run = functools.partial(_run, time_loop, self.cell, dtype, self.remat)
+            return shard_over_batch(run)(weights, x_BTD, carry, masks.state_BH, length)
         x_BTG = inputs(x_BTD)
         scan = nn.scan(
             Recurrence,
@@ -143,23 +176,29 @@ class RecurrentLayer(nn.Module):
             unroll=time if time <= UNROLLED_STEPS else 1,
         )
         carry, h_BTH = scan(*settings, name="recurrent")(
-            carry, x_BTG, masks, steps_read(length, time)
+            carry, x_BTG, masks, valid_steps(length, time)
         )
         return h_BTH, carry
 
-    def _masks(self, batch: int, width: int) -> Masks:
+    def _draw_masks(self, batch: int, width: int) -> DropoutMasks:
         def draw(rate: float, *shape: int) -> jax.Array | None:
             return None if is_zero(rate) else keep_mask(self.make_rng("dropout"), shape, rate)
 
         size = self.hidden_size
-        return Masks(draw(self.weight_drop, size, width), draw(self.state_dropout, batch, size))
+        kernel_HG = draw(self.weight_drop, size, width)
+        return DropoutMasks(kernel_HG, draw(self.state_dropout, batch, size))
 
 
 def forget_bias_init(
     cell: Cell, hidden_size: int, init_scale: float | None, forget_bias: float
 ) -> Any:
-    """Initialiser of the gates' bias: 0, or U(±init_scale), and `forget_bias` on top of it where
-    there is a forget gate.
+    """Return an initialiser of the gates' bias [G].
+
+    Args:
+      cell: the cell, which names the gates.
+      hidden_size: number of units H; the bias has H elements per gate.
+      init_scale: draw the bias from U(±init_scale). None: zeros.
+      forget_bias: value added to the bias of the forget gate, if the cell has one.
     """
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -172,34 +211,40 @@ def forget_bias_init(
     return init
 
 
-def fading(init: Any, timescale: float, diagonal: bool) -> Any:
-    """`init` for a cell of one gate, whose units begin as memories that fade over τ_i steps:
+def timescale_init(init: Any, timescale: float, diagonal: bool) -> Any:
+    """Return `init` changed so that the units of an Elman layer start as leaky units.
 
         h'_i = tanh(a_i h_i + √(1 - a_i²) (W x + b + U h)_i)
         a_i = 1 - 1/τ_i      τ_i = timescale^((i - 1) / (H - 1)), i = 1 ... H
 
-    with W and U as `init` draws them: the root keeps every unit's variance what it is without
-    memory. `diagonal`: with a on the diagonal, as U has it. A timescale of 1 is `init`. Sources:
-    leaky units, Jaeger et al. 2007; units that start as slow ones, Mikolov et al. 2015 and Tallec &
-    Ollivier 2018.
+    `init` draws W and U, and the memory of unit i decays over τ_i time steps. The square root keeps
+    each unit's variance equal to its variance without memory.
+
+    Args:
+      init: initialiser of a matrix [F, H].
+      timescale: decay time of the slowest unit, in time steps. 1 returns `init` itself.
+      diagonal: whether to add a to the diagonal, as U needs it and W does not.
+
+    Source: leaky units, Jaeger et al. 2007; layers that start with slow units, Mikolov et al. 2015
+    and Tallec & Ollivier 2018.
     """
     if timescale == 1:
         return init
 
-    def faded(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def leaky(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         a_H = 1 - timescale ** -jnp.linspace(0.0, 1.0, shape[1])
         kernel_FH = init(key, shape, dtype) * jnp.sqrt(1 - a_H**2)
         return kernel_FH + jnp.diag(a_H) if diagonal else kernel_FH
 
-    return faded
+    return leaky
 
 
 Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]
-"""(W, b) of the input and (U, its bias) of the recurrent link, None where the cell has none."""
+"""(W, b) of the input, and (U, recurrent bias). None for each that the cell does not have."""
 
 
-class _How(NamedTuple):
-    """What a run over time needs to know besides the weights."""
+class TimeLoopInputs(NamedTuple):
+    """The arguments of a time loop other than weights, input and carry."""
 
     cell: Cell
     dtype: Any
@@ -208,90 +253,103 @@ class _How(NamedTuple):
     length: jax.Array | None
 
 
-def over_devices(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
-    """run(spread, weights, x_BTD, carry, mask_BH, length) -> (h_BTH, carry), on each device for its
-    streams: what they tell each other is the gradient of the weights, once it is whole.
+def shard_over_batch(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
+    """Return a function that runs `run` on each device, for the device's rows of the batch.
 
-    Left to the compiler, the products over time and batch as one axis would gather all streams.
+    Devices do not communicate inside the time loop. Gradients of the weights are summed once, after
+    the loop. Without this function, the compiler would gather the whole batch for the products that
+    merge time and batch into one axis.
+
+    `run` is called as run(sharded, weights, x_BTD, carry, mask_BH, length), and returns (h_BTH,
+    carry).
     """
-    streams = ("batch", None, None), ("batch", None)
-    return by_device(run, ((), *streams, ("batch", None), ()), streams)
+    batch_axes = ("batch", None, None), ("batch", None)
+    return on_each_device(run, ((), *batch_axes, ("batch", None), ()), batch_axes)
 
 
 def _run(
-    kernel: str,
+    time_loop: str,
     cell: Cell,
     dtype: Any,
     remat: int,
-    spread: Spread,
+    sharded: ShardedAxes,
     weights: Weights,
     x_BTD: jax.Array,
     carry: Carry,
     mask_BH: jax.Array | None,
     length: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
-    how = _How(cell, dtype, remat, mask_BH, length)
-    return RUNS[kernel](how, weights, x_BTD, carry)
+    inputs = TimeLoopInputs(cell, dtype, remat, mask_BH, length)
+    return TIME_LOOP_FUNCTIONS[time_loop](inputs, weights, x_BTD, carry)
 
 
-def steps_read(length: jax.Array | None, time: int) -> jax.Array | None:
-    """Which of the steps count, bool [T]; None if all do."""
+def valid_steps(length: jax.Array | None, time: int) -> jax.Array | None:
+    """Return a bool mask [T] of the first `length` time steps; None if all are valid."""
     return None if length is None else jnp.arange(time) < length
 
 
-def _fused(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
-    cell, dtype, size = how.cell, how.dtype, carry[0].shape[-1]
-    # Units that are always zero beside a layer's own, where their number makes slow products.
-    wide = functools.partial(widen_blocks, size=size, wide=aligned(size))
-    widened: Weights = jax.tree.map(wide, weights)
-    inputs, (kernel_HG, recurrent_bias_G) = widened
+def _fused(
+    inputs: TimeLoopInputs, weights: Weights, x_BTD: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
+    """Run a cell by `ops.recurrence`."""
+    cell, dtype, size = inputs.cell, inputs.dtype, carry[0].shape[-1]
+    # Products with some sizes are slow. There, units that are always zero are added to the layer.
+    pad = functools.partial(pad_blocks, size=size, padded_size=aligned(size))
+    padded: Weights = jax.tree.map(pad, weights)
+    (kernel_DG, bias_G), (kernel_HG, recurrent_bias_G) = padded
     assert kernel_HG is not None
-    kernel_HG = widen(kernel_HG, aligned(size), axis=0)
-    carry, mask_BH = jax.tree.map(wide, (carry, how.mask_BH))
+    kernel_HG = pad_axis(kernel_HG, aligned(size), axis=0)
+    carry, mask_BH = jax.tree.map(pad, (carry, inputs.mask_BH))
 
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
-        x_TBD, live_T = steps
-        kernel_DG, bias_G = inputs
+        x_TBD, valid_T = steps
         x_TBG = project(x_TBD, kernel_DG, dtype)
-        link_bias_G = recurrent_bias_G
+        loop_bias_G = recurrent_bias_G
         if cell.additive:
-            # Added inside the loop: one array of x's size less, and a pass over it.
-            link_bias_G = bias_G if link_bias_G is None else bias_G + link_bias_G
+            # The bias is added inside the loop. This saves an array of x's size and a pass over it.
+            loop_bias_G = bias_G if loop_bias_G is None else bias_G + loop_bias_G
         else:
             x_TBG += bias_G
         settings = {"dtype": dtype, "additive": cell.additive, "unroll": steps_per_iteration()}
-        link = kernel_HG, link_bias_G, mask_BH, live_T
-        return recurrence(cell.step, carry, x_TBG, *link, **settings)
+        recurrent = kernel_HG, loop_bias_G, mask_BH, valid_T
+        return recurrence(cell.step, carry, x_TBG, *recurrent, **settings)
 
     time = x_BTD.shape[1]
-    steps = x_BTD.swapaxes(0, 1), steps_read(how.length, time)
-    short = not how.remat or time <= how.remat
-    h_TBH, carry = run(carry, steps) if short else in_segments(run, carry, steps, how.remat)
+    steps = x_BTD.swapaxes(0, 1), valid_steps(inputs.length, time)
+    if not inputs.remat or time <= inputs.remat:
+        h_TBH, carry = run(carry, steps)
+    else:
+        h_TBH, carry = run_in_segments(run, carry, steps, inputs.remat)
     h_TBH, carry = jax.tree.map(lambda array: array[..., :size], (h_TBH, carry))
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 
-def _cudnn(how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+def _cudnn(
+    inputs: TimeLoopInputs, weights: Weights, x_BTD: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry]:
+    """Run an LSTM by `ops.cudnn`."""
     (kernel_DG, bias_G), (recurrent_HG, _) = weights
     assert recurrent_HG is not None
-    h, c = carry
-    weights_of = kernel_DG, bias_G, recurrent_HG
-    return cudnn.lstm(x_BTD.astype(how.dtype), (h, c), *weights_of, how.length)
+    h_BH, c_BH = carry
+    x_BTD = x_BTD.astype(inputs.dtype)
+    return cudnn.lstm(x_BTD, (h_BH, c_BH), kernel_DG, bias_G, recurrent_HG, inputs.length)
 
 
 def _parallel(
-    how: _How, weights: Weights, x_BTD: jax.Array, carry: Carry
+    inputs: TimeLoopInputs, weights: Weights, x_BTD: jax.Array, carry: Carry
 ) -> tuple[jax.Array, Carry]:
-    cell, ((kernel_DG, bias_G), _), (h_BH,) = how.cell, weights, carry
+    """Run a ParallelCell by `ops.linear_recurrence`."""
+    cell, ((kernel_DG, bias_G), _), (h_BH,) = inputs.cell, weights, carry
     assert isinstance(cell, ParallelCell)
-    x_TBG = project(x_BTD.swapaxes(0, 1), kernel_DG, how.dtype) + bias_G
+    x_TBG = project(x_BTD.swapaxes(0, 1), kernel_DG, inputs.dtype) + bias_G
     a_TBH, b_TBH = cell.affine(cell.activations(carry, x_TBG, jnp.zeros((), jnp.float32)))
-    live_T = steps_read(how.length, x_BTD.shape[1])
-    if live_T is not None:
-        a_TBH = jnp.where(live_T[:, None, None], a_TBH, 1.0)
-        b_TBH = jnp.where(live_T[:, None, None], b_TBH, 0.0)
+    valid_T = valid_steps(inputs.length, x_BTD.shape[1])
+    if valid_T is not None:
+        # a = 1 and b = 0 leave h unchanged.
+        a_TBH = jnp.where(valid_T[:, None, None], a_TBH, 1.0)
+        b_TBH = jnp.where(valid_T[:, None, None], b_TBH, 0.0)
     h_TBH = linear_recurrence(a_TBH, b_TBH, h_BH)
-    return h_TBH.swapaxes(0, 1).astype(how.dtype), (h_TBH[-1],)
+    return h_TBH.swapaxes(0, 1).astype(inputs.dtype), (h_TBH[-1],)
 
 
-RUNS = {"fused": _fused, "cudnn": _cudnn, "parallel": _parallel}
+TIME_LOOP_FUNCTIONS = {"fused": _fused, "cudnn": _cudnn, "parallel": _parallel}

@@ -11,13 +11,13 @@ from jaxlm import shapes
 from jaxlm.errors import SettingError, check_at_least
 from jaxlm.models.cells import Carry, Cell, LSTMCell
 from jaxlm.models.layers import DTYPES, Affine, uniform
-from jaxlm.models.recurrent.layer import forget_bias_init, over_devices, steps_read
+from jaxlm.models.recurrent.layer import forget_bias_init, shard_over_batch, valid_steps
 from jaxlm.models.recurrent.model import Recurrent
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
-from jaxlm.ops.recurrence import where_live
+from jaxlm.ops.recurrence import where_valid
 from jaxlm.ops.static import is_zero
-from jaxlm.parallel.shard_map import Spread
+from jaxlm.parallel.shard_map import ShardedAxes
 
 
 class CappedLSTMCell(LSTMCell):
@@ -191,9 +191,9 @@ class MogrifierLayer(nn.Module):
         step = functools.partial(_step, self.cell, self.rounds, self.rank > 0)
         records = self.is_mutable_collection("gates")
         if not (self.time_loop == "scan" or records or self.is_initializing()):
-            run = over_devices(functools.partial(_fused, step, dtype))
+            run = shard_over_batch(functools.partial(_fused, step, dtype))
             return run((kernels, bias_G), x_BTD, carry, mask_BH, length)
-        at = x_BTD.swapaxes(0, 1).astype(jnp.float32), steps_read(length, time)
+        at = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
         consts = bias_G, mask_BH
         h_TBH, carry, gates = self._scan(step, kernels, consts, carry, at, records)
         recurrent.record(gates)
@@ -223,7 +223,7 @@ class MogrifierLayer(nn.Module):
 def _fused(
     step: Any,
     dtype: Any,
-    spread: Spread,
+    sharded: ShardedAxes,
     weights: tuple[Any, jax.Array],
     x_BTD: jax.Array,
     carry: Carry,
@@ -231,7 +231,7 @@ def _fused(
     length: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
     (kernels, bias_G), time = weights, x_BTD.shape[1]
-    at = x_BTD.swapaxes(0, 1).astype(jnp.float32), steps_read(length, time)
+    at = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
     # Bias and mask are given to every step, so that their gradients are summed.
     consts = bias_G, mask_BH
     same = jax.tree.map(lambda one: jnp.broadcast_to(one, (time, *one.shape)), consts)
@@ -268,4 +268,4 @@ def _step(
             h_BH = twice_gate(number, x_BD) * h_BH
     x_BG = multiply("input", x_BD) + bias_G
     gates = cell.activations(carry, x_BG, multiply("recurrent", h_BH))
-    return where_live(live, cell.update(carry, gates), carry), gates
+    return where_valid(live, cell.update(carry, gates), carry), gates
