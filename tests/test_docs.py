@@ -113,15 +113,18 @@ class Shell:
         for name in re.findall(r"^<!-- after: (\S+) -->$", read(page), re.M):
             self.run(DOCS / name)
         if page not in self.done:
-            self.done[page] = self.call(["bash", "-c", script(page)])
+            # README's runs have the names that docs/ uses again.
+            folder = self.folder / ("front" if page == FRONT else "")
+            folder.mkdir(exist_ok=True)
+            self.done[page] = self.call(["bash", "-c", script(page)], folder)
         done = self.done[page]
         assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
-    def call(self, command):
+    def call(self, command, folder=None):
         return subprocess.run(
             command,
-            cwd=self.folder,
+            cwd=folder or self.folder,
             env=os.environ | self.path,
             capture_output=True,
             text=True,
