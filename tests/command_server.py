@@ -11,8 +11,10 @@ starts its own, as in a fresh process.
 """
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -34,6 +36,9 @@ sys.exit(int(server.makefile().read() or 70))
 """
 # JAX reads these variables when it is imported: commands that change them get their own process.
 READ_ON_IMPORT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+
+# Libraries that jaxlm imports when it first needs them.
+LIBRARIES = ("orbax.checkpoint", "rich.progress", "rich.table", "tyro")
 
 
 class CommandServer:
@@ -75,16 +80,17 @@ class CommandServer:
 
 def serve(address: str) -> None:
     """Import the library, then answer requests until the process is terminated."""
-    import jax  # noqa: F401
-
     import jaxlm
 
-    for name in jaxlm.__all__:
-        # Names of jaxlm may be imported when they are first used.
-        with contextlib.suppress(AttributeError):
-            getattr(jaxlm, name)
-    import jaxlm.commands.cli
-    import jaxlm.commands.settings  # noqa: F401
+    for module in pkgutil.walk_packages(jaxlm.__path__, "jaxlm."):
+        # A command is a module that runs as __main__.
+        if module.ispkg or module.name.count(".") > 1:
+            importlib.import_module(module.name)
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    for entry in jaxlm.MODELS.values():
+        # The help texts of settings are read from the source, once a process.
+        assert entry.settings
 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
