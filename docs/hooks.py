@@ -32,12 +32,20 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Rewrite links, which are relative to the repository, so that they lead to pages of the site."""
-    name = page.file.src_uri
+    """Rewrite links so that they lead to pages of the site.
+
+    Args:
+      markdown: text of the page, with links relative to the repository.
+      page: the page.
+      config: configuration of MkDocs.
+      files: files of the site.
+    """
     names = {path: page_name for page_name, path in FRONT.items()}
 
     def link(match: re.Match[str]) -> str:
         target = match[1].removeprefix("../").removeprefix("docs/")
         return f"]({names.get(target, target)}"
 
-    return markdown if name.startswith("experiments/") else re.sub(r"\]\(([^)#\s]+)", link, markdown)
+    if page.file.src_uri.startswith("experiments/"):
+        return markdown
+    return re.sub(r"\]\(([^)#\s]+)", link, markdown)

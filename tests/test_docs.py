@@ -17,6 +17,7 @@ comment <!-- after: PAGE.md --> at its top.
 
 import ast
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -159,13 +160,13 @@ def test_every_example_runs_and_prints_what_the_page_shows(page, shell):
 
 
 def skeleton(line):
-    """A line without its decimal numbers, and these numbers; bars and runs of blanks are dropped."""
+    """Return a line without decimal numbers, bars and runs of blanks; and its decimal numbers."""
     plain = re.sub(r"[\s█]+", " ", line).strip()
     return NUMBER.sub("#", plain), [float(number) for number in NUMBER.findall(plain)]
 
 
 def same(shown, printed):
-    """Whether a printed line is the line that a page shows."""
+    """Return whether a printed line is the line that a page shows."""
     (words, numbers), (all_words, found) = shown, printed
     if words.endswith("..."):
         words = words.removesuffix("...").rstrip()
@@ -188,7 +189,7 @@ def test_flags_of_commands_that_are_not_run(page, shell):
     for block in of(page, "sh"):
         for line in block.code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            after = dict(zip(words, words[1:], strict=False))
+            after = dict(itertools.pairwise(words))
             if after.get("-m", "").startswith("jaxlm."):
                 check_flags(shell, after["-m"], words)
             elif after.get("python", "").endswith(".py"):
@@ -231,9 +232,7 @@ def test_the_front_page_is_short():
 def test_the_file_tree_names_every_module():
     tree = next(b.code for b in of(DOCS / "design.md", "") if b.code.startswith("jaxlm/"))
     named = set(tree_paths(tree))
-    existing = {
-        here(path) for path in (ROOT / "jaxlm").rglob("*.py") if path.name != "__init__.py"
-    }
+    existing = {here(path) for path in (ROOT / "jaxlm").rglob("*.py") if path.name != "__init__.py"}
     assert named == existing
 
 
