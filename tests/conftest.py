@@ -84,7 +84,7 @@ def pytest_runtest_teardown(item, nextitem):
 
 
 # Long tests come first: as the last, one would keep a worker while the other is idle.
-LONG = ("test_readme.py", "test_signals.py", "test_disk_full.py", "test_external.py")
+LONG = ("test_docs.py", "test_signals.py", "test_disk_full.py", "test_external.py")
 # Files whose tests compile the same programs: one worker for all of a file's tests.
 TOGETHER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "test_step.py")
 

@@ -1,0 +1,289 @@
+"""Every example of README.md and docs/ runs; names, paths, links and flags on the pages exist.
+
+What the fences of a page mean:
+
+    bash                  run by the page's shell, in order
+    python                run as a program of its own, in order with the shell's commands; after the
+                          comment <!-- continues --> it goes on with the block before it
+    python title="F.py"   written to the file F.py
+    text                  output of the blocks before it: each line must have been printed, with
+                          decimal numbers that differ by 5% at most, up to "..."
+    sh                    not run, as the comment <!-- not run: WHY --> before it says; its flags
+                          must be flags of the command
+
+All pages run in one folder. A page whose examples need the runs of other pages says so by the
+comment <!-- after: PAGE.md --> at its top.
+"""
+
+import ast
+import functools
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from command_server import CommandServer
+
+import jaxlm
+from jaxlm.models import MODELS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+FRONT, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+PAGES = [FRONT, *sorted(DOCS.glob("*.md"))]
+TEXTS = [*PAGES, CHINESE, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+LANGUAGES = {"bash", "python", "text", "sh", "toml", "json", ""}
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$",
+    re.M | re.S,
+)
+NUMBER = re.compile(r"\d+\.\d+(?:e-?\d+)?")
+
+# One worker for all pages: they share a folder and a server.
+pytestmark = pytest.mark.xdist_group("docs")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, the options after it, its code, and the comment before it."""
+
+    language: str
+    options: str
+    code: str
+    comment: str
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def blocks(page):
+    text, found = read(page), []
+    for match in FENCE.finditer(text):
+        before = text[: match.start()].rstrip().splitlines()[-1:] or [""]
+        comment = re.fullmatch(r"<!-- (.*) -->", before[0].strip())
+        code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.M)
+        found.append(
+            Block(match["language"], match["options"], code, comment[1] if comment else "")
+        )
+    return found
+
+
+def of(page, language):
+    return [block for block in blocks(page) if block.language == language]
+
+
+def here(path):
+    return str(path.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=here)
+every_text = pytest.mark.parametrize("page", TEXTS, ids=here)
+
+
+def script(page):
+    """The shell program of a page."""
+    parts = ["set -euo pipefail"]
+    for block in blocks(page):
+        title = re.search(r'title="([^"]+)"', block.options)
+        if block.language == "bash":
+            lines = [line.removeprefix("pip install -e . && ") for line in block.code.splitlines()]
+            parts += [line for line in lines if not line.startswith("pip install")]
+        elif block.language == "python" and title:
+            parts.append(f"cat > {title[1]} <<'END_OF_FILE'\n{block.code}END_OF_FILE")
+        elif block.language == "python" and block.comment == "continues":
+            parts[-1] = parts[-1].removesuffix("END_OF_CODE") + block.code + "END_OF_CODE"
+        elif block.language == "python":
+            parts.append(f"python - <<'END_OF_CODE'\n{block.code}END_OF_CODE")
+    return "\n".join(parts)
+
+
+class Shell:
+    """Runs pages in one folder, each once, and keeps what they printed."""
+
+    def __init__(self, folder, path):
+        self.folder, self.path, self.done = folder, path, {}
+
+    def run(self, page):
+        for name in re.findall(r"^<!-- after: (\S+) -->$", read(page), re.M):
+            self.run(DOCS / name)
+        if page not in self.done:
+            # README's runs have the names that docs/ uses again.
+            folder = self.folder / ("front" if page == FRONT else "")
+            folder.mkdir(exist_ok=True)
+            self.done[page] = self.call(["bash", "-c", script(page)], folder)
+        done = self.done[page]
+        assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def call(self, command, folder=None):
+        return subprocess.run(
+            command,
+            cwd=folder or self.folder,
+            env=os.environ | self.path,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+        )
+
+    @functools.cache  # noqa: B019
+    def flags(self, command, choice):
+        """The flags that `python -m COMMAND --help` lists, after --model or --recipe."""
+        done = self.call(["python", "-m", command, *choice, "--help"])
+        assert done.returncode == 0, done.stderr
+        return set(re.findall(r"--[a-z][a-z0-9-]*", done.stdout))
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    bin_folder = tmp_path_factory.mktemp("bin")
+    # Tables are wide; `python` and `jaxlm` ask the server, other programs are this environment's.
+    wide = {"COLUMNS": "120", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    with CommandServer(bin_folder, os.environ | wide):
+        yield Shell(tmp_path_factory.mktemp("pages"), wide | {"PATH": path})
+
+
+@every_page
+def test_every_example_runs_and_prints_what_the_page_shows(page, shell):
+    printed = [skeleton(line) for line in shell.run(page).splitlines()]
+    for block in of(page, "text"):
+        for line in filter(str.strip, block.code.splitlines()):
+            assert any(same(skeleton(line), found) for found in printed), line
+
+
+def skeleton(line):
+    """Return a line without decimal numbers, bars and runs of blanks; and its decimal numbers."""
+    plain = re.sub(r"[\s█]+", " ", line).strip()
+    return NUMBER.sub("#", plain), [float(number) for number in NUMBER.findall(plain)]
+
+
+def same(shown, printed):
+    """Return whether a printed line is the line that a page shows."""
+    (words, numbers), (all_words, found) = shown, printed
+    if words.endswith("..."):
+        words = words.removesuffix("...").rstrip()
+        all_words, found = all_words[: len(words)], found[: len(numbers)]
+    if words != all_words or len(numbers) != len(found):
+        return False
+    return all(abs(a - b) <= 0.005 + 0.05 * abs(a) for a, b in zip(numbers, found, strict=True))
+
+
+@every_text
+def test_languages_and_reasons_of_blocks(page):
+    for block in blocks(page):
+        assert block.language in LANGUAGES, block
+        if block.language == "sh":
+            assert block.comment.startswith("not run: "), f"say why this is not run: {block.code}"
+
+
+@every_text
+def test_flags_of_commands_that_are_not_run(page, shell):
+    for block in of(page, "sh"):
+        for line in block.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            after = dict(itertools.pairwise(words))
+            if after.get("-m", "").startswith("jaxlm."):
+                check_flags(shell, after["-m"], words)
+            elif after.get("python", "").endswith(".py"):
+                assert (ROOT / after["python"]).exists(), line
+
+
+def check_flags(shell, command, words):
+    given = [word for word in words if word.startswith("--")]
+    choice = ()
+    for flag, table in (("--recipe", jaxlm.RECIPES), ("--model", MODELS)):
+        if flag in given:
+            name = words[words.index(flag) + 1]
+            assert name in table, f"{flag} {name}"
+            choice = (flag, name)
+    unknown = set(given) - shell.flags(command, choice)
+    assert not unknown, f"{command} has no {' '.join(sorted(unknown))}"
+
+
+def test_the_chinese_front_page_has_the_same_commands():
+    for language in ("bash", "sh", "text"):
+        assert [b.code for b in of(CHINESE, language)] == [b.code for b in of(FRONT, language)]
+    ours, theirs = (
+        [ast.dump(ast.parse(block.code)) for block in of(page, "python")]
+        for page in (FRONT, CHINESE)
+    )
+    assert ours == theirs
+
+
+def test_the_cell_of_the_manual_is_twenty_lines():
+    code = next(b.code for b in of(DOCS / "add-a-cell.md", "python") if "(Cell)" in b.code)
+    body = code[code.index("class") :].strip().splitlines()
+    end = next((n for n, line in enumerate(body) if line and n and line[0] not in " #"), len(body))
+    assert len("\n".join(body[:end]).strip().splitlines()) <= 20
+
+
+def test_the_front_page_is_short():
+    assert len(read(FRONT).splitlines()) <= 140
+
+
+def test_the_file_tree_names_every_module():
+    tree = next(b.code for b in of(DOCS / "design.md", "") if b.code.startswith("jaxlm/"))
+    named = set(tree_paths(tree))
+    existing = {here(path) for path in (ROOT / "jaxlm").rglob("*.py") if path.name != "__init__.py"}
+    assert named == existing
+
+
+def tree_paths(tree):
+    """Paths of the files in an indented tree: folders end in "/", two blanks a level."""
+    parents = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        words = line.split()
+        parents = parents[:depth]
+        if words and words[0].endswith("/"):
+            parents.append(words[0])
+            words = words[1:]
+        for word in words:
+            if not word.endswith(".py"):
+                break
+            yield "".join(parents) + word
+
+
+@every_text
+def test_paths_on_the_pages_exist(page):
+    for name in re.findall(r"`((?:jaxlm|tests|experiments|docs)/[\w./-]+)`", read(page)):
+        # A page may name a file that the reader is to write.
+        assert (ROOT / name).exists() or "my_" in name, name
+
+
+@every_text
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", read(page)):
+        if not re.match(r"\w+:", target):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_api_reference_names_every_public_name():
+    page = read(DOCS / "api.md")
+    for name in jaxlm.__all__:
+        assert f"jaxlm.{name}\n" in page or f"`jaxlm.{name}`" in page, name
+
+
+def test_the_manual_lists_every_page():
+    navigation = read(ROOT / "mkdocs.yml")
+    for page in DOCS.glob("*.md"):
+        assert f" {page.name}\n" in navigation, page.name
+
+
+def test_the_changelog_has_a_section_for_this_version():
+    changelog = read(ROOT / "CHANGELOG.md")
+    assert "## [Unreleased]" in changelog
+    assert re.search(rf"^## \[{re.escape(jaxlm.__version__)}\]", changelog, re.M)
+
+
+def test_the_version_is_written_in_one_place():
+    assert re.search(r'^dynamic = \["version"\]$', read(ROOT / "pyproject.toml"), re.M)
+    assert jaxlm.__version__ not in read(ROOT / "CITATION.cff")
