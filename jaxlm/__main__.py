@@ -1,9 +1,9 @@
-"""`python -m jaxlm` and the console script `jaxlm`: lists the commands, or runs one."""
+"""`python -m jaxlm` and the console script `jaxlm`: list the commands, or run one of them."""
 
 import runpy
 import sys
 
-from jaxlm.commands.cli import fail
+import jaxlm
 from jaxlm.errors import UserError, choose
 
 COMMANDS = {
@@ -17,22 +17,27 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Runs the command named first, as `python -m jaxlm.<command>` would."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    """Run the command that the first argument names, like `python -m jaxlm.<command>`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
         print("jaxlm: the ladder of classic language models, in JAX\n\ncommands:")
-        for name, about in COMMANDS.items():
-            print(f"  python -m jaxlm.{name:9} {about}")
+        for command, about in COMMANDS.items():
+            print(f"  python -m jaxlm.{command:9} {about}")
         print(
             "\nstart with:  python -m jaxlm.train --model nplm\nhelp:        python -m "
             "jaxlm.train --help"
         )
         return
-    name = sys.argv[1]
+    if name == "--version":
+        print(f"jaxlm {jaxlm.__version__}")
+        return
     try:
         choose(COMMANDS, name, "command")
     except UserError as error:
+        from jaxlm.commands.cli import fail
+
         sys.exit(fail(str(error)))
-    # Not imported: a command is a module that runs as __main__, whoever starts it.
+    # A command is a module that runs as __main__, whoever starts it.
     sys.argv = [f"jaxlm {name}", *sys.argv[2:]]
     runpy.run_module(f"jaxlm.{name}", run_name="__main__")
 

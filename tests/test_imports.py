@@ -1,9 +1,13 @@
 """Imports point down the layers, and some libraries have one home."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import jaxlm
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"
 # From top to bottom, as in docs/design.md: a folder may import itself and the folders below it.
@@ -114,3 +118,37 @@ def test_libraries_have_one_home(module, path):
     for name in imports(path):
         home = HOMES.get(name.split(".")[0])
         assert home is None or module in home, f"{module} imports {name}"
+
+
+def imported_by(code, *names):
+    """Which of these top-level modules a fresh Python has imported after running `code`."""
+    ending = f"\nimport sys\nprint(*[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code + ending], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_jaxlm_imports_no_library():
+    assert not imported_by("import jaxlm", "jax", "flax", "numpy", "tyro", "rich")
+
+
+def test_the_list_of_commands_imports_no_library():
+    code = "import sys; sys.argv = ['jaxlm', '--help']\nfrom jaxlm.__main__ import main; main()"
+    assert not imported_by(code, "jax", "flax", "numpy", "tyro", "matplotlib")
+
+
+def test_an_ngram_is_asked_without_jax(tmp_path):
+    text = jaxlm.read_corpus("toy", eos=False)
+    jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, folder=tmp_path, quiet=True)
+    code = f"""
+import sys
+from jaxlm import evaluate, predict
+assert predict.main([{str(tmp_path)!r}, "我 讨厌"]) == 0
+assert evaluate.main([{str(tmp_path)!r}]) == 0
+"""
+    assert not imported_by(code, "jax", "flax", "optax", "orbax", "matplotlib")
+
+
+def test_training_imports_no_plotting():
+    assert not imported_by("import jaxlm.train", "matplotlib", "IPython", "tensorboardX")

@@ -138,3 +138,23 @@ def test_a_cpu_says_that_it_has_no_tf32():
     assert note == "`dtype` tf32: a CPU has no TF32; float32 is used instead"
     with compiling_for("gpu"):
         assert not build("gru", "gpu", "tf32").notes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32"])
+@pytest.mark.parametrize("name", ["nplm", "lstm", "mogrifier"])
+def test_a_caller_needs_no_context(name, dtype):
+    """`apply`, and its gradient through a jitted function, as a user of the library writes them."""
+    model = build(name, "gpu", dtype).clone(vocab_size=V + 50)
+    tokens_BT = np.zeros((B, 6), np.int32)
+
+    def loss(params):
+        hidden_BTF, _ = model.apply({"params": params}, tokens_BT)
+        logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
+        return jnp.sum(logits_BTV)
+
+    with compiling_for("gpu"):
+        params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+        plain = jax.make_jaxpr(loss)(params)
+        gradient = jax.make_jaxpr(jax.grad(jax.jit(loss)))(params)
+    for program in (plain, gradient):
+        assert set(products(program.jaxpr)) == {WANTED["gpu", dtype]}
