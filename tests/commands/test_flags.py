@@ -1,0 +1,90 @@
+"""What commands do for themselves: old flags, flags in messages, and compiled programs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxlm.commands import cli, process
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--kernel", "scan"], ["--time-loop", "scan"]),
+        (["--kernel=scan"], ["--time-loop=scan"]),
+        (["--features", "every"], ["--positions", "all"]),
+        (["--features=every", "--lr", "1"], ["--positions=all", "--lr", "1"]),
+        (["--features", "last"], ["--positions", "last"]),
+        (["--corpus", "every"], ["--corpus", "every"]),
+    ],
+)
+def test_flags_of_version_0_1_0_are_understood(old, new):
+    assert cli.with_new_flags(old) == new
+
+
+def test_the_command_takes_an_old_flag(shell, tmp_path):
+    code, _, err = shell(
+        "train", "--model", "lstm", "--kernel", "scan", "--steps", 2, "--out", tmp_path / "run"
+    )
+    assert (code, err) == (0, "")
+    code, out, _ = shell("train", "--model", "lstm", "--help")
+    assert "--time-loop" in out and "--kernel" not in out and "--features" not in out
+
+
+def test_settings_in_messages_become_flags():
+    message = "`hidden_size` 0: must be at least 1 (or 0 with `direct`); choose another `folder`"
+    shown = "--hidden-size 0: must be at least 1 (or 0 with --direct); choose another --out"
+    assert cli.with_flags(message) == shown
+    assert cli.with_flags("no `Setting` here, nor `two words`") == (
+        "no `Setting` here, nor `two words`"
+    )
+
+
+def test_compiled_programs_are_kept_by_the_features_of_the_cpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXLM_CACHE", str(tmp_path))
+    here = process.compiled_folder()
+    assert here.parent == tmp_path / "compiled"
+    monkeypatch.setattr(process, "cpu_features", lambda: "flags: sse2")
+    assert process.compiled_folder() != here
+
+
+def test_the_cache_is_off_or_the_users_own(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/mine")
+    process.keep_compiled_programs()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("JAXLM_CACHE", "off")
+    process.keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_a_second_command_finds_the_programs_of_the_first(tmp_path):
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"JAXLM_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "jaxlm.train", "--model", "nplm", "--steps", "3", "--out"]
+    written = []
+    for number in (1, 2):
+        subprocess.run(
+            [*command, str(tmp_path / f"run-{number}")],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        files = (tmp_path / "cache/compiled").rglob("*")
+        written.append({file.name for file in files if file.name.endswith("-cache")})
+    assert written[0] and written[0] == written[1]
+
+
+def test_the_oldest_programs_are_removed(tmp_path):
+    for age, name in enumerate(("new", "older", "oldest")):
+        path = tmp_path / "key" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    process.remove_oldest(tmp_path, 250)
+    assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["new", "older"]
+    process.remove_oldest(tmp_path, 250)
+    assert len(list((tmp_path / "key").iterdir())) == 2
