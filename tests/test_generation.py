@@ -1,7 +1,5 @@
 """Sampling and next words against direct computations, and the examples of the docstrings."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,6 @@ import pytest
 import jaxlm
 from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
-from jaxlm.evaluation import generation, mixing
-from jaxlm.evaluation.adaptation import settings, tuning
 from jaxlm.models import make_model
 from jaxlm.ops.sampling import filter_logits
 from jaxlm.training.state import init_params
@@ -90,9 +86,3 @@ def test_the_seed_fixes_the_samples_of_a_batch(run):
     assert first != jaxlm.sample(run, "a", length=12, samples=4, seed=2)
     assert len(set(first)) > 1
     assert all(len(text) == 13 for text in first)
-
-
-@pytest.mark.parametrize("module", [generation, mixing, settings, tuning])
-def test_examples_in_docstrings_run(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed

@@ -125,6 +125,10 @@ def read_corpus(
         text = read_corpus("ptb")
         text = read_corpus("my.txt", tokens="chars", min_count=2)
 
+    Example:
+      >>> read_corpus("toy", tokens="chars").vocabulary.tokens[:3]
+      (' ', '我', '\\n')
+
     Args:
       corpus: a name in CORPORA, a file, a folder, or every setting of the text.
       tokenizer: a tokenizer to use as it is, such as that of a trained run, in the place of one

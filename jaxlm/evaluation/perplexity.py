@@ -171,7 +171,7 @@ def perplexity(
       >>> text = jaxlm.read_corpus("toy", eos=False)
       >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
       >>> round(float(jaxlm.perplexity(run)), 4)
-      1.2727
+      2.1106
 
     Args:
       run: the run.

@@ -34,6 +34,11 @@ class LanguageModel(abc.ABC):
       causality: the output at position t depends on the tokens up to t alone.
       chunks: running tokens[:, :k], and then tokens[:, k:] with the carry, gives the same outputs
         as running all tokens at once.
+
+    Example:
+      >>> import jaxlm
+      >>> isinstance(jaxlm.NGram(vocab_size=7), LanguageModel), jaxlm.NGram(vocab_size=7).trained_by
+      (True, 'counting')
     """
 
     trained_by: ClassVar[str]

@@ -50,6 +50,11 @@ class NeuralModel(nn.Module, LanguageModel):
     computes everything between them in `encode`. A subclass with another output has methods
     `logits`, `loss` and `notes` of its own. The fields below are settings of every neural model;
     a subclass adds its own fields, each with its help text below it.
+
+    Example:
+      >>> import jaxlm
+      >>> isinstance(jaxlm.LSTM(vocab_size=7), NeuralModel), jaxlm.LSTM(vocab_size=7).softmax
+      (True, 'full')
     """
 
     vocab_size: int

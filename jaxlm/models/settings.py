@@ -34,21 +34,27 @@ def model_settings(model_class: type) -> dict[str, Setting]:
       Setting(name='n_step', type=<class 'int'>, default=4, help='Words of context the model sees.')
     """
     types = typing.get_type_hints(model_class)
-    helps = field_docs(model_class)
+    names = {field.name for field in dataclasses.fields(model_class)} - {*NOT_SETTINGS}
+    helps = field_docs(model_class, names)
     return {
         field.name: Setting(field.name, types[field.name], field.default, helps.get(field.name, ""))
         for field in dataclasses.fields(model_class)
-        if field.name not in NOT_SETTINGS and field.default is not dataclasses.MISSING
+        if field.name in names and field.default is not dataclasses.MISSING
     }
 
 
-def field_docs(dataclass: type) -> dict[str, str]:
-    """Return the text below each field of a class and of its base classes, on one line each.
+def field_docs(dataclass: type, names: set[str]) -> dict[str, str]:
+    """Return the text below each of the fields `names` of a class and its base classes.
+
+    A text of several lines becomes one line. Only the source of classes that declare one of these
+    fields is read.
 
     A class whose source cannot be read, such as one typed at a prompt, has no texts.
     """
     found: dict[str, str] = {}
     for base in reversed(dataclass.__mro__[:-1]):
+        if not names & set(base.__dict__.get("__annotations__", {})):
+            continue
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
         except (OSError, TypeError, SyntaxError):

@@ -236,21 +236,36 @@ class Recurrent(NeuralModel):
 
 
 class RNN(Recurrent):
-    """An Elman network: `Recurrent` with the ElmanCell."""
+    """An Elman network: `Recurrent` with the ElmanCell.
+
+    Example:
+      >>> RNN(vocab_size=7, hidden_size=3, num_layers=2).sizes
+      (3, 3)
+    """
 
     cell: Cell = CELLS["rnn"]
     stands_for = Recurrent
 
 
 class GRU(Recurrent):
-    """A gated recurrent unit network: `Recurrent` with the GRUCell."""
+    """A gated recurrent unit network: `Recurrent` with the GRUCell.
+
+    Example:
+      >>> GRU(vocab_size=7, hidden_size=3, num_layers=2).sizes
+      (3, 3)
+    """
 
     cell: Cell = CELLS["gru"]
     stands_for = Recurrent
 
 
 class LSTM(Recurrent):
-    """A long short-term memory network: `Recurrent` with the LSTMCell."""
+    """A long short-term memory network: `Recurrent` with the LSTMCell.
+
+    Example:
+      >>> LSTM(vocab_size=7, hidden_size=3, num_layers=2).sizes
+      (3, 3)
+    """
 
     cell: Cell = CELLS["lstm"]
     stands_for = Recurrent

@@ -1,0 +1,50 @@
+"""The examples in docstrings run, and every class and function that a user meets has one."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import jaxlm
+
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def modules():
+    for found in pkgutil.walk_packages(jaxlm.__path__, "jaxlm."):
+        if not found.name.endswith("__main__"):
+            yield found.name
+
+
+def examples(name):
+    """The docstrings of a module that have examples."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    module = importlib.import_module(name)
+    return [test for test in finder.find(module, name) if test.examples]
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_the_examples_of_a_module_run(name, monkeypatch):
+    # Tables and errors are printed without colours.
+    monkeypatch.setenv("NO_COLOR", "1")
+    for test in examples(name):
+        report: list[str] = []
+        runner = doctest.DocTestRunner(optionflags=OPTIONS)
+        runner.run(test, out=report.append)
+        assert not runner.failures, "".join(report)
+
+
+# The results of functions that have an example, and the base of SettingError, which has one.
+WITHOUT = {"Mixed", "Report", "UserError"}
+
+
+@pytest.mark.parametrize("name", sorted(set(jaxlm.__all__) - WITHOUT))
+def test_a_public_class_or_function_has_an_example(name):
+    thing = getattr(jaxlm, name)
+    if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+        return
+    text = inspect.getdoc(thing) or ""
+    settings = name.endswith("Config")
+    assert settings or ">>>" in text or "jaxlm." in text, f"{name} has no example"
