@@ -74,7 +74,7 @@ ONLY = {
     "stack": ("gru",),
     "regularised": ("lstm",),
     # The layer's own arithmetic, whatever the cell.
-    "bfloat16": ("nplm", "modern-nplm", "lstm", "mingru", "mogrifier"),
+    "bfloat16": ("nplm", "modern-nplm", "transformer", "lstm", "mingru", "mogrifier"),
 }
 # Variants of the output layer and the table of words alone, which know nothing of time.
 OUTPUTS = (
@@ -93,6 +93,7 @@ SIZES = {
     "inner_size": 7,
     "far_windows": 2,
     "far_size": 2,
+    "num_heads": 2,
 }
 
 

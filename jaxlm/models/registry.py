@@ -53,6 +53,7 @@ MODELS: dict[str, ModelEntry] = {
     "ngram": ModelEntry("jaxlm.models.ngram:NGram"),
     "nplm": ModelEntry("jaxlm.models.nplm:NPLM"),
     "modern-nplm": ModelEntry("jaxlm.models.modern_nplm:ModernNPLM"),
+    "transformer": ModelEntry("jaxlm.models.transformer:Transformer"),
     "rnn": ModelEntry(_RECURRENT, "rnn"),
     "gru": ModelEntry(_RECURRENT, "gru"),
     "lstm": ModelEntry(_RECURRENT, "lstm"),

@@ -1,0 +1,323 @@
+"""A small decoder-only Transformer with attention over a sliding window."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm import shapes
+from jaxlm.errors import check_at_least
+from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
+from jaxlm.models.heads.output_layer import describe_head, make_head
+from jaxlm.models.layers import Affine, Dropout, check_common
+from jaxlm.models.modern_nplm import ResidualLayer
+from jaxlm.models.neural import NeuralModel
+from jaxlm.models.windows import with_context
+
+LayerCache = tuple[jax.Array, jax.Array]
+"""The keys and the values of the last N - 1 positions in one layer, [B, N-1, A] each."""
+Cache = tuple[jax.Array, tuple[LayerCache, ...]]
+"""The tokens of the last N - 1 positions, int32 [B, N-1], and the LayerCache of each layer."""
+
+NO_TOKEN = -1
+
+
+class Transformer(NeuralModel):
+    """A causal Transformer (Vaswani et al. 2017), normalised before each part of a layer.
+
+        h⁰_t = √D C(w_t)                                       (P √D C(w_t) + p if D is not H)
+        aˡ_t = hˡ⁻¹_t + o + O [head_1; ...; head_J]_t          l = 1 ... L, J = num_heads
+        hˡ_t = aˡ_t + bˡ + Bˡ relu(iˡ + Iˡ LN(aˡ_t))
+        P(w_{t+1} | ...) = softmax(b + U LN(h^L_t))
+
+    A head compares its query with the keys of n = n_step positions, its own and those before it,
+    and averages their values. Its bias falls with the distance, at a slope of its own:
+
+        q, k, v = parts of c + W LN(hˡ⁻¹)                      d = ⌈H / J⌉ features each
+        s_ti    = q_t · k_i / √d - 2^{-8j/J} (t - i)           t - n < i ≤ t, head j = 1 ... J
+        head_jt = Σ_i softmax_i(s_ti) v_i
+
+    Through L layers a prediction sees L (n - 1) + 1 tokens. Only distances enter, so a text may be
+    cut anywhere.
+
+    Parameters: embedding C [V, D]; first P [D, H] and p, if D is not H; layers_l: attention (norm;
+    qkv W [H, 3A] and c, A = J · d; outer O [A, H] and o) and feed_forward (norm; inner I
+    [H, inner_size]; outer B [inner_size, H]); norm; output [H, V] and b.
+
+    The carry is the last n - 1 tokens, int32 [B, N-1], and the keys and values of every layer at
+    these positions, [B, N-1, A] each. A new token costs one query a layer, whatever came before.
+    Where no token has been read yet, the token is -1, and no query sees its position. In training
+    no gradient goes into the carry (as in Dai et al. 2019, section 3.2).
+
+    Sources: layers, heads, √D and dropout: Vaswani et al., "Attention is all you need", 2017,
+    sections 3 and 5.4. LN before each part: Xiong et al., "On layer normalization in the
+    Transformer architecture", 2020, section 3. Bias by distance (ALiBi): Press et al., "Train
+    short, test long", 2022, section 3. Sliding window: Beltagy et al., "Longformer", 2020,
+    section 3.1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = Transformer(vocab_size=7, n_step=4, hidden_size=6, embedding_size=6, num_heads=2)
+      >>> model.window
+      7
+      >>> tokens_BT = jnp.zeros((1, 5), jnp.int32)
+      >>> params = model.init(jax.random.key(0), tokens_BT)["params"]
+      >>> hidden_BTH, (tokens_BN, caches) = model.apply({"params": params}, tokens_BT)
+      >>> hidden_BTH.shape, tokens_BN.shape, [key_BNA.shape for key_BNA, value_BNA in caches]
+      ((1, 5, 6), (1, 3), [(1, 3, 6), (1, 3, 6)])
+
+    Raises:
+      SettingError: for a size below 1, and an `n_step` below 2.
+    """
+
+    n_step: int = 128
+    """Words that one layer's attention sees: the present word and those before it."""
+    embedding_size: int = 256
+    """Size of a word's feature vector (a row of C)."""
+    hidden_size: int = 256
+    """Features that each layer reads and writes (the width of the model)."""
+    inner_size: int = 1024
+    """Features inside the feed-forward part of a layer."""
+    num_layers: int = 2
+    """Layers, stacked; each is attention and a feed-forward part."""
+    num_heads: int = 4
+    """Attention heads in a layer."""
+    dropout: float = 0.0
+    """Dropout on the word features, on what each part of a layer adds, and before the output."""
+
+    def setup(self) -> None:
+        check_common(self)
+        check_at_least("n_step", self.n_step, 2)
+        for name in ("hidden_size", "inner_size", "num_heads"):
+            check_at_least(name, getattr(self, name), 1)
+        size, dtype = self.hidden_size, self.array_dtype
+        self.embedding = make_embedding(self, dtype)
+        if self.embedding_size != size:
+            self.first = Affine(size, self.embedding_size, dtype, self.init_scale)
+        sizes = size, self.inner_size, self.num_heads, self.head_size
+        self.blocks = [
+            TransformerLayer(*sizes, self.dropout, dtype, self.init_scale, name=f"layers_{index}")
+            for index in range(self.num_layers)
+        ]
+        self.norm = nn.LayerNorm(dtype=dtype)
+        self.output = make_head(self)
+        self.drop = Dropout(self.dropout)
+
+    @property
+    def head_size(self) -> int:
+        """Features of a key, a query and a value: hidden_size / num_heads, rounded up."""
+        return -(-self.hidden_size // self.num_heads)
+
+    @property
+    def window(self) -> int:
+        return self.num_layers * (self.n_step - 1) + 1
+
+    @property
+    def nothing_id(self) -> int:
+        return NO_TOKEN
+
+    def initial_carry(self, batch_size: int) -> Cache:
+        before = self.n_step - 1
+        tokens_BN = jnp.full((batch_size, before), NO_TOKEN, jnp.int32)
+        shape = batch_size, before, self.num_heads * self.head_size
+
+        def zeros() -> jax.Array:
+            return jnp.zeros(shape, self.array_dtype)
+
+        return tokens_BN, tuple((zeros(), zeros()) for _ in range(self.num_layers))
+
+    def encode(
+        self,
+        tokens_BT: jax.Array,
+        carry: Cache,
+        last: bool,
+        deterministic: bool,
+        length: jax.Array | None,
+    ) -> tuple[jax.Array, Cache]:
+        before_BN, caches = carry
+        shapes.check(before_BN, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
+        seen_BS, before_BN = with_context(tokens_BT, before_BN, length)
+        words_BTD = self.embedding(jnp.maximum(tokens_BT, 0)) * self.embedding_size**0.5
+        h_BTH = self.drop(words_BTD, deterministic)
+        if self.embedding_size != self.hidden_size:
+            h_BTH = self.first(h_BTH)
+        after = []
+        for layer, cache in zip(self.blocks, caches, strict=True):
+            h_BTH, cache = layer(h_BTH, cache, seen_BS != NO_TOKEN, deterministic, length)
+            after.append(cache)
+        h_BTH = h_BTH[:, -1:] if last else h_BTH
+        return self.norm(h_BTH), (before_BN, tuple(after))
+
+    def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
+        return self.drop(hidden_BTF, deterministic)
+
+    def layers(self) -> dict[str, str]:
+        size, heads, head_size = self.hidden_size, self.num_heads, self.head_size
+        described = describe_embedding(self)
+        if self.embedding_size != size:
+            described["first"] = f"P, p: {self.embedding_size} -> {size}"
+        for index in range(self.num_layers):
+            described[f"layers_{index}/attention"] = (
+                f"LN, W, c, O, o: {heads} heads of {head_size}, over {self.n_step} words"
+            )
+            described[f"layers_{index}/feed_forward"] = (
+                f"LN, I, i, B, b: {size} -> {self.inner_size} -> {size}"
+            )
+        described["norm"] = f"scale and shift of {size} features"
+        return described | describe_head(self, size)
+
+
+class TransformerLayer(nn.Module):
+    """Attention, then a feed-forward part; each is normalised, and added to its input.
+
+    Args:
+      size: features that the layer reads and writes.
+      inner_size: features inside the feed-forward part.
+      num_heads: attention heads.
+      head_size: features of a key, a query and a value.
+      dropout: rate of the dropout on what each part adds.
+      dtype: dtype of the products.
+      init_scale: draws every parameter from U(-s, s); None for each matrix by its own size.
+    """
+
+    size: int
+    inner_size: int
+    num_heads: int
+    head_size: int
+    dropout: float
+    dtype: Any
+    init_scale: float | None
+
+    def setup(self) -> None:
+        common = self.dtype, self.init_scale
+        self.attention = Attention(self.size, self.num_heads, self.head_size, *common)
+        self.feed_forward = ResidualLayer(self.size, self.inner_size, self.dropout, *common)
+        self.drop = Dropout(self.dropout)
+
+    def __call__(
+        self,
+        h_BTH: jax.Array,
+        cache: LayerCache,
+        is_token_BS: jax.Array,
+        deterministic: bool,
+        length: jax.Array | None,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Return the layer's output and the cache after it; see `Attention` for the arguments."""
+        added_BTH, cache = self.attention(h_BTH, cache, is_token_BS, length)
+        return self.feed_forward(h_BTH + self.drop(added_BTH, deterministic), deterministic), cache
+
+
+class Attention(nn.Module):
+    """o + O [head_1; ...; head_J] of LN(h): attention over the N - 1 positions before and its own.
+
+    Args:
+      size: features that the layer reads and writes.
+      num_heads: attention heads, J.
+      head_size: features of a key, a query and a value, d.
+      dtype: dtype of the products.
+      init_scale: draws every parameter from U(-s, s); None for each matrix by its own size.
+    """
+
+    size: int
+    num_heads: int
+    head_size: int
+    dtype: Any
+    init_scale: float | None
+
+    @nn.compact
+    def __call__(
+        self,
+        h_BTH: jax.Array,
+        cache: LayerCache,
+        is_token_BS: jax.Array,
+        length: jax.Array | None,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Return what attention adds to h, and the cache after the last token that is read.
+
+        Args:
+          h_BTH: input of the layer.
+          cache: keys and values of the N - 1 positions before, [B, N-1, A] each, A = J · d.
+          is_token_BS: whether a token is at each position, the N - 1 positions before included.
+          length: int32 scalar, how many of the T tokens are read; None for all.
+        """
+        batch, time, _ = h_BTH.shape
+        width = self.num_heads * self.head_size
+        for array_BNA in cache:
+            shapes.check(array_BNA, "BNA", B=batch, N=is_token_BS.shape[1] - time, A=width)
+        normed_BTH = nn.LayerNorm(dtype=self.dtype, name="norm")(h_BTH)
+        qkv = Affine(3 * width, self.size, self.dtype, self.init_scale, name="qkv")
+        query_BTA, key_BTA, value_BTA = jnp.split(qkv(normed_BTH), 3, axis=-1)
+        key_BSA, key_BNA = with_context(key_BTA, cache[0], length)
+        value_BSA, value_BNA = with_context(value_BTA, cache[1], length)
+        heads_BTA = sliding_attention(query_BTA, key_BSA, value_BSA, is_token_BS, self.num_heads)
+        outer = Affine(self.size, width, self.dtype, self.init_scale, name="outer")
+        return outer(heads_BTA), (key_BNA, value_BNA)
+
+
+def sliding_attention(
+    query_BTA: jax.Array,
+    key_BSA: jax.Array,
+    value_BSA: jax.Array,
+    is_token_BS: jax.Array,
+    num_heads: int,
+) -> jax.Array:
+    """Return the heads' averages of the values, side by side.
+
+        s_ti    = q_t · k_i / √d - 2^{-8j/J} (t - i)           t - N < i ≤ t
+        head_jt = Σ_i softmax_i(s_ti) v_i
+
+    The queries are cut into blocks of at most N - 1 positions. A block sees its own positions and
+    the N - 1 before them, so memory grows with T and not with its square.
+
+    Args:
+      query_BTA: queries of all heads, A = J · d.
+      key_BSA: keys, S = N - 1 + T: first those of the N - 1 positions before the first query.
+      value_BSA: values at the same positions.
+      is_token_BS: whether a query may see the position. Every query sees its own position.
+      num_heads: J.
+    Returns:
+      [B, T, A] in the dtype of the values.
+    """
+    batch, time, width = query_BTA.shape
+    before = key_BSA.shape[1] - time
+    size = min(time, before)
+    blocks = -(-time // size)
+
+    def in_blocks(x_BT: jax.Array) -> jax.Array:
+        """Cut [B, T, ...] into [B, blocks, size, ...]; the last block is padded."""
+        padding = [(0, 0), (0, blocks * size - time)] + [(0, 0)] * (x_BT.ndim - 2)
+        return jnp.pad(x_BT, padding).reshape(batch, blocks, size, *x_BT.shape[2:])
+
+    def seen_by_blocks(x_BS: jax.Array) -> jax.Array:
+        """Return what each block sees of [B, S, ...]: [B, blocks, before + size, ...]."""
+        if blocks == 1:
+            return x_BS[:, None]
+        # With several blocks `size` is `before`: a block sees the block before it and itself.
+        blocks_BKT = in_blocks(x_BS[:, before:])
+        earlier_BKN = jnp.concatenate([x_BS[:, None, :before], blocks_BKT[:, :-1]], axis=1)
+        return jnp.concatenate([earlier_BKN, blocks_BKT], axis=2)
+
+    def by_head(x_BKTA: jax.Array) -> jax.Array:
+        return x_BKTA.reshape(*x_BKTA.shape[:3], num_heads, -1)
+
+    # K counts the blocks. In a block T is the query's position and S the key's.
+    query_BKTJd = by_head(in_blocks(query_BTA))
+    key_BKSJd = by_head(seen_by_blocks(key_BSA))
+    value_BKSJd = by_head(seen_by_blocks(value_BSA))
+    distance_TS = before + np.arange(size)[:, None] - np.arange(before + size)
+    near_TS = (distance_TS >= 0) & (distance_TS <= before)
+    is_token_BKS = seen_by_blocks(is_token_BS)
+    visible_BKTS = near_TS & (is_token_BKS[:, :, None] | (distance_TS == 0))
+    slope_J11 = (2.0 ** (-8 * np.arange(1, num_heads + 1) / num_heads))[:, None, None]
+    bias_JTS = jnp.float32(-slope_J11 * distance_TS)
+    product_BKJTS = jnp.einsum(
+        "bktjd,bksjd->bkjts", query_BKTJd, key_BKSJd, preferred_element_type=jnp.float32
+    )
+    score_BKJTS = product_BKJTS * (width // num_heads) ** -0.5 + bias_JTS
+    weight_BKJTS = jax.nn.softmax(jnp.where(visible_BKTS[:, :, None], score_BKJTS, -jnp.inf))
+    heads_BKTJd = jnp.einsum(
+        "bkjts,bksjd->bktjd", weight_BKJTS.astype(value_BSA.dtype), value_BKSJd
+    )
+    return heads_BKTJd.reshape(batch, blocks * size, width)[:, :time]
