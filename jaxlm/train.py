@@ -71,8 +71,8 @@ class Flags:
     """The flags that are no settings of the run."""
 
     model: str | None = None
-    """ngram, nplm, modern-nplm, rnn, gru, lstm, mingru, minlstm, mogrifier (none: the recipe's, or
-    nplm). The model decides which flags there are."""
+    """ngram, nplm, modern-nplm, rnn, gru, lstm, mingru, minlstm, mogrifier, transformer (none: the
+    recipe's, or nplm). The model decides which flags there are."""
     recipe: str | None = None
     """Start from a recipe's settings, such as lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None

@@ -14,7 +14,7 @@ from jaxlm.models.heads.output_layer import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.modern_nplm import ResidualLayer
 from jaxlm.models.neural import NeuralModel
-from jaxlm.models.windows import with_context
+from jaxlm.models.windows import prepend_context
 
 LayerCache = tuple[jax.Array, jax.Array]
 """The keys and the values of the last N - 1 positions in one layer, [B, N-1, A] each."""
@@ -138,7 +138,7 @@ class Transformer(NeuralModel):
     ) -> tuple[jax.Array, Cache]:
         before_BN, caches = carry
         shapes.check(before_BN, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
-        seen_BS, before_BN = with_context(tokens_BT, before_BN, length)
+        seen_BS, before_BN = prepend_context(tokens_BT, before_BN, length)
         words_BTD = self.embedding(jnp.maximum(tokens_BT, 0)) * self.embedding_size**0.5
         h_BTH = self.drop(words_BTD, deterministic)
         if self.embedding_size != self.hidden_size:
@@ -249,8 +249,8 @@ class Attention(nn.Module):
         normed_BTH = nn.LayerNorm(dtype=self.dtype, name="norm")(h_BTH)
         qkv = Affine(3 * width, self.size, self.dtype, self.init_scale, name="qkv")
         query_BTA, key_BTA, value_BTA = jnp.split(qkv(normed_BTH), 3, axis=-1)
-        key_BSA, key_BNA = with_context(key_BTA, cache[0], length)
-        value_BSA, value_BNA = with_context(value_BTA, cache[1], length)
+        key_BSA, key_BNA = prepend_context(key_BTA, cache[0], length)
+        value_BSA, value_BNA = prepend_context(value_BTA, cache[1], length)
         heads_BTA = sliding_attention(query_BTA, key_BSA, value_BSA, is_token_BS, self.num_heads)
         outer = Affine(self.size, width, self.dtype, self.init_scale, name="outer")
         return outer(heads_BTA), (key_BNA, value_BNA)
