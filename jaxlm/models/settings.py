@@ -53,7 +53,7 @@ def field_docs(dataclass: type, names: set[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for base in reversed(dataclass.__mro__[:-1]):
-        if not names & set(base.__dict__.get("__annotations__", {})):
+        if not names & inspect.get_annotations(base).keys():
             continue
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
