@@ -2,11 +2,22 @@
 
     B  batch                 D  embedding_size        V  vocab_size
     T  time                  H  hidden_size           L  num_layers
-    N  context words (n_step)  G  gates x hidden_size   F  features the output layer reads
+    N  context words (n_step)  G  gates x hidden_size   F  features, of any number
     K  steps in one dispatch
 
-An array's name ends in its axes: `x_BTD` is [batch, time, embedding_size]. `check(x_BTD, "BTD",
-D=200)` asserts at trace time what the name says, and costs nothing at run time.
+An array's name ends in its axes: `x_BTD` is [batch, time, embedding_size]. A digit is the size of
+an axis: `log_prob_BT1`, `uniform_2B`. `check(x_BTD, "BTD", D=200)` asserts at trace time what the
+name says, and costs nothing at run time.
+
+Some axes occur in a few files only. A file uses each of these letters with one meaning:
+
+    N  tokens of a batch, B x T               K  chunks, segments, clusters, softmaxes or windows
+    C  tokens of a chunk; blocks of words     W  words of a slice, cluster, window, block or memory
+    S  context words and T tokens; samples;   R  features of a cluster; rows; time steps that remain
+       segments, or time steps of a segment   X  concatenated features of several words
+    O  outputs of a layer                     J  values of a flatness
+    I  indices to search                      P  positions, 1 + T
+    M  axes merged, such as K x W; models     E  extra rows
 """
 
 import chex

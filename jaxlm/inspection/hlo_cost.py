@@ -28,11 +28,12 @@ class Work(NamedTuple):
         return Work(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
-def work_of(closed: Any, batch_shards: int = 1) -> Work:
+def work_of(jaxpr: Any, batch_shards: int = 1) -> Work:
     """Return the work of one device for a jaxpr, or for a closed jaxpr.
 
-    `batch_shards` is the number of devices that share the batch. Outside of `shard_map`, shapes are
-    global, so the work is divided by this number. Inside, shapes are local to a device.
+    `batch_shards` is the number of devices over which the batch is sharded. Outside of `shard_map`,
+    shapes are global, so the work is divided by this number. Inside, shapes are local to a device.
+    Work that the compiler shards over the vocabulary is not divided.
 
     A while loop counts as one iteration, because a jaxpr does not state its trip count. A `cond`
     counts as its branch with the most floating-point operations.
@@ -43,10 +44,11 @@ def work_of(closed: Any, batch_shards: int = 1) -> Work:
       >>> work_of(jaxpr)
       Work(flops=120.0, bytes=188.0)
     """
-    return _work(getattr(closed, "jaxpr", closed), 1 / batch_shards)
+    return _work(getattr(jaxpr, "jaxpr", jaxpr), 1 / batch_shards)
 
 
 def _work(jaxpr: Any, share: float) -> Work:
+    """Return the work of a jaxpr; work outside of `shard_map` is multiplied by `share`."""
     total = Work()
     for equation in jaxpr.eqns:
         name, inside = equation.primitive.name, list(jaxprs_in(equation.params))
@@ -73,6 +75,7 @@ def jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def _product(equation: Any) -> Work:
+    """Return the work of a `dot_general`."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left, right = (variable.aval for variable in equation.invars)
     result = equation.outvars[0].aval
@@ -82,16 +85,17 @@ def _product(equation: Any) -> Work:
 
 
 class Collective(NamedTuple):
-    """A communication between devices, such as an all-reduce."""
+    """A communication between devices (a collective), such as an all-reduce."""
 
     kind: str
     """Name of the HLO instruction, from COLLECTIVES."""
     bytes: int
-    """Size of the result on each device."""
+    """Size of the result on each device, for one execution. HLO's asynchronous all-gather-start and
+    collective-permute-start also have the operand in their result, and it is counted too."""
     devices: int
     """Number of devices in a group that communicates."""
     times: int
-    """How often it is executed in one run of the program."""
+    """Number of executions in one run of the program."""
     in_time_loop: bool
     """Whether it is inside a loop over time."""
     name: str
@@ -111,18 +115,21 @@ ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2} | {
 
 
 class Compiled(NamedTuple):
-    """Facts that a compiled program's text states."""
+    """The collectives, time loops and estimated cycles in the text of a compiled program."""
 
     collectives: list[Collective]
     """Communications between devices."""
     time_loops: int
     """Number of loops over time."""
     cycles: float
-    """Clock cycles that the compiler estimates, 0 without an estimate. A TPU's compiler has one."""
+    """Estimated clock cycles of one run, 0 without an estimate. A TPU's compiler estimates them."""
 
 
 def read_compiled(text: str) -> Compiled:
-    """Return the facts in `compiled.as_text()`, the optimised HLO of one device."""
+    """Return collectives, time loops and cycles of a compiled program.
+
+    `text` is `compiled.as_text()`, the optimised HLO of one device.
+    """
     bodies, entry = _computations(text)
     collectives: list[Collective] = []
     loops, cycles = 0, 0.0

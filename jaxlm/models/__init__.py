@@ -1,4 +1,4 @@
-"""The ladder of models. A new model is one file here, and one line in `registry.MODELS`."""
+"""The language models. A new model is one file here, and one line in `registry.MODELS`."""
 
 from typing import Any
 
@@ -11,8 +11,9 @@ from jaxlm.models.registry import (
     register_model,
 )
 
-# Imported when they are first used: the neural models need JAX and Flax, the n-gram neither.
-_LATER = {
+# These names are imported when they are first used. The neural models need JAX and Flax; the n-gram
+# needs neither.
+_LAZY = {
     "CELLS": "jaxlm.models.cells",
     "GRU": "jaxlm.models.recurrent.model",
     "LSTM": "jaxlm.models.recurrent.model",
@@ -46,8 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LATER[name]), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)

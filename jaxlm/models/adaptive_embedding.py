@@ -19,8 +19,9 @@ class AdaptiveEmbedding(nn.Module):
         C(w) = C_0[w]             for the words before the first cutoff, D features
         C(w) = C_k[w] P_k         for a word of cluster k, which has D / 4^k features
 
-    Parameters: table_k [words, D_k] is C_k, and project_k [D_k, D] is P_k. The initial variance of
-    C_k P_k equals the initial variance of C_k.
+    Parameters: table_k [words, D_k] is C_k, and project_k [D_k, D] is P_k, with D_k = D / 4^k. The
+    initial variance of P_k is 1 / D_k. So the features of all words start with the same variance,
+    the variance of the tables.
 
     Source: Baevski & Auli, "Adaptive input representations for neural language modeling", 2019,
     section 3.
@@ -40,7 +41,7 @@ class AdaptiveEmbedding(nn.Module):
     dtype: Any
     """dtype of the result."""
     init_scale: float | None
-    """Draw the tables from U(±init_scale). None: N(0, 1/D)."""
+    """Draw the tables, but not the projections, from U(±init_scale). None: N(0, 1/D)."""
 
     def setup(self) -> None:
         tables, projections = [], []
@@ -50,7 +51,7 @@ class AdaptiveEmbedding(nn.Module):
             init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
             tables.append(self.param(f"table_{index}", init, (end - first, size)))
             if index:
-                # The variance is 1 / D_k.
+                # A uniform distribution on ±√(3 / D_k) has the variance 1 / D_k.
                 init = uniform((3 / size) ** 0.5)
                 shape = (size, self.features)
                 projections.append(self.param(f"project_{index}", init, shape))
@@ -58,17 +59,19 @@ class AdaptiveEmbedding(nn.Module):
 
     @property
     def embedding(self) -> tuple[jax.Array, ...]:
-        """C_k of each cluster, [words, D_k]."""
+        """The table C_k of each cluster, [words, D_k]."""
         return self.tables
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         """Return word features, [B, T, D] in `dtype`."""
-        first, *rest = self.tables
+        # W: the words of a cluster. R: the features D_k of a cluster.
+        table_WD, *tables_WR = self.tables
         frequent_BT = jnp.minimum(tokens_BT, self.edges[0] - 1)
-        words_BTD = look_up(first, frequent_BT).astype(self.dtype)
-        ranges = itertools.pairwise(self.edges)
-        for table_WR, project_RD, (start, end) in zip(rest, self.projections, ranges, strict=True):
+        words_BTD = look_up(table_WD, frequent_BT).astype(self.dtype)
+        clusters = zip(tables_WR, self.projections, itertools.pairwise(self.edges), strict=True)
+        for table_WR, project_RD, (start, end) in clusters:
             rows_BTR = look_up(table_WR, jnp.clip(tokens_BT - start, 0, end - start - 1))
+            # Words of later clusters are inside too; the next iterations overwrite them.
             inside_BT1 = (tokens_BT >= start)[..., None]
             rare_BTD = project(rows_BTR, project_RD, self.dtype).astype(self.dtype)
             words_BTD = jnp.where(inside_BT1, rare_BTD, words_BTD)
@@ -78,8 +81,8 @@ class AdaptiveEmbedding(nn.Module):
 def make_embedding(model: Any, dtype: Any) -> Any:
     """Return the embedding module that a model's settings describe.
 
-    The module maps tokens [B, T] to features [B, T, D]. Its attribute `embedding` is the table, or
-    the tuple of tables, for a tied output layer.
+    `model` is a NeuralModel. The module maps tokens [B, T] to features [B, T, D] in `dtype`. Its
+    attribute `embedding` is the table, or the tuple of tables, for a tied output layer.
 
     Raises:
       SettingError: if `adaptive_input` is set without `softmax` adaptive, or for wrong `cutoffs`.
@@ -95,7 +98,7 @@ def make_embedding(model: Any, dtype: Any) -> Any:
 
 
 def describe_embedding(model: Any) -> dict[str, str]:
-    """Return a description of the parameters of `make_embedding`, by their path."""
+    """Return a text that describes the parameters of `make_embedding`, by their path."""
     words, size = model.vocab_size, model.embedding_size
     if not model.adaptive_input:
         return {"embedding": f"C: {words} words x {size} features"}

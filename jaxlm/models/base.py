@@ -1,4 +1,4 @@
-"""The contract that every language model keeps, trained by gradient or by counting."""
+"""The interface of all language models, trained by gradient or by counting."""
 
 import abc
 from collections.abc import Callable
@@ -19,19 +19,19 @@ Params = Any
 Draw = Callable[[Any, "jax.Array"], "jax.Array"]
 """draw(logits_BV, uniform_2B) -> int32 [B]: draws one token for each row.
 
-uniform_2B holds two random numbers a row from [0, 1). A constant added to a row of logits changes
-nothing. The function is pure and hashable."""
+uniform_2B holds two random numbers from [0, 1) for each row. Logits may differ from
+log-probabilities by a constant for each row. The function is pure and hashable."""
 
 
 class LanguageModel(abc.ABC):
     """A state machine over tokens that predicts the next token.
 
-    Every model answers three questions: how likely is each token of a text (`token_scores`), which
-    token comes next (`next_log_probs`), and how does a text go on (`generate`). The parameters are
-    not part of the model: each method gets them as its first argument.
+    Every model computes the probability of each token of a text (`token_scores`), the probability
+    of every next token (`next_log_probs`), and a continuation of a text (`generate`). The
+    parameters are not part of the model: each method gets them as its first argument.
 
     Two laws hold for every model:
-      causality: the output at position t depends on the tokens up to t alone.
+      causality: the output at position t depends only on the tokens up to position t.
       chunks: running tokens[:, :k], and then tokens[:, k:] with the carry, gives the same outputs
         as running all tokens at once.
 
@@ -42,7 +42,7 @@ class LanguageModel(abc.ABC):
     """
 
     trained_by: ClassVar[str]
-    """"gradient" or "counting": how the parameters are trained, and how they are kept."""
+    """"gradient" or "counting": how the parameters are trained, and how a run stores them."""
     vocab_size: int
     start_id: int | None
     """Id of the token that stands before the first token of a text; None if there is none."""
@@ -56,11 +56,15 @@ class LanguageModel(abc.ABC):
     @property
     @abc.abstractmethod
     def window(self) -> int | None:
-        """Number of tokens before the predicted token that the model sees; None if all."""
+        """Number of tokens before the predicted token that the model sees; None if it sees all."""
 
     @property
     def context_size(self) -> int | None:
-        """Number of tokens before the present token that determine the carry; None if all do."""
+        """Number of tokens that the model sees before the last token it reads; None if all.
+
+        These tokens determine the carry with which the last token is read. It is one less than
+        `window`, because `window` contains the last token.
+        """
         return None if self.window is None else max(0, self.window - 1)
 
     @property
@@ -70,7 +74,11 @@ class LanguageModel(abc.ABC):
 
     @property
     def nothing_id(self) -> int:
-        """Id that the initial carry holds in the place of tokens."""
+        """Id that the initial carry holds at positions before the beginning of a text.
+
+        For a neural model it is `filler_id`. An n-gram has an id for the start of a line, and an id
+        for no token.
+        """
         return self.filler_id
 
     def settings(self) -> dict[str, Any]:
@@ -119,7 +127,7 @@ class LanguageModel(abc.ABC):
           prompt_BT: tokens to continue, int [B, T].
           key: key of all random draws.
           draw: draws one token for each row from logits and random numbers.
-          length: number of tokens to generate.
+          length: number of tokens to generate, at least 1.
         """
         from jaxlm.ops.sampling import drawn, uniforms
 
@@ -131,9 +139,14 @@ class LanguageModel(abc.ABC):
         return np.stack(tokens_TB, axis=1)
 
     def sources(self, params: Params, tokens_1T: Any, words: Any) -> list[str]:
-        """Return which part of the model gave each word its probability after the tokens.
+        """Return the name of the part of the model that each next word's probability comes from.
 
-        An n-gram names the order that answered; other models return empty texts.
+        An n-gram returns the order of the n-gram; other models return empty texts.
+
+        Args:
+          params: the parameters.
+          tokens_1T: the tokens before the words, int [1, T].
+          words: ids of the words.
         """
         return [""] * len(words)
 

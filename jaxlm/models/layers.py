@@ -12,7 +12,7 @@ from jaxlm.ops.dropout import dropout
 from jaxlm.ops.lookup import look_up
 from jaxlm.ops.static import is_static, is_zero
 
-# Settings that are dropout rates.
+# Names of the settings that are dropout rates, of all models.
 RATES = (
     "dropout",
     "dropout_input",
@@ -39,8 +39,9 @@ def uniform(scale: float) -> Any:
 def project(x_BTF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
     """Return x @ kernel, float32 [B, T, O], with operands in `dtype`.
 
-    Batch and time are merged into one axis, so that the gradients are plain matrix products too.
-    With two axes, XLA would first copy both operands of the kernel's gradient into another order.
+    This is `ops.products.project` for arrays with a time axis. Batch and time are merged into one
+    axis, so that the gradients are plain matrix products too. With two axes, XLA would first copy
+    both operands of the kernel's gradient into another order.
     """
     batch, time, features = x_BTF.shape
     y_NO = products.project(x_BTF.reshape(batch * time, features), kernel_FO, dtype)
@@ -73,7 +74,7 @@ class Affine(nn.Module):
     features: int
     """Number of outputs, O."""
     fan_in: int
-    """Number of inputs, F, for the scale of the initialiser."""
+    """Number that scales the default initialiser of W; in most layers the number of inputs F."""
     dtype: Any
     """dtype of the product's operands and of the result."""
     init_scale: float | None
@@ -85,7 +86,7 @@ class Affine(nn.Module):
 
     @nn.compact
     def weights(self, inputs: int) -> tuple[jax.Array, jax.Array]:
-        """Return W [inputs, features] and b [features]."""
+        """Return W [inputs, features] and b [features], for a layer that reads `inputs` numbers."""
         init = self.kernel_init or uniform(self.init_scale or self.fan_in**-0.5)
         kernel_FO = self.param("kernel", init, (inputs, self.features))
         bias_init = self.bias_init or uniform(self.init_scale or 0.0)
@@ -136,12 +137,16 @@ class Dropout(nn.Module):
 
 
 class Embedding(nn.Module):
-    """The embedding: a table C [V, D] of word features, from N(0, 1/D) or U(±init_scale)."""
+    """The embedding: a table C [V, D] of word features."""
 
     vocab_size: int
+    """Number of words V."""
     features: int
+    """Embedding size D."""
     init_scale: float | None
+    """Draw C from U(±init_scale). None: N(0, 1/D)."""
     dtype: Any
+    """dtype of the result."""
 
     def setup(self) -> None:
         scale, shape = self.init_scale, (self.vocab_size, self.features)
@@ -156,10 +161,10 @@ class Embedding(nn.Module):
 
 
 def check_common(model: Any) -> None:
-    """Check the settings that all neural models share.
+    """Check the sizes, the dropout rates and the dtype of a neural model.
 
     Raises:
-      SettingError: for a size below 1, or a dropout rate below 0 or from 1 on.
+      SettingError: for a size below 1, or a dropout rate that is not from 0 to below 1.
       UserError: for an unknown dtype.
     """
     for name in ("vocab_size", "embedding_size", "n_step", "num_layers"):

@@ -1,4 +1,4 @@
-"""Bengio's model made deep, residual, normalised and wide (Sun & Iyyer 2021)."""
+"""Bengio's model with residual layers, normalisation and a longer context (Sun & Iyyer 2021)."""
 
 from typing import Any
 
@@ -19,16 +19,16 @@ from jaxlm.ops.lookup import look_up
 class ModernNPLM(NeuralModel):
     """The neural probabilistic language model, revisited (Sun & Iyyer 2021, section 3).
 
-        x  = (C(w_{t-n+1}), ..., C(w_t), g_1, ..., g_F)     n = n_step words, and F averages
-        g_f = Σ_s α_fs C(w_{t-n-(f-1)S-s}), s = 0 ... S-1   of S = far_size words each
+        x  = (C(w_{t-n+1}), ..., C(w_t), g_1, ..., g_K)     n = n_step words, and K averages
+        g_k = Σ_j α_kj C(w_{t-n-(k-1)W-j}), j = 0 ... W-1   of W = far_size words each
         h⁰ = p + P x          hˡ = hˡ⁻¹ + bˡ + Bˡ relu(aˡ + Aˡ LN(hˡ⁻¹)), l = 1 ... L
         P(w_{t+1} | ...) = softmax(b + U LN(h^L))
 
-    The weights α are trained; they start as plain averages.
+    The weights α are parameters; they start at 1 / W, so g_k starts as the mean of its window.
 
-    Parameters: embedding C [V, D]; far/weights α [F, S]; first P [(n + F) · D, H]; layers_l: norm,
-    inner A [H, inner_size], outer B [inner_size, H]; norm; output. The carry is the last
-    n + F · S - 1 tokens.
+    Parameters: embedding C [V, D]; far/weights α [K, W]; first P [(n + K) · D, H] and p; layers_l:
+    norm, inner A [H, inner_size] and a, outer B [inner_size, H] and b; norm (the last LN); output
+    U [H, V] and b. The carry is the last n + K · W - 1 tokens.
 
     Sun & Iyyer tie U to C in an adaptive softmax, and train 16 layers with Adam.
 
@@ -106,7 +106,8 @@ class ModernNPLM(NeuralModel):
         if last:
             seen_BS = seen_BS[:, -self.window :]
         words_BSD = self.drop(self.embedding(seen_BS), deterministic)
-        # The nearest words are the last n_step of each window.
+        # X: the concatenated features of all words and averages. The nearest words are the last
+        # n_step of each window.
         x_BTX = sliding_windows(words_BSD[:, self.window - self.n_step :], self.n_step)
         if self.far_windows:
             x_BTX = jnp.concatenate([x_BTX, self.far(words_BSD, x_BTX.shape[1])], axis=-1)
@@ -131,41 +132,54 @@ class ModernNPLM(NeuralModel):
 
 
 class FarAverages(nn.Module):
-    """Weighted averages of distant words: g_1 ... g_F of every position, side by side."""
+    """Weighted averages of distant words: g_1 ... g_K of every position, concatenated."""
 
     windows: int
+    """Number of windows K."""
     size: int
+    """Words in a window, W."""
 
     @nn.compact
     def __call__(self, words_BSD: jax.Array, positions: int) -> jax.Array:
-        """Return the averages at `positions` consecutive positions, [B, T, F · D].
+        """Return the averages at `positions` consecutive positions, [B, T, K · D].
 
-        words_BSD holds the word features of all windows; the first window starts at word 0.
+        `words_BSD` holds the features of all words that the positions see. The farthest window of
+        the first position starts at word 0.
         """
         init = nn.initializers.constant(1 / self.size)
-        weights_FS = self.param("weights", init, (self.windows, self.size))
+        weights_KW = self.param("weights", init, (self.windows, self.size))
         batch, seen, features = words_BSD.shape
-        # Position t reads the far words from t on, the farthest window first: row t of a band.
-        place_TS = jnp.arange(seen)[None, :] - jnp.arange(positions)[:, None]
-        farthest_first = weights_FS[::-1, ::-1].reshape(-1)
-        window_TS = place_TS // self.size
-        at_TS = jnp.clip(place_TS, 0, self.windows * self.size - 1)
-        band_TS = look_up(farthest_first, at_TS)
-        band_FTS = jnp.stack(
-            [jnp.where(window_TS == f, band_TS, 0.0) for f in reversed(range(self.windows))]
+        # Position t reads K · W words, from word t on, the farthest window first. So the weights of
+        # all positions are a band matrix [T, S].
+        offset_TS = jnp.arange(seen)[None, :] - jnp.arange(positions)[:, None]
+        # M: the K · W weights, the farthest word first.
+        farthest_first_M = weights_KW[::-1, ::-1].reshape(-1)
+        window_TS = offset_TS // self.size
+        index_TS = jnp.clip(offset_TS, 0, self.windows * self.size - 1)
+        band_TS = look_up(farthest_first_M, index_TS)
+        band_KTS = jnp.stack(
+            [
+                jnp.where(window_TS == window, band_TS, 0.0)
+                for window in reversed(range(self.windows))
+            ]
         ).astype(words_BSD.dtype)
-        g_BTFD = jnp.einsum("fts,bsd->btfd", band_FTS, words_BSD)
-        return g_BTFD.reshape(batch, positions, self.windows * features)
+        g_BTKD = jnp.einsum("kts,bsd->btkd", band_KTS, words_BSD)
+        return g_BTKD.reshape(batch, positions, self.windows * features)
 
 
 class ResidualLayer(nn.Module):
-    """h + b + B relu(a + A LN(h)), with dropout on the added term."""
+    """A residual layer, h + b + B relu(a + A LN(h)), with dropout on the added term."""
 
     size: int
+    """Number of features of h."""
     inner_size: int
+    """Number of features between A and B."""
     dropout: float
+    """Dropout rate."""
     dtype: Any
+    """dtype of the products' operands and of the result."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: see `Affine`."""
 
     @nn.compact
     def __call__(self, h_BTH: jax.Array, deterministic: bool) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The contract that every neural model keeps: Flax modules, asked through compiled functions."""
+"""The base class of neural models: a Flax module with the interface of LanguageModel."""
 
 import abc
 import contextlib
@@ -29,9 +29,9 @@ from jaxlm.parallel.mesh import Axes, replicate
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Numbers in the logits of one chunk, at most (32 MiB of float32).
+# Largest number of logits in one chunk of `token_scores` (32 MiB of float32).
 LOGITS_IN_CHUNK = 1 << 23
-# Parameters with an axis that may be sharded over devices.
+# Axes of the parameters that may be sharded over devices, by the parameter's path.
 SHARDED: dict[str, Axes] = {
     "embedding/embedding": ("vocabulary", None),
     "output/kernel": (None, "vocabulary"),
@@ -105,7 +105,8 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @nn.nowrap
     def settings(self) -> dict[str, Any]:
-        # The platform's default is written out: the run computes the same on every platform.
+        # The platform's default dtype is written out, so that a run has the same dtype on every
+        # platform.
         return LanguageModel.settings(self) | {"dtype": self.compute_dtype}
 
     @abc.abstractmethod
@@ -124,9 +125,9 @@ class NeuralModel(nn.Module, LanguageModel):
           carry: from `initial_carry` or an earlier call.
           last: whether to return the features of the last position alone.
           deterministic: whether dropout is off.
-          length: int32 scalar, how many of the T tokens are read; None for all.
+          length: int32 scalar, number of the T tokens that are read; None for all.
         Returns:
-          hidden [B, T or 1, F], and the carry after the last token that is read.
+          The features, [B, T or 1, F], and the carry after the last token that is read.
         """
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
@@ -136,15 +137,19 @@ class NeuralModel(nn.Module, LanguageModel):
     def penalty(
         self, hidden_BTF: jax.Array, dropped_BTF: jax.Array, shares_BT: jax.Array
     ) -> jax.Array | float:
-        """Return what training adds to the loss, a float32 scalar.
+        """Return the penalty that training adds to the loss, a float32 scalar.
 
-        hidden_BTF and dropped_BTF are the features before and after `output_dropout`; shares_BT is
-        the weight of each position in the loss.
+        hidden_BTF and dropped_BTF are the features before and after `output_dropout`. shares_BT is
+        the weight of each position in the loss, which is a weighted mean over positions.
         """
         return 0.0
 
     def logits(self, hidden_BTF: jax.Array) -> jax.Array:
-        """Return the logits of the next token, [B, T, V] in the compute dtype."""
+        """Return the logits of the next token, [B, T, V].
+
+        They have the compute dtype. The output layers adaptive and mixture return log-probabilities
+        in float32 instead.
+        """
         with self.precision:
             return self.output(hidden_BTF, self.embedding.embedding)
 
@@ -171,19 +176,19 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
-        """Return what each parameter group computes: prefix of the parameters' paths -> text."""
+        """Return a text that describes each layer, by the prefix of its parameters' paths."""
 
     @nn.nowrap
     def axes(self) -> dict[str, Axes]:
         """Return the axes of the parameters that may be sharded over devices, by path.
 
-        `jaxlm.parallel.mesh.RULES` says how. Every other parameter is replicated.
+        `jaxlm.parallel.mesh.RULES` maps axes to mesh axes. Every other parameter is replicated.
         """
         return SHARDED if make_head(self, parent=None).shards_vocabulary else {}
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        """Return what the user should know before training: fallbacks, and estimated losses."""
+        """Return notes to print before training, such as fallbacks and estimated losses."""
         notes = [make_head(self, parent=None).note(), tf32_note(self.compute_dtype)]
         return [note for note in notes if note]
 
@@ -203,10 +208,10 @@ class NeuralModel(nn.Module, LanguageModel):
           carry: from `initial_carry` (the default) or an earlier call.
           positions: "all", or "last" for the features of the last position alone, which cost less.
           deterministic: False draws dropout from rngs={"dropout": key}.
-          length: int32 scalar, how many of the T tokens are read (None: all). The carry is the
-            carry after these tokens, and the features at the other positions mean nothing.
+          length: int32 scalar, number of the T tokens that are read; None for all. The carry is the
+            carry after these tokens. The features at the other positions have no meaning.
         Returns:
-          hidden [B, T or 1, F] in the compute dtype, and the carry.
+          The features, [B, T or 1, F] in the compute dtype, and the carry.
         Raises:
           AssertionError: for a wrong shape.
         """
@@ -222,6 +227,7 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool,
         length: jax.Array | None,
     ) -> tuple[jax.Array, Carry]:
+        """Return the features before `output_dropout` and the carry, after a check of shapes."""
         shapes.check(tokens_BT, "BT")
         batch, time = tokens_BT.shape
         carry = self.initial_carry(batch) if carry is None else carry
@@ -272,10 +278,11 @@ class NeuralModel(nn.Module, LanguageModel):
         deterministic: bool = True,
         length: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, Carry]:
-        """Return what training minimises, Σ weight · nll; the nll of each target; and the carry.
+        """Return the training objective, Σ weight · nll; the nll of each target; and the carry.
 
-        The numbers are those of `nll`, computed by `loss`, which never holds all logits at once.
-        In training (`deterministic` False) `penalty` is added to the sum.
+        The values equal the values of `nll`. `loss` computes them without storing all logits. In
+        training (`deterministic` False) `penalty` is added to the sum, and `loss` may be an
+        estimate.
 
         Args:
           tokens_BT: int32 [B, T].
@@ -285,9 +292,9 @@ class NeuralModel(nn.Module, LanguageModel):
           positions: "all" or "last".
           deterministic: False draws dropout from rngs={"dropout": key}, and the words of a sampled
             softmax from rngs={"sampling": key}.
-          length: int32 scalar, how many of the T tokens are read (None: all).
+          length: int32 scalar, number of the T tokens that are read; None for all.
         Returns:
-          A float32 scalar; float32 [B, T or 1], in nats; and the carry.
+          The weighted sum, a float32 scalar; the nll, float32 [B, T or 1], in nats; and the carry.
         """
         with self.precision:
             hidden_BTF, carry = self._checked(tokens_BT, carry, positions, deterministic, length)
@@ -299,8 +306,8 @@ class NeuralModel(nn.Module, LanguageModel):
                 total = total + self.penalty(hidden_BTF, dropped_BTF, weights_BT)
             return total, nll_BT, carry
 
-    # The three questions of LanguageModel. A Flax method would run inside the module; these are
-    # compiled functions of the module and its parameters.
+    # The methods of LanguageModel. They call compiled functions of the module and its parameters.
+    # Without `nn.nowrap`, Flax would expect to call them inside `apply`.
 
     @nn.nowrap
     def tokens_in_chunk(self, detail: bool) -> int:
@@ -343,10 +350,10 @@ def _token_scores(
 ) -> tuple[tuple[jax.Array, ...], Carry]:
     if not detail:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
-        found: Any = model.apply(
+        result: Any = model.apply(
             {"params": params}, inputs_BT, targets_BT, weights_BT, carry, method="objective"
         )
-        _, nll_BT, carry = found
+        _, nll_BT, carry = result
         return replicate(((-nll_BT,), carry))
     hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
     logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
@@ -362,9 +369,9 @@ def _last_logits(
     params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
 ) -> tuple[jax.Array, Carry]:
     """Return the logits after the last token, float32 [B, V], and the carry."""
-    hidden_BTF, carry = model.apply({"params": params}, tokens_BT, carry, positions="last")
-    logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
-    return logits_BTV[:, -1].astype(jnp.float32), carry
+    hidden_B1F, carry = model.apply({"params": params}, tokens_BT, carry, positions="last")
+    logits_B1V: Any = model.apply({"params": params}, hidden_B1F, method="logits")
+    return logits_B1V[:, -1].astype(jnp.float32), carry
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -383,12 +390,15 @@ def _generate(
     draw: Draw,
     length: int,
 ) -> jax.Array:
-    """Read the prompt in one pass, then draw one token per iteration of a scan."""
+    """Return the generated tokens, [B, length].
+
+    The prompt is read in one pass. Then each iteration of a scan draws one token.
+    """
 
     def step(
-        loop: tuple[jax.Array, Carry], uniform_2B: jax.Array
+        state: tuple[jax.Array, Carry], uniform_2B: jax.Array
     ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
-        logits_BV, carry = loop
+        logits_BV, carry = state
         token_B = draw(logits_BV, uniform_2B)
         return _last_logits(params, token_B[:, None], carry, model), token_B
 

@@ -1,4 +1,4 @@
-"""The n-gram: trained by counting, asked like every other model."""
+"""The n-gram model, which is trained by counting."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,14 @@ MAX_ORDER = 9
 
 @dataclass(frozen=True)
 class NGram(LanguageModel):
-    """An n-gram model (Shannon 1948) of any smoothing in SMOOTHINGS, or read from an ARPA file.
+    """An n-gram model (Shannon 1948), counted with smoothing, or read from an ARPA file.
 
         P(w_t | w_1 ... w_{t-1}) = P(w_t | w_{t-n+1} ... w_{t-1}),   n = order
 
     Its parameters are `jaxlm.ngrams.tables.Tables`, a back-off model. The carry is the last n - 1
     tokens, int64 [B, n-1]: the id of a token, V = vocab_size for the start of a line, and -1 where
-    there is no token. Without `stream`, a context starts anew after `start_id` (the token that ends
-    a line). With `stream`, `start_id` is a token like any other.
+    there is no token. Without `stream`, no context reaches back beyond `start_id` (the token that
+    ends a line). With `stream`, `start_id` is a token like any other.
 
     Example:
       >>> NGram(vocab_size=7, order=3).window
@@ -78,39 +78,43 @@ class NGram(LanguageModel):
     ) -> tuple[tuple[np.ndarray, ...], Carry]:
         contexts, carry = self._contexts(params, inputs_BT, carry)
         targets_BT = np.asarray(targets_BT)
-        contexts = [context_BT[:, 1:] for context_BT in contexts]
+        contexts = [context_BP[:, 1:] for context_BP in contexts]
         probability_BT, _ = params.score(contexts, targets_BT)
         log_prob_BT = _log(probability_BT)
         if not detail:
             return (log_prob_BT,), carry
         rank_BT = np.empty(targets_BT.shape, np.int64)
         entropy_BT = np.empty(targets_BT.shape)
-        for place in np.ndindex(*targets_BT.shape):
-            p_V, _ = params.distribution([int(context_BT[place]) for context_BT in contexts])
-            rank_BT[place] = 1 + np.count_nonzero(p_V > p_V[targets_BT[place]])
-            entropy_BT[place] = -p_V @ np.log(np.where(p_V > 0, p_V, 1))
+        for index in np.ndindex(*targets_BT.shape):
+            p_V, _ = params.distribution([int(context_BT[index]) for context_BT in contexts])
+            rank_BT[index] = 1 + np.count_nonzero(p_V > p_V[targets_BT[index]])
+            entropy_BT[index] = -p_V @ np.log(np.where(p_V > 0, p_V, 1))
         return (log_prob_BT, rank_BT, entropy_BT), carry
 
     def next_log_probs(
         self, params: Tables, tokens_BT: Any, carry: Carry = None
     ) -> tuple[np.ndarray, Carry]:
-        found, carry = self._last(params, tokens_BT, carry)
-        return np.stack([_log(p_V) for p_V, _ in found]), carry
+        distributions, carry = self._last(params, tokens_BT, carry)
+        return np.stack([_log(p_V) for p_V, _ in distributions]), carry
 
     def sources(self, params: Tables, tokens_1T: Any, words: Any) -> list[str]:
         """Return the order of the n-gram that gave each word its probability, such as "3-gram"."""
-        ((_, answered_V),), _ = self._last(params, tokens_1T, None)
-        return [f"{answered_V[word]}-gram" for word in words]
+        ((_, order_V),), _ = self._last(params, tokens_1T, None)
+        return [f"{order_V[word]}-gram" for word in words]
 
     def _last(
         self, tables: Tables, tokens_BT: Any, carry: Carry
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Carry]:
-        """Return P(w) after the last token of each row, and each word's order; and the carry."""
+        """Return the distributions after the last token of each row, and the carry.
+
+        The distribution of a row is P(w) of each word, [V], and the order of the n-gram that the
+        probability comes from, [V].
+        """
         carry = self.initial_carry(len(tokens_BT)) if carry is None else carry
         contexts, carry = self._contexts(tables, np.asarray(tokens_BT), carry)
         rows = range(len(carry))
         return [
-            tables.distribution([int(context_BT[row, -1]) for context_BT in contexts])
+            tables.distribution([int(context_BP[row, -1]) for context_BP in contexts])
             for row in rows
         ], carry
 
@@ -119,7 +123,8 @@ class NGram(LanguageModel):
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the ids of the contexts of 1 ... n - 1 tokens at each input, and the carry.
 
-        The ids are [B, 1 + T] for each length; column 0 is the context before the first input.
+        The ids are [B, 1 + T] for each length; column 0 is the context before the first input. In
+        the names of arrays, P is 1 + T positions, and S is the n - 1 + T tokens that are read.
         """
         tokens_BT = np.asarray(tokens_BT, np.int64)
         if not self.stream and self.start_id is not None:
@@ -142,6 +147,6 @@ class NGram(LanguageModel):
 
 
 def _log(probability: np.ndarray) -> np.ndarray:
-    # A word that a context never had before has probability 0 under maximum likelihood.
+    # Under maximum likelihood, a word that was not counted after a context has probability 0.
     with np.errstate(divide="ignore"):
         return np.log(probability)

@@ -16,17 +16,19 @@ from jaxlm.models.windows import prepend_context, sliding_windows
 class NPLM(NeuralModel):
     """Neural probabilistic language model (Bengio, Ducharme, Vincent & Jauvin 2003, section 2).
 
-        x = (C(w_{t-n+1}), ..., C(w_t))      the features of the last n = n_step words, side by side
+        x = (C(w_{t-n+1}), ..., C(w_t))      the features of the last n = n_step words, concatenated
         y = b + W x + U tanh(d + H x)        P(w_{t+1} | ...) = softmax(y)
 
     W exists with `direct` only. Beyond the paper, there can be more tanh layers:
 
         a¹ = tanh(d + H x)      aˡ = tanh(dˡ + Hˡ aˡ⁻¹)      with `residual` aˡ⁻¹ is added
 
-    With `layer_norm` these layers and the output read LN(aˡ⁻¹) (norms_l; Ba et al. 2016).
+    With `layer_norm` the further layers and the output read LN(aˡ⁻¹) (Ba et al. 2016).
 
-    Parameters: embedding C [V, D]; hidden H [n·D, H] and d; output [F, V] and b. The features F are
-    tanh(...), followed by x with `direct`, so the output kernel is U over W.
+    Parameters: embedding C [V, D]; hidden (the matrix H, [n·D, hidden_size], and d); hidden_1,
+    hidden_2, ... (Hˡ and dˡ of the further layers, l = 2, 3, ...); norms_0, norms_1, ... (the LN of
+    a¹, a², ...); output [F, V] and b. The output layer reads F features: the last aˡ, followed by x
+    with `direct`. So with `direct`, the output kernel is U with W below it.
 
     The carry is the last n_step - 1 tokens, int32 [B, N-1]; before the start of a text these are
     `start_id`. The paper counts the predicted word in n: its n = 5 is n_step = 4.
@@ -119,6 +121,7 @@ class NPLM(NeuralModel):
             seen_BS = seen_BS[:, -self.n_step :]
         words_BSD = self.drop(self.embedding(seen_BS), deterministic)
         shapes.check(words_BSD, "BSD", B=tokens_BT.shape[0], D=self.embedding_size)
+        # X: the concatenated features of n_step words.
         x_BTX = sliding_windows(words_BSD, self.n_step)
         parts: list[jax.Array] = []
         if self.hidden_size:

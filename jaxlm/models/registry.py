@@ -13,15 +13,13 @@ if TYPE_CHECKING:
 
 
 class ModelEntry(NamedTuple):
-    """A model by name.
-
-    target: the model's class, or where it is, such as "jaxlm.models.nplm:NPLM": then the class, and
-    with it JAX, is imported when it is first used. cell: the name in CELLS of the cell of a
-    recurrent model.
-    """
+    """An entry of MODELS: the class of a model, and the cell of a recurrent model."""
 
     target: str | type[LanguageModel]
+    """The class, or its module and name, such as "jaxlm.models.nplm:NPLM". A class that is given by
+    name is imported, and JAX with it, when it is first used."""
     cell: str | None = None
+    """Name in CELLS of the cell of a recurrent model; None for other models."""
 
     @property
     def kind(self) -> type[LanguageModel]:
@@ -29,8 +27,8 @@ class ModelEntry(NamedTuple):
         if not isinstance(self.target, str):
             return self.target
         module, _, name = self.target.partition(":")
-        kind: type[LanguageModel] = getattr(importlib.import_module(module), name)
-        return kind
+        model_class: type[LanguageModel] = getattr(importlib.import_module(module), name)
+        return model_class
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -38,7 +36,7 @@ class ModelEntry(NamedTuple):
         return model_settings(self.kind)
 
     def make(self, vocab_size: int, start_id: int | None, **settings: Any) -> LanguageModel:
-        """Return the model with these settings; a setting that is left out has its default."""
+        """Return the model with these settings. A setting that you leave out has its default."""
         fixed: dict[str, Any] = {}
         if self.cell is not None:
             from jaxlm.models.cells import CELLS
@@ -64,11 +62,11 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def register_model(name: str, model_class: type[LanguageModel]) -> None:
-    """Make a model of your own known by name.
+    """Register your own model class under a name.
 
-    Its runs can then be kept and loaded, and `--model NAME` trains it, with a flag for each field
-    of the class. For the commands, put the class and this call into a file, and give the file as
-    `--plugin FILE.py`.
+    Runs of the model can then be saved and loaded, and `--model NAME` trains it, with a flag for
+    each field of the class. For the commands, put the class and this call into a file, and give the
+    file as `--plugin FILE.py`.
 
     Example:
       >>> import jaxlm
@@ -77,7 +75,7 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
       >>> jaxlm.register_model("wider-nplm", WiderNPLM)
 
     Raises:
-      UserError: for a name that another class has, or a class that is no LanguageModel.
+      UserError: for a name that another class has, or a class that is not a LanguageModel.
     """
     if not (isinstance(model_class, type) and issubclass(model_class, LanguageModel)):
         raise UserError(f"register_model takes a subclass of LanguageModel, not {model_class!r}")
@@ -88,7 +86,7 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
 
 
 def register_cell(name: str, cell: "Cell") -> None:
-    """Make a cell of your own, and `Recurrent` with this cell as a model, known by name.
+    """Register your own cell under a name, and `Recurrent` with this cell as a model of that name.
 
     Example:
       >>> import jaxlm
@@ -98,7 +96,7 @@ def register_cell(name: str, cell: "Cell") -> None:
       >>> jaxlm.register_cell("my-cell", MyCell())
 
     Raises:
-      UserError: for a name that another cell or model has, or a value that is no Cell.
+      UserError: for a name that another cell or model has, or a value that is not a Cell.
     """
     from jaxlm.models.cells import CELLS, Cell
 
@@ -111,15 +109,18 @@ def register_cell(name: str, cell: "Cell") -> None:
     MODELS[name] = ModelEntry(_RECURRENT, name)
 
 
-def _same_source(one: type, other: type) -> bool:
-    """Return whether two classes are one: the same, or the same code run again in a notebook."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+def _same_source(first: type, second: type) -> bool:
+    """Return whether two classes have the same module and name.
+
+    If so, they are the same class, or a notebook has run the code of the class again.
+    """
+    return (first.__module__, first.__qualname__) == (second.__module__, second.__qualname__)
 
 
 def make_model(
     name: str, settings: Mapping[str, Any], vocab_size: int, start_id: int | None = None
 ) -> LanguageModel:
-    """Return the model called `name`.
+    """Return the model that is registered as `name`, with the given settings.
 
     Example:
       >>> make_model("nplm", {"n_step": 2, "hidden_size": 2}, vocab_size=7).n_step
@@ -127,10 +128,10 @@ def make_model(
 
     Args:
       name: a name in MODELS.
-      settings: values of the model's settings by name; the others have their defaults. Lists, which
-        JSON has in the place of tuples, become tuples.
+      settings: values of the model's settings by name. The other settings have their defaults.
+        Lists become tuples, because JSON stores a tuple as a list.
       vocab_size: number of tokens that the model knows.
-      start_id: id of the token that stands before a text; None if there is none.
+      start_id: id of the token before the first token of a text; None if there is none.
 
     Raises:
       UserError: for an unknown model or setting.
@@ -145,12 +146,13 @@ def make_model(
 
 def name_of(model: LanguageModel) -> str | None:
     """Return the name in MODELS of a model's class and cell; None if it is not registered."""
-    # RNN, GRU and LSTM are `Recurrent` with a cell, and nothing more.
-    kind = type(model).__dict__.get("stands_for", type(model))
+    # RNN, GRU and LSTM only set the cell of `Recurrent`, and are registered as `Recurrent`.
+    model_class = type(model).__dict__.get("stands_for", type(model))
     for name, entry in MODELS.items():
-        if isinstance(entry.target, str) and entry.target.partition(":")[2] != kind.__name__:
+        # Other names are skipped first, because `kind` imports the class.
+        if isinstance(entry.target, str) and entry.target.partition(":")[2] != model_class.__name__:
             continue
-        if entry.kind is not kind:
+        if entry.kind is not model_class:
             continue
         if entry.cell is None:
             return name
@@ -162,20 +164,20 @@ def name_of(model: LanguageModel) -> str | None:
 
 
 def describe_model(model: LanguageModel) -> tuple[str, dict[str, Any]]:
-    """Return the name and settings with which `make_model` makes the same model again.
+    """Return the name and settings from which `make_model` makes an equal model.
 
     Raises:
-      UserError: for a model that is not registered, which a run folder could not bring back.
+      UserError: for a model that is not registered, because its run could not be loaded.
     """
     name = name_of(model)
     if name is None:
-        what, call = type(model).__name__, "register_model"
+        description, register = type(model).__name__, "register_model"
         if hasattr(model, "cell") and type(model).__dict__.get("stands_for", type(model)) in {
             MODELS["lstm"].kind
         }:
-            what, call = f"{what} with {model.cell}", "register_cell"
+            description, register = f"{description} with {model.cell}", "register_cell"
         raise UserError(
-            f"{what} is not registered, so its run could not be loaded: call jaxlm.{call} first, "
-            f"or fit without `folder`"
+            f"{description} is not registered, so its run could not be loaded: call "
+            f"jaxlm.{register} first, or fit without `folder`"
         )
     return name, model.settings()

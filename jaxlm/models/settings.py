@@ -9,7 +9,7 @@ import textwrap
 import typing
 from typing import Any, NamedTuple
 
-# Fields that the library fills in: they are no settings of a user.
+# Fields that the library fills in. They are not settings of a user.
 NOT_SETTINGS = ("vocab_size", "start_id", "cell", "parent", "name")
 
 
@@ -49,9 +49,9 @@ def field_docs(dataclass: type, names: set[str]) -> dict[str, str]:
     A text of several lines becomes one line. Only the source of classes that declare one of these
     fields is read.
 
-    A class whose source cannot be read, such as one typed at a prompt, has no texts.
+    The text of a class whose source cannot be read is missing, such as a class typed at a prompt.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(dataclass.__mro__[:-1]):
         if not names & inspect.get_annotations(base).keys():
             continue
@@ -64,5 +64,5 @@ def field_docs(dataclass: type, names: set[str]) -> dict[str, str]:
             if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
                 continue
             if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[field.target.id] = " ".join(str(text.value.value).split())
-    return found
+                texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts

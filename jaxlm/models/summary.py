@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter by its path, without computing a value."""
+    """Return the shape of each parameter by its path, without computing the parameters."""
     tokens_BT = np.zeros((1, 2), np.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     shapes: dict[str, tuple[int, ...]] = {}
@@ -25,7 +25,8 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
     """Return a table of layers, with the shapes and the number of their parameters.
 
-    `layers` maps a prefix of parameter paths to a description of the layer, in the order of rows.
+    `layers` maps a prefix of parameter paths to a text that describes the layer. The table has a
+    row for each prefix, in the same order.
     """
     shapes = parameter_shapes(model)
     table = Table(title=f"{type(model).__name__}", title_justify="left", show_footer=True)

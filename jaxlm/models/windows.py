@@ -10,7 +10,7 @@ def prepend_context(
     """Return the carry's tokens followed by `tokens_BT`, [B, N + T], and the new carry [B, N].
 
     The carry holds the last N tokens that were read. `length` is the number of tokens of
-    `tokens_BT` that are read; None means all T.
+    `tokens_BT` that are read; None means all T. In the names of arrays, S is N + T.
 
     Example:
       >>> import jax.numpy as jnp
@@ -25,12 +25,12 @@ def prepend_context(
 
 
 def sliding_windows(words_BSD: jax.Array, n_step: int) -> jax.Array:
-    """Return the concatenated features of each n_step consecutive words.
+    """Return the concatenated features of each window of n_step consecutive words.
 
-    The result has shape [B, S - n_step + 1, n_step · D].
+    The result has the shape [B, S - n_step + 1, n_step · D].
     """
     positions = words_BSD.shape[1] - n_step + 1
-    # The layer above multiplies whole windows in one product. One product per position in the
-    # window would need no copy of the features, but takes 1.4 times as long (13 words, 256 -> 1024;
+    # The next layer multiplies whole windows in one product. One product for each of the n_step
+    # words would need no copy of the features, but takes 1.4 times as long (13 words, 256 -> 1024;
     # forward and backward, on a CPU).
     return jnp.concatenate([words_BSD[:, n : n + positions] for n in range(n_step)], axis=-1)

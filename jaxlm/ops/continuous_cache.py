@@ -17,6 +17,7 @@ def cache_log_probs(
         P_cache(w | h_t) = Σ_i [w_{i+1} = w] exp(θ h_t·h_i) / Σ_i exp(θ h_t·h_i)
 
     Both sums run over the W positions i before t. The word w_{i+1} followed the hidden state h_i.
+    In the names of arrays, I is the W + T positions, and J the values of θ.
 
     Source: Grave, Joulin & Usunier, "Improving neural language models with a continuous cache",
     2017, section 3.
@@ -26,8 +27,8 @@ def cache_log_probs(
       targets_T: the word that followed each of these positions, integers.
       memory_WF: hidden states of the W positions before them.
       words_W: the word that followed each position of the memory, integers.
-      filled: number of valid positions in the memory, a scalar. They are the last ones.
-      flatness_J: values of θ.
+      filled: number of valid positions in the memory, a scalar. The last positions are valid.
+      flatness_J: values of the flatness θ, float32. A larger θ gives more weight to similar states.
     Returns:
       float32 [J, T]. The value is -inf where the target followed none of the W positions, and where
       no position before t is valid.

@@ -10,9 +10,9 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
 
         nll = log Σ_v exp(y_v) - y_target          ∂nll/∂y = softmax(y) - onehot(target)
 
-    The logits may have any dtype; exponentials and sums are float32. The gradient compares an iota
-    with the target. Automatic differentiation of the lookup would scatter into a zero array, and
-    XLA can fuse the comparison into the softmax but not a scatter.
+    The logits may have any float dtype; exponentials and sums are float32. The gradient compares
+    the index of each word with the target. Automatic differentiation of the lookup would scatter
+    into an array of zeros. XLA can fuse the comparison into the softmax, but not a scatter.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,13 +37,14 @@ def _forward(
 
 def _backward(saved: tuple[jax.Array, ...], grad_BT: jax.Array) -> tuple[jax.Array, None]:
     logits_BTV, targets_BT, max_BT, log_sum_BT = saved
-    classes_V = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, logits_BTV.ndim - 1)
+    index_BTV = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, logits_BTV.ndim - 1)
     softmax_BTV = jnp.exp(_shifted(logits_BTV, max_BT) - log_sum_BT[..., None])
-    grad_BTV = (softmax_BTV - (classes_V == targets_BT[..., None])) * grad_BT[..., None]
+    grad_BTV = (softmax_BTV - (index_BTV == targets_BT[..., None])) * grad_BT[..., None]
     return grad_BTV.astype(logits_BTV.dtype), None
 
 
 def _shifted(logits_BTV: jax.Array, max_BT: jax.Array) -> jax.Array:
+    """Return the logits minus their maximum, float32."""
     return logits_BTV.astype(jnp.float32) - max_BT[..., None]
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def pack(kernel_DG: jax.Array, bias_G: jax.Array, recurrent_HG: jax.Array) -> jax.Array:
-    """Return W, b and U as the single parameter vector that cuDNN reads.
+    """Return the parameter vector that cuDNN reads, from W, b and U.
 
     The vector holds Wᵀ [G, D], Uᵀ [G, H], the input bias, and a recurrent bias of zeros. The order
     of the gates is i, f, g, o, as in PyTorch.
@@ -24,8 +24,8 @@ def lstm(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Run an LSTM over time with cuDNN.
 
-    Call it only if `machine.cudnn_is_here()` is true: elsewhere JAX cannot trace it. Products are
-    float32, or TF32 where JAX's matmul precision allows it.
+    Call it only if `machine.cudnn_is_here()` is true; without cuDNN, JAX cannot trace it. Products
+    are float32, or TF32 where JAX's matmul precision allows it.
 
     Args:
       x_BTD: the layer's input, float32.
@@ -42,12 +42,14 @@ def lstm(
     batch, time, inputs = x_BTD.shape
     h_1BH, c_1BH = (part[None] for part in carry)
     lengths_B = jnp.full((batch,), time if length is None else length, jnp.int32)
-    weights = pack(kernel_DG, bias_G, recurrent_HG)
+    # M: all parameters in one vector.
+    weights_M = pack(kernel_DG, bias_G, recurrent_HG)
+    # One layer, dropout rate 0, not bidirectional.
     h_BTH, h_1BH, c_1BH = rnn.lstm(
         x_BTD,
         h_1BH,
         c_1BH,
-        weights,
+        weights_M,
         lengths_B,
         inputs,
         recurrent_HG.shape[0],

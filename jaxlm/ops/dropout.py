@@ -6,15 +6,16 @@ import jax.numpy as jnp
 from jaxlm.ops.static import is_static
 
 # A mask takes 16 random bits per element, half as many as a float32 would take. So a rate is
-# rounded to a multiple of 1 / RATE_STEPS. The mask is scaled by the rounded rate, so its mean is
-# exactly 1.
+# rounded to a multiple of 1 / RATE_STEPS. The scale of the mask is computed from the rounded rate,
+# so the expected value of an element is 1.
 RATE_STEPS = 1 << 16
 
 
 def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
     """Return a float32 mask: 0 with probability `rate`, otherwise 1 / (1 - rate).
 
-    The mean of the mask is 1, so evaluation needs no scaling (inverted dropout).
+    The expected value of an element is 1, so evaluation needs no scaling (inverted dropout). The
+    rate may be a number or a traced array.
 
     Source: Srivastava et al., "Dropout", 2014, section 10.
     """
@@ -56,9 +57,11 @@ def dropout(
 def drop_words(
     key: jax.Array, words_BTD: jax.Array, tokens_BT: jax.Array, vocab_size: int, rate: float
 ) -> jax.Array:
-    """Return word features with some words of the vocabulary set to 0 at all their positions.
+    """Return word features after dropout of whole words of the vocabulary.
 
-    The result is that of dropping whole rows of the embedding, without a pass over the embedding.
+    The features of a dropped word are 0 at all positions of the word. The features of the other
+    words are multiplied by 1 / (1 - rate). The result equals dropout of whole rows of the
+    embedding, but needs no pass over the embedding.
 
     Source: Gal & Ghahramani 2016, section 4.2; Merity et al. 2018, section 4.3.
 

@@ -1,4 +1,4 @@
-"""The linear recurrence h_t = a_t ⊙ h_{t-1} + b_t, parallel in time, with its own gradient."""
+"""The linear recurrence h_t = a_t ⊙ h_{t-1} + b_t, parallel in time, with its own gradient rule."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,16 @@ def linear_recurrence(a_TBH: jax.Array, b_TBH: jax.Array, h_BH: jax.Array) -> ja
     """Return h_t of every time step, [T, B, H], where `h_BH` is the state before the first step.
 
         h_t = a_t ⊙ h_{t-1} + b_t
-        dh_t = (what came to h_t) + a_{t+1} ⊙ dh_{t+1}      da_t = dh_t ⊙ h_{t-1}      db_t = dh_t
+        dh_t = g_t + a_{t+1} ⊙ dh_{t+1}      da_t = dh_t ⊙ h_{t-1}      db_t = dh_t
 
-    In the gradient, (what came to h_t) is the gradient of the output h_t. The gradient is a linear
-    recurrence too, backwards in time.
+    Here g_t is the gradient with respect to the output h_t, and dh_t the gradient with respect to
+    h_t as output and as state. The gradient is a linear recurrence too, backwards in time.
 
     Two steps compose into one: h ↦ a₂ (a₁ h + b₁) + b₂ is the step (a₂ a₁, a₂ b₁ + b₂). Composition
     is associative, so an associative scan replaces T sequential steps by log T parallel rounds
-    (Blelloch 1990). A CPU has few cores, and runs the T steps in sequence. On two cores that takes
-    2.2 ms in place of 6.9 ms at [256, 32, 256], and 5 ms in place of 44 ms at [2048, 8, 256].
+    (Blelloch 1990). A CPU has few cores, and runs the T steps in sequence. On two cores, the
+    sequential scan takes 2.2 ms, and the associative scan 6.9 ms, at [T, B, H] = [256, 32, 256]. At
+    [2048, 8, 256] they take 5 ms and 44 ms.
 
     Example:
       >>> import jax.numpy as jnp
@@ -29,6 +30,7 @@ def linear_recurrence(a_TBH: jax.Array, b_TBH: jax.Array, h_BH: jax.Array) -> ja
 
 
 def _run(a_TBH: jax.Array, b_TBH: jax.Array, h_BH: jax.Array) -> jax.Array:
+    """Run the scan that is fastest on the platform."""
     return jax.lax.platform_dependent(
         a_TBH, b_TBH, h_BH, cpu=sequential_scan, default=parallel_scan
     )
@@ -47,9 +49,9 @@ def sequential_scan(a_TBH: jax.Array, b_TBH: jax.Array, h_BH: jax.Array) -> jax.
 
 def parallel_scan(a_TBH: jax.Array, b_TBH: jax.Array, h_BH: jax.Array) -> jax.Array:
     """Return h_t of every time step, computed by an associative scan."""
-    Steps = tuple[jax.Array, jax.Array]
+    Step = tuple[jax.Array, jax.Array]
 
-    def compose(first: Steps, second: Steps) -> Steps:
+    def compose(first: Step, second: Step) -> Step:
         return first[0] * second[0], second[0] * first[1] + second[1]
 
     b_TBH = b_TBH.at[0].add(a_TBH[0] * h_BH)

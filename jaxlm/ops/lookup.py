@@ -9,13 +9,15 @@ from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
 
 def look_up(table_VF: jax.Array, ids: jax.Array) -> jax.Array:
-    """Return the rows of a table at `ids`: [..., F] for ids [...]; [...] if the table is a vector.
+    """Return the rows of a table at `ids`, [..., F] for ids [...].
+
+    The table may also be a vector [V]; the result is then [...].
 
         dtable[v] = Σ_{i: id_i = v} dy_i
 
     Ids are from 0 to V - 1. An id of V or more gives NaN. A GPU adds to rows of memory in no fixed
-    order, so two runs with one seed would end with different parameters. There, the gradient uses
-    `ordered_segment_sum`.
+    order, so two runs with the same seed would end with different parameters. On a GPU, the
+    gradient therefore uses `ordered_segment_sum`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -66,9 +68,10 @@ def ordered_segment_sum(x_NF: jax.Array, ids_N: jax.Array, count: int) -> jax.Ar
 
     The result is [count, F]; for x [N] it is [count]. Ids outside of this range are ignored.
 
-    The x are sorted by id. A segmented prefix sum doubles its distance in each round: 1, 2, 4, ...
-    (Hillis & Steele, "Data parallel algorithms", 1986). The last element of each segment then has
-    the sum of the segment, and it alone is written.
+    The x are sorted by id, so the x of one id form a segment. A segmented prefix sum doubles its
+    distance in each round: 1, 2, 4, ... (Hillis & Steele, "Data parallel algorithms", 1986). The
+    last element of each segment then has the sum of the segment. Only this element is written to
+    the result.
 
     Example:
       >>> import jax.numpy as jnp
@@ -82,6 +85,7 @@ def ordered_segment_sum(x_NF: jax.Array, ids_N: jax.Array, count: int) -> jax.Ar
     distance = 1
     while distance < tokens:
         same_id_N = (index_N >= distance) & (ids_N == jnp.roll(ids_N, distance))
+        # [N] if x is [N].
         same_id_N1 = same_id_N.reshape(-1, *[1] * (x_NF.ndim - 1))
         sum_NF = sum_NF + jnp.where(same_id_N1, jnp.roll(sum_NF, distance, axis=0), 0)
         distance *= 2
@@ -90,5 +94,5 @@ def ordered_segment_sum(x_NF: jax.Array, ids_N: jax.Array, count: int) -> jax.Ar
     # The other elements get distinct rows beyond the end, which are dropped. Each row is written at
     # most once, so the order of the writes does not matter.
     rows_N = jnp.where(is_written_N, ids_N, count + index_N)
-    zeros = jnp.zeros((count, *x_NF.shape[1:]), x_NF.dtype)
-    return zeros.at[rows_N].set(sum_NF, mode="drop", unique_indices=True)
+    zeros_VF = jnp.zeros((count, *x_NF.shape[1:]), x_NF.dtype)
+    return zeros_VF.at[rows_N].set(sum_NF, mode="drop", unique_indices=True)

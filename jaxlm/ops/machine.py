@@ -15,39 +15,40 @@ import jax
 import jax.numpy as jnp
 
 TIME_LOOPS = ("auto", "scan", "fused", "cudnn")
-# Up to this many steps the loop over time is unrolled: for the lecture's two words a loop costs
-# more than its body.
+# Up to this many time steps, the loop over time is unrolled. For so few time steps, a loop takes
+# longer than its body.
 UNROLLED_STEPS = 4
-# Time steps in one iteration of the compiled loop. On a GPU a step is about ten kernels of 2 µs
-# each, however little they do, and the steps of one iteration share some of them. On an H100 a
-# train step of three layers of 1150 units, 20 streams and 70 words took 17.9 ms with one step per
-# iteration and 11.0 ms with seven; with ALIGNMENT it took 8.3 ms with 14 or 28.
+# Time steps in one iteration of the compiled loop. On a GPU a time step is about ten kernels of at
+# least 2 µs each, and the time steps of one iteration share some of them. On an H100 a train step
+# of three layers of 1150 units, 20 streams and 70 words took 17.9 ms with one time step per
+# iteration and 11.0 ms with seven. With ALIGNMENT it took 8.3 ms with 14 or 28.
 STEPS_PER_ITERATION = {"gpu": 14}
-# The width of a matrix should be a multiple of this. A GPU's matrix units read rows that begin at
-# multiples of 16 bytes: XLA pads other rows, inside the loop if the product is there (a third of
-# the train step above), or takes a slower kernel.
+# The number of elements in a matrix row should be a multiple of this. A GPU's matrix units read
+# rows that begin at multiples of 16 bytes. XLA pads other rows, or takes a slower kernel. If the
+# product is inside the loop, XLA pads in each iteration (a third of the train step above).
 ALIGNMENT = {"gpu": 8}
-# The dtype of products where the user asks for none; float32 on the other platforms.
+# The default dtype of products; float32 on the other platforms.
 DTYPE = {"tpu": "bfloat16"}
 # JAX's names for the precision of a product of float32 numbers. JAX's default is TF32 on a GPU
 # (10 bits of mantissa where float32 has 23), and bfloat16 on a TPU (7 bits).
 PRECISION = {"float32": "float32", "tf32": "tensorfloat32"}
-# Without gradients the output layer handles this many words at a time, so that the logits stay in
-# a CPU's cache.
+# Without gradients, the output layer handles this many words at a time, so that the logits stay in
+# a CPU's cache. Other platforms use WORDS_WITH_GRADIENT.
 WORDS_WITHOUT_GRADIENT = {"cpu": 2048}
-# Words in one product of the output layer. With longer rows of logits, the neighbours of a row lie
-# on other memory pages, and products that read down the rows run at half the speed: 450 ms for
-# 223 ms at 33,278 words.
+# Largest number of words in one product of the output layer, with gradients. With longer rows of
+# logits, neighbours in a column lie on different memory pages, and products that read down the
+# columns take twice as long: 450 ms in place of 223 ms at 33,278 words.
 WORDS_WITH_GRADIENT = 7168
-# XLA's float32 CPU products through YNNPACK (jaxlib 0.10) copy the matrix on every call, which a
-# product with a few rows does not pay back: with them, a 650-unit LSTM generates 20 streams in
-# 1193 ms, without them in 983 ms. In bfloat16 the YNNPACK products are faster (746 ms for 1104 ms).
-# YNNPACK keeps the sums (reductions): they save a tenth of the time at 200 units.
+# XLA's float32 CPU products through YNNPACK (jaxlib 0.10) copy the matrix on every call. For a
+# product with a few rows, the copy takes longer than YNNPACK saves: a 650-unit LSTM generates 20
+# streams in 1193 ms with YNNPACK, and in 983 ms without. In bfloat16, YNNPACK's products are faster
+# (746 ms in place of 1104 ms). This option uses YNNPACK for sums (reductions) only, which saves a
+# tenth of the time at 200 units.
 SMALL_BATCH = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 # On a GPU, XLA times several kernels for a product and takes the fastest, which differs between
-# processes, and it adds to rows of memory in no fixed order. With this option one seed gives the
-# same bytes in every process. On an H200 a train step of two layers of 650 units then takes 2.6 ms
-# in place of 2.14 ms, and compiles in 7 s in place of 10 s.
+# processes. It also adds to rows of memory in no fixed order. With this option, the same seed gives
+# the same bytes in every process. On an H200, a train step of two layers of 650 units then takes
+# 2.6 ms in place of 2.14 ms, and compiles in 7 s in place of 10 s.
 DETERMINISTIC = {"gpu": {"xla_gpu_deterministic_ops": True}}
 
 _target: ContextVar[str | None] = ContextVar("target", default=None)
@@ -60,7 +61,10 @@ def platform() -> str:
 
 @contextlib.contextmanager
 def compiling_for(name: str) -> Iterator[None]:
-    """Within this context, programs are lowered for platform `name`, which may be elsewhere."""
+    """Return a context in which programs are lowered for platform `name`.
+
+    This machine need not have the platform.
+    """
     token = _target.set(name)
     try:
         yield
@@ -98,7 +102,7 @@ def current_precision() -> str | None:
 
 
 def tf32_note(dtype: str) -> str:
-    """Return why products will not be in `dtype`, or an empty text if they will be."""
+    """Return a warning if this platform has no TF32 and `dtype` asks for it, else an empty text."""
     missing = dtype == "tf32" and platform() == "cpu"
     return "`dtype` tf32: a CPU has no TF32; float32 is used instead" if missing else ""
 
@@ -108,7 +112,9 @@ def choose_time_loop(
 ) -> str:
     """Return how a recurrent layer runs over time: "scan", "fused", "cudnn" or "parallel".
 
-    "auto" is "scan" for a few time steps, which are unrolled, and "fused" for more. "fused" is
+    "scan" is `nn.scan`. The other names are keys of TIME_LOOP_FUNCTIONS in
+    `models.recurrent.layer`. "auto" is "scan" for up to UNROLLED_STEPS time steps, which are
+    unrolled, and "fused" for more. "fused" is
     faster than cuDNN on a GPU too: on an H100 a train step of two layers of 650 units took 2.4 ms
     (cuDNN 4.9 ms); of three layers of 1150 units, in batches of 20 and 80, 8.3 and 18.2 ms (cuDNN
     18.6 and 32.4 ms). "cudnn" becomes "fused" where cuDNN cannot run; `fallback_note` says why.
@@ -158,18 +164,18 @@ def steps_per_iteration() -> int:
 
 
 def aligned(size: int) -> int:
-    """Return the smallest size from `size` on with which products are fast."""
+    """Return the smallest number of elements, at least `size`, with which products are fast."""
     multiple = ALIGNMENT.get(platform(), 1)
     return -(-size // multiple) * multiple
 
 
 def words_per_slice() -> int:
-    """Return how many words the output layer handles at a time where there are no gradients."""
+    """Return the number of words that the output layer handles at a time, without gradients."""
     return WORDS_WITHOUT_GRADIENT.get(platform(), WORDS_WITH_GRADIENT)
 
 
 def must_materialise_transpose(dtype: Any) -> bool:
-    """Return whether a transposed first operand must be copied before a product in `dtype`.
+    """Return whether a transposed first operand must be materialised before a product in `dtype`.
 
     XLA's bfloat16 CPU products cannot read a transposed first operand. They fall back to float32,
     at half the speed.
@@ -178,22 +184,22 @@ def must_materialise_transpose(dtype: Any) -> bool:
 
 
 def scatter_add_is_ordered() -> bool:
-    """Return whether adding to the rows of an array has a fixed order; on a GPU it has none."""
+    """Return whether a scatter-add to the rows of an array has a fixed order of summation."""
     return platform() != "gpu"
 
 
 def deterministic_options() -> dict[str, Any]:
-    """Return compiler options with which a program's gradients are the same bytes each time."""
+    """Return compiler options that make gradients the same bytes in each process."""
     return DETERMINISTIC.get(platform(), {})
 
 
 def small_batch_options(dtype: str) -> dict[str, str]:
-    """Return compiler options for a program whose products in `dtype` have few rows."""
+    """Return compiler options for a program whose products, in `dtype`, have few rows."""
     return {} if dtype == "bfloat16" else supported_options(SMALL_BATCH)
 
 
 def supported_options(options: dict[str, str]) -> dict[str, str]:
-    """Return those CPU compiler options that the installed XLA supports; none off a CPU.
+    """Return the options that the installed XLA supports on a CPU; none on other platforms.
 
     An unsupported option makes a compilation fail, and XLA has no list of options. So an empty
     program is compiled with each option, once per process.
@@ -215,16 +221,19 @@ def _is_supported(name: str, value: str) -> bool:
 
 
 def jit_with(
-    options: Callable[[], dict[str, Any]], function: Callable[..., Any], **how: Any
+    options: Callable[[], dict[str, Any]], function: Callable[..., Any], **jit_options: Any
 ) -> Callable[..., Any]:
-    """Return `jax.jit(function, **how)` with compiler options that depend on the platform.
+    """Return `jax.jit(function, **jit_options)` with compiler options that depend on the platform.
 
-    `options` is called when the function is, not on import: the platform is known only then.
+    `options` returns the compiler options. It is called when the function is first called on a
+    platform, not on import, because the platform is known only then. The function takes positional
+    arguments only.
     """
 
     @functools.cache
     def compiled_for(name: str) -> Any:
-        return jax.jit(function, compiler_options=options(), **how)
+        # `options` depends on the platform `name`.
+        return jax.jit(function, compiler_options=options(), **jit_options)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:

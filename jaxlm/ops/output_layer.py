@@ -22,13 +22,13 @@ from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 # there are features, because each chunk reads the output matrix and adds to its whole gradient.
 # Measured at 10,000 and 33,278 words and 200 to 1024 features.
 CHUNK_TOKENS = 320
-# Tokens in a chunk if only the first tokens are valid. Up to one chunk of invalid tokens is
-# computed in vain, so these chunks are small.
+# Tokens in a chunk if only the first tokens are valid (`num_valid`). The last computed chunk may
+# consist mostly of invalid tokens, so these chunks are small.
 CHUNK_TOKENS_MASKED = 64
 # Tokens in a chunk if no gradient is computed. The logits of a vocabulary slice are then reduced at
-# once, and not kept. A slice has few words, so that its logits stay in a CPU's cache, and a chunk
-# has many tokens. Each call of a program gets new memory, and the first write to 30 MB takes a CPU
-# 15 ms.
+# once, and not stored. A slice has few words, so that its logits stay in a CPU's cache, and a chunk
+# has many tokens. Larger logits would cost time: each call of a program gets new memory, and the
+# first write to 30 MB takes a CPU 15 ms.
 CHUNK_TOKENS_WITHOUT_GRADIENT = 1024
 
 # Axes of hidden, kernel, bias, targets and weights, for sharding over devices.
@@ -83,7 +83,8 @@ def output_cross_entropy(
       weights_N: weight of each token in the sum, float32.
       dtype: dtype of the operands of the products.
       num_valid: number of valid tokens, int32 scalar; None if all are valid. Valid tokens come
-        first. Later chunks are skipped, with nll 0. The weights of invalid tokens must be 0.
+        first. Chunks after them are skipped. The weights of invalid tokens must be 0, and their nll
+        has no meaning (0 in a skipped chunk).
     Returns:
       The weighted sum, a float32 scalar, and the nll of each token, float32 [N].
     """
@@ -110,8 +111,8 @@ def _output_cross_entropy(
 
 
 Statistics = tuple[jax.Array, jax.Array, jax.Array]
-"""max, Σ exp(y - max) and y_target of each token over a vocabulary slice; [C] of one chunk, or
-[K, C] of all chunks. y_target is 0 if the slice does not contain the target."""
+"""max, Σ exp(y - max) and y_target of each token over a vocabulary slice: [C] for the C tokens of a
+chunk, or [K, C] for all K chunks. y_target is 0 if the slice does not contain the target."""
 
 
 def _values(
@@ -141,6 +142,7 @@ def _values(
     width = min(vocab_size, -(-vocab_size // slices // 16) * 16)
 
     def slice_statistics(start: Any, size: int) -> Statistics:
+        """Return the statistics of all chunks over words `start` to `start + size`."""
         # XLA copies a slice of the matrix before a product. Here it is copied once for all chunks.
         kernel_FW = jax.lax.dynamic_slice_in_dim(kernel_FV, start, size, axis=1).astype(dtype)
         bias_W = jax.lax.dynamic_slice_in_dim(bias_V, start, size)
@@ -184,14 +186,15 @@ def _values(
 
 
 def _take_or_zero(y_CW: jax.Array, column_C: jax.Array) -> jax.Array:
-    """Return y at a column of each row; 0 where the row has no such column."""
+    """Return y at a column of each row; 0 where the column is outside of the row."""
     inside_C = (column_C >= 0) & (column_C < y_CW.shape[-1])
     value_C = jnp.take_along_axis(y_CW, column_C[:, None], axis=-1, mode="clip")[:, 0]
     return jnp.where(inside_C, value_C, 0.0)
 
 
 VocabularySlices = list[tuple[Any, jax.Array, jax.Array]]
-"""(first word, U [F, W], b [W]) of consecutive slices, which cover all words of a device."""
+"""(id of the first word, U [F, W], b [W]) of consecutive slices of W words. Together they contain
+all words of a device."""
 
 
 def _vocabulary_slices(
@@ -213,7 +216,10 @@ def _vocabulary_slices(
 
 
 def _chunks(length: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Return the arrays in chunks of about `length` tokens, [K, C, ...], with zeros at the end."""
+    """Return the arrays [N, ...] in K chunks of about `length` tokens, [K, C, ...].
+
+    The last chunk is padded with zeros.
+    """
     tokens = len(arrays[0])
     chunks = max(1, round(tokens / length))
     length = -(-tokens // chunks)
@@ -253,7 +259,7 @@ def _sum_and_stack(body: Any, chunks: tuple[jax.Array, ...], num_valid: jax.Arra
     def step(index: jax.Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
         sums, stacked = state
         sums, outputs = add(sums, jax.tree.map(lambda array: array[index], chunks))
-        return sums, jax.tree.map(lambda all_, new: all_.at[index].set(new), stacked, outputs)
+        return sums, jax.tree.map(lambda stack, new: stack.at[index].set(new), stacked, outputs)
 
     valid_chunks = -(-num_valid // chunks[0].shape[1])
     return jax.lax.fori_loop(0, valid_chunks, step, (zeros, stacked))
@@ -306,7 +312,10 @@ def _values_and_gradients(
     targets_N: jax.Array,
     weights_N: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    """Return (Σ weight · nll, every nll) and the gradients by hidden, kernel and bias."""
+    """Return (Σ weight · nll, every nll), and the gradients of the sum.
+
+    The gradients are with respect to hidden, kernel and bias.
+    """
     slices = _vocabulary_slices(kernel_FV.astype(dtype), bias_V, sharded)
     Gradients = list[tuple[jax.Array, jax.Array]]
 

@@ -10,7 +10,7 @@ def activation_penalty(hidden_BTF: jax.Array, shares_BT: jax.Array) -> jax.Array
         Σ_bt share · mean_f h²
 
     The paper adds α times this value to the loss, where h is the last layer's output after dropout.
-    `shares_BT` has each position's share of the loss; with 1 / (B T) the penalty is a plain mean.
+    `shares_BT` is each position's weight in the loss; with 1 / (B T) the penalty is a plain mean.
 
     Source: Merity, McCann & Socher, "Revisiting activation regularization for language RNNs", 2017,
     section 3.1.
@@ -34,4 +34,5 @@ def temporal_penalty(hidden_BTF: jax.Array, shares_BT: jax.Array) -> jax.Array:
 
 
 def _mean_square(x_BTF: jax.Array) -> jax.Array:
+    """Return the mean of x² over the features, float32 [B, T]."""
     return jnp.mean(jnp.square(x_BTF.astype(jnp.float32)), axis=-1)

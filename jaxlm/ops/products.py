@@ -13,8 +13,8 @@ from jaxlm.ops.machine import (
     must_materialise_transpose,
 )
 
-# Rows of ones below a transposed matrix, so that XLA's CPU compiler does not fuse the transpose
-# into the product. Any number of rows has this effect.
+# Number of rows of ones (E) below a transposed matrix. With them, XLA's CPU compiler does not fuse
+# the transpose into the product. Any number of rows has this effect.
 EXTRA_ROWS = 8
 
 
@@ -30,11 +30,11 @@ class Compute(NamedTuple):
 
     @classmethod
     def now(cls, dtype: Any) -> "Compute":
-        """Return operands of `dtype`, with the precision of the context that is active."""
+        """Return the settings for operands of `dtype`, with the precision of the active context."""
         return cls(dtype, current_precision())
 
     def context(self) -> Any:
-        """Return the context in which the products have this precision."""
+        """Return a context in which products have this precision."""
         return matmul_precision(self.precision)
 
 
@@ -83,11 +83,9 @@ def product_by_transposed(a_NO: jax.Array, b_FO: jax.Array) -> jax.Array:
 
 def transposed_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
     """Return aᵀ b, float32."""
-    return (
-        product(a_NF.T, b_NO)
-        if not must_materialise_transpose(a_NF.dtype)
-        else _materialised_product(a_NF, b_NO)[:-EXTRA_ROWS]
-    )
+    if must_materialise_transpose(a_NF.dtype):
+        return _materialised_product(a_NF, b_NO)[:-EXTRA_ROWS]
+    return product(a_NF.T, b_NO)
 
 
 def transposed_product_and_sum(
@@ -101,6 +99,7 @@ def transposed_product_and_sum(
     if not must_materialise_transpose(dtype):
         return transposed_product(*operands), b_NO.sum(0)
     # The extra rows of ones give the sum at no further cost, and b is not needed in float32.
+    # R: the F rows of the product, and the extra rows.
     product_RO = _materialised_product(*operands)
     return product_RO[:-EXTRA_ROWS], product_RO[-1]
 
@@ -116,44 +115,50 @@ def _materialised_product(a_NF: jax.Array, b_NO: jax.Array) -> jax.Array:
 
 
 def project(x_NF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
-    """Return x W, float32, with operands in `dtype` and float32 sums, in the gradients too.
+    """Return x W, float32, with operands in `dtype` and float32 sums.
 
-    y = x W      dx = dy Wᵀ      dW = xᵀ dy
+        y = x W      dx = dy Wᵀ      dW = xᵀ dy
+
+    The products of the gradients have operands in `dtype` and float32 sums too.
     """
-    dtypes = _Dtypes(jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype, current_precision())
-    return _project(dtypes, *pad_operands(x_NF, kernel_FO))
+    settings = _Settings(jnp.dtype(dtype), x_NF.dtype, kernel_FO.dtype, current_precision())
+    return _project(settings, *pad_operands(x_NF, kernel_FO))
 
 
-class _Dtypes(NamedTuple):
-    """The dtypes of the products' operands, of x and of the kernel; precision of the products."""
+class _Settings(NamedTuple):
+    """The static arguments of `project`."""
 
     operands: Any
+    """dtype of the products' operands."""
     x: Any
+    """dtype of x, and of its gradient."""
     kernel: Any
+    """dtype of the kernel, and of its gradient."""
     precision: str | None
+    """JAX's name for the precision of the products."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _project(dtypes: _Dtypes, x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
-    return product(x_NF.astype(dtypes.operands), kernel_FO.astype(dtypes.operands))
+def _project(settings: _Settings, x_NF: jax.Array, kernel_FO: jax.Array) -> jax.Array:
+    return product(x_NF.astype(settings.operands), kernel_FO.astype(settings.operands))
 
 
 def _forward(
-    dtypes: _Dtypes, x_NF: jax.Array, kernel_FO: jax.Array
+    settings: _Settings, x_NF: jax.Array, kernel_FO: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    operands = x_NF.astype(dtypes.operands), kernel_FO.astype(dtypes.operands)
-    with matmul_precision(dtypes.precision):
+    operands = x_NF.astype(settings.operands), kernel_FO.astype(settings.operands)
+    with matmul_precision(settings.precision):
         return product(*operands), operands
 
 
 def _backward(
-    dtypes: _Dtypes, saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
+    settings: _Settings, saved: tuple[jax.Array, jax.Array], dy_NO: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x_NF, kernel_FO = saved
-    dy_NO = dy_NO.astype(dtypes.operands)
-    with matmul_precision(dtypes.precision):
-        dx_NF = product_by_transposed(dy_NO, kernel_FO).astype(dtypes.x)
-        return dx_NF, transposed_product(x_NF, dy_NO).astype(dtypes.kernel)
+    dy_NO = dy_NO.astype(settings.operands)
+    with matmul_precision(settings.precision):
+        dx_NF = product_by_transposed(dy_NO, kernel_FO).astype(settings.x)
+        return dx_NF, transposed_product(x_NF, dy_NO).astype(settings.kernel)
 
 
 _project.defvjp(_forward, _backward)

@@ -13,27 +13,25 @@ import jax.numpy as jnp
 
 from jaxlm.ops.machine import steps_per_iteration
 from jaxlm.ops.products import Compute, product, transposed_product
-from jaxlm.ops.recurrence import scan_over_time
-
-Carry = tuple[jax.Array, ...]
+from jaxlm.ops.recurrence import Carry, scan_over_time
 
 
 class Multiply(Protocol):
-    """multiply(name, a_BF) returns a times the matrix `name`, float32 [B, O].
+    """A function: multiply(name, a_BF) returns a times the matrix `name`, float32 [B, O].
 
-    A step may use each name only once.
+    A step must use each name exactly once.
     """
 
     def __call__(self, name: str, a_BF: jax.Array) -> jax.Array: ...
 
 
 Step = Callable[[Multiply, Carry, Any], Carry]
-"""step(multiply, carry, inputs_t) -> carry. The carry's first array is the hidden state. A step is
-hashable."""
+"""step(multiply, carry, inputs_t) -> carry. `inputs_t` are the inputs of one time step. The carry's
+first array is the hidden state. A step is hashable."""
 
 
 def plain_product(kernel_FO: jax.Array, a_BF: jax.Array, dtype: Any) -> jax.Array:
-    """Return a U with operands in `dtype` and float32 sums."""
+    """Return the product a U, float32, for U `kernel_FO`, with operands in `dtype`."""
     return product(a_BF.astype(dtype), kernel_FO.astype(dtype))
 
 

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 from jaxlm.ops.products import Compute, product, product_by_transposed, transposed_product
 
 # The backward loop reads a transposed copy of the recurrent matrix if the matrix has at most this
-# many elements. A larger matrix does not stay in a core's cache, and is read faster without the
-# copy (measured: 200x800 and 256x1024 gain from the copy, 650x2600 does not).
+# many elements. A larger matrix does not stay in a core's cache, and the product is faster without
+# the copy (measured: 200x800 and 256x1024 are faster with the copy, 650x2600 is not).
 LARGEST_TRANSPOSED = 1 << 19
 # Name of the time loops in compiled programs.
 TIME_SCOPE = "over_time"
 
 Carry = tuple[jax.Array, ...]
+"""The state: arrays [B, H]. The hidden state comes first."""
 Step = Callable[[Carry, jax.Array, jax.Array], Carry]
 """step(carry, x_BG, u_BG) -> carry, elementwise in the batch. The carry's first array is the hidden
 state. A step is hashable."""
@@ -43,11 +44,11 @@ def recurrence(
     """Run a cell over time with a hand-written gradient.
 
         u_t = (m_t ⊙ h_{t-1}) U (+ bias)          carry_t = step(carry_{t-1}, x_t, u_t)
-        dU = Σ_t (m_t ⊙ h_{t-1})ᵀ du_t    dh_{t-1} = m_t ⊙ du_t Uᵀ + (what the step passes back)
+        dU = Σ_t (m_t ⊙ h_{t-1})ᵀ du_t    dh_{t-1} = m_t ⊙ du_t Uᵀ + (the step's gradient)
 
-    In dh_{t-1}, (what the step passes back) is the gradient that reaches h_{t-1} through the carry,
-    without the product. Values and gradients equal the values and gradients of `jax.lax.scan` over
-    the same step, up to the order of summation. Sums, gates and carry are float32.
+    The step's gradient reaches h_{t-1} as an element of carry_{t-1}, and not through u_t. Values
+    and gradients equal the values and gradients of `jax.lax.scan` over the same step, up to the
+    order of summation. Sums, gates and carry are float32.
 
     Example:
       >>> import jax.numpy as jnp
@@ -65,7 +66,7 @@ def recurrence(
       kernel_HG: recurrent matrix U, float32.
       bias_G: recurrent bias, float32; None for a cell without it.
       mask: factor m of h, such as a dropout mask; None for 1. [B, H] is one mask per sequence
-        (Gal & Ghahramani 2016), [T, B, H] one mask per time step. It has no gradient.
+        (Gal & Ghahramani 2016), and [T, B, H] one mask per time step. Its gradient is not computed.
       valid_T: bool; a step where it is False leaves the carry unchanged. None if all are valid.
       dtype: dtype of the operands of the products.
       additive: whether the cell uses x and u only as their sum. If so, the forward loop stores the
@@ -127,12 +128,15 @@ def where_valid(valid: jax.Array | None, new: Any, old: Any) -> Any:
 
 
 def _step_masks(mask: jax.Array | None) -> jax.Array | None:
-    """Return the per-step masks [T, B, H], or None if one mask serves the whole sequence."""
+    """Return the per-step masks [T, B, H]. None if there is one mask per sequence, or no mask."""
     return None if mask is None or mask.ndim == 2 else mask
 
 
 def _masked(h_BH: jax.Array, mask_BH: jax.Array | None, mask: jax.Array | None) -> jax.Array:
-    """Return h times the step's mask, else times the sequence's mask, else h."""
+    """Return h times the mask of the time step, or of the whole sequence, if there is one.
+
+    `mask_BH` is the mask of the time step, and `mask` the argument of `recurrence`.
+    """
     factor_BH = mask if mask_BH is None else mask_BH
     return h_BH if factor_BH is None else h_BH * factor_BH
 
@@ -140,6 +144,7 @@ def _masked(h_BH: jax.Array, mask_BH: jax.Array | None, mask: jax.Array | None) 
 def _recurrent_product(
     h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Array
 ) -> jax.Array:
+    """Return u = h U + bias, float32. A bias of size 0 stands for no bias."""
     u_BG = product(h_BH.astype(dtype), kernel_HG.astype(dtype))
     return u_BG + bias_G if bias_G.size else u_BG
 
@@ -228,8 +233,8 @@ def _gradients(
     dinitial, dgates = scan_over_time(body, dlast, inputs, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
     time, batch, width = du_TBG.shape
-    h_TBH = previous[0] if mask is None else previous[0] * mask
-    h_NH = h_TBH.reshape(time * batch, -1).astype(dtype)
+    masked_h_TBH = previous[0] if mask is None else previous[0] * mask
+    h_NH = masked_h_TBH.reshape(time * batch, -1).astype(dtype)
     du_NG = du_TBG.reshape(time * batch, width)
     dkernel_HG = transposed_product(h_NH, du_NG.astype(dtype))
     dbias_G = du_NG.sum(0) if bias_G.size else bias_G
@@ -247,8 +252,8 @@ def run_in_segments(
 ) -> tuple[jax.Array, Carry]:
     """Run a time loop in segments, and compute each segment again in the backward pass.
 
-    This is rematerialisation (Chen et al. 2016). Stored for the gradient are x, h, the carry
-    between segments, and the other arrays of a single segment. For an LSTM that is H + D numbers
+    This is rematerialisation (Chen et al. 2016). For the gradient, the loop stores x, h, the carry
+    between segments, and the other arrays of a single segment. For an LSTM these are H + D numbers
     per time step and row, in place of 6 H + D.
 
     Args:
@@ -264,6 +269,7 @@ def run_in_segments(
     segments = time // steps
 
     def body(carry: Carry, segment: Any) -> tuple[Carry, jax.Array]:
+        # S: the time steps of a segment. K: segments.
         h_SBH, carry = checkpointed(carry, segment)
         return carry, h_SBH
 
@@ -271,8 +277,10 @@ def run_in_segments(
         return x[: segments * steps].reshape(segments, steps, *x.shape[1:])
 
     carry, h_KSBH = jax.lax.scan(body, carry, jax.tree.map(split, inputs))
-    h_TBH = h_KSBH.reshape(segments * steps, *h_KSBH.shape[2:])
+    # M: the K · S time steps of all whole segments.
+    h_MBH = h_KSBH.reshape(segments * steps, *h_KSBH.shape[2:])
     if segments * steps == time:
-        return h_TBH, carry
-    rest_SBH, carry = checkpointed(carry, jax.tree.map(lambda x: x[segments * steps :], inputs))
-    return jnp.concatenate([h_TBH, rest_SBH]), carry
+        return h_MBH, carry
+    # R: the remaining time steps.
+    h_RBH, carry = checkpointed(carry, jax.tree.map(lambda x: x[segments * steps :], inputs))
+    return jnp.concatenate([h_MBH, h_RBH]), carry

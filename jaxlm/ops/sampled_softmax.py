@@ -20,10 +20,10 @@ def sampled_cross_entropy(
 ) -> jax.Array:
     """Return an estimate of each target's negative log-likelihood, float32 [N].
 
-    The estimate uses `words` words, drawn with replacement from the proposal distribution Q. All
-    tokens share the same sample.
+    The estimate uses S words, drawn with replacement from the proposal distribution Q. All tokens
+    share the same sample.
 
-        nll ≈ log(exp(y_t) + Σ_{s ≠ t} exp(y_s) / (S Q(s))) - y_t            S = `words`
+        nll ≈ log(exp(y_t) + Σ_{s ≠ t} exp(y_s) / (S Q(s))) - y_t            t: target
         Q(v) = log((v + 2) / (v + 1)) / log(V + 1)                           v = 0 ... V - 1
 
     The sum is an unbiased estimate of the sum over all words except the target. Its logarithm is
@@ -61,6 +61,6 @@ def sampled_cross_entropy(
     y_NS = jnp.matmul(hidden_NF, sampled_SF.T, preferred_element_type=jnp.float32)
     y_NS = y_NS + (look_up(bias_V, drawn_S) - log_q_S - np.log(words))
     y_NS = jnp.where(drawn_S == targets_N[:, None], -jnp.inf, y_NS)
-    y_N = jnp.einsum("nf,nf->n", hidden_NF, target_NF, preferred_element_type=jnp.float32)
-    y_N = y_N + look_up(bias_V, targets_N)
-    return jax.nn.logsumexp(jnp.hstack([y_N[:, None], y_NS]), axis=-1) - y_N
+    target_y_N = jnp.einsum("nf,nf->n", hidden_NF, target_NF, preferred_element_type=jnp.float32)
+    target_y_N = target_y_N + look_up(bias_V, targets_N)
+    return jax.nn.logsumexp(jnp.hstack([target_y_N[:, None], y_NS]), axis=-1) - target_y_N

@@ -12,15 +12,15 @@ import jax.numpy as jnp
 def uniforms(key: jax.Array, length: int, batch: int) -> jax.Array:
     """Return random numbers for `length` calls of `categorical`, [length, 2, B] in [0, 1).
 
-    `batch` is the number of rows, B. All numbers are drawn at once: on a CPU, starting a random
-    generator for each draw would take longer than the draw.
+    `batch` is B, the number of rows. All numbers are drawn at once. On a CPU, a random generator
+    for each draw would take longer than the draw.
     """
     keys = jax.random.split(key, length)
     return jax.vmap(lambda key: jax.random.uniform(key, (2, batch)))(keys)
 
 
 def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
-    """Sample one index per row with probability softmax(logits); return int32 [B].
+    """Return one index per row, sampled with probability softmax(logits), int32 [B].
 
     The method is inverse transform sampling in two levels. The words form about √V blocks. The
     first uniform number selects a block by the sums of the blocks, and the second selects a word in
@@ -39,26 +39,27 @@ def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
     count = -(-vocab_size // width)
     shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
     mass_BV = jnp.pad(jnp.exp(shifted_BV), ((0, 0), (0, count * width - vocab_size)))
+    # C blocks of W words.
     mass_BCW = mass_BV.reshape(batch, count, width)
     block_B = _inverse_cdf(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
     inside_BW = jnp.take_along_axis(mass_BCW, block_B[:, None, None], axis=1)[:, 0]
     return block_B * width + _inverse_cdf(inside_BW, uniform_2B[1])
 
 
-def _inverse_cdf(mass_BN: jax.Array, uniform_B: jax.Array) -> jax.Array:
+def _inverse_cdf(mass_BI: jax.Array, uniform_B: jax.Array) -> jax.Array:
     """Return the first index whose cumulative mass exceeds `uniform` times the total mass."""
-    sums_BN = jnp.cumsum(mass_BN, axis=-1)
+    sums_BI = jnp.cumsum(mass_BI, axis=-1)
     # An index without mass does not change the sum, so it is never the first to exceed the limit.
-    index_B = jnp.sum(sums_BN <= uniform_B[:, None] * sums_BN[:, -1:], axis=-1)
-    # By rounding, no sum may exceed the limit. Then the last index with mass is taken.
-    indices_N = jnp.arange(mass_BN.shape[-1])
-    last_B = jnp.max(jnp.where(mass_BN > 0, indices_N, 0), axis=-1)
+    index_B = jnp.sum(sums_BI <= uniform_B[:, None] * sums_BI[:, -1:], axis=-1)
+    # Rounding can make the limit as large as all sums. Then the last index with mass is taken.
+    indices_I = jnp.arange(mass_BI.shape[-1])
+    last_B = jnp.max(jnp.where(mass_BI > 0, indices_I, 0), axis=-1)
     return jnp.minimum(index_B, last_B).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnames="draw")
 def drawn(logits_BV: Any, uniform_2B: jax.Array, draw: Any) -> jax.Array:
-    """Return draw(logits_BV, uniform_2B), compiled: a token for each row, int32 [B]."""
+    """Run draw(logits_BV, uniform_2B) compiled; return a token for each row, int32 [B]."""
     tokens_B: jax.Array = draw(logits_BV, uniform_2B)
     return tokens_B
 
@@ -96,10 +97,11 @@ def filter_logits(
 
 @dataclass(frozen=True)
 class Sampler:
-    """Choose a token for each row: draw(logits_BV, uniform_2B) -> token_B, int32.
+    """A function that chooses a token for each row: sampler(logits_BV, uniform_2B) -> int32 [B].
 
-    At temperature 0 it is the most probable token. Otherwise it is a sample from the distribution
-    that `filter_logits` returns. `uniform_2B` are two random numbers per row from [0, 1).
+    At temperature 0 the token is the most probable token. Otherwise it is a sample from the
+    distribution that `filter_logits` returns. `uniform_2B` holds two random numbers from [0, 1) for
+    each row. See `filter_logits` for the fields.
     """
 
     temperature: float

@@ -124,7 +124,7 @@ def use_mesh(mesh: Mesh | None) -> Any:
 
 
 def shardings(mesh: Mesh, axes: Any) -> Any:
-    """Return the sharding on `mesh` for each Axes in a tree."""
+    """Return the sharding on `mesh` of each Axes in a tree, in the structure of the tree."""
     return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf)), axes, is_leaf=is_axes)
 
 
@@ -150,7 +150,7 @@ def put_on_mesh(mesh: Mesh | None, tree: Any, axes: Any) -> Any:
 
 
 def shapes_on_mesh(mesh: Mesh, tree: Any, axes: Any) -> Any:
-    """Return the shape, dtype and sharding that `put_on_mesh` would give each array of `tree`."""
+    """Return the shape, dtype and sharding of each array that `put_on_mesh` would return."""
 
     def shape(array: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
@@ -159,14 +159,14 @@ def shapes_on_mesh(mesh: Mesh, tree: Any, axes: Any) -> Any:
 
 
 def to_host(array: Any) -> np.ndarray:
-    """Return the whole array as a NumPy array, in each process if there are several."""
+    """Return the unsharded array as a NumPy array, in each process if there are several."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def gather(tree: Any) -> Any:
-    """Return the arrays of `tree`, each whole and on one device of this process."""
+    """Return the arrays of `tree`, each unsharded on one device of this process."""
 
     def gather_array(array: jax.Array) -> jax.Array:
         on_one_device = array.is_fully_addressable and len(array.sharding.device_set) == 1
@@ -176,9 +176,9 @@ def gather(tree: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """Constrain the arrays to be replicated on each device, inside a compiled function on a mesh.
+    """Return the arrays, constrained to be replicated on each device of the current mesh.
 
-    Outside of a mesh, return `tree`.
+    Call it inside a compiled function. Without a mesh, return `tree`.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
@@ -186,9 +186,11 @@ def replicate(tree: Any) -> Any:
 
 
 def put_like(tree: Any, template: Any) -> Any:
-    """Return whole arrays on the host, such as a checkpoint's, with the shardings of `template`.
+    """Return arrays that are unsharded on the host, with the shardings of `template`.
 
-    The arrays are copies in memory that JAX owns, so that a train step may donate it.
+    An example is the arrays of a checkpoint.
+
+    The arrays are copies in memory that JAX owns, so that a train step may donate them.
     """
 
     def put(host_array: Any, like: jax.Array) -> jax.Array:
@@ -203,7 +205,7 @@ def put_like(tree: Any, template: Any) -> Any:
 
 
 def block_if_needed(mesh: Mesh | None, arrays: Any) -> None:
-    """Wait until the arrays are computed, where a second program could cause a deadlock.
+    """Wait until the arrays are computed, if another program could cause a deadlock meanwhile.
 
     Two programs can wait for each other in two cases: with several processes, which communicate
     between programs, and with several virtual devices on one CPU, which share its threads.

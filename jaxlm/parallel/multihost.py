@@ -56,7 +56,7 @@ def join_processes(config: ProcessConfig) -> None:
 
 
 def is_first() -> bool:
-    """Return whether this is the first process, which writes the log and prints."""
+    """Return whether this is the first process, which writes the log and prints to the terminal."""
     return jax.process_index() == 0
 
 
@@ -72,12 +72,18 @@ def allgather_ints(values: Sequence[int]) -> np.ndarray:
 
 
 def run_on_first(function: Callable[[], None]) -> None:
-    """Run `function` on the first process only; if it raises UserError there, all processes do."""
-    refused: UserError | None = None
+    """Run `function` on the first process only.
+
+    All processes wait until it returns.
+
+    Raises:
+      UserError: in all processes, if `function` raises UserError.
+    """
+    raised: UserError | None = None
     if is_first():
         try:
             function()
         except UserError as error:
-            refused = error
-    if allgather_ints([refused is not None])[0, 0]:
-        raise refused or UserError("the first process could not take the run's folder")
+            raised = error
+    if allgather_ints([raised is not None])[0, 0]:
+        raise raised or UserError("the first process could not take the run's folder")

@@ -41,8 +41,8 @@ def on_each_device(
     """Return a function that runs `function(sharded, *shards)` on each device of the current mesh.
 
     An axis is replicated if its length is not a multiple of the size of its mesh axis. Without a
-    mesh, and inside of another `on_each_device`, `function` gets the whole arrays and an empty
-    `ShardedAxes`.
+    mesh, and inside of another `on_each_device`, the returned function calls `function` with the
+    arrays that it gets, and with an empty `ShardedAxes`.
 
     Example:
       >>> import jax.numpy as jnp

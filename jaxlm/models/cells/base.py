@@ -18,7 +18,7 @@ class Cell(abc.ABC):
         x_BG = W x_t + b          u_BG = U h_{t-1} (+ a recurrent bias, if the cell says so)
 
     where G = len(gates) · H. The gates are concatenated along the last axis, in the order of
-    `gates`. A cell has no state: two instances of a class are equal.
+    `gates`. A cell object has no attributes of its own: two instances of a class are equal.
 
     Example:
       >>> import jax.numpy as jnp
@@ -30,8 +30,8 @@ class Cell(abc.ABC):
       ...         return {"hidden": jnp.tanh(x_BG + u_BG)}
       ...
       ...     def update(self, carry, gates):
-      ...         (h,) = carry
-      ...         return (0.5 * h + 0.5 * gates["hidden"],)
+      ...         (h_BH,) = carry
+      ...         return (0.5 * h_BH + 0.5 * gates["hidden"],)
       >>> (h_BH,) = LeakyCell().step((jnp.ones((1, 2)),), jnp.zeros((1, 2)), jnp.zeros((1, 2)))
       >>> h_BH.tolist()
       [[0.5, 0.5]]
@@ -44,9 +44,8 @@ class Cell(abc.ABC):
     recurrent_bias: ClassVar[bool] = False
     """Whether U h needs its own bias. If the cell only adds u to x, the bias b is enough."""
     additive: ClassVar[bool] = False
-    """Whether the cell uses x and u only as their sum x + u. If so, a fast time loop stores the
-    sum in place of both for the gradient. False is always correct.
-    """
+    """Whether the cell uses x and u only as their sum x + u. If so, the fused time loop stores the
+    sum in place of both for the gradient. False is always correct."""
 
     recurrent: ClassVar[bool] = True
     """Whether the gates depend on h_{t-1}, through a matrix U. If not, see ParallelCell."""
@@ -70,8 +69,8 @@ class Cell(abc.ABC):
         return self.update(carry, self.activations(carry, x_BG, u_BG))
 
     def __eq__(self, other: object) -> bool:
-        # Cells are static arguments of compiled functions, and fields of modules that must compare
-        # and hash as equal.
+        # Cells are static arguments of compiled functions, and fields of modules. Two instances of
+        # a class must compare and hash as equal, or JAX would compile again.
         return type(self) is type(other)
 
     def __hash__(self) -> int:
@@ -87,8 +86,8 @@ class ParallelCell(Cell):
         h_t = a_t ⊙ h_{t-1} + b_t
 
     Such a cell has no matrix U, and a step is affine in h. `ops.linear_recurrence` computes all
-    time steps at once. For it, `activations` gets x of all time steps, [T, B, G]; so gates are
-    split along the last axis.
+    time steps at once. For it, `activations` and `affine` also get the arrays of all time steps:
+    x [T, B, G] in place of x_BG, and gates [T, B, H]. So gates are split along the last axis.
     """
 
     recurrent = False
@@ -96,7 +95,7 @@ class ParallelCell(Cell):
 
     @abc.abstractmethod
     def affine(self, gates: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """Return a and b, [B, H] each, given the values of the gates."""
+        """Return a and b, given the values of the gates. All have the shape [B, H] or [T, B, H]."""
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         (h,) = carry
@@ -105,7 +104,7 @@ class ParallelCell(Cell):
 
 
 def positive(s: jax.Array) -> jax.Array:
-    """Return g(s) = s + ½ for s ≥ 0, else σ(s).
+    """Return g(s) = s + ½ for s ≥ 0, else σ(s), elementwise.
 
     The function is increasing, continuous and positive.
 

@@ -33,12 +33,12 @@ class GRUCell(Cell):
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         size = x_BG.shape[-1] // 3
-        # R: the reset and the update gate, 2 H numbers.
-        rz_BR = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
-        r, z = jnp.split(rz_BR, 2, axis=-1)
-        n = fused_gates(x_BG[:, 2 * size :] + r * u_BG[:, 2 * size :], ("tanh",))
-        return {"reset": r, "update": z, "candidate": n}
+        # M: the reset gate and the update gate, 2 H numbers.
+        rz_BM = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
+        r_BH, z_BH = jnp.split(rz_BM, 2, axis=-1)
+        n_BH = fused_gates(x_BG[:, 2 * size :] + r_BH * u_BG[:, 2 * size :], ("tanh",))
+        return {"reset": r_BH, "update": z_BH, "candidate": n_BH}
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
-        (h,), z = carry, gates["update"]
-        return ((1 - z) * gates["candidate"] + z * h,)
+        (h_BH,), z_BH = carry, gates["update"]
+        return ((1 - z_BH) * gates["candidate"] + z_BH * h_BH,)

@@ -37,6 +37,6 @@ class LSTMCell(Cell):
         return dict(zip(self.gates, jnp.split(gates_BG, 4, axis=-1), strict=True))
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
-        _, c = carry
-        c = gates["forget"] * c + gates["input"] * gates["cell"]
-        return gates["output"] * jnp.tanh(c), c
+        _, c_BH = carry
+        c_BH = gates["forget"] * c_BH + gates["input"] * gates["cell"]
+        return gates["output"] * jnp.tanh(c_BH), c_BH

@@ -14,22 +14,23 @@ from jaxlm.parallel.mesh import Axes
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
 Tables = jax.Array | tuple[jax.Array, ...]
-"""The embedding C [V, D], or a table C_k [words, D_k] for each cluster."""
+"""The embedding: one table C [V, D], or a tuple with a table C_k [words, D_k] of each cluster."""
 HeadWeights = tuple[jax.Array, jax.Array]
 """U and b of the head."""
 TailWeights = tuple[jax.Array | None, jax.Array, jax.Array]
-"""R, U and b of a cluster. R is None if the cluster reads all features."""
+"""R, U and b of a cluster of rare words (a tail). R is None if the cluster reads all features."""
 
 
 def reduced_size(features: int, cluster: int) -> int:
-    """Return the features of a cluster, F_k = F / 4^k rounded down, and at least 1."""
+    """Return F_k, the number of features of cluster k: F / 4^k rounded down, and at least 1."""
     return max(1, features // 4**cluster)
 
 
 def cluster_edges(vocab_size: int, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
     """Return the first id of each cluster of rare words, then the vocabulary size.
 
-    Without cutoffs, clusters start at a fifth and at three fifths of the vocabulary.
+    `cutoffs` are the first ids of the clusters. If it is empty, clusters start at a fifth and at
+    three fifths of the vocabulary.
 
     Example:
       >>> cluster_edges(10_000, ())
@@ -40,7 +41,10 @@ def cluster_edges(vocab_size: int, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def check_cutoffs(model: Any) -> None:
-    """Raise SettingError unless the cutoffs increase strictly, within the vocabulary."""
+    """Raise SettingError unless the cutoffs increase strictly, within the vocabulary.
+
+    `model` is a NeuralModel: its `cutoffs` and its `vocab_size` are checked.
+    """
     edges = (0, *model.cutoffs, model.vocab_size)
     if model.vocab_size < 3 or any(first >= end for first, end in itertools.pairwise(edges)):
         shown = ",".join(map(str, model.cutoffs)) or "(none)"
@@ -56,26 +60,27 @@ class Cluster(nn.Module):
     words: int
     """Number of words in the cluster."""
     init_scale: float | None
-    """Draw parameters from U(±init_scale). None: each matrix by its own size, and b = 0."""
+    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I), and b = 0."""
 
     @nn.compact
     def __call__(self, features: int, reduced: int) -> TailWeights:
-        """Return R [F, F_k], U [F_k, words] and b [words]."""
+        """Return R [F, F_k], U [F_k, words] and b [words], for F `features` and F_k `reduced`."""
 
         def matrix(name: str, rows: int, columns: int) -> jax.Array:
             return self.param(name, uniform(self.init_scale or rows**-0.5), (rows, columns))
 
         reduce_FR = matrix("reduce", features, reduced)
         kernel_RW = matrix("kernel", reduced, self.words)
-        return (
-            reduce_FR,
-            kernel_RW,
-            self.param("bias", uniform(self.init_scale or 0.0), (self.words,)),
-        )
+        bias_W = self.param("bias", uniform(self.init_scale or 0.0), (self.words,))
+        return reduce_FR, kernel_RW, bias_W
 
 
 class TiedHead(nn.Module):
-    """The parameters of a tied head. Its words are rows of the embedding; its clusters are not."""
+    """The parameters of a tied head.
+
+    The weights of its words are rows of the embedding. The weights of its clusters, and the biases,
+    are parameters.
+    """
 
     clusters: int
     """Number of clusters of rare words."""
@@ -84,29 +89,35 @@ class TiedHead(nn.Module):
 
     @nn.compact
     def __call__(self, words_DW: jax.Array) -> HeadWeights:
-        """Return U [D, words + clusters] and b [words + clusters]."""
+        """Return U [D, words + clusters] and b [words + clusters].
+
+        `words_DW` holds the columns of U that belong to words.
+        """
         size, words = words_DW.shape
         init = uniform(self.init_scale or size**-0.5)
         clusters_DK = self.param("clusters", init, (size, self.clusters))
-        bias = self.param("bias", uniform(self.init_scale or 0.0), (words + self.clusters,))
-        return jnp.concatenate([words_DW, clusters_DK], axis=1), bias
+        bias_O = self.param("bias", uniform(self.init_scale or 0.0), (words + self.clusters,))
+        return jnp.concatenate([words_DW, clusters_DK], axis=1), bias_O
 
 
 class TiedCluster(nn.Module):
-    """The parameters of a tied cluster, whose words are rows of the embedding."""
+    """The parameters of a tied cluster. The weights of its words are rows of the embedding."""
 
     init_scale: float | None
     """Draw parameters from U(±init_scale). None: R from U(±1/√D), and b = 0."""
 
     @nn.compact
     def __call__(self, words_RW: jax.Array, features: int) -> TailWeights:
-        """Return R [features, D_k], or None if D_k = features; U [D_k, words]; and b [words]."""
+        """Return R [features, D_k], or None if D_k = features; U [D_k, words]; and b [words].
+
+        `words_RW` is U. `features` is the number of features that R reads.
+        """
         size, words = words_RW.shape
-        bias = self.param("bias", uniform(self.init_scale or 0.0), (words,))
+        bias_W = self.param("bias", uniform(self.init_scale or 0.0), (words,))
         if size == features:
-            return None, words_RW, bias
+            return None, words_RW, bias_W
         init = uniform(self.init_scale or features**-0.5)
-        return self.param("reduce", init, (features, size)), words_RW, bias
+        return self.param("reduce", init, (features, size)), words_RW, bias_W
 
 
 class AdaptiveSoftmax(nn.Module):
@@ -156,11 +167,11 @@ class AdaptiveSoftmax(nn.Module):
     dtype: Any
     """dtype of the products' operands."""
     init_scale: float | None
-    """Draw parameters from U(±init_scale). None: each matrix by its own size, and zero biases."""
+    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I), and zero biases."""
     adaptive_input: bool = False
     """Whether the embedding is an AdaptiveEmbedding."""
 
-    # Clusters differ in size, so each device has all of them.
+    # Clusters differ in size, so the parameters of the clusters are replicated on each device.
     shards_vocabulary = False
 
     @property
@@ -182,7 +193,7 @@ class AdaptiveSoftmax(nn.Module):
             # whole tables, each padded with zeros.
             if not isinstance(embedding, tuple):
                 embedding = tuple(jnp.split(embedding, edges[:-1]))
-            head_WD, *tails_WR = embedding
+            head_WD, *tails_WR = embedding  # R is D if there is one embedding table.
             head = TiedHead(len(edges) - 1, self.init_scale, name="head")(head_WD.T)
             for index, tail_WR in enumerate(tails_WR, 1):
                 tied = TiedCluster(self.init_scale, name=f"tail_{index}")
@@ -197,17 +208,18 @@ class AdaptiveSoftmax(nn.Module):
 
     def __call__(self, hidden_BTF: jax.Array, embedding: Tables) -> jax.Array:
         """Return log-probabilities, [B, T, V] float32. They serve as logits."""
-        hidden_BTF, (kernel_FH, bias_H), tails = self.operands(hidden_BTF, embedding)
-        # H: the words of the head and the clusters. W: the words of a cluster.
-        head_logits_BTH = affine(hidden_BTF, kernel_FH, bias_H, self.dtype)
-        head_BTH = jax.nn.log_softmax(head_logits_BTH.astype(jnp.float32))
+        hidden_BTF, (kernel_FO, bias_O), tails = self.operands(hidden_BTF, embedding)
+        # O: the outputs of the head, its words and the clusters. W: the words of a cluster. R: the
+        # features of a cluster.
+        head_logits_BTO = affine(hidden_BTF, kernel_FO, bias_O, self.dtype)
+        head_BTO = jax.nn.log_softmax(head_logits_BTO.astype(jnp.float32))
         words = self.edges[0]
-        log_probs = [head_BTH[..., :words]]
+        log_probs = [head_BTO[..., :words]]
         for index, (reduce_FR, kernel_RW, bias_W) in enumerate(tails):
             reduced_BTR = self._reduce(hidden_BTF, reduce_FR)
             logits_BTW = affine(reduced_BTR, kernel_RW, bias_W, self.dtype)
             tail_BTW = jax.nn.log_softmax(logits_BTW.astype(jnp.float32))
-            log_probs.append(head_BTH[..., words + index, None] + tail_BTW)
+            log_probs.append(head_BTO[..., words + index, None] + tail_BTW)
         return jnp.concatenate(log_probs, axis=-1)
 
     def _reduce(self, hidden_BTF: jax.Array, reduce_FR: jax.Array | None) -> jax.Array:
@@ -238,11 +250,11 @@ class AdaptiveSoftmax(nn.Module):
         hidden_BTF, *layers = self.operands(hidden_BTF, embedding)
         hidden_NF = hidden_BTF.reshape(-1, hidden_BTF.shape[-1])
         targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
-        # Each device sorts its own tokens by cluster. The devices' sums are added afterwards.
+        # Each device sorts its own tokens by cluster, and returns its own sum: K sums.
         inputs: tuple[Axes, ...] = (("batch", None), ("batch",), ("batch",), ())
         local_loss = on_each_device(self._local_loss, inputs, (("batch",), ("batch",)))
-        totals_S, nll_N = local_loss(hidden_NF, targets_N, weights_N, layers)
-        return jnp.sum(totals_S), nll_N.reshape(targets_BT.shape)
+        totals_K, nll_N = local_loss(hidden_NF, targets_N, weights_N, layers)
+        return jnp.sum(totals_K), nll_N.reshape(targets_BT.shape)
 
     @nn.nowrap
     def _local_loss(
@@ -253,14 +265,17 @@ class AdaptiveSoftmax(nn.Module):
         weights_N: jax.Array,
         layers: tuple[HeadWeights, list[TailWeights]],
     ) -> tuple[jax.Array, jax.Array]:
-        """Return this device's sum, [1], and the nll of each of its tokens, [N]."""
-        (kernel_FH, bias_H), tails = layers
+        """Return this device's sum, [1], and the nll of each of its tokens, [N].
+
+        `on_each_device` concatenates the sums of the devices along the axis of length 1.
+        """
+        (kernel_FO, bias_O), tails = layers
         # In the head, the target of a rare word is the word's cluster.
         starts_K = jnp.asarray(self.edges[:-1], targets_N.dtype)
         cluster_N = jnp.sum(targets_N[:, None] >= starts_K, axis=-1)
         head_targets_N = jnp.where(cluster_N == 0, targets_N, self.edges[0] - 1 + cluster_N)
         total, nll_N = output_cross_entropy(
-            hidden_NF, kernel_FH, bias_H, head_targets_N, weights_N, self.dtype
+            hidden_NF, kernel_FO, bias_O, head_targets_N, weights_N, self.dtype
         )
         for index, (reduce_FR, kernel_RW, bias_W) in enumerate(tails, 1):
             # Tokens of the cluster are sorted to the front, and only these are computed.
@@ -291,9 +306,9 @@ class AdaptiveSoftmax(nn.Module):
 
     @nn.nowrap
     def describe(self, features: int) -> dict[str, str]:
-        """Return a description of each parameter group, by the end of its path.
+        """Return a text that describes each parameter group, by the end of the group's path.
 
-        `features` is the number of features that the layer reads, F.
+        `features` is F, the number of features that the layer reads.
         """
         edges = self.edges
         words = f"{edges[0]} words + {len(edges) - 1} clusters"

@@ -40,7 +40,7 @@ class OutputLayer(nn.Module):
     dtype: Any
     """dtype of the product's operands and of the logits."""
     init_scale: float | None
-    """Draw parameters from U(±init_scale). None: U from U(±1/√F), and b = 0."""
+    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I), and b = 0."""
 
     # Whether the output parameters and the embedding are sharded over the vocabulary on a mesh.
     shards_vocabulary = True
@@ -93,6 +93,7 @@ class OutputLayer(nn.Module):
     def _flat(
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return `operands` with batch and time merged: h [N, F], U [F, V] and b [V]."""
         hidden_BTF, kernel_FV, bias_V = self.operands(hidden_BTF, embedding_VD)
         return hidden_BTF.reshape(-1, hidden_BTF.shape[-1]), kernel_FV, bias_V
 
@@ -103,9 +104,9 @@ class OutputLayer(nn.Module):
 
     @nn.nowrap
     def describe(self, features: int) -> dict[str, str]:
-        """Return a description of each parameter group, by the end of its path.
+        """Return a text that describes each parameter group, by the end of the group's path.
 
-        `features` is the number of features that the layer reads, F.
+        `features` is F, the number of features that the layer reads.
         """
         words = f"{self.vocab_size}, softmax"
         if not self.tied:
@@ -153,6 +154,7 @@ class SampledSoftmax(OutputLayer):
 
 
 def _shared_settings(model: Any, dtype: Any) -> dict[str, Any]:
+    """Return the module arguments that all output layers have."""
     names = ("vocab_size", "tied", "embedding_size", "init_scale")
     return {name: getattr(model, name) for name in names} | {"dtype": dtype}
 
@@ -180,14 +182,19 @@ def _mixture(model: Any, dtype: Any, **module_options: Any) -> SoftmaxMixture:
     return SoftmaxMixture(**settings, **module_options)
 
 
+# Functions (model, dtype, **module_options) -> output layer, for each value of `softmax`.
 HEADS = {"full": _full, "adaptive": _adaptive, "sampled": _sampled, "mixture": _mixture}
 
 
 def make_head(model: Any, **module_options: Any) -> Any:
     """Return the output layer that a model's settings describe.
 
-    Call it in the model's `setup`, and the layer becomes a submodule. With parent=None the layer is
-    independent, and answers questions such as `note`.
+    Called in a model's `setup`, it makes the layer a submodule of the model. With parent=None the
+    layer has no parameters, and only methods such as `note` and `describe` can be called.
+
+    Args:
+      model: a NeuralModel.
+      module_options: arguments of every Flax module, such as `parent`.
 
     Raises:
       UserError: for an unknown `softmax` or `dtype`, or a wrong setting of the output layer.
@@ -197,7 +204,7 @@ def make_head(model: Any, **module_options: Any) -> Any:
 
 
 def describe_head(model: Any, features: int) -> dict[str, str]:
-    """Return a description of the parameters of a model's output layer, by their path.
+    """Return a text that describes the parameters of a model's output layer, by their path.
 
     `features` is the number of features that the output layer reads.
     """

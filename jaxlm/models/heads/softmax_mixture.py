@@ -19,7 +19,7 @@ class SoftmaxMixture(nn.Module):
     over all contexts can have a higher rank than D (the softmax bottleneck).
 
     Parameters: latent/kernel [F, K · D] and latent/bias (all A_k, and all a_k, concatenated), prior
-    V [F, K], kernel U [D, V] unless `tied`, and bias b [V].
+    (the matrix V, [F, K]), kernel U [D, vocab_size] unless `tied`, and bias b [vocab_size].
 
     Source: Yang, Dai, Salakhutdinov & Cohen, "Breaking the softmax bottleneck: a high-rank RNN
     language model", 2018, section 2.3.
@@ -43,7 +43,7 @@ class SoftmaxMixture(nn.Module):
     dtype: Any
     """dtype of the products' operands."""
     init_scale: float | None
-    """Draw parameters from U(±init_scale). None: each matrix by its own size, and zero biases."""
+    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I), and zero biases."""
     softmaxes: int
     """Number of softmaxes K."""
 
@@ -53,7 +53,10 @@ class SoftmaxMixture(nn.Module):
     def operands(
         self, hidden_BTF: jax.Array, embedding_VD: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """Return g [N, K, D], log π [N, K] float32, U [D, V] and b [V], with N = B · T."""
+        """Return g [N, K, D], log π [N, K] float32, U [D, V] and b [V], with N = B · T.
+
+        In the names of arrays, K is the number of softmaxes, and M = N · K.
+        """
         features, size, count = hidden_BTF.shape[-1], self.embedding_size, self.softmaxes
         latent = Affine(count * size, features, self.dtype, self.init_scale, name="latent")
         latent_NKD = jnp.tanh(latent(hidden_BTF)).reshape(-1, count, size)
@@ -128,6 +131,7 @@ class SoftmaxMixture(nn.Module):
         nll_N = -jax.nn.logsumexp(log_joint_NK, axis=-1)
         # weight · r_k
         weights_NK = jnp.exp(log_joint_NK + nll_N[:, None]) * weights_N[:, None]
+        # `surrogate` has the gradient of the loss, but not its value.
         surrogate, _ = cross_entropy(weights_NK.reshape(-1))
         surrogate = surrogate - jnp.sum(weights_NK * log_prior_NK)
         total = jnp.sum(nll_N * weights_N)
@@ -142,9 +146,9 @@ class SoftmaxMixture(nn.Module):
 
     @nn.nowrap
     def describe(self, features: int) -> dict[str, str]:
-        """Return a description of each parameter group, by the end of its path.
+        """Return a text that describes each parameter group, by the end of the group's path.
 
-        `features` is the number of features that the layer reads, F.
+        `features` is F, the number of features that the layer reads.
         """
         count, size = self.softmaxes, self.embedding_size
         descriptions = {

@@ -31,8 +31,8 @@ class DropoutMasks(NamedTuple):
 class Recurrence(nn.Module):
     """One time step of a layer: u = U h_{t-1}, then the cell.
 
-    The module owns U and its bias, if the cell has them. The arguments are explained at
-    `RecurrentLayer`; here `dtype` is a JAX dtype.
+    The module owns U and its bias, if the cell has them. See `RecurrentLayer` for the fields; here
+    `dtype` is a JAX dtype.
     """
 
     cell: Cell
@@ -51,7 +51,7 @@ class Recurrence(nn.Module):
             self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
 
     def weights(self, masks: DropoutMasks) -> tuple[jax.Array | None, jax.Array | None]:
-        """Return U [H, G] and its bias [G]; None for each that the cell does not have."""
+        """Return U [H, G], after dropout, and its bias [G]. A cell without U or bias gets None."""
         kernel_HG = self.kernel if self.cell.recurrent else None
         if kernel_HG is not None and masks.kernel_HG is not None:
             kernel_HG = kernel_HG * masks.kernel_HG
@@ -60,6 +60,14 @@ class Recurrence(nn.Module):
     def __call__(
         self, carry: Carry, x_BG: jax.Array, masks: DropoutMasks, valid: jax.Array | None
     ) -> tuple[Carry, jax.Array]:
+        """Return the carry after the step, and the hidden state h [B, H] in `dtype`.
+
+        Args:
+          carry: state before the step, float32 arrays [B, H].
+          x_BG: W x + b for all gates.
+          masks: dropout masks.
+          valid: bool scalar; False leaves the carry unchanged. None means True.
+        """
         u_BG = self._recurrent_product(carry[0], masks)
         gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
         for name, value_BH in gates.items():
@@ -68,6 +76,7 @@ class Recurrence(nn.Module):
         return carry, carry[0].astype(self.dtype)
 
     def _recurrent_product(self, h_BH: jax.Array, masks: DropoutMasks) -> jax.Array:
+        """Return u = U h and its bias, [B, G] float32; a scalar 0 for a cell without U."""
         kernel_HG, bias_G = self.weights(masks)
         if kernel_HG is None:
             return jnp.zeros((), jnp.float32)
@@ -123,7 +132,8 @@ class RecurrentLayer(nn.Module):
     """Rate at which units of h_{t-1} are dropped before the product with U, the same for all time
     steps of a sequence (Gal & Ghahramani 2016)."""
     timescale: float = 1.0
-    """Longest initial memory of an Elman layer's units, in time steps; see `timescale_init`."""
+    """Decay time of an Elman layer's slowest unit at the start of training, in time steps; see
+    `timescale_init`."""
 
     @nn.compact
     def __call__(
@@ -154,7 +164,7 @@ class RecurrentLayer(nn.Module):
         kernel_init = timescale_init(kernel_init, self.timescale, diagonal=False)
         inputs = Affine(width, size, dtype, scale, bias_init, kernel_init, name="input")
         settings = (self.cell, size, dtype, scale, self.timescale)
-        # Only the scan creates parameters and records gates.
+        # Only `nn.scan` creates parameters and records gates.
         needs_scan = self.is_initializing() or self.is_mutable_collection("gates")
         masks = DropoutMasks() if deterministic else self._draw_masks(batch, width)
         plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
@@ -181,6 +191,8 @@ class RecurrentLayer(nn.Module):
         return h_BTH, carry
 
     def _draw_masks(self, batch: int, width: int) -> DropoutMasks:
+        """Return masks of U [H, width] and of h [batch, H], each None if its rate is 0."""
+
         def draw(rate: float, *shape: int) -> jax.Array | None:
             return None if is_zero(rate) else keep_mask(self.make_rng("dropout"), shape, rate)
 
@@ -214,7 +226,7 @@ def forget_bias_init(
 def timescale_init(init: Any, timescale: float, diagonal: bool) -> Any:
     """Return `init` changed so that the units of an Elman layer start as leaky units.
 
-        h'_i = tanh(a_i h_i + √(1 - a_i²) (W x + b + U h)_i)
+        h'_i = tanh(a_i h_i + √(1 - a_i²) (W x + U h)_i + b_i)
         a_i = 1 - 1/τ_i      τ_i = timescale^((i - 1) / (H - 1)), i = 1 ... H
 
     `init` draws W and U, and the memory of unit i decays over τ_i time steps. The square root keeps
@@ -223,7 +235,7 @@ def timescale_init(init: Any, timescale: float, diagonal: bool) -> Any:
     Args:
       init: initialiser of a matrix [F, H].
       timescale: decay time of the slowest unit, in time steps. 1 returns `init` itself.
-      diagonal: whether to add a to the diagonal, as U needs it and W does not.
+      diagonal: whether to add a_1 ... a_H to the diagonal: True for U, False for W.
 
     Source: leaky units, Jaeger et al. 2007; layers that start with slow units, Mikolov et al. 2015
     and Tallec & Ollivier 2018.
@@ -240,17 +252,21 @@ def timescale_init(init: Any, timescale: float, diagonal: bool) -> Any:
 
 
 Weights = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array | None, jax.Array | None]]
-"""(W, b) of the input, and (U, recurrent bias). None for each that the cell does not have."""
+"""(W, b) of the input, and (U, recurrent bias). U or its bias is None if the cell has none."""
 
 
-class TimeLoopInputs(NamedTuple):
+class TimeLoopOptions(NamedTuple):
     """The arguments of a time loop other than weights, input and carry."""
 
     cell: Cell
     dtype: Any
+    """dtype of the products' operands and of the output."""
     remat: int
+    """Time steps in a rematerialised segment, or 0."""
     mask_BH: jax.Array | None
+    """Dropout mask of h_{t-1}, the same at each time step."""
     length: jax.Array | None
+    """Number of valid time steps, int32 scalar; None if all are valid."""
 
 
 def shard_over_batch(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
@@ -261,7 +277,7 @@ def shard_over_batch(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
     merge time and batch into one axis.
 
     `run` is called as run(sharded, weights, x_BTD, carry, mask_BH, length), and returns (h_BTH,
-    carry).
+    carry). The returned function has the same arguments without `sharded`.
     """
     batch_axes = ("batch", None, None), ("batch", None)
     return on_each_device(run, ((), *batch_axes, ("batch", None), ()), batch_axes)
@@ -279,8 +295,9 @@ def _run(
     mask_BH: jax.Array | None,
     length: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
-    inputs = TimeLoopInputs(cell, dtype, remat, mask_BH, length)
-    return TIME_LOOP_FUNCTIONS[time_loop](inputs, weights, x_BTD, carry)
+    """Run a time loop by name; `shard_over_batch` explains the last six arguments."""
+    options = TimeLoopOptions(cell, dtype, remat, mask_BH, length)
+    return TIME_LOOP_FUNCTIONS[time_loop](options, weights, x_BTD, carry)
 
 
 def valid_steps(length: jax.Array | None, time: int) -> jax.Array | None:
@@ -289,17 +306,18 @@ def valid_steps(length: jax.Array | None, time: int) -> jax.Array | None:
 
 
 def _fused(
-    inputs: TimeLoopInputs, weights: Weights, x_BTD: jax.Array, carry: Carry
+    options: TimeLoopOptions, weights: Weights, x_BTD: jax.Array, carry: Carry
 ) -> tuple[jax.Array, Carry]:
     """Run a cell by `ops.recurrence`."""
-    cell, dtype, size = inputs.cell, inputs.dtype, carry[0].shape[-1]
-    # Products with some sizes are slow. There, units that are always zero are added to the layer.
+    cell, dtype, size = options.cell, options.dtype, carry[0].shape[-1]
+    # Products with some sizes are slow. Units whose weights are all zero are added to the layer, up
+    # to a size with fast products. H and G include them, up to the end of the loop.
     pad = functools.partial(pad_blocks, size=size, padded_size=aligned(size))
     padded: Weights = jax.tree.map(pad, weights)
     (kernel_DG, bias_G), (kernel_HG, recurrent_bias_G) = padded
     assert kernel_HG is not None
     kernel_HG = pad_axis(kernel_HG, aligned(size), axis=0)
-    carry, mask_BH = jax.tree.map(pad, (carry, inputs.mask_BH))
+    carry, mask_BH = jax.tree.map(pad, (carry, options.mask_BH))
 
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
         x_TBD, valid_T = steps
@@ -315,41 +333,42 @@ def _fused(
         return recurrence(cell.step, carry, x_TBG, *recurrent, **settings)
 
     time = x_BTD.shape[1]
-    steps = x_BTD.swapaxes(0, 1), valid_steps(inputs.length, time)
-    if not inputs.remat or time <= inputs.remat:
+    steps = x_BTD.swapaxes(0, 1), valid_steps(options.length, time)
+    if not options.remat or time <= options.remat:
         h_TBH, carry = run(carry, steps)
     else:
-        h_TBH, carry = run_in_segments(run, carry, steps, inputs.remat)
+        h_TBH, carry = run_in_segments(run, carry, steps, options.remat)
     h_TBH, carry = jax.tree.map(lambda array: array[..., :size], (h_TBH, carry))
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 
 def _cudnn(
-    inputs: TimeLoopInputs, weights: Weights, x_BTD: jax.Array, carry: Carry
+    options: TimeLoopOptions, weights: Weights, x_BTD: jax.Array, carry: Carry
 ) -> tuple[jax.Array, Carry]:
     """Run an LSTM by `ops.cudnn`."""
     (kernel_DG, bias_G), (recurrent_HG, _) = weights
     assert recurrent_HG is not None
     h_BH, c_BH = carry
-    x_BTD = x_BTD.astype(inputs.dtype)
-    return cudnn.lstm(x_BTD, (h_BH, c_BH), kernel_DG, bias_G, recurrent_HG, inputs.length)
+    x_BTD = x_BTD.astype(options.dtype)
+    return cudnn.lstm(x_BTD, (h_BH, c_BH), kernel_DG, bias_G, recurrent_HG, options.length)
 
 
 def _parallel(
-    inputs: TimeLoopInputs, weights: Weights, x_BTD: jax.Array, carry: Carry
+    options: TimeLoopOptions, weights: Weights, x_BTD: jax.Array, carry: Carry
 ) -> tuple[jax.Array, Carry]:
     """Run a ParallelCell by `ops.linear_recurrence`."""
-    cell, ((kernel_DG, bias_G), _), (h_BH,) = inputs.cell, weights, carry
+    cell, ((kernel_DG, bias_G), _), (h_BH,) = options.cell, weights, carry
     assert isinstance(cell, ParallelCell)
-    x_TBG = project(x_BTD.swapaxes(0, 1), kernel_DG, inputs.dtype) + bias_G
+    x_TBG = project(x_BTD.swapaxes(0, 1), kernel_DG, options.dtype) + bias_G
     a_TBH, b_TBH = cell.affine(cell.activations(carry, x_TBG, jnp.zeros((), jnp.float32)))
-    valid_T = valid_steps(inputs.length, x_BTD.shape[1])
+    valid_T = valid_steps(options.length, x_BTD.shape[1])
     if valid_T is not None:
         # a = 1 and b = 0 leave h unchanged.
         a_TBH = jnp.where(valid_T[:, None, None], a_TBH, 1.0)
         b_TBH = jnp.where(valid_T[:, None, None], b_TBH, 0.0)
     h_TBH = linear_recurrence(a_TBH, b_TBH, h_BH)
-    return h_TBH.swapaxes(0, 1).astype(inputs.dtype), (h_TBH[-1],)
+    return h_TBH.swapaxes(0, 1).astype(options.dtype), (h_TBH[-1],)
 
 
+# Functions (options, weights, x_BTD, carry) -> (h_BTH, carry), by name.
 TIME_LOOP_FUNCTIONS = {"fused": _fused, "cudnn": _cudnn, "parallel": _parallel}

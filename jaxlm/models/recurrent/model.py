@@ -26,17 +26,17 @@ class Recurrent(NeuralModel):
         h⁰_t = C(w_t)      hˡ_t = cell(hˡ⁻¹_t, hˡ_{t-1}), l = 1 ... L = num_layers
         P(w_{t+1} | w_1 ... w_t) = softmax(b + U h^L_t)
 
-    Parameters: embedding C [V, D]; layers_l (see RecurrentLayer); output [H, V] and b. The carry is
-    a tuple with one entry a layer: (h,) for RNN and GRU, (h, c) for an LSTM, float32 [B, H] each,
-    zeros at the start.
+    Parameters: embedding C [V, D]; layers_0 ... layers_(L-1) (see RecurrentLayer); output [H, V]
+    and b. The carry is a tuple with one entry per layer: (h,) for RNN and GRU, (h, c) for an LSTM,
+    float32 [B, H] each, zeros at the start.
 
     With `residual`, hˡ += hˡ⁻¹ where the sizes agree. With `layer_norm`, each layer and the output
-    read LN(hˡ⁻¹) (norms_l, norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong et al.
-    2020).
+    read LN(hˡ⁻¹) (norms_0 ... norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong et
+    al. 2020).
 
     Regularisation, in training alone: dropout on the non-recurrent links (Zaremba et al. 2014); one
-    mask a sequence, and dropout of whole words (Gal & Ghahramani 2016); dropout of the state and of
-    U (see RecurrentLayer); AR and TAR (`ops.penalties`; Merity et al. 2017).
+    mask per sequence, and dropout of whole words (Gal & Ghahramani 2016); dropout of the state and
+    of U (see RecurrentLayer); AR and TAR (`ops.penalties`; Merity et al. 2017).
 
     Source: Mikolov et al., "Recurrent neural network based language model", 2010.
 
@@ -117,7 +117,10 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def make_layer(self, index: int, size: int) -> nn.Module:
-        """Return layer number `index`, of `size` units, which is called like RecurrentLayer."""
+        """Return layer `index`, counted from 0, with `size` units.
+
+        The layer is called with the arguments of RecurrentLayer.
+        """
         forget_bias = 1.0 if self.forget_bias is None else self.forget_bias
         settings = (self.compute_dtype, self.init_scale, forget_bias, self.time_loop, self.remat)
         drops = (self.weight_drop, self.dropout_state)
@@ -128,7 +131,7 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def check(self) -> None:
-        """Raise SettingError for settings that cannot work."""
+        """Raise SettingError for settings that are out of range or exclude each other."""
         check_common(self)
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
         for size in self.sizes:
@@ -165,8 +168,8 @@ class Recurrent(NeuralModel):
 
     @nn.nowrap
     def notes(self) -> list[str]:
-        plain = self.cell == CELLS["lstm"] and is_zero(self.dropout_state)
-        note = fallback_note(self.time_loop, plain, self.compute_dtype)
+        plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.dropout_state)
+        note = fallback_note(self.time_loop, plain_lstm, self.compute_dtype)
         return super().notes() + [note] * bool(note)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
@@ -183,20 +186,22 @@ class Recurrent(NeuralModel):
         deterministic: bool,
         length: jax.Array | None,
     ) -> tuple[jax.Array, tuple[Carry, ...]]:
-        h_BTD = self._words(tokens_BT, deterministic)
-        after = []
+        # F: the features of the embedding, then the units of each layer.
+        h_BTF = self._words(tokens_BT, deterministic)
+        new_carry = []
         for index, (layer, layer_carry) in enumerate(zip(self.recurrent, carry, strict=True)):
             if index:
-                h_BTD = self.drop_between(h_BTD, deterministic)
-            x_BTD = self.norms[index](h_BTD) if self.layer_norm else h_BTD
-            new_BTD, layer_carry = layer(x_BTD, layer_carry, deterministic, length)
-            skips = self.residual and new_BTD.shape == h_BTD.shape
-            h_BTD = h_BTD + new_BTD if skips else new_BTD
-            after.append(layer_carry)
-        h_BTD = h_BTD[:, -1:] if last else h_BTD
-        return self.norms[-1](h_BTD) if self.layer_norm else h_BTD, tuple(after)
+                h_BTF = self.drop_between(h_BTF, deterministic)
+            x_BTF = self.norms[index](h_BTF) if self.layer_norm else h_BTF
+            new_BTF, layer_carry = layer(x_BTF, layer_carry, deterministic, length)
+            skips = self.residual and new_BTF.shape == h_BTF.shape
+            h_BTF = h_BTF + new_BTF if skips else new_BTF
+            new_carry.append(layer_carry)
+        h_BTF = h_BTF[:, -1:] if last else h_BTF
+        return self.norms[-1](h_BTF) if self.layer_norm else h_BTF, tuple(new_carry)
 
     def _words(self, tokens_BT: jax.Array, deterministic: bool) -> jax.Array:
+        """Return the word features after dropout, [B, T, D]."""
         words_BTD = self.embedding(tokens_BT)
         batch, time = tokens_BT.shape
         shapes.check(words_BTD, "BTD", B=batch, T=time, D=self.embedding_size)
@@ -211,12 +216,12 @@ class Recurrent(NeuralModel):
     def penalty(
         self, hidden_BTF: jax.Array, dropped_BTF: jax.Array, shares_BT: jax.Array
     ) -> jax.Array | float:
-        found: jax.Array | float = 0.0
+        total: jax.Array | float = 0.0
         if self.activation_penalty:
-            found += self.activation_penalty * activation_penalty(dropped_BTF, shares_BT)
+            total += self.activation_penalty * activation_penalty(dropped_BTF, shares_BT)
         if self.temporal_penalty:
-            found += self.temporal_penalty * temporal_penalty(hidden_BTF, shares_BT)
-        return found
+            total += self.temporal_penalty * temporal_penalty(hidden_BTF, shares_BT)
+        return total
 
     def layers(self) -> dict[str, str]:
         gates, inputs = self.cell.gates, self.embedding_size

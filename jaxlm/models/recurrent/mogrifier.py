@@ -21,7 +21,7 @@ from jaxlm.parallel.shard_map import ShardedAxes
 
 
 class CappedLSTMCell(LSTMCell):
-    """An LSTM whose cell state stays between -1 and 1.
+    """An LSTM whose input gate is limited to 1 - f. So its cell state stays between -1 and 1.
 
         c' = f ⊙ c + min(i, 1 - f) ⊙ g
 
@@ -42,11 +42,13 @@ class Mogrifier(Recurrent):
         hⁱ = 2σ(Rⁱ xⁱ⁻¹) ⊙ hⁱ⁻²     for even i
 
     where x⁻¹ = x_t and h⁰ = h_{t-1}. The last xⁱ and hⁱ go into the cell, an LSTM, whose input gate
-    is limited with `capped`. With `rank` k, each Qⁱ and Rⁱ is a product of two matrices of rank k.
+    is limited to 1 - f with `capped` (CappedLSTMCell). With `rank` k, each Qⁱ and Rⁱ is a product
+    of two matrices of rank k.
 
-    Parameters of layers_l, in addition to an LSTM's: rounds/1 ... rounds/r, [F, O]; with `rank`
-    rounds/i_left [F, k] and rounds/i_right [k, O]. The product W x cannot be computed before the
-    loop over time, because the state changes the input.
+    Parameters of layers_l, in addition to the parameters of an LSTM: rounds/i is Qⁱ [H, D] for odd
+    i, and Rⁱ [D, H] for even i. With `rank` k, rounds/i_left [H or D, k] and rounds/i_right
+    [k, D or H] are its factors. The product W x cannot be computed before the loop over time,
+    because the state changes the input.
 
     Source: Melis, Kočiský & Blunsom, "Mogrifier LSTM", 2020, section 2.
 
@@ -106,36 +108,48 @@ class Mogrifier(Recurrent):
 
 
 class Rounds(nn.Module):
-    """The matrices Qⁱ and Rⁱ by name."""
+    """The parameters of the gating rounds: the matrices Qⁱ and Rⁱ, or their factors."""
 
     count: int
+    """Number of rounds."""
     rank: int
+    """Rank of the matrices; 0: full."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I)."""
 
     @nn.compact
     def __call__(self, inputs: int, hidden: int) -> dict[str, jax.Array]:
-        """Return the matrices for an input of `inputs` numbers and a state of `hidden` numbers."""
-        found = {}
+        """Return the matrices by name, for an input of `inputs` and a state of `hidden` numbers.
+
+        The names are "1", "2", ..., or "1_left", "1_right", "2_left", ... with `rank`.
+        """
+        matrices = {}
         for number in range(1, self.count + 1):
             sizes = (hidden, inputs) if number % 2 else (inputs, hidden)
-            parts = {f"{number}": sizes}
+            shapes_by_name = {f"{number}": sizes}
             if self.rank:
                 left, right = (sizes[0], self.rank), (self.rank, sizes[1])
-                parts = {f"{number}_left": left, f"{number}_right": right}
-            for name, shape in parts.items():
+                shapes_by_name = {f"{number}_left": left, f"{number}_right": right}
+            for name, shape in shapes_by_name.items():
                 init = uniform(self.init_scale or shape[0] ** -0.5)
-                found[name] = self.param(name, init, shape)
-        return found
+                matrices[name] = self.param(name, init, shape)
+        return matrices
 
 
 class RecurrentKernel(nn.Module):
-    """The recurrent matrix U [H, G], U(±1/√H) at the start."""
+    """The recurrent matrix U [H, G].
+
+    The module also records the gates. So they have the same path as in RecurrentLayer.
+    """
 
     width: int
+    """Number of columns of U, G."""
     init_scale: float | None
+    """Draw U from U(±init_scale). None: U(±1/√H)."""
 
     @nn.compact
     def __call__(self, hidden: int) -> jax.Array:
+        """Return U for a state of `hidden` numbers."""
         init = uniform(self.init_scale or hidden**-0.5)
         return self.param("kernel", init, (hidden, self.width))
 
@@ -146,9 +160,10 @@ class RecurrentKernel(nn.Module):
 
 
 class MogrifierLayer(nn.Module):
-    """One layer, run over time; it is called like `RecurrentLayer`.
+    """A Mogrifier layer, run over time. It is called with the arguments of `RecurrentLayer`.
 
-    weight_drop drops numbers of U; state_dropout drops units of h before the first round.
+    See `Mogrifier` and `RecurrentLayer` for the fields. `weight_drop` drops elements of U, but not
+    of Qⁱ and Rⁱ. `state_dropout` drops units of h_{t-1} before the first round.
     """
 
     cell: LSTMCell
@@ -183,8 +198,8 @@ class MogrifierLayer(nn.Module):
         kernels = Rounds(self.rounds, self.rank, self.init_scale, name="rounds")(inputs, size)
         mask_BH = None
         if not (deterministic or is_zero(self.weight_drop)):
-            drawn = keep_mask(self.make_rng("dropout"), recurrent_HG.shape, self.weight_drop)
-            recurrent_HG = recurrent_HG * drawn
+            mask_HG = keep_mask(self.make_rng("dropout"), recurrent_HG.shape, self.weight_drop)
+            recurrent_HG = recurrent_HG * mask_HG
         if not (deterministic or is_zero(self.state_dropout)):
             mask_BH = keep_mask(self.make_rng("dropout"), (batch, size), self.state_dropout)
         kernels = kernels | {"input": kernel_DG, "recurrent": recurrent_HG}
@@ -193,18 +208,25 @@ class MogrifierLayer(nn.Module):
         if not (self.time_loop == "scan" or records or self.is_initializing()):
             run = shard_over_batch(functools.partial(_fused, step, dtype))
             return run((kernels, bias_G), x_BTD, carry, mask_BH, length)
-        at = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
-        consts = bias_G, mask_BH
-        h_TBH, carry, gates = self._scan(step, kernels, consts, carry, at, records)
-        recurrent.record(gates)
+        loop_inputs = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
+        constants = bias_G, mask_BH
+        h_TBH, carry, gates_TBH = self._scan(step, kernels, constants, carry, loop_inputs, records)
+        recurrent.record(gates_TBH)
         return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
     @nn.nowrap
     def _scan(
-        self, step: Any, kernels: Any, consts: Any, carry: Carry, at: Any, records: bool
+        self, step: Any, kernels: Any, constants: Any, carry: Carry, inputs: Any, records: bool
     ) -> tuple[jax.Array, Carry, dict[str, jax.Array]]:
-        """Run the definition (a scan).
+        """Run the layer over time by `jax.lax.scan`, with automatic differentiation.
 
+        Args:
+          step: `_step` with its first three arguments.
+          kernels: the matrices by name.
+          constants: bias_G, and mask_BH or None.
+          carry: initial (h, c).
+          inputs: x_TBD, and valid_T or None.
+          records: whether to return the gates.
         Returns:
           Every hidden state [T, B, H], the last carry, and with `records` every gate [T, B, H].
         """
@@ -212,12 +234,12 @@ class MogrifierLayer(nn.Module):
         def multiply(name: str, a_BF: jax.Array) -> jax.Array:
             return plain_product(kernels[name], a_BF, DTYPES[self.dtype])
 
-        def body(carry: Carry, at_t: Any) -> tuple[Carry, Any]:
-            carry, gates = step(multiply, carry, at_t, consts)
-            return carry, (carry[0], gates if records else {})
+        def body(carry: Carry, inputs_t: Any) -> tuple[Carry, Any]:
+            carry, gates_BH = step(multiply, carry, inputs_t, constants)
+            return carry, (carry[0], gates_BH if records else {})
 
-        carry, (h_TBH, gates) = jax.lax.scan(body, carry, at)
-        return h_TBH, carry, gates
+        carry, (h_TBH, gates_TBH) = jax.lax.scan(body, carry, inputs)
+        return h_TBH, carry, gates_TBH
 
 
 def _fused(
@@ -230,34 +252,49 @@ def _fused(
     mask_BH: jax.Array | None,
     length: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
+    """Run the layer over time by `ops.products_in_time`.
+
+    `step` is `_step` with its first three arguments. `shard_over_batch` explains the last six
+    arguments; here, `weights` are the matrices by name, and the bias [G].
+    """
     (kernels, bias_G), time = weights, x_BTD.shape[1]
-    at = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
-    # Bias and mask are given to every step, so that their gradients are summed.
-    consts = bias_G, mask_BH
-    same = jax.tree.map(lambda one: jnp.broadcast_to(one, (time, *one.shape)), consts)
+    inputs = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
+    # Each step gets bias and mask as inputs, so that their gradients are summed over time.
+    constants = bias_G, mask_BH
+    repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (time, *x.shape)), constants)
 
-    def fused(multiply: Multiply, carry: Carry, at_t: Any) -> Carry:
-        return step(multiply, carry, *at_t)[0]
+    def fused(multiply: Multiply, carry: Carry, inputs_t: Any) -> Carry:
+        return step(multiply, carry, *inputs_t)[0]
 
-    h_TBH, carry = products_in_time(fused, kernels, carry, (at, same), dtype)
+    h_TBH, carry = products_in_time(fused, kernels, carry, (inputs, repeated), dtype)
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
 
 def _step(
     cell: LSTMCell,
     rounds: int,
-    ranked: bool,
+    has_factors: bool,
     multiply: Multiply,
     carry: Carry,
-    at_t: Any,
-    consts: Any,
+    inputs_t: Any,
+    constants: Any,
 ) -> tuple[Carry, dict[str, jax.Array]]:
-    """Return the carry after one time step, and the gates."""
-    (x_BD, live), (bias_G, mask_BH) = at_t, consts
+    """Return the carry after one time step, and the gates, [B, H] each.
+
+    Args:
+      cell: the LSTM cell.
+      rounds: number of gating rounds.
+      has_factors: whether Qⁱ and Rⁱ are products of two matrices.
+      multiply: multiplies by a matrix, by the matrix's name.
+      carry: (h, c) before the step.
+      inputs_t: x_BD, and whether the step is valid (a bool scalar, or None).
+      constants: bias_G, and mask_BH or None.
+    """
+    (x_BD, valid), (bias_G, mask_BH) = inputs_t, constants
     h_BH = carry[0] if mask_BH is None else carry[0] * mask_BH
 
     def twice_gate(number: int, a_BF: jax.Array) -> jax.Array:
-        if ranked:
+        if has_factors:
             return 2 * jax.nn.sigmoid(multiply(f"{number}_right", multiply(f"{number}_left", a_BF)))
         return 2 * jax.nn.sigmoid(multiply(f"{number}", a_BF))
 
@@ -268,4 +305,4 @@ def _step(
             h_BH = twice_gate(number, x_BD) * h_BH
     x_BG = multiply("input", x_BD) + bias_G
     gates = cell.activations(carry, x_BG, multiply("recurrent", h_BH))
-    return where_valid(live, cell.update(carry, gates), carry), gates
+    return where_valid(valid, cell.update(carry, gates), carry), gates
