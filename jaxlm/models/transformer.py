@@ -48,8 +48,8 @@ class Transformer(NeuralModel):
 
     The carry is the last n - 1 tokens, int32 [B, N-1], and the keys and values of every layer at
     these positions, [B, N-1, A] each. A new token costs one query a layer, whatever came before.
-    Where no token has been read yet, the token is -1, and no query sees its position. In training
-    no gradient goes into the carry (as in Dai et al. 2019, section 3.2).
+    Where no token has been read yet, the token is -1, and no later query sees its position. In
+    training no gradient goes into the carry (as in Dai et al. 2019, section 3.2).
 
     Sources: layers, heads, √D and dropout: Vaswani et al., "Attention is all you need", 2017,
     sections 3 and 5.4. LN before each part: Xiong et al., "On layer normalization in the
@@ -72,7 +72,7 @@ class Transformer(NeuralModel):
       SettingError: for a size below 1, and an `n_step` below 2.
     """
 
-    n_step: int = 128
+    n_step: int = 64
     """Words that one layer's attention sees: the present word and those before it."""
     embedding_size: int = 256
     """Size of a word's feature vector (a row of C)."""
