@@ -2,7 +2,7 @@
 
     B  batch                 D  embedding_size        V  vocab_size
     T  time                  H  hidden_size           L  num_layers
-    N  context words (n_step)  G  gates x hidden_size   F  features, of any number
+    N  words in the carry    G  gates x hidden_size   F  features, of any number
     K  steps in one dispatch
 
 An array's name ends in its axes: `x_BTD` is [batch, time, embedding_size]. A digit is the size of
@@ -15,9 +15,10 @@ Some axes occur in a few files only. A file uses each of these letters with one 
     C  tokens of a chunk; blocks of words     W  words of a slice, cluster, window, block or memory
     S  context words and T tokens; samples;   R  features of a cluster; rows; time steps that remain
        segments, or time steps of a segment   X  concatenated features of several words
-    O  outputs of a layer                     J  values of a flatness
-    I  indices to search                      P  positions, 1 + T
+    O  outputs of a layer                     J  heads; values of a flatness
+    I  indices to search                      P  positions that are seen; 1 + T positions
     M  axes merged, such as K x W; models     E  extra rows
+    A  features of all heads, J x d           Q  queries of a block
 """
 
 import chex

@@ -76,8 +76,8 @@ class LanguageModel(abc.ABC):
     def nothing_id(self) -> int:
         """Id that the initial carry holds at positions before the beginning of a text.
 
-        For a neural model it is `filler_id`. An n-gram has an id for the start of a line, and an id
-        for no token.
+        For most neural models it is `filler_id`. A Transformer has an id for no token. An n-gram
+        has an id for the start of a line, and an id for no token.
         """
         return self.filler_id
 

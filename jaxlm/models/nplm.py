@@ -30,7 +30,7 @@ class NPLM(NeuralModel):
     a¹, a², ...); output [F, V] and b. The output layer reads F features: the last aˡ, followed by x
     with `direct`. So with `direct`, the output kernel is U with W below it.
 
-    The carry is the last n_step - 1 tokens, int32 [B, N-1]; before the start of a text these are
+    The carry is the last n - 1 tokens, int32 [B, n-1]; before the start of a text these are
     `start_id`. The paper counts the predicted word in n: its n = 5 is n_step = 4.
 
     Example:

@@ -17,42 +17,43 @@ from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import prepend_context
 
 LayerCache = tuple[jax.Array, jax.Array]
-"""The keys and the values of the last N - 1 positions in one layer, [B, N-1, A] each."""
+"""The keys and the values of the last N = n_step - 1 positions in one layer, [B, N, A] each."""
 Cache = tuple[jax.Array, tuple[LayerCache, ...]]
-"""The tokens of the last N - 1 positions, int32 [B, N-1], and the LayerCache of each layer."""
+"""The tokens of the last N positions, int32 [B, N], and the LayerCache of each layer."""
 
 NO_TOKEN = -1
 
 
 class Transformer(NeuralModel):
-    """A causal Transformer (Vaswani et al. 2017), normalised before each part of a layer.
+    """A causal Transformer (Vaswani et al. 2017), with layer normalisation before each sublayer.
 
         h⁰_t = √D C(w_t)                                       (P √D C(w_t) + p if D is not H)
         aˡ_t = hˡ⁻¹_t + o + O [head_1; ...; head_J]_t          l = 1 ... L, J = num_heads
         hˡ_t = aˡ_t + bˡ + Bˡ relu(iˡ + Iˡ LN(aˡ_t))
         P(w_{t+1} | ...) = softmax(b + U LN(h^L_t))
 
-    A head compares its query with the keys of n = n_step positions, its own and those before it,
-    and averages their values. Its bias falls with the distance, at a slope of its own:
+    A head compares the query of a position with the keys of n = n_step positions: the position
+    itself, and the n - 1 positions before it. It returns a weighted average of their values. A bias
+    falls linearly with the distance; each head has its own slope:
 
         q, k, v = parts of c + W LN(hˡ⁻¹)                      d = ⌈H / J⌉ features each
         s_ti    = q_t · k_i / √d - 2^{-8j/J} (t - i)           t - n < i ≤ t, head j = 1 ... J
         head_jt = Σ_i softmax_i(s_ti) v_i
 
-    Through L layers a prediction sees L (n - 1) + 1 tokens. Only distances enter, so a text may be
-    cut anywhere.
+    Through L layers, a prediction sees L (n - 1) + 1 tokens. Scores depend on distances and not on
+    absolute positions, so a text may be cut into chunks anywhere.
 
     Parameters: embedding C [V, D]; first P [D, H] and p, if D is not H; layers_l: attention (norm;
     qkv W [H, 3A] and c, A = J · d; outer O [A, H] and o) and feed_forward (norm; inner I
     [H, inner_size]; outer B [inner_size, H]); norm; output [H, V] and b.
 
-    The carry is the last n - 1 tokens, int32 [B, N-1], and the keys and values of every layer at
-    these positions, [B, N-1, A] each. A new token costs one query a layer, whatever came before.
-    Where no token has been read yet, the token is -1, and no later query sees its position. In
-    training no gradient goes into the carry (as in Dai et al. 2019, section 3.2).
+    The carry is the last n - 1 tokens, int32 [B, n-1], and the keys and values of every layer at
+    these positions, [B, n-1, A] each. So for a new token each layer computes a single query, key
+    and value. Where no token has been read yet, the token is -1, and no later query sees its
+    position. In training, no gradient goes into the carry (as in Dai et al. 2019, section 3.2).
 
     Sources: layers, heads, √D and dropout: Vaswani et al., "Attention is all you need", 2017,
-    sections 3 and 5.4. LN before each part: Xiong et al., "On layer normalization in the
+    sections 3 and 5.4. LN before each sublayer: Xiong et al., "On layer normalization in the
     Transformer architecture", 2020, section 3. Bias by distance (ALiBi): Press et al., "Train
     short, test long", 2022, section 3. Sliding window: Beltagy et al., "Longformer", 2020,
     section 3.1.
@@ -119,9 +120,10 @@ class Transformer(NeuralModel):
         return NO_TOKEN
 
     def initial_carry(self, batch_size: int) -> Cache:
-        before = self.n_step - 1
-        tokens_BN = jnp.full((batch_size, before), NO_TOKEN, jnp.int32)
-        shape = batch_size, before, self.num_heads * self.head_size
+        # N: the n_step - 1 positions before. A: the features of all heads.
+        positions = self.n_step - 1
+        tokens_BN = jnp.full((batch_size, positions), NO_TOKEN, jnp.int32)
+        shape = batch_size, positions, self.num_heads * self.head_size
 
         def zeros() -> jax.Array:
             return jnp.zeros(shape, self.array_dtype)
@@ -136,19 +138,19 @@ class Transformer(NeuralModel):
         deterministic: bool,
         length: jax.Array | None,
     ) -> tuple[jax.Array, Cache]:
-        before_BN, caches = carry
-        shapes.check(before_BN, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
-        seen_BS, before_BN = prepend_context(tokens_BT, before_BN, length)
+        tokens_BN, caches = carry
+        shapes.check(tokens_BN, "BN", B=tokens_BT.shape[0], N=self.n_step - 1)
+        seen_BS, tokens_BN = prepend_context(tokens_BT, tokens_BN, length)
         words_BTD = self.embedding(jnp.maximum(tokens_BT, 0)) * self.embedding_size**0.5
         h_BTH = self.drop(words_BTD, deterministic)
         if self.embedding_size != self.hidden_size:
             h_BTH = self.first(h_BTH)
-        after = []
+        new_caches = []
         for layer, cache in zip(self.blocks, caches, strict=True):
             h_BTH, cache = layer(h_BTH, cache, seen_BS != NO_TOKEN, deterministic, length)
-            after.append(cache)
+            new_caches.append(cache)
         h_BTH = h_BTH[:, -1:] if last else h_BTH
-        return self.norm(h_BTH), (before_BN, tuple(after))
+        return self.norm(h_BTH), (tokens_BN, tuple(new_caches))
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
         return self.drop(hidden_BTF, deterministic)
@@ -170,25 +172,22 @@ class Transformer(NeuralModel):
 
 
 class TransformerLayer(nn.Module):
-    """Attention, then a feed-forward part; each is normalised, and added to its input.
-
-    Args:
-      size: features that the layer reads and writes.
-      inner_size: features inside the feed-forward part.
-      num_heads: attention heads.
-      head_size: features of a key, a query and a value.
-      dropout: rate of the dropout on what each part adds.
-      dtype: dtype of the products.
-      init_scale: draws every parameter from U(-s, s); None for each matrix by its own size.
-    """
+    """Attention, then a feed-forward sublayer; each reads LN of its input, and is added to it."""
 
     size: int
+    """Number of features that the layer reads and writes, H."""
     inner_size: int
+    """Number of features inside the feed-forward sublayer."""
     num_heads: int
+    """Number of attention heads, J."""
     head_size: int
+    """Number of features of a query, a key and a value, d."""
     dropout: float
+    """Rate of the dropout on the output of each sublayer."""
     dtype: Any
+    """dtype of the products' operands and of the result."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: see `Affine`."""
 
     def setup(self) -> None:
         common = self.dtype, self.init_scale
@@ -204,27 +203,35 @@ class TransformerLayer(nn.Module):
         deterministic: bool,
         length: jax.Array | None,
     ) -> tuple[jax.Array, LayerCache]:
-        """Return the layer's output and the cache after it; see `Attention` for the arguments."""
+        """Return the layer's output and the new cache.
+
+        Args:
+          h_BTH: input of the layer.
+          cache: see `Attention`.
+          is_token_BS: see `Attention`.
+          deterministic: whether dropout is off.
+          length: int32 scalar, number of the T tokens that are read; None for all.
+        """
         added_BTH, cache = self.attention(h_BTH, cache, is_token_BS, length)
         return self.feed_forward(h_BTH + self.drop(added_BTH, deterministic), deterministic), cache
 
 
 class Attention(nn.Module):
-    """o + O [head_1; ...; head_J] of LN(h): attention over the N - 1 positions before and its own.
+    """The attention sublayer: o + O [head_1; ...; head_J], where the heads read LN(h).
 
-    Args:
-      size: features that the layer reads and writes.
-      num_heads: attention heads, J.
-      head_size: features of a key, a query and a value, d.
-      dtype: dtype of the products.
-      init_scale: draws every parameter from U(-s, s); None for each matrix by its own size.
+    A position sees itself and the N positions before it, N = n_step - 1.
     """
 
     size: int
+    """Number of features that the layer reads and writes, H."""
     num_heads: int
+    """Number of attention heads, J."""
     head_size: int
+    """Number of features of a query, a key and a value, d."""
     dtype: Any
+    """dtype of the products' operands and of the result."""
     init_scale: float | None
+    """Draw parameters from U(±init_scale). None: see `Affine`."""
 
     @nn.compact
     def __call__(
@@ -234,13 +241,13 @@ class Attention(nn.Module):
         is_token_BS: jax.Array,
         length: jax.Array | None,
     ) -> tuple[jax.Array, LayerCache]:
-        """Return what attention adds to h, and the cache after the last token that is read.
+        """Return the sublayer's output, which is added to h, and the new cache.
 
         Args:
           h_BTH: input of the layer.
-          cache: keys and values of the N - 1 positions before, [B, N-1, A] each, A = J · d.
-          is_token_BS: whether a token is at each position, the N - 1 positions before included.
-          length: int32 scalar, how many of the T tokens are read; None for all.
+          cache: keys and values of the N positions before, [B, N, A] each, A = J · d.
+          is_token_BS: whether there is a token at each of the S = N + T positions.
+          length: int32 scalar, number of the T tokens that are read; None for all.
         """
         batch, time, _ = h_BTH.shape
         width = self.num_heads * self.head_size
@@ -263,61 +270,62 @@ def sliding_attention(
     is_token_BS: jax.Array,
     num_heads: int,
 ) -> jax.Array:
-    """Return the heads' averages of the values, side by side.
+    """Return the outputs of all heads, concatenated.
 
-        s_ti    = q_t · k_i / √d - 2^{-8j/J} (t - i)           t - N < i ≤ t
+        s_ti    = q_t · k_i / √d - 2^{-8j/J} (t - i)           t - N ≤ i ≤ t
         head_jt = Σ_i softmax_i(s_ti) v_i
 
-    The queries are cut into blocks of at most N - 1 positions. A block sees its own positions and
-    the N - 1 before them, so memory grows with T and not with its square.
+    The queries are cut into blocks of at most N positions. A block sees its own positions and the N
+    positions before them, so memory grows with T and not with T².
 
     Args:
       query_BTA: queries of all heads, A = J · d.
-      key_BSA: keys, S = N - 1 + T: first those of the N - 1 positions before the first query.
+      key_BSA: keys, S = N + T. The first N keys are at the positions before the first query.
       value_BSA: values at the same positions.
       is_token_BS: whether a query may see the position. Every query sees its own position.
-      num_heads: J.
+      num_heads: number of heads J.
     Returns:
       [B, T, A] in the dtype of the values.
     """
+    # K: blocks. Q: the queries of a block. P: the N + Q positions that a block sees.
     batch, time, width = query_BTA.shape
     before = key_BSA.shape[1] - time
     size = min(time, before)
     blocks = -(-time // size)
 
     def in_blocks(x_BT: jax.Array) -> jax.Array:
-        """Cut [B, T, ...] into [B, blocks, size, ...]; the last block is padded."""
+        """Return [B, T, ...] as blocks [B, K, Q, ...]; the last block is padded."""
         padding = [(0, 0), (0, blocks * size - time)] + [(0, 0)] * (x_BT.ndim - 2)
         return jnp.pad(x_BT, padding).reshape(batch, blocks, size, *x_BT.shape[2:])
 
     def seen_by_blocks(x_BS: jax.Array) -> jax.Array:
-        """Return what each block sees of [B, S, ...]: [B, blocks, before + size, ...]."""
+        """Return the positions of [B, S, ...] that each block sees, [B, K, P, ...]."""
         if blocks == 1:
             return x_BS[:, None]
-        # With several blocks `size` is `before`: a block sees the block before it and itself.
-        blocks_BKT = in_blocks(x_BS[:, before:])
-        earlier_BKN = jnp.concatenate([x_BS[:, None, :before], blocks_BKT[:, :-1]], axis=1)
-        return jnp.concatenate([earlier_BKN, blocks_BKT], axis=2)
+        # With several blocks, Q is N: a block sees the block before it and itself.
+        blocks_BKQ = in_blocks(x_BS[:, before:])
+        earlier_BKN = jnp.concatenate([x_BS[:, None, :before], blocks_BKQ[:, :-1]], axis=1)
+        return jnp.concatenate([earlier_BKN, blocks_BKQ], axis=2)
 
-    def by_head(x_BKTA: jax.Array) -> jax.Array:
-        return x_BKTA.reshape(*x_BKTA.shape[:3], num_heads, -1)
+    def by_head(x: jax.Array) -> jax.Array:
+        """Return [B, K, Q or P, A] as [B, K, Q or P, J, d]."""
+        return x.reshape(*x.shape[:3], num_heads, -1)
 
-    # K counts the blocks. In a block T is the query's position and S the key's.
-    query_BKTJd = by_head(in_blocks(query_BTA))
-    key_BKSJd = by_head(seen_by_blocks(key_BSA))
-    value_BKSJd = by_head(seen_by_blocks(value_BSA))
-    distance_TS = before + np.arange(size)[:, None] - np.arange(before + size)
-    near_TS = (distance_TS >= 0) & (distance_TS <= before)
-    is_token_BKS = seen_by_blocks(is_token_BS)
-    visible_BKTS = near_TS & (is_token_BKS[:, :, None] | (distance_TS == 0))
+    query_BKQJd = by_head(in_blocks(query_BTA))
+    key_BKPJd = by_head(seen_by_blocks(key_BSA))
+    value_BKPJd = by_head(seen_by_blocks(value_BSA))
+    distance_QP = before + np.arange(size)[:, None] - np.arange(before + size)
+    near_QP = (distance_QP >= 0) & (distance_QP <= before)
+    is_token_BKP = seen_by_blocks(is_token_BS)
+    visible_BKQP = near_QP & (is_token_BKP[:, :, None] | (distance_QP == 0))
     slope_J11 = (2.0 ** (-8 * np.arange(1, num_heads + 1) / num_heads))[:, None, None]
-    bias_JTS = jnp.float32(-slope_J11 * distance_TS)
-    product_BKJTS = jnp.einsum(
-        "bktjd,bksjd->bkjts", query_BKTJd, key_BKSJd, preferred_element_type=jnp.float32
+    bias_JQP = jnp.float32(-slope_J11 * distance_QP)
+    product_BKJQP = jnp.einsum(
+        "bkqjd,bkpjd->bkjqp", query_BKQJd, key_BKPJd, preferred_element_type=jnp.float32
     )
-    score_BKJTS = product_BKJTS * (width // num_heads) ** -0.5 + bias_JTS
-    weight_BKJTS = jax.nn.softmax(jnp.where(visible_BKTS[:, :, None], score_BKJTS, -jnp.inf))
-    heads_BKTJd = jnp.einsum(
-        "bkjts,bksjd->bktjd", weight_BKJTS.astype(value_BSA.dtype), value_BKSJd
+    score_BKJQP = product_BKJQP * (width // num_heads) ** -0.5 + bias_JQP
+    weight_BKJQP = jax.nn.softmax(jnp.where(visible_BKQP[:, :, None], score_BKJQP, -jnp.inf))
+    heads_BKQJd = jnp.einsum(
+        "bkjqp,bkpjd->bkqjd", weight_BKJQP.astype(value_BSA.dtype), value_BKPJd
     )
-    return heads_BKTJd.reshape(batch, blocks * size, width)[:, :time]
+    return heads_BKQJd.reshape(batch, blocks * size, width)[:, :time]

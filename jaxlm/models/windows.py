@@ -10,7 +10,8 @@ def prepend_context(
     """Return the carry's tokens followed by `tokens_BT`, [B, N + T], and the new carry [B, N].
 
     The carry holds the last N tokens that were read. `length` is the number of tokens of
-    `tokens_BT` that are read; None means all T. In the names of arrays, S is N + T.
+    `tokens_BT` that are read; None means all T. In the names of arrays, S is N + T. Both arrays may
+    have further axes, such as the features of keys in a Transformer.
 
     Example:
       >>> import jax.numpy as jnp
