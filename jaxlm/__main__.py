@@ -1,4 +1,4 @@
-"""`python -m jaxlm` and the console script `jaxlm`: list the commands, or run one of them."""
+"""List the commands, or run one: `python -m jaxlm` and the console script `jaxlm`."""
 
 import runpy
 import sys

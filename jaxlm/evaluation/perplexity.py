@@ -18,7 +18,7 @@ from jaxlm.runs.run import Run
 
 @dataclass(frozen=True)
 class Report:
-    """What a text costs a run.
+    """The score of a run on a text: the sums, and how they were counted.
 
     run: name of the run. split: name of the text. nll: summed negative log-likelihood in nats.
     tokens: number of scored tokens. unknown: how many of them are `<unk>`. size: the size of the
