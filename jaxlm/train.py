@@ -1,9 +1,10 @@
 """python -m jaxlm.train: train a model on a corpus, and keep the run."""
 
+import math
 import re
 import signal
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -15,20 +16,31 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.commands.settings import config_of, default_config, network_class
+from jaxlm.commands.settings import (
+    config_of,
+    default_config,
+    network_class,
+    read_config_file,
+)
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text, TextConfig, read_corpus
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, choose
 from jaxlm.evaluation.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
-from jaxlm.parallel.multihost import ProcessConfig, is_first, join_processes
+from jaxlm.parallel.multihost import (
+    ProcessConfig,
+    allgather_ints,
+    is_first,
+    join_processes,
+    run_on_first,
+)
 from jaxlm.recipes import RECIPES
-from jaxlm.runs.folder import CONFIG
+from jaxlm.runs.folder import CONFIG, read_description
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
-from jaxlm.runs.run import Run, load
+from jaxlm.runs.run import Run, check_registered, load
 from jaxlm.training.config import RunConfig, TrainingConfig
 from jaxlm.training.fine_tuning import adapt_model
 from jaxlm.training.fit import fit, fit_many
@@ -68,7 +80,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags that are no settings of the run."""
+    """The flags that are not settings of the run."""
 
     model: str | None = None
     """ngram, nplm, modern-nplm, rnn, gru, lstm, mingru, minlstm, mogrifier, transformer (none: the
@@ -126,16 +138,19 @@ def main(argv: Sequence[str]) -> int:
     """Read the flags, train, and show the result."""
     choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
     load_plugin(choice.plugin)
-    start_run = load(choice.from_run) if choice.from_run else None
-    start = _start_config(choice, start_run)
+    start = _start_config(choice)
     command = _parse(start, argv)
+    many = command.seeds != 1 or command.sweep
+    if many and command.from_run:
+        raise UserError("`seeds` and `sweep` start from random parameters: leave out `from`")
     if isinstance(command, Command):
-        several = command.distributed or command.coordinator
-        if several and (command.seeds != 1 or command.sweep):
+        if many and (command.distributed or command.coordinator):
             raise UserError(
                 "`seeds` and `sweep` train in parallel in one process: start one process alone"
             )
         join_processes(command)
+    # Loading uses JAX's devices, and so comes after join_processes.
+    start_run = load(choice.from_run) if choice.from_run else None
     console = Console(quiet=not is_first())
     config = config_of(start.model, command, {"command": ["python", "-m", "jaxlm.train", *argv]})
     text = _read_text(command, config, start_run)
@@ -157,7 +172,7 @@ def main(argv: Sequence[str]) -> int:
         "config": config,
         "console": _FlagConsole(console),
     }
-    if command.seeds != 1 or command.sweep:
+    if many:
         return train_many(command, model, text, options)
     if start_run is not None:
         options["from_run"] = start_run
@@ -182,23 +197,29 @@ class _FlagConsole(Console):
         super().print(*shown, **options)
 
 
-def _start_config(choice: Choice, start_run: Run | None) -> RunConfig:
-    """Return the settings before any flag."""
-    if start_run is None:
+def _start_config(choice: Choice) -> RunConfig:
+    """Return the settings before any flag.
+
+    With --from, the defaults of the model, the batches and the tokenizer are the run's.
+    """
+    if choice.from_run is None:
         return default_config(choice.model, choice.recipe, choice.config, choice.corpus)
-    settings = start_run.settings
+    settings, tokenizer = read_description(choice.from_run)
+    check_registered(choice.from_run, settings["model"])
+    text = {name: value for name, value in settings.get("text", {}).items() if name == "eos"}
+    of_run = {**settings["network"], **settings.get("batching", {}), **text}
     config = RunConfig.default(choice.model or settings["model"])
-    batching = settings.get("batching", {})
-    config = config.with_options({**settings["network"], **batching}, f"{start_run.name}")
-    # Words of the new text are cut as those of the run were.
-    text = settings.get("text", {})
-    kept = {name: text[name] for name in ("eos",) if name in text}
-    config = config.with_options(kept | {"tokens": start_run.tokenizer.name}, start_run.name)
-    recipe = RECIPES[choice.recipe]["settings"] if choice.recipe in RECIPES else {}
-    return config.with_options(recipe, f"recipe {choice.recipe}")
+    config = config.with_options(of_run | {"tokens": tokenizer.name}, str(choice.from_run))
+    if choice.recipe is not None:
+        recipe = choose(RECIPES, choice.recipe, "recipe")["settings"]
+        config = config.with_options(recipe, f"recipe {choice.recipe}")
+    if choice.config is not None:
+        config = config.with_options(read_config_file(choice.config), str(choice.config))
+    return config
 
 
 def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
+    """Return the flags of the command for the model of `start`, whose settings are the defaults."""
     kind = COMMANDS[MODELS[start.model].kind.trained_by]
     network = network_class(start.model)
     defaults = kind(network=network(**start.network), **start.sections)
@@ -206,29 +227,32 @@ def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
 
 
 def _read_text(command: Any, config: RunConfig, start_run: Run | None) -> Text:
+    """Return the text; with --from it is cut by the run's tokenizer."""
+    choose(dict.fromkeys(("extend", "keep")), command.vocabulary, "vocabulary")
     if start_run is None:
         return read_corpus(config.text)
-    if command.vocabulary not in ("extend", "keep"):
-        raise UserError(f"unknown vocabulary {command.vocabulary!r}: choose one of extend, keep")
     extend = command.vocabulary == "extend"
     return read_corpus(config.text, tokenizer=start_run.tokenizer, extend=extend)
 
 
 def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> LanguageModel:
+    """Return the model of the settings, with the vocabulary of the text."""
     if start_run is not None:
+        # Refuses a run that cannot be fine-tuned on this text.
         adapt_model(start_run, text)
     vocabulary = text.vocabulary
     return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
 
 
 def _vocabulary_note(start_run: Run, text: Text) -> str:
+    """Return the line that says whether the run's vocabulary was extended."""
     known, size = len(start_run.vocabulary), len(text.vocabulary)
     how = "kept" if size == known else f"extended by {size - known:,} tokens"
     return f"started from {start_run.name}: its vocabulary of {known:,} tokens is {how}\n"
 
 
 def devices_of(command: Flags) -> dict[str, Any]:
-    """Return what --mesh says, as arguments of `fit`.
+    """Return {"mesh": sizes} for --mesh, or {} without it: arguments of `fit`.
 
     Raises:
       UserError: for a mesh that this machine does not have.
@@ -281,7 +305,11 @@ def parse_sweep(text: str) -> tuple[str, list[float]]:
 
 
 def many_table(runs: Sequence[Run]) -> Table:
-    """Return a table of the best validation perplexities: each seed, mean, standard deviation."""
+    """Return a table of the best validation perplexity of each run.
+
+    There is a row for each combination of the swept values, with mean and standard deviation over
+    the seeds.
+    """
     table = Table()
     for header in ("setting", "seeds", "valid perplexity", "mean", "standard deviation"):
         table.add_column(header)
@@ -290,11 +318,13 @@ def many_table(runs: Sequence[Run]) -> Table:
         assert run.folder is not None
         setting, _, seed = run.folder.name.rpartition("seed-")
         records = read_records(run.folder / METRICS)
-        best = min(record["ppl"] for record in records if record["split"] == "valid")
+        # The log leaves out a perplexity of infinity.
+        best = min(record.get("ppl", math.inf) for record in records if record["split"] == "valid")
         by_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
     for setting, results in by_setting.items():
         values = [value for _, value in results]
-        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+        finite = len(values) > 1 and math.isfinite(sum(values))
+        spread = f"{statistics.stdev(values):.2f}" if finite else "-"
         each = " ".join(f"{value:.2f}" for value in values)
         mean = f"{statistics.mean(values):.2f}"
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
@@ -316,28 +346,45 @@ def run_folder(
       UserError: if there is no run to resume.
     """
     if out is not None:
-        holds_run = (out / CONFIG).exists() or list(out.glob(f"*/{CONFIG}"))
-        if resume and not remote and not holds_run:
+        if resume and not remote and not _holds_run(out):
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
         return out
     stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).stem) or 'corpus'}"
-    used = sorted(_numbered(stem))
-    if resume:
-        if not used:
-            raise UserError(
-                f"`resume`: there is no run runs/{stem} to continue; leave it out to start a run"
-            )
-        return used[-1][1]
-    number = used[-1][0] + 1 if used else 1
+    numbers: list[int] = []
+    # The first process decides: the others may look when it has made the folder already.
+    run_on_first(lambda: numbers.append(_run_number(stem, resume)))
+    number = int(allgather_ints(numbers or [0])[0, 0])
+    return _run_path(stem, number)
+
+
+def _holds_run(folder: Path) -> bool:
+    """Return whether a folder holds a run, or the runs of --seeds and --sweep."""
+    return (folder / CONFIG).exists() or any(folder.glob(f"*/{CONFIG}"))
+
+
+def _run_path(stem: str, number: int) -> Path:
     return Path("runs") / (stem if number == 1 else f"{stem}-{number}")
 
 
-def _numbered(stem: str) -> Iterator[tuple[int, Path]]:
-    for path in Path("runs").glob(f"{stem}*"):
-        if match := re.fullmatch(rf"{re.escape(stem)}(?:-(\d+))?", path.name):
-            yield int(match[1] or 1), path
+def _run_number(stem: str, resume: bool) -> int:
+    """Return the number of a new folder runs/STEM-NUMBER, or of the newest run to resume.
+
+    Raises:
+      UserError: if there is no run to resume.
+    """
+    names = [path.name for path in Path("runs").glob(f"{stem}*")]
+    matches = [re.fullmatch(rf"{re.escape(stem)}(?:-(\d+))?", name) for name in names]
+    used = [int(match[1] or 1) for match in matches if match]
+    if not resume:
+        return max(used, default=0) + 1
+    kept = [number for number in used if _holds_run(_run_path(stem, number))]
+    if not kept:
+        raise UserError(
+            f"`resume`: there is no run runs/{stem} to continue; leave it out to start a run"
+        )
+    return max(kept)
 
 
 def show_corpus(console: Console, text: Text) -> None:
@@ -353,7 +400,7 @@ def show_corpus(console: Console, text: Text) -> None:
 
 
 def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
-    """Print the answers on a small corpus, and the folder of the run.
+    """Print the predictions for a small corpus of rows, and the folder of the run.
 
     Args:
       console: where to print.
@@ -374,7 +421,9 @@ def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
     records = read_records(run.folder / METRICS)
     if plot and any(record["split"] == "train" for record in records):
         with writing(run.folder / "loss.png"):
-            loss_curve(records, run.folder / "loss.png")
+            drawn = loss_curve(records, run.folder / "loss.png")
+        if not drawn:
+            console.print("no loss.png: --plot needs matplotlib: pip install matplotlib")
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
 
 

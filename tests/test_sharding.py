@@ -6,16 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
+import optax
 import pytest
 from cases import NEURAL
 from jax.sharding import AbstractMesh
 from texts import write_many_words
 
+import jaxlm
 from jaxlm.errors import UserError
-from jaxlm.parallel.mesh import check_divides, make_mesh, parse_mesh
+from jaxlm.parallel.mesh import check_divides, is_axes, make_mesh, parse_mesh
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 from jaxlm.runs.log import read_records
+from jaxlm.training.state import init_state, state_axes
 
 HERE = Path(__file__).parent
 MESHES = ("data=2", "model=4", "data=8", "data=4,model=2")
@@ -108,6 +112,17 @@ def test_impossible_meshes_raise_errors():
         check_divides(mesh, 20, 10_000)
     with pytest.raises(UserError, match=r"`mesh` model=4: 33278 words .*use 1, 2, 7, 14"):
         check_divides(mesh, 16, 33_278)
+
+
+def test_arrays_of_another_shape_than_their_parameter_are_replicated():
+    """Adafactor keeps the sums of rows and columns under the name of the matrix."""
+    model = jaxlm.RNN(vocab_size=16, embedding_size=4, hidden_size=4)
+    optimizer = optax.adafactor(0.1, min_dim_size_to_factor=2)
+    state = init_state(model, optimizer, jax.random.key(0), batch_size=2)
+    axes = state_axes(model, state)
+    assert axes.params["embedding"]["embedding"] == ("vocabulary", None)
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(axes, is_leaf=is_axes), strict=True)
+    assert all(len(names) <= array.ndim for array, names in pairs)
 
 
 def test_without_a_mesh_a_function_gets_whole_arrays():

@@ -1,1 +1,1 @@
-"""What the commands share: flags from settings, one-line errors, tables."""
+"""Code that the commands share: flags from settings, one-line errors, plug-ins, the process."""

@@ -1,4 +1,4 @@
-"""What every command shares: reading flags, and reporting a user's mistake in one line."""
+"""Code that every command shares: reading flags, and reporting a user's mistake in one line."""
 
 import contextlib
 import gc
@@ -24,7 +24,11 @@ _registry = ConstructorRegistry()
 
 @_registry.primitive_rule
 def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    """Show a flag of type `int | None` as INT; it takes a number or `none`."""
+    """Return tyro's rule for a type such as `int | None`: the flag takes INT or `none`.
+
+    The help shows INT, and `none` in any case means None. For other types the result is None, which
+    leaves them to tyro's own rules.
+    """
     kinds = get_args(info.type)
     if len(kinds) != 2 or types.NoneType not in kinds:
         return None
@@ -40,7 +44,7 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     )
 
 
-# Flags of version 0.1.0 that have another name now, and values that have another spelling.
+# Flags of version 0.1.0 and their present names; values of flags and their present spelling.
 OLD_FLAGS = {"--kernel": "--time-loop", "--features": "--positions"}
 OLD_VALUES = {("--positions", "every"): "all"}
 
@@ -68,7 +72,7 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
       argv: the arguments of the command.
       prog: the command, for the help text.
       about: the description, for the help text.
-      default: an instance of `kind` that has the default values; None for those of the fields.
+      default: an instance of `kind` with the default values; None for the defaults of its fields.
     Raises:
       UserError: for a flag that does not exist, and a value that a flag cannot take.
     """
@@ -91,7 +95,11 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
 
 
 def parse_known(kind: type[T], argv: Sequence[str]) -> T:
-    """Return the dataclass `kind` with the values of its flags; other flags are passed over."""
+    """Return the dataclass `kind` with the values of its flags; other flags are ignored.
+
+    Raises:
+      UserError: for a value that a flag cannot take.
+    """
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _registry:
@@ -118,8 +126,8 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     """
     silence_libraries()
     keep_compiled_programs()
-    # The objects of imported libraries stay until the end. Frozen, they are not searched by every
-    # garbage collection, a tenth of a second each.
+    # The objects of imported libraries live until the end. Garbage collections do not search frozen
+    # objects, which would take a tenth of a second each time.
     gc.freeze()
     try:
         code = main(sys.argv[1:])
@@ -137,8 +145,8 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     sys.exit(code)
 
 
-# Arguments of library functions whose flags have another name.
-FLAGS = {"folder": "out", "count": "top", "positions": "positions"}
+# Arguments of library functions, and their flags if these have another name.
+FLAGS = {"folder": "out", "count": "top", "from_run": "from"}
 
 
 def with_flags(message: str) -> str:

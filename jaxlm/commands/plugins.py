@@ -1,4 +1,4 @@
-"""--plugin FILE.py: models, cells and tokenizers of the user's own, for the commands."""
+"""--plugin FILE.py: models and cells of the user's own, for the commands."""
 
 import importlib.util
 import sys
@@ -26,5 +26,6 @@ def load_plugin(path: Path | None) -> None:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        why = f"raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"raises {reason}; run python {path} to see where"
         raise SettingError("plugin", path, why) from error

@@ -1,6 +1,6 @@
-"""What a command may do to its own process, which a library must not do to its user's.
+"""Changes that a command makes to its own process: logging, hooks, JAX's compilation cache.
 
-Logging, hooks, the garbage collector, and JAX's cache of compiled programs.
+A library must not make them to the process of its user.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ CACHE_BYTES = 1 << 30
 
 
 def silence_libraries() -> None:
-    """Silence the logs of orbax, gcsfs and pooch: the commands report their errors."""
+    """Silence the logs of orbax (absl), gcsfs and pooch: the commands report their errors."""
     for name in ("absl", "gcsfs", "pooch"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").addFilter(lambda record: "OCDBT" not in record.getMessage())
@@ -37,10 +37,11 @@ class _Unraisable:
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs in the user's cache folder, unless JAXLM_CACHE is off.
+    """Let JAX keep compiled programs in the user's cache folder, unless JAXLM_CACHE is "off".
 
-    A program compiled for another CPU must not run here: the folder is named by the CPU's features
-    and the versions of JAX. A cache that the user chose (JAX_COMPILATION_CACHE_DIR) is left alone.
+    The name of the folder depends on the CPU's features and on the version of JAX, because a
+    program compiled for another CPU must not run here. If JAX_COMPILATION_CACHE_DIR is set, nothing
+    changes. Programs that were not used for longest are removed above CACHE_BYTES.
     """
     if os.environ.get("JAXLM_CACHE") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -62,7 +63,7 @@ def keep_compiled_programs() -> None:
 
 
 def compiled_folder() -> Path:
-    """Return the folder of the programs compiled for this CPU by these versions of JAX."""
+    """Return the folder of the programs compiled for this CPU by this version of JAX."""
     from importlib.metadata import version
 
     from jaxlm.data.corpora import cache_folder

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, choose
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import RECIPES
 from jaxlm.runs.old_configs import upgrade
@@ -18,7 +18,11 @@ from jaxlm.training.config import RunConfig, section_names
 
 
 def network_class(model: str) -> type:
-    """Return a dataclass of the settings of a model, from which tyro makes flags."""
+    """Return a dataclass of the settings of a model, from which tyro makes flags.
+
+    Raises:
+      UserError: for a name that is not in MODELS.
+    """
     entry = choose(MODELS, model, "model")
     fields = [
         (
@@ -38,7 +42,7 @@ def default_config(
 ) -> RunConfig:
     """Return the settings before any flag: defaults, then the recipe, then the file.
 
-    Without recipe and file, the toy corpus is trained as the lecture does.
+    For the toy corpus without recipe and file, the recipe is "lecture".
 
     Args:
       model: a name in MODELS; None for the file's or the recipe's model, or nplm.
@@ -46,14 +50,14 @@ def default_config(
       config_file: a JSON file of settings, or None.
       corpus: the corpus that the command names.
     Raises:
-      UserError: for an unknown name.
+      UserError: for an unknown name, and a value of another type.
     """
     if recipe is None and config_file is None and corpus == "toy":
         recipe = "lecture"
     from_recipe = choose(RECIPES, recipe, "recipe")["settings"] if recipe else {}
     from_file = read_config_file(config_file) if config_file else {}
     name = model or from_file.get("model") or from_recipe.get("model") or "nplm"
-    config = RunConfig.default(name).with_options(from_recipe, f"recipe {recipe}")
+    config = RunConfig.default(str(name)).with_options(from_recipe, f"recipe {recipe}")
     return config.with_options(from_file, str(config_file))
 
 
@@ -92,19 +96,14 @@ def config_of(model: str, command: Any, about: dict[str, Any]) -> RunConfig:
 
     Args:
       model: the name of the model.
-      command: the parsed flags, with the sections as attributes.
-      about: other entries of config.json.
+      command: the parsed flags, with `network` and the sections as attributes.
+      about: entries of config.json that are not settings, such as the command.
     """
     sections = {
         name: getattr(command, name)
         for name in ("text", "batching", "optimizer", "training", "counting")
         if hasattr(command, name)
     }
-    network = {field.name: getattr(command.network, field.name) for field in _fields(command)}
+    fields = dataclasses.fields(command.network)
+    network = {field.name: getattr(command.network, field.name) for field in fields}
     return RunConfig(model, network, **sections, about=about)
-
-
-def _fields(command: Any) -> tuple[dataclasses.Field[Any], ...]:
-    if not dataclasses.is_dataclass(command.network):
-        raise UserError("the settings of the model could not be read")
-    return dataclasses.fields(command.network)

@@ -30,7 +30,10 @@ State = Any
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep` checkpoints, and the best by validation.
+    """The checkpoints of one run.
+
+    There are two kinds: "last", the newest `keep` checkpoints, and "best", a single checkpoint, the
+    best by validation.
 
     Args:
       folder: a folder of any file system that orbax knows, such as gs://bucket/run.
@@ -48,6 +51,7 @@ class Checkpoints:
         self._writing: dict[str, int] = {}
 
     def _manager(self, kind: str) -> Any:
+        """Return orbax's CheckpointManager of a kind, made when it is first asked for."""
         if kind not in self._managers:
             options = self._ocp.CheckpointManagerOptions(
                 max_to_keep=self._kept[kind],
@@ -63,12 +67,12 @@ class Checkpoints:
         return self._managers[kind]
 
     def save(self, kind: str, state: State, meta: dict[str, Any]) -> None:
-        """Start to write `state`; checkpoints of this and of later steps are replaced.
+        """Start to write `state` in the background; remove checkpoints of this and later steps.
 
         Args:
           kind: "last" or "best".
           state: the training state.
-          meta: what JSON can hold, kept beside the arrays.
+          meta: values for JSON that are kept beside the arrays.
         Raises:
           UserError: if this or an earlier write failed.
         """
@@ -76,7 +80,13 @@ class Checkpoints:
         self._write(kind, int(state.step), params, rest, meta)
 
     def save_params(self, kind: str, params: Any, step: int) -> None:
-        """Start to write parameters alone, which can be loaded but not trained further."""
+        """Start to write parameters alone, which can be loaded but not trained further.
+
+        Args:
+          kind: "last" or "best".
+          params: the parameters.
+          step: the train step that the parameters are from.
+        """
         arrays = {path: np.array(to_host(leaf)) for path, leaf in _flat(params).items()}
         self._write(kind, step, arrays, {"step": np.asarray(step, np.int32)}, {})
 
@@ -105,6 +115,7 @@ class Checkpoints:
             raise self._save_failed(step, error) from error
 
     def _save_failed(self, step: int, error: Exception) -> UserError:
+        """Return the error for a checkpoint that could not be written, with a remedy."""
         reason = " ".join(str(error).split())
         # Tensorstore says last what the system said.
         if code := re.search(r"os_error_code='(\d+)'", reason):
@@ -112,7 +123,7 @@ class Checkpoints:
         reason = reason[:200] or type(error).__name__
         return UserError(
             f"could not write the checkpoint of step {step} to {self._folder}: {reason}. Earlier "
-            f"checkpoints are whole: when that is put right (free some space, if it is full), "
+            f"checkpoints are whole: remove the cause (free some space, if the disk is full), then "
             f"repeat the command with `resume`"
         )
 
@@ -194,11 +205,16 @@ class Checkpoints:
         return None
 
     def _steps(self, kind: str) -> list[int]:
+        """Return the steps of the complete checkpoints of a kind, newest first."""
         if not (self._folder / kind).is_dir():
             return []
         return sorted(self._manager(kind).all_steps(), reverse=True)
 
     def _read(self, kind: str, step: int, templates: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the parts of a checkpoint and its meta; warn and return None if it is damaged.
+
+        `templates` has a tree of arrays, or of shapes, for each part to read: "params", "rest".
+        """
         args = self._ocp.args
         shapes = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), templates)
         items = {name: args.StandardRestore(tree) for name, tree in shapes.items()}

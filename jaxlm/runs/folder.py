@@ -44,20 +44,22 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path | str:
-        """The place of the run's checkpoints: its folder, or its name in `remote`."""
+        """The place of the run's checkpoints; see `checkpoints_of`."""
         return checkpoints_of(self.path, self.remote)
 
     @property
     def holds_run(self) -> bool:
-        """True if the folder holds a run."""
+        """True if the folder has a config.json."""
         return (self.path / CONFIG).exists()
 
     def claim(self, resume: bool) -> None:
-        """Make the folder this run's; a new run never overwrites an old run.
+        """Write the description of this run into the folder; a new run never overwrites an old run.
 
+        Args:
+          resume: whether the folder may hold this run already.
         Raises:
           UserError: if a new run finds a run here, if a resumed run finds another run, and if the
-            folder cannot be written. The folder is then left as it was.
+            folder cannot be written. A refused new run leaves the folder as it was.
         """
         existed, new = self.path.exists(), not self.holds_run
         if self.remote and not resume and remote_checkpoints.holds_run(self.checkpoints):
@@ -71,8 +73,6 @@ class RunFolder:
             raise UserError(f"`folder` {self.path} is a file: give a folder")
         try:
             self.write_description()
-        except OSError as error:
-            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
         except UserError:
             if new:
                 self.release()
@@ -81,15 +81,26 @@ class RunFolder:
             raise
 
     def write_description(self) -> None:
-        """Write config.json and tokenizer.json, here and in `remote`."""
-        write_description(self.path, self.description, self.tokenizer)
+        """Write config.json and tokenizer.json, here and in `remote`.
+
+        Raises:
+          UserError: if a file cannot be written.
+        """
+        try:
+            write_description(self.path, self.description, self.tokenizer)
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}: choose another `folder`, or free "
+                f"some space"
+            ) from None
         if self.remote:
             remote_checkpoints.copy_description(self.path, self.checkpoints)
 
     def release(self) -> None:
         """Undo `claim` for a run that wrote nothing; other files in the folder stay."""
-        for name in (CONFIG, TOKENIZER):
-            (self.path / name).unlink(missing_ok=True)
+        for name in (CONFIG, TOKENIZER, f"{CONFIG}.partial", f"{TOKENIZER}.partial"):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
         if self.remote:
@@ -111,6 +122,7 @@ class RunFolder:
         remote_checkpoints.fetch_description(self.checkpoints, self.path)
 
     def _check_same_run(self, resume: bool) -> None:
+        """Raise UserError unless `resume` is given and the folder holds the same run."""
         if not resume:
             raise UserError(
                 f"{self.path} already holds a run: choose another `folder`, or continue it with "
@@ -126,13 +138,21 @@ class RunFolder:
                     f"{_differences(before, now.get(section))}; repeat the command that made it "
                     f"with `resume`, or choose another `folder`"
                 )
-        old, new = (one.get("optimizer", {}).get("optimizer") for one in (saved, now))
+        for name in ("optimizer", "average", "freeze"):
+            old, new = (run.get("optimizer", {}).get(name) for run in (saved, now))
+            if _changes_state(name, old, new):
+                raise UserError(
+                    f"{self.path} was trained with `{name}` {_shown(old)}, not {_shown(new)}, and "
+                    f"its state would be lost: resume with `{name}` {_shown(old)}, or choose "
+                    f"another `folder`"
+                )
+        old, new = (run.get("training", {}).get("seed") for run in (saved, now))
         if old != new:
             raise UserError(
-                f"{self.path} was trained with `optimizer` {old}, not {new}, and its state would "
-                f"be lost: resume with `optimizer` {old}, or choose another `folder`"
+                f"{self.path} was trained with `seed` {old}, not {new}, which orders the batches: "
+                f"resume with `seed` {old}, or choose another `folder`"
             )
-        places = [checkpoints_of(self.path, _remote(one)) for one in (saved, now)]
+        places = [checkpoints_of(self.path, _remote(run)) for run in (saved, now)]
         if str(places[0]) != str(places[1]):
             raise UserError(
                 f"{self.path} has its checkpoints in {places[0]}, not in {places[1]}: resume with "
@@ -147,7 +167,19 @@ class RunFolder:
 
 
 def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
-    """Claim every folder; if a folder is refused, release the folders claimed before it."""
+    """Claim every folder; if a folder is refused, release the folders claimed before it.
+
+    Raises:
+      UserError: if a folder is refused, or if only some of several folders hold a run to resume.
+    """
+    new_folders = [folder for folder in folders if not folder.holds_run]
+    if resume and 0 < len(new_folders) < len(folders):
+        # All runs go back to a step that all of them saved: the others would start anew.
+        raise UserError(
+            f"`resume`: {new_folders[0].path} holds no run, but {len(folders) - len(new_folders)} "
+            f"other folders do: resume with the same `seeds` and `sweep`, or choose another "
+            f"`folder`"
+        )
     claimed: list[RunFolder] = []
     for folder in folders:
         new = not folder.holds_run
@@ -167,11 +199,11 @@ def checkpoints_of(folder: Path, remote: str | None) -> Path | str:
 
 def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
     """Write config.json and tokenizer.json, each to a temporary file that is then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         TOKENIZER: to_json(tokenizer),
         CONFIG: json.dumps(config, ensure_ascii=False, indent=2) + "\n",
     }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
@@ -188,6 +220,9 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     try:
         config = upgrade(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        missing = {"model", "network"} - config.keys()
+        if missing:
+            raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")
         return config, from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} is a damaged run: {type(error).__name__}: {error}") from None
@@ -195,22 +230,24 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
 
 def read_sections(folder: Path, section: str) -> dict[str, Any]:
     """Return one section of the config.json in `folder`, empty if the run has no such section."""
-    found: dict[str, Any] = read_description(folder)[0].get(section, {})
-    return found
+    settings: dict[str, Any] = read_description(folder)[0].get(section, {})
+    return settings
 
 
 def _runs_nearby(folder: Path) -> str:
-    found = sorted(
-        path.parent for path in [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")]
-    )
-    if not found:
+    """Return the end of a message: runs in `folder` and in its parent, or how to train."""
+    configs = [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")]
+    if not configs:
         return "; train a run with python -m jaxlm.train"
-    return f"; there are {', '.join(map(str, found[:8]))}"
+    runs = sorted(path.parent for path in configs)
+    return f"; there are {', '.join(map(str, runs[:8]))}"
 
 
 def _with_defaults(section: str, saved: dict[str, Any], now: Any) -> Any:
-    """Return a saved section; a setting newer than the run has its default value, which is the
-    behaviour that the run was trained with.
+    """Return a section of a saved config.json, with every setting that the section `now` has.
+
+    A setting that jaxlm did not have yet when the run was made gets its default value: the run was
+    trained as if the setting had this value.
     """
     before = saved.get(section)
     if not isinstance(before, dict) or not isinstance(now, dict):
@@ -227,12 +264,25 @@ def _with_defaults(section: str, saved: dict[str, Any], now: Any) -> Any:
     return {name: value for name, value in plain.items() if name in now} | before
 
 
+def _changes_state(name: str, old: Any, new: Any) -> bool:
+    """Return whether the training state has other arrays with `new` than with `old`."""
+    if name == "optimizer":
+        return bool(old != new)
+    # None, and a setting that the saved config.json lacks, mean that nothing is averaged or frozen.
+    return (old in (None, "none")) != (new in (None, "none"))
+
+
+def _shown(value: Any) -> Any:
+    return "none" if value is None else value
+
+
 def _remote(config: dict[str, Any]) -> str | None:
     place: str | None = config.get("training", {}).get("checkpoint_folder")
     return place.rstrip("/") if place else None
 
 
 def _differences(saved: Any, asked: Any) -> str:
+    """Return the settings in which two sections differ, with both values."""
     if not isinstance(saved, dict) or not isinstance(asked, dict):
         return f"{saved}, not {asked}"
     changed = [name for name in asked if saved.get(name) != asked[name]]

@@ -32,8 +32,8 @@ class Log:
       console: where lines and the progress bar are printed.
       total_steps: the length of the progress bar.
       tensorboard: whether to write TensorBoard event files too.
-      label: put before each printed line.
-      live: whether to show a progress bar.
+      label: text before each printed line, such as the name of the run.
+      live: whether to show a progress bar on a terminal or in a notebook.
       callbacks: functions that are called with each record.
     """
 
@@ -86,7 +86,13 @@ class Log:
         self._bar.update(self._task, total=total)
 
     def advance(self, step: int, tokens: int, loss: float) -> None:
-        """Move the progress bar to `step`; `tokens` were read since the last call."""
+        """Move the progress bar to `step`.
+
+        Args:
+          step: number of steps taken.
+          tokens: training targets since the last call, which the rate counts.
+          loss: loss of the last step in nats per token, to show.
+        """
         if self._clock is None:
             # The rate excludes the first dispatch, which compiles.
             self._clock = time.perf_counter()
@@ -109,7 +115,15 @@ class Log:
             self._clock += time.perf_counter() - began
 
     def record(self, step: int, values: dict[str, Any], line: str) -> None:
-        """Append one record to metrics.jsonl, call the callbacks, and print `line`."""
+        """Print `line`, call the callbacks, and append the record to metrics.jsonl.
+
+        Args:
+          step: number of steps taken.
+          values: the values to record by name; a value of infinity is left out of the file.
+          line: the record for the terminal.
+        Raises:
+          UserError: if the record cannot be written.
+        """
         self.note(line)
         for callback in self._callbacks:
             callback({"step": step} | values)
@@ -132,6 +146,7 @@ class Log:
                     self._events.add_scalar(f"{prefix}/{name}", value, step)
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
+        """Append one line of JSON to a file of the folder."""
         assert self._folder is not None
         with writing(self._folder / name), open(self._folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -185,12 +200,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def check_tensorboard() -> None:
-    """Raise UserError if tensorboardX is not installed; called before a run folder is made."""
+    """Raise UserError if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UserError("`tensorboard` needs an extra package: pip install tensorboardX")
 
 
 def _event_writer(folder: Path) -> Any:
+    """Return the writer of TensorBoard's event files."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"))

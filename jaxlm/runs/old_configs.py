@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# Version 0.1.0 called these settings otherwise.
+# Names and values of version 0.1.0, and their present names.
 _NETWORK = {"kernel": "time_loop"}
 _POSITIONS = {"every": "all", "last": "last"}
 

@@ -1,4 +1,4 @@
-"""Figures; the only module that knows matplotlib, and notebooks."""
+"""The loss curve of a run, in a file or in a notebook: drawn with matplotlib."""
 
 import io
 import time
@@ -8,11 +8,14 @@ from typing import Any
 from jaxlm.errors import UserError
 
 Records = list[dict[str, Any]]
+"""Records of the log, such as {"step": 200, "split": "train", "ppl": 9.5}."""
 
 
 def loss_curve(records: Records, path: Path) -> bool:
-    """Draws training and validation perplexity by step into `path`; False if matplotlib (extra
-    `plots`) is missing.
+    """Draw training and validation perplexity by step, and save the picture to `path`.
+
+    Returns:
+      True, or False if matplotlib (extra `plots`) is not installed: then no file is written.
     """
     try:
         figure = _curve(records, path.parent.name)
@@ -23,6 +26,7 @@ def loss_curve(records: Records, path: Path) -> bool:
 
 
 def _curve(records: Records, title: str) -> Any:
+    """Return a figure of matplotlib with a curve for each split that has records."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -43,12 +47,17 @@ def _curve(records: Records, title: str) -> Any:
 
 
 class LiveCurve:
-    """A notebook's curve of training and validation perplexity that is drawn anew as they come.
+    """A callback of `fit` that draws training and validation perplexity in a notebook.
 
-        jaxlm.fit(model, text, watch=jaxlm.LiveCurve())
+        jaxlm.fit(model, text, callbacks=[jaxlm.LiveCurve()])
 
-    seconds: between two drawings, at least. Raises UserError where there is no notebook to show it,
-    or no matplotlib.
+    The curve appears where LiveCurve is called, and is drawn again as records come.
+
+    Args:
+      seconds: the least time between two drawings.
+      title: the title of the figure.
+    Raises:
+      UserError: if IPython or matplotlib is not installed.
     """
 
     def __init__(self, seconds: float = 2.0, title: str = "") -> None:
@@ -57,8 +66,8 @@ class LiveCurve:
             from IPython.display import display
         except ImportError as error:
             raise UserError(
-                f"LiveCurve draws in a notebook, with matplotlib: {error}; leave watch out, or "
-                f"pip install ipython matplotlib"
+                f"LiveCurve draws in a notebook, with matplotlib: {error}; pip install ipython "
+                f"matplotlib, or leave LiveCurve out of `callbacks`"
             ) from None
         self.records: Records = []
         self.seconds, self.title = seconds, title
@@ -66,18 +75,19 @@ class LiveCurve:
         self._place = display(self._picture(), display_id=True)
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Takes a record of the log: its step, split, and perplexity."""
+        """Add a record of the log; draw if the last drawing is `seconds` old."""
         self.records.append(record)
         if time.monotonic() - self._drawn >= self.seconds:
             self.draw()
 
     def draw(self) -> None:
-        """Draws all there is, now."""
+        """Draw all records so far."""
         self._drawn = time.monotonic()
         if self._place is not None:
             self._place.update(self._picture())
 
     def _picture(self) -> Any:
+        """Return the figure as an image that IPython can display."""
         from IPython.display import Image
 
         content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The protocol of a run: which tokens are scored, and where the state starts anew."""
+"""The protocol of a run: which tokens are scored, and where the carry is reset."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Protocol:
-    """Protocol by which a run is scored; config.json keeps it.
+    """The way in which a run is scored; config.json keeps it.
 
-    rows: each line is scored on its own, from the initial state; otherwise the text is one stream.
+    rows: each line is scored on its own, from the initial carry; otherwise the text is one stream.
     last_only: only the last token of each line is predicted (the lecture); needs `rows`.
 
     Example:

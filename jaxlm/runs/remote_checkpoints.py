@@ -28,7 +28,7 @@ def path_of(folder: Path | str) -> Any:
 
 
 def holds_run(place: Path | str) -> bool:
-    """Return whether `place` holds the checkpoints or the description of a run.
+    """Return whether `place` holds checkpoints of a run ("last"), or its description.
 
     Raises:
       UserError: if `place` cannot be read.
@@ -40,7 +40,11 @@ def holds_run(place: Path | str) -> bool:
 
 
 def fetch_description(place: Path | str, folder: Path) -> None:
-    """Copy the description of the run from `place` to `folder`, which has none."""
+    """Copy the description of the run from `place` to `folder`.
+
+    Raises:
+      UserError: if `place` cannot be read.
+    """
     try:
         texts = {name: (path_of(place) / name).read_text() for name in DESCRIPTION}
     except Exception as error:  # see holds_run
@@ -76,6 +80,7 @@ def remove_description(place: Path | str) -> None:
 
 
 def _refusal(verb: str, place: Path | str, error: Exception) -> UserError:
+    """Return the error for a place that cannot be read or written (`verb`), with a remedy."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(
         f"`checkpoint_folder`: cannot {verb} {place}: {reason}; give a folder that can be written, "

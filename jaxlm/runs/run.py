@@ -1,4 +1,4 @@
-"""A trained model that can be asked, brought back from its folder."""
+"""A trained model with all that its users need: `Run`, `Run.save` and `load`."""
 
 import os
 import shutil
@@ -26,7 +26,9 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A model with its parameters, its tokenizer and its protocol: all that asking it needs.
+    """A trained model: the model with its parameters, its tokenizer and its protocol.
+
+    Functions that score, predict, generate and inspect take a Run.
 
     model: the model. params: its parameters. tokenizer: cuts text into the model's tokens.
     protocol: how the run is scored. settings: the content of config.json. folder: where the run is
@@ -105,19 +107,24 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
     settings, tokenizer = read_description(folder)
     vocabulary = tokenizer.vocabulary
     name = settings["model"]
+    check_registered(folder, name)
+    model = make_model(name, settings["network"], len(vocabulary), vocabulary.start_id)
+    restored = READERS[model.trained_by](model, folder, settings, warn)
+    if restored is None:
+        raise UserError(
+            f"{folder} has no whole checkpoint yet: train on with `resume`, or choose another run"
+        )
+    params, step = restored
+    return Run(model, params, tokenizer, Protocol(**settings["protocol"]), settings, folder, step)
+
+
+def check_registered(folder: Path, name: str) -> None:
+    """Raise UserError unless `name`, the model of the run in `folder`, is registered."""
     if name not in MODELS:
         raise UserError(
             f"{folder} is a run of a model called {name!r}, which is not registered: call "
             f"jaxlm.register_model first, or give the file that does so as `plugin`"
         )
-    model = make_model(name, settings["network"], len(vocabulary), vocabulary.start_id)
-    found = READERS[model.trained_by](model, folder, settings, warn)
-    if found is None:
-        raise UserError(
-            f"{folder} has no whole checkpoint yet: train on with `resume`, or choose another run"
-        )
-    params, step = found
-    return Run(model, params, tokenizer, Protocol(**settings["protocol"]), settings, folder, step)
 
 
 def _read_checkpoint(
@@ -140,6 +147,7 @@ def _read_checkpoint(
 
 
 def _write_checkpoint(run: Run, folder: Path) -> None:
+    """Write the parameters as the best checkpoint."""
     from jaxlm.runs.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(folder / CHECKPOINTS, print)
@@ -151,7 +159,7 @@ def _write_checkpoint(run: Run, folder: Path) -> None:
 def _read_tables(
     model: LanguageModel, folder: Path, settings: dict[str, Any], warn: Warn
 ) -> tuple[Any, int] | None:
-    """Return the tables of an n-gram, memory-mapped."""
+    """Return the tables of an n-gram, memory-mapped, and 1 for the step."""
     from jaxlm.ngrams.tables import Tables
 
     if not (folder / TABLES).is_dir():
@@ -163,6 +171,7 @@ def _read_tables(
 
 
 def _write_tables(run: Run, folder: Path) -> None:
+    """Write the tables of an n-gram."""
     # Renamed into place: a folder called TABLES is complete.
     partial = folder / f"{TABLES}.partial"
     try:
@@ -176,7 +185,10 @@ READERS: dict[str, Callable[..., tuple[Any, int] | None]] = {
     "gradient": _read_checkpoint,
     "counting": _read_tables,
 }
+"""How a run is read, by `trained_by` of its model: (model, folder, settings, warn) -> parameters
+and step, or None if the folder has no parameters yet."""
 WRITERS: dict[str, Callable[[Run, Path], None]] = {
     "gradient": _write_checkpoint,
     "counting": _write_tables,
 }
+"""How a run is written, by `trained_by` of its model."""

@@ -12,13 +12,16 @@ from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.state import TrainState
 
 Share = Callable[[jax.Array], jax.Array]
-"""share(n): weight of the newest parameters in a running average of n."""
+"""share(n): weight of the newest parameters in a running average over n steps, float32 scalars."""
 
 
 def averaged(state: TrainState, newest: Any, share: Share) -> TrainState:
-    """Return the state after a step that led to the parameters `newest`.
+    """Return the state with the parameters `newest` of a step added to the running average.
 
-    θ̄ ← θ̄ + share(n) · (θ - θ̄)          θ̄ = θ until the average starts
+        θ̄ ← θ̄ + share(n) · (θ - θ̄)          θ̄ = θ until the average starts
+
+    θ is `newest`, θ̄ is `params` of the state, and n counts the steps in the average, this step
+    included.
     """
     count = state.averaged + (state.averaged > 0)
     weight = jnp.where(count > 0, share(count), 1.0)
@@ -29,9 +32,9 @@ def averaged(state: TrainState, newest: Any, share: Share) -> TrainState:
 class Average(NamedTuple):
     """A running average of the parameters.
 
-    share: weight of the newest parameters. start: number of parameters in the average before step
-    0; 0 means that the average waits. begins: whether a waiting average starts now, given the nlls
-    of all validations so far.
+    share: weight of the newest parameters. start: number of steps that count as averaged before
+    step 0; 0 if the average starts later. begins: given the nll of every validation so far, returns
+    whether an average that has not started starts now.
     """
 
     share: Share
@@ -44,7 +47,7 @@ def _ema(config: OptimizerConfig) -> Average:
         raise SettingError("ema_decay", config.ema_decay, "must be between 0 and 1")
 
     def share(count: jax.Array) -> jax.Array:
-        # The first averages are over few parameters, so that the random start is soon forgotten.
+        # The first averages are over few steps, so that the random start is soon forgotten.
         return jnp.maximum(1 - config.ema_decay, 9 / (9 + count))
 
     return Average(share, 1.0, lambda nlls: False)

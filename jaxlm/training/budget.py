@@ -1,4 +1,8 @@
-"""A wall-clock budget: how many train steps fit into it, and when it is spent."""
+"""A wall-clock budget: how many train steps fit into it, and when it is spent.
+
+To fit a run means to choose its number of steps so that training ends with the budget. A run is
+fitted before step 0 (`first_fit`), and again when the machine gets slower or faster (`refit`).
+"""
 
 import contextlib
 import math
@@ -14,6 +18,7 @@ from jaxlm.data.text import Text
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Mesh
+from jaxlm.parallel.multihost import allgather_ints
 from jaxlm.runs.folder import CONFIG, read_sections
 from jaxlm.training.config import TrainingConfig
 from jaxlm.training.optimizers import Horizon
@@ -24,9 +29,10 @@ from jaxlm.training.step import TrainBlock
 TIMED_SECONDS = 4.0
 # Share of the remaining time that is kept in reserve for a machine that gets slower.
 RESERVE = 0.04
-# The number of steps is fitted again whenever this share of the budget is spent ...
+# `refit` measures the speed over windows of at least this share of the budget ...
 WINDOW = 0.05
-# ... and changed if it is wrong by this share of the steps, and by more than compiling costs.
+# ... and changes the number of steps if it is wrong by this share, and by more steps than compiling
+# the train step again costs.
 DRIFT = 0.03
 
 
@@ -35,8 +41,8 @@ class Budget:
 
     Args:
       minutes: the budget; None for no limit.
-      most_steps: the most steps that the run may be given when it is fitted again; None if its
-        number of steps is fixed.
+      most_steps: upper limit for the number of steps that `refit` returns; None if the user chose
+        the number of steps, so that `refit` never changes it.
     """
 
     def __init__(self, minutes: float | None, most_steps: int | None = None) -> None:
@@ -46,7 +52,7 @@ class Budget:
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
-        """Seconds of the last validation; this time is reserved for one at the end."""
+        """Seconds of the last validation; this time is reserved for a validation at the end."""
         self.compile_seconds = 0.0
         """Seconds of the first dispatch, which compiles the train step."""
 
@@ -57,27 +63,37 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        """True when it is time for the last validation."""
+        """True when only the time that a validation takes is left."""
         limit = math.inf if self.minutes is None else 60 * self.minutes
         return self.seconds + self.validation_seconds >= limit
 
     @contextlib.contextmanager
     def timing_validation(self) -> Iterator[None]:
-        """Within this context a validation runs, which is timed."""
+        """Measure the seconds of a validation that runs within this context."""
         began = time.perf_counter()
         yield
         self.validation_seconds = time.perf_counter() - began
 
     @contextlib.contextmanager
     def timing_dispatch(self) -> Iterator[None]:
-        """Within this context a block is dispatched; the first dispatch is timed."""
+        """Measure the seconds of the first dispatch that runs within this context.
+
+        Only the first dispatch of a session compiles, and it waits for the compiler.
+        """
         began = time.perf_counter()
         yield
         self.compile_seconds = self.compile_seconds or time.perf_counter() - began
 
     def notes(self, total: int, steps_per_epoch: int) -> list[str]:
-        """Return what the log says of the budget: the steps that fit into it."""
-        if self.minutes is None:
+        """Return lines for the log: the number of steps that fit into the budget.
+
+        There are none without a budget, or if the user chose the number of steps.
+
+        Args:
+          total: the number of steps that fit.
+          steps_per_epoch: train steps in an epoch.
+        """
+        if self.minutes is None or self.most_steps is None:
             return []
         epochs = f"{total / steps_per_epoch:.2f} epochs"
         return [
@@ -127,10 +143,11 @@ class Budget:
           train_block: the compiled train step of one run.
           state: a state that the timing may use up.
           batches: the batches of the run.
-          validation: returns the seconds that a validation takes.
-          most_steps: the most steps to return.
+          validation: measures and returns the seconds that a validation takes.
+          most_steps: upper limit of the result.
           eval_every: steps between two validations; None without validation.
-          runs: how many runs are trained in parallel.
+          runs: number of runs that train in parallel. A step of all runs is taken to last as long
+            as this number of steps of a single run.
         """
         assert self.minutes is not None
         seconds = _seconds_per_step(train_block, state, batches)
@@ -141,10 +158,10 @@ class Budget:
 
 
 def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Horizon:
-    """Return the length of training that schedules go by.
+    """Return the length of training that learning-rate schedules go by.
 
-    Within a budget the epochs of a schedule shrink with the run: what was to happen after a tenth
-    of the epochs asked for happens after a tenth of the epochs that fit.
+    With `max_minutes` the epochs of a schedule shrink in proportion. If only half of the steps in
+    `epochs` fit into the budget, an epoch of the schedule has half of the steps of a real epoch.
     """
     if config.max_minutes is None:
         return Horizon(steps_per_epoch, total)
@@ -168,11 +185,13 @@ def saved_steps(config: TrainingConfig, folder: Path | None) -> int | None:
 
 
 def _seconds_per_step(train_block: TrainBlock, state: TrainState, batches: Batches) -> float:
+    """Return the seconds of a train step, timed over TIMED_SECONDS without compilation."""
     capacity, count = 16, 1
     state, metrics = train_block(state, batches.block(0, count, capacity), count)
     jax.block_until_ready(metrics)
     taken, seconds = 0, 0.0
-    while seconds < TIMED_SECONDS:
+    # The first process's clock counts: all processes take the same number of steps.
+    while allgather_ints([seconds < TIMED_SECONDS])[0, 0]:
         began = time.monotonic()
         state, metrics = train_block(state, batches.block(taken, count, capacity), count)
         jax.block_until_ready(metrics)

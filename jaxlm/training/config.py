@@ -7,7 +7,9 @@ class, and each section below is a dataclass. Precedence: default < recipe < con
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import TextConfig
@@ -20,15 +22,16 @@ from jaxlm.training.optimizers import OptimizerConfig
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of the length of training, and of the checkpoints."""
+    """Settings of the length of training, of validation, of the log and of the checkpoints."""
 
     epochs: float = 10
     """Passes over the training text."""
     steps: int | None = None
     """Train steps, in place of epochs (none: epochs decides)."""
     max_minutes: float | None = None
-    """Stop within this wall-clock time: train no more steps than fit into it, shrink the schedules
-    to them, and fit again when the machine gets slower or faster (with steps: exactly these)."""
+    """Stop within this wall-clock time: train no more steps than fit into it, and shrink the
+    schedules to these steps; the number changes if the machine gets slower or faster (with steps:
+    train that number, or fewer if the time is over)."""
     seed: int = 0
     """Determines every random choice: the same command, seed and machine give the same bytes."""
     log_every: int = 200
@@ -40,7 +43,7 @@ class TrainingConfig:
     checkpoint_every: int | None = None
     """Steps between two checkpoints (none: at every validation)."""
     checkpoint_minutes: float | None = None
-    """Minutes between two checkpoints, in addition (none: by steps alone)."""
+    """Minutes between two checkpoints, in addition to checkpoint_every (none: by steps alone)."""
     keep: int = 2
     """How many of the newest checkpoints are kept, beside the best."""
     checkpoint_folder: str | None = None
@@ -66,7 +69,7 @@ class RunConfig:
 
     model: a name in MODELS. network: the model's own settings by name. text, batching, optimizer,
     training, counting: the sections; a section that the model does not use is None. about: other
-    entries of config.json, such as the command.
+    entries of config.json, which are no settings, such as the command.
 
     Example:
       >>> config = RunConfig.default("nplm").with_options({"lr": 0.1, "n_step": 2}, "the example")
@@ -111,29 +114,37 @@ class RunConfig:
     def with_options(self, options: Mapping[str, Any], origin: str) -> "RunConfig":
         """Return these settings with flat options put into the sections that declare them.
 
-        A setting that only other models have is passed over, so that one recipe serves several
-        models. `origin` says where the options come from, for the error.
+        A setting that only other models have is ignored, so that one recipe serves several models.
 
+        Args:
+          options: values by the name of a setting; lists, which JSON has in the place of tuples,
+            become tuples.
+          origin: where the options come from, such as "recipe lecture", for the error.
         Raises:
           UserError: for a name that no model and no section has.
+          SettingError: for a value of another type.
         """
         config, known = self, dict.fromkeys(all_settings())
         for name, value in options.items():
             choose(known, name, f"setting in {origin}")
-            # JSON has lists in the place of tuples.
-            value = tuple(value) if isinstance(value, list) else value
             if name in config.network:
-                config = replace(config, network={**config.network, name: value})
+                kind = MODELS[config.model].settings[name].type
+                network = {**config.network, name: _typed(name, value, kind)}
+                config = replace(config, network=network)
             for title, section in config.sections.items():
                 if name in {item.name for item in fields(section)}:
-                    config = replace(config, **{title: replace(section, **{name: value})})
+                    config = replace(config, **{title: _with(section, name, value)})
         return config
 
     def with_section_options(self, options: Mapping[str, Any]) -> "RunConfig":
         """Return these settings with flat options of `fit`; each must belong to a section.
 
+        Unlike in `with_options`, a name that belongs to another kind of model is an error, and the
+        settings of the model and of the text cannot be changed: `fit` gets both as arguments.
+
         Raises:
           UserError: for a name that no section of this model has.
+          SettingError: for a value of another type.
         """
         declared = {
             item.name: title
@@ -144,8 +155,7 @@ class RunConfig:
         config = self
         for name, value in options.items():
             title = choose(declared, name, "option of fit")
-            section = getattr(config, title)
-            config = replace(config, **{title: replace(section, **{name: value})})
+            config = replace(config, **{title: _with(getattr(config, title), name, value)})
         return config
 
     def with_steps(self, steps: int | None) -> "RunConfig":
@@ -154,7 +164,13 @@ class RunConfig:
         return replace(self, training=replace(self.training, steps=steps))
 
     def protocol(self, start_id: int | None) -> Protocol:
-        """Return how a run with these settings is scored; `start_id` is the model's."""
+        """Return how a run with these settings is scored.
+
+        Without batches (an n-gram), the text is scored by lines if it has no start token.
+
+        Args:
+          start_id: id of the token that stands before a text; None if there is none.
+        """
         if self.batching is not None:
             rows, positions = self.batching.batching == "rows", self.batching.positions
         else:
@@ -163,7 +179,7 @@ class RunConfig:
         return Protocol(rows, rows and positions == "last")
 
     def as_json(self, start_id: int | None) -> dict[str, Any]:
-        """Return the content of config.json."""
+        """Return the content of config.json; for `start_id`, see `protocol`."""
         sections = {title: asdict(section) for title, section in self.sections.items()}
         protocol = {"protocol": self.protocol(start_id).as_json()}
         described = {"model": self.model, "network": dict(self.network)}
@@ -199,4 +215,54 @@ def _check_positive(config: TrainingConfig, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
-            raise SettingError(name, value, "must be above 0")
+            raise SettingError(name, value, "must be above 0, and finite")
+
+
+# The types of settings: the word for an error, and the class of the values.
+_TYPES: dict[Any, tuple[str, type]] = {
+    str: ("a text", str),
+    bool: ("true or false", bool),
+    int: ("an integer", Integral),
+    float: ("a number", Real),
+}
+
+
+def _with(section: Any, name: str, value: Any) -> Any:
+    """Return a section with another value of one setting."""
+    kind = get_type_hints(type(section))[name]
+    return replace(section, **{name: _typed(name, value, kind)})
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """Return `value` as a setting of the type `kind` keeps it.
+
+    Lists become tuples, and scalars of NumPy and JAX become numbers of Python. A model of the
+    user's own may have settings of other types than _TYPES; they are not checked.
+
+    Raises:
+      SettingError: for a value of another type.
+    """
+    if isinstance(value, list):
+        value = tuple(value)
+    elif hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not any(_is_of(single, value) for single in kinds):
+        raise SettingError(name, repr(value), f"must be {' or '.join(map(_describe, kinds))}")
+    return value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is tuple:
+        item_kind = get_args(kind)[0]
+        return isinstance(value, tuple) and all(_is_of(item_kind, item) for item in value)
+    if kind not in _TYPES:
+        return kind is not NoneType or value is None
+    # In Python, True is an integer.
+    return isinstance(value, _TYPES[kind][1]) and (kind is bool or not isinstance(value, bool))
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list, each item {_describe(get_args(kind)[0])}"
+    return "none" if kind is NoneType else _TYPES[kind][0]

@@ -1,4 +1,4 @@
-"""Training by counting: the n-gram."""
+"""Training by counting: n-grams are counted and smoothed, and the tables kept in the folder."""
 
 import contextlib
 import os
@@ -38,8 +38,8 @@ def fit_by_counting(
 ) -> Run:
     """Count and smooth n-grams; see `jaxlm.fit`.
 
-    Counting is one action: `resume` repeats it if it was interrupted, and leaves a finished run as
-    it is.
+    There are no checkpoints: `resume` counts again if the run was interrupted, and leaves a
+    finished run unchanged.
 
     Args:
       model: the n-gram.
@@ -65,7 +65,7 @@ def fit_by_counting(
     def run(tables: Tables) -> Run:
         return Run(model, tables, text.tokenizer, protocol, settings, folder, 1)
 
-    if folder and (folder / TABLES).is_dir():
+    if resume and folder and (folder / TABLES).is_dir():
         log.note("this run is complete: there is nothing left to count")
         return run(Tables.load(folder / TABLES))
     log.start_from(0)
@@ -86,6 +86,7 @@ def fit_by_counting(
 
 
 def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
+    """Raise UserError for a setting that cannot work."""
     choose(dict.fromkeys(POSITIONS), counting.positions, "positions")
     choose(SMOOTHINGS, model.smoothing, "smoothing")
     choose(ENGINES, counting.engine, "engine")
@@ -95,6 +96,7 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
 
 
 def _validate(log: Log, run: Run, text: Text) -> None:
+    """Score the validation split, if there is one, and log its perplexity."""
     if text.valid is None or not len(text.valid):
         return
     scores = Scorer(run.model).split(
@@ -110,7 +112,11 @@ def _validate(log: Log, run: Run, text: Text) -> None:
 
 
 def sequences(model: NGram, text: Text) -> Sequences:
-    """Return the training text as the n-gram reads it."""
+    """Return the training text as the n-gram counts it.
+
+    Without a start token, the text is rows: contexts stay within a line. With a start token, the
+    text is one stream if the model has `stream`, and lines otherwise.
+    """
     start_id, V = text.vocabulary.start_id, model.vocab_size
     if start_id is None:
         return Sequences.rows(text.train.rows(), V)
@@ -120,22 +126,25 @@ def sequences(model: NGram, text: Text) -> Sequences:
 
 
 @contextlib.contextmanager
-def _scratch(place: Path | None) -> Iterator[Path]:
-    """Make a folder for temporary files, and remove it at the end.
+def _scratch(folder: Path | None) -> Iterator[Path]:
+    """Yield a path for temporary files, and remove it at the end.
 
     It is inside the run's folder, so that finished tables can be renamed into place.
+
+    Raises:
+      UserError: if a file cannot be written within this context.
     """
-    if place is None:
-        with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
-            yield Path(folder)
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="jaxlm-") as temporary:
+            yield Path(temporary)
         return
-    scratch = place / f"{TABLES}.partial"
+    scratch = folder / f"{TABLES}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         yield scratch
     except OSError as error:
         raise UserError(
-            f"cannot write the tables to {place}: {error.strerror}: free some space, then repeat "
+            f"cannot write the tables to {folder}: {error.strerror}: free some space, then repeat "
             f"the command"
         ) from None
     finally:
@@ -143,6 +152,7 @@ def _scratch(place: Path | None) -> Iterator[Path]:
 
 
 def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path) -> Estimate:
+    """Return the smoothed tables; arrays too large for `memory` are files in `scratch`."""
     memory = None if counting.memory is None else parse_memory(counting.memory)
     counts, allocate = count_within(
         sequences(model, text),
@@ -156,13 +166,13 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
     return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
 
 
-def _kept(tables: Tables, place: Path | None, scratch: Path) -> Tables:
-    """Write `tables` to a temporary folder, rename it into place, and return them mapped."""
-    if place is None:
+def _kept(tables: Tables, folder: Path | None, scratch: Path) -> Tables:
+    """Write the tables to `scratch`, rename that into `folder`, and return the tables mapped."""
+    if folder is None:
         return tables
     tables.save(scratch / TABLES)
-    os.replace(scratch / TABLES, place / TABLES)
-    return Tables.load(place / TABLES)
+    os.replace(scratch / TABLES, folder / TABLES)
+    return Tables.load(folder / TABLES)
 
 
 def _log_estimate(log: Log, estimate: Estimate, seconds: float, tokens: int) -> None:

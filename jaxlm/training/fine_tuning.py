@@ -15,7 +15,9 @@ from jaxlm.training.state import init_params
 
 
 def adapt_model(run: Run, text: Text) -> LanguageModel:
-    """Return the run's model for the vocabulary of `text`, which may extend the run's vocabulary.
+    """Return the run's model with the vocabulary size of `text`; its parameters are not touched.
+
+    The vocabulary of `text` is the run's, or the run's with new tokens at the end.
 
     Raises:
       UserError: if the text was read with another vocabulary, or the model cannot be extended.
@@ -38,7 +40,8 @@ def adapt_model(run: Run, text: Text) -> LanguageModel:
 def start_params(model: NeuralModel, run: Run, text: Text) -> Any:
     """Return the run's parameters in the shapes of `model`.
 
-    Where the vocabulary was extended, the rows of the new tokens are drawn at random.
+    If the vocabulary was extended, the rows of the new tokens are drawn at random, from a fixed
+    key.
 
     Raises:
       UserError: if the text was read with another vocabulary, or the models differ otherwise.
@@ -53,8 +56,10 @@ def start_params(model: NeuralModel, run: Run, text: Text) -> Any:
     def fill(new: jax.Array, old: jax.Array) -> jax.Array:
         if new.shape == old.shape:
             return jnp.asarray(old)
-        extended = [size for size, known in zip(new.shape, old.shape, strict=True) if size != known]
-        if new.ndim != old.ndim or extended != [model.vocab_size]:
+        sizes = zip(new.shape, old.shape, strict=False)
+        extended = [(size, known) for size, known in sizes if size != known]
+        vocabularies = model.vocab_size, run.model.vocab_size
+        if new.ndim != old.ndim or extended != [vocabularies]:
             raise UserError(
                 f"{run.name} has parameters of shape {old.shape} where the model has {new.shape}: "
                 f"use the settings of the run"

@@ -23,8 +23,9 @@ from jaxlm.training.optimizers import CUSTOM, CustomParts, OptimizerConfig
 from jaxlm.training.sweep import check_sweep, sweep_runner, sweep_specs
 from jaxlm.training.trainee import Spec
 
-# Settings that an optimizer of the user's own decides.
-RATE_SETTINGS = ("lr", "schedule", "warmup_steps", "weight_decay", "beta1", "beta2", "epsilon")
+# Settings that have no effect with a schedule, and with an optimizer, of the user's own.
+SCHEDULE_SETTINGS = ("lr", "warmup_steps")
+RATE_SETTINGS = (*SCHEDULE_SETTINGS, "schedule", "weight_decay", "beta1", "beta2", "epsilon")
 
 
 def fit(
@@ -62,18 +63,20 @@ def fit(
       text: the corpus, from `read_corpus`.
       folder: where the run is kept; None to keep nothing.
       resume: whether to continue the run in `folder`, exactly as if it had never stopped.
-      config: every setting; None for the defaults. `options` change single settings.
-      from_run: a trained run to start from (fine-tuning). The text must have been read with the
-        run's vocabulary, or with the run's vocabulary extended; see `read_corpus(tokenizer=...)`.
+      config: every setting; None for the defaults. `options` change single settings. The settings
+        of the model and of the text are always those of `model` and `text`.
+      from_run: a trained run whose parameters training starts from (fine-tuning); its other
+        settings are not used. The text must have been read with the run's vocabulary, or with the
+        run's vocabulary extended; see `read_corpus(tokenizer=...)`.
       callbacks: functions that are called with each record of the log, a dict.
       mesh: for a neural model, sizes of the device mesh, such as {"data": 4, "model": 2}; None for
         all devices on data.
       console: a rich Console for the log; None for standard output.
       quiet: whether to print nothing.
       **options: settings by name. For a neural model, fields of BatchingConfig, OptimizerConfig and
-        TrainingConfig; `batching`, `optimizer` and `training` can be such configs too. `optimizer`
-        can be any optax GradientTransformation, and `schedule` any function step -> rate. For an
-        n-gram, fields of CountingConfig.
+        TrainingConfig; `batching`, `optimizer` and `training` can be whole configs too.
+        `optimizer` can be any optax GradientTransformation, and `schedule` any function from the
+        step to the learning rate. For an n-gram, fields of CountingConfig.
     Returns:
       The trained Run.
     Raises:
@@ -88,8 +91,9 @@ def fit(
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
     place = Path(folder) if folder else None
     if model.trained_by == "counting":
-        if mesh is not None or callbacks or from_run is not None:
-            raise UserError("`mesh`, `callbacks` and `from_run` are for models trained by gradient")
+        for name, value in {"mesh": mesh, "callbacks": callbacks, "from_run": from_run}.items():
+            if value:
+                raise UserError(f"`{name}` is for models trained by gradient: leave it out")
         return fit_by_counting(model, text, settings, place, resume, console)  # type: ignore[arg-type]
     assert isinstance(model, NeuralModel)
     params = None if from_run is None else start_params(model, from_run, text)
@@ -126,7 +130,7 @@ def fit_many(
       sweep: values of `lr`, `clip`, `weight_decay` and the dropout rates.
       folder: keeps each run in a folder of its own, such as lr-0.001-seed-0; None to keep nothing.
       resume: whether to continue the runs in `folder`.
-      config: every setting; None for the defaults.
+      config: every setting; None for the defaults. `options` change single settings.
       callbacks: functions that are called with each record of the log of each run.
       console: a rich Console for the log; None for standard output.
       quiet: whether to print nothing.
@@ -138,7 +142,10 @@ def fit_many(
     """
     check_vocabulary(model, text)
     check_at_least("seeds", seeds, 1)
+    if not isinstance(model, NeuralModel):
+        raise UserError("fit_many is for models trained by gradient: use fit, as a count is exact")
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
+    _check_sweep_of_custom(custom, sweep or {})
     place = Path(folder) if folder else None
     specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place)
     check_sweep(specs)
@@ -165,30 +172,71 @@ def _settings(
     *,
     kept: bool,
 ) -> tuple[RunConfig, CustomParts]:
-    """Return every setting of the run, and what the user's own code makes of the optimizer."""
+    """Return every setting of the run, and the user's own optimizer and schedule.
+
+    Args:
+      model: the model.
+      text: the corpus.
+      config: the settings to start from, or None for the defaults.
+      options: the options of `fit`.
+      kept: whether the run is kept in a folder, so that the model must be registered.
+    Raises:
+      UserError: for a setting that cannot work.
+    """
     if kept or name_of(model) is not None:
         name, network = describe_model(model)
     else:
         # A model that is not registered can be trained, but not kept.
         name, network = type(model).__name__, {}
-    base = config or RunConfig.default(name, model.trained_by)
+    default = RunConfig.default(name, model.trained_by)
+    base = config or default
+    if base.sections.keys() != default.sections.keys():
+        raise UserError(
+            f"`config` is of {base.model}, whose sections are {', '.join(base.sections)}, but "
+            f"{name} has {', '.join(default.sections)}: start from RunConfig.default({name!r})"
+        )
     settings = replace(base, model=name, network=network, text=text.config)
     custom, plain = CustomParts(), dict(options)
-    for section in ("batching", "optimizer", "training", "counting"):
+    for section, now in settings.sections.items():
         value = plain.get(section)
-        if is_dataclass(value) and not isinstance(value, type):
+        if section != "text" and is_dataclass(value) and not isinstance(value, type):
+            if type(value) is not type(now):
+                why = f"must be a {type(now).__name__}, or one setting by name"
+                raise SettingError(section, type(value).__name__, why)
             settings = replace(settings, **{section: plain.pop(section)})
     if isinstance(plain.get("optimizer"), optax.GradientTransformation):
-        decided = [name for name in RATE_SETTINGS if name in plain]
-        if decided:
-            why = "belongs to the optimizer that you give: set it there, or name an optimizer"
-            raise SettingError(decided[0], plain[decided[0]], why)
+        _check_unused(plain, RATE_SETTINGS, "optimizer")
         custom = custom._replace(optimizer=plain["optimizer"])
         plain["optimizer"] = CUSTOM
     if isinstance(plain.get("schedule"), Callable):  # type: ignore[arg-type]
+        _check_unused(plain, SCHEDULE_SETTINGS, "schedule")
         custom = custom._replace(schedule=plain["schedule"])
         plain["schedule"] = CUSTOM
     return settings.with_section_options(plain), custom
+
+
+def _check_unused(options: dict[str, Any], names: Sequence[str], own: str) -> None:
+    """Raise SettingError for an option that the user's own optimizer or schedule decides.
+
+    Args:
+      options: the options of `fit`.
+      names: the settings that have no effect.
+      own: "optimizer" or "schedule".
+    """
+    for name in names:
+        if name in options:
+            why = f"belongs to the {own} that you give: set it there, or name the {own}"
+            raise SettingError(name, options[name], why)
+
+
+def _check_sweep_of_custom(custom: CustomParts, sweep: Mapping[str, Sequence[float]]) -> None:
+    """Raise SettingError if the user's own optimizer or schedule would make swept runs equal."""
+    own = {"optimizer": (custom.optimizer, RATE_SETTINGS), "schedule": (custom.schedule, ("lr",))}
+    for part, (value, names) in own.items():
+        for name in sweep if value is not None else ():
+            if name in names:
+                why = f"has no effect with {part}= of your own: sweep another setting"
+                raise SettingError("sweep", name, why)
 
 
 __all__ = ["OptimizerConfig", "fit", "fit_many"]

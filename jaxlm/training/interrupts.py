@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Interrupts:
-    """A context manager that catches the first SIGINT or SIGTERM; a second one acts as usual.
+    """A context manager that catches the first SIGINT or SIGTERM; a second signal acts as usual.
 
-    `received` is the number of the signal, or 0.
+    `received` is the number of the caught signal, or 0.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -28,6 +28,7 @@ class Interrupts:
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal, and give the next signal to the earlier handlers."""
         self.received = number
         self._restore()
 

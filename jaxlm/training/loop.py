@@ -1,8 +1,11 @@
 """The training loop: plan, claim the folders, start or restore, dispatch and pause, finish.
 
 The loop trains one run, or several runs that a `StepRunner` stacks; it is the same either way.
+A block is the batches of several consecutive steps. A dispatch is one call of the compiled train
+step on a block. At a pause point the loop reads the measurements, validates, and saves.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from jaxlm.data.batching import Batches, make_batches
@@ -33,7 +37,13 @@ from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, horizon_of, saved_steps, validation_seconds
 from jaxlm.training.config import total_steps
 from jaxlm.training.interrupts import Interrupts
-from jaxlm.training.optimizers import CustomParts, Horizon, frozen_mask, make_optimizer
+from jaxlm.training.optimizers import (
+    CustomParts,
+    Horizon,
+    Transform,
+    frozen_mask,
+    make_optimizer,
+)
 from jaxlm.training.progress import NotFiniteError
 from jaxlm.training.state import TrainState, init_state
 from jaxlm.training.step import StepMetrics, StepRunner, make_train_block
@@ -51,17 +61,22 @@ BLOCK_TOKENS = 1 << 20
 
 
 def capacity_of(tokens: int) -> int:
-    """Return how many steps a block has room for, if a step has this many tokens."""
+    """Return the number of steps that a block has room for; `tokens` is the tokens of a step."""
     return max(1, min(256, BLOCK_TOKENS // tokens))
 
 
 def next_count(count: int, seconds: float) -> int:
-    """Return the steps of the next dispatch, if `count` steps took this long; at most 8 times."""
+    """Return the number of steps of the next dispatch, at most 8 · count.
+
+    Args:
+      count: number of steps of the last dispatch.
+      seconds: the time that the last dispatch took.
+    """
     return max(1, min(8 * count, int(count * DISPATCH_SECONDS / max(seconds, 1e-6))))
 
 
 class RunnerMaker(Protocol):
-    """Makes the StepRunner of several runs, such as `sweep_runner`."""
+    """Makes the StepRunner of several runs; see `sweep_runner` for the arguments."""
 
     def __call__(
         self,
@@ -76,10 +91,10 @@ class RunnerMaker(Protocol):
 
 
 class Extras(NamedTuple):
-    """Arguments of `fit` that are no settings.
+    """Arguments of `fit` that are not settings, so config.json does not have them.
 
     console: where lines are printed. callbacks: called with each log record. custom: the user's own
-    optimizer or schedule. start_params: parameters to start from, in the place of random ones.
+    optimizer or schedule. start_params: initial parameters; None for random initial parameters.
     """
 
     console: Console | None = None
@@ -97,7 +112,7 @@ def train_one(
       spec: the model, the settings and the folder.
       text: the corpus.
       resume: whether to continue the run in the folder.
-      extras: what is no setting.
+      extras: arguments that are not settings.
       mesh: sizes of the device mesh, such as {"data": 4, "model": 2}; None for all devices on data.
     """
     devices = make_mesh(mesh)
@@ -115,7 +130,7 @@ def train_many(
       specs: the runs.
       text: the corpus.
       resume: whether to continue the runs in the folders.
-      extras: what is no setting.
+      extras: arguments that are not settings.
       make_runner: makes the runner of all runs.
     """
     return _Loop(list(specs), text, None, extras, make_runner).run(resume)
@@ -164,12 +179,13 @@ class _Loop:
         return self.first.config.optimizer
 
     def _check_freeze(self) -> None:
+        """Raise SettingError if `freeze` matches no parameter."""
         pattern = self.optimizer.freeze
         if pattern is None:
             return
         model = self.first.model
         shapes = jax.eval_shape(
-            lambda key: model.init(key, jax.numpy.zeros((1, 2), "int32")), jax.random.key(0)
+            lambda key: model.init(key, jnp.zeros((1, 2), "int32")), jax.random.key(0)
         )["params"]
         mask = frozen_mask(shapes, pattern)
         if not any(jax.tree.leaves(mask)):
@@ -187,6 +203,7 @@ class _Loop:
         return make_batches(self.text.train, batching, n_step, training.seed, rows_B)
 
     def _plan(self, spec: Spec) -> None:
+        """Set the horizon, the optimizer and the pause points for the settings of `spec`."""
         training, optimizer = spec.config.training, spec.config.optimizer
         assert training is not None and optimizer is not None
         per_epoch = self.batches[0].steps_per_epoch
@@ -200,6 +217,7 @@ class _Loop:
         self.pauses = PausePoints(total, eval_every, keeps if spec.folder else None)
 
     def _set_steps(self, steps: int | None) -> None:
+        """Plan again with this number of steps; None if `epochs` decides."""
         self.specs = [replace(spec, config=spec.config.with_steps(steps)) for spec in self.specs]
         self._plan(self.first)
 
@@ -246,24 +264,36 @@ class _Loop:
             check_tensorboard()
         self._claim(resume)
         # Logs and checkpoints are opened only now: a refused folder must be left as it was.
-        self.trainees = [self._trainee(spec, place) for place, spec in enumerate(self.specs)]
+        self.trainees = [self._trainee(spec, index) for index, spec in enumerate(self.specs)]
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
         for note in self.first.model.notes() + self.budget.notes(self.pauses.total, per_epoch):
             first.log.note(note)
         try:
-            with first.log, Interrupts() as interrupts:
+            with contextlib.ExitStack() as logs, Interrupts() as interrupts:
+                for trainee in self.trainees:
+                    logs.enter_context(trainee.log)
                 states = self._train(self._start(resume), interrupts)
                 if interrupts.received:
+                    step = max(trainee.step for trainee in self.trainees)
                     saved = "; saved" if self.first.folder else "; there is no folder to save it in"
-                    first.log.note(f"stopped at step {first.step} of {self.pauses.total}{saved}")
+                    first.log.note(f"stopped at step {step} of {self.pauses.total}{saved}")
         finally:
             for trainee in self.trainees:
                 trainee.close()
         pairs = zip(self.trainees, states, strict=True)
-        return [one.run(state, interrupts.received) for one, state in pairs if not one.failed]
+        return [
+            trainee.run(state, interrupts.received)
+            for trainee, state in pairs
+            if not trainee.failed
+        ]
 
-    def _trainee(self, spec: Spec, place: int) -> Trainee:
-        name = spec.folder.name if spec.folder else f"run {place}"
+    @property
+    def alive(self) -> list[Trainee]:
+        """The runs that have not failed."""
+        return [trainee for trainee in self.trainees if not trainee.failed]
+
+    def _trainee(self, spec: Spec, index: int) -> Trainee:
+        name = spec.folder.name if spec.folder else f"run {index}"
         folder, console = spec.folder, self.extras.console
         if not is_first():
             folder, console = None, Console(quiet=True)
@@ -273,7 +303,7 @@ class _Loop:
             self.pauses.total,
             self.training.tensorboard,
             label=f"{name}: " if len(self.specs) > 1 else "",
-            live=place == 0,
+            live=index == 0,
             callbacks=self.extras.callbacks if is_first() else (),
         )
         per_epoch = self.batches[0].steps_per_epoch
@@ -282,6 +312,7 @@ class _Loop:
     # Claim: the folders, and how many steps fit into a budget.
 
     def _claim(self, resume: bool) -> None:
+        """Claim the folders, and fit the number of steps to a budget."""
         if resume:
             run_on_first(self._fetch)
             # The first process alone may see the folder.
@@ -306,6 +337,7 @@ class _Loop:
             self._describe_again()
 
     def _timed_block(self) -> Any:
+        """Return the compiled train step of one run, to be timed by `Budget.first_fit`."""
         average, batches = make_average(self.optimizer), self.batches[0]
         return make_train_block(
             self.first.model,
@@ -322,40 +354,50 @@ class _Loop:
         return [folder for folder in folders if folder is not None]
 
     def _fetch(self) -> None:
+        """Bring back the folders that were lost, from their remote checkpoints."""
         for folder in self._folders():
             folder.fetch()
 
     def _describe_again(self) -> None:
-        """Write the settings of the runs again, which have changed since they were claimed."""
+        """Write config.json again, because the number of steps has changed."""
         for folder in self._folders() if is_first() else ():
             folder.write_description()
 
     # Start or restore.
 
     def _start(self, resume: bool) -> list[TrainState]:
+        """Return the states to train from: saved states, or states before step 0."""
         states = [self._initial_state(spec) for spec in self.specs]
         restored = self._restore(states) if resume else None
         if restored is not None:
             states = restored
         else:
             if self.extras.start_params is not None:
-                states = [_with_params(state, self.extras.start_params) for state in states]
-            states = [one.start(state) for one, state in zip(self.trainees, states, strict=True)]
-        self.budget.spent_before = self.trainees[0].meter.progress.seconds
+                states = [
+                    _with_params(state, self.extras.start_params, self.transform)
+                    for state in states
+                ]
+            for trainee in self.trainees:
+                trainee.start()
+        self.budget.spent_before = max(one.meter.progress.seconds for one in self.trainees)
         return states
 
     def _restore(self, states: list[TrainState]) -> list[TrainState] | None:
         """Return the newest saved states; None if nothing was saved.
 
-        Several runs go back to the newest step that all of them saved, as a signal may have ended
-        them between two of their saves. A run that failed stays out.
+        Several runs go back to the newest step that all of them saved: a signal may have ended
+        the earlier session when only some runs had saved their newest step. A run that failed in
+        an earlier session stays failed, and keeps its initial state.
         """
         if len(self.trainees) == 1:
             state = self.trainees[0].restore(states[0])
             return None if state is None else [state]
-        alive = [one for one in self.trainees if not one.recall_failure()]
+        alive = [trainee for trainee in self.trainees if not trainee.recall_failure()]
         if not alive:
-            raise UserError("all runs failed in an earlier session: start them anew elsewhere")
+            raise UserError(
+                "`resume`: the loss of every run was not finite in an earlier session: choose "
+                "another `folder`, with a lower `lr` or with `clip`"
+            )
         saved = [set(one.checkpoints.readable_steps()) for one in alive if one.checkpoints]
         common = set.intersection(*saved) if saved else set()
         if not common:
@@ -368,6 +410,7 @@ class _Loop:
     # Repeat: dispatch, measure, pause.
 
     def _train(self, states: list[TrainState], interrupts: Interrupts) -> list[TrainState]:
+        """Train from these states to the end, and return the states after the last step."""
         runner, batches = self._runner(), self.batches[0]
         capacity = capacity_of(len(self.specs) * batches.batch_size * batches.length)
         pending: tuple[int, int, Any] | None = None
@@ -396,12 +439,13 @@ class _Loop:
         if pending:
             self._measure(*pending)
         states = runner.unstack(state)
+        over = self._first_decides(self.budget.over)
         for trainee, one in zip(self.trainees, states, strict=True):
-            self._unless_failed(trainee, partial(trainee.finish, one, self.budget))
+            self._unless_failed(trainee, partial(trainee.finish, one, self.budget, over))
         return states
 
     def _next(self, count: int, interrupts: Interrupts) -> int:
-        """Return the most steps of the next dispatch; 0 ends training.
+        """Return the upper limit for the steps of the next dispatch; 0 ends training.
 
         The first process's clock counts, and a signal to any process stops all of them.
         """
@@ -410,14 +454,18 @@ class _Loop:
         return 0 if interrupts.received or votes_PN[0, 2] else int(votes_PN[0, 0])
 
     def _done(self) -> bool:
-        """Return whether the patience or the budget is used up."""
-        alive = [trainee for trainee in self.trainees if not trainee.failed]
-        return self.budget.over or all(trainee.out_of_patience for trainee in alive)
+        """Return whether the budget is spent, or the patience of every run is."""
+        return self.budget.over or all(trainee.out_of_patience for trainee in self.alive)
 
     def _saving_is_due(self) -> bool:
+        """Return whether `checkpoint_minutes` have passed since the last checkpoint."""
         if self.training.checkpoint_minutes is None:
             return False
-        return bool(allgather_ints([self.trainees[0].saving_is_due])[0, 0])
+        return self._first_decides(any(trainee.saving_is_due for trainee in self.alive))
+
+    def _first_decides(self, answer: bool) -> bool:
+        """Return the first process's answer to a question about time, in every process."""
+        return bool(allgather_ints([answer])[0, 0])
 
     def _refit(self, step: int) -> bool:
         """Fit the number of steps to the budget again, and return whether it changed."""
@@ -431,7 +479,7 @@ class _Loop:
             trainee.change_length(spec, self.pauses)
         self._describe_again()
         epochs = steps / self.batches[0].steps_per_epoch
-        note = f"step {step:6d}  fitted anew to {self.budget.minutes:g} minutes: {steps:,} steps"
+        note = f"step {step:6d}  fitted again to {self.budget.minutes:g} minutes: {steps:,} steps"
         self.trainees[0].log.note(f"{note}, {epochs:.2f} epochs")
         return True
 
@@ -440,7 +488,10 @@ class _Loop:
             self._unless_failed(trainee, partial(trainee.measured, first, count, one))
 
     def _pause(self, state: Any, runner: StepRunner, save: bool) -> Any:
-        with self.trainees[0].log.clock_stopped():
+        """Return the stacked state to continue with, after each run validated and saved."""
+        with contextlib.ExitStack() as clocks:
+            for trainee in self.trainees:
+                clocks.enter_context(trainee.log.clock_stopped())
             before, after = runner.unstack(state), []
             for trainee, one in zip(self.trainees, before, strict=True):
                 pause = partial(trainee.pause, one, self.budget, save=save)
@@ -449,7 +500,7 @@ class _Loop:
             return runner.stack(after)
 
     def _unless_failed(self, trainee: Trainee, do: Callable[[], T]) -> T | None:
-        """Return do(), or None for a run that failed or fails now; the other runs go on.
+        """Return do(), or None if the run has failed, or if do() finds that it fails.
 
         Raises:
           UserError: if all runs have failed.
@@ -466,8 +517,13 @@ class _Loop:
             return None
 
 
-def _with_params(state: TrainState, params: Any) -> TrainState:
+def _with_params(state: TrainState, params: Any, optimizer: Transform) -> TrainState:
     """Return a state before step 0 that starts from these parameters."""
     placed = put_like(params, state.params)
     iterate = None if state.iterate is None else put_like(params, state.params)
-    return replace(state, params=placed, iterate=iterate)
+    # The state of an optimizer of the user's own may hold parameters.
+    sharding = jax.tree.map(lambda array: array.sharding, state.opt_state)
+    opt_state = jax.jit(optimizer.init, out_shardings=sharding)(placed)
+    # Copies, because a train step may donate each array once.
+    opt_state = jax.tree.map(lambda array: jnp.array(array, copy=True), opt_state)
+    return replace(state, params=placed, iterate=iterate, opt_state=opt_state)

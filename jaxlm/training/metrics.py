@@ -1,4 +1,4 @@
-"""What a train step measures beside its loss. A new metric is one function and one line."""
+"""Measurements of a train step besides its loss. A new metric is one function and one line."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,4 +23,4 @@ METRICS: dict[str, Callable[[StepValues], jax.Array]] = {
     # The global norm of the gradient, before clipping.
     "grad_norm": lambda values: optax.tree.norm(values.gradient),
 }
-"""Metrics by the name under which metrics.jsonl has them: StepValues -> float32 scalar."""
+"""Metrics by their name in metrics.jsonl: StepValues -> float32 scalar."""

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and clipping, built from optax by one config."""
+"""Optimizers, learning-rate schedules and clipping, built with optax from an OptimizerConfig."""
 
 import fnmatch
 from collections.abc import Callable
@@ -56,7 +56,8 @@ class OptimizerConfig:
 class Horizon:
     """The length of training, which some schedules need.
 
-    steps_per_epoch: train steps in one epoch. total_steps: train steps of the whole run.
+    steps_per_epoch: train steps in one epoch, or fewer within a time budget
+    (`jaxlm.training.budget.horizon_of`). total_steps: train steps of the whole run.
     """
 
     steps_per_epoch: int
@@ -75,6 +76,7 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Transform]] = {
     "nadam": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon, nesterov=True),
     "lion": lambda c: optax.scale_by_lion(c.beta1, c.beta2),
 }
+"""Optimizers by name, without learning rate, clipping and weight decay."""
 DECOUPLED_DECAY = ("adamw", "lion")
 CUSTOM = "custom"
 """The name in config.json of an optimizer or a schedule that the user's own code made."""
@@ -83,9 +85,10 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 
 class CustomParts(NamedTuple):
-    """Parts of the optimizer that the user's own code made, in the place of the named ones.
+    """The user's own optimizer and schedule, in the place of the named ones; None to use the names.
 
-    optimizer: an optax GradientTransformation, rate included. schedule: step -> learning rate.
+    optimizer: an optax GradientTransformation that includes the learning rate. schedule: the
+    learning rate as a function of the step, which includes the warm-up.
     """
 
     optimizer: Transform | None = None
@@ -122,9 +125,18 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, Horizon], Schedule]] = {
 def make_schedule(
     config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
 ) -> Schedule:
-    """Return the learning rate as a function of the step."""
+    """Return the learning rate as a function of the step.
+
+    The decay of the schedule "plateau" is not part of the function; `TrainState.lr_scale` has it.
+
+    Raises:
+      UserError: for an unknown name.
+    """
     if custom is not None and custom.schedule is not None:
         return custom.schedule
+    if config.schedule == CUSTOM:
+        why = "is a function of your own: pass it to fit again as schedule="
+        raise SettingError("schedule", CUSTOM, why)
     schedule = choose(SCHEDULES, config.schedule, "schedule")(config, horizon)
     if not config.warmup_steps:
         return schedule
@@ -135,11 +147,12 @@ def make_schedule(
 def make_optimizer(
     config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
 ) -> Transform:
-    """Return clipping, decay, scaling and rate, in this order, as one optax transformation.
+    """Return clipping, weight decay, scaling and rate as one optax transformation.
 
         g ← g · min(1, clip / |g|)      θ ← θ - lr(step) · scale(g)
 
-    An optimizer of the user's own replaces all but the clipping.
+    `scale` is the optimizer of OPTIMIZERS. Weight decay comes before it (L2), or after it for
+    DECOUPLED_DECAY. An optimizer of the user's own replaces all but the clipping and `freeze`.
 
     Raises:
       UserError: for an unknown name.
@@ -156,7 +169,7 @@ def make_optimizer(
 def unchecked_optimizer(
     config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
 ) -> Transform:
-    """Return `make_optimizer` for numbers that may be traced: lr, clip and weight_decay."""
+    """Return `make_optimizer` without checks of ranges: lr, clip and weight_decay may be traced."""
     # A part that does nothing keeps its place, so that a run can be resumed with other settings.
     nothing = optax.identity()
     clip = nothing if config.clip is None else clip_by_global_norm(config.clip)
@@ -175,21 +188,27 @@ def unchecked_optimizer(
 
 
 def _frozen(pattern: str | None, *parts: Transform) -> Transform:
-    """Return the chain of `parts`; parameters whose path matches `pattern` stay as they are."""
+    """Return the chain of `parts`, which does not change parameters whose path matches `pattern`.
+
+    With `pattern` None the chain changes all parameters.
+    """
     if pattern is None:
         return optax.chain(*parts)
 
     def mask(params: Any) -> Any:
         return frozen_mask(params, pattern)
 
-    # Frozen gradients are zeroed first, so that they do not count in the norm for clipping; and
-    # last, so that weight decay does not move the parameters.
+    # First the gradients of frozen parameters become zero, so that the norm for clipping does not
+    # count them. Last their updates become zero, so that weight decay does not move them.
     zero = optax.masked(optax.set_to_zero(), mask)
     return optax.chain(zero, *parts, zero)
 
 
 def frozen_mask(params: Any, pattern: str) -> Any:
-    """Return True for each parameter whose path, such as layers_0/input/kernel, matches."""
+    """Return a tree of bools: True for each parameter whose path matches `pattern`.
+
+    A path is such as layers_0/input/kernel. A pattern has the wildcards of a shell, as embedding*.
+    """
 
     def matches(path: tuple[Any, ...], leaf: Any) -> bool:
         return fnmatch.fnmatchcase("/".join(str(part.key) for part in path), pattern)
@@ -202,7 +221,7 @@ def clip_by_global_norm(longest: float) -> Transform:
 
         g ← g · min(1, longest / |g|)          |g| over all parameters
 
-    The result is that of `optax.clip_by_global_norm`, up to rounding. XLA fuses this multiplication
+    The result equals `optax.clip_by_global_norm`, up to rounding. XLA fuses this multiplication
     into passes that read the gradient anyway; optax's division is a separate pass.
 
     Source: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks",
@@ -218,5 +237,5 @@ def clip_by_global_norm(longest: float) -> Transform:
 
 
 def _is_weight(params: Any) -> Any:
-    """Return True for matrices and False for biases, which weight decay leaves alone."""
+    """Return a tree of bools: True for matrices, False for biases, which are not decayed."""
     return jax.tree.map(lambda array: array.ndim > 1, params)

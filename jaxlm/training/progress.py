@@ -13,13 +13,14 @@ from jaxlm.training.step import StepMetrics
 
 @dataclass
 class Progress:
-    """The loop's memory between steps; it is saved with every checkpoint.
+    """The numbers that the loop remembers between steps; every checkpoint has them.
 
     step: number of steps taken. interval_nll, interval_count: summed nll in nats, and number of
-    targets, since the last line of the log. best_nll, best_step: the best validation.
-    worse_in_a_row: validations since the best. worse_since_decay: validations since the best or the
-    last decay of the rate. valid_nlls: the nll of every validation. seconds: time spent so far, in
-    a run with a time budget.
+    targets, since the last train record of the log. best_nll, best_step: nll and step of the best
+    validation. worse_in_a_row: validations since the best validation. worse_since_decay:
+    validations since the best validation or the last decay of the rate, whichever is later.
+    valid_nlls: the nll of every validation. seconds: time spent in all sessions, 0 without a time
+    budget.
     """
 
     step: int = 0
@@ -36,7 +37,8 @@ class Progress:
 class NotFiniteError(UserError):
     """The loss or the gradient of a step is infinite or not a number.
 
-    params_step: number of steps that led to the parameters with this loss.
+    step: the first step whose loss is not finite. params_step: number of steps that led to the
+    parameters with this loss, so the step of a checkpoint that is of no use.
     """
 
     def __init__(self, step: int, params_step: int) -> None:
@@ -49,7 +51,7 @@ class Meter:
 
     Args:
       log: where records go.
-      log_every: steps between two records.
+      log_every: steps between two train records.
       steps_per_epoch: train steps in an epoch.
       total: train steps of the whole run; the last step is always logged.
     """
@@ -59,8 +61,12 @@ class Meter:
         self._log_every, self._steps_per_epoch = log_every, steps_per_epoch
 
     def steps(self, first: int, count: int, metrics: StepMetrics) -> None:
-        """Add the `count` steps after step `first`, and write the records that are due.
+        """Add the measurements of some steps, and write the records that are due.
 
+        Args:
+          first: number of steps taken before these.
+          count: number of steps.
+          metrics: their measurements; entries after the first `count` are ignored.
         Raises:
           NotFiniteError: at the first step whose loss or metrics are not finite.
         """
@@ -87,6 +93,7 @@ class Meter:
         self.log.advance(progress.step, int(count_K.sum()), float(nll_K[-1] / count_K[-1]))
 
     def _report(self, cost: float, logged: dict[str, float]) -> None:
+        """Write a train record; `cost` is the loss of the last step alone, in nats per token."""
         progress, epoch = self.progress, self.progress.step / self._steps_per_epoch
         loss = progress.interval_nll / progress.interval_count
         rate = f"{self.log.rate():8,.0f} tokens/s"
@@ -108,7 +115,11 @@ class Meter:
         progress.interval_nll = progress.interval_count = 0.0
 
     def validation(self, scores: TokenScores) -> bool:
-        """Add a validation, and return whether it is the best so far."""
+        """Add and log a validation, and return whether it is the best so far.
+
+        Raises:
+          NotFiniteError: if the loss is not finite.
+        """
         progress, tokens = self.progress, len(scores.log_prob)
         if not math.isfinite(scores.nll):
             raise NotFiniteError(progress.step, progress.step)

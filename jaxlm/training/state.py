@@ -8,6 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import DictKey, tree_leaves_with_path, tree_map_with_path
 
 from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Axes, Mesh, shapes_on_mesh, shardings
@@ -26,9 +27,9 @@ class TrainState:
     opt_state: the optimizer's state. carry: the model's carry after the last chunk. lr_scale:
     float32, factor of the scheduled learning rate (decay on a plateau).
 
-    iterate: the parameters that the optimizer moves, where `params` is their average; None if
-    `params` are these parameters. averaged: float32, number of parameters in the average; 0 before
-    the average starts.
+    iterate: the parameters that the optimizer moves, if `params` is their average over the steps;
+    None without averaging, where the optimizer moves `params`. averaged: float32, number of steps
+    in the average, 0 before the average starts; None without averaging.
     """
 
     step: jax.Array
@@ -51,9 +52,12 @@ def steps_key(key: jax.Array) -> jax.Array:
 
 
 def init_params(model: NeuralModel, key: jax.Array, mesh: Mesh | None = None) -> Any:
-    """Return the initial parameters; `model.init` would also return what cells record.
+    """Return the initial parameters, without the other collections that `model.init` returns.
 
-    On a mesh, each device makes its own shard.
+    Args:
+      model: the model.
+      key: the key that the parameters are drawn from.
+      mesh: the devices, or None. On a mesh, each device makes its own shard.
     """
 
     def init(key: jax.Array) -> Any:
@@ -81,11 +85,11 @@ def init_state(
       optimizer: makes the optimizer's state.
       key: the key of the run; the parameters are drawn from `init_key(key)`.
       batch_size: number of streams in the carry.
-      averaged: `Average.start` of the running average; None for no average.
+      averaged: `Average.start` of the running average; None without averaging.
       mesh: the devices, or None. On a mesh, each device makes its own shard; no device holds the
         whole state.
     """
-    init = _start(model, optimizer, batch_size, averaged)
+    init = _initializer(model, optimizer, batch_size, averaged)
     if mesh is None:
         return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
     sharding = shardings(mesh, state_axes(model, jax.eval_shape(init, key)))
@@ -95,7 +99,9 @@ def init_state(
 def state_shapes(
     model: NeuralModel, optimizer: Transform, batch_size: int, mesh: Mesh
 ) -> TrainState:
-    """Return the shapes of what `init_state` returns, for devices that need not be present.
+    """Return the shapes and shardings of the state that `init_state` returns, without arrays.
+
+    The devices of the mesh need not exist on this machine: a program for them can be compiled.
 
     Args:
       model: the model.
@@ -104,13 +110,15 @@ def state_shapes(
       mesh: the devices.
     """
     key = jax.random.key(0)
-    state = jax.eval_shape(_start(model, optimizer, batch_size, None), key)
+    state = jax.eval_shape(_initializer(model, optimizer, batch_size, None), key)
     return shapes_on_mesh(mesh, state, state_axes(model, state))
 
 
-def _start(
+def _initializer(
     model: NeuralModel, optimizer: Transform, batch_size: int, averaged: float | None
 ) -> Callable[[jax.Array], TrainState]:
+    """Return the function from the key of a run to its state before step 0."""
+
     def init(key: jax.Array) -> TrainState:
         params = model.init(init_key(key), np.zeros((1, 2), np.int32))["params"]
         return TrainState(
@@ -129,20 +137,35 @@ def _start(
 def state_axes(model: NeuralModel, state: TrainState) -> TrainState:
     """Return the names of the axes of every array in a state.
 
-    A parameter, and what the optimizer keeps for it, has the axes of `model.axes()`. The first axis
-    of the carry is the batch.
+    A parameter has the axes of `model.axes()`, and so has an array of the same shape that the
+    optimizer keeps for the parameter. The first axis of the carry is the batch.
     """
-    axes: TrainState = params_axes(model, dataclasses.replace(state, carry=None))
+    without_carry = dataclasses.replace(state, carry=None)
+    axes: TrainState = _axes_by_path(model, without_carry, state.params)
     return dataclasses.replace(axes, carry=jax.tree.map(lambda array: ("batch",), state.carry))
 
 
-def params_axes(model: NeuralModel, tree: Any) -> Any:
-    """Return the names of the axes of every array in parameters, or in a tree that holds some."""
+def params_axes(model: NeuralModel, params: Any) -> Any:
+    """Return the names of the axes of every parameter."""
+    return _axes_by_path(model, params, params)
+
+
+def _axes_by_path(model: NeuralModel, tree: Any, params: Any) -> Any:
+    """Return the axes of every array in `tree`: parameters, or a state.
+
+    An optimizer may keep arrays of another shape for a parameter, such as the row and column sums
+    of Adafactor. They are replicated.
+    """
     known = model.axes()
+    shapes = {_keys(path): array.shape for path, array in tree_leaves_with_path(params)}
 
-    def named(path: tuple[Any, ...], array: Any) -> Axes:
-        # Only parameters, and trees with their structure, are dicts.
-        keys = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
-        return known.get("/".join(keys), ())
+    def axes(path: tuple[Any, ...], array: Any) -> Axes:
+        name = _keys(path)
+        return known.get(name, ()) if array.shape == shapes.get(name) else ()
 
-    return jax.tree_util.tree_map_with_path(named, tree)
+    return tree_map_with_path(axes, tree)
+
+
+def _keys(path: tuple[Any, ...]) -> str:
+    """Return the keys of the dicts on a path; only parameters and trees like them are dicts."""
+    return "/".join(str(part.key) for part in path if isinstance(part, DictKey))

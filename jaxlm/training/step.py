@@ -32,7 +32,7 @@ class StepMetrics(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch of a Block; see there for each array."""
+    """One batch of a Block (`jaxlm.data.batching`): the same fields without the step axis K."""
 
     inputs_BT: jax.Array
     targets_BT: jax.Array
@@ -53,8 +53,8 @@ BLOCK_AXES = Block(*[(None, "batch")] * 3, *[(None,)] * 4)  # type: ignore[arg-t
 class StepRunner(NamedTuple):
     """Runs the train step of one run, or of several runs stacked on a leading axis.
 
-    run_block: a TrainBlock over stacked states and blocks. stack: makes one tree of the trees of
-    the runs. unstack: undoes `stack`.
+    run_block: a TrainBlock over stacked states and blocks. stack: makes one tree from a list of
+    trees, one for each run. unstack: undoes `stack`.
     """
 
     run_block: Callable[..., tuple[Any, Any]]
@@ -77,17 +77,17 @@ def make_train_block(
     share: Share | None = None,
     mesh: Mesh | None = None,
 ) -> TrainBlock:
-    """Return `block_function`, compiled. The memory of the state is reused (donated).
+    """Return `block_function`, compiled. It donates the state: the old state cannot be read.
 
     Args:
       model: the model.
-      optimizer: turns gradients into updates.
+      optimizer: computes updates from gradients.
       key: the key of the run.
       positions: "all", or "last" to predict the last position alone.
       varied: whether batches differ in length.
       share: weight of the newest parameters in the running average, if the state keeps an average.
       mesh: the devices, or None. On a mesh the state keeps its sharding, and each device gets its
-        streams of a block; each process has the streams of its own devices.
+        rows of a block; the block of a process has the rows of its own devices.
     """
     function = block_function(model, optimizer, key, positions, varied=varied, share=share)
     if mesh is None:
@@ -103,7 +103,7 @@ def make_train_block(
 
 
 def keep_sharding(function: TrainBlock, model: NeuralModel, mesh: Mesh) -> TrainBlock:
-    """Return `function` with the sharding of the state after it as before it."""
+    """Return `function` with the constraint that it does not change the sharding of the state."""
 
     def step(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
         sharding = shardings(mesh, state_axes(model, state))
@@ -124,13 +124,13 @@ def block_function(
 ) -> TrainBlock:
     """Return a function that takes `count` train steps over a block of batches.
 
-    `count` is dynamic and at most the block's capacity. So a run compiles once, however its steps
-    are grouped, and the grouping changes no number. Step s draws its randomness from
+    `count` is traced and at most the block's capacity. So a run compiles once, however its steps
+    are grouped into blocks, and the grouping changes no number. Step s draws its randomness from
     fold_in(steps_key(key), s).
 
     Args:
       model: the model.
-      optimizer: turns gradients into updates.
+      optimizer: computes updates from gradients.
       key: the key of the run.
       positions: "all", or "last" to predict the last position alone.
       varied: whether the `length` of a batch may be less than its T.

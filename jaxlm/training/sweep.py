@@ -1,4 +1,4 @@
-"""Several runs that differ in numbers alone, trained in parallel in one compiled function."""
+"""Several runs that differ only in numbers, trained in parallel in one compiled function."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from jaxlm.training.state import TrainState
 from jaxlm.training.step import StepMetrics, StepRunner, block_function
 from jaxlm.training.trainee import Spec
 
-# The numbers that runs may differ in, beside the seed: a compiled step takes them as arguments.
 OPTIMIZER_NUMBERS = ("lr", "clip", "weight_decay")
 NUMBERS = (*OPTIMIZER_NUMBERS, *RATES)
+"""Settings that runs may differ in, besides the seed. The compiled step gets them as arguments."""
 
 
 def sweep_runner(
@@ -33,15 +33,15 @@ def sweep_runner(
     share: Share | None,
     custom: CustomParts | None = None,
 ) -> StepRunner:
-    """Return the runner of several runs: `vmap` over states, batches, keys, and their numbers.
+    """Return the runner of several runs: `vmap` over states, batches, keys, and NUMBERS.
 
     Args:
       specs: the runs.
-      horizon: the length of training.
+      horizon: the length of training, for the schedules.
       positions: "all", or "last" to predict the last position alone.
       varied: whether batches differ in length.
-      share: weight of the newest parameters in the running average, if there is one.
-      custom: parts of the optimizer that the user's own code made.
+      share: weight of the newest parameters in the running average; None without averaging.
+      custom: the user's own optimizer or schedule.
     """
     first = specs[0]
     optimizer_config = first.config.optimizer
@@ -96,7 +96,9 @@ def sweep_specs(
         known = [item for item in NUMBERS if item in OPTIMIZER_NUMBERS or hasattr(spec.model, item)]
         choose(dict.fromkeys(known), name, "sweep")
         if len(set(values)) < len(values) or not values:
-            raise SettingError("sweep", name, f"give values that differ, such as {name}=0.1,0.2")
+            shown = ",".join(map(str, values))
+            why = f"give values that differ, such as {name}=0.1,0.2"
+            raise SettingError("sweep", f"{name}={shown}", why)
     specs = []
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
@@ -120,18 +122,18 @@ def sweep_specs(
 
 
 def number(spec: Spec, name: str) -> Any:
-    """Return a run's value of one of NUMBERS."""
+    """Return a run's value of the setting `name`, which is one of NUMBERS."""
     return getattr(spec.config.optimizer if name in OPTIMIZER_NUMBERS else spec.model, name)
 
 
 def differing(specs: Sequence[Spec]) -> list[str]:
-    """Return which of NUMBERS differ between the runs."""
+    """Return the names in NUMBERS whose values differ between the runs."""
     known = [name for name in NUMBERS if hasattr(specs[0].model, name) or name in OPTIMIZER_NUMBERS]
     return [name for name in known if len({number(spec, name) for spec in specs}) > 1]
 
 
 def check_sweep(specs: Sequence[Spec]) -> None:
-    """Raise SettingError for runs that differ in what one compiled step cannot take as argument."""
+    """Raise SettingError for runs that differ in a setting other than NUMBERS and the seed."""
     first, allowed = specs[0], {*differing(specs), "seed"}
     for spec in specs[1:]:
         pairs = [(first.model, spec.model)]
@@ -158,5 +160,6 @@ def _seed(spec: Spec) -> int:
 
 
 def _names(section: Any) -> list[str]:
+    """Return the names of the settings of a section or a model."""
     # A Flax module has two fields of Flax's own.
     return [item.name for item in fields(section) if item.name not in ("parent", "name")]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.data.text import Text
+from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Mesh, gather, put_like, to_host
@@ -22,6 +23,7 @@ from jaxlm.runs.run import Run
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget
 from jaxlm.training.config import RunConfig
+from jaxlm.training.optimizers import CUSTOM
 from jaxlm.training.progress import Meter, NotFiniteError, Progress
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import StepMetrics
@@ -108,21 +110,23 @@ class Trainee:
         self.best_params: Any = None
         self.saved_step, self.saved_at = -1, time.monotonic()
         self.failed: NotFiniteError | None = None
-        """Why this run is out, or None."""
+        """The error that ended this run, or None."""
         self.checkpoints: Checkpoints | None = None
         if folder := spec.run_folder(text):
             self.checkpoints = Checkpoints(folder.checkpoints, log.warn, training.keep)
 
     @property
     def step(self) -> int:
-        """Number of steps measured so far."""
+        """Number of steps whose measurements were read."""
         return self.meter.progress.step
 
     @property
     def saving_is_due(self) -> bool:
         """True if the last checkpoint is older than `checkpoint_minutes`."""
         minutes = self.training.checkpoint_minutes
-        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        if minutes is None or self.checkpoints is None:
+            return False
+        return time.monotonic() - self.saved_at >= 60 * minutes
 
     @property
     def out_of_patience(self) -> bool:
@@ -137,12 +141,11 @@ class Trainee:
         self.meter.total = pauses.total
         self.log.expect(pauses.total)
 
-    def start(self, state: TrainState) -> TrainState:
-        """Start at step 0, and return `state`."""
+    def start(self) -> None:
+        """Start at step 0: forget the records and the failure of an earlier session."""
         self.failed = None
         self.log.start_from(0)
-        self._failed_file(None)
-        return state
+        self._write_failure(None)
 
     def restore(self, state: TrainState, steps: list[int] | None = None) -> TrainState | None:
         """Return the newest saved state, or None if there is none.
@@ -150,20 +153,37 @@ class Trainee:
         Args:
           state: a state with the shapes and the sharding that the saved state has.
           steps: the steps whose checkpoints may be read; None for all.
+        Raises:
+          UserError: if no checkpoint can be read, or if the folder has parameters alone
+            (`Run.save`), which cannot be trained further.
         """
-        restored = self.checkpoints.restore(state, steps) if self.checkpoints else None
+        if self.checkpoints is None:
+            return None
+        restored = self.checkpoints.restore(state, steps)
         if restored is None:
+            self._check_no_params_alone(state)
             return None
         saved, meta = restored
         state = put_like(saved, state)
         self.meter.progress = Progress(**meta["progress"])
         self.saved_step = self.step
+        self._write_failure(None)
         self._restore_best(state)
         self.log.note(f"resumed at step {self.step} of {self.pauses.total}")
         self.log.start_from(self.step)
         return state
 
+    def _check_no_params_alone(self, state: TrainState) -> None:
+        assert self.checkpoints is not None
+        saved = self.checkpoints.restore_params(state.params)
+        if saved is not None and "progress" not in saved[1]:
+            raise UserError(
+                f"`resume`: {self.spec.folder} holds parameters alone, without the state of a "
+                f"training: fine-tune that run in another `folder`"
+            )
+
     def _restore_best(self, state: TrainState) -> None:
+        """Bring back the best parameters by validation, if they are older than `state`."""
         assert self.checkpoints is not None
         best_step = self.meter.progress.best_step
         if best_step == self.step > 0:
@@ -179,7 +199,7 @@ class Trainee:
         self._save("best", state)
 
     def measured(self, first: int, count: int, metrics: StepMetrics) -> None:
-        """Add what the `count` steps after step `first` measured.
+        """Add the measurements of the `count` steps after step `first`.
 
         Raises:
           NotFiniteError: if the loss is not finite.
@@ -193,9 +213,9 @@ class Trainee:
 
         Args:
           state: the state after the last measured step.
-          budget: the time budget; it learns how long a validation takes.
+          budget: the time budget, which measures how long a validation takes.
           last: whether to treat this step as the end of the run.
-          save: whether to save at any step.
+          save: whether to save even if this step is no pause point.
         """
         step, improved = self.pauses.total if last else self.step, False
         if budget.minutes:
@@ -211,6 +231,7 @@ class Trainee:
         return state
 
     def _validate(self, state: TrainState) -> tuple[TrainState, bool]:
+        """Return the state to continue with, and whether this validation is the best so far."""
         assert self.text.valid is not None
         scores = self.scorer.split(
             state.params, self.text.valid, self.protocol.rows, self.protocol.last_only
@@ -223,18 +244,24 @@ class Trainee:
             state = replace(state, lr_scale=state.lr_scale * optimizer.decay)
             self.log.note(f"step {progress.step:6d}  rate x {float(state.lr_scale):.4g}")
         if self.average and not state.averaged and self.average.begins(progress.valid_nlls):
-            state = replace(state, averaged=jnp.ones((), jnp.float32))
+            # 1 step is in the average now; the sum keeps the sharding.
+            state = replace(state, averaged=state.averaged + 1)
             self.log.note(f"step {progress.step:6d}  the average of the parameters begins")
         return state, improved
 
-    def finish(self, state: TrainState, budget: Budget) -> None:
+    def finish(self, state: TrainState, budget: Budget, over: bool) -> None:
         """Save the last state, unless it is saved already.
 
+        Args:
+          state: the state after the last step.
+          budget: the time budget.
+          over: whether the budget is spent, by the clock of the first process. If it ended the run
+            early, the run is validated once more.
         Raises:
           NotFiniteError: if the last step made parameters that are not finite.
         """
         unfinished = self.step < self.pauses.total
-        if unfinished and budget.over and not self.pauses.validates_at(self.step):
+        if unfinished and over and not self.pauses.validates_at(self.step):
             self.log.note(f"the {budget.minutes:g} minutes of `max_minutes` are over")
             self.pause(state, budget, last=True)
         if self.saved_step != self.step:
@@ -256,19 +283,24 @@ class Trainee:
                 self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def fail(self, error: NotFiniteError) -> str:
-        """Mark this run as failed, and return what happened, what to do, and what is left."""
+        """Mark this run as failed, and return a message: the cause, a remedy, the checkpoint kept.
+
+        The newest checkpoint is removed if it holds the state with this loss.
+        """
         self.failed = error
         kept = "no checkpoint was written yet"
         if self.checkpoints:
-            # The state with this loss is of no use; it may have been saved.
             newest = self.checkpoints.drop_last(error.params_step)
-            self._failed_file(error)
+            self._write_failure(error)
             if newest is not None:
                 kept = f"the checkpoint of step {newest} in {self.spec.folder} is kept"
-        lr, clip = self.optimizer.lr, self.optimizer.clip
-        return f"{error}: lower `lr` (now {lr}) or set `clip` (now {clip}); {kept}"
+        rate = f"lower `lr` (now {self.optimizer.lr})"
+        if CUSTOM in (self.optimizer.optimizer, self.optimizer.schedule):
+            rate = "lower the learning rate of your own `optimizer` or `schedule`"
+        return f"{error}: {rate} or set `clip` (now {self.optimizer.clip}); {kept}"
 
-    def _failed_file(self, error: NotFiniteError | None) -> None:
+    def _write_failure(self, error: NotFiniteError | None) -> None:
+        """Write failed.json, or remove it if `error` is None."""
         if self.spec.folder is None or not is_first():
             return
         path = self.spec.folder / FAILED

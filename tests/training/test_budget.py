@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 import tiny_runs
 
@@ -66,7 +67,9 @@ def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
     assert written[-1]["epoch"] == pytest.approx(0.5, abs=0.01)
     # The steps found, given, repeat the run: nothing is timed.
     no_timing(None, None)
-    train(text, tmp_path / "again", epochs=0.5, max_minutes=10, steps=asked)
+    console = tiny_runs.quiet()
+    train(text, tmp_path / "again", epochs=0.5, max_minutes=10, steps=asked, console=console)
+    assert "allows" not in console.file.getvalue()
     records = [tiny_runs.records(tmp_path / name) for name in ("run", "again")]
     assert records[0] == records[1]
 
@@ -130,7 +133,7 @@ def pace(monkeypatch):
 def test_a_machine_that_is_not_as_fast_as_it_was(
     text, tmp_path, no_timing, pace, real, least, most
 ):
-    """A step was thought to take a second: the run is fitted anew, so that its schedule comes to
+    """A step was thought to take a second: the run is fitted again, so that its schedule comes to
     its end with the budget; what is off by little is left.
     """
     no_timing(1.0, 0.0)
@@ -139,7 +142,7 @@ def test_a_machine_that_is_not_as_fast_as_it_was(
     console = tiny_runs.quiet()
     train(text, tmp_path / "run", **options, console=console)
     said = console.file.getvalue()
-    assert ("fitted anew to 1 minutes" in said) == (least != most)
+    assert ("fitted again to 1 minutes" in said) == (least != most)
     assert "are over" not in said
     steps = training_of(tmp_path / "run")["steps"]
     assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
@@ -195,6 +198,21 @@ def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path,
     whole, run = (tiny_runs.whole_state(tmp_path / name) for name in ("whole", "run"))
     tiny_runs.assert_same_arrays(whole[0], run[0])
     assert run[1]["progress"]["seconds"] > 0
+
+
+def test_the_first_process_decides_how_many_steps_are_timed(text, monkeypatch):
+    """Processes whose clocks differ would not take the same steps, and wait for each other."""
+    answers = iter([[[1]], [[1]], [[0]]])
+    monkeypatch.setattr(budget, "allgather_ints", lambda values: np.array(next(answers)))
+    # By the clock of this process there would be no step.
+    monkeypatch.setattr(budget, "TIMED_SECONDS", 0.0)
+    model = tiny_runs.make(jaxlm.RNN, text)
+    batches = make_batches(text.train, jaxlm.BatchingConfig(batch_size=4, bptt=5), 5, 0)
+    optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
+    block = make_train_block(model, optimizer, jax.random.key(0), batches.positions)
+    state = init_state(model, optimizer, jax.random.key(0), batches.batch_size)
+    assert budget._seconds_per_step(block, state, batches) > 0
+    assert next(answers, None) is None
 
 
 def test_schedules_shrink_with_the_run():

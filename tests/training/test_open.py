@@ -18,6 +18,8 @@ import jaxlm
 from jaxlm.errors import SettingError, UserError
 from jaxlm.models.cells import CELLS, Cell
 from jaxlm.models.registry import MODELS
+from jaxlm.ngrams.config import CountingConfig
+from jaxlm.training.config import RunConfig
 
 OPTIONS = {"batch_size": 4, "bptt": 5, "steps": 6, "log_every": 2, "eval_every": 3}
 
@@ -156,6 +158,40 @@ def test_any_function_of_the_step_is_a_schedule(text):
     assert_trees_close(stopped.params, start.params, atol=1e-12)
 
 
+def test_a_setting_that_ones_own_schedule_decides_is_refused(text):
+    model, one = tiny_runs.make(jaxlm.RNN, text), lambda step: 0.5
+    with pytest.raises(SettingError, match=r"`warmup_steps` 3: belongs to the schedule that you"):
+        tiny_runs.fit(model, text, schedule=one, warmup_steps=3, **OPTIONS)
+    for own in ({"schedule": one}, {"optimizer": optax.sgd(0.5)}):
+        with pytest.raises(SettingError, match=r"`sweep` lr: has no effect with .*= of your own"):
+            jaxlm.fit_many(model, text, sweep={"lr": [0.1, 0.2]}, **own, **OPTIONS)
+    with pytest.raises(SettingError, match="`schedule` custom: is a function of your own"):
+        tiny_runs.fit(model, text, schedule="custom", **OPTIONS)
+
+
+WRONG_KIND = [
+    ({"lr": "0.1"}, "`lr` '0.1': must be a number"),
+    ({"steps": 1e3}, "`steps` 1000.0: must be an integer or none"),
+    ({"tensorboard": 1}, "`tensorboard` 1: must be true or false"),
+    ({"batch_size": True}, "`batch_size` True: must be an integer"),
+    ({"optimizer": jaxlm.BatchingConfig()}, "`optimizer` BatchingConfig: must be a OptimizerConf"),
+    ({"counting": CountingConfig()}, "unknown option of fit 'counting'"),
+    ({"config": RunConfig.default("ngram")}, "`config` is of ngram, whose sections are text, co"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_KIND)
+def test_a_setting_of_another_kind_is_refused(options, message, text):
+    with pytest.raises(UserError, match=message):
+        tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, **options)
+
+
+def test_numbers_of_numpy_become_numbers_of_python(text, tmp_path):
+    options = OPTIONS | {"lr": jnp.float32(0.5), "steps": np.int64(2)}
+    run = tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, tmp_path / "run", **options)
+    assert (run.settings["optimizer"]["lr"], run.settings["training"]["steps"]) == (0.5, 2)
+
+
 def test_frozen_parameters_stay_as_they_are(text):
     model = tiny_runs.make(jaxlm.LSTM, text)
     options = OPTIONS | {"weight_decay": 0.1, "clip": 0.5}
@@ -193,6 +229,10 @@ def test_a_run_is_saved_to_a_folder_afterwards(text, tmp_path):
         tiny_runs.fit(
             model, text, tmp_path / "kept", resume=True, **OPTIONS | {"lr": 0.5, "bptt": 4}
         )
+    # Training would start from random parameters, and replace the parameters that are kept.
+    with pytest.raises(UserError, match=r"kept holds parameters alone.*fine-tune"):
+        tiny_runs.fit(model, text, tmp_path / "kept", resume=True, **OPTIONS)
+    tiny_runs.assert_same_arrays(run.params, jaxlm.load(tmp_path / "kept").params)
 
 
 def test_an_ngram_is_saved_too(text, tmp_path):
@@ -241,6 +281,18 @@ def test_fine_tuning_on_the_same_vocabulary_starts_where_the_run_is(text):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+def test_an_optimizer_of_ones_own_starts_from_the_parameters_of_the_run(text):
+    run = tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, **OPTIONS)
+
+    def to_the_start(updates, start, params):
+        """Pull the parameters back to where they started."""
+        return jax.tree.map(lambda first, now: first - now, start, params), start
+
+    optimizer = optax.GradientTransformation(lambda params: params, to_the_start)
+    tuned = tiny_runs.fit(None, text, from_run=run, optimizer=optimizer, **OPTIONS)
+    assert_trees_close(tuned.params, run.params, atol=1e-6)
+
+
 def test_the_command_fine_tunes(text_file, train, tmp_path):
     flags = ("--batch-size", 4, "--bptt", 5, "--steps", 4, "--corpus", text_file)
     assert train("--model", "gru", "--hidden-size", 6, *flags, "--out", tmp_path / "run")[0] == 0
@@ -253,3 +305,16 @@ def test_the_command_fine_tunes(text_file, train, tmp_path):
     assert jaxlm.load(tmp_path / "tuned").model.hidden_size == 6
     code, out, _ = train("--from", tmp_path / "run", *flags, "--out", tmp_path / "kept")
     assert code == 0 and "is kept" in out
+    (tmp_path / "rate.json").write_text('{"lr": 0.5}')
+    from_file = ("--config", tmp_path / "rate.json", "--out", tmp_path / "by-file")
+    assert train("--from", tmp_path / "run", *flags, *from_file)[0] == 0
+    assert jaxlm.load(tmp_path / "by-file").settings["optimizer"]["lr"] == 0.5
+    for wrong, message in {
+        ("--recipe", "zaremba"): "unknown recipe 'zaremba'",
+        ("--seeds", 2): "--seeds and --sweep start from random parameters: leave out --from",
+        ("--model", "ngram"): "--from is for models trained by gradient",
+    }.items():
+        given = flags if "ngram" not in wrong else ("--corpus", text_file)
+        code, _, err = train("--from", tmp_path / "run", *given, *wrong, "--out", tmp_path / "no")
+        tiny_runs.assert_user_error(code, err)
+        assert message in err and not (tmp_path / "no").exists()

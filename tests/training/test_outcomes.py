@@ -125,6 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     console = tiny_runs.quiet()
     tiny_runs.fit(model, text, tmp_path, console=console, lr=0.01, **options | {"steps": 8})
     assert "resumed at step 3 of 8" in console.file.getvalue()
+    assert not (tmp_path / "failed.json").exists()
     assert tiny_runs.whole_state(tmp_path)[1]["step"] == 8
 
 

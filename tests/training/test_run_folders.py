@@ -16,6 +16,15 @@ LECTURE = ("--model", "rnn", "--steps", "4", "--checkpoint-every", "2", "--log-e
 PLOTTED = (*LECTURE, "--plot")
 
 
+def test_a_folder_that_cannot_be_written_is_left_as_it_was(text, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f"{CONFIG}.partial").mkdir()
+    model = tiny_runs.make(jaxlm.RNN, text)
+    with pytest.raises(UserError, match=r"cannot write to .*run: Is a directory: choose another"):
+        tiny_runs.fit(model, text, tmp_path / "run", steps=1)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [f"{CONFIG}.partial"]
+
+
 @pytest.fixture(scope="module")
 def run(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -56,6 +65,9 @@ OTHERS = [
     (jaxlm.RNN, {}, {"batching": BatchingConfig("streams", 7, 8)}, "batch_size 6, not 7"),
     (jaxlm.RNN, {}, {"batching": BatchingConfig("rows", 6, 8)}, "batching streams, not rows"),
     (jaxlm.RNN, {}, {"optimizer": "sgd"}, "optimizer.*adam.*sgd"),
+    (jaxlm.RNN, {}, {"seed": 3}, "`seed` 0, not 3"),
+    (jaxlm.RNN, {}, {"average": "ema"}, "`average` none, not ema, and its state would be lost"),
+    (jaxlm.RNN, {}, {"freeze": "emb*"}, r"`freeze` none, not emb\*, and its state would be lost"),
 ]
 
 
@@ -148,6 +160,12 @@ def test_the_command_numbers_new_runs_and_resumes_the_newest(train, tmp_path, mo
     assert "resumed at step 4 of 6" in out and "saved in runs/rnn-toy-2\n" in out
     assert contents(tmp_path / "runs" / "rnn-toy") == first
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["rnn-toy", "rnn-toy-2"]
+    # A folder that holds no run is not resumed.
+    (tmp_path / "runs" / "rnn-toy-3").mkdir()
+    monkeypatch.setattr("jaxlm.runs.plots._curve", lambda *_: (_ for _ in ()).throw(ImportError))
+    code, out, _ = train(*PLOTTED, "--resume", "--steps", "6")
+    assert code == 0 and "saved in runs/rnn-toy-2\n" in out
+    assert "no loss.png: --plot needs matplotlib" in out
 
 
 def test_the_command_never_overwrites_out(train, run, text_file, tmp_path):

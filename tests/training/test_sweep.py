@@ -11,10 +11,11 @@ from cases import assert_trees_close
 import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.models.layers import RATES
+from jaxlm.runs.checkpoints import Checkpoints
 from jaxlm.training.config import RunConfig
 from jaxlm.training.loop import Extras, train_many
 from jaxlm.training.sweep import sweep_runner
-from jaxlm.training.trainee import Spec
+from jaxlm.training.trainee import Spec, Trainee
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,26 @@ def test_a_run_that_diverged_stays_out_when_the_others_are_resumed(text, tmp_pat
     tiny_runs.assert_same_arrays(whole.params, again.params)
 
 
+def test_a_run_that_diverged_does_not_set_the_pace_of_checkpoints(text, tmp_path, monkeypatch):
+    """It saves no more, so its last checkpoint only gets older."""
+    saved = []
+    monkeypatch.setattr("jaxlm.training.loop.DISPATCH_SECONDS", 0)
+    monkeypatch.setattr(Trainee, "saving_is_due", property(lambda self: self.failed is not None))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, kind, *_: saved.append(kind))
+    options = {"sweep": {"lr": [1e38, 0.02]}, "optimizer": "sgd", "eval_every": 1000}
+    many(tiny_runs.make(jaxlm.RNN, text), text, tmp_path, **options, checkpoint_minutes=60)
+    assert saved.count("last") == 1, "the other run, at the end"
+
+
+def test_no_run_is_added_when_others_are_resumed(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    many(model, text, tmp_path, seeds=2, steps=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"seed-2 holds no run, but 2 other folders do: resume"):
+        many(model, text, tmp_path, seeds=3, steps=2, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     tiny_runs.fit(model, text, tmp_path / "runs" / "seed-1", **OPTIONS)
@@ -156,7 +177,7 @@ def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
     [
         ({"seeds": 0}, "`seeds` 0: must be at least 1"),
         ({"sweep": {"hidden_size": [4, 8]}}, "'hidden_size'.*lr, clip"),
-        ({"sweep": {"lr": [0.1, 0.1]}}, "`sweep` lr: give values that differ"),
+        ({"sweep": {"lr": [0.1, 0.1]}}, "`sweep` lr=0.1,0.1: give values that differ"),
         ({"sweep": {"lr": [0.1, -0.1]}}, "`lr` -0.1: must be above 0"),
         ({"sweep": {"dropout": [0.1, 1.5]}}, "`dropout` 1.5: must be at least 0 and below 1"),
     ],
