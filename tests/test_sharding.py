@@ -102,6 +102,8 @@ def test_impossible_meshes_raise_errors():
     for text in ("data", "data=0", "data=-1", "data=two"):
         with pytest.raises(UserError, match=f"`mesh` {text}: give each axis a size"):
             parse_mesh(text)
+    with pytest.raises(UserError, match="`mesh` data=2,data=4: gives the axis data twice"):
+        parse_mesh("data=2,data=4")
     with pytest.raises(UserError, match="needs 64 devices: this machine has"):
         make_mesh({"data": 64})
     assert make_mesh({"data": 1}) is None

@@ -66,7 +66,8 @@ class NeuralModel(nn.Module, LanguageModel):
     dropout: float = 0.0
     """Dropout on the word features, between layers and before the output."""
     init_scale: float | None = None
-    """Draw every parameter from U(-s, s) (none: each layer by its own size)."""
+    """Draw embeddings, weights and biases from U(-s, s) (none: each layer by its own size), but not
+    LayerNorm and projections of embeddings."""
     dtype: str | None = None
     """Compute products in float32, tf32 (float32 with a GPU's faster, shorter products) or bfloat16
     (none: bfloat16 on a TPU, float32 elsewhere). Parameters and loss are float32 in any case."""

@@ -80,8 +80,11 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
     if not (isinstance(model_class, type) and issubclass(model_class, LanguageModel)):
         raise UserError(f"register_model takes a subclass of LanguageModel, not {model_class!r}")
     entry = ModelEntry(model_class)
-    if name in MODELS and not _same_source(MODELS[name].kind, model_class):
-        raise UserError(f"the name {name!r} is taken by {MODELS[name].kind.__name__}")
+    taken = MODELS.get(name)
+    if taken is not None and taken.cell is not None:
+        raise UserError(f"the name {name!r} is taken by the cell {taken.cell!r}")
+    if taken is not None and not _same_source(taken.kind, model_class):
+        raise UserError(f"the name {name!r} is taken by {taken.kind.__name__}")
     MODELS[name] = entry
 
 

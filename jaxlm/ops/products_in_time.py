@@ -111,20 +111,22 @@ def _forward(
 
     with compute.context():
         out, pullback, operands = jax.vjp(run, zeros, carry, inputs, has_aux=True)
-    return out, (pullback, operands)
+    return out, (pullback, operands, kernels)
 
 
 def _backward(step: Step, compute: Compute, saved: Any, grads: tuple[jax.Array, Carry]) -> Any:
-    pullback, operands = saved
+    pullback, operands, kernels = saved
     dy, dcarry, dinputs = pullback(grads)
 
     def gradient(name: str) -> jax.Array:
+        if name not in operands:  # the step does not use this matrix
+            return jnp.zeros_like(kernels[name])
         a_NF = operands[name].reshape(-1, operands[name].shape[-1])
         dy_NO = dy[name].reshape(-1, dy[name].shape[-1]).astype(compute.dtype)
         with compute.context():
             return transposed_product(a_NF, dy_NO)
 
-    return {name: gradient(name) for name in operands}, dcarry, dinputs
+    return {name: gradient(name) for name in kernels}, dcarry, dinputs
 
 
 _run.defvjp(_forward, _backward)

@@ -38,14 +38,16 @@ def parse_mesh(text: str) -> dict[str, int]:
       {'data': 4, 'model': 2}
 
     Raises:
-      UserError: if an axis is unknown or has no positive size.
+      UserError: if an axis is unknown, is given twice or has no positive size.
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
         choose(dict.fromkeys((DATA, MODEL)), name.strip(), "axis of `mesh`")
         if not size.strip().isdecimal() or int(size) < 1:
             raise SettingError("mesh", text, "give each axis a size, such as data=4,model=2")
+        if name.strip() in sizes:
+            raise SettingError("mesh", text, f"gives the axis {name.strip()} twice")
         sizes[name.strip()] = int(size)
     return sizes
 

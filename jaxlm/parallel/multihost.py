@@ -77,13 +77,14 @@ def run_on_first(function: Callable[[], None]) -> None:
     All processes wait until it returns.
 
     Raises:
-      UserError: in all processes, if `function` raises UserError.
+      Exception: on the first process, what `function` raises.
+      UserError: on the other processes, if `function` raises an exception.
     """
-    raised: UserError | None = None
+    raised: Exception | None = None
     if is_first():
         try:
             function()
-        except UserError as error:
+        except Exception as error:  # the other processes would wait for this one
             raised = error
     if allgather_ints([raised is not None])[0, 0]:
         raise raised or UserError("the first process could not take the run's folder")

@@ -52,11 +52,11 @@ def min_gru(carry, x, u):
 
 
 def min_lstm(carry, x, u):
-    """Feng et al. 2024: h' = f / (f + i) h + i / (f + i) n, and nothing of u."""
+    """Feng et al. 2024: the gates divided by their sum weigh h and n; nothing of u."""
     (h,) = carry
     f, i, n = sigmoid(x[0]), sigmoid(x[1]), positive(x[2])
-    gates = {"forget": f, "input": i, "candidate": n}
-    return gates, (f / (f + i) * h + i / (f + i) * n,)
+    gates = {"forget": f / (f + i), "input": i / (f + i), "candidate": n}
+    return gates, (gates["forget"] * h + gates["input"] * n,)
 
 
 # x and u come as one [B, H] array a gate, by place: a cell that renames or reorders its gates must
@@ -134,3 +134,17 @@ def test_step_gradient(name):
         return sum(np.sum(w * array) for w, array in zip(weights[0], after, strict=True))
 
     np.testing.assert_allclose(slope, (oracle(1e-5) - oracle(-1e-5)) / 2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("size", [60.0, 120.0])
+def test_extreme_gates_have_finite_values_and_gradients(name, size):
+    cell = CELLS[name]
+    carry, x_BG, u_BG = random_step(cell)
+    for sign in (1, -1):
+
+        def total(x_BG, sign=sign):
+            return cell.step(carry, sign * size + x_BG, u_BG)[0].sum()
+
+        value, gradient_BG = jax.value_and_grad(total)(x_BG)
+        assert np.isfinite(value) and np.isfinite(gradient_BG).all(), (name, sign * size)

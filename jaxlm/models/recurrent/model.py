@@ -233,7 +233,10 @@ class Recurrent(NeuralModel):
                 f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
             )
             if self.cell.recurrent:
-                described[f"layers_{index}/recurrent"] = f"U: {size} -> {len(gates)} x {size}"
+                weights = "U, b" if self.cell.recurrent_bias else "U"
+                described[f"layers_{index}/recurrent"] = (
+                    f"{weights}: {size} -> {len(gates)} x {size}"
+                )
             inputs = size
         if self.layer_norm:
             described[f"norms_{len(self.sizes)}"] = f"scale and shift of {inputs} features"
