@@ -8,6 +8,7 @@ import numpy as np
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.log import Log, perplexity_of
+from jaxlm.training.metrics import MUST_BE_FINITE
 from jaxlm.training.step import StepMetrics
 
 
@@ -62,7 +63,7 @@ class Meter:
         """Add the `count` steps after step `first`, and write the records that are due.
 
         Raises:
-          NotFiniteError: at the first step whose loss or metrics are not finite.
+          NotFiniteError: at the first step whose loss or gradient norm is not finite.
         """
         nll_K, count_K = (
             np.asarray(array)[:count].astype(np.float64)
@@ -72,7 +73,8 @@ class Meter:
             name: np.asarray(values_K)[:count].astype(np.float64)
             for name, values_K in metrics.logged.items()
         }
-        bad_K = ~np.isfinite(np.stack([nll_K, *logged.values()])).all(axis=0)
+        checked = [nll_K, *(logged[name] for name in MUST_BE_FINITE)]
+        bad_K = ~np.isfinite(np.stack(checked)).all(axis=0)
         if bad_K.any():
             taken = first + int(np.argmax(bad_K))
             raise NotFiniteError(taken + 1, taken)
