@@ -10,7 +10,7 @@ from jaxlm import shapes
 from jaxlm.errors import SettingError, check_at_least, choose
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.cells import CELLS, Carry, Cell
-from jaxlm.models.heads.output_layer import describe_head, make_head
+from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent.layer import RecurrentLayer
