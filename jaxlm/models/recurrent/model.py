@@ -136,7 +136,7 @@ class Recurrent(NeuralModel):
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
         for size in self.sizes:
             check_at_least("layer_sizes" if self.layer_sizes else "hidden_size", size, 1)
-        if self.forget_bias and "forget" not in self.cell.gates:
+        if self.forget_bias and self.cell.forget_gate is None:
             gates = ", ".join(self.cell.gates)
             why = f"{self.cell} has no forget gate (its gates: {gates}); leave the setting out"
             raise SettingError("forget_bias", self.forget_bias, why)
