@@ -17,7 +17,7 @@ from commands import find_corpus
 
 import jaxlm
 from jaxlm.evaluation.scoring import Scorer
-from jaxlm.interop.runs import export_arpa
+from jaxlm.interop.arpa_runs import export_arpa
 
 
 def main() -> None:

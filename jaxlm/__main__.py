@@ -12,7 +12,7 @@ COMMANDS = {
     "predict": "the next words after a context",
     "generate": "continue a prompt",
     "prepare": "any amount of text to memory-mapped token ids",
-    "convert": "an n-gram to an ARPA file, or an ARPA file to a run",
+    "convert": "a run to a file of another program, or a file to a run",
 }
 
 

@@ -1,23 +1,28 @@
-"""python -m jaxlm.convert: write an n-gram run as an ARPA file, or read an ARPA file as a run."""
+"""python -m jaxlm.convert: write a run as a file of another program, or read a file as a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from jaxlm.commands import cli
 from jaxlm.errors import UserError
-from jaxlm.interop.runs import export_arpa, import_arpa
-from jaxlm.runs.run import load
+from jaxlm.interop.formats import FORMATS, find_format, read_run, write_run
+from jaxlm.runs.run import Run, load
 
-ABOUT = """Write an n-gram run as an ARPA file for KenLM and SRILM, or read an ARPA file as a run.
+ABOUT = """Write a run as a file of another program, or read a file as a run.
+
+The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
   python -m jaxlm.convert kenlm.arpa runs/kenlm
+  python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
 """
+FORMAT_HELP = f"Format of the file: {', '.join(FORMATS)} (none: the end of the file's name)."
 
 
 @dataclass(frozen=True)
@@ -25,28 +30,40 @@ class Command:
     """Settings of `python -m jaxlm.convert`."""
 
     source: tyro.conf.Positional[Path]
-    """Folder of the run, or ARPA file (plain or gzip)."""
+    """Folder of the run, or file to read (plain or gzip)."""
     target: tyro.conf.Positional[Path]
-    """ARPA file to write (gzip if its name ends in .gz), or folder of the new run."""
+    """File to write (gzip if its name ends in .gz), or folder of the new run."""
+    format: Annotated[str | None, tyro.conf.arg(help=FORMAT_HELP)] = None
 
 
 def main(argv: Sequence[str]) -> int:
     """Convert a folder to a file, or a file to a folder."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.convert", about=ABOUT)
+    source, target = command.source, command.target
     console = Console(highlight=False)
-    if command.source.is_dir():
-        if command.target.is_dir():
-            raise UserError(f"{command.target} is a folder: name the ARPA file to write")
-        export_arpa(load(command.source), command.target)
-        console.print(f"written to {command.target}", soft_wrap=True)
+    if source.is_dir():
+        if target.is_dir():
+            raise UserError(f"{target} is a folder: name the file to write")
+        # A wrong name of a format costs no loading.
+        find_format(target, command.format)
+        write_run(load(source), target, command.format)
+        console.print(f"written to {target}", soft_wrap=True)
         return 0
-    if not command.source.exists():
-        raise UserError(f"{command.source} does not exist: give a run's folder, or an ARPA file")
-    run = import_arpa(command.source, command.target)
-    sizes = ", ".join(f"{size:,}" for size in run.params.sizes)
-    console.print(f"n-grams of each order: {sizes}", soft_wrap=True)
-    console.print(f"saved in {command.target}", soft_wrap=True)
+    if not source.exists():
+        raise UserError(f"{source} does not exist: give a run's folder, or a file to read")
+    run = read_run(source, target, command.format)
+    console.print(describe_size(run), soft_wrap=True)
+    console.print(f"saved in {target}", soft_wrap=True)
     return 0
+
+
+def describe_size(run: Run) -> str:
+    """Return the number of n-grams of each order of a run, or else its number of parameters."""
+    if run.model.trained_by == "counting":
+        return "n-grams of each order: " + ", ".join(f"{size:,}" for size in run.params.sizes)
+    import jax
+
+    return f"parameters: {sum(array.size for array in jax.tree.leaves(run.params)):,}"
 
 
 if __name__ == "__main__":

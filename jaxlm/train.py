@@ -58,6 +58,9 @@ Examples:
   python -m jaxlm.train --from runs/lstm-ptb --corpus my.txt --lr 1e-4
 """
 PROG = "python -m jaxlm.train"
+MODEL_HELP = (
+    f"{', '.join(MODELS)} (none: the recipe's, or nplm). The model decides which flags there are."
+)
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,7 @@ class Choice:
 class Flags:
     """The flags that are not settings of the run."""
 
-    model: str | None = None
-    """ngram, nplm, modern-nplm, rnn, gru, lstm, mingru, minlstm, mogrifier, transformer (none: the
-    recipe's, or nplm). The model decides which flags there are."""
+    model: Annotated[str | None, tyro.conf.arg(help=MODEL_HELP)] = None
     recipe: str | None = None
     """Start from a recipe's settings, such as lecture (the toy corpus's default), zaremba-small."""
     config: Path | None = None

@@ -229,11 +229,16 @@ def test_the_front_page_is_short():
     assert len(read(FRONT).splitlines()) <= 140
 
 
+# Folders that get a file for each new cell, head, format or recipe. The tree may leave these out.
+OPEN_FOLDERS = ("jaxlm/models/cells/", "jaxlm/models/heads/", "jaxlm/interop/", "jaxlm/recipes/")
+
+
 def test_the_file_tree_names_every_module():
     tree = next(b.code for b in of(DOCS / "design.md", "") if b.code.startswith("jaxlm/"))
     named = set(tree_paths(tree))
     existing = {here(path) for path in (ROOT / "jaxlm").rglob("*.py") if path.name != "__init__.py"}
-    assert named == existing
+    assert named <= existing
+    assert [path for path in sorted(existing - named) if not path.startswith(OPEN_FOLDERS)] == []
 
 
 def tree_paths(tree):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cases import (
     NEURAL,
+    VARIANTS,
     B,
     T,
     V,
@@ -28,6 +29,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.data.batching import Block
 from jaxlm.models import CELLS, MODELS, describe_model, make_model
+from jaxlm.models.heads import HEADS
 from jaxlm.ops import machine
 from jaxlm.ops.machine import compiling_for
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
@@ -269,6 +271,10 @@ def test_a_run_compiles_once_and_grouping_changes_nothing(name, options):
     apart, _ = take_steps(model, one, rest, 1)
     jax.tree.map(assert_array_equal, apart, together)
     assert train_block(model)._cache_size() == 1
+
+
+def test_every_output_layer_has_a_variant():
+    assert HEADS.keys() == {options.get("softmax", "full") for options in VARIANTS.values()}
 
 
 @pytest.mark.parametrize("name", NEURAL)

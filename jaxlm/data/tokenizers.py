@@ -140,7 +140,7 @@ class Words(Tokenizer):
 
     def encode_context(self, text: str) -> np.ndarray:
         # Without the <eos> that would end the line.
-        return self.vocabulary.ids(text.split())
+        return self.vocabulary.ids(self._split([text], eos=False))
 
     def decode(self, ids: Iterable[int]) -> str:
         parts: list[str] = []

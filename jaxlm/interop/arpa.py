@@ -32,12 +32,10 @@ Source: the format is by Doug Paul, MIT Lincoln Laboratory; SRILM's manual, ngra
 Heafield, "KenLM: faster and smaller language model queries", 2011.
 """
 
-import contextlib
-import gzip
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,9 +45,9 @@ from jaxlm.interop.arpa_text import (
     LOG_ZERO,
     Lines,
     Section,
-    open_maybe_gzip,
     read_sections,
 )
+from jaxlm.interop.files import create, open_maybe_gzip
 from jaxlm.ngrams.tables import NOTHING, Tables
 
 # The number of n-grams that are formatted at a time.
@@ -97,28 +95,9 @@ def write_arpa(
     line_end = None if across_lines else end
     if len(tokens) != tables.vocab_size or (line_end is not None and line_end not in tokens):
         raise ValueError(f"{len(tokens)} tokens, end {end!r}, of {tables.vocab_size} in the tables")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with _create(partial, path.suffix == ".gz") as file:
-            for text in _sections(tables, tokens, line_end):
-                file.write(text.encode("utf-8"))
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def _create(path: Path, compress: bool) -> Iterator[IO[bytes]]:
-    """Open a file for writing, compressed by gzip if `compress`."""
-    with contextlib.ExitStack() as stack:
-        file: IO[bytes] = stack.enter_context(open(path, "wb"))
-        if compress:
-            # Without a name and a time, equal models give equal files.
-            packed = gzip.GzipFile("", "wb", 6, file, mtime=0)
-            file = cast(IO[bytes], stack.enter_context(packed))
-        yield file
+    with create(path) as file:
+        for text in _sections(tables, tokens, line_end):
+            file.write(text.encode("utf-8"))
 
 
 def _sections(tables: Tables, tokens: Sequence[str], end: str | None) -> Iterator[str]:

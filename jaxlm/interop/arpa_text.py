@@ -4,14 +4,13 @@
 """
 
 import codecs
-import contextlib
 import gzip
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn, cast
+from typing import IO, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -24,17 +23,6 @@ MAX_LOG_BACKOFF = 99.0
 BLOCK = 1 << 10
 # KenLM's white space. Python has more, but other characters may be part of a word.
 WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
-
-
-@contextlib.contextmanager
-def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, plain or compressed by gzip, as its first bytes tell."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(path, "rb"))
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
-        else:
-            yield file
 
 
 class Lines:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
-from jaxlm.models.heads.output_layer import make_head
+from jaxlm.models.heads import make_head
 from jaxlm.models.layers import DTYPES
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.machine import (

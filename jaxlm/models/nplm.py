@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxlm import shapes
 from jaxlm.errors import SettingError
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
-from jaxlm.models.heads.output_layer import describe_head, make_head
+from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import prepend_context, sliding_windows

@@ -1,4 +1,6 @@
-"""The models by name. A new model is one file and one line here, or a call of register_model."""
+"""The models by name. A new model or cell is one file and one line in MODELS, or a call of
+register_model or register_cell.
+"""
 
 import importlib
 from collections.abc import Mapping
@@ -18,17 +20,23 @@ class ModelEntry(NamedTuple):
     target: str | type[LanguageModel]
     """The class, or its module and name, such as "jaxlm.models.nplm:NPLM". A class that is given by
     name is imported, and JAX with it, when it is first used."""
-    cell: str | None = None
-    """Name in CELLS of the cell of a recurrent model; None for other models."""
+    cell: "str | Cell | None" = None
+    """The cell of a recurrent model, or its module and class, such as
+    "jaxlm.models.cells.gru:GRUCell"; None for other models."""
 
     @property
     def kind(self) -> type[LanguageModel]:
         """The model's class."""
         if not isinstance(self.target, str):
             return self.target
-        module, _, name = self.target.partition(":")
-        model_class: type[LanguageModel] = getattr(importlib.import_module(module), name)
-        return model_class
+        kind: type[LanguageModel] = _import(self.target)
+        return kind
+
+    def make_cell(self) -> "Cell":
+        """Return the cell of a recurrent model."""
+        assert self.cell is not None
+        cell: Cell = _import(self.cell)() if isinstance(self.cell, str) else self.cell
+        return cell
 
     @property
     def settings(self) -> dict[str, Setting]:
@@ -37,12 +45,14 @@ class ModelEntry(NamedTuple):
 
     def make(self, vocab_size: int, start_id: int | None, **settings: Any) -> LanguageModel:
         """Return the model with these settings. A setting that you leave out has its default."""
-        fixed: dict[str, Any] = {}
-        if self.cell is not None:
-            from jaxlm.models.cells import CELLS
-
-            fixed["cell"] = CELLS[self.cell]
+        fixed = {} if self.cell is None else {"cell": self.make_cell()}
         return self.kind(vocab_size=vocab_size, start_id=start_id, **fixed, **settings)  # type: ignore[call-arg]
+
+
+def _import(target: str) -> Any:
+    """Return the object that a text such as "jaxlm.models.nplm:NPLM" names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 _RECURRENT = "jaxlm.models.recurrent.model:Recurrent"
@@ -52,11 +62,11 @@ MODELS: dict[str, ModelEntry] = {
     "nplm": ModelEntry("jaxlm.models.nplm:NPLM"),
     "modern-nplm": ModelEntry("jaxlm.models.modern_nplm:ModernNPLM"),
     "transformer": ModelEntry("jaxlm.models.transformer:Transformer"),
-    "rnn": ModelEntry(_RECURRENT, "rnn"),
-    "gru": ModelEntry(_RECURRENT, "gru"),
-    "lstm": ModelEntry(_RECURRENT, "lstm"),
-    "mingru": ModelEntry(_RECURRENT, "mingru"),
-    "minlstm": ModelEntry(_RECURRENT, "minlstm"),
+    "rnn": ModelEntry(_RECURRENT, "jaxlm.models.cells.elman:ElmanCell"),
+    "gru": ModelEntry(_RECURRENT, "jaxlm.models.cells.gru:GRUCell"),
+    "lstm": ModelEntry(_RECURRENT, "jaxlm.models.cells.lstm:LSTMCell"),
+    "mingru": ModelEntry(_RECURRENT, "jaxlm.models.cells.min_gru:MinGRUCell"),
+    "minlstm": ModelEntry(_RECURRENT, "jaxlm.models.cells.min_lstm:MinLSTMCell"),
     "mogrifier": ModelEntry("jaxlm.models.recurrent.mogrifier:Mogrifier"),
 }
 
@@ -109,7 +119,7 @@ def register_cell(name: str, cell: "Cell") -> None:
     if taken is not None and not _same_source(type(taken), type(cell)):
         raise UserError(f"the name {name!r} is taken by {taken}")
     CELLS[name] = cell
-    MODELS[name] = ModelEntry(_RECURRENT, name)
+    MODELS[name] = ModelEntry(_RECURRENT, cell)
 
 
 def _same_source(first: type, second: type) -> bool:
@@ -157,11 +167,7 @@ def name_of(model: LanguageModel) -> str | None:
             continue
         if entry.kind is not model_class:
             continue
-        if entry.cell is None:
-            return name
-        from jaxlm.models.cells import CELLS
-
-        if CELLS[entry.cell] == getattr(model, "cell", None):
+        if entry.cell is None or entry.make_cell() == getattr(model, "cell", None):
             return name
     return None
 

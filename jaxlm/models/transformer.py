@@ -10,7 +10,7 @@ import numpy as np
 from jaxlm import shapes
 from jaxlm.errors import check_at_least
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
-from jaxlm.models.heads.output_layer import describe_head, make_head
+from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.modern_nplm import ResidualLayer
 from jaxlm.models.neural import NeuralModel

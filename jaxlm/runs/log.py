@@ -129,8 +129,12 @@ class Log:
             callback({"step": step} | values)
         if self._folder is None:
             return
-        # A perplexity can be infinite, which JSON cannot express.
-        finite = {name: value for name, value in values.items() if value != math.inf}
+        # JSON cannot express a perplexity or a metric that is not finite.
+        finite = {
+            name: value
+            for name, value in values.items()
+            if not isinstance(value, float) or math.isfinite(value)
+        }
         self._append(METRICS, {"step": step} | finite)
         seconds = time.perf_counter() - self._created
         timing = {

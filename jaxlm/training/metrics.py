@@ -23,4 +23,9 @@ METRICS: dict[str, Callable[[StepValues], jax.Array]] = {
     # The global norm of the gradient, before clipping.
     "grad_norm": lambda values: optax.tree.norm(values.gradient),
 }
-"""Metrics by their name in metrics.jsonl: StepValues -> float32 scalar."""
+"""Metrics by their name in metrics.jsonl: StepValues -> float32 scalar.
+
+A value that is not finite is left out of metrics.jsonl, because JSON has no such number."""
+
+MUST_BE_FINITE = ("grad_norm",)
+"""Metrics that end the run if they are not finite, as the loss does."""

@@ -8,6 +8,7 @@ import numpy as np
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.log import Log, perplexity_of
+from jaxlm.training.metrics import MUST_BE_FINITE
 from jaxlm.training.step import StepMetrics
 
 
@@ -68,7 +69,7 @@ class Meter:
           count: number of steps.
           metrics: their measurements; entries after the first `count` are ignored.
         Raises:
-          NotFiniteError: at the first step whose loss or metrics are not finite.
+          NotFiniteError: at the first step whose loss or gradient norm is not finite.
         """
         nll_K, count_K = (
             np.asarray(array)[:count].astype(np.float64)
@@ -78,7 +79,8 @@ class Meter:
             name: np.asarray(values_K)[:count].astype(np.float64)
             for name, values_K in metrics.logged.items()
         }
-        bad_K = ~np.isfinite(np.stack([nll_K, *logged.values()])).all(axis=0)
+        checked = [nll_K, *(logged[name] for name in MUST_BE_FINITE)]
+        bad_K = ~np.isfinite(np.stack(checked)).all(axis=0)
         if bad_K.any():
             taken = first + int(np.argmax(bad_K))
             raise NotFiniteError(taken + 1, taken)

@@ -1,12 +1,17 @@
 """What commands do for themselves: old flags, flags in messages, and compiled programs."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from jaxlm.commands import cli, process
+from jaxlm.data.tokenizers import TOKENIZERS
+from jaxlm.interop.formats import FORMATS
+from jaxlm.models import MODELS
+from jaxlm.models.heads import HEADS
 
 
 @pytest.mark.parametrize(
@@ -88,3 +93,21 @@ def test_the_oldest_programs_are_removed(tmp_path):
     assert sorted(path.name for path in (tmp_path / "key").iterdir()) == ["new", "older"]
     process.remove_oldest(tmp_path, 250)
     assert len(list((tmp_path / "key").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "names"),
+    [
+        (["train"], "--model", MODELS),
+        (["train"], "--tokens", TOKENIZERS),
+        (["train"], "--softmax", HEADS),
+        (["prepare"], "--tokens", TOKENIZERS),
+        (["convert"], "--format", FORMATS),
+    ],
+)
+def test_the_help_of_a_flag_lists_every_name(command, flag, names, shell):
+    _, out, _ = shell(*command, "--help")
+    # A long name may be cut after a hyphen, at the end of a line.
+    words = re.sub(r"[│\s]+", " ", out).replace("- ", "-")
+    text = re.search(rf"{flag} STR (.*?\(default: )", words)[1]
+    assert [name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)] == []

@@ -91,6 +91,16 @@ def test_every_cell_has_an_oracle():
 
 
 @pytest.mark.parametrize("name", CELLS)
+def test_a_forget_gate_of_one_keeps_the_state(name):
+    cell = CELLS[name]
+    carry, *_ = random_step(cell)
+    gates = dict.fromkeys(cell.gates, jnp.zeros((BATCH, HIDDEN)))
+    if cell.forget_gate is not None:
+        gates[cell.forget_gate] += 1
+        np.testing.assert_array_equal(cell.update(carry, gates)[-1], carry[-1])
+
+
+@pytest.mark.parametrize("name", CELLS)
 def test_activations(name):
     cell = CELLS[name]
     gates, _ = expected(name, *random_step(cell))

@@ -4,13 +4,16 @@ import json
 import math
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_runs
 
 import jaxlm
 from jaxlm import BatchingConfig, UserError
 from jaxlm.runs.plots import loss_curve
+from jaxlm.training.metrics import METRICS
 
 STREAMS = BatchingConfig("streams", 6, 8)
 # No parameter changes, so no validation is better than the first.
@@ -63,7 +66,7 @@ def test_metrics_are_finite_and_without_times(run):
     assert [record["step"] for record in train] == list(range(1, 21))
     assert [record["step"] for record in valid] == [10, 20]
     assert {tuple(record) for record in train} == {
-        ("step", "split", "epoch", "loss", "ppl", "grad_norm")
+        ("step", "split", "epoch", "loss", "ppl", *METRICS)
     }
     assert {tuple(record) for record in valid} == {("step", "split", "nll", "tokens", "ppl")}
     for record in train + valid:
@@ -152,6 +155,18 @@ def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, t
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=refuse)
     assert loss_curve(tiny_runs.records(tmp_path), tmp_path / "loss.png")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_metric_that_is_only_logged_does_not_stop_a_run(
+    value, model, text, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(METRICS, "always", lambda values: jnp.float32(value))
+    monkeypatch.setitem(METRICS, "update_norm", lambda values: optax.tree.norm(values.updates))
+    run = tiny_runs.fit(model, text, tmp_path, batching=STREAMS, steps=2, log_every=1)
+    assert run.step == 2
+    for record in tiny_runs.records(tmp_path, "train"):
+        assert "always" not in record and record["update_norm"] > 0
 
 
 def test_the_command_for_a_loss_that_is_not_finite(train, text_file, tmp_path):

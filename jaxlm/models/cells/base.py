@@ -47,6 +47,12 @@ class Cell(abc.ABC):
     """Whether the cell uses x and u only as their sum x + u. If so, the fused time loop stores the
     sum in place of both for the gradient. False is always correct."""
 
+    forget_gate: ClassVar[str | None] = None
+    """Name of the gate that keeps the old state if it is 1; None if there is no such gate.
+    `forget_bias`, 1 by default, is added to the bias of this gate at the start, so that a new model
+    remembers. A gate that erases the old state if it is 1 is not a forget gate here, whatever its
+    paper calls the gate."""
+
     recurrent: ClassVar[bool] = True
     """Whether the gates depend on h_{t-1}, through a matrix U. If not, see ParallelCell."""
 

@@ -30,6 +30,7 @@ class LSTMCell(Cell):
 
     gates = ("input", "forget", "cell", "output")
     carry = ("h", "c")
+    forget_gate = "forget"
     additive = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:

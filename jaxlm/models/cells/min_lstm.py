@@ -27,6 +27,7 @@ class MinLSTMCell(ParallelCell):
     """
 
     gates = ("forget", "input", "candidate")
+    forget_gate = "forget"
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         f, i, n = jnp.split(x_BG, 3, axis=-1)

@@ -1,1 +1,61 @@
-"""Output layers: from features to the distribution of the next token."""
+"""Output layers: from features to the distribution of the next token.
+
+A new output layer is one file in this folder and one line in HEADS.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxlm.errors import choose
+from jaxlm.models.heads.adaptive_softmax import AdaptiveSoftmax
+from jaxlm.models.heads.base import Head
+from jaxlm.models.heads.output_layer import OutputLayer, SampledSoftmax
+from jaxlm.models.heads.softmax_mixture import SoftmaxMixture
+from jaxlm.models.layers import DTYPES
+
+HEADS: dict[str, type[Head]] = {
+    "full": OutputLayer,
+    "adaptive": AdaptiveSoftmax,
+    "sampled": SampledSoftmax,
+    "mixture": SoftmaxMixture,
+}
+"""Output layers by the value of the setting `softmax`."""
+
+__all__ = [
+    "HEADS",
+    "Head",
+    "OutputLayer",
+    "describe_head",
+    "make_head",
+]
+
+
+def make_head(model: Any, **module_options: Any) -> Head:
+    """Return the output layer that a model's settings describe.
+
+    Called in a model's `setup`, it makes the layer a submodule of the model. With parent=None the
+    layer has no parameters, and only methods such as `note` and `describe` can be called.
+
+    Args:
+      model: a NeuralModel.
+      module_options: arguments of every Flax module, such as `parent`.
+
+    Raises:
+      UserError: for an unknown `softmax` or `dtype`, or a wrong setting of the output layer.
+    """
+    kind = choose(HEADS, model.softmax, "softmax")
+    dtype = choose(DTYPES, model.compute_dtype, "dtype")
+    names = {field.name for field in dataclasses.fields(kind)} - {"dtype", "parent", "name"}
+    settings = {name: getattr(model, name) for name in names}
+    head = kind(dtype=dtype, **settings, **module_options)
+    head.check()
+    return head
+
+
+def describe_head(model: Any, features: int) -> dict[str, str]:
+    """Return a text that describes the parameters of a model's output layer, by their path.
+
+    `features` is the number of features that the output layer reads.
+    """
+    descriptions = make_head(model, parent=None).describe(features)
+    return {f"output{suffix}": text for suffix, text in descriptions.items()}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm.errors import SettingError
+from jaxlm.models.heads.base import Head
 from jaxlm.models.layers import Affine, affine, project, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.parallel.mesh import Axes
@@ -120,7 +121,7 @@ class TiedCluster(nn.Module):
         return self.param("reduce", init, (features, size)), words_RW, bias_W
 
 
-class AdaptiveSoftmax(nn.Module):
+class AdaptiveSoftmax(Head):
     """A softmax with clusters by word frequency (Grave et al. 2017), exact in training too.
 
         P(w) = P_head(w)                            for the words before the first cutoff
@@ -156,23 +157,17 @@ class AdaptiveSoftmax(nn.Module):
       ((1, 2, 10), True)
     """
 
-    vocab_size: int
-    """Number of words V."""
     cutoffs: tuple[int, ...]
     """First id of each cluster of rare words; see `cluster_edges`."""
-    tied: bool
-    """Use rows of the embedding as the output weights of words."""
-    embedding_size: int
-    """Embedding size D."""
-    dtype: Any
-    """dtype of the products' operands."""
-    init_scale: float | None
-    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I), and zero biases."""
     adaptive_input: bool = False
     """Whether the embedding is an AdaptiveEmbedding."""
 
     # Clusters differ in size, so the parameters of the clusters are replicated on each device.
     shards_vocabulary = False
+
+    @nn.nowrap
+    def check(self) -> None:
+        check_cutoffs(self)
 
     @property
     def edges(self) -> tuple[int, ...]:
@@ -236,17 +231,6 @@ class AdaptiveSoftmax(nn.Module):
         weights_BT: jax.Array,
         deterministic: bool,
     ) -> tuple[jax.Array, jax.Array]:
-        """Return Σ weight · nll and the nll of each target, without storing all logits.
-
-        Args:
-          hidden_BTF: features, in the compute dtype.
-          embedding: word features, float32. Only a tied output layer uses them.
-          targets_BT: ids of the words to predict, integers.
-          weights_BT: weight of each target in the sum, float32.
-          deterministic: False in training; True in evaluation.
-        Returns:
-          The weighted sum, a float32 scalar, and the nll of each target, float32 [B, T].
-        """
         hidden_BTF, *layers = self.operands(hidden_BTF, embedding)
         hidden_NF = hidden_BTF.reshape(-1, hidden_BTF.shape[-1])
         targets_N, weights_N = targets_BT.reshape(-1), weights_BT.reshape(-1)
@@ -300,16 +284,7 @@ class AdaptiveSoftmax(nn.Module):
         return total[None], nll_N
 
     @nn.nowrap
-    def note(self) -> str:
-        """Return an empty text: the training loss is exact."""
-        return ""
-
-    @nn.nowrap
     def describe(self, features: int) -> dict[str, str]:
-        """Return a text that describes each parameter group, by the end of the group's path.
-
-        `features` is F, the number of features that the layer reads.
-        """
         edges = self.edges
         words = f"{edges[0]} words + {len(edges) - 1} clusters"
         if self.tied:

@@ -1,16 +1,16 @@
 """The mixture of softmaxes: an output layer whose log-probabilities have a higher rank."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlm.errors import check_at_least
+from jaxlm.models.heads.base import Head
 from jaxlm.models.layers import Affine, affine, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 
 
-class SoftmaxMixture(nn.Module):
+class SoftmaxMixture(Head):
     """A mixture of softmaxes, with weights that depend on the context (Yang et al. 2018).
 
         P(w) = Σ_k π_k softmax(b + U g_k)_w        g_k = tanh(a_k + A_k h)        π = softmax(V h)
@@ -34,20 +34,12 @@ class SoftmaxMixture(nn.Module):
       ((1, 2, 10), True)
     """
 
-    vocab_size: int
-    """Number of words V."""
-    tied: bool
-    """Use the transposed embedding as U."""
-    embedding_size: int
-    """Embedding size D."""
-    dtype: Any
-    """dtype of the products' operands."""
-    init_scale: float | None
-    """Draw parameters from U(±init_scale). None: a matrix [I, O] from U(±1/√I), and zero biases."""
     softmaxes: int
     """Number of softmaxes K."""
 
-    shards_vocabulary = True
+    @nn.nowrap
+    def check(self) -> None:
+        check_at_least("softmaxes", self.softmaxes, 1)
 
     @nn.compact
     def operands(
@@ -140,16 +132,7 @@ class SoftmaxMixture(nn.Module):
         return total, nll_N.reshape(targets_BT.shape)
 
     @nn.nowrap
-    def note(self) -> str:
-        """Return an empty text: the training loss is exact."""
-        return ""
-
-    @nn.nowrap
     def describe(self, features: int) -> dict[str, str]:
-        """Return a text that describes each parameter group, by the end of the group's path.
-
-        `features` is F, the number of features that the layer reads.
-        """
         count, size = self.softmaxes, self.embedding_size
         descriptions = {
             "/latent": f"A, a: {features} -> {count} x {size}, tanh",

@@ -215,8 +215,8 @@ def forget_bias_init(
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         bias_G = uniform(init_scale or 0.0)(key, shape, dtype)
-        if "forget" in cell.gates:
-            start = cell.gates.index("forget") * hidden_size
+        if cell.forget_gate is not None:
+            start = cell.gates.index(cell.forget_gate) * hidden_size
             bias_G = bias_G.at[start : start + hidden_size].add(forget_bias)
         return bias_G
 

@@ -10,7 +10,7 @@ from jaxlm import shapes
 from jaxlm.errors import SettingError, check_at_least, choose
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.cells import CELLS, Carry, Cell
-from jaxlm.models.heads.output_layer import describe_head, make_head
+from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.recurrent.layer import RecurrentLayer
@@ -136,7 +136,7 @@ class Recurrent(NeuralModel):
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
         for size in self.sizes:
             check_at_least("layer_sizes" if self.layer_sizes else "hidden_size", size, 1)
-        if self.forget_bias and "forget" not in self.cell.gates:
+        if self.forget_bias and self.cell.forget_gate is None:
             gates = ", ".join(self.cell.gates)
             why = f"{self.cell} has no forget gate (its gates: {gates}); leave the setting out"
             raise SettingError("forget_bias", self.forget_bias, why)

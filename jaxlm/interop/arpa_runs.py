@@ -1,4 +1,4 @@
-"""Runs from the files of other programs, and files for other programs from runs."""
+"""ARPA files as runs, and n-gram runs as ARPA files."""
 
 from pathlib import Path
 from typing import Any

@@ -1,0 +1,56 @@
+"""Files that are plain or compressed by gzip, and that are complete or absent."""
+
+import contextlib
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from jaxlm.errors import UserError
+
+
+@contextlib.contextmanager
+def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, plain or compressed by gzip, as its first bytes tell."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb"))
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=file)))
+        else:
+            yield file
+
+
+@contextlib.contextmanager
+def create(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing, compressed by gzip if its name ends in .gz.
+
+    The file is written under another name, and renamed when the context ends without an error.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = Path(folder) / "words.txt.gz"
+      ...     with create(path) as file:
+      ...         _ = file.write(b"the cat")
+      ...     with open_maybe_gzip(path) as file:
+      ...         print(file.read())
+      b'the cat'
+
+    Raises:
+      UserError: if the file cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with contextlib.ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context(open(partial, "wb"))
+            if path.suffix == ".gz":
+                # Without a name and a time, equal contents give equal files.
+                packed = gzip.GzipFile("", "wb", 6, file, mtime=0)
+                file = cast(IO[bytes], stack.enter_context(packed))
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,98 @@
+"""The table of file formats: how a format is chosen, and that one line makes a new format."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+import jaxlm
+from jaxlm import convert
+from jaxlm.errors import UserError
+from jaxlm.interop.files import create
+from jaxlm.interop.formats import FORMATS, Format, find_format, read_run, write_run
+
+
+@pytest.fixture(scope="module")
+def text():
+    return jaxlm.read_corpus("toy", eos=False)
+
+
+@pytest.fixture(scope="module")
+def bigram(text):
+    return jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
+
+
+@pytest.fixture
+def words_format(monkeypatch, text):
+    """A format of the tests alone: the words of a run, which are read as a run without training."""
+
+    def write(run, path):
+        with create(path) as file:
+            file.write("\n".join(run.vocabulary.tokens).encode())
+
+    def read(path, folder):
+        words = jaxlm.Vocabulary(tuple(path.read_text(encoding="utf-8").split("\n")))
+        model = jaxlm.NPLM(len(words), n_step=2, embedding_size=2, hidden_size=2)
+        options = {"batching": "rows", "batch_size": 3, "steps": 1, "quiet": True}
+        return jaxlm.fit(model, text, folder=folder, **options)
+
+    monkeypatch.setitem(FORMATS, "words", Format(write, read))
+
+
+@pytest.mark.parametrize("name", ["x.arpa", "x.arpa.gz", "folder.of/x.y.arpa"])
+def test_the_end_of_a_name_chooses_the_format(name):
+    assert find_format(pathlib.Path(name)) is FORMATS["arpa"]
+
+
+@pytest.mark.parametrize("name", ["x", "arpa", "x.gz", "x.arp", "x.arpa.bz2", "x.ARPA"])
+def test_another_name_needs_the_format(name):
+    path = pathlib.Path(name)
+    with pytest.raises(UserError, match=f"{name}: .* not one of arpa.*: give `format`"):
+        find_format(path)
+    assert find_format(path, "arpa") is FORMATS["arpa"]
+    with pytest.raises(UserError, match=r"unknown format 'arp' \(did you mean 'arpa'"):
+        find_format(path, "arp")
+
+
+@pytest.mark.parametrize(("name", "format"), [("x.arpa", None), ("x.txt.gz", "arpa")])
+def test_a_run_there_and_back(name, format, bigram, tmp_path):
+    write_run(bigram, tmp_path / name, format)
+    again = read_run(tmp_path / name, tmp_path / "run", format)
+    assert again.folder == tmp_path / "run"
+    assert again.params.sizes == bigram.params.sizes
+    for ours, theirs in zip(again.params.probabilities, bigram.params.probabilities, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+
+
+def test_a_format_of_one_direction(bigram, monkeypatch, tmp_path):
+    monkeypatch.setitem(FORMATS, "none", Format())
+    with pytest.raises(UserError, match=r"x\.none: .*can be read, but not written"):
+        write_run(bigram, tmp_path / "x.none")
+    with pytest.raises(UserError, match=r"x\.none: .*can be written, but not read"):
+        read_run(tmp_path / "x.none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_line_gives_the_command_a_format(bigram, words_format, tmp_path, capsys):
+    bigram.save(tmp_path / "run")
+    assert convert.main([str(tmp_path / "run"), str(tmp_path / "x.words")]) == 0
+    assert (tmp_path / "x.words").read_text(encoding="utf-8").split("\n")[:2] == ["我", "喜欢"]
+    assert convert.main([str(tmp_path / "x.words"), str(tmp_path / "back")]) == 0
+    assert "parameters: " in capsys.readouterr().out
+    assert jaxlm.load(tmp_path / "back").vocabulary.tokens == bigram.vocabulary.tokens
+
+
+def test_an_error_leaves_no_part_of_a_file(tmp_path):
+    def broken():
+        with create(tmp_path / "x") as file:
+            file.write(b"half")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
+    with (
+        pytest.raises(UserError, match=r"cannot write .*none/x: No such file"),
+        create(tmp_path / "none/x"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
