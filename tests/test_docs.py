@@ -83,7 +83,14 @@ def here(path):
     return str(path.relative_to(ROOT))
 
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=here)
+# The examples of README.md are in the quick tier, those of the manual in the full tier.
+every_page = pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=here(page), marks=() if page == FRONT else pytest.mark.full)
+        for page in PAGES
+    ],
+)
 every_text = pytest.mark.parametrize("page", TEXTS, ids=here)
 
 
