@@ -92,7 +92,7 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
     entry = ModelEntry(model_class)
     taken = MODELS.get(name)
     if taken is not None and taken.cell is not None:
-        raise UserError(f"the name {name!r} is taken by the cell {taken.cell!r}")
+        raise UserError(f"the name {name!r} is taken by the cell {taken.make_cell()}")
     if taken is not None and not _same_source(taken.kind, model_class):
         raise UserError(f"the name {name!r} is taken by {taken.kind.__name__}")
     MODELS[name] = entry

@@ -7,6 +7,9 @@ import re
 import numpy as np
 import pytest
 
+import jaxlm
+from jaxlm.interop.formats import FORMATS, Format
+
 
 def test_the_lecture(shell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -210,3 +213,21 @@ def test_convert_there_and_back(shell, text_run, tmp_path):
     texts = ("--text", text_run.parent / "my.txt")
     (first, second) = (shell("evaluate", tmp_path / run, *texts)[1] for run in ("run", "back"))
     assert re.findall(r"│ +([\d.]+) │", first) == re.findall(r"│ +([\d.]+) │", second)
+
+
+def test_one_line_gives_convert_a_format(shell, toy_runs, tmp_path, monkeypatch):
+    """A format of this test alone writes the words of a run, and reads any file as one run."""
+
+    def write(run, path):
+        path.write_text("\n".join(run.vocabulary.tokens), encoding="utf-8")
+
+    def read(path, folder):
+        return jaxlm.load(toy_runs["nplm"]).save(folder)
+
+    monkeypatch.setitem(FORMATS, "words", Format(write, read))
+    assert shell("convert", toy_runs["lstm"], tmp_path / "x.words")[0] == 0
+    words = (tmp_path / "x.words").read_text(encoding="utf-8").split("\n")
+    assert tuple(words) == jaxlm.load(toy_runs["lstm"]).vocabulary.tokens
+    code, out, _ = shell("convert", tmp_path / "x.words", tmp_path / "back")
+    assert code == 0 and "parameters: " in out
+    assert type(jaxlm.load(tmp_path / "back").model).__name__ == "NPLM"

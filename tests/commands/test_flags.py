@@ -105,7 +105,9 @@ def test_the_oldest_programs_are_removed(tmp_path):
         (["convert"], "--format", FORMATS),
     ],
 )
-def test_the_help_of_a_flag_lists_every_name(command, flag, names, shell):
+def test_the_help_of_a_flag_lists_every_name(command, flag, names, shell, monkeypatch):
+    # On a wide terminal the help has two columns.
+    monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = shell(*command, "--help")
     # A long name may be cut after a hyphen, at the end of a line.
     words = re.sub(r"[│\s]+", " ", out).replace("- ", "-")

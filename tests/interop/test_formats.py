@@ -1,4 +1,4 @@
-"""The table of file formats: how a format is chosen, and that one line makes a new format."""
+"""The table of file formats: how a format is chosen, and what each may do."""
 
 import pathlib
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import convert
 from jaxlm.errors import UserError
 from jaxlm.interop.files import create
 from jaxlm.interop.formats import FORMATS, Format, find_format, read_run, write_run
@@ -20,23 +19,6 @@ def text():
 @pytest.fixture(scope="module")
 def bigram(text):
     return jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
-
-
-@pytest.fixture
-def words_format(monkeypatch, text):
-    """A format of the tests alone: the words of a run, which are read as a run without training."""
-
-    def write(run, path):
-        with create(path) as file:
-            file.write("\n".join(run.vocabulary.tokens).encode())
-
-    def read(path, folder):
-        words = jaxlm.Vocabulary(tuple(path.read_text(encoding="utf-8").split("\n")))
-        model = jaxlm.NPLM(len(words), n_step=2, embedding_size=2, hidden_size=2)
-        options = {"batching": "rows", "batch_size": 3, "steps": 1, "quiet": True}
-        return jaxlm.fit(model, text, folder=folder, **options)
-
-    monkeypatch.setitem(FORMATS, "words", Format(write, read))
 
 
 @pytest.mark.parametrize("name", ["x.arpa", "x.arpa.gz", "folder.of/x.y.arpa"])
@@ -71,15 +53,6 @@ def test_a_format_of_one_direction(bigram, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"x\.none: .*can be written, but not read"):
         read_run(tmp_path / "x.none")
     assert not list(tmp_path.iterdir())
-
-
-def test_one_line_gives_the_command_a_format(bigram, words_format, tmp_path, capsys):
-    bigram.save(tmp_path / "run")
-    assert convert.main([str(tmp_path / "run"), str(tmp_path / "x.words")]) == 0
-    assert (tmp_path / "x.words").read_text(encoding="utf-8").split("\n")[:2] == ["我", "喜欢"]
-    assert convert.main([str(tmp_path / "x.words"), str(tmp_path / "back")]) == 0
-    assert "parameters: " in capsys.readouterr().out
-    assert jaxlm.load(tmp_path / "back").vocabulary.tokens == bigram.vocabulary.tokens
 
 
 def test_an_error_leaves_no_part_of_a_file(tmp_path):

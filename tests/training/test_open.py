@@ -95,7 +95,7 @@ def test_a_cell_of_ones_own_is_kept_and_loaded(registry, text, tmp_path):
     jaxlm.register_cell("mgu", MGUCell())
     run = tiny_runs.fit(model, text, tmp_path / "run", **OPTIONS)
     assert run.settings["model"] == "mgu" and jaxlm.load(tmp_path / "run").model.cell == MGUCell()
-    with pytest.raises(UserError, match="'gru' is taken by the cell 'gru'"):
+    with pytest.raises(UserError, match="'gru' is taken by the cell GRUCell"):
         jaxlm.register_model("gru", jaxlm.Recurrent)
     with pytest.raises(UserError, match="'lstm' is taken"):
         jaxlm.register_cell("lstm", MGUCell())
