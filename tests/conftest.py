@@ -91,6 +91,12 @@ TOGETHER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "t
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        quick = item.get_closest_marker("quick_for")
+        if quick and hasattr(item, "callspec"):
+            parameters = item.callspec.id
+            if not {parameters, *parameters.split("-")} & set(quick.args):
+                item.add_marker(pytest.mark.full)
     # The quick tier, unless --full or an expression of one's own (-m) asks for more.
     if not (config.option.full or config.option.markexpr):
         left_out = [item for item in items if item.get_closest_marker("full")]

@@ -108,6 +108,7 @@ def test_the_rule_sgd_follows_the_definition(run):
     assert "dynamic evaluation (sgd), a step every 6 tokens, rate 0.3" in found.protocol
 
 
+@pytest.mark.full
 def test_the_root_mean_square_of_training_gradients(run):
     """With one row and one segment, √MS is the absolute value of the gradient."""
     ids = open_split(run, split="train").ids[:8].astype(np.int32)
@@ -123,6 +124,7 @@ def test_the_root_mean_square_of_training_gradients(run):
     assert_allclose(mean, np.mean(means), rtol=1e-4)
 
 
+@pytest.mark.quick_for("sgd")
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
 def test_dynamic_evaluation_lowers_the_perplexity_also_with_a_cache(run, rule):
     static = jaxlm.perplexity(run, "valid").nll
@@ -135,6 +137,7 @@ def test_dynamic_evaluation_lowers_the_perplexity_also_with_a_cache(run, rule):
     assert "rate and decay on its first" in dynamic_only.protocol
 
 
+@pytest.mark.full
 def test_the_training_gradients_are_computed_once(run, monkeypatch):
     calls = []
 
@@ -182,6 +185,7 @@ def test_dropout_masks_depend_only_on_the_seed(dropout_run):
     assert first == again != other
 
 
+@pytest.mark.full
 def test_a_mixture_of_adapted_runs(run, dropout_run, folder):
     text = jaxlm.read_corpus(str(folder))
     bigram = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
@@ -194,6 +198,7 @@ def test_a_mixture_of_adapted_runs(run, dropout_run, folder):
     assert mixed.together.nll < min(part.nll for part in mixed.alone)
 
 
+@pytest.mark.full
 def test_settings_are_tuned_on_the_validation_split(run):
     static = jaxlm.perplexity(run, "valid").nll
     with_temperature = adapted(run, Adaptation(temperature=None), split="valid")
@@ -228,6 +233,7 @@ def test_impossible_settings(run, settings, message):
         adapted(run, Adaptation(**settings))
 
 
+@pytest.mark.full
 def test_runs_that_cannot_adapt(folder, tmp_path):
     text = jaxlm.read_corpus(str(folder))
     bigram = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)

@@ -25,6 +25,7 @@ def examples(name):
     return [test for test in finder.find(module, name) if test.examples]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", list(modules()))
 def test_the_examples_of_a_module_run(name, monkeypatch):
     # Tables and errors are printed without colours.

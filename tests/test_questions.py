@@ -13,6 +13,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.ops.sampling import Sampler
 
+# The other recurrent models differ from the LSTM only by their cells, which the laws hold.
+pytestmark = pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm", "mogrifier")
+
 CASES = [case for case in cases() if case.values[0] == "ngram" or "plain" in case.id]
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 every_model = pytest.mark.parametrize(("name", "options"), CASES)

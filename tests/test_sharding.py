@@ -53,6 +53,7 @@ def run(*command, devices=1, **options):
     return found.stdout
 
 
+@pytest.mark.quick_for("cpu-lstm-plain-meshes1")
 @pytest.mark.parametrize(
     ("machine", "name", "variant", "meshes"),
     [("cpu", name, "plain", MESHES[-1:]) for name in QUICK]

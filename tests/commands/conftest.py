@@ -39,6 +39,8 @@ def call(command, *argv):
     before = sys.argv
     sys.argv = [command, *map(str, argv)]
     try:
+        # Run as in a fresh process, also where another test has imported the module.
+        sys.modules.pop(f"jaxlm.{command}", None)
         runpy.run_module(f"jaxlm.{command}", run_name="__main__")
     except SystemExit as exit_:
         return exit_.code

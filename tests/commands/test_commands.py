@@ -31,6 +31,7 @@ def test_the_lecture(shell, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "runs/nplm-toy/config.json").read_text())["model"] == "nplm"
 
 
+@pytest.mark.quick_for("lstm")
 @pytest.mark.parametrize("model", ["rnn", "gru", "lstm"])
 def test_the_lecture_with_a_recurrent_layer(shell, tmp_path, model):
     code, out, _ = shell("train", "--model", model, "--out", tmp_path / "run")

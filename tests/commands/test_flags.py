@@ -65,6 +65,7 @@ def test_the_cache_is_off_or_the_users_own(monkeypatch):
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 
+@pytest.mark.full
 def test_a_second_command_finds_the_programs_of_the_first(tmp_path):
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     environment = {name: value for name, value in os.environ.items() if name not in names}

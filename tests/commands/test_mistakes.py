@@ -3,7 +3,10 @@
 import pytest
 
 TRAIN = {
-    "unknown model": (["--model", "lstn"], ["'lstn'", "nplm, modern-nplm, rnn, gru", "'lstm'"]),
+    "unknown model": (
+        ["--model", "lstn"],
+        ["'lstn'", "nplm, modern-nplm, transformer, rnn, gru", "'lstm'"],
+    ),
     "unknown corpus": (["--corpus", "ptbb"], ["'ptbb'", "toy, ptb, wikitext-2", "file or folder"]),
     "unknown recipe": (["--recipe", "zaremba"], ["'zaremba'", "zaremba-small, zaremba-medium"]),
     "unknown tokens": (["--tokens", "letters"], ["'letters'", "words, chars, bytes, bpe"]),

@@ -15,6 +15,7 @@ def inputs(time, batch=2, size=3):
     return a_TBH, jax.random.normal(keys[1], a_TBH.shape), jax.random.normal(keys[2], (batch, size))
 
 
+@pytest.mark.quick_for("7")
 @pytest.mark.parametrize("time", [1, 2, 7, 64])
 @pytest.mark.parametrize("run", [linear_recurrence, sequential_scan, parallel_scan])
 def test_values(run, time):

@@ -12,6 +12,7 @@ from jaxlm.ops.lookup import look_up, ordered_segment_sum
 from jaxlm.ops.machine import compiling_for
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tokens", [1, 2, 7, 64, 1000])
 @pytest.mark.parametrize("features", [(), (3,)])
 @pytest.mark.parametrize("count", [1, 5, 2000])

@@ -83,6 +83,7 @@ def test_values_and_gradients_are_those_of_the_scan(name, batch, time, size, see
     assert_close(found, value_and_gradients(defined, cell, inputs))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", RECURRENT)
 def test_options_change_no_number(name):
     cell = CELLS[name]
@@ -94,6 +95,7 @@ def test_options_change_no_number(name):
         )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["per sequence", "per step"])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_masks_of_the_hidden_state(name, kind):

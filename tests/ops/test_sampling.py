@@ -18,6 +18,7 @@ def drawn(seed, logits_BV):
     return categorical(uniform_2B, logits_BV)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("vocab_size", [1, 2, 3, 16, 23, 101])
 def test_frequencies(vocab_size):
     logits_V = jnp.asarray(np.random.default_rng(vocab_size).normal(0, 2, vocab_size), jnp.float32)

@@ -59,6 +59,7 @@ def test_no_more_steps_than_fit(text, tmp_path, no_timing):
     assert 25 <= training_of(tmp_path / "half")["steps"] <= 29
 
 
+@pytest.mark.full
 def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
     no_timing(1e-6, 0.0)
     train(text, tmp_path / "run", epochs=0.5, max_minutes=10)
@@ -74,6 +75,7 @@ def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
     assert records[0] == records[1]
 
 
+@pytest.mark.full
 def test_what_is_really_timed(text, monkeypatch):
     model = tiny_runs.make(jaxlm.RNN, text)
     batches = make_batches(text.train, jaxlm.BatchingConfig(batch_size=4, bptt=5), 5, 0)
@@ -127,6 +129,7 @@ def pace(monkeypatch):
     return say
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("real", "least", "most"), [(2.0, 26, 30), (0.5, 100, 119), (1.03, 57, 57)]
 )
@@ -167,6 +170,7 @@ def test_a_fit_is_changed_where_that_is_worth_its_compilation(
         assert total == (fits if step > 2 else thought)
 
 
+@pytest.mark.full
 def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
     text, no_timing, pace, monkeypatch
 ):
@@ -184,6 +188,7 @@ def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
     assert 57 in horizons
 
 
+@pytest.mark.full
 def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path, no_timing):
     no_timing(1.0, 0.0)
     options = {"epochs": 100, "max_minutes": 1, "eval_every": 20}
@@ -200,6 +205,7 @@ def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path,
     assert run[1]["progress"]["seconds"] > 0
 
 
+@pytest.mark.full
 def test_the_first_process_decides_how_many_steps_are_timed(text, monkeypatch):
     """Processes whose clocks differ would not take the same steps, and wait for each other."""
     answers = iter([[[1]], [[1]], [[0]]])

@@ -234,6 +234,7 @@ def run(text, tmp_path_factory):
     return folder, model, options
 
 
+@pytest.mark.full
 def test_a_run_whose_last_checkpoint_was_damaged_trains_on_from_the_one_before(run, text, tmp_path):
     whole, model, options = run
     folder = shutil.copytree(whole, tmp_path / "run")

@@ -120,6 +120,7 @@ def test_no_thread_outlives_a_folder_that_could_not_be_made(files, small_disk):
             assert ends_within(thread, 2), thread.name
 
 
+@pytest.mark.full
 def test_files_that_must_not_grow(argv, tmp_path, train):
     """Without root: the system refuses to let any file pass 14 KB."""
     folder, whole = tmp_path / "run", tmp_path / "whole"
@@ -138,6 +139,7 @@ def test_files_that_must_not_grow(argv, tmp_path, train):
     tiny_runs.assert_same_run(folder, whole)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("name", ["metrics.partial", "timing.partial", "loss.png"])
 def test_whatever_is_written_again_may_not_fit(name, train, tmp_path):

@@ -79,6 +79,7 @@ def test_a_model_of_ones_own_is_kept_loaded_and_resumed(registry, text, tmp_path
         jaxlm.load(tmp_path / "run")
 
 
+@pytest.mark.full
 def test_a_model_that_is_not_registered_is_trained_without_a_folder(text):
     model = WideNPLM(len(text.vocabulary), text.vocabulary.start_id, embedding_size=4)
     run = tiny_runs.fit(model, text, **OPTIONS)
@@ -150,6 +151,7 @@ def test_any_optax_optimizer_trains_as_the_named_one_does(text, tmp_path):
         tiny_runs.fit(model, text, optimizer=optax.sgd(0.5), lr=0.1, **OPTIONS)
 
 
+@pytest.mark.full
 def test_any_function_of_the_step_is_a_schedule(text):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = OPTIONS | {"optimizer": "sgd"}
@@ -194,6 +196,7 @@ def test_numbers_of_numpy_become_numbers_of_python(text, tmp_path):
     assert (run.settings["optimizer"]["lr"], run.settings["training"]["steps"]) == (0.5, 2)
 
 
+@pytest.mark.full
 def test_frozen_parameters_stay_as_they_are(text):
     model = tiny_runs.make(jaxlm.LSTM, text)
     options = OPTIONS | {"weight_decay": 0.1, "clip": 0.5}
@@ -210,6 +213,7 @@ def _others(run):
     return jax.tree.leaves({k: v for k, v in run.params.items() if k != "embedding"})
 
 
+@pytest.mark.full
 def test_callbacks_get_every_record(text, tmp_path):
     records: list[dict] = []
     model = tiny_runs.make(jaxlm.RNN, text)
@@ -218,6 +222,7 @@ def test_callbacks_get_every_record(text, tmp_path):
     assert {record["split"] for record in records} == {"train", "valid"}
 
 
+@pytest.mark.full
 def test_a_run_is_saved_to_a_folder_afterwards(text, tmp_path):
     model = tiny_runs.make(jaxlm.GRU, text)
     run = tiny_runs.fit(model, text, **OPTIONS)
@@ -254,6 +259,7 @@ def test_only_language_models_are_registered(thing):
         jaxlm.register_model("thing", thing)
 
 
+@pytest.mark.full
 def test_fine_tuning_keeps_or_extends_the_vocabulary(text, tmp_path):
     run = tiny_runs.fit(tiny_runs.make(jaxlm.LSTM, text), text, tmp_path / "run", **OPTIONS)
     other = tmp_path / "other.txt"
@@ -283,6 +289,7 @@ def test_fine_tuning_on_the_same_vocabulary_starts_where_the_run_is(text):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.full
 def test_an_optimizer_of_ones_own_starts_from_the_parameters_of_the_run(text):
     run = tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, **OPTIONS)
 

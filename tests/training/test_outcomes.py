@@ -42,6 +42,7 @@ def test_patience_counts_validations_without_improvement(model, text, tmp_path):
         assert (run.step, tiny_runs.whole_state(folder)[1]["step"]) == (10, 30)
 
 
+@pytest.mark.full
 def test_a_best_that_was_not_yet_written_as_such_is_not_lost(model, text, tmp_path):
     """As if killed between the writing of the last and of the best."""
     options = {"batching": STREAMS, "eval_every": 10} | STALLS
@@ -52,6 +53,7 @@ def test_a_best_that_was_not_yet_written_as_such_is_not_lost(model, text, tmp_pa
     tiny_runs.assert_same_arrays(run.params, first.params)
 
 
+@pytest.mark.full
 def test_plateau_waits_as_long_as_it_is_told(model, text, tmp_path):
     options = {"batching": STREAMS, "steps": 60, "eval_every": 10, "decay": 0.1} | STALLS
     tiny_runs.fit(model, text, tmp_path, schedule="plateau", plateau_patience=2, **options)
@@ -109,6 +111,7 @@ BREAKS = TOO_MUCH | {"weight_decay": 1e6}
 FOUND_OUT = [(TOO_MUCH, 1, 3, 5), (TOO_MUCH, 3, 3, 5), (BREAKS, 1, 3, 5), (BREAKS, 1, 4, 4)]
 
 
+@pytest.mark.quick_for("bad3-1-4-4")
 @pytest.mark.parametrize(("bad", "checkpoint_every", "eval_every", "step"), FOUND_OUT)
 def test_a_loss_that_is_not_finite_stops_the_run(
     bad, checkpoint_every, eval_every, step, model, text, tmp_path
@@ -132,6 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert tiny_runs.whole_state(tmp_path)[1]["step"] == 8
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("checkpoint_every", [1, 3, 4])
 def test_a_last_step_that_breaks_the_parameters_is_not_kept(checkpoint_every, text, tmp_path):
     """No later step and, without a valid split, no validation finds it out."""
@@ -144,6 +148,7 @@ def test_a_last_step_that_breaks_the_parameters_is_not_kept(checkpoint_every, te
     assert jaxlm.load(tmp_path).step == 3
 
 
+@pytest.mark.full
 def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, text, tmp_path):
     options = {"batching": STREAMS, "optimizer": "sgd", "lr": 1e5, "log_every": 1, "eval_every": 4}
     tiny_runs.fit(model, text, tmp_path, steps=8, **options)
@@ -169,6 +174,7 @@ def test_a_metric_that_is_only_logged_does_not_stop_a_run(
         assert "always" not in record and record["update_norm"] > 0
 
 
+@pytest.mark.full
 def test_the_command_for_a_loss_that_is_not_finite(train, text_file, tmp_path):
     argv = ["--model", "rnn", "--embedding-size", 8, "--hidden-size", 8, "--corpus", text_file]
     argv += ["--batch-size", 6, "--bptt", 8, "--optimizer", "sgd", "--lr", "1e38", "--steps", 9]

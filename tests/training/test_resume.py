@@ -88,6 +88,7 @@ def uninterrupted(text, tmp_path_factory):
 QUICK = ("lstm-streams", "rnn-rows")
 
 
+@pytest.mark.quick_for("lstm")
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in FAMILIES],
@@ -124,6 +125,7 @@ def test_stopped_in_three_ways_and_continued_is_never_stopped(
     tiny_runs.assert_same_arrays(run.params, finished.params)
 
 
+@pytest.mark.full
 def test_resume_of_a_finished_run_changes_nothing(text, tmp_path, uninterrupted):
     whole, finished = uninterrupted("lstm-streams")
     folder = shutil.copytree(whole, tmp_path / "run")
@@ -149,6 +151,7 @@ def test_the_best_parameters_are_the_early_ones_also_after_a_resume(uninterrupte
     assert any((last[name] != best[name]).any() for name in best)
 
 
+@pytest.mark.full
 def test_plateau_halves_the_rate_after_each_validation_without_improvement(uninterrupted):
     folder, _ = uninterrupted("nplm-windows")
     nll = [record["nll"] for record in tiny_runs.records(folder, "valid")]
@@ -159,6 +162,7 @@ def test_plateau_halves_the_rate_after_each_validation_without_improvement(unint
     assert meta["progress"]["worse_since_decay"] == 0
 
 
+@pytest.mark.quick_for("5")
 @pytest.mark.parametrize("seed", [4, 5])
 def test_the_seed_decides_every_byte(seed, text, tmp_path, uninterrupted):
     whole, finished = uninterrupted("gru-streams")

@@ -39,6 +39,7 @@ def wait_for(words: str, output: Path, process) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.full
 def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(argv, tmp_path, uninterrupted, train):
     folder, argv = tmp_path / "run", [*argv, "--out", tmp_path / "run"]
     for number, step, resume in ((signal.SIGINT, 20, []), (signal.SIGTERM, 60, ["--resume"])):

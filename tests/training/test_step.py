@@ -50,6 +50,7 @@ def plain(text):
     return Rig(text, jaxlm.RNN, dropout=0.0, optimizer="sgd", lr=0.5, clip=0.01)
 
 
+@pytest.mark.full
 def test_many_steps_in_a_dispatch_equal_one_by_one_and_compile_once(rig):
     whole, measured = rig.steps(rig.state(), 0, 6)
     for counts in ([1] * 6, [4, 2], [1, 5]):
@@ -96,6 +97,7 @@ def test_the_carry_flows_between_chunks_and_starts_afresh_with_an_epoch(rig):
         assert (one[0] == two[0]) == same
 
 
+@pytest.mark.full
 def test_dropout_draws_differ_by_step_and_by_nothing_else(rig, plain):
     for some, draws in ((rig, 3), (plain, 1)):
         block, losses = some.batches.block(0, 1, CAPACITY), []

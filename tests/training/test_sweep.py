@@ -101,6 +101,7 @@ def test_stopped_and_continued(text, tmp_path):
         assert records[0] == records[1]
 
 
+@pytest.mark.full
 def test_runs_that_were_killed_apart_go_on(text, tmp_path):
     """One of them had saved once more than the other."""
     model = tiny_runs.make(jaxlm.RNN, text)
@@ -120,6 +121,7 @@ def test_runs_that_were_killed_apart_go_on(text, tmp_path):
         assert valid[0] == valid[1]
 
 
+@pytest.mark.full
 def test_a_run_that_diverged_stays_out_when_the_others_are_resumed(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"sweep": {"lr": [0.02, 1e38]}, "optimizer": "sgd"}
@@ -149,6 +151,7 @@ def test_no_run_is_added_when_others_are_resumed(text, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.full
 def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     tiny_runs.fit(model, text, tmp_path / "runs" / "seed-1", **OPTIONS)

@@ -108,6 +108,8 @@ def run_here(argv: list) -> int:
     """`python -m jaxlm.train ARGV` in this process; its exit code."""
     before, sys.argv = sys.argv, ["train", *map(str, argv)]
     try:
+        # Run as in a fresh process, also where another test has imported the module.
+        sys.modules.pop("jaxlm.train", None)
         runpy.run_module("jaxlm.train", run_name="__main__")
     except SystemExit as exit_:
         return int(exit_.code or 0)
