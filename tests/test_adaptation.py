@@ -62,6 +62,7 @@ def test_the_default_adaptation_gives_the_plain_perplexity(run):
     assert "Adapted: temperature 1" in found.protocol
 
 
+@pytest.mark.quick_for("256")
 @pytest.mark.parametrize("chunk", [7, 256])
 def test_temperature_and_cache_follow_the_definition(run, monkeypatch, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
@@ -124,7 +125,7 @@ def test_the_root_mean_square_of_training_gradients(run):
     assert_allclose(mean, np.mean(means), rtol=1e-4)
 
 
-@pytest.mark.quick_for("sgd")
+@pytest.mark.full
 @pytest.mark.parametrize("rule", ["sgd", "rms"])
 def test_dynamic_evaluation_lowers_the_perplexity_also_with_a_cache(run, rule):
     static = jaxlm.perplexity(run, "valid").nll
@@ -151,6 +152,7 @@ def test_the_training_gradients_are_computed_once(run, monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.full
 def test_probabilities_are_averaged_over_dropout_masks(dropout_run):
     """The segment is the whole text, so each of the two networks has one mask in one pass."""
     ids = open_split(dropout_run, split="test").ids[:50].astype(np.int32)

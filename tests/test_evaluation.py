@@ -69,6 +69,7 @@ def test_the_protocol_is_printed(folder):
         assert part in printed
 
 
+@pytest.mark.quick_for("all")
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_rows_are_scored_on_their_own(folder, positions):
     run = untrained(folder)

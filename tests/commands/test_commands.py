@@ -110,6 +110,7 @@ def test_help_is_for_newcomers(shell, command):
     assert "None" not in out
 
 
+@pytest.mark.full
 def test_none_takes_a_recipe_s_setting_away(shell, tmp_path):
     flags = ("--model", "nplm", "--recipe", "zaremba-small", "--corpus", "toy", "--eos")
     sizes = ("--batch-size", "2", "--bptt", "2", "--steps", "1", "--init-scale", "none")

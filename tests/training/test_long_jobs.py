@@ -36,11 +36,13 @@ def assert_same_params(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
+@pytest.mark.full
 def test_as_many_checkpoints_are_kept_as_asked_for(fit_tiny, tmp_path):
     fit_tiny(tmp_path / "run", steps=20, checkpoint_every=4, keep=3)
     assert steps_in(tmp_path / "run/checkpoints/last") == [12, 16, 20]
 
 
+@pytest.mark.full
 def test_checkpoints_by_the_clock_change_no_number(fit_tiny, tmp_path):
     # A millionth of a minute: after every dispatch.
     clocked = fit_tiny(tmp_path / "clocked", steps=20, checkpoint_minutes=1e-6, keep=1000)
@@ -52,6 +54,7 @@ def test_checkpoints_by_the_clock_change_no_number(fit_tiny, tmp_path):
         assert pair[0] == pair[1]
 
 
+@pytest.mark.full
 def test_checkpoints_elsewhere(fit_tiny, tmp_path):
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     fit_tiny(tmp_path / "run", steps=10, **place)
@@ -62,6 +65,7 @@ def test_checkpoints_elsewhere(fit_tiny, tmp_path):
     assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
 
 
+@pytest.mark.full
 def test_a_run_goes_on_where_its_folder_was_lost(fit_tiny, tmp_path):
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     fit_tiny(tmp_path / "run", steps=10, **place)

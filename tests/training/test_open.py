@@ -302,6 +302,7 @@ def test_an_optimizer_of_ones_own_starts_from_the_parameters_of_the_run(text):
     assert_trees_close(tuned.params, run.params, atol=1e-6)
 
 
+@pytest.mark.full
 def test_the_command_fine_tunes(text_file, train, tmp_path):
     flags = ("--batch-size", 4, "--bptt", 5, "--steps", 4, "--corpus", text_file)
     assert train("--model", "gru", "--hidden-size", 6, *flags, "--out", tmp_path / "run")[0] == 0

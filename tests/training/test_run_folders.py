@@ -107,6 +107,7 @@ def test_resume_with_another_vocabulary_names_the_sizes(copy, text, tmp_path):
         tiny_runs.fit(model, other, copy, resume=True, batching=STREAMS, steps=10)
 
 
+@pytest.mark.full
 def test_a_run_is_continued_with_other_settings_of_its_optimizer(copy, text):
     """As the message of a loss that is not finite advises."""
     console = tiny_runs.quiet()
@@ -134,6 +135,7 @@ def test_the_folder_describes_its_run_before_the_first_step(text, tmp_path, monk
     assert (tmp_path / "run" / "tokenizer.json").is_file()
 
 
+@pytest.mark.full
 def test_a_window_of_one_word_can_be_kept(text, tmp_path):
     """Its carry has no elements, which orbax alone cannot store."""
     model = tiny_runs.make(jaxlm.NPLM, text, n_step=1)

@@ -39,6 +39,7 @@ def assert_alike(run, alone):
     assert_trees_close(run.params, alone.params, atol=2e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -160,6 +161,7 @@ def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["seed-1"]
 
 
+@pytest.mark.full
 def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     console = tiny_runs.quiet()
