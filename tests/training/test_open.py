@@ -133,6 +133,7 @@ def test_a_plugin_has_flags_and_is_kept(registry, train, tmp_path):
     assert code == 2 and "does not exist" in err
 
 
+@pytest.mark.full
 def test_any_optax_optimizer_trains_as_the_named_one_does(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     named = tiny_runs.fit(model, text, optimizer="sgd", lr=0.5, **OPTIONS)
@@ -282,6 +283,7 @@ def test_fine_tuning_keeps_or_extends_the_vocabulary(text, tmp_path):
         tiny_runs.fit(None, jaxlm.read_corpus(str(other)), from_run=run, **OPTIONS)
 
 
+@pytest.mark.full
 def test_fine_tuning_on_the_same_vocabulary_starts_where_the_run_is(text):
     run = tiny_runs.fit(tiny_runs.make(jaxlm.LSTM, text), text, **OPTIONS)
     tuned = tiny_runs.fit(None, text, from_run=run, average="ema", **OPTIONS | {"lr": 1e-30})

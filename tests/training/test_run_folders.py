@@ -146,6 +146,7 @@ def test_a_window_of_one_word_can_be_kept(text, tmp_path):
     assert jaxlm.load(tmp_path / "run").step == 6
 
 
+@pytest.mark.full
 def test_the_command_numbers_new_runs_and_resumes_the_newest(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = train(*LECTURE, "--resume")

@@ -120,6 +120,7 @@ def test_lr_scale_multiplies_the_update(plain):
     assert max(np.abs(change).max() for change in moved[1].values()) > 1e-5
 
 
+@pytest.mark.full
 def test_a_run_compiles_its_step_once_and_once_more_when_resumed(text, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
