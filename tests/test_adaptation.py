@@ -55,6 +55,7 @@ def model_log_probs(run, split, temperature):
     return np.float64(log_probs[np.arange(len(ids)), ids]), np.float64(hidden[0]), ids
 
 
+@pytest.mark.full
 def test_the_default_adaptation_gives_the_plain_perplexity(run):
     found = adapted(run, Adaptation())
     assert_allclose(found.nll, jaxlm.perplexity(run).nll, rtol=1e-6)
@@ -62,7 +63,7 @@ def test_the_default_adaptation_gives_the_plain_perplexity(run):
     assert "Adapted: temperature 1" in found.protocol
 
 
-@pytest.mark.quick_for("256")
+@pytest.mark.quick_for("7")
 @pytest.mark.parametrize("chunk", [7, 256])
 def test_temperature_and_cache_follow_the_definition(run, monkeypatch, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
@@ -180,6 +181,7 @@ def test_probabilities_are_averaged_over_dropout_masks(dropout_run):
     assert_allclose(found.model_KT[0], np.log(p_2T.mean(0)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_dropout_masks_depend_only_on_the_seed(dropout_run):
     first, again, other = (
         adapted(dropout_run, Adaptation(samples=3, seed=seed)).nll for seed in (1, 1, 2)

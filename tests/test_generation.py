@@ -61,7 +61,7 @@ def test_next_words_are_the_model_s_distribution(run):
         assert probability == pytest.approx(expected_V[run.vocabulary.ids([word])[0]], abs=1e-5)
 
 
-@pytest.mark.quick_for("lstm")
+@pytest.mark.full
 def test_temperature_zero_takes_the_most_probable_token_at_each_step(run):
     (text,) = jaxlm.sample(run, "ab", length=6, temperature=0)
     assert text.startswith("ab") and len(text) == 8

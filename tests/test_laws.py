@@ -138,7 +138,6 @@ def test_the_objective_is_the_weighted_sum_of_the_nll(name, options):
     assert_trees_close(found, loss_and_gradient(model, params), **tolerance(options))
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", NEURAL)
 def test_an_accelerators_turns_and_widths_change_nothing(name, monkeypatch):
     model, params = build(name, {})

@@ -51,7 +51,7 @@ def test_every_kernel_drops_the_same(name):
         assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.quick_for("lstm-dropout")
+@pytest.mark.quick_for("nplm-dropout")
 @pytest.mark.parametrize(
     ("name", "rate"),
     [(name, "dropout") for name in NEURAL]

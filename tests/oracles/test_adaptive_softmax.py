@@ -92,7 +92,6 @@ def test_adaptive_input_against_its_definition():
     assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
 
 
-@pytest.mark.full
 def test_rare_words_begin_as_large_as_frequent_ones():
     options = {"softmax": "adaptive", "cutoffs": (600, 1200), "adaptive_input": True}
     for init_scale in (None, 0.1):

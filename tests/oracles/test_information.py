@@ -82,7 +82,6 @@ LEARNERS = {
 }
 
 
-@pytest.mark.full
 @pytest.mark.parametrize("name", LEARNERS)
 def test_entropy_of_a_markov_source_is_reached(name, tmp_path):
     rng = np.random.default_rng(1913)
