@@ -1,6 +1,7 @@
 """Imports point down the layers, and some libraries have one home."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,43 @@ def test_nothing_imports_a_command():
 def test_the_root_holds_verbs_and_folders_alone():
     found = {folder_of(module) for module, _ in MODULES} - {"", "__main__"}
     assert found == {*FOLDERS, *SHARED, *VERBS}
+
+
+def asks_for_the_platform(node):
+    names = {"default_backend", "platform_dependent"}
+    return isinstance(node, ast.Attribute) and node.attr in names
+
+
+def test_one_file_asks_which_platform_jax_runs_on():
+    asking = {
+        module
+        for module, path in MODULES
+        if any(map(asks_for_the_platform, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+    }
+    assert asking == {"jaxlm.ops.machine"}
+
+
+def messages(path):
+    """Return each text in a file's code that is no docstring, with its line."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    statements = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in set(ast.walk(tree)) - statements:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+# Flags of other programs, which a message of the library may name.
+FOREIGN_FLAGS = {"--discount_fallback"}
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [one for one in MODULES if folder_of(one[0]) in {*FOLDERS, *SHARED} - {"commands"}],
+)
+def test_messages_of_the_library_name_settings_and_no_flags(module, path):
+    for line, text in messages(path):
+        flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - FOREIGN_FLAGS
+        assert not flags, f"{path}:{line} names {flags}: write `setting_name`"
 
 
 @pytest.mark.parametrize(("module", "path"), MODULES)

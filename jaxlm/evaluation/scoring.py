@@ -106,7 +106,8 @@ class Scorer:
             return self.model.token_scores(params, inputs_BT, targets_BT, carry, self.detail)
         import jax
 
-        from jaxlm.parallel.mesh import block_if_needed, put_on_mesh
+        from jaxlm.ops.machine import block_if_needed
+        from jaxlm.parallel.mesh import put_on_mesh
 
         # The inputs are replicated on the mesh here. If the compiled function got NumPy arrays, JAX
         # would compare their values between the processes.

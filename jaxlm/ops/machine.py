@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 TIME_LOOPS = ("auto", "scan", "fused", "cudnn")
 # Up to this many time steps, the loop over time is unrolled. For so few time steps, a loop takes
@@ -181,6 +182,26 @@ def must_materialise_transpose(dtype: Any) -> bool:
     at half the speed.
     """
     return platform() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16
+
+
+def computes_time_steps_in_sequence() -> bool:
+    """Return whether a loop over T time steps is faster than log T parallel rounds.
+
+    A CPU has few cores. On two cores, the sequential loop of `ops.linear_recurrence` takes 2.2 ms
+    and the associative scan 6.9 ms at [T, B, H] = [256, 32, 256]. At [2048, 8, 256] they take 5 ms
+    and 44 ms.
+    """
+    return platform() == "cpu"
+
+
+def block_if_needed(mesh: Mesh | None, arrays: Any) -> None:
+    """Wait until the arrays are computed, if another program could cause a deadlock meanwhile.
+
+    Two programs can wait for each other in two cases: with several processes, which communicate
+    between programs, and with several virtual devices on one CPU, which share its threads.
+    """
+    if mesh is not None and (jax.process_count() > 1 or jax.default_backend() == "cpu"):
+        jax.block_until_ready(arrays)
 
 
 def scatter_add_is_ordered() -> bool:

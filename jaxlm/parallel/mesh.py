@@ -206,16 +206,6 @@ def put_like(tree: Any, template: Any) -> Any:
     return jax.tree.map(put, tree, template)
 
 
-def block_if_needed(mesh: Mesh | None, arrays: Any) -> None:
-    """Wait until the arrays are computed, if another program could cause a deadlock meanwhile.
-
-    Two programs can wait for each other in two cases: with several processes, which communicate
-    between programs, and with several virtual devices on one CPU, which share its threads.
-    """
-    if mesh is not None and (jax.process_count() > 1 or jax.default_backend() == "cpu"):
-        jax.block_until_ready(arrays)
-
-
 def is_axes(value: Any) -> bool:
     """Return whether a value is an Axes tuple, and so a leaf of a tree of Axes."""
     # A named tuple is a node of a tree, even if it is empty.

@@ -19,9 +19,9 @@ from rich.console import Console
 from jaxlm.data.batching import Batches, make_batches
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError
+from jaxlm.ops.machine import block_if_needed
 from jaxlm.parallel.mesh import (
     Mesh,
-    block_if_needed,
     check_divides,
     local_rows,
     make_mesh,
