@@ -23,7 +23,7 @@ RATES = (
     "weight_drop",
 )
 # The dtype of arrays for each value of the setting `dtype`. tf32 is a precision of products of
-# float32 arrays (`ops.machine.precision_name`).
+# float32 arrays (`ops.machine.precision_of`).
 DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -18,8 +18,7 @@ from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.machine import (
     default_dtype,
     jit_with,
-    matmul_precision,
-    precision_name,
+    precision_of,
     small_batch_options,
     tf32_note,
 )
@@ -102,7 +101,7 @@ class NeuralModel(nn.Module, LanguageModel):
 
         `__call__`, `logits`, `nll` and `objective` enter it themselves.
         """
-        return matmul_precision(precision_name(self.compute_dtype))
+        return precision_of(self.compute_dtype)
 
     @nn.nowrap
     def settings(self) -> dict[str, Any]:

@@ -78,17 +78,20 @@ def default_dtype() -> str:
     return DTYPE.get(platform(), "float32")
 
 
-def precision_name(dtype: str) -> str | None:
-    """Return JAX's name for the precision of products in `dtype`; None for JAX's own default.
+def precision_of(dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which products of float32 arrays have the precision that `dtype` names.
 
     "float32" is full float32 on every platform. "tf32" is TF32 on a GPU, three bfloat16 products on
     a TPU, and float32 on a CPU. bfloat16 operands need no precision.
     """
-    return None if platform() == "cpu" else PRECISION.get(dtype)
+    return matmul_precision(None if platform() == "cpu" else PRECISION.get(dtype))
 
 
 def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which products of float32 arrays have precision `name`."""
+    """Return a context in which products of float32 arrays have JAX's precision `name`.
+
+    None leaves the precision as it is.
+    """
     return contextlib.nullcontext() if name is None else jax.default_matmul_precision(name)
 
 

@@ -48,16 +48,23 @@ def pad_axis(array: jax.Array, size: int, axis: int = -1) -> jax.Array:
     return jnp.pad(array, padding)
 
 
-def pad_blocks(array: jax.Array, size: int, padded_size: int) -> jax.Array:
-    """Return the array with each block of the last axis padded with zeros.
+def pad_units(array: jax.Array, units: int, rows: bool = False) -> jax.Array:
+    """Return an array of a layer, padded with units whose values are zero.
 
-    The last axis is a concatenation of blocks of length `size`, such as gates. The blocks of the
-    result have length `padded_size`.
+    The padded layer has `machine.aligned(units)` units, a number with which products are fast.
+
+    Args:
+      array: weights or state of the layer. Its last axis is a concatenation of blocks of length
+        `units`, such as gates. Each block is padded.
+      units: number of units of the layer.
+      rows: whether the first axis is an axis of the layer's units too, and is padded.
     """
-    if padded_size == size:
+    padded_units = aligned(units)
+    if padded_units == units:
         return array
-    blocks = array.reshape(*array.shape[:-1], -1, size)
-    return pad_axis(blocks, padded_size).reshape(*array.shape[:-1], -1)
+    blocks = pad_axis(array.reshape(*array.shape[:-1], -1, units), padded_units)
+    padded = blocks.reshape(*array.shape[:-1], -1)
+    return pad_axis(padded, padded_units, axis=0) if rows else padded
 
 
 def pad_operands(a_NF: jax.Array, b_FO: jax.Array) -> tuple[jax.Array, jax.Array]:

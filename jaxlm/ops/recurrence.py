@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.machine import steps_per_iteration
 from jaxlm.ops.products import Compute, product, product_by_transposed, transposed_product
 
 # The backward loop reads a transposed copy of the recurrent matrix if the matrix has at most this
@@ -39,7 +40,7 @@ def recurrence(
     *,
     dtype: Any = jnp.float32,
     additive: bool = False,
-    unroll: int = 1,
+    unroll: int | None = None,
 ) -> tuple[jax.Array, Carry]:
     """Run a cell over time with a hand-written gradient.
 
@@ -71,11 +72,13 @@ def recurrence(
       dtype: dtype of the operands of the products.
       additive: whether the cell uses x and u only as their sum. If so, the forward loop stores the
         sum for the gradient, in place of both.
-      unroll: number of time steps in one iteration of the compiled loop.
+      unroll: number of time steps in one iteration of the compiled loop; None for the number that
+        is fastest on the platform (`machine.steps_per_iteration`).
     Returns:
       Each hidden state h_TBH, float32, and the carry after the last step.
     """
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
+    unroll = steps_per_iteration() if unroll is None else unroll
     settings = _Settings(step, Compute.now(dtype), additive, unroll)
     return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask, valid_T)
 

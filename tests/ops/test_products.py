@@ -66,7 +66,10 @@ def test_a_gradient_has_the_dtype_of_its_array():
     assert (dx_NF.dtype, dkernel_FO.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_every_block_is_padded():
-    padded = products.pad_blocks(jnp.asarray([[1, 2, 3, 4, 5, 6]]), 3, 5)
-    assert_array_equal(padded, [[1, 2, 3, 0, 0, 4, 5, 6, 0, 0]])
-    assert_array_equal(products.pad_axis(jnp.ones((2, 1)), 3, axis=0), [[1], [1], [0]])
+def test_every_block_is_padded(monkeypatch):
+    monkeypatch.setitem(machine.ALIGNMENT, jax.default_backend(), 5)
+    array = jnp.asarray([[1, 2, 3, 4, 5, 6]])
+    expected = [[1, 2, 3, 0, 0, 4, 5, 6, 0, 0]]
+    assert_array_equal(products.pad_units(array, 3), expected)
+    rows = products.pad_units(jnp.tile(array, (3, 1)), 3, rows=True)
+    assert_array_equal(rows, expected * 3 + [[0] * 10] * 2)

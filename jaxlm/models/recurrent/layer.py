@@ -14,8 +14,8 @@ from jaxlm.models.layers import DTYPES, Affine, project, uniform
 from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.linear_recurrence import linear_recurrence
-from jaxlm.ops.machine import UNROLLED_STEPS, aligned, choose_time_loop, steps_per_iteration
-from jaxlm.ops.products import pad_axis, pad_blocks
+from jaxlm.ops.machine import UNROLLED_STEPS, choose_time_loop
+from jaxlm.ops.products import pad_units
 from jaxlm.ops.recurrence import recurrence, run_in_segments, where_valid
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
@@ -310,13 +310,13 @@ def _fused(
 ) -> tuple[jax.Array, Carry]:
     """Run a cell by `ops.recurrence`."""
     cell, dtype, size = options.cell, options.dtype, carry[0].shape[-1]
-    # Products with some sizes are slow. Units whose weights are all zero are added to the layer, up
-    # to a size with fast products. H and G include them, up to the end of the loop.
-    pad = functools.partial(pad_blocks, size=size, padded_size=aligned(size))
-    padded: Weights = jax.tree.map(pad, weights)
-    (kernel_DG, bias_G), (kernel_HG, recurrent_bias_G) = padded
+    # Products with some sizes are slow. H and G include units whose weights are all zero, up to the
+    # end of the loop.
+    (kernel_DG, bias_G), (kernel_HG, recurrent_bias_G) = weights
     assert kernel_HG is not None
-    kernel_HG = pad_axis(kernel_HG, aligned(size), axis=0)
+    kernel_HG = pad_units(kernel_HG, size, rows=True)
+    pad = functools.partial(pad_units, units=size)
+    kernel_DG, bias_G, recurrent_bias_G = jax.tree.map(pad, (kernel_DG, bias_G, recurrent_bias_G))
     carry, mask_BH = jax.tree.map(pad, (carry, options.mask_BH))
 
     def run(carry: Carry, steps: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, Carry]:
@@ -328,8 +328,8 @@ def _fused(
             loop_bias_G = bias_G if loop_bias_G is None else bias_G + loop_bias_G
         else:
             x_TBG += bias_G
-        settings = {"dtype": dtype, "additive": cell.additive, "unroll": steps_per_iteration()}
         recurrent = kernel_HG, loop_bias_G, mask_BH, valid_T
+        settings = {"dtype": dtype, "additive": cell.additive}
         return recurrence(cell.step, carry, x_TBG, *recurrent, **settings)
 
     time = x_BTD.shape[1]
