@@ -109,11 +109,12 @@ class Flags:
     """Draw loss.png at the end (extra: plots)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Command(ProcessConfig, Flags, Generic[Network]):
     """The flags of a model trained by gradient."""
 
-    network: Network = field(default=None)  # type: ignore[assignment]
+    network: Network
+    """Settings of the model."""
     text: TextConfig = field(default_factory=TextConfig)
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -123,11 +124,12 @@ class Command(ProcessConfig, Flags, Generic[Network]):
     (none: every device on data)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CountingCommand(Flags, Generic[Network]):
     """The flags of a model trained by counting."""
 
-    network: Network = field(default=None)  # type: ignore[assignment]
+    network: Network
+    """Settings of the model."""
     text: TextConfig = field(default_factory=TextConfig)
     counting: CountingConfig = field(default_factory=CountingConfig)
 

@@ -13,6 +13,8 @@ from jaxlm.interop.formats import FORMATS
 from jaxlm.models import MODELS
 from jaxlm.models.heads import HEADS
 
+VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert")
+
 
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -36,6 +38,13 @@ def test_the_command_takes_an_old_flag(shell, tmp_path):
     assert (code, err) == (0, "")
     code, out, _ = shell("train", "--model", "lstm", "--help")
     assert "--time-loop" in out and "--kernel" not in out and "--features" not in out
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_help_shows_no_comment_of_the_code(command, shell):
+    code, out, _ = shell(command, "--help")
+    assert code == 0
+    assert "type: ignore" not in out and "noqa" not in out
 
 
 def test_settings_in_messages_become_flags():
