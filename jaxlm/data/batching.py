@@ -7,6 +7,9 @@ resuming needs nothing else.
 Every token of the split is a target exactly once per epoch, with two exceptions. In rows without a
 start token, the first token of a row is no target. With positions "last", only the last token of a
 row is a target.
+
+The axes of a batch are K steps, B rows and T time steps. A row of a batch is a stream, a window or
+a line of the text.
 """
 
 import math
@@ -41,13 +44,16 @@ class Block(NamedTuple):
     """The batches of K consecutive steps. Steps from `count` to the capacity K are padding.
 
     Attributes:
-      inputs_KBT: int32.
-      targets_KBT: int32; T = 1 with positions "last".
+      inputs_KBT: token ids, int32.
+      targets_KBT: token ids, int32; T = 1 with positions "last".
       weights_KBT: float32, 1 where the target counts, 0 at padding; T = 1 with positions "last".
-      denominator_K: float32, the divisor of the summed loss of a step.
-      reset_K: bool, true where the carry starts from the initial state.
-      length_K: int32, the number of inputs to read, at most T.
-      rate_K: float32, the factor of the learning rate.
+      denominator_K: float32, divides the loss that is summed over a step's batch, all processes
+        included. In rows it is the number of targets. In windows it is `batch_size`. In streams it
+        is `batch_size` · bptt, also for the short last chunk (`vary_bptt`: `batch_size` · length).
+      reset_K: bool, true where all rows start from the initial carry, not from the carry of the
+        step before.
+      length_K: int32, the number of time steps to read, at most T. The rest is padding.
+      rate_K: float32, a factor of the learning rate: length / bptt with `vary_bptt`, else 1.
     """
 
     inputs_KBT: np.ndarray
@@ -63,7 +69,7 @@ POSITIONS = ("all", "last")
 
 
 class Batches(Protocol):
-    """The batches of one split. A block holds only the rows `rows_B` of `make_batches`."""
+    """The batches of one split. A block holds only the rows that this process reads."""
 
     batch_size: int
     """Rows in the whole batch, over all processes."""
@@ -196,9 +202,7 @@ class Windows:
 
 
 class Rows:
-    """Each line on its own, padded at its end, and read from the initial state (the lecture's three
-    sentences).
-    """
+    """Each line as a row of its own, padded at its end and read from the initial carry."""
 
     varied = False
 
@@ -221,7 +225,7 @@ class Rows:
         self.weights_RT = (
             steps_T == lengths[:, None] - 1 if last else steps_T < lengths[:, None]
         ).astype(np.float32)
-        # If all rows have the same length, the model computes only the features of the last step.
+        # If all rows have the same length, the model computes outputs only for the last time step.
         self.positions = "last" if last and lengths.min() == self.length else "all"
         if self.positions == "last":
             self.targets_RT, self.weights_RT = self.targets_RT[:, -1:], self.weights_RT[:, -1:]
@@ -266,10 +270,12 @@ def make_batches(
       config: the way to cut them into batches.
       n_step: number of inputs in a window.
       seed: seed of the order of windows and rows, and of the lengths of varied chunks.
-      rows_B: the rows of each batch that this process reads, int (None: all).
+      rows_B: indices of the rows of each batch that this process reads, int (None: all rows).
     Raises:
-      SettingError: for a size below 1, and for a batch larger than the text.
-      UserError: for an unknown name.
+      SettingError: for a size below 1, a batch larger than the text, and streams or windows of a
+        vocabulary without a start token.
+      UserError: for an unknown `batching` or `positions`, `vary_bptt` without streams, and rows of
+        a text in which no line has a target.
 
     Example:
       >>> from jaxlm.data.text import read_corpus
@@ -311,10 +317,11 @@ def _no_start_error(batching: str) -> SettingError:
 
 
 def rows_of(split: Split) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the inputs and the targets of each line, lists of int32 arrays of equal lengths.
+    """Return the inputs of each line, and the targets of each line, as lists of int32 arrays.
 
-    The start token precedes each line. If there is none, the first word of a line is no target, and
-    lines of one word are left out.
+    The inputs and the targets of a line have the same length. The start token precedes each line.
+    Without a start token, the first word of a line is no target, and lines of one word are left
+    out.
 
     Raises:
       UserError: if no line has a target.

@@ -1,4 +1,7 @@
-"""Corpora by name (embedded, or downloaded at first use) or by path: one source for each split."""
+"""Find the text of a corpus: by name (embedded, or downloaded at first use) or by path.
+
+The result is a `Source` (`jaxlm.data.sources`) for each split.
+"""
 
 import os
 from collections.abc import Mapping
@@ -99,7 +102,7 @@ CORPORA: dict[str, Corpus] = {
 def cache_folder() -> Path:
     """Return the folder of downloaded and encoded texts: $JAXLM_CACHE, or the user's cache.
 
-    JAXLM_CACHE=off concerns compiled programs alone: texts then go to the user's cache.
+    JAXLM_CACHE=off turns off the cache of compiled programs. Texts then go to the user's cache.
     """
     import platformdirs
 
@@ -147,10 +150,12 @@ def corpus_sources(
     Args:
       name: a name in CORPORA, a file, or a folder with train.txt, valid.txt and test.txt (or with
         files such as ptb.train.txt, or with input.txt).
-      fractions: shares of train, valid and test, if one file is cut into splits; None: default.
+      fractions: shares of train, valid and test, if one file is cut into splits. None: the shares
+        of the corpus, 0.9 0.05 0.05 for a path. A corpus of CORPORA that is not cut ignores them.
       at_lines: whether a cut moves to the next line break (`split_by_fractions`).
     Raises:
-      UserError: if there is no such corpus, or it has no training text.
+      UserError: if the corpus does not exist, has no training text, or cannot be downloaded.
+      SettingError: if `fractions` is given and the folder has a training file.
 
     Example:
       >>> list(corpus_sources("toy", None, at_lines=True)["train"].lines())
@@ -192,7 +197,7 @@ def _folder_sources(
 
     Raises:
       UserError: if it has no training text, or several files for a split.
-      SettingError: if `fractions` is given and the folder has a file for each split.
+      SettingError: if `fractions` is given and the folder has a training file.
     """
     sources: dict[str, Source] = {}
     for split in SPLITS:

@@ -31,7 +31,7 @@ class Split:
 
     Attributes:
       name: train, valid or test.
-      ids: token ids, int32, uint16 or uint32 [tokens], in memory or memory-mapped.
+      ids: token ids [tokens]: int32 in memory, or uint16 or uint32 memory-mapped.
       source: the text.
       tokenizer: the tokenizer of the ids.
     """
@@ -60,7 +60,7 @@ class Split:
           source: the text.
           tokenizer: converts the text to ids.
           cache_folder: returns the folder for the file of ids; called only for a large text.
-          in_memory_bytes: a text of more bytes is encoded block by block into a file.
+          in_memory_bytes: size in bytes above which a text is encoded block by block into a file.
         Raises:
           UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
         """
@@ -69,7 +69,7 @@ class Split:
         return cls(name, _memory_mapped(source, tokenizer, cache_folder()), source, tokenizer)
 
     def rows(self) -> list[np.ndarray]:
-        """Return the ids of each line that is not blank."""
+        """Return the ids of each line that is not blank, `<eos>` or the line break included."""
         return [self.tokenizer.encode([line]) for line in self.source.lines() if line.strip()]
 
     def text_size(self) -> TextSize:
@@ -81,7 +81,7 @@ class Split:
 
 
 def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield lists of lines, each of about BLOCK_BYTES characters."""
+    """Yield lists of consecutive lines. A list ends when it has BLOCK_BYTES characters or more."""
     block, size = [], 0
     for line in lines:
         block.append(line)

@@ -43,7 +43,7 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 @dataclass(frozen=True)
 class PreparingConfig(VocabularyConfig):
-    """Settings that cut text into tokens."""
+    """Settings of preparing a text: the tokenizer, and the processes that use it."""
 
     tokens: str = "bpe"
     """words, chars, bytes or bpe."""
@@ -59,7 +59,7 @@ class Piece(NamedTuple):
     Attributes:
       split: train, valid or test.
       file: the file.
-      start: offset of the first byte in the uncompressed file.
+      start: offset in bytes of the piece in the uncompressed file.
       text: the bytes, whole lines in UTF-8.
     """
 
@@ -155,10 +155,11 @@ def lines_of(piece: Piece) -> Iterator[str]:
 
 
 def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
-    """Return a tokenizer that is fitted to the beginnings of the training files.
+    """Return a tokenizer that is fitted to the beginning of each training file.
 
-    Together they have `fit_megabytes`. The rest of the text may have new tokens, so a tokenizer
-    with a closed vocabulary has <unk>.
+    The files have equal shares of `fit_megabytes`, in MiB of uncompressed text. A share is read in
+    blocks of BLOCK_BYTES, so at least a block of each file is read. The rest of the text may have
+    new tokens, so a tokenizer with a closed vocabulary has <unk>.
 
     Raises:
       SettingError: if a size is below 1.
@@ -185,13 +186,14 @@ def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
 
 
 def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -> Tokenizer:
-    """Make `folder` the folder of this text, and return its tokenizer.
+    """Reserve `folder` for the shards of this text, and return the tokenizer.
 
-    If an earlier call claimed the folder for the same text and settings, its tokenizer is read.
-    Else the tokenizer is fitted, and saved with prepared.json.
+    If an earlier call reserved the folder for the same files (paths and sizes) and settings, its
+    tokenizer is read. Else a tokenizer is fitted, and saved with prepared.json.
 
     Raises:
       UserError: if the folder holds something else, or for the reasons of `fit_tokenizer`.
+      OSError: if a file of `texts` does not exist.
     """
     inputs = [
         [split, str(path.resolve()), path.stat().st_size]
@@ -201,12 +203,10 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
     names = [item.name for item in fields(PreparingConfig) if item.name != "workers"]
     settings = {name: getattr(config, name) for name in names}
     about = {"inputs": inputs, "settings": settings, "piece_bytes": PIECE_BYTES}
-    made = folder / PREPARED
-    if made.exists():
-        before = json.loads(made.read_text(encoding="utf-8"))
-        changed = [
-            name for name in about if before.get(name) != json.loads(json.dumps(about[name]))
-        ]
+    prepared_json = folder / PREPARED
+    if prepared_json.exists():
+        saved = json.loads(prepared_json.read_text(encoding="utf-8"))
+        changed = [name for name in about if saved.get(name) != json.loads(json.dumps(about[name]))]
         if changed:
             raise UserError(
                 f"{folder} holds another text (its {' and '.join(changed)} differ): give another "
@@ -218,7 +218,7 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
     tokenizer = fit_tokenizer(texts, config)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / TOKENIZER, to_json(tokenizer))
-    _write(made, json.dumps(about | {"finished": False, "splits": {}}, indent=1))
+    _write(prepared_json, json.dumps(about | {"finished": False, "splits": {}}, indent=1))
     return tokenizer
 
 
@@ -232,7 +232,7 @@ def prepare(
       texts: the files of each split.
       tokenizer: the tokenizer of that folder.
       workers: number of processes (None: one for each core).
-      on_shard: called when a shard is finished.
+      on_shard: called when a shard is finished; `OnShard` describes its arguments.
     Returns:
       The shards of each split, in the order of the text.
     Raises:
@@ -279,7 +279,7 @@ def _finished_shard(folder: Path, name: str) -> Shard | None:
 
 
 def _start_worker() -> None:
-    """Use one thread in each worker process."""
+    """Make the package tokenizers use one thread in this worker process."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 

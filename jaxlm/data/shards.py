@@ -30,7 +30,7 @@ DECODE_BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of `tokens` ids, and the size of the encoded text."""
+    """A file of token ids, their number `tokens`, and the size of the text that they encode."""
 
     file: str
     tokens: int
@@ -97,7 +97,10 @@ class ShardedIds:
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """The text of a prepared split. Reading its lines decodes the ids."""
+    """The text of a prepared split. Reading its lines decodes the ids.
+
+    The original bytes are not stored, so `sha256` is a hash of the list of shards and their sizes.
+    """
 
     ids: Any
     tokenizer: Tokenizer
@@ -122,7 +125,10 @@ class PreparedSource:
 
 
 class PreparedSplit(Split):
-    """A split with token ids and the size of the text, but without the text itself."""
+    """A split with token ids and the size of the text, but without the text itself.
+
+    Its source is a `PreparedSource`. `rows` raises SettingError.
+    """
 
     def rows(self) -> list[np.ndarray]:
         raise SettingError(

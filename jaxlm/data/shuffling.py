@@ -9,8 +9,9 @@ def shuffled(ranks: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarray:
     """Return the images of `ranks` under a pseudo-random permutation of range(size).
 
     The permutation is a four-round Feistel network on the bits of the rank (Luby & Rackoff 1988).
-    It is applied again until the value falls inside the range (Black & Rogaway 2002). Any part of
-    the permutation is computed without storing the rest, so a text of any size can be shuffled.
+    The network is applied again until the value falls inside the range (Black & Rogaway 2002). Any
+    part of the permutation is computed without storing the rest, so a text of any size can be
+    shuffled.
 
     Args:
       ranks: integers from 0 to size - 1, an array of any shape.

@@ -34,15 +34,18 @@ class TextConfig(VocabularyConfig):
     unk: str = "auto"
     """When unlisted tokens become <unk>: auto (if valid or test needs it), always, never."""
     fractions: tuple[float, ...] | None = None
-    """Shares of a single file for train, valid and test (none: 0.9 0.05 0.05)."""
+    """Shares of a single file for train, valid, test (none: corpus's own, or 0.9 0.05 0.05)."""
 
 
 @dataclass(frozen=True)
 class Text:
     """A corpus as token ids.
 
-    config: which text, and how it is cut. tokenizer: the tokenizer and its vocabulary. splits: a
-    Split for each of train, valid and test that the corpus has. notes: what a user should know.
+    Attributes:
+      config: which text, and how it is cut into tokens.
+      tokenizer: the tokenizer and its vocabulary.
+      splits: a Split for each of train, valid and test that the corpus has.
+      notes: sentences that warn the user of something unexpected in the text.
 
     Example:
       >>> text = read_corpus("toy", eos=False)
@@ -130,14 +133,16 @@ def read_corpus(
       (' ', '我', '\\n')
 
     Args:
-      corpus: a name in CORPORA, a file, a folder, or every setting of the text.
-      tokenizer: a tokenizer to use as it is, such as that of a trained run, in the place of one
-        that is fitted to this text.
-      extend: whether the tokens that `tokenizer` lacks are added at the end of its vocabulary.
-      **options: fields of TextConfig.
+      corpus: a name in CORPORA, a file, a folder, or a TextConfig.
+      tokenizer: a fitted tokenizer, such as the tokenizer of a run; None to fit a tokenizer to the
+        training split.
+      extend: whether the tokens of the training split that `tokenizer` lacks are added at the end
+        of its vocabulary.
+      **options: fields of TextConfig by name. They are ignored if `corpus` is a TextConfig.
     Raises:
       UserError: for an unknown name, an unreadable or empty text, and, with unk="never", a token of
         the valid or test split that the training split lacks.
+      SettingError: for a setting with a value that it cannot have.
     """
     config = corpus if isinstance(corpus, TextConfig) else TextConfig(corpus=corpus, **options)  # type: ignore[arg-type]
     text = open_text(config, tokenizer, extend=extend)
@@ -156,16 +161,17 @@ def open_text(
     Args:
       config: which text, and how it is cut into tokens.
       tokenizer: a fitted tokenizer; None to fit a tokenizer to the training split.
-      extend: whether the tokens that `tokenizer` lacks are added to its vocabulary.
+      extend: whether the tokens of the training split that `tokenizer` lacks are added to its
+        vocabulary.
     Raises:
       UserError: for an unknown name, and an unreadable or empty text.
     """
     if config.unk not in ("auto", "always", "never"):
         raise SettingError("unk", repr(config.unk), "choose one of auto, always, never")
-    known = CORPORA.get(config.corpus)
-    if known is None and is_prepared(Path(config.corpus)):
+    named = CORPORA.get(config.corpus)
+    if named is None and is_prepared(Path(config.corpus)):
         return _open_prepared(config, tokenizer)
-    kind = choose(TOKENIZERS, config.tokens or (known.tokens if known else "words"), "tokens")
+    kind = choose(TOKENIZERS, config.tokens or (named.tokens if named else "words"), "tokens")
     at_lines = (tokenizer or kind).splits_at_lines
     sources = corpus_sources(config.corpus, config.fractions, at_lines=at_lines)
     if tokenizer is None:
@@ -187,9 +193,10 @@ def open_file(path: str | Path, tokenizer: Tokenizer) -> Split:
 
 
 def extended(tokenizer: Tokenizer, config: TextConfig, source: Source) -> Tokenizer:
-    """Return the tokenizer with the tokens of a text that it lacks at the end of its vocabulary.
+    """Return `tokenizer` with the tokens of `source` that it lacks added to its vocabulary.
 
-    The new tokens are ordered by frequency. A tokenizer that knows every text is returned as it is.
+    The new tokens stand at the end, ordered by frequency. A tokenizer without `closed_vocabulary`
+    has no unknown tokens and is returned unchanged.
     """
     if not tokenizer.closed_vocabulary:
         return tokenizer
@@ -201,19 +208,26 @@ def extended(tokenizer: Tokenizer, config: TextConfig, source: Source) -> Tokeni
 
 
 def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source]) -> Tokenizer:
+    """Return a tokenizer that is fitted to the training text; `config.unk` says when it has <unk>.
+
+    Raises:
+      UserError: if the training text is empty.
+      SettingError: if tokens are left out of the vocabulary and `unk` is "never".
+    """
     train = sources["train"]
     if not any(line.strip() for line in train.lines()):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
     tokenizer = kind.fit(train.lines(), config, config.unk == "always")
-    cut = config.min_count > 1 or config.vocab_size is not None
-    if config.unk == "never" and cut and tokenizer.closed_vocabulary:
+    leaves_out = config.min_count > 1 or config.vocab_size is not None
+    if config.unk == "never" and leaves_out and tokenizer.closed_vocabulary:
         raise SettingError(
             "unk",
             "never",
             "leaves nothing for the tokens that `min_count` or `vocab_size` cut: leave one of them "
             "out",
         )
-    # Every token of the training text is listed, so only the other splits can need <unk>.
+    # Every token of the training text is listed, or <unk> is listed already. So only the other
+    # splits can need <unk>.
     others = [source for split, source in sources.items() if split != "train"]
     needed = config.unk == "auto" and tokenizer.vocabulary.unk is None
     if needed and any(tokenizer.unseen(source.lines()) for source in others):
@@ -222,7 +236,12 @@ def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source
 
 
 def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
-    """Return the text of a folder that `python -m jaxlm.prepare` made, which has a tokenizer."""
+    """Return the text of a folder that `python -m jaxlm.prepare` made, with the folder's tokenizer.
+
+    Raises:
+      UserError: if `tokenizer` is another tokenizer, or the folder is unfinished or damaged.
+      SettingError: for a setting that the prepared text fixes already.
+    """
     own, splits = read_prepared(Path(config.corpus))
     if tokenizer is not None and to_json(own) != to_json(tokenizer):
         raise UserError(
@@ -245,7 +264,7 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
 
 
 def _notes(text: Text) -> list[str]:
-    """Return what the user of a text that was fitted should know."""
+    """Return sentences that warn of words without spaces, and of an <unk> that never occurs."""
     notes = []
     train, tokenizer = text.train, text.tokenizer
     if tokenizer.splits_at_lines:

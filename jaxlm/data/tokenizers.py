@@ -75,7 +75,9 @@ class Tokenizer(abc.ABC):
         """
 
     def encode_context(self, text: str) -> np.ndarray:
-        """Return the ids of a context, int32 [tokens]: `text` is the beginning of a line.
+        """Return the ids of a context, int32 [tokens].
+
+        `text` is the beginning of a line, so `Words` adds no `<eos>` after it.
 
         Raises:
           UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
@@ -88,7 +90,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def unseen(self, lines: Lines) -> str | None:
-        """Return the first token of `lines` that the vocabulary lacks, or None."""
+        """Return the first token of `lines` that the vocabulary lacks, or None if it lacks none."""
 
     @abc.abstractmethod
     def state(self) -> dict[str, Any]:
@@ -96,8 +98,8 @@ class Tokenizer(abc.ABC):
 
 
 class Words(Tokenizer):
-    """Words separated by white space. `<eos>` ends every line, also an empty one (as WikiText-2
-    counts them), unless `eos` is False.
+    """Words separated by white space. Unless `eos` is False, `<eos>` ends every line. Empty lines
+    count too, as in the published numbers of words of WikiText-2.
 
     Example:
       >>> words = Words(Vocabulary(("the", "cat", EOS), start=EOS))
@@ -340,7 +342,7 @@ def from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` wrote as `text`.
 
     Raises:
-      UserError: if the tokenizer is unknown.
+      UserError: if its name is not in TOKENIZERS.
     """
     saved = json.loads(text)
     vocabulary = Vocabulary(tuple(saved["tokens"]), saved["unk"], saved["start"])

@@ -15,13 +15,14 @@ EOS = "<eos>"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens in the order of their ids, most frequent first.
+    """A list of tokens. The id of a token is its place in the list.
 
     Attributes:
-      tokens: the tokens.
-      unk: the token that stands for every token that is not listed. None: such a token is an error.
+      tokens: the tokens in the order of their ids. `from_counts` puts the most frequent first.
+      unk: the token that stands for every token that is not listed. None: a token that is not
+        listed is an error.
       start: the token that stands before the first token of a text: `<eos>` for words, the line
-        break for characters. None, as in the lecture: the first token of a row is not predicted.
+        break for characters, bytes and BPE. None: the first token of a row is not predicted.
 
     Example:
       >>> vocabulary = Vocabulary(("the", "cat", UNK), unk=UNK)
@@ -101,15 +102,15 @@ class Vocabulary:
         """Return the vocabulary of the most frequent tokens.
 
         Tokens of equal count keep the order of their first occurrence. `<unk>` is added if
-        `add_unk`, or if a token is left out, unless it is a word of the text, as in PTB and
-        WikiText-2.
+        `add_unk`, or if a token is left out. If the text has the word `<unk>` itself, as in PTB
+        and WikiText-2, this word serves as `<unk>`.
 
         Args:
           counts: the number of occurrences of each token.
           min_count: tokens with a smaller count are left out.
           max_size: largest number of tokens, `<unk>` and `start` included.
           add_unk: whether to add `<unk>` in any case.
-          start: the token before a text; it is added if the text lacks it.
+          start: the start token; it is added if the text lacks it. None for no start token.
         Raises:
           SettingError: if `max_size` leaves no room for a word.
 

@@ -16,7 +16,7 @@ class Context:
 
     Attributes:
       ids: token ids that the model reads, int32 [1, T].
-      note: how the model's context differs from the text that was asked for; empty if it does not.
+      note: how the context that the model sees differs from the text; empty if it does not differ.
     """
 
     ids: np.ndarray
@@ -31,8 +31,8 @@ def encode_context(run: Run, text: str) -> Context:
     note reports both.
 
     Raises:
-      UserError: for text that is not valid UTF-8, an unknown word if the vocabulary has no `<unk>`,
-        and a context that is too short and cannot be padded.
+      UserError: for text with lone surrogates (from bytes that are not UTF-8), an unknown word if
+        the vocabulary has no `<unk>`, and a context that is too short and cannot be padded.
     """
     vocabulary, tokenizer = run.vocabulary, run.tokenizer
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
@@ -67,6 +67,7 @@ def encode_context(run: Run, text: str) -> Context:
 
 
 def _tokens(count: int) -> str:
+    """Return the noun for `count` tokens: singular or plural."""
     return "token" if count == 1 else "tokens"
 
 
@@ -97,9 +98,9 @@ def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]
 
 
 def word_sources(run: Run, context: str, words: Sequence[str]) -> list[str]:
-    """Return the part of the model that each word's probability after `context` comes from.
+    """Return, for each word, which part of the model its probability after `context` comes from.
 
-    In an n-gram model this is an order, such as "3-gram". Other models return empty strings.
+    In an n-gram model the part is an order, such as "3-gram". Other models return empty strings.
     """
     ids_1T = encode_context(run, context).ids
     return run.model.sources(run.params, ids_1T, run.vocabulary.ids(words))
@@ -154,7 +155,7 @@ def sample(
       run: the trained run.
       prompt: text to continue; if it is empty, the model starts from the start token.
       config: the settings; None for a SamplingConfig of `options`.
-      options: fields of SamplingConfig by name.
+      **options: fields of SamplingConfig by name. They are ignored if `config` is given.
     Raises:
       SettingError: for a value out of its range.
       UserError: for an unknown word, or a prompt that is too short for the model.
@@ -177,6 +178,12 @@ def sample(
 
 
 def decode(run: Run, prompt_ids: np.ndarray, new_ids: Sequence[int]) -> str:
-    """Return the text of prompt and continuation, without the start token."""
+    """Return the text of a prompt and its continuation, without the start token.
+
+    Args:
+      run: the run, whose tokenizer decodes.
+      prompt_ids: token ids of the prompt [T], as `encode_context` returns them.
+      new_ids: token ids of the continuation.
+    """
     skipped = 0 if run.vocabulary.start_id is None else 1
     return run.tokenizer.decode([*prompt_ids[skipped:].tolist(), *new_ids])

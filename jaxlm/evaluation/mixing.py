@@ -23,7 +23,7 @@ class Mixed:
       alone: report of each component.
       together: report of the mixture.
       weights: weight of each component, in the order of `alone`; their sum is 1.
-      chosen: where the weights come from, in words.
+      chosen: where the weights come from: a phrase for the report.
     """
 
     alone: tuple[Report, ...]
@@ -78,8 +78,8 @@ def mixture(
       runs: the components. All have the same vocabulary and predict the same tokens.
       weights: λ, a weight for each component; None for the weights that are best on the validation
         split, found by expectation-maximisation.
-      unigram_cache: half-life in tokens of one more component, a cache: the relative frequency of
-        each token in the text before it, where recent tokens weigh more. None for no cache.
+      unigram_cache: half-life, in tokens, of a cache that becomes one more component; None for no
+        cache. See `unigram_cache_log_probs`.
       adaptation: how to adapt the neural runs that read one stream. Each run is tuned on its own
         (see `adapted`). Other runs are not adapted.
       corpus: name or path of the corpus; None for the corpus that each run was trained on.
@@ -142,9 +142,12 @@ class _Component:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The split as each run encodes it, and the log-probabilities of its tokens, float64 [M, T].
+    """The split as each run encodes it, and the log-probabilities of its tokens.
 
-    A unigram cache has the last row of `log_probs_MT`, and no split.
+    Attributes:
+      splits: a split for each run. The ids differ if the vocabularies have different orders.
+      log_probs_MT: float64, M components and T scored tokens. The last row is of the unigram cache,
+        if there is a unigram cache.
     """
 
     splits: list[Split]
@@ -154,7 +157,15 @@ class _Measured:
 def _measure(
     components: Sequence[_Component], unigram_cache: int | None, open_for: Callable[[Run], Split]
 ) -> _Measured:
-    """Score the same tokens with every component."""
+    """Score the same tokens with every component.
+
+    Args:
+      components: the runs.
+      unigram_cache: half-life of the cache in tokens, or None for no cache.
+      open_for: open_for(run) returns the split, encoded by the tokenizer of the run.
+    Raises:
+      UserError: if the runs do not predict the same tokens, or a split cannot be read.
+    """
     runs = [component.run for component in components]
     splits = [open_for(run) for run in runs]
     tokens = [
@@ -180,7 +191,7 @@ def _measure(
 def _weights_on_valid(
     components: Sequence[_Component], unigram_cache: int | None, corpus: str | None
 ) -> tuple[np.ndarray, str]:
-    """Return the best weights on the validation split, [M], and where they come from, in words."""
+    """Return the best weights on the validation split, [M], and the phrase for `Mixed.chosen`."""
     try:
         valid = _measure(components, unigram_cache, lambda run: open_split(run, corpus, "valid"))
     except UserError as error:
@@ -198,8 +209,9 @@ def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) ->
 
         P(w) = Σ_{j<t} λ^{t-j} [w_j = w] / Σ_{j<t} λ^{t-j}          λ = 2^(-1 / half_life)
 
-    P(w) is the relative frequency of w among the tokens before it, and recent tokens weigh more. A
-    token that has not occurred before gets -inf. The first token of the text gets 1 / V.
+    P(w) is the relative frequency of w among the tokens before position t, and recent tokens weigh
+    more. A token that has not occurred before has probability 0. The first token of the text has
+    probability 1 / V.
 
     Args:
       ids: token ids of the text, integers [T].

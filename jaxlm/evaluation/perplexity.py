@@ -20,10 +20,16 @@ from jaxlm.runs.run import Run
 class Report:
     """The score of a run on a text: the sums, and how they were counted.
 
-    run: name of the run. split: name of the text. nll: summed negative log-likelihood in nats.
-    tokens: number of scored tokens. unknown: how many of them are `<unk>`. size: the size of the
-    text; None if not every token was scored. protocol: how the tokens were counted. impossible:
-    number of tokens with probability 0; if there are any, the perplexity is infinite.
+    Attributes:
+      run: name of the run.
+      split: name of the text.
+      nll: negative log-likelihood in nats, summed over the scored tokens.
+      tokens: number of scored tokens.
+      unknown: number of scored tokens that are `<unk>`.
+      size: size of the text, for bits per word, character and byte; None if only the last token of
+        each line was scored.
+      protocol: sentences that say which tokens were counted.
+      impossible: number of tokens with probability 0; above 0, the perplexity is infinite.
     """
 
     run: str
@@ -37,6 +43,7 @@ class Report:
 
     @property
     def nats_per_token(self) -> float:
+        """nll / tokens."""
         return self.nll / self.tokens
 
     @property
@@ -46,7 +53,7 @@ class Report:
 
     @property
     def bits(self) -> float:
-        """Cost of the whole text in bits."""
+        """The negative log-likelihood of all scored tokens in bits."""
         return self.nll / math.log(2)
 
     def __float__(self) -> float:
@@ -72,15 +79,15 @@ class Report:
 def open_split(
     run: Run, corpus: str | None = None, split: str | None = None, text: str | Path | None = None
 ) -> Split:
-    """Return the text to measure a run on, cut into tokens by the run's own tokenizer.
+    """Return the text to evaluate a run on, cut into tokens by the tokenizer of the run.
 
     Args:
       run: the run.
-      corpus: a corpus by name or path; None for the corpus that the run was trained on.
-      split: train, valid or test; None for test, or else valid, or else train.
-      text: a text file, measured whole, in the place of a corpus.
+      corpus: name or path of the corpus; None for the corpus that the run was trained on.
+      split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
+      text: a text file to evaluate as a whole, instead of a corpus.
     Raises:
-      UserError: for a text that does not exist or cannot be encoded.
+      UserError: for a text that does not exist, is empty or cannot be encoded.
     """
     if text is not None:
         found = open_file(text, run.tokenizer)
@@ -108,15 +115,15 @@ def score(
     Args:
       run: the run.
       split: the text.
-      detail: whether to compute ranks and entropies too.
-      scorer: a scorer of the run's model; None to make one.
+      detail: whether to compute ranks and entropies too. Ignored if `scorer` is given.
+      scorer: a scorer of the run's model; None for a new Scorer without a mesh.
     """
     scorer = scorer or Scorer(run.model, detail)
     return scorer.split(run.params, split, run.protocol.rows, run.protocol.last_only)
 
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
-    """Return the figures of `scores`, and how they were counted."""
+    """Return the report of a run on a split whose tokens have been scored (`score`)."""
     ids = split.ids
     if run.protocol.rows:
         ids = np.array([id_ for id_, _ in scored_ids(run, split)])
@@ -136,6 +143,7 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
 
 
 def _protocol(run: Run, tokens: int, unknown: int) -> str:
+    """Return the sentence that says which tokens were counted, and in which context."""
     if run.protocol.last_only:
         counted = f"{tokens:,} tokens, the last of each line alone; state reset at each line"
     elif run.protocol.rows:
@@ -162,8 +170,10 @@ def perplexity(
 
         PP = exp(-1/N Σ_t log P(w_t | w_1 ... w_{t-1}))
 
-    `float(report)` is the number, and `print(report)` says how it was counted. Every token is
-    scored once, `<eos>` and the first word included. The sum is taken in float64, and the number
+    `float(report)` is the number, and `print(report)` says how it was counted. A run that reads a
+    stream scores every token once, `<eos>` and the first word included. A run that reads rows
+    scores each line on its own: without a start token the first word of a line is not scored, and
+    with positions "last" only the last word is scored. The sum is taken in float64, and the number
     depends neither on batch size nor on chunk length.
 
     Example:
@@ -175,11 +185,13 @@ def perplexity(
 
     Args:
       run: the run.
-      split: a Split; or train, valid or test; None for test, or else valid, or else train.
-      corpus: a corpus by name or path; None for the corpus that the run was trained on.
-      text: a text file, measured whole, in the place of a corpus.
+      split: a Split, or "train", "valid" or "test"; None for the first of test, valid and train
+        that exists. With a Split, `corpus` and `text` are ignored.
+      corpus: name or path of the corpus; None for the corpus that the run was trained on.
+      text: a text file to evaluate as a whole, instead of a corpus.
     Raises:
-      UserError: for a text that does not exist, or that the run's vocabulary cannot encode.
+      UserError: for a text that does not exist, is empty, or has a token that the vocabulary of the
+        run lacks, if there is no `<unk>`.
     """
     if not isinstance(split, Split):
         split = open_split(run, corpus, split, text)
@@ -200,8 +212,8 @@ def scored_ids(run: Run, split: Split) -> Iterator[tuple[int, str]]:
 def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
     """Write a tab-separated table: token, log-probability, surprisal, rank and entropy.
 
-    The log-probability is natural; surprisal and entropy are in bits. White space in a token is
-    written as a JSON escape, so that each line is one token.
+    The log-probability is natural; surprisal and entropy are in bits. A token that is white space
+    or has a tab is written with Python's escapes, such as \\n, so that each line is one token.
 
     Args:
       run: the run.

@@ -33,7 +33,8 @@ class TokenScores(NamedTuple):
 
     Attributes:
       log_prob: natural log-probability of each token given the tokens before it.
-      rank: rank of the token among all tokens, 1 for the most probable; None without `detail`.
+      rank: rank of the token in the vocabulary by its probability, 1 for the most probable; None
+        without `detail`.
       entropy: entropy in nats of the distribution that the token was predicted with; None without
         `detail`.
     """
@@ -67,7 +68,7 @@ class Scorer:
     ) -> TokenScores:
         """Return the scores of all tokens of one stream.
 
-        The model's start token precedes the first token.
+        The start token (`filler_id` of the model) precedes the first token.
 
         Args:
           params: parameters of the model.
@@ -102,6 +103,7 @@ class Scorer:
     def _scores(
         self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, carry: Carry
     ) -> tuple[tuple[Any, ...], Carry]:
+        """Return `token_scores` of the model, on the mesh if there is a mesh; and the carry."""
         if self.mesh is None:
             return self.model.token_scores(params, inputs_BT, targets_BT, carry, self.detail)
         import jax
@@ -180,7 +182,7 @@ class Scorer:
         Args:
           params: parameters of the model.
           split: the text, as token ids and as lines.
-          rows: whether each line is a row of its own; if not, the whole text is one stream.
+          rows: whether each line is a row of its own; if False, the whole text is one stream.
           last_only: with `rows`, whether to score only the last token of each line.
         """
         if not rows:

@@ -15,7 +15,9 @@ ARPA = "arpa"
 
 
 def export_arpa(run: Run, path: str | Path) -> None:
-    """Write an n-gram run as an ARPA file, which KenLM and SRILM read; gzip if it ends in .gz.
+    """Write an n-gram run as an ARPA file, which KenLM and SRILM read.
+
+    The file is compressed by gzip if its name ends in .gz.
 
     Raises:
       UserError: for a run of another model, and if the file cannot be written.
@@ -35,14 +37,15 @@ def export_arpa(run: Run, path: str | Path) -> None:
 
 
 def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
-    """Return an ARPA file as a run, which is kept in `folder` if one is given.
+    """Return the model of an ARPA file as a run, and save the run in `folder` unless it is None.
 
     An ARPA file does not say how text is cut into tokens. The run reads words between white space,
-    and every line ends in `<eos>` if the file has `</s>`. Words that the file does not list become
-    `<unk>` if the file has it.
+    and every line ends in `<eos>` if the file has `</s>` or `<eos>`. Words that the file does not
+    list become `<unk>` if the file has `<unk>`.
 
     Raises:
-      UserError: for a bad file (its line, and what is wrong), and for a folder that holds a run.
+      UserError: for a file that is not in the format (the message names the line), and for a folder
+        that holds a run.
     """
     arpa = read_arpa(Path(path))
     has_eos = EOS in arpa.tokens

@@ -62,9 +62,9 @@ class Lines:
 
         Args:
           marker: a line such as \\2-grams:.
-          if_n_gram: what to say first in the error if the line is an n-gram.
+          if_n_gram: beginning of the error message if the line is an n-gram instead.
         Raises:
-          UserError: if the next line is another one.
+          UserError: if the next line that is not blank is another line.
         """
         line = self.next()
         if line is None:
@@ -96,7 +96,9 @@ class Section(NamedTuple):
 
 
 def read_sections(lines: Lines, index: dict[bytes, int]) -> list[Section]:
-    """Return the sections of orders 1 ... n. `index` receives each word and its place.
+    """Return the sections of orders 1 ... n.
+
+    `index` is empty. It is filled with each word and its place among the 1-grams.
 
     Raises:
       UserError: if a line is not in the format.
@@ -125,7 +127,7 @@ def _check_unique(lines: Lines, unigrams: Section, words: list[bytes]) -> None:
 
 
 def _read_header(lines: Lines) -> list[int]:
-    """Read up to the line \\1-grams: and return the number of n-grams of each order."""
+    """Read the lines up to \\1-grams: and return the number of n-grams of each order."""
     line = lines.next()
     if line is None:
         lines.fail(1, "the file is empty: expected an ARPA file")
@@ -152,7 +154,7 @@ def _read_header(lines: Lines) -> list[int]:
 
 
 def _read_section(lines: Lines, order: int, count: int, index: dict[bytes, int]) -> Section:
-    """Read `count` n-grams of `order`. `index` receives the words of the 1-grams.
+    """Read `count` n-grams of `order`. If `order` is 1, their words are added to `index`.
 
     Raises:
       UserError: if a line is not in the format.

@@ -1,4 +1,4 @@
-"""Files that are plain or compressed by gzip, and that are complete or absent."""
+"""Read and write files that are plain or compressed by gzip. No file is left half written."""
 
 import contextlib
 import gzip
@@ -11,7 +11,7 @@ from jaxlm.errors import UserError
 
 @contextlib.contextmanager
 def open_maybe_gzip(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading, plain or compressed by gzip, as its first bytes tell."""
+    """Open a file for reading. Decompress it if it begins like gzip data."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
         if file.peek(2)[:2] == b"\x1f\x8b":

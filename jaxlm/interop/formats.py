@@ -67,7 +67,7 @@ def write_run(run: Run, path: str | Path, format: str | None = None) -> None:
 
 
 def read_run(path: str | Path, folder: str | Path | None = None, format: str | None = None) -> Run:
-    """Return a file as a run, in the format that the end of the file's name or `format` chooses.
+    """Read a file as a run, in the format that the end of the file's name or `format` chooses.
 
     Args:
       path: the file.

@@ -1,7 +1,8 @@
 """N-gram models: counting, smoothing, and the tables of a back-off model. NumPy only; no module
 of this folder imports JAX.
 
-The id of an n-gram is its place among the sorted keys of its order:
+The order of an n-gram is its number of words. The id of a single word is the word id. The id of a
+longer n-gram is its place among the sorted keys of its order:
 
     key(h w) = id(h) · (V + 1) + w        h: the n-gram without its last word w
 

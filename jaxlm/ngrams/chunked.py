@@ -13,7 +13,7 @@ _CHUNKS_BETWEEN_DROPS = 4
 def chunked(length: int, *arrays: np.ndarray) -> Iterator[slice]:
     """Yield slices of at most CHUNK items that cover range(length), in order.
 
-    After every fourth slice and at the end, the memory-mapped ones among `arrays` are dropped from
+    After every fourth slice and at the end, the pages of memory-mapped `arrays` are removed from
     memory (`drop_from_memory`).
 
     Example:

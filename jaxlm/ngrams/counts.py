@@ -16,9 +16,10 @@ class OrderCounts(NamedTuple):
     Attributes:
       keys: int64 [N]. For order 1 every id, 0 ... V.
       counts: int32 or int64 [N].
-      suffixes: int32 or int64 [N], the id of each n-gram without its first word. Empty for order 1.
-      at_line_start: the first id of an n-gram that begins at the start of a line. All larger ids
-        begin there too, because the start of a line has the largest word id, V.
+      suffixes: int32 or int64 [N], for each n-gram the id of its last n - 1 words, which are an
+        n-gram of the next lower order. Empty for order 1.
+      at_line_start: the smallest id of an n-gram that begins at the start of a line. N-grams with
+        larger ids begin there too, because the start of a line has the largest word id, V.
     """
 
     keys: np.ndarray
@@ -32,7 +33,7 @@ class OrderCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """The n-grams of orders 1 ... n in a text with `vocab_size` different words."""
+    """The n-grams of orders 1 ... n in a text with the word ids 0 ... `vocab_size` - 1."""
 
     vocab_size: int
     orders: tuple[OrderCounts, ...]
@@ -41,8 +42,8 @@ class Counts:
 class Sequences(NamedTuple):
     """A text of T words, and the token before each word.
 
-    The token before the first word of a line is V, the start of a line, so that no context
-    reaches over it. Blocks of a text in a file are read one at a time.
+    The token before the first word of a line is V, the start of a line, and no context reaches
+    back further. Blocks of a text in a file are read one at a time.
 
     Attributes:
       words: word ids, int [T].
@@ -77,7 +78,7 @@ class Sequences(NamedTuple):
 
     @classmethod
     def stream(cls, ids: np.ndarray, start_id: int) -> "Sequences":
-        """Return a text as one long line: contexts reach over line ends. `start_id` precedes it."""
+        """Return a text as one long line after `start_id`: contexts reach over line ends."""
         return cls(ids, lambda start, stop: _previous(ids, start, stop, start_id))
 
     @classmethod
@@ -89,7 +90,7 @@ class Sequences(NamedTuple):
 
 
 def _previous(ids: np.ndarray, start: int, stop: int, first: int) -> np.ndarray:
-    """Return ids[start - 1 : stop - 1] as int32; `first` precedes the text."""
+    """Return ids[start - 1 : stop - 1] as int32. The token before ids[0] is `first`."""
     previous = np.empty(stop - start, np.int32)
     if start == 0:
         previous[:1], previous[1:] = first, ids[: max(stop - 1, 0)]
@@ -102,7 +103,7 @@ def count_ngrams(text: Sequences, order: int, vocab_size: int) -> Counts:
     """Count every n-gram of 1 ... `order` words in memory.
 
     The prefix of the n-gram that ends at a position is the shorter n-gram that ends at the previous
-    position. So each order costs one sort, whatever its length.
+    position. So each order costs one sort of int64 keys, however long its n-grams are.
 
     Example:
       >>> ids, eos = np.array([0, 1, 2, 0, 1, 2]), 2
@@ -114,7 +115,7 @@ def count_ngrams(text: Sequences, order: int, vocab_size: int) -> Counts:
       [2, 2, 2]
 
     Raises:
-      SettingError: if no line has `order` words.
+      SettingError: if no line has `order` tokens, its start included.
     """
     base = vocab_size + 1
     dtype = np.int32 if len(text.words) < 1 << 31 else np.int64
@@ -143,16 +144,17 @@ def _count_order(
     shorter_at_line_start: int,
     base: int,
 ) -> tuple[OrderCounts, np.ndarray]:
-    """Count the n-grams of one order.
+    """Count the n-grams of one order n.
 
     Args:
       words: word ids, int [T].
-      context_ids: the id of the n-gram before each word, [T]; NOTHING where there is none.
-      shorter_ids: the id of the n-gram that ends at each word and is one word shorter, [T].
-      shorter_at_line_start: `at_line_start` of that shorter order.
+      context_ids: ids of the (n-1)-grams that end before each word, [T]; NOTHING where the line has
+        too few words before it.
+      shorter_ids: ids of the (n-1)-grams that end at each word, [T].
+      shorter_at_line_start: `at_line_start` of order n - 1.
       base: V + 1.
     Returns:
-      The counts, and the id of the n-gram that ends at each word, [T].
+      The counts, and the ids of the n-grams that end at each word, [T].
     """
     places = np.flatnonzero(context_ids >= 0)
     keys = context_ids[places].astype(np.int64)
@@ -174,7 +176,7 @@ def _count_order(
 
 
 def check_order(text: Sequences, order: int, vocab_size: int) -> None:
-    """Raise SettingError if no line has `order` words. No n-gram is counted."""
+    """Raise SettingError if no line has `order` tokens, its start included. Count no n-gram."""
     block, longest, length = 1 << 20, 0, 1
     for start in range(0, len(text.words), block):
         previous = text.previous_in(start, min(start + block, len(text.words)))
@@ -191,7 +193,7 @@ def check_order(text: Sequences, order: int, vocab_size: int) -> None:
 
 
 def order_error(order: int, longest: int) -> UserError:
-    """Return the error for an `order` above the length of the longest line."""
+    """Return the error for an `order` above `longest`, the tokens of the longest line."""
     return SettingError(
         "order",
         order,

@@ -60,8 +60,8 @@ def bytes_needed(tokens: int, order: int, vocab_size: int) -> int:
     """Return an upper bound of the bytes that counting in memory and any smoothing take.
 
     A text of T words has at most T n-grams of an order. Each n-gram keeps a key, a count, a suffix,
-    a probability and a backoff. The sort of an order needs for each word of the text four ids, a
-    place, a key and its rank.
+    a probability and a backoff. To sort the keys of an order takes, for each word of the text, four
+    ids and 40 bytes: keys, positions, and the permutation that sorts the keys.
     """
     id_bytes = 4 if tokens < 1 << 31 else 8
     ngrams = sum(min(tokens, (vocab_size + 1) ** n) for n in range(1, order + 1))
@@ -91,9 +91,10 @@ def count_within(
       scratch: folder for all other arrays. The caller removes it after smoothing.
       engine: a name in ENGINES.
     Returns:
-      The counts, and the `Allocate` that a smoothing needs to stay within the limit too.
+      The counts, and the `Allocate` (`jaxlm.ngrams.tables`) with which a smoothing stays within the
+      limit too.
     Raises:
-      SettingError: if no line has `order` words.
+      SettingError: if no line has `order` tokens, its start included.
       UserError: if the engine is unknown or not installed, or needs more memory.
       OSError: if the disk is full.
     """
@@ -212,7 +213,7 @@ def count_windows(
       engine: runs the queries.
       block: rows in memory at a time (None: as `memory` allows).
     Raises:
-      SettingError: if no line has `order` words.
+      SettingError: if no line has `order` tokens, its start included.
       UserError: if the engine is not installed, or needs more memory.
       OSError: if the disk is full.
     """

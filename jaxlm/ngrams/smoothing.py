@@ -1,7 +1,8 @@
 """Smoothing: from counts of n-grams to the probabilities of a back-off model.
 
-a(h w) is the count that a smoothing works with: the number of occurrences of h w or, for Kneser-Ney
-below the top order, the number of different words that occur before it. a(h) = Σ_w a(h w).
+h is a context, w the next word, and h' is h without its first word. a(h w) is the count that a
+smoothing works with: the number of occurrences of h w or, for Kneser-Ney below the top order, the
+number of different words that occur before h w. a(h) = Σ_w a(h w).
 
 A new smoothing is one function and one line in SMOOTHINGS.
 """
@@ -26,7 +27,8 @@ class Estimate:
 
     Attributes:
       tables: the back-off model.
-      discounts: for each order its discounts; empty for a smoothing without discounts.
+      discounts: the discounts of each order, from order 1 on; empty for a smoothing without
+        discounts.
       notes: sentences that a report should print.
     """
 
@@ -36,7 +38,7 @@ class Estimate:
 
 
 class SmoothingRule(NamedTuple):
-    """The formulas of an interpolated smoothing for one order.
+    """The formulas of an interpolated smoothing for one order: see `_interpolated`.
 
     Attributes:
       numerator: numerator(ids, counts) returns n(h w) for the n-grams `ids`, from a(h w).
@@ -133,7 +135,19 @@ def _context_sums(
     base: int,
     allocate: Allocate,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return d(h) and backoff(h) of every context h; backoff(h) = 1 where no word follows h."""
+    """Return d(h) and backoff(h) of every context h of an order.
+
+    Where no word follows h, d(h) = 1 and backoff(h) = 1.
+
+    Args:
+      own: the n-grams of the order.
+      order: their number of words.
+      a: their counts a(h w).
+      rule: the formulas of n and extra.
+      contexts: the number of contexts h.
+      base: V + 1.
+      allocate: allocates the arrays.
+    """
     total = allocate(f"denominators-{order}", contexts, np.float64)
     backoff = allocate(f"backoffs-{order - 1}", contexts, np.float64)
     types = allocate(f"types-{order}", contexts, np.int32)
@@ -154,6 +168,7 @@ def _context_sums(
 
 
 def _no_extra(totals: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Return zeros: the `extra` of a smoothing whose denominator is a(h)."""
     return np.zeros_like(totals)
 
 
@@ -166,7 +181,7 @@ def _kneser_ney(
       counts: the counts of the text.
       allocate: allocates the arrays.
       discounts_of: discounts_of(t) returns the discounts of the counts 1, 2, ... from the counts
-        of counts t. The last discount applies to all larger counts too.
+        of counts t (`counts_of_counts`). The last discount applies to all larger counts too.
     """
     discounts: list[tuple[float, ...]] = []
     replaced: dict[int, tuple[float, ...]] = {}
@@ -216,10 +231,10 @@ def modified_kneser_ney(
 
         n(h w) = a - D(a)      D_i = i - (i + 1) Y t_{i+1} / t_i      Y = t_1 / (t_1 + 2 t_2)
 
-    There is a D_i for the counts i = 1, 2, and 3 or more, and each order has its own t. If a D_i is
-    undefined or outside of [0, i], the order uses 0.5, 1, 1.5, and a note says so. KenLM's lmplz
-    counts the last word of the vocabulary among the t of order 1 by its raw count. This can change
-    the third decimal of D_3.
+    There is a D_i for the counts i = 1, 2, and 3 or more. t_i is the number of n-grams of the order
+    with a = i (`counts_of_counts`). If a D_i is undefined or outside of [0, i], the order uses 0.5,
+    1, 1.5, and a note says so. In the t of order 1, KenLM's lmplz counts the last word of the
+    vocabulary by its occurrences, not by a. So the third decimal of D_3 can differ from KenLM's.
 
     Args:
       counts: the counts of the text.
@@ -252,7 +267,7 @@ def modified_kneser_ney(
 def kneser_ney(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) -> Estimate:
     """Estimate interpolated Kneser-Ney with one discount per order.
 
-        n(h w) = a - D      D = t_1 / (t_1 + 2 t_2)
+        n(h w) = a - D      D = t_1 / (t_1 + 2 t_2)      t_i: n-grams of the order with a = i
 
     Source: Kneser & Ney 1995; Ney, Essen & Kneser 1994.
     """

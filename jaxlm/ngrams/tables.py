@@ -23,7 +23,8 @@ class Tables:
 
     Attributes:
       vocab_size: V, the number of words.
-      keys: for orders 2 ... n, int64 [number of n-grams], sorted: prefix id · (V + 1) + word.
+      keys: for orders 2 ... n, int64 [number of n-grams], sorted: prefix id · (V + 1) + word
+        (see `jaxlm.ngrams`).
       probabilities: for orders 1 ... n, float64 [number of n-grams].
       backoffs: for orders 1 ... n - 1, float64 [number of n-grams].
 
@@ -81,13 +82,14 @@ class Tables:
         return ids.reshape(wanted.shape)
 
     def contexts(self, seen_BT: np.ndarray) -> list[np.ndarray]:
-        """Return the ids of the contexts that end at each position.
+        """Return the ids of the contexts that end with the word at each position.
 
         Args:
-          seen_BT: word ids, V at the start of a line, and NOTHING before the text.
+          seen_BT: ids of the words that the model reads, V at the start of a line, and NOTHING
+            before the text.
         Returns:
           For each context length 1 ... n - 1, int64 ids [B, T]: NOTHING where the context is not
-          listed or would reach over the start of a line.
+          listed, or would reach back beyond the start of a line or of `seen_BT`.
         """
         ids = [seen_BT.astype(np.int64)]
         inside_BT = (seen_BT >= 0) & (seen_BT < self.vocab_size)
@@ -106,7 +108,8 @@ class Tables:
           contexts: context ids for lengths 1 ... n - 1, each of the shape of `words` (`contexts`).
           words: word ids.
         Returns:
-          The probabilities, float64, and the order of the listed n-gram that each one is from.
+          The probabilities, float64, and for each probability the order of the longest listed
+          n-gram that ends with the word, int64.
         """
         probability = self.probabilities[0][words]
         orders = np.ones(np.shape(words), np.int64)
@@ -126,13 +129,14 @@ class Tables:
         return slice(int(first), int(last))
 
     def distribution(self, contexts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return P(w | contexts) for every word.
+        """Return P(w | contexts) for every word w.
 
         Args:
           contexts: one context id for each length 1 ... n - 1, or fewer at the start of a text.
+            NOTHING stands for a context that is not listed.
         Returns:
-          The probabilities, float64 [V], and the order of the listed n-gram that each one is from,
-          int64 [V].
+          The probabilities, float64 [V], and for each probability the order of the longest listed
+          n-gram that ends with w, int64 [V].
         """
         probability_V = np.array(self.probabilities[0][: self.vocab_size], np.float64)
         order_V = np.ones(self.vocab_size, np.int64)
@@ -155,13 +159,16 @@ class Tables:
         return np.hstack([self.words(order - 1, keys // base), (keys % base)[:, None]])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return every array by the name of its file, without .npy."""
+        """Return every array by the name of its file without .npy, such as keys-2."""
         named = {f"keys-{order}": keys for order, keys in enumerate(self.keys, start=2)}
         named |= {f"probabilities-{n}": a for n, a in enumerate(self.probabilities, start=1)}
         return named | {f"backoffs-{n}": a for n, a in enumerate(self.backoffs, start=1)}
 
     def save(self, folder: Path) -> None:
-        """Write each array to a .npy file of `folder`; only flush an array that maps this file."""
+        """Write each array to a .npy file of `folder`.
+
+        An array that `in_folder(folder)` allocated is only flushed.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays().items():
             path = folder / f"{name}.npy"
@@ -189,7 +196,7 @@ class Tables:
 
 
 def in_memory(name: str, length: int, dtype: type) -> np.ndarray:
-    """Return an array of zeros in memory."""
+    """Return an array of zeros in memory: an `Allocate`. `name` is ignored."""
     return np.zeros(length, dtype)
 
 

@@ -1,14 +1,18 @@
 """Recipes: settings by name, from papers, from the lecture, or tuned for this library.
 
+The lecture is a first lesson on language models, with a text of three sentences (the corpus "toy").
+
 A recipe is a plain dict:
 
     settings    values of settings by name. A setting that the chosen model does not have is
                 ignored, so the recipe of the lecture serves all its models.
     paper       the source of the settings, and how they were adapted
     published   the perplexities of the source: {"valid": ..., "test": ...}; {} if there are none
-    expected    the range of our perplexity by split; {} until the recipe has been run
-    measured    our perplexity by split, with "hardware", "minutes" and "seeds"; {} until the recipe
-                has been run to its end. A recipe states no number that was not measured.
+    expected    by split, the lowest and the highest perplexity that a run of jaxlm should have; {}
+                until the recipe has been run
+    measured    the perplexity of jaxlm by split, with "hardware", "minutes" and "seeds" (number of
+                runs); {} until the recipe has been run to its end. A recipe states no number that
+                was not measured.
 
 Some papers sum the loss over the time steps and average it over the batch (Zaremba et al. 2014).
 jaxlm averages the loss over tokens. So the learning rates of these papers are multiplied by `bptt`,

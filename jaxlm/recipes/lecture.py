@@ -1,4 +1,4 @@
-"""Recipes of the lecture: three sentences, which the models learn by heart."""
+"""Recipes of the lecture (`jaxlm.recipes`): three sentences, which the models learn by heart."""
 
 from typing import Any
 

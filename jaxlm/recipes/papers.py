@@ -4,7 +4,11 @@ from jaxlm.recipes.table import Recipe, not_yet_run
 
 
 def _zaremba(size: int, init_scale: float, bptt: int, clip: float, dropout: float) -> Recipe:
-    """Return the settings that the models of Zaremba et al. share. `bptt` scales rate and clip."""
+    """Return the settings that the models of Zaremba et al. share.
+
+    The learning rate is the paper's 1.0 times `bptt`. `clip` is the threshold of the paper, and is
+    divided by `bptt` (see `jaxlm.recipes`).
+    """
     return {
         "model": "lstm",
         "corpus": "ptb",

@@ -18,16 +18,18 @@ from jaxlm.ops.machine import deterministic_options, jit_with
 # are from the authors' published code.
 EPSILON = 0.002
 ROWS = 100
-# Largest number of training gradients to compute. They are spread evenly over the training text.
+# Number of training gradients to compute. Fewer than twice this number are computed, spread evenly
+# over the training text.
 BATCHES = 200
 
 
 class UpdateRule(NamedTuple):
-    """One step of dynamic evaluation, for one array of parameters.
+    """One step of dynamic evaluation, for one array θ of parameters.
 
     Attributes:
-      update: (θ, θ_trained, gradient, rms, mean_rms, lr, decay) -> the new θ.
-      needs_rms: whether `update` uses `rms`, the root mean squares of the training gradients.
+      update: (θ, θ_trained, gradient, rms, mean_rms, lr, decay) -> the new θ. `RuleArguments`
+        describes the last four arguments.
+      needs_rms: whether `update` uses `rms` and `mean_rms`.
     """
 
     update: Callable[..., jax.Array]
@@ -37,12 +39,14 @@ class UpdateRule(NamedTuple):
 def _sgd(
     theta: Any, trained: Any, gradient: Any, rms: Any, mean_rms: Any, lr: Any, decay: Any
 ) -> jax.Array:
+    """Return θ - η ∇L + λ (θ_g - θ)."""
     return theta - lr * gradient + decay * (trained - theta)
 
 
 def _rms(
     theta: Any, trained: Any, gradient: Any, rms: Any, mean_rms: Any, lr: Any, decay: Any
 ) -> jax.Array:
+    """Return θ - η ∇L / (√MS + ε) + min(λ √MS / mean √MS, 1) ⊙ (θ_g - θ)."""
     # A decay of more than 1 would move a parameter past its trained value.
     decay_per_parameter = jnp.minimum(decay * rms / mean_rms, 1.0)
     step = lr * gradient / (rms + EPSILON)
@@ -50,13 +54,12 @@ def _rms(
 
 
 UPDATE_RULES: dict[str, UpdateRule] = {
-    # θ ← θ - η ∇L + λ (θ_g - θ)
     "sgd": UpdateRule(_sgd, False),
-    # θ ← θ - η ∇L / (√MS + ε) + λ (√MS / mean √MS) ⊙ (θ_g - θ), with MS of the training text
     "rms": UpdateRule(_rms, True),
 }
-"""Update rules by name. L is the mean nll of a segment, θ_g are the trained parameters, MS is the
-mean square of a training gradient. Source: Krause et al. 2018, sections 4.1 and 4.2.
+"""Update rules by name. In their equations L is the mean nll of a segment, θ_g are the trained
+parameters, and MS is the mean square of the gradients on the training text. Source: Krause et al.
+2018, sections 4.1 and 4.2.
 """
 
 
@@ -103,7 +106,9 @@ def training_rms(
 ) -> tuple[Any, Any]:
     """Return the root mean squares √MS of the training gradients.
 
-    Each gradient is that of the mean nll over ROWS sequences of `segment_length` tokens.
+    A training gradient is the gradient of the mean nll over ROWS sequences of `segment_length`
+    tokens, or over fewer sequences if the text is short. Fewer than 2 · BATCHES gradients are
+    computed. The result is 0 if the text has `segment_length` tokens or fewer.
 
     Args:
       model: the neural model.
@@ -111,8 +116,8 @@ def training_rms(
       ids: token ids of the training text, integers [number of tokens].
       segment_length: tokens in a segment.
     Returns:
-      √MS of every parameter, a tree like `params`; and the mean over the arrays of the mean of each
-      array, a scalar.
+      rms: √MS of every parameter, a tree like `params`.
+      mean_rms: mean over the arrays of the mean of each array in `rms`, a scalar.
     """
     rows = max(1, min(ROWS, len(ids) // (2 * segment_length)))
     length = len(ids) // rows

@@ -1,7 +1,8 @@
 """Read a text once, segment by segment, with all kinds of adaptation, and score every token.
 
-In this file the axis W stands for the states in the cache, S for the segments of one dispatch, K
-for temperatures, J for flatnesses, and R for the rows of a batch, a row for each dropout mask.
+In this file the axis W stands for the states in the cache, S for the segments of one call of the
+compiled function, K for temperatures, J for flatnesses, and R for the rows of a batch, a row for
+each dropout mask. T is the tokens of the text, or of a segment.
 """
 
 import functools
@@ -36,9 +37,14 @@ class LogProbs(NamedTuple):
     cache_JT: np.ndarray
 
     def with_cache(self, temperature: int, flatness: int) -> np.ndarray:
-        """Return the log-probabilities by the model and by the cache, [2, T], for two indices.
+        """Return the log-probabilities by the model and by the cache, [2, T].
 
-        Before the first token the cache is empty. There its log-probability is the model's.
+        Before the first token the cache is empty. There the log-probability by the model serves as
+        the log-probability by the cache.
+
+        Args:
+          temperature: index of the temperature, on the axis K.
+          flatness: index of the flatness, on the axis J.
         """
         model_T = self.model_KT[temperature]
         cache_T = np.concatenate([model_T[:1], self.cache_JT[flatness, 1:]])
@@ -60,7 +66,7 @@ class ReadingOptions(NamedTuple):
 
 
 class _Cache(NamedTuple):
-    """The last W states, and the word that followed each state; the newest state is last.
+    """The last W states, and the id of the word that followed each state; the newest is last.
 
     While the cache is not full, only the last `filled` entries are valid.
     """
@@ -71,7 +77,7 @@ class _Cache(NamedTuple):
 
 
 class _State(NamedTuple):
-    """State that goes from one segment to the next."""
+    """State that goes from one segment to the next. `key` is the key of the dropout masks."""
 
     params: Params
     carry: Carry
@@ -115,7 +121,7 @@ def read(
     state = _State(params, carry, empty, jax.random.key(seed))
     temperatures_K = jnp.asarray(temperatures, jnp.float32)
     flatnesses_J = jnp.asarray(flatnesses, jnp.float32)
-    # Several short segments run in one dispatch.
+    # Several short segments run in one call of the compiled function.
     segments = max(1, CHUNK // segment_length)
     chunks = []
     for start in range(0, len(targets), segments * segment_length):
@@ -146,6 +152,7 @@ def read(
 def _empty_cache(
     model: NeuralModel, params: Params, carry: Carry, options: ReadingOptions
 ) -> _Cache:
+    """Return a cache of `options.cache` states in which no state is valid yet."""
     tokens_RT = jnp.zeros((max(1, options.samples), 1), jnp.int32)
     hidden_RTF, _ = jax.eval_shape(lambda: model.apply({"params": params}, tokens_RT, carry))
     states_WF = jnp.zeros((options.cache, hidden_RTF.shape[-1]), jnp.float32)
@@ -164,10 +171,13 @@ def _segments(
     model: NeuralModel,
     options: ReadingOptions,
 ) -> tuple[tuple[jax.Array, jax.Array], _State]:
-    """Return log P of the targets, [K, S · T] and [J, S · T], and the state after the segments."""
+    """Return log P of the targets, and the state after the segments.
 
-    def read_segment(state: _State, texts: tuple[jax.Array, jax.Array]) -> tuple[_State, Any]:
-        inputs_T, targets_T = texts
+    log P has two parts: by the model, [K, S · T], and by the cache, [J, S · T].
+    """
+
+    def read_segment(state: _State, segment: tuple[jax.Array, jax.Array]) -> tuple[_State, Any]:
+        inputs_T, targets_T = segment
 
         def mean_nll(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Carry]]:
             logits_TV, states_TF, carry = _forward(
@@ -204,7 +214,10 @@ def _segments(
 
 
 def _joined(log_probs_SKT: jax.Array) -> jax.Array:
-    """Return the log-probabilities of all segments one after the other, [K, S · T]."""
+    """Return the log-probabilities of all segments one after the other, [K, S · T].
+
+    The axis K is of any kind: temperatures or flatnesses.
+    """
     return log_probs_SKT.swapaxes(0, 1).reshape(log_probs_SKT.shape[1], -1)
 
 

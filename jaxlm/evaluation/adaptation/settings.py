@@ -14,6 +14,11 @@ class Adaptation:
     """Settings of a run that adapts to the text that it reads.
 
         P(w | h) = (1 - λ) softmax(y / τ)_w + λ P_cache(w | h)
+        P_cache(w | h_t) = Σ_i [w_{i+1} = w] exp(θ h_t·h_i) / Σ_i exp(θ h_t·h_i)
+
+    The sums run over the last `cache` positions i before t. The word w_{i+1} followed the hidden
+    state h_i (Grave, Joulin & Usunier 2017). Before the first token, the cache is empty, and the
+    model alone predicts.
 
     With a rule of dynamic evaluation, the parameters take a step after every `dynamic_steps`
     tokens. Every token is scored before its gradient is used.
@@ -30,17 +35,18 @@ class Adaptation:
     Attributes:
       temperature: τ, divides the logits y.
       cache: number of hidden states that the continuous cache keeps, 0 for no cache.
-      flatness: θ of the cache: how much more a state counts that is similar to the present state.
-      share: λ, weight of the cache.
+      flatness: θ, at least 0. A larger θ gives more weight to states that are similar to h_t.
+      share: λ, weight of the cache, at least 0 and below 1.
       dynamic: rule of dynamic evaluation, "sgd" or "rms"; "none" leaves the parameters as trained.
-      dynamic_lr: learning rate η of the rule.
-      dynamic_decay: decay rate λ of the rule, with which it pulls the parameters back to the
-        trained parameters.
+      dynamic_lr: learning rate of the rule.
+      dynamic_decay: decay rate of the rule, from 0 to 1: in a step, the parameters move back to the
+        trained parameters by about this share of the difference.
       dynamic_steps: number of tokens from one step of the rule to the next.
       samples: number of dropout masks over which the probabilities are averaged (MC dropout: Gal &
         Ghahramani 2016), 0 for no dropout.
       seed: seed of the dropout masks.
-      tuned_on: text in which the library notes which settings were tuned, and on which tokens.
+      tuned_on: phrase for the report that says which tokens the settings were tuned on. Tuning
+        writes this phrase; leave it empty.
     """
 
     temperature: float | None = 1.0

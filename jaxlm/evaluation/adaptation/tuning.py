@@ -1,4 +1,4 @@
-"""Evaluate a run with an adaptation, and tune its open settings on the validation split."""
+"""Evaluate a run with an adaptation. Tune the settings that are None on the validation split."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -86,7 +86,7 @@ class AdaptiveEvaluator:
         self._training_rms: dict[tuple[bool, int], Any] = {}
 
     def tune(self, adaptation: Adaptation) -> Adaptation:
-        """Return the adaptation with its open settings tuned on the validation split.
+        """Return the adaptation with the settings that are None tuned on the validation split.
 
         Raises:
           SettingError: for a value that is not possible.
@@ -112,7 +112,10 @@ class AdaptiveEvaluator:
         return _tune_distribution(self, adaptation, valid)
 
     def log_probs(self, adaptation: Adaptation, split: Split) -> np.ndarray:
-        """Return the log-probability of every token of a split, [T], with a tuned adaptation."""
+        """Return the log-probability of every token of a split, [T].
+
+        No setting of `adaptation` that it uses is None: see `tune`.
+        """
         assert adaptation.temperature is not None
         temperatures, flatnesses = [adaptation.temperature], [adaptation.flatness or 0.0]
         log_probs = self.read(adaptation, split.ids, temperatures, flatnesses)
@@ -122,7 +125,7 @@ class AdaptiveEvaluator:
         return interpolated(log_probs.with_cache(0, 0), [1 - share, share])
 
     def report(self, adaptation: Adaptation, split: Split, log_probs_T: np.ndarray) -> Report:
-        """Return the report of log-probabilities, with the adaptation in its protocol."""
+        """Return the report of `log_probs_T`, with the adaptation in its protocol."""
         plain = report(self.run, split, TokenScores(log_probs_T))
         protocol = f"{plain.protocol} {adaptation}."
         return replace(plain, run=f"{self.run.name}, adapted", protocol=protocol)
@@ -166,6 +169,7 @@ class AdaptiveEvaluator:
         )
 
     def _rms(self, needed: bool, segment_length: int) -> Any:
+        """Return `training_rms`, computed once; if it is not `needed`, return `unused_rms`."""
         key = needed, segment_length
         if key not in self._training_rms:
             model, params = self.run.model, self.run.params
@@ -179,7 +183,11 @@ class AdaptiveEvaluator:
 
 
 def _tune_rule(evaluator: AdaptiveEvaluator, adaptation: Adaptation, ids: np.ndarray) -> Adaptation:
-    """Return the adaptation with the rate, and then the decay, that make `ids` most probable."""
+    """Return the adaptation with the best rate and decay of the rule.
+
+    First the rate and then the decay is chosen that makes `ids` most probable, without the cache
+    and at temperature 1. A rate or decay that is not None is kept.
+    """
     rule, untempered = adaptation.dynamic, replace(adaptation, temperature=1.0)
 
     def best(candidates: Sequence[Adaptation]) -> Adaptation:
