@@ -1,9 +1,10 @@
-"""Run by test_sharding.py in a process of its own: a model trained on one device and on meshes.
+"""Run by test_sharding.py in a process of its own: models trained on one device and on meshes.
 
-    python tests/on_devices.py cpu lstm regularised data=2 data=4,model=2
+    python tests/on_devices.py '[["cpu", "lstm", "regularised", ["data=2", "data=4,model=2"]]]'
 
-prints a JSON object: mesh -> [largest relative difference of a loss, of a parameter]. On the meshes
-it is compiled as for the machine that is named first.
+prints a line of JSON for each mesh of each case: the case with the mesh, and [largest relative
+difference of a loss, of a parameter]. On the meshes a model is compiled as for the machine that is
+named first.
 """
 
 import json
@@ -49,14 +50,13 @@ def trained(model, mesh):
     return jax.tree.map(np.asarray, state), np.asarray(metrics.nll_K)
 
 
-def main(machine, name, variant, *meshes):
+def compare(machine, name, variant, meshes):
     known = MODELS[name].settings
     sizes = {size: value for size, value in SIZES.items() if size in known}
     model = make_model(name, sizes | VARIANTS[variant], V, V - 1)
     expected, losses = trained(model, None)
     # The same batch and carry, but other parameters.
     assert abs(losses[10] - losses[0]) > 1e-3 * losses[0]
-    found = {}
     for mesh in meshes:
         with compiling_for(machine):
             state, other = trained(model, make_mesh(parse_mesh(mesh)))
@@ -66,8 +66,9 @@ def main(machine, name, variant, *meshes):
             (expected.params, expected.opt_state[1:3]),
         )
         largest = max(jax.tree.leaves(apart))
-        found[mesh] = [float(np.max(np.abs(other - losses) / losses)), largest]
-    print(json.dumps(found))
+        loss = float(np.max(np.abs(other - losses) / losses))
+        print(json.dumps([[machine, name, variant, mesh], [loss, largest]]), flush=True)
 
 
-main(*sys.argv[1:])
+for case in json.loads(sys.argv[1]):
+    compare(*case)

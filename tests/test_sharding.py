@@ -1,5 +1,6 @@
 """Training on a mesh equals training on one device; impossible meshes raise errors."""
 
+import functools
 import json
 import os
 import subprocess
@@ -33,48 +34,66 @@ WIRED = [
     ("nplm", "mixture"),
     ("gru", "adaptive input, tied"),
 ]
-QUICK = ("nplm", "lstm")
 # Models that use the embedding table in all ways. A GPU computes the gradient of a lookup in
 # another way.
 READ = [("modern-nplm", "plain"), ("nplm", "sampled"), ("gru", "adaptive input, tied")]
 
 
-def run(*command, devices=1, **options):
-    settings = {"JAX_NUM_CPU_DEVICES": str(devices)}
-    found = subprocess.run(
+def start(*command, devices=1):
+    return subprocess.run(
         [sys.executable, *map(str, command)],
-        env=os.environ | settings,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
         capture_output=True,
         text=True,
         check=False,
-        **options,
     )
+
+
+def run(*command, devices=1):
+    found = start(*command, devices=devices)
     assert found.returncode == 0, found.stderr[-2000:]
-    return found.stdout
 
 
-@pytest.mark.quick_for("cpu-lstm-plain-meshes1")
-@pytest.mark.parametrize(
-    ("machine", "name", "variant", "meshes"),
-    [("cpu", name, "plain", MESHES[-1:]) for name in QUICK]
-    + [
-        pytest.param(*case, marks=pytest.mark.full)
-        for case in [
-            *(("cpu", name, "plain", MESHES[:-1]) for name in QUICK),
-            *(("cpu", name, "plain", MESHES[-1:]) for name in NEURAL if name not in QUICK),
-            *(("cpu", *wired, MESHES[-1:]) for wired in WIRED),
-            *(("gpu", *read, MESHES[-1:]) for read in READ),
-        ]
+CASES = {
+    "quick": [("cpu", "lstm", "plain", ("data=4,model=2",))],
+    # Two processes, one for each worker of the tests.
+    "full, 1": [
+        *(("cpu", name, "plain", MESHES[-1:]) for name in NEURAL if name not in ("nplm", "lstm")),
+        ("cpu", "nplm", "plain", MESHES),
     ],
-)
-def test_a_mesh_changes_nothing_but_the_order_of_summation(machine, name, variant, meshes):
-    printed = run(HERE / "on_devices.py", machine, name, variant, *meshes)
-    found = json.loads(printed.splitlines()[-1])
-    assert set(found) == set(meshes)
-    for mesh, (losses, parameters) in found.items():
-        assert losses < 2e-6, mesh
-        # Momentum and parameters, relative to the largest element of each array.
-        assert parameters < 2e-5, mesh
+    "full, 2": [
+        *(("cpu", *wired, MESHES[-1:]) for wired in WIRED),
+        *(("gpu", *read, MESHES[-1:]) for read in READ),
+        ("cpu", "lstm", "plain", MESHES[:-1]),
+    ],
+}
+
+
+@functools.cache
+def measured(group):
+    """Return the errors of each case of a group that came to its end, and the end of stderr."""
+    found = start(HERE / "on_devices.py", json.dumps(CASES[group]))
+    lines = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("[")]
+    return {tuple(case): errors for case, errors in lines}, found.stderr[-2000:]
+
+
+def cases_of(group):
+    marks = [pytest.mark.xdist_group(group)]
+    marks += [] if group == "quick" else [pytest.mark.full]
+    for machine, name, variant, meshes in CASES[group]:
+        for mesh in meshes:
+            case = machine, name, variant, mesh
+            yield pytest.param(group, case, id="-".join(case), marks=marks)
+
+
+@pytest.mark.parametrize(("group", "case"), [one for group in CASES for one in cases_of(group)])
+def test_a_mesh_changes_nothing_but_the_order_of_summation(group, case):
+    errors, stderr = measured(group)
+    assert case in errors, stderr
+    losses, parameters = errors[case]
+    assert losses < 2e-6
+    # Momentum and parameters, relative to the largest element of each array.
+    assert parameters < 2e-5
 
 
 @pytest.mark.full
