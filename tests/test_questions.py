@@ -4,6 +4,8 @@ Neural models are tested here in their plain variant. test_laws.py tests the sam
 variants, on the Flax modules, where one compiled program serves all laws.
 """
 
+from typing import ClassVar
+
 import jax
 import numpy as np
 import pytest
@@ -111,6 +113,41 @@ def test_rows_do_not_depend_on_their_neighbours(name, options):
     assert_allclose(together.log_prob, np.concatenate(alone), **CLOSE)
     lasts = Scorer(model).rows(params, inputs, targets, last_only=True)
     assert_allclose(lasts.log_prob, [part[-1] for part in alone], **CLOSE)
+
+
+class RecordingScorer(Scorer):
+    """A Scorer that also records the shape of the tokens of each call of the model."""
+
+    shapes: ClassVar[list[tuple[int, int]]] = []
+
+    def _scores(self, params, inputs_BT, targets_BT, carry):
+        self.shapes.append(inputs_BT.shape)
+        return super()._scores(params, inputs_BT, targets_BT, carry)
+
+
+@every_model
+def test_rows_are_scored_in_chunks_that_fit_in_memory(name, options, monkeypatch):
+    monkeypatch.setattr("jaxlm.models.neural.LOGITS_IN_CHUNK", 4 * 16 * V)
+    monkeypatch.setattr(RecordingScorer, "shapes", [])
+    model, params = build(name, options)
+    rows = [tokens(1, length, seed=length)[0] for length in (100, 3, 9, 1, 20, 5, 17, 2, 4)]
+    inputs = [shifted(row[None])[0] for row in rows]
+    scorer = RecordingScorer(model, detail=True)
+    found = scorer.rows(params, inputs, rows, last_only=False, batch_size=4)
+    padded_inputs_BT, padded_BT = (
+        np.array([np.pad(row, (0, 100 - len(row))) for row in some]) for some in (inputs, rows)
+    )
+    expected, _ = scores(model, params, padded_inputs_BT, padded_BT, detail=True)
+    for part, part_BT in zip(found, expected, strict=True):
+        whole = [part_BT[index, : len(row)] for index, row in enumerate(rows)]
+        assert_allclose(part, np.concatenate(whole), **CLOSE)
+    # Two batches of short rows, and a batch of the row of 100 tokens, which is read in chunks. The
+    # width of an n-gram's chunks is the 20 tokens of the second batch; it has no logits to store.
+    expected_shapes = {"gradient": [(4, 16)] * (1 + 2 + 7), "counting": [(4, 20)] * (1 + 1 + 5)}
+    assert scorer.shapes == expected_shapes[model.trained_by]
+    lasts = scorer.rows(params, inputs, rows, last_only=True, batch_size=4)
+    ends = [len(row) - 1 for row in rows]
+    assert_allclose(lasts.log_prob, expected[0][np.arange(len(rows)), ends], **CLOSE)
 
 
 @every_model

@@ -4,8 +4,9 @@ The numbers do not depend on batch size or chunk length. A text is one stream, c
 carry at the end of a chunk is the initial carry of the next chunk. There are two cases:
 
 - In some models the last `context_size` tokens determine the carry (n-gram, NPLM). Then the stream
-  is cut into segments, which are scored as one batch. Each segment starts from the tokens that
-  precede it in the text.
+  is cut into segments, which are scored as one batch. The first segment starts from the initial
+  carry. Before each other segment, the model reads the `context_size` tokens that precede it in the
+  text; so a segment has at least this many tokens.
 - In recurrent models all earlier tokens matter. Then there is one segment, whatever the batch size:
   to cut the stream would change the numbers.
 """
@@ -77,7 +78,9 @@ class Scorer:
           chunk: tokens per segment in one call of the model; None for as many as fit in memory.
         """
         context = self.model.context_size
-        segments = 1 if context is None else max(1, min(batch_size, len(ids)))
+        segments = 1
+        if context is not None:
+            segments = max(1, min(batch_size, len(ids) // max(1, context)))
         length = math.ceil(len(ids) / segments)
         width = min(length, chunk or max(16, self.model.tokens_in_chunk(self.detail) // segments))
         carry = self._carry_before(params, ids, segments, length)
@@ -122,20 +125,20 @@ class Scorer:
     def _carry_before(self, params: Any, ids: np.ndarray, segments: int, length: int) -> Carry:
         """Return the carry with which each segment of `length` tokens starts.
 
-        It is the initial carry if there is one segment. Otherwise the model reads the
-        `context_size` tokens before the first input of each segment.
+        The first segment starts with the initial carry. For the other segments, the model reads the
+        `context_size` tokens before the first input of the segment.
         """
-        carry = self.model.initial_carry(segments)
         context = self.model.context_size
         if not context or segments == 1:
-            return carry
-        first_input_B1 = np.arange(segments)[:, None] * length - 1
+            return self.model.initial_carry(segments)
+        first_input_B1 = np.arange(1, segments)[:, None] * length - 1
         positions_BN = first_input_B1 - np.arange(context, 0, -1)
         tokens_BN = ids[np.clip(positions_BN, 0, len(ids) - 1)].astype(np.int32)
-        # The start token is at position -1. No token is before it.
+        # The start token is at position -1. No position is before it, because length >= context.
         tokens_BN[positions_BN < 0] = self.model.filler_id
-        tokens_BN[positions_BN < -1] = self.model.nothing_id
-        return self._scores(params, tokens_BN, np.zeros_like(tokens_BN), carry)[1]
+        initial = self.model.initial_carry(segments - 1)
+        read = self._scores(params, tokens_BN, np.zeros_like(tokens_BN), initial)[1]
+        return _joined(self.model.initial_carry(1), read)
 
     def rows(
         self,
@@ -157,22 +160,45 @@ class Scorer:
           last_only: whether to score only the last target of each row.
           batch_size: number of rows that are scored as one batch.
         """
-        width = max(map(len, inputs))
-        row_scores = []
-        for start in range(0, len(inputs), batch_size):
-            rows = range(start, min(start + batch_size, len(inputs)))
-            inputs_BT = np.zeros((min(batch_size, len(inputs)), width), np.int32)
+        # Rows of similar lengths share a batch, so that little padding is scored. All batches are
+        # read in chunks of one width, so that the model is compiled once.
+        lengths = np.array([len(row) for row in inputs])
+        by_length = np.argsort(lengths, kind="stable")
+        rows = min(batch_size, len(inputs))
+        batches = [by_length[start : start + rows] for start in range(0, len(inputs), rows)]
+        typical = max(16, lengths[batches[len(batches) // 2]].max())
+        fits = max(16, self.model.tokens_in_chunk(self.detail) // rows)
+        width = max(1, min(lengths.max(), typical, fits))
+        row_scores: dict[int, list[np.ndarray]] = {}
+        for batch in batches:
+            time = math.ceil(lengths[batch].max() / width) * width
+            inputs_BT = np.zeros((rows, time), np.int32)
             targets_BT = np.zeros_like(inputs_BT)
-            for index, row in enumerate(rows):
-                inputs_BT[index, : len(inputs[row])] = inputs[row]
-                targets_BT[index, : len(inputs[row])] = targets[row]
-            carry = self.model.initial_carry(len(inputs_BT))
-            scores, _ = self._scores(params, inputs_BT, targets_BT, carry)
-            for index, row in enumerate(rows):
-                end = len(inputs[row])
+            for index, row in enumerate(batch):
+                inputs_BT[index, : lengths[row]] = inputs[row]
+                targets_BT[index, : lengths[row]] = targets[row]
+            scores = self._chunks(params, inputs_BT, targets_BT, width)
+            for index, row in enumerate(batch):
+                end = lengths[row]
                 first = end - 1 if last_only else 0
-                row_scores.append([np.asarray(score_BT)[index, first:end] for score_BT in scores])
-        return TokenScores(*(np.concatenate(scores) for scores in zip(*row_scores, strict=True)))
+                row_scores[row] = [score_BT[index, first:end] for score_BT in scores]
+        in_order = [row_scores[row] for row in range(len(inputs))]
+        return TokenScores(*(np.concatenate(scores) for scores in zip(*in_order, strict=True)))
+
+    def _chunks(
+        self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, width: int
+    ) -> list[np.ndarray]:
+        """Return `token_scores` of rows that are read in chunks of `width` tokens, [B, T] each."""
+        carry = self.model.initial_carry(len(inputs_BT))
+        chunks = []
+        for start in range(0, inputs_BT.shape[1], width):
+            end = start + width
+            chunk = inputs_BT[:, start:end], targets_BT[:, start:end]
+            scores, carry = self._scores(params, *chunk, carry)
+            chunks.append(scores)
+        return [
+            np.concatenate(list(map(np.asarray, parts)), 1) for parts in zip(*chunks, strict=True)
+        ]
 
     def split(
         self, params: Any, split: Split, rows: bool = False, last_only: bool = False
@@ -188,3 +214,15 @@ class Scorer:
         if not rows:
             return self.stream(params, split.ids)
         return self.rows(params, *rows_of(split), last_only)
+
+
+def _joined(first: Carry, others: Carry) -> Carry:
+    """Return the carry of the first row and the carry of the other rows as one carry, in NumPy."""
+    if isinstance(others, np.ndarray):
+        # An n-gram does not need JAX.
+        return np.concatenate([first, others])
+    import jax
+
+    return jax.tree.map(
+        lambda *parts: np.concatenate([np.asarray(part) for part in parts]), first, others
+    )

@@ -62,8 +62,8 @@ class LanguageModel(abc.ABC):
     def context_size(self) -> int | None:
         """Number of tokens that the model sees before the last token it reads; None if all.
 
-        These tokens determine the carry with which the last token is read. It is one less than
-        `window`, because `window` contains the last token.
+        These tokens determine the carry with which the last token is read, whatever the carry was
+        before them. It is one less than `window`, because `window` contains the last token.
         """
         return None if self.window is None else max(0, self.window - 1)
 
@@ -71,15 +71,6 @@ class LanguageModel(abc.ABC):
     def filler_id(self) -> int:
         """Id of the token that is read before a text begins: `start_id`, or 0 if there is none."""
         return self.start_id or 0
-
-    @property
-    def nothing_id(self) -> int:
-        """Id that the initial carry holds at positions before the beginning of a text.
-
-        For most neural models it is `filler_id`. A Transformer has an id for no token. An n-gram
-        has an id for the start of a line, and an id for no token.
-        """
-        return self.filler_id
 
     def settings(self) -> dict[str, Any]:
         """Return the value of each setting by name, as config.json keeps them."""

@@ -66,12 +66,9 @@ class NGram(LanguageModel):
     def tokens_in_chunk(self, detail: bool) -> int:
         return 1 << 20
 
-    @property
-    def nothing_id(self) -> int:
-        return NOTHING if self.stream else self.vocab_size
-
     def initial_carry(self, batch_size: int) -> np.ndarray:
-        return np.full((batch_size, self.order - 1), self.nothing_id, np.int64)
+        nothing = NOTHING if self.stream else self.vocab_size
+        return np.full((batch_size, self.order - 1), nothing, np.int64)
 
     def token_scores(
         self, params: Tables, inputs_BT: Any, targets_BT: Any, carry: Carry, detail: bool = False

@@ -115,10 +115,6 @@ class Transformer(NeuralModel):
     def window(self) -> int:
         return self.num_layers * (self.n_step - 1) + 1
 
-    @property
-    def nothing_id(self) -> int:
-        return NO_TOKEN
-
     def initial_carry(self, batch_size: int) -> Cache:
         # N: the n_step - 1 positions before. A: the features of all heads.
         positions = self.n_step - 1
