@@ -9,7 +9,7 @@ from cases import assert_trees_close
 from numpy.testing import assert_allclose
 
 import jaxlm
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading, tuning
 from jaxlm.evaluation.perplexity import open_split
 
@@ -124,6 +124,14 @@ def test_the_root_mean_square_of_training_gradients(run):
     assert_trees_close(rms, jax.tree.map(np.abs, gradient), rtol=1e-4, atol=1e-7)
     means = [np.abs(array).mean() for array in jax.tree.leaves(gradient)]
     assert_allclose(mean, np.mean(means), rtol=1e-4)
+
+
+def test_a_training_text_without_a_whole_segment_is_refused(run):
+    """The mean of no gradients would be 0, and the step 0 / 0."""
+    steps = len(open_split(run, split="train"))
+    settings = {"dynamic": "rms", "dynamic_lr": 1e-3, "dynamic_decay": 0.02}
+    with pytest.raises(SettingError, match=rf"`dynamic_steps` {steps}: rms needs a training text"):
+        adapted(run, Adaptation(**settings, dynamic_steps=steps))
 
 
 @pytest.mark.full

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.errors import SettingError
 from jaxlm.models.neural import NeuralModel
 from jaxlm.ops.machine import deterministic_options, jit_with
 
@@ -108,7 +109,7 @@ def training_rms(
 
     A training gradient is the gradient of the mean nll over ROWS sequences of `segment_length`
     tokens, or over fewer sequences if the text is short. Fewer than 2 · BATCHES gradients are
-    computed. The result is 0 if the text has `segment_length` tokens or fewer.
+    computed.
 
     Args:
       model: the neural model.
@@ -118,7 +119,12 @@ def training_rms(
     Returns:
       rms: √MS of every parameter, a tree like `params`.
       mean_rms: mean over the arrays of the mean of each array in `rms`, a scalar.
+    Raises:
+      SettingError: if the text has `segment_length` tokens or fewer.
     """
+    if len(ids) <= segment_length:
+        why = f"rms needs a training text of more tokens than this; it has {len(ids):,}"
+        raise SettingError("dynamic_steps", segment_length, why)
     rows = max(1, min(ROWS, len(ids) // (2 * segment_length)))
     length = len(ids) // rows
     text_BT = ids[: rows * length].reshape(rows, length).astype(np.int32)
@@ -136,7 +142,7 @@ def training_rms(
         read_BT = text_BT[:, first : first + stride * segment_length]
         carry = _carry_after(params, read_BT, carry, model)
         count += 1
-    rms = jax.tree.map(lambda array: jnp.sqrt(array / max(1, count)), total)
+    rms = jax.tree.map(lambda array: jnp.sqrt(array / count), total)
     means = [jnp.mean(array) for array in jax.tree.leaves(rms)]
     return rms, jnp.mean(jnp.stack(means))
 
