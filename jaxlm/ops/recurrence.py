@@ -173,7 +173,7 @@ def _values_and_saved(
         if settings.additive:
             # The gates need only the sum of x and u.
             sum_BG = x_BG + u_BG
-            new = settings.step(carry, sum_BG, jnp.zeros((), sum_BG.dtype))
+            new = settings.step(carry, sum_BG, jnp.zeros_like(sum_BG))
             new = where_valid(valid, new, carry)
             return new, (new, sum_BG)
         new = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
@@ -215,7 +215,7 @@ def _gradients(
         if settings.additive:
 
             def step_of_sum(carry: Carry, sum_BG: jax.Array) -> Carry:
-                return step(carry, sum_BG, jnp.zeros((), sum_BG.dtype))
+                return step(carry, sum_BG, jnp.zeros_like(sum_BG))
 
             _, pullback = jax.vjp(step_of_sum, carry, *stored_t)
         else:

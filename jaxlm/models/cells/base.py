@@ -6,6 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxlm.errors import UserError
+
 Carry = tuple[jax.Array, ...]
 """The state of a cell: arrays [B, H]. The hidden state h comes first."""
 
@@ -18,7 +20,8 @@ class Cell(abc.ABC):
         x_BG = W x_t + b          u_BG = U h_{t-1} (+ a recurrent bias, if the cell says so)
 
     where G = len(gates) · H. The gates are concatenated along the last axis, in the order of
-    `gates`. A cell object has no attributes of its own: two instances of a class are equal.
+    `gates`. A cell may have constants as attributes, such as numbers and tuples. Two instances of
+    a class are equal if their attributes are equal, and compiled functions use this.
 
     Example:
       >>> import jax.numpy as jnp
@@ -45,7 +48,8 @@ class Cell(abc.ABC):
     """Whether U h needs its own bias. If the cell only adds u to x, the bias b is enough."""
     additive: ClassVar[bool] = False
     """Whether the cell uses x and u only as their sum x + u. If so, the fused time loop stores the
-    sum in place of both for the gradient. False is always correct."""
+    sum in place of both for the gradient, and calls the cell with the sum and with zeros for u.
+    False is always correct."""
 
     forget_gate: ClassVar[str | None] = None
     """Name of the gate that keeps the old state if it is 1; None if there is no such gate.
@@ -54,7 +58,8 @@ class Cell(abc.ABC):
     paper calls the gate."""
 
     recurrent: ClassVar[bool] = True
-    """Whether the gates depend on h_{t-1}, through a matrix U. If not, see ParallelCell."""
+    """Whether the gates depend on h_{t-1}, through a matrix U. If not, and a step is affine in h,
+    see ParallelCell. A Cell without U that is no ParallelCell runs by `nn.scan`."""
 
     @abc.abstractmethod
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
@@ -75,15 +80,27 @@ class Cell(abc.ABC):
         return self.update(carry, self.activations(carry, x_BG, u_BG))
 
     def __eq__(self, other: object) -> bool:
-        # Cells are static arguments of compiled functions, and fields of modules. Two instances of
-        # a class must compare and hash as equal, or JAX would compile again.
-        return type(self) is type(other)
+        # Cells are static arguments of compiled functions, and fields of modules. Equal cells
+        # share what is compiled, so cells with other constants must differ.
+        return type(self) is type(other) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash(type(self))
+        return hash((type(self), tuple(sorted(vars(self).items()))))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        constants = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({constants})"
+
+    def check(self) -> None:
+        """Raise UserError if an attribute of the cell cannot be hashed."""
+        for name, value in vars(self).items():
+            try:
+                hash(value)
+            except TypeError:
+                raise UserError(
+                    f"the attribute `{name}` of {type(self).__name__} is {value!r}, which cannot "
+                    f"be hashed: use a number, a text or a tuple"
+                ) from None
 
 
 class ParallelCell(Cell):

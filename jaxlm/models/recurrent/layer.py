@@ -170,6 +170,9 @@ class RecurrentLayer(nn.Module):
         plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
         recurrent = self.cell.recurrent
         time_loop = choose_time_loop(self.time_loop, time, plain_lstm, self.dtype, recurrent)
+        if time_loop == "parallel" and not isinstance(self.cell, ParallelCell):
+            # The cell does not say how its steps could run in parallel.
+            time_loop = "scan"
         if not needs_scan and time_loop in TIME_LOOP_FUNCTIONS:
             recurrent_weights = Recurrence(*settings, name="recurrent").weights(masks)
             weights = inputs.weights(x_BTD.shape[-1]), recurrent_weights

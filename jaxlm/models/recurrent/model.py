@@ -133,6 +133,7 @@ class Recurrent(NeuralModel):
     def check(self) -> None:
         """Raise SettingError for settings that are out of range or exclude each other."""
         check_common(self)
+        self.cell.check()
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
         for size in self.sizes:
             check_at_least("layer_sizes" if self.layer_sizes else "hidden_size", size, 1)
@@ -252,7 +253,6 @@ class RNN(Recurrent):
     """
 
     cell: Cell = CELLS["rnn"]
-    stands_for = Recurrent
 
 
 class GRU(Recurrent):
@@ -264,7 +264,6 @@ class GRU(Recurrent):
     """
 
     cell: Cell = CELLS["gru"]
-    stands_for = Recurrent
 
 
 class LSTM(Recurrent):
@@ -276,4 +275,3 @@ class LSTM(Recurrent):
     """
 
     cell: Cell = CELLS["lstm"]
-    stands_for = Recurrent

@@ -57,7 +57,8 @@ class Mogrifier(Recurrent):
       2
 
     Raises:
-      SettingError: for negative rounds or ranks, and in the cases of `Recurrent`.
+      SettingError: for negative rounds or ranks, a cell other than the LSTM, and in the cases of
+        `Recurrent`.
     """
 
     cell: Cell = LSTMCell()
@@ -72,6 +73,9 @@ class Mogrifier(Recurrent):
     @nn.nowrap
     def check(self) -> None:
         super().check()
+        if self.cell != LSTMCell():
+            why = "a mogrifier is an LSTM; leave the setting out (`capped` limits the input gate)"
+            raise SettingError("cell", self.cell, why)
         for name in ("rounds", "rank"):
             check_at_least(name, getattr(self, name), 0)
         if self.remat:
