@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from jaxlm.models.recurrent.model import GRU, LSTM, RNN, Recurrent
     from jaxlm.models.recurrent.mogrifier import Mogrifier
     from jaxlm.models.registry import MODELS, register_cell, register_model
+    from jaxlm.models.transformer import Transformer
     from jaxlm.ngrams.config import CountingConfig
     from jaxlm.recipes import RECIPES
     from jaxlm.runs.plots import LiveCurve
@@ -63,6 +64,7 @@ _HOMES = {
     "jaxlm.models.recurrent.model": ("GRU", "LSTM", "RNN", "Recurrent"),
     "jaxlm.models.recurrent.mogrifier": ("Mogrifier",),
     "jaxlm.models.registry": ("MODELS", "register_cell", "register_model"),
+    "jaxlm.models.transformer": ("Transformer",),
     "jaxlm.ngrams.config": ("CountingConfig",),
     "jaxlm.recipes": ("RECIPES",),
     "jaxlm.runs.plots": ("LiveCurve",),
@@ -104,6 +106,7 @@ __all__ = [
     "Text",
     "TextConfig",
     "TrainingConfig",
+    "Transformer",
     "UserError",
     "Vocabulary",
     "adapted",

@@ -138,7 +138,10 @@ def check_sampling(config: SamplingConfig) -> None:
 def sample(
     run: Run, prompt: str = "", config: SamplingConfig | None = None, **options: Any
 ) -> list[str]:
-    """Return sampled continuations of `prompt`. Each text begins with the prompt.
+    """Return sampled continuations of `prompt`.
+
+    Each text begins with the tokens of the prompt, as the tokenizer decodes them. So a word that is
+    not in the vocabulary becomes `<unk>`, if the vocabulary has it.
 
     Example:
       >>> import jaxlm

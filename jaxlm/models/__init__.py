@@ -24,6 +24,7 @@ _LAZY = {
     "NeuralModel": "jaxlm.models.neural",
     "RNN": "jaxlm.models.recurrent.model",
     "Recurrent": "jaxlm.models.recurrent.model",
+    "Transformer": "jaxlm.models.transformer",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NGram",
     "NeuralModel",
     "Recurrent",
+    "Transformer",
     "describe_model",
     "make_model",
     "register_cell",

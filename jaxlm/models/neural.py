@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
+from jaxlm.errors import choose
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.heads import make_head
 from jaxlm.models.layers import DTYPES
+from jaxlm.models.settings import as_tuples
 from jaxlm.ops.cross_entropy import cross_entropy
+from jaxlm.ops.dropout import dropout
 from jaxlm.ops.machine import (
     default_dtype,
     jit_with,
@@ -23,6 +26,7 @@ from jaxlm.ops.machine import (
     tf32_note,
 )
 from jaxlm.ops.sampling import uniforms
+from jaxlm.ops.static import is_zero
 from jaxlm.parallel.mesh import Axes, replicate
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 # Largest number of logits in one chunk of `token_scores` (32 MiB of float32).
 LOGITS_IN_CHUNK = 1 << 23
+# Values of the argument `positions`.
+POSITIONS = dict.fromkeys(("all", "last"))
 # Axes of the parameters that may be sharded over devices, by the parameter's path.
 SHARDED: dict[str, Axes] = {
     "embedding/embedding": ("vocabulary", None),
@@ -46,9 +52,10 @@ class NeuralModel(nn.Module, LanguageModel):
         logits_BTV = model.apply({"params": params}, hidden_BTF, method="logits")
 
     A subclass makes `embedding` (by `make_embedding`) and `output` (by `make_head`) in `setup`, and
-    computes everything between them in `encode`. A subclass with another output has methods
-    `logits`, `loss` and `notes` of its own. The fields below are settings of every neural model;
-    a subclass adds its own fields, each with its help text below it.
+    computes everything between them in `encode`. A subclass with another output overrides `logits`;
+    it may override `loss` too, with a faster or an estimated loss. The fields below are settings of
+    every neural model; a subclass adds its own fields, each with its help text below it. Lists in
+    fields become tuples.
 
     Example:
       >>> import jaxlm
@@ -63,7 +70,7 @@ class NeuralModel(nn.Module, LanguageModel):
     tied: bool = False
     """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
     dropout: float = 0.0
-    """Dropout on the word features, between layers and before the output."""
+    """Dropout before the output."""
     init_scale: float | None = None
     """Draw embeddings, weights and biases from U(-s, s) (none: each layer by its own size), but not
     LayerNorm and projections of embeddings."""
@@ -84,6 +91,14 @@ class NeuralModel(nn.Module, LanguageModel):
 
     trained_by = "gradient"
     across_lines = True
+
+    def __post_init__(self) -> None:
+        # A module is a static argument of compiled functions, and a list cannot be hashed.
+        for name in type(self).__dataclass_fields__:
+            value = getattr(self, name, None)
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, name, as_tuples(value))
+        super().__post_init__()
 
     @property
     def compute_dtype(self) -> str:
@@ -131,8 +146,13 @@ class NeuralModel(nn.Module, LanguageModel):
         """
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
-        """Return the features after dropout, as the output layer reads them."""
-        return hidden_BTF
+        """Return the features after dropout, as the output layer reads them.
+
+        The rate is the setting `dropout`. A subclass overrides this method for another dropout.
+        """
+        if deterministic or is_zero(self.dropout):
+            return hidden_BTF
+        return dropout(self.make_rng("dropout"), hidden_BTF, self.dropout)
 
     def penalty(
         self, hidden_BTF: jax.Array, dropped_BTF: jax.Array, shares_BT: jax.Array
@@ -163,7 +183,8 @@ class NeuralModel(nn.Module, LanguageModel):
         """Return Σ weight · nll of the targets, a float32 scalar, and each nll, [B, T], in nats.
 
         This is `logits` and a cross-entropy in one; only the sum has a gradient. In training
-        (`deterministic` False) both may be estimates, and `notes` says so.
+        (`deterministic` False) both may be estimates, and `notes` says so. In a subclass that
+        overrides `logits`, the loss is exact.
 
         Args:
           hidden_BTF: features after `output_dropout`.
@@ -171,8 +192,16 @@ class NeuralModel(nn.Module, LanguageModel):
           weights_BT: float32, the weight of each position in the sum.
           deterministic: whether the loss must be exact.
         """
+        if self.overrides_logits:
+            nll_BT = cross_entropy(self.logits(hidden_BTF), targets_BT)
+            return jnp.sum(weights_BT * nll_BT), nll_BT
         table = self.embedding.embedding
         return self.output.loss(hidden_BTF, table, targets_BT, weights_BT, deterministic)
+
+    @property
+    def overrides_logits(self) -> bool:
+        """True if the class has a method `logits` of its own, which may not use `output`."""
+        return type(self).logits is not NeuralModel.logits
 
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
@@ -189,7 +218,8 @@ class NeuralModel(nn.Module, LanguageModel):
     @nn.nowrap
     def notes(self) -> list[str]:
         """Return notes to print before training, such as fallbacks and estimated losses."""
-        notes = [make_head(self, parent=None).note(), tf32_note(self.compute_dtype)]
+        head_note = "" if self.overrides_logits else make_head(self, parent=None).note()
+        notes = [head_note, tf32_note(self.compute_dtype)]
         return [note for note in notes if note]
 
     def __call__(
@@ -214,6 +244,7 @@ class NeuralModel(nn.Module, LanguageModel):
           The features, [B, T or 1, F] in the compute dtype, and the carry.
         Raises:
           AssertionError: for a wrong shape.
+          UserError: for another value of `positions`.
         """
         with self.precision:
             hidden_BTF, carry = self._checked(tokens_BT, carry, positions, deterministic, length)
@@ -228,6 +259,7 @@ class NeuralModel(nn.Module, LanguageModel):
         length: jax.Array | None,
     ) -> tuple[jax.Array, Carry]:
         """Return the features before `output_dropout` and the carry, after a check of shapes."""
+        choose(POSITIONS, positions, "positions")
         shapes.check(tokens_BT, "BT")
         batch, time = tokens_BT.shape
         carry = self.initial_carry(batch) if carry is None else carry

@@ -60,6 +60,8 @@ class NPLM(NeuralModel):
     """Normalise the input of each tanh layer from the second on, and of the output layer."""
     direct: bool = False
     """Connect the word features directly to the output (W in the paper)."""
+    dropout: float = 0.0
+    """Dropout on the word features, between layers and before the output."""
 
     pads = True
 
@@ -134,6 +136,10 @@ class NPLM(NeuralModel):
         if self.direct:
             parts.append(x_BTX)
         return jnp.concatenate(parts, axis=-1), carry
+
+    def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
+        # `encode` applies the dropout to each part of the features.
+        return hidden_BTF
 
     def layers(self) -> dict[str, str]:
         window, size = self.n_step * self.embedding_size, self.hidden_size

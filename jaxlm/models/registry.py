@@ -2,13 +2,18 @@
 register_model or register_cell.
 """
 
+import dataclasses
 import importlib
+import inspect
+import json
+import types
+import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
-from jaxlm.models.settings import Setting, model_settings
+from jaxlm.models.settings import NOT_SETTINGS, Setting, as_tuples, model_settings
 
 if TYPE_CHECKING:
     from jaxlm.models.cells import Cell
@@ -56,15 +61,17 @@ def _import(target: str) -> Any:
 
 
 _RECURRENT = "jaxlm.models.recurrent.model:Recurrent"
+# The class that a model must have, by its `trained_by`. Training and run folders rely on it.
+_BASES = {"gradient": "jaxlm.models.neural:NeuralModel", "counting": "jaxlm.models.ngram:NGram"}
 
 MODELS: dict[str, ModelEntry] = {
     "ngram": ModelEntry("jaxlm.models.ngram:NGram"),
     "nplm": ModelEntry("jaxlm.models.nplm:NPLM"),
     "modern-nplm": ModelEntry("jaxlm.models.modern_nplm:ModernNPLM"),
     "transformer": ModelEntry("jaxlm.models.transformer:Transformer"),
-    "rnn": ModelEntry(_RECURRENT, "jaxlm.models.cells.elman:ElmanCell"),
-    "gru": ModelEntry(_RECURRENT, "jaxlm.models.cells.gru:GRUCell"),
-    "lstm": ModelEntry(_RECURRENT, "jaxlm.models.cells.lstm:LSTMCell"),
+    "rnn": ModelEntry("jaxlm.models.recurrent.model:RNN", "jaxlm.models.cells.elman:ElmanCell"),
+    "gru": ModelEntry("jaxlm.models.recurrent.model:GRU", "jaxlm.models.cells.gru:GRUCell"),
+    "lstm": ModelEntry("jaxlm.models.recurrent.model:LSTM", "jaxlm.models.cells.lstm:LSTMCell"),
     "mingru": ModelEntry(_RECURRENT, "jaxlm.models.cells.min_gru:MinGRUCell"),
     "minlstm": ModelEntry(_RECURRENT, "jaxlm.models.cells.min_lstm:MinLSTMCell"),
     "mogrifier": ModelEntry("jaxlm.models.recurrent.mogrifier:Mogrifier"),
@@ -85,17 +92,104 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
       >>> jaxlm.register_model("wider-nplm", WiderNPLM)
 
     Raises:
-      UserError: for a name that another class has, or a class that is not a LanguageModel.
+      UserError: for a name that another class has, and a class whose runs could not be trained,
+        saved or loaded.
     """
-    if not (isinstance(model_class, type) and issubclass(model_class, LanguageModel)):
-        raise UserError(f"register_model takes a subclass of LanguageModel, not {model_class!r}")
-    entry = ModelEntry(model_class)
+    _check_class(model_class)
     taken = MODELS.get(name)
     if taken is not None and taken.cell is not None:
         raise UserError(f"the name {name!r} is taken by the cell {taken.make_cell()}")
     if taken is not None and not _same_source(taken.kind, model_class):
         raise UserError(f"the name {name!r} is taken by {taken.kind.__name__}")
-    MODELS[name] = entry
+    MODELS[name] = ModelEntry(model_class)
+
+
+def _check_class(model_class: Any) -> None:
+    """Raise UserError for a class that `register_model` cannot register.
+
+    Every name in MODELS is asked for its settings whenever settings are read. So a class whose
+    settings cannot be read would break the other models too.
+    """
+    if not (isinstance(model_class, type) and issubclass(model_class, LanguageModel)):
+        raise UserError(f"register_model takes a subclass of LanguageModel, not {model_class!r}")
+    name = model_class.__name__
+    missing = sorted(getattr(model_class, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"{name} cannot be registered: it lacks {', '.join(missing)}")
+    trained_by = getattr(model_class, "trained_by", None)
+    if trained_by not in _BASES:
+        choices = " or ".join(map(repr, _BASES))
+        raise UserError(
+            f"{name} cannot be registered: its `trained_by` is {trained_by!r}, not {choices}"
+        )
+    base: type = _import(_BASES[trained_by])
+    if not issubclass(model_class, base):
+        raise UserError(
+            f"{name} cannot be registered: a model that is trained by {trained_by} must be a "
+            f"subclass of jaxlm.{base.__name__}"
+        )
+    _check_fields(model_class)
+
+
+def _check_fields(model_class: Any) -> None:
+    """Raise UserError unless each field of a class can be a flag and an entry of config.json."""
+    name = model_class.__name__
+    try:
+        kinds = typing.get_type_hints(model_class)
+    except Exception as error:
+        raise UserError(
+            f"{name} cannot be registered: the type of a field cannot be read ({error}); import "
+            f"the names of types outside `if TYPE_CHECKING`"
+        ) from None
+    fields = {field.name: field for field in dataclasses.fields(model_class)}
+    for field in inspect.get_annotations(model_class):
+        is_class_variable = typing.get_origin(kinds[field]) is ClassVar or kinds[field] is ClassVar
+        if field not in fields and not is_class_variable:
+            raise UserError(
+                f"{name} cannot be registered: `{field}` is no field of a dataclass; write "
+                f"@dataclasses.dataclass(frozen=True) above the class"
+            )
+    for field in fields.keys() - {*NOT_SETTINGS}:
+        default = fields[field].default
+        if default is dataclasses.MISSING or not fields[field].init:
+            why = "needs a plain default, because it is a setting of the model"
+            raise UserError(f"{name} cannot be registered: the field `{field}` {why}")
+        if not _is_plain_type(kinds[field]):
+            raise UserError(
+                f"{name} cannot be registered: the field `{field}` is {kinds[field]}, and "
+                f"there is no flag for it; use int, float, bool, str, None, tuples or unions"
+            )
+        _check_plain(name, field, default)
+
+
+def _is_plain_type(kind: Any) -> bool:
+    """Return whether a field of this type can be a flag and an entry of config.json."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        return True
+    if origin in (tuple, typing.Union, types.UnionType):
+        items = [item for item in typing.get_args(kind) if item is not ...]
+        return all(map(_is_plain_type, items))
+    return kind in (int, float, bool, str, types.NoneType)
+
+
+def _check_plain(model: str, field: str, value: Any) -> None:
+    """Raise UserError for a value that config.json would not bring back.
+
+    Args:
+      model: name of the model's class.
+      field: name of the setting.
+      value: its value.
+    """
+    try:
+        same = as_tuples(json.loads(json.dumps(value))) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise UserError(
+            f"the field `{field}` of {model} is {value!r}, which config.json cannot keep: use a "
+            f"number, a text, None or a tuple, such as a name in a table of your own"
+        )
 
 
 def register_cell(name: str, cell: "Cell") -> None:
@@ -109,15 +203,19 @@ def register_cell(name: str, cell: "Cell") -> None:
       >>> jaxlm.register_cell("my-cell", MyCell())
 
     Raises:
-      UserError: for a name that another cell or model has, or a value that is not a Cell.
+      UserError: for a name that another cell or model has, a value that is not a Cell, and a cell
+        that cannot be hashed.
     """
     from jaxlm.models.cells import CELLS, Cell
 
     if not isinstance(cell, Cell):
         raise UserError(f"register_cell takes an instance of a Cell, not {cell!r}")
-    taken = CELLS.get(name) or MODELS.get(name)
-    if taken is not None and not _same_source(type(taken), type(cell)):
-        raise UserError(f"the name {name!r} is taken by {taken}")
+    cell.check()
+    taken = MODELS.get(name)
+    if taken is not None and taken.cell is None:
+        raise UserError(f"the name {name!r} is taken by the model {taken.kind.__name__}")
+    if taken is not None and not _same_source(type(taken.make_cell()), type(cell)):
+        raise UserError(f"the name {name!r} is taken by the cell {taken.make_cell()}")
     CELLS[name] = cell
     MODELS[name] = ModelEntry(_RECURRENT, cell)
 
@@ -142,7 +240,7 @@ def make_model(
     Args:
       name: a name in MODELS.
       settings: values of the model's settings by name. The other settings have their defaults.
-        Lists become tuples, because JSON stores a tuple as a list.
+        Lists become tuples, also inside of lists, because JSON stores a tuple as a list.
       vocab_size: number of tokens that the model knows.
       start_id: id of the token before the first token of a text; None if there is none.
 
@@ -153,40 +251,65 @@ def make_model(
     values: dict[str, Any] = {}
     for key, value in settings.items():
         choose(entry.settings, key, f"setting of {name}")
-        values[key] = tuple(value) if isinstance(value, list) else value
+        values[key] = as_tuples(value)
     return entry.make(vocab_size, start_id, **values)
 
 
 def name_of(model: LanguageModel) -> str | None:
-    """Return the name in MODELS of a model's class and cell; None if it is not registered."""
-    # RNN, GRU and LSTM only set the cell of `Recurrent`, and are registered as `Recurrent`.
-    model_class = type(model).__dict__.get("stands_for", type(model))
+    """Return the name in MODELS of a model's class and cell.
+
+    `Recurrent` and its subclasses RNN, GRU and LSTM have the name of the model's cell. A model of
+    another class must have the cell of its class. Return None if there is no such name.
+    """
+    cell = getattr(model, "cell", None)
     for name, entry in MODELS.items():
-        # Other names are skipped first, because `kind` imports the class.
-        if isinstance(entry.target, str) and entry.target.partition(":")[2] != model_class.__name__:
-            continue
-        if entry.kind is not model_class:
-            continue
-        if entry.cell is None or entry.make_cell() == getattr(model, "cell", None):
+        if entry.cell is not None:
+            # A model without a cell skips these entries: their classes import JAX.
+            if cell is not None and type(model) in _plain_recurrent() and entry.make_cell() == cell:
+                return name
+        elif _is_class(entry.target, type(model)) and cell == getattr(type(model), "cell", None):
             return name
     return None
 
 
+def _plain_recurrent() -> set[type]:
+    """Return `Recurrent` and its subclasses that differ from it only by the default cell."""
+    return {entry.kind for entry in MODELS.values() if entry.cell is not None}
+
+
+def _is_class(target: str | type, model_class: type) -> bool:
+    """Return whether an entry's target is this class, without importing another class."""
+    if isinstance(target, str):
+        return target == f"{model_class.__module__}:{model_class.__qualname__}"
+    return target is model_class
+
+
 def describe_model(model: LanguageModel) -> tuple[str, dict[str, Any]]:
-    """Return the name and settings from which `make_model` makes an equal model.
+    """Return a name and settings from which `make_model` makes a model that computes the same.
+
+    `vocab_size` and `start_id` are not settings: they come from the vocabulary. The class of the
+    made model is the class in MODELS. So `Recurrent` with an LSTMCell becomes an `LSTM`.
 
     Raises:
-      UserError: for a model that is not registered, because its run could not be loaded.
+      UserError: for a model whose run could not be loaded: it is not registered, has another cell
+        than its class, or has a setting that config.json cannot keep.
     """
-    name = name_of(model)
+    name, kind = name_of(model), type(model)
     if name is None:
-        description, register = type(model).__name__, "register_model"
-        if hasattr(model, "cell") and type(model).__dict__.get("stands_for", type(model)) in {
-            MODELS["lstm"].kind
-        }:
-            description, register = f"{description} with {model.cell}", "register_cell"
+        cell = getattr(model, "cell", None)
+        if cell is not None and kind in _plain_recurrent():
+            what = f"{kind.__name__} with {cell} is not registered"
+            remedy = "call jaxlm.register_cell first"
+        elif any(_is_class(entry.target, kind) for entry in MODELS.values()):
+            what = f"{kind.__name__} is registered with {kind.cell}, not with {cell}"  # type: ignore[attr-defined]
+            remedy = f"make {cell} the default `cell` of a class of its own"
+        else:
+            what = f"{kind.__name__} is not registered"
+            remedy = "call jaxlm.register_model first"
         raise UserError(
-            f"{description} is not registered, so its run could not be loaded: call "
-            f"jaxlm.{register} first, or fit without `folder`"
+            f"{what}, so its run could not be loaded: {remedy}, or fit without `folder`"
         )
-    return name, model.settings()
+    settings = model.settings()
+    for field, value in settings.items():
+        _check_plain(kind.__name__, field, value)
+    return name, settings

@@ -15,6 +15,7 @@ from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import TextConfig
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.registry import MODELS
+from jaxlm.models.settings import as_tuples
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.runs.protocol import Protocol
 from jaxlm.training.optimizers import OptimizerConfig
@@ -243,7 +244,7 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
       SettingError: for a value of another type.
     """
     if isinstance(value, list):
-        value = tuple(value)
+        value = as_tuples(value)
     elif hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

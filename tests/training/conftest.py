@@ -6,6 +6,8 @@ import pytest
 import tiny_runs
 
 import jaxlm
+from jaxlm.models.cells import CELLS
+from jaxlm.models.registry import MODELS
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +30,14 @@ def train(capfd):
         return code, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """The tables of models and cells, put back after the test."""
+    monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
+    before = dict(MODELS), dict(CELLS)
+    yield
+    for table, saved in zip((MODELS, CELLS), before, strict=True):
+        table.clear()
+        table.update(saved)

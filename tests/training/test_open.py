@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import jaxlm
 from jaxlm.errors import SettingError, UserError
-from jaxlm.models.cells import CELLS, Cell
+from jaxlm.models.cells import Cell
 from jaxlm.models.registry import MODELS
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.training.config import RunConfig
@@ -47,17 +47,6 @@ class MGUCell(Cell):
 
     def update(self, carry, gates):
         return ((1 - gates["forget"]) * carry[0] + gates["forget"] * gates["candidate"],)
-
-
-@pytest.fixture
-def registry(monkeypatch):
-    """The tables of models and cells, put back after the test."""
-    monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
-    before = dict(MODELS), dict(CELLS)
-    yield
-    for table, saved in zip((MODELS, CELLS), before, strict=True):
-        table.clear()
-        table.update(saved)
 
 
 def test_a_model_of_ones_own_is_kept_loaded_and_resumed(registry, text, tmp_path):
