@@ -95,7 +95,10 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
       UserError: for a name that another class has, and a class whose runs could not be trained,
         saved or loaded.
     """
-    _check_class(model_class)
+    if not (isinstance(model_class, type) and issubclass(model_class, LanguageModel)):
+        raise UserError(f"register_model takes a subclass of LanguageModel, not {model_class!r}")
+    check_trainable(model_class)
+    _check_fields(model_class)
     taken = MODELS.get(name)
     if taken is not None and taken.cell is not None:
         raise UserError(f"the name {name!r} is taken by the cell {taken.make_cell()}")
@@ -104,35 +107,34 @@ def register_model(name: str, model_class: type[LanguageModel]) -> None:
     MODELS[name] = ModelEntry(model_class)
 
 
-def _check_class(model_class: Any) -> None:
-    """Raise UserError for a class that `register_model` cannot register.
-
-    Every name in MODELS is asked for its settings whenever settings are read. So a class whose
-    settings cannot be read would break the other models too.
-    """
-    if not (isinstance(model_class, type) and issubclass(model_class, LanguageModel)):
-        raise UserError(f"register_model takes a subclass of LanguageModel, not {model_class!r}")
+def check_trainable(model_class: type) -> None:
+    """Raise UserError for a class of models that cannot be trained."""
     name = model_class.__name__
+    if not issubclass(model_class, LanguageModel):
+        raise UserError(f"{name} is not a LanguageModel")
     missing = sorted(getattr(model_class, "__abstractmethods__", ()))
     if missing:
-        raise UserError(f"{name} cannot be registered: it lacks {', '.join(missing)}")
+        raise UserError(f"{name} cannot be trained: it lacks {', '.join(missing)}")
     trained_by = getattr(model_class, "trained_by", None)
     if trained_by not in _BASES:
         choices = " or ".join(map(repr, _BASES))
         raise UserError(
-            f"{name} cannot be registered: its `trained_by` is {trained_by!r}, not {choices}"
+            f"{name} cannot be trained: its `trained_by` is {trained_by!r}, not {choices}"
         )
     base: type = _import(_BASES[trained_by])
     if not issubclass(model_class, base):
         raise UserError(
-            f"{name} cannot be registered: a model that is trained by {trained_by} must be a "
-            f"subclass of jaxlm.{base.__name__}"
+            f"{name} cannot be trained: a model that is trained by {trained_by} must be a subclass "
+            f"of jaxlm.{base.__name__}"
         )
-    _check_fields(model_class)
 
 
 def _check_fields(model_class: Any) -> None:
-    """Raise UserError unless each field of a class can be a flag and an entry of config.json."""
+    """Raise UserError unless each field of a class can be a flag and an entry of config.json.
+
+    The settings of all classes in MODELS are read together. So a class whose settings cannot be
+    read would break the other models too.
+    """
     name = model_class.__name__
     try:
         kinds = typing.get_type_hints(model_class)
@@ -149,7 +151,9 @@ def _check_fields(model_class: Any) -> None:
                 f"{name} cannot be registered: `{field}` is no field of a dataclass; write "
                 f"@dataclasses.dataclass(frozen=True) above the class"
             )
-    for field in fields.keys() - {*NOT_SETTINGS}:
+    for field in fields:
+        if field in NOT_SETTINGS:
+            continue
         default = fields[field].default
         if default is dataclasses.MISSING or not fields[field].init:
             why = "needs a plain default, because it is a setting of the model"

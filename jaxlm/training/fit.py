@@ -12,7 +12,7 @@ from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
-from jaxlm.models.registry import describe_model, name_of
+from jaxlm.models.registry import check_trainable, describe_model, name_of
 from jaxlm.runs.log import Callback
 from jaxlm.runs.run import Run
 from jaxlm.training.config import RunConfig
@@ -86,6 +86,7 @@ def fit(
         if from_run is None:
             raise UserError("fit needs a model, or `from_run`: a run to start from")
         model = adapt_model(from_run, text)
+    check_trainable(type(model))
     check_vocabulary(model, text)
     console = Console(quiet=True) if quiet else console
     settings, custom = _settings(model, text, config, options, kept=folder is not None)

@@ -257,7 +257,7 @@ class Infinite(jaxlm.NPLM):
 
 REFUSED = {
     Undecorated: r"Undecorated cannot be registered: `slope` is no field.*dataclass\(frozen=True\)",
-    jaxlm.NeuralModel: r"NeuralModel cannot be registered: it lacks encode, initial_carry, layers",
+    jaxlm.NeuralModel: r"NeuralModel cannot be trained: it lacks encode, initial_carry, layers",
     Counted: r"trained by counting must be a subclass of jaxlm\.NGram",
     Learned: r"trained by gradient must be a subclass of jaxlm\.NeuralModel",
     Guessed: r"`trained_by` is 'guessing', not 'gradient' or 'counting'",
@@ -274,6 +274,15 @@ def test_a_class_that_cannot_work_is_refused_when_it_is_registered(kind, registr
     with pytest.raises(UserError, match=REFUSED[kind]):
         jaxlm.register_model("mine", kind)
     assert "mine" not in jaxlm.MODELS
+
+
+@pytest.mark.parametrize("kind", [Counted, Learned, Guessed])
+def test_a_model_that_cannot_be_trained_is_refused(kind, text):
+    model = object.__new__(kind)
+    with pytest.raises(UserError, match=REFUSED[kind]):
+        tiny_runs.fit(model, text)
+    with pytest.raises(UserError, match="str is not a LanguageModel"):
+        tiny_runs.fit("nplm", text)
 
 
 @dataclasses.dataclass(frozen=True)
