@@ -1,10 +1,11 @@
 """python -m jaxlm.train: train a model on a corpus, and keep the run."""
 
+import contextlib
 import math
 import re
 import signal
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -40,6 +41,7 @@ from jaxlm.recipes import RECIPES
 from jaxlm.runs.folder import CONFIG, read_description
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
+from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
 from jaxlm.training.config import RunConfig, TrainingConfig
 from jaxlm.training.fine_tuning import adapt_model
@@ -160,11 +162,11 @@ def main(argv: Sequence[str]) -> int:
     for note in text.notes:
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
     model = _make_model(config, text, start_run)
-    remote = config.training.checkpoint_folder if config.training else None
-    folder = run_folder(command.out, command.resume, start.model, text.name, remote)
     # Settings that cannot work are refused before anything is shown.
     summary = model.summary()
     devices = devices_of(command)
+    remote = config.training.checkpoint_folder if config.training else None
+    folder = run_folder(command.out, command.resume, start.model, text.name, remote)
     show_corpus(console, text)
     if start_run is not None:
         console.print(_vocabulary_note(start_run, text), soft_wrap=True, highlight=False)
@@ -175,11 +177,12 @@ def main(argv: Sequence[str]) -> int:
         "config": config,
         "console": _FlagConsole(console),
     }
-    if many:
-        return train_many(command, model, text, options)
     if start_run is not None:
         options["from_run"] = start_run
-    run = fit(model, text, **options, **devices)
+    with _removed_if_empty(folder if command.out is None else None):
+        if many:
+            return train_many(command, model, text, options)
+        run = fit(model, text, **options, **devices)
     if run.stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(run.stopped_by)
@@ -340,7 +343,8 @@ def run_folder(
     """Return the folder of the run.
 
     Args:
-      out: --out, or None for runs/MODEL-CORPUS: a new folder, or with `resume` the newest one.
+      out: --out, or None for runs/MODEL-CORPUS: a new folder, which is made now so that no other
+        command takes it, or with `resume` the newest one.
       resume: whether the run continues.
       model: the name of the model.
       corpus: the name of the corpus.
@@ -349,7 +353,7 @@ def run_folder(
       UserError: if there is no run to resume.
     """
     if out is not None:
-        if resume and not remote and not _holds_run(out):
+        if resume and not _holds_run(out) and not _remote_holds_run(out, remote):
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
@@ -367,12 +371,22 @@ def _holds_run(folder: Path) -> bool:
     return (folder / CONFIG).exists() or any(folder.glob(f"*/{CONFIG}"))
 
 
+def _remote_holds_run(folder: Path, remote: str | None) -> bool:
+    """Return whether the checkpoints of the run in `folder`, or of its runs, are in `remote`."""
+    if remote is None:
+        return False
+    # Version 0.1.0 kept the runs of a sweep in `remote` itself.
+    return holds_any_run(checkpoints_of(folder.resolve(), remote)) or holds_any_run(remote)
+
+
 def _run_path(stem: str, number: int) -> Path:
     return Path("runs") / (stem if number == 1 else f"{stem}-{number}")
 
 
 def _run_number(stem: str, resume: bool) -> int:
-    """Return the number of a new folder runs/STEM-NUMBER, or of the newest run to resume.
+    """Make a new folder runs/STEM-NUMBER and return its number, or that of the run to resume.
+
+    Of two commands that start at the same time, each makes a folder of its own.
 
     Raises:
       UserError: if there is no run to resume.
@@ -381,13 +395,38 @@ def _run_number(stem: str, resume: bool) -> int:
     matches = [re.fullmatch(rf"{re.escape(stem)}(?:-(\d+))?", name) for name in names]
     used = [int(match[1] or 1) for match in matches if match]
     if not resume:
-        return max(used, default=0) + 1
+        number = max(used, default=0) + 1
+        while not _made(_run_path(stem, number)):
+            number += 1
+        return number
     kept = [number for number in used if _holds_run(_run_path(stem, number))]
     if not kept:
         raise UserError(
             f"`resume`: there is no run runs/{stem} to continue; leave it out to start a run"
         )
     return max(kept)
+
+
+def _made(folder: Path) -> bool:
+    """Make a folder, and return False if it exists already."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}: give another `out`") from None
+    return True
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder: Path | None) -> Iterator[None]:
+    """At the end of this context, remove `folder` if a refused run left it empty."""
+    try:
+        yield
+    finally:
+        if folder is not None and is_first():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def show_corpus(console: Console, text: Text) -> None:

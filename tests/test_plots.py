@@ -7,6 +7,7 @@ import pytest
 import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.runs.log import read_records
+from jaxlm.runs.plots import _curve
 
 
 def trained(folder, **options):
@@ -41,6 +42,49 @@ def test_a_live_curve_draws_what_it_is_told(tmp_path, capsys, monkeypatch):
     assert len(shown) == 4, "the first at once, the second not yet"
     slow.draw()
     assert len(shown) == 5 and shown[-1].data != shown[-2].data
+    slow.finish()
+    assert len(shown) == 5, "nothing has come since"
+
+
+def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    class Place:
+        def update(self, picture):
+            shown.append(picture)
+
+    monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
+    curve = jaxlm.LiveCurve(seconds=1000)
+    trained(tmp_path / "run", callbacks=[curve])
+    assert len(curve.records) == 3 and len(shown) == 2
+
+    def fails(record):
+        raise RuntimeError
+
+    curve = jaxlm.LiveCurve(seconds=1000)
+    curve({"step": 1, "split": "train", "ppl": 2.0})
+    with pytest.raises(RuntimeError):
+        trained(tmp_path / "other", callbacks=[curve, fails])
+    assert len(curve.records) == 2 and len(shown) == 4
+
+
+def test_callbacks_of_several_runs_are_told_which_run_it_is(tmp_path):
+    text = jaxlm.read_corpus("toy", eos=False)
+    model = jaxlm.NPLM(len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
+    rows = {"batching": "rows", "positions": "last", "batch_size": 3}
+    many = {"steps": 2, "log_every": 2, "quiet": True, **rows}
+    for seeds, folder, names in (
+        (2, tmp_path / "two", ["seed-0", "seed-1"]),
+        (1, tmp_path / "one", ["seed-0"]),
+        (2, None, ["run 0", "run 1"]),
+    ):
+        seen = []
+        jaxlm.fit_many(model, text, seeds=seeds, folder=folder, callbacks=[seen.append], **many)
+        assert [record["run"] for record in seen] == names
+        if folder:
+            assert "run" not in read_records(folder / "seed-0/metrics.jsonl")[0]
+    axes = _curve(seen, "").axes[0]
+    assert [line.get_label() for line in axes.lines] == ["run 0 train", "run 1 train"]
 
 
 def test_without_a_notebook_there_is_no_live_curve(monkeypatch):

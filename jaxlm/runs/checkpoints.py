@@ -160,36 +160,49 @@ class Checkpoints:
         """Return the steps of the "last" checkpoints that are complete, newest first."""
         return self._steps("last")
 
-    def restore(
-        self, template: State, steps: list[int] | None = None
-    ) -> tuple[State, dict[str, Any]] | None:
+    def restore(self, template: State) -> tuple[State, dict[str, Any]] | None:
         """Return the newest "last" state that can be read, and its meta; None if nothing was saved.
 
         A checkpoint that cannot be read, or whose arrays differ from what was written, is skipped
-        with a warning. `steps` limits the search to these steps.
+        with a warning.
 
         Raises:
           UserError: if there are checkpoints and none can be read. A run that started anew here
             would overwrite files that may still be of use.
         """
-        # Left behind by a run that was killed. `restore_params` leaves such files alone: a reader
-        # must not touch what a running process is writing.
+        steps = self._steps("last")
+        for step in steps:
+            saved = self.restore_step(step, template)
+            if saved is not None:
+                return saved
+        if steps:
+            raise self.unreadable(steps)
+        return None
+
+    def restore_step(self, step: int, template: State) -> tuple[State, dict[str, Any]] | None:
+        """Return the "last" state of one step and its meta; warn and return None if damaged."""
+        params, rest = _parts(template)
+        saved = self._read("last", step, {"params": params, "rest": rest})
+        if saved is None:
+            return None
+        return _whole(template, saved["params"], saved["rest"]), saved["meta"]
+
+    def unreadable(self, steps: list[int]) -> UserError:
+        """Return the error to raise if no "last" checkpoint of these steps can be read."""
+        return UserError(
+            f"no checkpoint in {self._folder / 'last'} can be read (steps "
+            f"{', '.join(map(str, steps))}): damaged, or of another version of jaxlm. They are "
+            f"left as they are; to start over, choose another `folder`"
+        )
+
+    def remove_half_written(self) -> None:
+        """Remove what a killed run left behind while it wrote a checkpoint.
+
+        Only a run that trains on may do so: a reader must not touch what a running process writes.
+        """
         for half_written in self._folder.glob("*/*.orbax-checkpoint-tmp*") if is_first() else ():
             with contextlib.suppress(OSError):
                 half_written.rmtree()
-        params, rest = _parts(template)
-        steps = self._steps("last") if steps is None else steps
-        for step in steps:
-            saved = self._read("last", step, {"params": params, "rest": rest})
-            if saved is not None:
-                return _whole(template, saved["params"], saved["rest"]), saved["meta"]
-        if steps:
-            raise UserError(
-                f"no checkpoint in {self._folder / 'last'} can be read (steps "
-                f"{', '.join(map(str, steps))}): damaged, or of another version of jaxlm. They are "
-                f"left as they are; to start over, choose another `folder`"
-            )
-        return None
 
     def restore_params(self, template: Any) -> tuple[Any, dict[str, Any], str] | None:
         """Return the parameters of the best checkpoint, or else of the last one.

@@ -13,6 +13,7 @@ runs/nplm-toy/
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,24 @@ from typing import Any
 
 from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
 from jaxlm.errors import UserError
-from jaxlm.models.registry import MODELS
 from jaxlm.runs import remote_checkpoints
 from jaxlm.runs.old_configs import upgrade
+from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
+from jaxlm.runs.same_run import check_same_run
 
-CONFIG, TOKENIZER, CHECKPOINTS, TABLES = "config.json", "tokenizer.json", "checkpoints", "ngrams"
-# A resumed run must have been started with the same of these sections.
-SAME_SECTIONS = ("model", "network", "batching", "protocol")
+CONFIG, TOKENIZER, TABLES = "config.json", "tokenizer.json", "ngrams"
+# Everything that a run writes into its folder. A new run takes a folder that has none of it.
+OWN = (
+    CONFIG,
+    TOKENIZER,
+    CHECKPOINTS,
+    TABLES,
+    "metrics.jsonl",
+    "timing.jsonl",
+    "sessions.jsonl",
+    "failed.json",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True)
@@ -49,35 +61,78 @@ class RunFolder:
 
     @property
     def holds_run(self) -> bool:
-        """True if the folder has a config.json."""
-        return (self.path / CONFIG).exists()
+        """True if the folder holds a run; see the function `holds_run`."""
+        return holds_run(self.path)
 
-    def claim(self, resume: bool) -> None:
-        """Write the description of this run into the folder; a new run never overwrites an old run.
+    def claim(self, resume: bool) -> bool:
+        """Take the folder for this run; a new run never overwrites an old run.
+
+        A folder that already holds the run to resume is only checked: no file changes.
 
         Args:
           resume: whether the folder may hold this run already.
+        Returns:
+          True if the folder held no run, so that `create` wrote the description of this run.
         Raises:
           UserError: if a new run finds a run here, if a resumed run finds another run, and if the
-            folder cannot be written. A refused new run leaves the folder as it was.
+            folder cannot be written. A refused folder stays as it was.
         """
-        existed, new = self.path.exists(), not self.holds_run
-        if self.remote and not resume and remote_checkpoints.holds_run(self.checkpoints):
-            raise UserError(
-                f"{self.checkpoints} already holds the checkpoints of a run: choose another "
-                f"`folder` or `checkpoint_folder`, or continue that run with `resume`"
-            )
-        if not new:
-            self._check_same_run(resume)
-        elif existed and not self.path.is_dir():
+        if not self.holds_run:
+            if self.remote and not resume and remote_checkpoints.holds_run(self.checkpoints):
+                raise UserError(
+                    f"{self.checkpoints} already holds the checkpoints of a run: choose another "
+                    f"`folder` or `checkpoint_folder`, or continue that run with `resume`"
+                )
+            self.create(take_over=resume)
+            return True
+        if not resume:
+            advice = ", or continue it with `resume`" if self._can_resume else ""
+            raise UserError(f"{self.path} already holds a run: choose another `folder`{advice}")
+        saved, saved_tokenizer = read_description(self.path)
+        check_same_run(self.path, saved, saved_tokenizer, self.description, self.tokenizer)
+        return False
+
+    def create(self, take_over: bool = False) -> None:
+        """Write the description of a new run; of two processes that try, one succeeds.
+
+        Args:
+          take_over: whether the folder may have an empty config.json, which a process leaves that
+            is killed in this function.
+        Raises:
+          UserError: if the folder has files of a run, or cannot be written. A refused folder stays
+            as it was.
+        """
+        if self.holds_run:
+            raise UserError(f"{self.path} already holds a run: choose another `folder`")
+        existed = self.path.exists()
+        if existed and not self.path.is_dir():
             raise UserError(f"`folder` {self.path} is a file: give a folder")
+        killed = (self.path / CONFIG).is_file()
+        if killed and not take_over:
+            raise self._being_created()
+        # The tokenizer is written after the empty config.json.
+        allowed = (CONFIG, TOKENIZER) if killed else ()
+        found = [name for name in OWN if name not in allowed and (self.path / name).exists()]
+        if found:
+            raise UserError(
+                f"{self.path} has no {CONFIG}, but {', '.join(found)} of another run: choose "
+                f"another `folder`"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # The claim: this fails if the file exists. Its content is written last.
+            (self.path / CONFIG).open("w" if killed else "x").close()
+        except FileExistsError:
+            raise self._being_created() from None
+        except OSError as error:
+            if not existed:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+            raise self._unwritable(error) from None
         try:
             self.write_description()
-        except UserError:
-            if new:
-                self.release()
-            if existed:
-                self.path.mkdir(exist_ok=True)
+        except BaseException:
+            self.release(keep_folder=existed)
             raise
 
     def write_description(self) -> None:
@@ -89,81 +144,50 @@ class RunFolder:
         try:
             write_description(self.path, self.description, self.tokenizer)
         except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror}: choose another `folder`, or free "
-                f"some space"
-            ) from None
+            raise self._unwritable(error) from None
         if self.remote:
             remote_checkpoints.copy_description(self.path, self.checkpoints)
 
-    def release(self) -> None:
-        """Undo `claim` for a run that wrote nothing; other files in the folder stay."""
-        for name in (CONFIG, TOKENIZER, f"{CONFIG}.partial", f"{TOKENIZER}.partial"):
+    def release(self, keep_folder: bool = False) -> None:
+        """Undo `create`: remove every file that a run writes; other files in the folder stay.
+
+        `keep_folder` keeps the folder too if it is empty.
+        """
+        for name in (*OWN, f"{CONFIG}.partial", f"{TOKENIZER}.partial"):
+            path = self.path / name
             with contextlib.suppress(OSError):
-                (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+                if path.is_dir() and name in (CHECKPOINTS, TABLES, "tensorboard"):
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        if not keep_folder:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
         if self.remote:
             remote_checkpoints.remove_description(self.checkpoints)
 
     def fetch(self) -> None:
-        """Bring back the description of a run whose folder was lost, from its remote checkpoints.
+        """Bring back the description of a run whose folder was lost, if `remote` has the run."""
+        if self.remote and not self.holds_run and remote_checkpoints.holds_run(self.checkpoints):
+            remote_checkpoints.fetch_description(self.checkpoints, self.path)
 
-        Raises:
-          UserError: if there is no run in `remote` either.
-        """
-        if not self.remote or self.holds_run:
-            return
-        if not remote_checkpoints.holds_run(self.checkpoints):
-            raise UserError(
-                f"`resume`: neither {self.path} nor {self.checkpoints} holds a run to continue; "
-                f"leave `resume` out to start a new run"
-            )
-        remote_checkpoints.fetch_description(self.checkpoints, self.path)
+    @property
+    def _can_resume(self) -> bool:
+        """False for a run with the best parameters alone, as `Run.save` writes it."""
+        kept = self.path / CHECKPOINTS
+        return not (kept / "best").exists() or (kept / "last").exists()
 
-    def _check_same_run(self, resume: bool) -> None:
-        """Raise UserError unless `resume` is given and the folder holds the same run."""
-        if not resume:
-            raise UserError(
-                f"{self.path} already holds a run: choose another `folder`, or continue it with "
-                f"`resume`"
-            )
-        saved, saved_tokenizer = read_description(self.path)
-        now = json.loads(json.dumps(self.description))
-        for section in SAME_SECTIONS:
-            before = _with_defaults(section, saved, now.get(section))
-            if before != now.get(section):
-                raise UserError(
-                    f"{self.path} holds another run: its {section} is "
-                    f"{_differences(before, now.get(section))}; repeat the command that made it "
-                    f"with `resume`, or choose another `folder`"
-                )
-        for name in ("optimizer", "average", "freeze"):
-            old, new = (run.get("optimizer", {}).get(name) for run in (saved, now))
-            if _changes_state(name, old, new):
-                raise UserError(
-                    f"{self.path} was trained with `{name}` {_shown(old)}, not {_shown(new)}, and "
-                    f"its state would be lost: resume with `{name}` {_shown(old)}, or choose "
-                    f"another `folder`"
-                )
-        old, new = (run.get("training", {}).get("seed") for run in (saved, now))
-        if old != new:
-            raise UserError(
-                f"{self.path} was trained with `seed` {old}, not {new}, which orders the batches: "
-                f"resume with `seed` {old}, or choose another `folder`"
-            )
-        places = [checkpoints_of(self.path, _remote(run)) for run in (saved, now)]
-        if str(places[0]) != str(places[1]):
-            raise UserError(
-                f"{self.path} has its checkpoints in {places[0]}, not in {places[1]}: resume with "
-                f"the same `checkpoint_folder`"
-            )
-        if to_json(saved_tokenizer) != to_json(self.tokenizer):
-            sizes = len(saved_tokenizer.vocabulary), len(self.tokenizer.vocabulary)
-            raise UserError(
-                f"{self.path} was trained with another vocabulary ({sizes[0]} tokens, this text "
-                f"gives {sizes[1]}): resume with the same `corpus` and `tokens`"
-            )
+    def _being_created(self) -> UserError:
+        return UserError(
+            f"another process is starting a run in {self.path}, or was killed while it did: choose "
+            f"another `folder`, or start the run there with `resume`"
+        )
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write to {self.path}: {error.strerror}: choose another `folder`, or free "
+            f"some space"
+        )
 
 
 def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
@@ -180,21 +204,22 @@ def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
             f"other folders do: resume with the same `seeds` and `sweep`, or choose another "
             f"`folder`"
         )
-    claimed: list[RunFolder] = []
+    claimed: list[tuple[RunFolder, bool]] = []
     for folder in folders:
-        new = not folder.holds_run
+        existed = folder.path.exists()
         try:
-            folder.claim(resume)
+            if folder.claim(resume):
+                claimed.append((folder, existed))
         except UserError:
-            for other in claimed:
-                other.release()
+            for other, kept in claimed:
+                other.release(keep_folder=kept)
             raise
-        claimed += [folder] * new
 
 
-def checkpoints_of(folder: Path, remote: str | None) -> Path | str:
-    """Return where a run's checkpoints are: in its folder, or under its name in `remote`."""
-    return f"{remote.rstrip('/')}/{folder.name}" if remote else folder / CHECKPOINTS
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder holds a run: a config.json that is not empty."""
+    config = folder / CONFIG
+    return config.is_file() and config.stat().st_size > 0
 
 
 def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -241,49 +266,3 @@ def _runs_nearby(folder: Path) -> str:
         return "; train a run with python -m jaxlm.train"
     runs = sorted(path.parent for path in configs)
     return f"; there are {', '.join(map(str, runs[:8]))}"
-
-
-def _with_defaults(section: str, saved: dict[str, Any], now: Any) -> Any:
-    """Return a section of a saved config.json, with every setting that the section `now` has.
-
-    A setting that jaxlm did not have yet when the run was made gets its default value: the run was
-    trained as if the setting had this value.
-    """
-    before = saved.get(section)
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return before
-    entry = MODELS.get(saved["model"])
-    defaults: dict[str, Any] = {}
-    if section == "network" and entry is not None:
-        defaults = {name: setting.default for name, setting in entry.settings.items()}
-    elif section == "batching":
-        from jaxlm.data.batching import BatchingConfig
-
-        defaults = vars(BatchingConfig())
-    plain = json.loads(json.dumps(defaults))
-    return {name: value for name, value in plain.items() if name in now} | before
-
-
-def _changes_state(name: str, old: Any, new: Any) -> bool:
-    """Return whether the training state has other arrays with `new` than with `old`."""
-    if name == "optimizer":
-        return bool(old != new)
-    # None, and a setting that the saved config.json lacks, mean that nothing is averaged or frozen.
-    return (old in (None, "none")) != (new in (None, "none"))
-
-
-def _shown(value: Any) -> Any:
-    return "none" if value is None else value
-
-
-def _remote(config: dict[str, Any]) -> str | None:
-    place: str | None = config.get("training", {}).get("checkpoint_folder")
-    return place.rstrip("/") if place else None
-
-
-def _differences(saved: Any, asked: Any) -> str:
-    """Return the settings in which two sections differ, with both values."""
-    if not isinstance(saved, dict) or not isinstance(asked, dict):
-        return f"{saved}, not {asked}"
-    changed = [name for name in asked if saved.get(name) != asked[name]]
-    return ", ".join(f"{name} {saved.get(name)}, not {asked[name]}" for name in changed)

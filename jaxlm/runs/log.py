@@ -21,7 +21,10 @@ from jaxlm.errors import UserError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 Callback = Callable[[dict[str, Any]], None]
-"""callback(record): called with a record such as {"step": 200, "split": "train", "ppl": 9.5}."""
+"""callback(record): called with a record such as {"step": 200, "split": "train", "ppl": 9.5}.
+
+A callback may have a method `finish()`, which `fit` calls once at the end of training, also after
+an error."""
 
 
 class Log:
@@ -35,6 +38,7 @@ class Log:
       label: text before each printed line, such as the name of the run.
       live: whether to show a progress bar on a terminal or in a notebook.
       callbacks: functions that are called with each record.
+      run_name: the entry `run` of the records that callbacks get; None for no such entry.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Log:
         label: str = "",
         live: bool = True,
         callbacks: Sequence[Callback] = (),
+        run_name: str | None = None,
     ) -> None:
         self._folder, self._label, self._callbacks = folder, label, tuple(callbacks)
         self._console = console or Console()
@@ -62,7 +67,9 @@ class Log:
             disable=not live or not (self._console.is_terminal or self._console.is_jupyter),
         )
         self._task = self._bar.add_task("", total=total_steps, status="compiling")
-        self._events = _event_writer(folder) if tensorboard and folder else None
+        self._named = {} if run_name is None else {"run": run_name}
+        self._tensorboard = tensorboard
+        self._events: Any = None
 
     def __enter__(self) -> "Log":
         self._bar.start()
@@ -126,7 +133,7 @@ class Log:
         """
         self.note(line)
         for callback in self._callbacks:
-            callback({"step": step} | values)
+            callback(self._named | {"step": step} | values)
         if self._folder is None:
             return
         # JSON cannot express a perplexity or a metric that is not finite.
@@ -143,7 +150,9 @@ class Log:
             "tokens_per_second": round(self.rate(), 1),
         }
         self._append(TIMING, timing)
-        if self._events:
+        if self._tensorboard:
+            # Made only now: a folder that is refused on the way here stays as it was.
+            self._events = self._events or _event_writer(self._folder)
             prefix = values.get("split", "train")
             for name, value in values.items():
                 if isinstance(value, int | float):

@@ -1,6 +1,7 @@
 """The loss curve of a run, in a file or in a notebook: drawn with matplotlib."""
 
 import io
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,21 @@ def loss_curve(records: Records, path: Path) -> bool:
 
 
 def _curve(records: Records, title: str) -> Any:
-    """Return a figure of matplotlib with a curve for each split that has records."""
+    """Return a figure of matplotlib with a curve for each run and split that has records."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for split, marker in (("train", ""), ("valid", "o")):
+    names = list(dict.fromkeys(record.get("run", "") for record in records))
+    for name, (split, marker) in itertools.product(names, (("train", ""), ("valid", "o"))):
         points = [
             (record["step"], record["ppl"])
             for record in records
-            if record["split"] == split and "ppl" in record
+            if (record.get("run", ""), record["split"]) == (name, split) and "ppl" in record
         ]
         if points:
-            axes.plot(*zip(*points, strict=True), marker=marker, label=split)
+            label = f"{name} {split}".strip()
+            axes.plot(*zip(*points, strict=True), marker=marker, label=label)
     axes.set(xlabel="step", ylabel="perplexity", yscale="log", title=title)
     if axes.lines:
         axes.legend()
@@ -71,7 +74,7 @@ class LiveCurve:
             ) from None
         self.records: Records = []
         self.seconds, self.title = seconds, title
-        self._drawn = 0.0
+        self._drawn, self._drawn_records = 0.0, 0
         self._place = display(self._picture(), display_id=True)
 
     def __call__(self, record: dict[str, Any]) -> None:
@@ -82,9 +85,14 @@ class LiveCurve:
 
     def draw(self) -> None:
         """Draw all records so far."""
-        self._drawn = time.monotonic()
+        self._drawn, self._drawn_records = time.monotonic(), len(self.records)
         if self._place is not None:
             self._place.update(self._picture())
+
+    def finish(self) -> None:
+        """Draw the records that came after the last drawing; `fit` calls this at its end."""
+        if self._drawn_records < len(self.records):
+            self.draw()
 
     def _picture(self) -> Any:
         """Return the figure as an image that IPython can display."""

@@ -1,7 +1,9 @@
 """The protocol of a run: which tokens are scored, and where the carry is reset."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from jaxlm.errors import SettingError, UserError
 
 
 @dataclass(frozen=True)
@@ -11,6 +13,9 @@ class Protocol:
     rows: each line is scored on its own, from the initial carry; otherwise the text is one stream.
     last_only: only the last token of each line is predicted (the lecture); needs `rows`.
 
+    Raises:
+      SettingError: for `last_only` without `rows`.
+
     Example:
       >>> Protocol(rows=True, last_only=True).as_json()
       {'rows': True, 'last_only': True}
@@ -18,6 +23,26 @@ class Protocol:
 
     rows: bool = False
     last_only: bool = False
+
+    def __post_init__(self) -> None:
+        if self.last_only and not self.rows:
+            raise SettingError("last_only", True, "needs `rows`, as a stream has no last token")
+
+    @classmethod
+    def from_json(cls, saved: Any) -> "Protocol":
+        """Return the protocol that `as_json` gave.
+
+        Raises:
+          UserError: for another content, such as a setting of a later version of jaxlm.
+        """
+        known = [item.name for item in fields(cls)]
+        names = list(saved) if isinstance(saved, dict) else [str(saved)]
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(
+                f"its protocol has {', '.join(unknown)}, which this version of jaxlm does not "
+                f"know; it knows {', '.join(known)}"
+            )
+        return cls(**saved)
 
     def as_json(self) -> dict[str, Any]:
         """Return the protocol as config.json keeps it."""

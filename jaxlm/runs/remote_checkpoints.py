@@ -1,4 +1,4 @@
-"""Checkpoints outside of the run's folder: in any file system that orbax knows, such as gs://.
+"""Where checkpoints are, also outside of the run's folder: in any file system that orbax knows.
 
 The description of the run (config.json, tokenizer.json) is copied there too. If a machine is lost
 with its disk, the run can continue on another machine. The copies are written before step 0, so a
@@ -6,11 +6,13 @@ folder that cannot be written is found before training starts.
 """
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 from jaxlm.errors import UserError
 
+CHECKPOINTS = "checkpoints"
 # config.json is written last, so its presence means that the description is complete.
 DESCRIPTION = ("tokenizer.json", "config.json")
 
@@ -27,6 +29,11 @@ def path_of(folder: Path | str) -> Any:
     return epath.Path(folder) if "://" in str(folder) else epath.Path(folder).resolve()
 
 
+def checkpoints_of(folder: Path, remote: str | None) -> Path | str:
+    """Return where a run's checkpoints are: in its folder, or under its name in `remote`."""
+    return f"{remote.rstrip('/')}/{folder.name}" if remote else folder / CHECKPOINTS
+
+
 def holds_run(place: Path | str) -> bool:
     """Return whether `place` holds checkpoints of a run ("last"), or its description.
 
@@ -39,19 +46,38 @@ def holds_run(place: Path | str) -> bool:
         raise _refusal("read", place, error) from error
 
 
-def fetch_description(place: Path | str, folder: Path) -> None:
-    """Copy the description of the run from `place` to `folder`.
+def holds_any_run(place: Path | str) -> bool:
+    """Return whether `place` holds a run, or the runs of a sweep in folders of their own.
 
     Raises:
       UserError: if `place` cannot be read.
+    """
+    if holds_run(place):
+        return True
+    try:
+        return any(path_of(place).glob("*seed-*/config.json"))
+    except Exception as error:  # see holds_run
+        raise _refusal("read", place, error) from error
+
+
+def fetch_description(place: Path | str, folder: Path) -> None:
+    """Copy the description of the run from `place` to `folder`; each file is whole, or not there.
+
+    Raises:
+      UserError: if `place` cannot be read, or `folder` cannot be written.
     """
     try:
         texts = {name: (path_of(place) / name).read_text() for name in DESCRIPTION}
     except Exception as error:  # see holds_run
         raise _refusal("read", place, error) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in DESCRIPTION:
-        (folder / name).write_text(texts[name], encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in DESCRIPTION:
+            partial = folder / f"{name}.partial"
+            partial.write_text(texts[name], encoding="utf-8")
+            os.replace(partial, folder / name)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}: free some space") from None
 
 
 def copy_description(folder: Path, place: Path | str) -> None:

@@ -12,14 +12,9 @@ from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.registry import MODELS, describe_model, make_model
-from jaxlm.runs.folder import (
-    CHECKPOINTS,
-    TABLES,
-    RunFolder,
-    checkpoints_of,
-    read_description,
-)
+from jaxlm.runs.folder import TABLES, RunFolder, read_description
 from jaxlm.runs.protocol import Protocol
+from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 
 Warn = Callable[[str], None]
 
@@ -65,7 +60,8 @@ class Run:
     def save(self, folder: str | Path) -> "Run":
         """Write the run to a new folder, and return the run as `load` would bring it back.
 
-        The folder has the parameters of this run, without what training would need to continue.
+        The folder has the parameters of this run, without what training would need to continue. If
+        they cannot be written, the folder is left as it was.
 
         Raises:
           UserError: if the folder holds a run already, cannot be written, or if the model is not
@@ -82,11 +78,14 @@ class Run:
         if isinstance(training, dict):
             description["training"] = training | {"checkpoint_folder": None}
         place = RunFolder(Path(folder), description, self.tokenizer)
-        place.claim(resume=False)
+        existed = place.path.exists()
+        place.create()
         try:
             WRITERS[self.model.trained_by](self, place.path)
-        except (OSError, UserError) as error:
-            place.release()
+        except BaseException as error:
+            place.release(keep_folder=existed)
+            if not isinstance(error, OSError | UserError):
+                raise
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot write the run to {folder}: {reason}") from None
         return load(place.path)
@@ -101,13 +100,18 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
     skipped.
 
     Raises:
-      UserError: if the folder holds no run, no whole checkpoint, or a model that is not registered.
+      UserError: if the folder holds no run, no whole checkpoint, a model that is not registered, or
+        a protocol that this version does not know.
     """
     folder = Path(folder)
     settings, tokenizer = read_description(folder)
     vocabulary = tokenizer.vocabulary
     name = settings["model"]
     check_registered(folder, name)
+    try:
+        protocol = Protocol.from_json(settings["protocol"])
+    except UserError as error:
+        raise UserError(f"{folder} cannot be loaded: {error}") from None
     model = make_model(name, settings["network"], len(vocabulary), vocabulary.start_id)
     restored = READERS[model.trained_by](model, folder, settings, warn)
     if restored is None:
@@ -115,7 +119,7 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
             f"{folder} has no whole checkpoint yet: train on with `resume`, or choose another run"
         )
     params, step = restored
-    return Run(model, params, tokenizer, Protocol(**settings["protocol"]), settings, folder, step)
+    return Run(model, params, tokenizer, protocol, settings, folder, step)
 
 
 def check_registered(folder: Path, name: str) -> None:

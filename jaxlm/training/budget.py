@@ -19,7 +19,7 @@ from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Mesh
 from jaxlm.parallel.multihost import allgather_ints
-from jaxlm.runs.folder import CONFIG, read_sections
+from jaxlm.runs.folder import holds_run, read_sections
 from jaxlm.training.config import TrainingConfig
 from jaxlm.training.optimizers import Horizon
 from jaxlm.training.state import TrainState, init_params
@@ -66,6 +66,11 @@ class Budget:
         """True when only the time that a validation takes is left."""
         limit = math.inf if self.minutes is None else 60 * self.minutes
         return self.seconds + self.validation_seconds >= limit
+
+    def end(self) -> None:
+        """Count the budget as spent, with the time that was reserved for the last validation."""
+        if self.minutes is not None:
+            self.spent_before += max(0.0, 60 * self.minutes - self.seconds)
 
     @contextlib.contextmanager
     def timing_validation(self) -> Iterator[None]:
@@ -177,7 +182,7 @@ def saved_steps(config: TrainingConfig, folder: Path | None) -> int | None:
     """
     if config.steps or config.max_minutes is None or folder is None:
         return config.steps
-    if not (folder / CONFIG).exists():
+    if not holds_run(folder):
         return config.steps
     saved = read_sections(folder, "training")
     same_budget = saved.get("max_minutes") == config.max_minutes

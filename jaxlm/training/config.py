@@ -11,9 +11,9 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from jaxlm.data.batching import BatchingConfig
-from jaxlm.data.text import TextConfig
-from jaxlm.errors import SettingError, choose
+from jaxlm.data.batching import BatchingConfig, rows_of
+from jaxlm.data.text import Text, TextConfig
+from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.models.registry import MODELS
 from jaxlm.models.settings import as_tuples
 from jaxlm.ngrams.config import CountingConfig
@@ -164,6 +164,10 @@ class RunConfig:
         assert self.training is not None
         return replace(self, training=replace(self.training, steps=steps))
 
+    def with_about(self, **entries: Any) -> "RunConfig":
+        """Return these settings with more entries of config.json that are no settings."""
+        return replace(self, about={**self.about, **entries})
+
     def protocol(self, start_id: int | None) -> Protocol:
         """Return how a run with these settings is scored.
 
@@ -210,6 +214,20 @@ def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
     if config.seed < 0:
         raise SettingError("seed", config.seed, "must be 0 or more")
     return config.steps or max(1, round(config.epochs * steps_per_epoch))
+
+
+def check_valid_split(text: Text, protocol: Protocol) -> None:
+    """Raise UserError if there is a validation split and none of its tokens can be predicted."""
+    valid = text.valid
+    if valid is None or not len(valid) or not protocol.rows:
+        return
+    try:
+        rows_of(valid)
+    except UserError:
+        raise UserError(
+            f"the valid split of {text.name} has no line in which a token can be predicted: add "
+            f"lines of two words or more to it, or leave the split out"
+        ) from None
 
 
 def _check_positive(config: TrainingConfig, names: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxlm.data.batching import POSITIONS
+from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError, choose
 from jaxlm.evaluation.scoring import Scorer
@@ -25,7 +26,8 @@ from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.folder import TABLES, RunFolder
 from jaxlm.runs.log import Log, perplexity_of
 from jaxlm.runs.run import Run
-from jaxlm.training.config import RunConfig
+from jaxlm.runs.same_run import TEXT_DIGESTS
+from jaxlm.training.config import RunConfig, check_valid_split
 
 
 def fit_by_counting(
@@ -51,15 +53,18 @@ def fit_by_counting(
     Raises:
       UserError: for a setting that cannot work, an order longer than any line, and a full disk.
     """
-    assert config.counting is not None
+    counting = config.counting
+    assert counting is not None
     # Every setting is checked before a run folder is made.
-    _check(model, text, config.counting)
+    _check(model, text, counting)
     model = replace(model, start_id=text.vocabulary.start_id)
-    settings = config.as_json(model.start_id)
     protocol = config.protocol(model.start_id)
+    check_valid_split(text, protocol)
+    if folder:
+        config = config.with_about(**{TEXT_DIGESTS: text_digests(text)})
+    settings = config.as_json(model.start_id)
     run_folder = RunFolder(folder, settings, text.tokenizer) if folder else None
-    if run_folder:
-        run_folder.claim(resume)
+    claimed = run_folder is not None and run_folder.claim(resume)
     log = Log(folder, console, 1)
 
     def run(tables: Tables) -> Run:
@@ -68,16 +73,18 @@ def fit_by_counting(
     if resume and folder and (folder / TABLES).is_dir():
         log.note("this run is complete: there is nothing left to count")
         return run(Tables.load(folder / TABLES))
+    if run_folder and not claimed:
+        run_folder.write_description()
     log.start_from(0)
     began = time.perf_counter()
     try:
         with _scratch(folder) as scratch:
-            estimate = _estimate(model, text, config.counting, scratch)
+            estimate = _estimate(model, text, counting, scratch)
             seconds = time.perf_counter() - began
             tables = _kept(estimate.tables, folder, scratch)
     except UserError:
         # There is nothing yet that `resume` could continue.
-        if run_folder and not resume:
+        if run_folder and claimed:
             run_folder.release()
         raise
     _log_estimate(log, estimate, seconds, len(text.train))

@@ -62,13 +62,15 @@ def fit(
       model: the model. With `from_run` it may be None: then it is the run's model.
       text: the corpus, from `read_corpus`.
       folder: where the run is kept; None to keep nothing.
-      resume: whether to continue the run in `folder`, exactly as if it had never stopped.
+      resume: whether to continue the run in `folder`, exactly as if it had never stopped. A
+        folder that holds no run yet, here and in `checkpoint_folder`, starts a new run.
       config: every setting; None for the defaults. `options` change single settings. The settings
         of the model and of the text are always those of `model` and `text`.
       from_run: a trained run whose parameters training starts from (fine-tuning); its other
         settings are not used. The text must have been read with the run's vocabulary, or with the
         run's vocabulary extended; see `read_corpus(tokenizer=...)`.
-      callbacks: functions that are called with each record of the log, a dict.
+      callbacks: functions that are called with each record of the log, a dict. If a callback has a
+        method `finish`, it is called once at the end, also after an error.
       mesh: for a neural model, sizes of the device mesh, such as {"data": 4, "model": 2}; None for
         all devices on data.
       console: a rich Console for the log; None for standard output.
@@ -132,7 +134,8 @@ def fit_many(
       folder: keeps each run in a folder of its own, such as lr-0.001-seed-0; None to keep nothing.
       resume: whether to continue the runs in `folder`.
       config: every setting; None for the defaults. `options` change single settings.
-      callbacks: functions that are called with each record of the log of each run.
+      callbacks: functions that are called with each record of the log of each run; the entry
+        `run` of a record is the name of the run, such as lr-0.001-seed-0.
       console: a rich Console for the log; None for standard output.
       quiet: whether to print nothing.
       **options: settings by name, as for `fit`.
@@ -148,9 +151,10 @@ def fit_many(
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
     _check_sweep_of_custom(custom, sweep or {})
     place = Path(folder) if folder else None
-    specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place)
+    specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place, resume)
     check_sweep(specs)
-    extras = Extras(Console(quiet=True) if quiet else console, callbacks, custom)
+    console = Console(quiet=True) if quiet else console
+    extras = Extras(console, callbacks, custom, name_runs=True)
     if len(specs) == 1:
         return [train_one(specs[0], text, resume, extras, {"data": 1})]
     return train_many(specs, text, resume, extras, sweep_runner)

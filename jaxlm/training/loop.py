@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from jaxlm.data.batching import Batches, make_batches
+from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.ops.machine import block_if_needed
@@ -32,22 +33,24 @@ from jaxlm.parallel.multihost import allgather_ints, is_first, run_on_first
 from jaxlm.runs.folder import claim_all
 from jaxlm.runs.log import Callback, Log, check_tensorboard
 from jaxlm.runs.run import Run
+from jaxlm.runs.same_run import TEXT_DIGESTS
 from jaxlm.runs.sessions import record_session, session_of
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget, horizon_of, saved_steps, validation_seconds
-from jaxlm.training.config import total_steps
+from jaxlm.training.config import check_valid_split, total_steps
 from jaxlm.training.interrupts import Interrupts
 from jaxlm.training.optimizers import (
     CustomParts,
     Horizon,
     Transform,
+    check_schedule,
     frozen_mask,
     make_optimizer,
 )
 from jaxlm.training.progress import NotFiniteError
-from jaxlm.training.state import TrainState, init_state
+from jaxlm.training.state import TrainState, init_state, trace_start
 from jaxlm.training.step import StepMetrics, StepRunner, make_train_block
-from jaxlm.training.trainee import PausePoints, Spec, Trainee
+from jaxlm.training.trainee import PausePoints, Saved, Spec, Trainee
 
 T = TypeVar("T")
 
@@ -95,12 +98,14 @@ class Extras(NamedTuple):
 
     console: where lines are printed. callbacks: called with each log record. custom: the user's own
     optimizer or schedule. start_params: initial parameters; None for random initial parameters.
+    name_runs: whether the records that callbacks get have the name of the run as `run`.
     """
 
     console: Console | None = None
     callbacks: Sequence[Callback] = ()
     custom: CustomParts = CustomParts()
     start_params: Any = None
+    name_runs: bool = False
 
 
 def train_one(
@@ -159,7 +164,13 @@ class _Loop:
         self.budget = Budget(training.max_minutes, None if training.steps else self.asked)
         for spec in specs:
             self._plan(spec)
+        self._check_start()
+        if first.folder and is_first():
+            digests = {TEXT_DIGESTS: text_digests(text)}
+            self.specs = [replace(spec, config=spec.config.with_about(**digests)) for spec in specs]
         self.trainees: list[Trainee] = []
+        self.stopped_by = 0
+        """The signal that ended training before its last step, 0 if none did."""
 
     # Plan: how many steps there are, and when to pause.
 
@@ -194,6 +205,15 @@ class _Loop:
             raise SettingError(
                 "freeze", pattern, f"matches no parameter; there are {', '.join(names)}"
             )
+
+    def _check_start(self) -> None:
+        """Raise the error of a setting with which training cannot start."""
+        model, config, average = self.first.model, self.first.config, make_average(self.optimizer)
+        check_valid_split(self.text, config.protocol(model.start_id))
+        if self.extras.custom.schedule is not None:
+            check_schedule(self.extras.custom.schedule)
+        start = average.start if average else None
+        trace_start(model, self.transform, self.batches[0].batch_size, start)
 
     def _batches(self, spec: Spec) -> Batches:
         batching, training = spec.config.batching, spec.config.training
@@ -272,19 +292,23 @@ class _Loop:
             with contextlib.ExitStack() as logs, Interrupts() as interrupts:
                 for trainee in self.trainees:
                     logs.enter_context(trainee.log)
-                states = self._train(self._start(resume), interrupts)
-                if interrupts.received:
+                states = self._start(resume)
+                if self._first_decides(not resume or self._has_work()):
+                    run_on_first(self._record_session)
+                states = self._train(states, interrupts)
+                if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
                     saved = "; saved" if self.first.folder else "; there is no folder to save it in"
                     first.log.note(f"stopped at step {step} of {self.pauses.total}{saved}")
         finally:
             for trainee in self.trainees:
                 trainee.close()
+            for callback in self.extras.callbacks if is_first() else ():
+                if finish := getattr(callback, "finish", None):
+                    finish()
         pairs = zip(self.trainees, states, strict=True)
         return [
-            trainee.run(state, interrupts.received)
-            for trainee, state in pairs
-            if not trainee.failed
+            trainee.run(state, self.stopped_by) for trainee, state in pairs if not trainee.failed
         ]
 
     @property
@@ -305,6 +329,7 @@ class _Loop:
             label=f"{name}: " if len(self.specs) > 1 else "",
             live=index == 0,
             callbacks=self.extras.callbacks if is_first() else (),
+            run_name=name if self.extras.name_runs else None,
         )
         per_epoch = self.batches[0].steps_per_epoch
         return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh)
@@ -312,17 +337,16 @@ class _Loop:
     # Claim: the folders, and how many steps fit into a budget.
 
     def _claim(self, resume: bool) -> None:
-        """Claim the folders, and fit the number of steps to a budget."""
+        """Claim the folders, and fit the number of steps to a budget.
+
+        A folder that holds the run to resume is not changed: it could still be refused.
+        """
         if resume:
             run_on_first(self._fetch)
             # The first process alone may see the folder.
             steps = saved_steps(self.training, self.first.folder)
             self._set_steps(int(allgather_ints([steps or 0])[0, 0]) or None)
         run_on_first(lambda: claim_all(self._folders(), resume))
-        session = session_of(self.mesh)
-        for spec in self.specs:
-            if spec.folder and is_first():
-                record_session(spec.folder, spec.config.about.get("command"), session)
         if self.training.max_minutes and not self.training.steps:
             steps = self.budget.first_fit(
                 self._timed_block(),
@@ -334,7 +358,6 @@ class _Loop:
                 runs=len(self.specs),
             )
             self._set_steps(int(allgather_ints([steps])[0, 0]))
-            self._describe_again()
 
     def _timed_block(self) -> Any:
         """Return the compiled train step of one run, to be timed by `Budget.first_fit`."""
@@ -358,10 +381,22 @@ class _Loop:
         for folder in self._folders():
             folder.fetch()
 
-    def _describe_again(self) -> None:
-        """Write config.json again, because the number of steps has changed."""
-        for folder in self._folders() if is_first() else ():
+    def _has_work(self) -> bool:
+        """Return whether there are steps to train."""
+        return any(one.step < self.pauses.total for one in self.alive) and not self._done()
+
+    def _describe(self) -> None:
+        """Write config.json, whose settings a resumed run or a new number of steps changes."""
+        for folder in self._folders():
             folder.write_description()
+
+    def _record_session(self) -> None:
+        """Write config.json and a line of sessions.jsonl for each run."""
+        self._describe()
+        session = session_of(self.mesh)
+        for spec in self.specs:
+            if spec.folder:
+                record_session(spec.folder, spec.config.about.get("command"), session)
 
     # Start or restore.
 
@@ -385,13 +420,16 @@ class _Loop:
     def _restore(self, states: list[TrainState]) -> list[TrainState] | None:
         """Return the newest saved states; None if nothing was saved.
 
-        Several runs go back to the newest step that all of them saved: a signal may have ended
-        the earlier session when only some runs had saved their newest step. A run that failed in
-        an earlier session stays failed, and keeps its initial state.
+        Several runs go back to the newest step that all of them saved and that can be read: a
+        signal may have ended the earlier session when only some runs had saved their newest step.
+        A run that failed in an earlier session stays failed, and keeps its initial state.
+
+        Raises:
+          UserError: if checkpoints were saved and cannot be read. No file was changed then.
         """
         if len(self.trainees) == 1:
-            state = self.trainees[0].restore(states[0])
-            return None if state is None else [state]
+            newest = self.trainees[0].newest(states[0])
+            return None if newest is None else [self.trainees[0].continue_from(newest, states[0])]
         alive = [trainee for trainee in self.trainees if not trainee.recall_failure()]
         if not alive:
             raise UserError(
@@ -399,13 +437,25 @@ class _Loop:
                 "another `folder`, with a lower `lr` or with `clip`"
             )
         saved = [set(one.checkpoints.readable_steps()) for one in alive if one.checkpoints]
-        common = set.intersection(*saved) if saved else set()
-        if not common:
-            return None
-        steps = [max(common)]
-        pairs = zip(self.trainees, states, strict=True)
-        restored = [state if one.failed else one.restore(state, steps) for one, state in pairs]
-        return [state for state in restored if state is not None]
+        common = sorted(set.intersection(*saved), reverse=True) if saved else []
+        pairs = list(zip(self.trainees, states, strict=True))
+        for step in common:
+            found: dict[int, Saved] = {}
+            for index, (trainee, state) in enumerate(pairs):
+                if not trainee.failed and trainee.checkpoints:
+                    restored = trainee.checkpoints.restore_step(step, state)
+                    if restored is None:
+                        break
+                    found[index] = restored
+            else:
+                return [
+                    trainee.continue_from(found[index], state) if index in found else state
+                    for index, (trainee, state) in enumerate(pairs)
+                ]
+        if common:
+            assert alive[0].checkpoints is not None
+            raise alive[0].checkpoints.unreadable(common)
+        return None
 
     # Repeat: dispatch, measure, pause.
 
@@ -450,8 +500,10 @@ class _Loop:
         The first process's clock counts, and a signal to any process stops all of them.
         """
         votes_PN = allgather_ints([count, interrupts.received, self._done()])
-        interrupts.received = int(votes_PN[:, 1].max())
-        return 0 if interrupts.received or votes_PN[0, 2] else int(votes_PN[0, 0])
+        if votes_PN[0, 2]:
+            return 0
+        self.stopped_by = int(votes_PN[:, 1].max())
+        return 0 if self.stopped_by else int(votes_PN[0, 0])
 
     def _done(self) -> bool:
         """Return whether the budget is spent, or the patience of every run is."""
@@ -477,7 +529,8 @@ class _Loop:
         self._set_steps(steps)
         for spec, trainee in zip(self.specs, self.trainees, strict=True):
             trainee.change_length(spec, self.pauses)
-        self._describe_again()
+        if is_first():
+            self._describe()
         epochs = steps / self.batches[0].steps_per_epoch
         note = f"step {step:6d}  fitted again to {self.budget.minutes:g} minutes: {steps:,} steps"
         self.trainees[0].log.note(f"{note}, {epochs:.2f} epochs")

@@ -144,6 +144,22 @@ def make_schedule(
     return optax.join_schedules([warmup, schedule], [config.warmup_steps])
 
 
+def check_schedule(schedule: Schedule) -> None:
+    """Raise SettingError unless JAX can trace a schedule of the user's own to one number."""
+    try:
+        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        shapes = [leaf.shape for leaf in jax.tree.leaves(rate)]
+    except Exception as error:  # the user's code may raise anything
+        why = (
+            f"fails when JAX traces it ({type(error).__name__}): use functions of jax.numpy, such "
+            f"as jnp.where(step < 10, 0.1, 0.01), in the place of Python's `if`"
+        )
+        raise SettingError("schedule", "of your own", why) from error
+    if shapes != [()]:
+        why = "must return one number, the learning rate of the step"
+        raise SettingError("schedule", "of your own", why)
+
+
 def make_optimizer(
     config: OptimizerConfig, horizon: Horizon, custom: CustomParts | None = None
 ) -> Transform:

@@ -20,7 +20,8 @@ class Progress:
     targets, since the last train record of the log. best_nll, best_step: nll and step of the best
     validation. worse_in_a_row: validations since the best validation. worse_since_decay:
     validations since the best validation or the last decay of the rate, whichever is later.
-    valid_nlls: the nll of every validation. seconds: time spent in all sessions, 0 without a time
+    valid_nlls: the nll of every validation. valid_step: the step of the last validation, -1 before
+    the first validation. seconds: time spent in all sessions, 0 without a time
     budget.
     """
 
@@ -33,6 +34,7 @@ class Progress:
     worse_since_decay: int = 0
     valid_nlls: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    valid_step: int = -1
 
 
 class NotFiniteError(UserError):
@@ -126,6 +128,7 @@ class Meter:
         if not math.isfinite(scores.nll):
             raise NotFiniteError(progress.step, progress.step)
         progress.valid_nlls.append(scores.nll)
+        progress.valid_step = progress.step
         ppl, improved = perplexity_of(scores.nll / tokens), scores.nll < progress.best_nll
         progress.worse_in_a_row = 0 if improved else progress.worse_in_a_row + 1
         progress.worse_since_decay = 0 if improved else progress.worse_since_decay + 1

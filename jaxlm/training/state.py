@@ -96,6 +96,27 @@ def init_state(
     return jax.jit(init, out_shardings=sharding, compiler_options=INIT_OPTIONS)(key)
 
 
+def trace_start(
+    model: NeuralModel, optimizer: Transform, batch_size: int, averaged: float | None
+) -> None:
+    """Trace the initial state and an update of the optimizer, without computing anything.
+
+    Whatever a model, an optimizer or a schedule raises when JAX traces it is raised here.
+
+    Args:
+      model: the model.
+      optimizer: the optimizer.
+      batch_size: number of streams in the carry.
+      averaged: `Average.start` of the running average; None without averaging.
+    """
+
+    def start(key: jax.Array) -> Any:
+        state = _initializer(model, optimizer, batch_size, averaged)(key)
+        return optimizer.update(state.params, state.opt_state, state.params)
+
+    jax.eval_shape(start, jax.random.key(0))
+
+
 def state_shapes(
     model: NeuralModel, optimizer: Transform, batch_size: int, mesh: Mesh
 ) -> TrainState:

@@ -13,6 +13,9 @@ from jaxlm.data.batching import Block
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.layers import RATES
 from jaxlm.ops.machine import deterministic_options
+from jaxlm.runs.folder import holds_run, read_sections
+from jaxlm.runs.remote_checkpoints import checkpoints_of
+from jaxlm.runs.remote_checkpoints import holds_run as remote_holds_run
 from jaxlm.training.averaging import Share
 from jaxlm.training.optimizers import CustomParts, Horizon, unchecked_optimizer
 from jaxlm.training.state import TrainState
@@ -78,7 +81,11 @@ def sweep_runner(
 
 
 def sweep_specs(
-    spec: Spec, seeds: int, sweep: Mapping[str, Sequence[float]], folder: Path | None
+    spec: Spec,
+    seeds: int,
+    sweep: Mapping[str, Sequence[float]],
+    folder: Path | None,
+    resume: bool = False,
 ) -> list[Spec]:
     """Return the runs of a sweep: one for each seed and combination of values.
 
@@ -87,6 +94,7 @@ def sweep_specs(
       seeds: number of seeds of each combination.
       sweep: values by the name of a setting.
       folder: the folder that holds the folders of the runs, such as lr-0.001-seed-0; or None.
+      resume: whether the runs are resumed.
     Raises:
       SettingError: for a setting that cannot be swept.
     """
@@ -109,16 +117,44 @@ def sweep_specs(
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
         for seed in range(training.seed, training.seed + seeds):
             parts = [f"{name.replace('_', '-')}-{value:g}" for name, value in chosen.items()]
+            name = "-".join([*parts, f"seed-{seed}"])
+            remote = sweep_remote(training.checkpoint_folder, folder, name, resume)
+            # Runs that a signal ends between two of their saves go back to a common step.
+            keep = max(2, training.keep)
             config = replace(
                 spec.config,
                 network={**spec.config.network, **rates},
                 optimizer=replace(optimizer, **others),
-                # Runs that a signal ends between two of their saves go back to a common step.
-                training=replace(training, seed=seed, keep=max(2, training.keep)),
+                training=replace(training, seed=seed, keep=keep, checkpoint_folder=remote),
             )
-            place = folder and folder / "-".join([*parts, f"seed-{seed}"])
+            place = folder and folder / name
             specs.append(Spec(model, config, place))
     return specs
+
+
+def sweep_remote(remote: str | None, folder: Path | None, run: str, resume: bool) -> str | None:
+    """Return the folder that holds the remote checkpoints of a run of a sweep.
+
+    It is REMOTE/SWEEP, where SWEEP is the name of the sweep's folder, so that two sweeps do not
+    meet. A resumed run of version 0.1.0 has its checkpoints in REMOTE itself.
+
+    Args:
+      remote: the setting `checkpoint_folder`, or None.
+      folder: the folder of the sweep, or None.
+      run: the name of the run's folder, such as lr-0.001-seed-0.
+      resume: whether the run is resumed.
+    """
+    if remote is None or folder is None:
+        return remote
+    own = f"{remote.rstrip('/')}/{folder.resolve().name}"
+    if not resume:
+        return own
+    place = folder / run
+    if holds_run(place):
+        saved = read_sections(place, "training").get("checkpoint_folder")
+        return remote if saved == remote else own
+    before, now = (checkpoints_of(place, at) for at in (remote, own))
+    return remote if remote_holds_run(before) and not remote_holds_run(now) else own
 
 
 def number(spec: Spec, name: str) -> Any:

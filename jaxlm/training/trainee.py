@@ -28,6 +28,8 @@ from jaxlm.training.progress import Meter, NotFiniteError, Progress
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import StepMetrics
 
+Saved = tuple[TrainState, dict[str, Any]]
+"""A saved state, and the meta of its checkpoint."""
 # Written when the loss of a run is not finite: the run cannot continue.
 FAILED = "failed.json"
 
@@ -147,30 +149,34 @@ class Trainee:
         self.log.start_from(0)
         self._write_failure(None)
 
-    def restore(self, state: TrainState, steps: list[int] | None = None) -> TrainState | None:
-        """Return the newest saved state, or None if there is none.
+    def newest(self, state: TrainState) -> Saved | None:
+        """Return the newest state that was saved and can be read; None if nothing was saved.
 
         Args:
-          state: a state with the shapes and the sharding that the saved state has.
-          steps: the steps whose checkpoints may be read; None for all.
+          state: a state with the shapes that the saved state has.
         Raises:
           UserError: if no checkpoint can be read, or if the folder has parameters alone
             (`Run.save`), which cannot be trained further.
         """
         if self.checkpoints is None:
             return None
-        restored = self.checkpoints.restore(state, steps)
-        if restored is None:
+        saved = self.checkpoints.restore(state)
+        if saved is None:
             self._check_no_params_alone(state)
-            return None
-        saved, meta = restored
-        state = put_like(saved, state)
+        return saved
+
+    def continue_from(self, saved: Saved, state: TrainState) -> TrainState:
+        """Return a saved state, placed as `state` is, and forget the records after its step."""
+        assert self.checkpoints is not None
+        restored, meta = saved
+        state = put_like(restored, state)
         self.meter.progress = Progress(**meta["progress"])
         self.saved_step = self.step
         self._write_failure(None)
         self._restore_best(state)
         self.log.note(f"resumed at step {self.step} of {self.pauses.total}")
         self.log.start_from(self.step)
+        self.checkpoints.remove_half_written()
         return state
 
     def _check_no_params_alone(self, state: TrainState) -> None:
@@ -183,16 +189,15 @@ class Trainee:
             )
 
     def _restore_best(self, state: TrainState) -> None:
-        """Bring back the best parameters by validation, if they are older than `state`."""
+        """Bring back the best parameters by validation."""
         assert self.checkpoints is not None
         best_step = self.meter.progress.best_step
-        if best_step == self.step > 0:
-            # This state is the best one; the run may have ended before it was saved as best.
-            self._keep_best(state)
-            return
         best = self.checkpoints.restore_params(state.params)
         if best and best[2] == "best" and best[1]["step"] == best_step:
             self.best_params = put_like(best[0], state.params)
+        if best_step == self.step > 0 and not _equal(self.best_params, state.params):
+            # This state is the best one; the run ended before it was saved as best.
+            self._keep_best(state)
 
     def _keep_best(self, state: TrainState) -> None:
         self.best_params = jax.tree.map(lambda array: jnp.array(array, copy=True), state.params)
@@ -218,11 +223,11 @@ class Trainee:
           save: whether to save even if this step is no pause point.
         """
         step, improved = self.pauses.total if last else self.step, False
-        if budget.minutes:
-            self.meter.progress.seconds = budget.seconds
         if self.pauses.validates_at(step):
             with budget.timing_validation():
                 state, improved = self._validate(state)
+        if budget.minutes:
+            self.meter.progress.seconds = budget.seconds
         if last or save or self.pauses.saves_at(step):
             self._save("last", state)
         if improved:
@@ -260,10 +265,8 @@ class Trainee:
         Raises:
           NotFiniteError: if the last step made parameters that are not finite.
         """
-        unfinished = self.step < self.pauses.total
-        if unfinished and over and not self.pauses.validates_at(self.step):
-            self.log.note(f"the {budget.minutes:g} minutes of `max_minutes` are over")
-            self.pause(state, budget, last=True)
+        if over and self.step < self.pauses.total:
+            self._end_budget(state, budget)
         if self.saved_step != self.step:
             if budget.minutes:
                 self.meter.progress.seconds = budget.seconds
@@ -272,6 +275,22 @@ class Trainee:
             raise NotFiniteError(self.step, self.step)
         if self.checkpoints:
             self.checkpoints.wait()
+
+    def _end_budget(self, state: TrainState, budget: Budget) -> None:
+        """End a run whose minutes are over: validate the last state, and save it.
+
+        A session that finds the budget spent, and the last state validated and saved, adds nothing.
+        """
+        self.log.note(f"the {budget.minutes:g} minutes of `max_minutes` are over")
+        assert budget.minutes is not None
+        progress = self.meter.progress
+        budget.end()
+        validated = self.pauses.eval_every is None or progress.valid_step == self.step
+        if not validated:
+            self.pause(state, budget, last=True)
+        elif self.saved_step != self.step or progress.seconds < 60 * budget.minutes:
+            progress.seconds = budget.seconds
+            self._save("last", state)
 
     def _save(self, kind: str, state: TrainState) -> None:
         # A step with a finite loss can still make parameters that are not; the next step tells.
@@ -307,16 +326,24 @@ class Trainee:
         if error is None:
             path.unlink(missing_ok=True)
             return
+        partial = path.with_suffix(".partial")
         with writing(path):
-            path.write_text(json.dumps({"step": error.params_step, "why": str(error)}) + "\n")
+            partial.write_text(json.dumps({"step": error.params_step, "why": str(error)}) + "\n")
+            partial.replace(path)
 
     def recall_failure(self) -> bool:
-        """Return whether an earlier session ended this run because its loss was not finite."""
+        """Return whether an earlier session ended this run because its loss was not finite.
+
+        A damaged failed.json says so too; then the step is not known and counts as 0.
+        """
         path = self.spec.folder / FAILED if self.spec.folder else None
         if path is None or not path.exists():
             return False
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        self.failed = NotFiniteError(saved["step"] + 1, saved["step"])
+        try:
+            step = int(json.loads(path.read_text(encoding="utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            step = 0
+        self.failed = NotFiniteError(step + 1, step)
         return True
 
     def run(self, state: TrainState, stopped_by: int) -> Run:
@@ -338,6 +365,14 @@ class Trainee:
         """End the threads that write checkpoints."""
         if self.checkpoints:
             self.checkpoints.close()
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two trees of parameters have the same values; `one` may be None."""
+    if one is None:
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(to_host(leaf), to_host(twin)) for leaf, twin in pairs)
 
 
 def _all_finite(params: Any) -> bool:

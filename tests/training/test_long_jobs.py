@@ -83,9 +83,60 @@ def test_a_resumed_run_keeps_its_checkpoints_where_they_were(fit_tiny, tmp_path)
     fit_tiny(tmp_path / "run", steps=2, **place)
     with pytest.raises(UserError, match=r"elsewhere/run, not in .*: resume with the same"):
         fit_tiny(tmp_path / "run", steps=4, resume=True)
-    with pytest.raises(UserError, match=r"neither .*/other nor .*/elsewhere/other holds a run"):
-        fit_tiny(tmp_path / "other", steps=4, resume=True, **place)
-    assert not (tmp_path / "other").exists()
+
+
+def test_resume_where_no_run_is_starts_a_run(fit_tiny, tmp_path):
+    """With remote checkpoints as without."""
+    place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
+    here = fit_tiny(tmp_path / "here", steps=2, resume=True)
+    there = fit_tiny(tmp_path / "there", steps=2, resume=True, **place)
+    assert_same_params(here, there)
+    assert steps_in(tmp_path / "elsewhere/there/last") == [2]
+
+
+@pytest.mark.full
+def test_the_command_resumes_only_a_run_that_is_somewhere(train, text_file, tmp_path):
+    argv = ("--model", "rnn", "--corpus", text_file, "--checkpoint-folder", tmp_path / "elsewhere")
+    argv = (*argv, "--hidden-size", 4, "--steps", 2, "--batch-size", 4)
+    code, _, err = train(*argv, "--out", tmp_path / "run", "--resume")
+    assert code == 2 and "run holds no run to continue" in err
+    assert not (tmp_path / "run").exists() and not (tmp_path / "elsewhere").exists()
+    assert train(*argv, "--out", tmp_path / "run")[0] == 0
+    shutil.rmtree(tmp_path / "run")
+    code, out, _ = train(*argv, "--out", tmp_path / "run", "--resume")
+    assert code == 0 and "resumed at step 2 of 2" in out
+
+
+def test_two_sweeps_share_a_checkpoint_folder(text, tmp_path):
+    model = make(jaxlm.RNN, text)
+    place = str(tmp_path / "remote")
+    many = {"steps": 2, "batch_size": 4, "bptt": 5, "checkpoint_folder": place, "quiet": True}
+    for name in ("A", "B"):
+        runs = jaxlm.fit_many(model, text, seeds=2, folder=tmp_path / name, **many)
+        assert steps_in(tmp_path / "remote" / name / "seed-1" / "last") == [2]
+    assert_same_params(jaxlm.load(tmp_path / "B/seed-1"), runs[1])
+    shutil.rmtree(tmp_path / "A")
+    longer = many | {"steps": 3, "resume": True}
+    runs = jaxlm.fit_many(model, text, seeds=2, folder=tmp_path / "A", **longer)
+    assert runs[0].step == 3 and steps_in(tmp_path / "remote/A/seed-0/last") == [2, 3]
+
+
+def test_a_sweep_of_version_0_1_0_is_resumed_from_its_place(text, tmp_path):
+    """There the runs of a sweep were in the checkpoint folder itself."""
+    model = make(jaxlm.RNN, text)
+    place = str(tmp_path / "remote")
+    many = {"steps": 2, "batch_size": 4, "bptt": 5, "checkpoint_folder": place, "quiet": True}
+    for seed in (0, 1):
+        jaxlm.fit(model, text, folder=tmp_path / f"A/seed-{seed}", seed=seed, **many)
+    assert steps_in(tmp_path / "remote/seed-1/last") == [2]
+    for steps, lost in ((3, False), (4, True)):
+        if lost:
+            shutil.rmtree(tmp_path / "A")
+        longer = many | {"steps": steps, "resume": True}
+        runs = jaxlm.fit_many(model, text, seeds=2, folder=tmp_path / "A", **longer)
+        assert runs[0].step == steps
+    assert steps_in(tmp_path / "remote/seed-1/last") == [3, 4]
+    assert not (tmp_path / "remote/A").exists()
 
 
 @pytest.mark.parametrize("was_there", [False, True])
@@ -110,12 +161,12 @@ def test_a_bucket_without_its_package_is_refused_before_anything_is_made(fit_tin
 
 def test_of_several_runs_all_have_their_places_or_none(text, tmp_path):
     place = tmp_path / "elsewhere"
-    (place / "seed-2/last").mkdir(parents=True)
+    (place / "runs/seed-2/last").mkdir(parents=True)
     model = make(jaxlm.RNN, text)
     many = {"folder": tmp_path / "runs", "steps": 2, "batch_size": 4, "bptt": 5}
     with pytest.raises(UserError, match="seed-2 already holds the checkpoints of a run"):
         jaxlm.fit_many(model, text, seeds=2, seed=1, checkpoint_folder=str(place), **many)
-    assert [path.name for path in place.iterdir()] == ["seed-2"]
+    assert [path.name for path in (place / "runs").iterdir()] == ["seed-2"]
     assert not list((tmp_path / "runs").glob("*"))
 
 

@@ -1,0 +1,133 @@
+"""The check that a resumed run is the run in the folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxlm.data.tokenizers import Tokenizer, to_json
+from jaxlm.errors import UserError
+from jaxlm.models.registry import MODELS
+from jaxlm.runs.remote_checkpoints import checkpoints_of
+
+TEXT_DIGESTS = "text_sha256"
+"""The entry of config.json with the digest of each split that training reads."""
+# A resumed run must have been started with the same of these sections.
+SAME_SECTIONS = ("model", "network", "batching", "protocol")
+
+
+def check_same_run(
+    folder: Path,
+    saved: dict[str, Any],
+    saved_tokenizer: Tokenizer,
+    description: dict[str, Any],
+    tokenizer: Tokenizer,
+) -> None:
+    """Raise UserError unless a resumed run is the run that its folder holds.
+
+    Args:
+      folder: the folder of the run.
+      saved: the content of the folder's config.json.
+      saved_tokenizer: the tokenizer in the folder.
+      description: the content that config.json would have for the resumed run.
+      tokenizer: the tokenizer of the resumed run.
+    """
+    now = json.loads(json.dumps(description))
+    for section in SAME_SECTIONS:
+        before = _with_defaults(section, saved, now.get(section))
+        if before != now.get(section):
+            raise UserError(
+                f"{folder} holds another run: its {section} is "
+                f"{_differences(before, now.get(section))}; repeat the command that made it "
+                f"with `resume`, or choose another `folder`"
+            )
+    for name in ("optimizer", "average", "freeze"):
+        old, new = (run.get("optimizer", {}).get(name) for run in (saved, now))
+        if _changes_state(name, old, new):
+            raise UserError(
+                f"{folder} was trained with `{name}` {_shown(old)}, not {_shown(new)}, and "
+                f"its state would be lost: resume with `{name}` {_shown(old)}, or choose "
+                f"another `folder`"
+            )
+    old, new = (run.get("training", {}).get("seed") for run in (saved, now))
+    if old != new:
+        raise UserError(
+            f"{folder} was trained with `seed` {old}, not {new}, which orders the batches: "
+            f"resume with `seed` {old}, or choose another `folder`"
+        )
+    places = [checkpoints_of(folder, _remote(run)) for run in (saved, now)]
+    if str(places[0]) != str(places[1]):
+        raise UserError(
+            f"{folder} has its checkpoints in {places[0]}, not in {places[1]}: resume with "
+            f"the same `checkpoint_folder`"
+        )
+    if to_json(saved_tokenizer) != to_json(tokenizer):
+        sizes = len(saved_tokenizer.vocabulary), len(tokenizer.vocabulary)
+        raise UserError(
+            f"{folder} was trained with another vocabulary ({sizes[0]} tokens, this text "
+            f"gives {sizes[1]}): resume with the same `corpus` and `tokens`"
+        )
+    _check_same_text(folder, saved, now)
+
+
+def _check_same_text(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError if the run was trained on another text.
+
+    A run without digests, which an older version made, is not checked.
+    """
+    old, new = (run.get(TEXT_DIGESTS) or {} for run in (saved, now))
+    if not old or not new:
+        return
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if names:
+        corpus = now.get("text", {}).get("corpus")
+        raise UserError(
+            f"{folder} was trained on another text: `corpus` {corpus} has another "
+            f"{' and '.join(names)} split; resume with the same `corpus` and `fractions`, or "
+            f"choose another `folder`"
+        )
+
+
+def _with_defaults(section: str, saved: dict[str, Any], now: Any) -> Any:
+    """Return a section of a saved config.json, with every setting that the section `now` has.
+
+    A setting that jaxlm did not have yet when the run was made gets its default value: the run was
+    trained as if the setting had this value.
+    """
+    before = saved.get(section)
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return before
+    entry = MODELS.get(saved["model"])
+    defaults: dict[str, Any] = {}
+    if section == "network" and entry is not None:
+        defaults = {name: setting.default for name, setting in entry.settings.items()}
+    elif section == "batching":
+        from jaxlm.data.batching import BatchingConfig
+
+        defaults = vars(BatchingConfig())
+    plain = json.loads(json.dumps(defaults))
+    return {name: value for name, value in plain.items() if name in now} | before
+
+
+def _changes_state(name: str, old: Any, new: Any) -> bool:
+    """Return whether the training state has other arrays with `new` than with `old`."""
+    if name == "optimizer":
+        return bool(old != new)
+    # None, and a setting that the saved config.json lacks, mean that nothing is averaged or frozen.
+    return (old in (None, "none")) != (new in (None, "none"))
+
+
+def _shown(value: Any) -> Any:
+    return "none" if value is None else value
+
+
+def _remote(config: dict[str, Any]) -> str | None:
+    place: str | None = config.get("training", {}).get("checkpoint_folder")
+    return place.rstrip("/") if place else None
+
+
+def _differences(saved: Any, asked: Any) -> str:
+    """Return the settings in which two sections differ, with both values."""
+    if not isinstance(saved, dict) or not isinstance(asked, dict):
+        return f"{saved}, not {asked}"
+    changed = [name for name in asked if saved.get(name) != asked[name]]
+    return ", ".join(f"{name} {saved.get(name)}, not {asked[name]}" for name in changed)
