@@ -148,6 +148,8 @@ class Trainee:
         self.failed = None
         self.log.start_from(0)
         self._write_failure(None)
+        if self.checkpoints:
+            self.checkpoints.remove_half_written()
 
     def newest(self, state: TrainState) -> Saved | None:
         """Return the newest state that was saved and can be read; None if nothing was saved.
@@ -173,10 +175,11 @@ class Trainee:
         self.meter.progress = Progress(**meta["progress"])
         self.saved_step = self.step
         self._write_failure(None)
+        # Before a checkpoint is written anew.
+        self.checkpoints.remove_half_written()
         self._restore_best(state)
         self.log.note(f"resumed at step {self.step} of {self.pauses.total}")
         self.log.start_from(self.step)
-        self.checkpoints.remove_half_written()
         return state
 
     def _check_no_params_alone(self, state: TrainState) -> None:

@@ -1,6 +1,7 @@
 """--max-minutes: steps that fit, schedules that shrink with them, and an end when it is over."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import tiny_runs
 import jaxlm
 from jaxlm.data.batching import make_batches
 from jaxlm.errors import UserError
+from jaxlm.runs.log import read_records
 from jaxlm.training import budget
 from jaxlm.training.budget import Budget, horizon_of
 from jaxlm.training.config import TrainingConfig
@@ -106,6 +108,23 @@ def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
     assert last["step"] < training_of(tmp_path / "run")["steps"]
     assert "the 2 minutes of `max_minutes` are over" in console.file.getvalue()
     assert jaxlm.load(tmp_path / "run").step == last["step"]
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_budget_that_is_spent_stays_spent(validated, text, tmp_path):
+    """Each resume validated the last step again, and added a record."""
+    options = {"steps": 10**6, "max_minutes": 0.02, "eval_every": 10**6}
+    shown = text if validated else replace(text, splits={"train": text.train})
+    run = train(shown, tmp_path / "run", **options)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    # On a slow machine the budget is spent before the first step.
+    splits = [record["split"] for record in read_records(tmp_path / "run/metrics.jsonl")]
+    assert splits.count("valid") == validated
+    again = train(shown, tmp_path / "run", resume=True, **options)
+    tiny_runs.assert_same_arrays(run.params, again.params)
+    after = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {path: path.read_bytes() for path in after} == before
 
 
 @pytest.fixture

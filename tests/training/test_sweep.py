@@ -89,7 +89,9 @@ def test_every_rate_can_differ(text):
 
 
 @pytest.mark.full
-def test_stopped_and_continued(text, tmp_path):
+def test_stopped_and_continued(text, tmp_path, monkeypatch):
+    # One step in each dispatch, so that it stops before the last step.
+    monkeypatch.setattr("jaxlm.training.loop.DISPATCH_SECONDS", 0)
     model = tiny_runs.make(jaxlm.RNN, text)
     whole = many(model, text, tmp_path / "whole", seeds=2)
     stopping = tiny_runs.Saboteur("seed-1: step      8  epoch", tiny_runs.terminate)
@@ -123,11 +125,43 @@ def test_runs_that_were_killed_apart_go_on(text, tmp_path):
 
 
 @pytest.mark.full
+def test_runs_go_back_to_a_step_that_all_can_read(text, tmp_path):
+    """The newest checkpoint of one run is damaged; then the older checkpoint of another run too."""
+    model = tiny_runs.make(jaxlm.RNN, text)
+    parts = tmp_path / "parts"
+    whole = many(model, text, parts, seeds=2)
+
+    def damage(run, step):
+        for path in (parts / run / f"checkpoints/last/{step}").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+
+    damage("seed-1", 12)
+    console = tiny_runs.quiet()
+    again = many(model, text, parts, seeds=2, resume=True, console=console)
+    for name in ("seed-0", "seed-1"):
+        assert f"{name}: resumed at step 6 of 12" in console.file.getvalue()
+    for one, other in zip(whole, again, strict=True):
+        tiny_runs.assert_same_arrays(one.params, other.params)
+        assert len(tiny_runs.records(other.folder, "valid")) == 2
+    damage("seed-1", 12)
+    damage("seed-0", 6)
+    before = {path: path.read_bytes() for path in parts.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be read \(steps 12, 6\)"):
+        many(model, text, parts, seeds=2, resume=True)
+    assert {path: path.read_bytes() for path in parts.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.full
 def test_a_run_that_diverged_stays_out_when_the_others_are_resumed(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"sweep": {"lr": [0.02, 1e38]}, "optimizer": "sgd"}
     (whole,) = many(model, text, tmp_path / "whole", **options)
     many(model, text, tmp_path / "parts", **options, steps=6)
+    failed = tmp_path / "parts/lr-1e+38-seed-0/failed.json"
+    assert not failed.with_suffix(".partial").exists()
+    # Killed while it wrote the file.
+    failed.write_text(failed.read_text()[:5])
     (again,) = many(model, text, tmp_path / "parts", **options, resume=True)
     tiny_runs.assert_same_arrays(whole.params, again.params)
 
