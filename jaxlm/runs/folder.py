@@ -27,7 +27,8 @@ from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 from jaxlm.runs.same_run import check_same_run
 
 CONFIG, TOKENIZER, TABLES = "config.json", "tokenizer.json", "ngrams"
-# Everything that a run writes into its folder. A new run takes a folder that has none of it.
+# Everything that a run writes into its folder, config.json first. A new run takes a folder that has
+# none of it.
 OWN = (
     CONFIG,
     TOKENIZER,
@@ -113,6 +114,9 @@ class RunFolder:
         # The tokenizer is written after the empty config.json.
         allowed = (CONFIG, TOKENIZER) if killed else ()
         found = [name for name in OWN if name not in allowed and (self.path / name).exists()]
+        if CONFIG in found:
+            # Another process has claimed the folder since the lines above.
+            raise self._being_created()
         if found:
             raise UserError(
                 f"{self.path} has no {CONFIG}, but {', '.join(found)} of another run: choose "
@@ -153,7 +157,8 @@ class RunFolder:
 
         `keep_folder` keeps the folder too if it is empty.
         """
-        for name in (*OWN, f"{CONFIG}.partial", f"{TOKENIZER}.partial"):
+        # config.json is the claim, and so goes last: then another process may take the folder.
+        for name in (f"{CONFIG}.partial", f"{TOKENIZER}.partial", *reversed(OWN)):
             path = self.path / name
             with contextlib.suppress(OSError):
                 if path.is_dir() and name in (CHECKPOINTS, TABLES, "tensorboard"):
