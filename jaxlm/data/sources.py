@@ -7,11 +7,37 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from jaxlm.errors import SettingError, UserError
 
 BOM = b"\xef\xbb\xbf"
+
+
+def decode_line(raw: bytes, position: int, path: Path) -> str:
+    """Return a line as text. CRLF becomes LF; a byte order mark at position 0 is dropped.
+
+    Args:
+      raw: the bytes of the line, with its line break.
+      position: offset in bytes of the line in the file.
+      path: the file, for the error.
+    Raises:
+      UserError: if the bytes are not UTF-8. The message says where.
+
+    Example:
+      >>> decode_line(b"a b\\r\\n", position=0, path=Path("text.txt"))
+      'a b\\n'
+    """
+    text = raw[len(BOM) :] if position == 0 and raw.startswith(BOM) else raw
+    try:
+        line = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = position + len(raw) - len(text) + error.start
+        raise UserError(
+            f"{path} is not UTF-8: byte 0x{text[error.start]:02x} at offset {offset} "
+            f"({error.reason}). Convert it first, for instance: iconv -f GB18030 -t UTF-8"
+        ) from None
+    return line[:-2] + "\n" if line.endswith("\r\n") else line
 
 
 class Source(Protocol):
@@ -78,22 +104,8 @@ class TextFile:
                 raw = raw[: end - position]
                 if not raw:
                     return
-                yield self._decode(raw, position)
+                yield decode_line(raw, position, self.path)
                 position += len(raw)
-
-    def _decode(self, raw: bytes, position: int) -> str:
-        """Return the line of the bytes `raw`, which begin at `position` in the file."""
-        text = raw[len(BOM) :] if position == 0 and raw.startswith(BOM) else raw
-        try:
-            line = text.decode("utf-8")
-        except UnicodeDecodeError as error:
-            offset = position + len(raw) - len(text) + error.start
-            raise UserError(
-                f"{self.path} is not UTF-8: byte 0x{text[error.start]:02x} at offset {offset} "
-                f"({error.reason}). "
-                f"Convert it first, for instance: iconv -f GB18030 -t UTF-8"
-            ) from None
-        return line[:-2] + "\n" if line.endswith("\r\n") else line
 
     def sha256(self) -> str:
         digest, left = hashlib.sha256(), self.size
@@ -124,8 +136,25 @@ def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -
       ...     [part.size for part in split_by_fractions(path, (0.83, 0.17), at_lines=True)]
       [36, 4]
     """
+    with open(path, "rb") as file:
+        bounds = cuts(file, os.path.getsize(path), fractions, at_lines)
+    return [TextFile(path, start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def cuts(file: BinaryIO, size: int, fractions: Sequence[float], at_lines: bool) -> list[int]:
+    """Return the offsets in bytes where the parts of a file begin, and `size`.
+
+    Args:
+      file: the file, open for reading.
+      size: its size in bytes.
+      fractions: as for `split_by_fractions`.
+      at_lines: as for `split_by_fractions`.
+    Raises:
+      SettingError: for bad fractions.
+    """
     if (
-        len(fractions) > 3
+        not fractions
+        or len(fractions) > 3
         or any(fraction < 0 for fraction in fractions)
         or not 0.999 < sum(fractions) < 1.001
         or fractions[0] <= 0
@@ -135,23 +164,21 @@ def split_by_fractions(path: Path, fractions: Sequence[float], at_lines: bool) -
             " ".join(map(str, fractions)),
             "give the shares of train, valid and test, which sum to 1, for instance 0.9 0.05 0.05",
         )
-    size, share, cuts = os.path.getsize(path), 0.0, [0]
-    with open(path, "rb") as file:
-        for fraction in fractions[:-1]:
-            share += fraction
-            # The small term keeps a rounding error of `share` from moving the cut one byte back.
-            offset = int(share * size + 1e-6)
-            file.seek(offset)
-            if at_lines:
-                file.seek(max(offset - 1, 0))
-                file.readline()
-                offset = file.tell()
-            else:
-                while (byte := file.read(1)) and byte[0] & 0xC0 == 0x80:
-                    offset += 1
-                if byte == b"\n" and offset:
-                    file.seek(offset - 1)
-                    offset += file.read(1) == b"\r"
-            cuts.append(min(max(offset, cuts[-1]), size))
-    cuts.append(size)
-    return [TextFile(path, start, stop) for start, stop in itertools.pairwise(cuts)]
+    share, bounds = 0.0, [0]
+    for fraction in fractions[:-1]:
+        share += fraction
+        # The small term keeps a rounding error of `share` from moving the cut one byte back.
+        offset = int(share * size + 1e-6)
+        file.seek(offset)
+        if at_lines:
+            file.seek(max(offset - 1, 0))
+            file.readline()
+            offset = file.tell()
+        else:
+            while (byte := file.read(1)) and byte[0] & 0xC0 == 0x80:
+                offset += 1
+            if byte == b"\n" and offset:
+                file.seek(offset - 1)
+                offset += file.read(1) == b"\r"
+        bounds.append(min(max(offset, bounds[-1]), size))
+    return [*bounds, size]

@@ -1,20 +1,31 @@
 """A corpus as token ids: `open_text` for training and evaluation, `read_corpus` for users."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxlm.data.corpora import CORPORA, SPLITS, cache_folder, corpus_sources
+from jaxlm.data.corpora import (
+    CORPORA,
+    LONGEST_SHOWN,
+    SENTENCES,
+    SPLITS,
+    cache_folder,
+    corpus_sources,
+    sentence_sources,
+)
 from jaxlm.data.encoding import Split
-from jaxlm.data.shards import is_prepared, read_prepared
+from jaxlm.data.shards import PREPARED, is_prepared, read_prepared
 from jaxlm.data.sources import Source, TextFile
 from jaxlm.data.tokenizers import (
     TOKENIZERS,
     Tokenizer,
     VocabularyConfig,
+    check_used,
     from_json,
     to_json,
 )
@@ -60,7 +71,7 @@ class Text:
 
     @property
     def name(self) -> str:
-        """The corpus by name or path."""
+        """The corpus by name or path; SENTENCES for sentences."""
         return self.config.corpus
 
     @property
@@ -117,7 +128,7 @@ class _Splits(Mapping[str, Split]):
 
 
 def read_corpus(
-    corpus: str | TextConfig = "toy",
+    corpus: str | Path | TextConfig | Iterable[str] = "toy",
     *,
     tokenizer: Tokenizer | None = None,
     extend: bool = False,
@@ -127,30 +138,44 @@ def read_corpus(
 
         text = read_corpus("ptb")
         text = read_corpus("my.txt", tokens="chars", min_count=2)
+        text = read_corpus(["the cat sat", "the dog ran"], fractions=(1.0,))
 
     Example:
       >>> read_corpus("toy", tokens="chars").vocabulary.tokens[:3]
       (' ', '我', '\\n')
 
     Args:
-      corpus: a name in CORPORA, a file, a folder, or a TextConfig.
+      corpus: a name in CORPORA, a file, a folder, a TextConfig, or sentences: a list, a pandas
+        Series, or any other iterable of strings. Each sentence is a line. The name of such a corpus
+        is SENTENCES, and a run keeps this name, not the text.
       tokenizer: a fitted tokenizer, such as the tokenizer of a run; None to fit a tokenizer to the
         training split.
       extend: whether the tokens of the training split that `tokenizer` lacks are added at the end
         of its vocabulary.
-      **options: fields of TextConfig by name. They are ignored if `corpus` is a TextConfig.
+      **options: fields of TextConfig by name, unless `corpus` is a TextConfig.
     Raises:
       UserError: for an unknown name, an unreadable or empty text, and, with unk="never", a token of
         the valid or test split that the training split lacks.
-      SettingError: for a setting with a value that it cannot have.
+      SettingError: for a setting with a value that it cannot have, or that has no effect.
     """
-    config = corpus if isinstance(corpus, TextConfig) else TextConfig(corpus=corpus, **options)  # type: ignore[arg-type]
-    text = open_text(config, tokenizer, extend=extend)
+    sentences = None
+    if isinstance(corpus, TextConfig):
+        for name, value in options.items():
+            raise SettingError(name, value, "has no effect with a TextConfig: set it there")
+        config = corpus
+    elif isinstance(corpus, str | os.PathLike):
+        config = TextConfig(corpus=corpus_name(corpus), **options)  # type: ignore[arg-type]
+    elif isinstance(corpus, Iterable) and not isinstance(corpus, bytes):
+        config = TextConfig(corpus=SENTENCES, **options)  # type: ignore[arg-type]
+        sentences = corpus
+    else:
+        raise SettingError("corpus", repr(corpus), "must be a name, a path, or sentences")
+    text = _open(config, tokenizer, extend, sentences)
     for name in text.splits:
         text.split(name)
-    if tokenizer is not None or is_prepared(Path(config.corpus)):
+    if tokenizer is not None or is_prepared(Path(text.name)):
         return text
-    return Text(config, text.tokenizer, text.splits, tuple(_notes(text)))
+    return replace(text, notes=tuple(_notes(text)))
 
 
 def open_text(
@@ -165,20 +190,83 @@ def open_text(
         vocabulary.
     Raises:
       UserError: for an unknown name, and an unreadable or empty text.
+      SettingError: for a setting with a value that it cannot have, or that has no effect.
     """
+    return _open(config, tokenizer, extend, None)
+
+
+def _open(
+    config: TextConfig,
+    tokenizer: Tokenizer | None,
+    extend: bool,
+    sentences: Iterable[str] | None,
+) -> Text:
+    """Return the text of `open_text`, or the text of `sentences` if they are given.
+
+    The corpus and the tokenizer in the config of the text are those that were used.
+    """
+    if not isinstance(config.corpus, str | os.PathLike):
+        why = "must be a name or a path; read_corpus itself takes sentences"
+        raise SettingError("corpus", repr(config.corpus)[:LONGEST_SHOWN], why)
+    config = replace(config, corpus=corpus_name(config.corpus))
     if config.unk not in ("auto", "always", "never"):
         raise SettingError("unk", repr(config.unk), "choose one of auto, always, never")
+    if extend and tokenizer is None:
+        raise SettingError("extend", extend, "has no effect without a `tokenizer` to extend")
     named = CORPORA.get(config.corpus)
     if named is None and is_prepared(Path(config.corpus)):
         return _open_prepared(config, tokenizer)
-    kind = choose(TOKENIZERS, config.tokens or (named.tokens if named else "words"), "tokens")
-    at_lines = (tokenizer or kind).splits_at_lines
-    sources = corpus_sources(config.corpus, config.fractions, at_lines=at_lines)
+    if tokenizer is None:
+        kind = choose(TOKENIZERS, config.tokens or (named.tokens if named else "words"), "tokens")
+    else:
+        kind = type(tokenizer)
+        config = _with_tokenizer(config, tokenizer, extend)
+    check_used(kind, config)
+    if sentences is None:
+        sources = corpus_sources(config.corpus, config.fractions, kind.splits_at_lines)
+    else:
+        sources = sentence_sources(sentences, config.fractions)
     if tokenizer is None:
         tokenizer = _fit(kind, config, sources)
     elif extend:
-        tokenizer = extended(tokenizer, config, sources["train"])
+        tokenizer = extended(tokenizer, config, sources)
     return Text(config, tokenizer, _Splits(sources, tokenizer))
+
+
+def _with_tokenizer(config: TextConfig, tokenizer: Tokenizer, extend: bool) -> TextConfig:
+    """Return the config of a text that is read by a fitted tokenizer, with its settings.
+
+    Raises:
+      SettingError: for a setting that the tokenizer has decided already.
+    """
+    own = {"tokens": tokenizer.name, **_own_settings(tokenizer)}
+    decided = {"tokens", "eos", *(() if extend else Tokenizer.uses)}
+    for name, default in vars(TextConfig()).items():
+        value = getattr(config, name)
+        if name in decided and value not in (default, own.get(name)):
+            raise SettingError(name, value, "has no effect with a `tokenizer`: leave it out")
+    return replace(config, **own)
+
+
+def _own_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the settings of the vocabulary that a fitted tokenizer keeps, such as `eos`."""
+    names = vars(VocabularyConfig())
+    return {name: value for name, value in tokenizer.state().items() if name in names}
+
+
+def corpus_name(corpus: str | os.PathLike[str]) -> str:
+    """Return the corpus as `TextConfig` keeps it: a name, or a path without `~`.
+
+    A Path is always a path, even if it is spelled like a name.
+
+    Example:
+      >>> corpus_name("toy"), corpus_name(Path("toy"))
+      ('toy', './toy')
+    """
+    name = os.fspath(corpus)
+    if not isinstance(corpus, str) and name in CORPORA:
+        return os.path.join(os.curdir, name)
+    return os.path.expanduser(name)
 
 
 def open_file(path: str | Path, tokenizer: Tokenizer) -> Split:
@@ -187,24 +275,44 @@ def open_file(path: str | Path, tokenizer: Tokenizer) -> Split:
     Raises:
       SettingError: if there is no such file.
     """
-    if not Path(path).is_file():
-        raise SettingError("text", path, "does not exist")
-    return Split.encode(str(path), TextFile(Path(path)), tokenizer, cache_folder)
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        shown = path[:LONGEST_SHOWN] + "..." * (len(path) > LONGEST_SHOWN)
+        shown = shown if shown.isprintable() else repr(shown)
+        raise SettingError("text", shown, "does not exist: give the path of a text file")
+    return Split.encode(path, TextFile(Path(path)), tokenizer, cache_folder)
 
 
-def extended(tokenizer: Tokenizer, config: TextConfig, source: Source) -> Tokenizer:
-    """Return `tokenizer` with the tokens of `source` that it lacks added to its vocabulary.
+def extended(tokenizer: Tokenizer, config: TextConfig, sources: Mapping[str, Source]) -> Tokenizer:
+    """Return `tokenizer` with the tokens of the training text that it lacks at the end.
 
-    The new tokens stand at the end, ordered by frequency. A tokenizer without `closed_vocabulary`
-    has no unknown tokens and is returned unchanged.
+    The new tokens are ordered by frequency. `<unk>` is added if the new text needs it: see `unk`
+    of TextConfig. A tokenizer without `closed_vocabulary` has no unknown tokens and is returned
+    unchanged.
+
+    Args:
+      tokenizer: the fitted tokenizer.
+      config: which tokens of the new text are kept: `min_count` counts in the new text, and
+        `vocab_size` limits the vocabulary of the new text.
+      sources: the source of each split.
+    Raises:
+      UserError: if the training text is empty.
+      SettingError: if tokens of the new text are left out, and `unk` is "never".
     """
     if not tokenizer.closed_vocabulary:
         return tokenizer
-    known = tokenizer.vocabulary
-    fitted = type(tokenizer).fit(source.lines(), config, False).vocabulary
-    new = [token for token in fitted.tokens if token not in known]
-    saved = json.loads(to_json(tokenizer))
-    return from_json(json.dumps(saved | {"tokens": [*known.tokens, *new]}))
+    config = replace(config, **_own_settings(tokenizer))
+    fitted = _fit(type(tokenizer), config, {"train": sources["train"]})
+    saved, known = json.loads(to_json(tokenizer)), tokenizer.vocabulary
+    new = [token for token in fitted.vocabulary.tokens if token not in known]
+    saved["tokens"] += new
+    saved["unk"] = known.unk or fitted.vocabulary.unk
+    wider = from_json(json.dumps(saved))
+    if _needs_unk(wider, config, sources):
+        saved["tokens"].append(UNK)
+        saved["unk"] = UNK
+        wider = from_json(json.dumps(saved))
+    return wider
 
 
 def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source]) -> Tokenizer:
@@ -226,13 +334,21 @@ def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source
             "leaves nothing for the tokens that `min_count` or `vocab_size` cut: leave one of them "
             "out",
         )
-    # Every token of the training text is listed, or <unk> is listed already. So only the other
-    # splits can need <unk>.
-    others = [source for split, source in sources.items() if split != "train"]
-    needed = config.unk == "auto" and tokenizer.vocabulary.unk is None
-    if needed and any(tokenizer.unseen(source.lines()) for source in others):
+    if _needs_unk(tokenizer, config, sources):
         tokenizer = kind.fit(train.lines(), config, True)
     return tokenizer
+
+
+def _needs_unk(tokenizer: Tokenizer, config: TextConfig, sources: Mapping[str, Source]) -> bool:
+    """Return whether `unk` is "auto", and the tokenizer needs an `<unk>` that it does not have.
+
+    Every token of the training text is listed, or `<unk>` is listed already. So only the other
+    splits can need `<unk>`.
+    """
+    if config.unk != "auto" or tokenizer.vocabulary.unk is not None:
+        return False
+    others = [source for split, source in sources.items() if split != "train"]
+    return any(tokenizer.unseen(source.lines()) is not None for source in others)
 
 
 def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
@@ -248,7 +364,9 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
             f"{config.corpus} was prepared with other tokens than those of the run: give the text "
             f"itself"
         )
+    prepared_with = json.loads((Path(config.corpus) / PREPARED).read_text(encoding="utf-8"))
     decided = {"tokens": own.name, "corpus": config.corpus}
+    decided |= prepared_with.get("settings", {}) | _own_settings(own)
     for name, default in vars(TextConfig()).items():
         given = getattr(config, name)
         if given not in (default, decided.get(name)):
@@ -260,7 +378,7 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
             )
     if not len(splits["train"]):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
-    return Text(config, own, splits)
+    return Text(replace(config, tokens=own.name, **_own_settings(own)), own, splits)
 
 
 def _notes(text: Text) -> list[str]:

@@ -53,6 +53,8 @@ class Tokenizer(abc.ABC):
     closed_vocabulary: ClassVar[bool]
     """Whether a text can have tokens that the vocabulary lacks. They become <unk>, or are an error
     if the vocabulary has no <unk>."""
+    uses: ClassVar[tuple[str, ...]] = ("vocab_size", "min_count", "unk")
+    """The settings of the vocabulary, of these three, that `fit` uses."""
     vocabulary: Vocabulary
 
     @classmethod
@@ -87,6 +89,14 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`."""
+
+    def after_first_token(self, line: str) -> str | None:
+        """Return the text of `line` after its first token; None if the tokenizer does not know.
+
+        Only tokenizers that can have a vocabulary without a start token need to know it: there the
+        first token of a line is not predicted.
+        """
+        return None
 
     @abc.abstractmethod
     def unseen(self, lines: Lines) -> str | None:
@@ -152,6 +162,11 @@ class Words(Tokenizer):
             parts.append("\n" if token == EOS else token)
         return "".join(parts)
 
+    def after_first_token(self, line: str) -> str:
+        # Without <eos> the line break is no token.
+        line = line.lstrip() if self.eos else line.strip()
+        return line[len(line.split(maxsplit=1)[0]) :] if line else ""
+
     def unseen(self, lines: Lines) -> str | None:
         return next(
             (word for word in self._split(lines, self.eos) if word not in self.vocabulary), None
@@ -210,6 +225,9 @@ class Characters(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.vocabulary.tokens[index] for index in ids)
 
+    def after_first_token(self, line: str) -> str:
+        return line[1:]
+
     def unseen(self, lines: Lines) -> str | None:
         listed = set(self.vocabulary.tokens)
         return next(
@@ -230,6 +248,7 @@ class Bytes(Tokenizer):
 
     name = "bytes"
     closed_vocabulary = False
+    uses = ()
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         tokens = tuple(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in range(256))
@@ -262,6 +281,7 @@ class BPE(Tokenizer):
 
     name = "bpe"
     closed_vocabulary = False
+    uses = ("vocab_size", "min_count")
 
     def __init__(self, vocabulary: Vocabulary | None, model: str) -> None:
         import tokenizers
@@ -320,6 +340,17 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "bytes": Bytes,
     "bpe": BPE,
 }
+
+
+def check_used(kind: type[Tokenizer], config: VocabularyConfig) -> None:
+    """Raise SettingError for a setting of `config` that tokenizers of this `kind` do not use."""
+    default = type(config)()
+    for name in Tokenizer.uses:
+        value = getattr(config, name, None)
+        if name not in kind.uses and value != getattr(default, name, None):
+            raise SettingError(
+                name, value, f"has no effect with `tokens` {kind.name}: leave it out"
+            )
 
 
 def to_json(tokenizer: Tokenizer) -> str:

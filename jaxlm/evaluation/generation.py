@@ -158,16 +158,20 @@ def sample(
       run: the trained run.
       prompt: text to continue; if it is empty, the model starts from the start token.
       config: the settings; None for a SamplingConfig of `options`.
-      **options: fields of SamplingConfig by name. They are ignored if `config` is given.
+      **options: fields of SamplingConfig by name, unless `config` is given.
     Raises:
-      SettingError: for a value out of its range.
+      SettingError: for a value out of its range, and for options beside a `config`.
       UserError: for an unknown word, or a prompt that is too short for the model.
     """
     import jax
 
     from jaxlm.ops.sampling import Sampler
 
-    config = SamplingConfig(**options) if config is None else config
+    if config is None:
+        config = SamplingConfig(**options)
+    else:
+        for name, value in options.items():
+            raise SettingError(name, value, "has no effect with a SamplingConfig: set it there")
     check_sampling(config)
     ids_1T = encode_context(run, prompt).ids
     tokens_BT = run.model.generate(

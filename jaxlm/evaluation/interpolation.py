@@ -19,7 +19,7 @@ def em_weights(log_probs_MT: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
     This is expectation-maximisation. It starts from equal weights. The log-likelihood is concave
     in λ, so the weights converge to the global maximum. The iteration stops when no weight changes
     by more than `tolerance`, or after 10,000 rounds. Tokens that have probability 0 in every model
-    are left out.
+    are left out. If there are no other tokens, the weights are equal.
 
     Source: Dempster, Laird & Rubin 1977; Jelinek & Mercer 1980.
     """
@@ -29,7 +29,7 @@ def em_weights(log_probs_MT: np.ndarray, tolerance: float = 1e-7) -> np.ndarray:
     # the number of the other tokens.
     p_MN = p_MT[:, ~np.isnan(p_MT).any(axis=0)]
     weights_M = np.full(len(p_MN), 1 / len(p_MN))
-    for _ in range(10_000):
+    for _ in range(10_000 if p_MN.size else 0):
         previous_M, total_N = weights_M, weights_M @ p_MN
         weights_M = weights_M * (p_MN / total_N).mean(axis=1)
         weights_M /= weights_M.sum()

@@ -1,6 +1,6 @@
 """Mix models: interpolate their probabilities linearly, and add a cache of recent tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,14 @@ from jaxlm.data.encoding import Split
 from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.evaluation.adaptation import Adaptation, AdaptiveEvaluator, can_adapt
 from jaxlm.evaluation.interpolation import em_weights, interpolated
-from jaxlm.evaluation.perplexity import Report, open_split, report, score, scored_ids
+from jaxlm.evaluation.perplexity import (
+    Report,
+    check_where,
+    open_split,
+    report,
+    score,
+    scored_ids,
+)
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.run import Run
 
@@ -55,7 +62,7 @@ def mixture(
     weights: Sequence[float] | None = None,
     unigram_cache: int | None = None,
     adaptation: Adaptation | None = None,
-    corpus: str | None = None,
+    corpus: str | Path | None = None,
     split: str | None = None,
     text: str | Path | None = None,
 ) -> Mixed:
@@ -86,7 +93,8 @@ def mixture(
       split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
       text: a text file to evaluate as a whole, instead of a corpus.
     Raises:
-      SettingError: for weights that do not fit the components, or a half-life below 1.
+      SettingError: for weights that do not fit the components, a half-life below 1, and an argument
+        that has no effect, such as a split beside a text.
       UserError: for different vocabularies, runs that predict different tokens, and, without
         weights, a corpus without a validation split.
 
@@ -98,6 +106,9 @@ def mixture(
     check_vocabularies(runs)
     if weights is not None:
         check_weights(weights, count)
+    # Weights and adaptations are tuned on the corpus, even if a text is evaluated.
+    tuned = weights is None or adaptation is not None
+    check_where(None if tuned else corpus, split, text)
     # The validation split is read first, for tuning. Only then is the evaluated text read.
     components = [_Component(run, adaptation, corpus) for run in runs]
     weights_M, chosen = (
@@ -105,7 +116,9 @@ def mixture(
         if weights is not None
         else _weights_on_valid(components, unigram_cache, corpus)
     )
-    measured = _measure(components, unigram_cache, lambda run: open_split(run, corpus, split, text))
+    corpus = corpus if text is None else None
+    splits = [open_split(run, corpus, split, text) for run in runs]
+    measured = _measure(components, unigram_cache, splits)
     # Not strict: the unigram cache has a row of log-probabilities, but no split.
     per_run = zip(components, measured.splits, measured.log_probs_MT, strict=False)
     alone = [component.report(split, log_probs_T) for component, split, log_probs_T in per_run]
@@ -121,7 +134,7 @@ def mixture(
 class _Component:
     """A run of a mixture, adapted if the mixture has an adaptation and the run can adapt."""
 
-    def __init__(self, run: Run, adaptation: Adaptation | None, corpus: str | None) -> None:
+    def __init__(self, run: Run, adaptation: Adaptation | None, corpus: str | Path | None) -> None:
         self.run, self.evaluator, self.adaptation = run, None, None
         if adaptation is not None and can_adapt(run):
             self.evaluator = AdaptiveEvaluator(run, corpus)
@@ -155,19 +168,18 @@ class _Measured:
 
 
 def _measure(
-    components: Sequence[_Component], unigram_cache: int | None, open_for: Callable[[Run], Split]
+    components: Sequence[_Component], unigram_cache: int | None, splits: list[Split]
 ) -> _Measured:
     """Score the same tokens with every component.
 
     Args:
       components: the runs.
       unigram_cache: half-life of the cache in tokens, or None for no cache.
-      open_for: open_for(run) returns the split, encoded by the tokenizer of the run.
+      splits: the split for each component, encoded by the tokenizer of its run.
     Raises:
-      UserError: if the runs do not predict the same tokens, or a split cannot be read.
+      UserError: if the runs do not predict the same tokens.
     """
     runs = [component.run for component in components]
-    splits = [open_for(run) for run in runs]
     tokens = [
         [token for _, token in scored_ids(run, split)]
         for run, split in zip(runs, splits, strict=True)
@@ -189,16 +201,17 @@ def _measure(
 
 
 def _weights_on_valid(
-    components: Sequence[_Component], unigram_cache: int | None, corpus: str | None
+    components: Sequence[_Component], unigram_cache: int | None, corpus: str | Path | None
 ) -> tuple[np.ndarray, str]:
     """Return the best weights on the validation split, [M], and the phrase for `Mixed.chosen`."""
     try:
-        valid = _measure(components, unigram_cache, lambda run: open_split(run, corpus, "valid"))
+        splits = [open_split(component.run, corpus, "valid") for component in components]
     except UserError as error:
         raise UserError(
             f"weights are tuned on the validation split, which cannot be read ({error}): set "
             f"`weights`"
         ) from None
+    valid = _measure(components, unigram_cache, splits)
     tokens = valid.log_probs_MT.shape[1]
     name = valid.splits[0].name
     return em_weights(valid.log_probs_MT), f"weights by EM on {name} ({tokens:,} tokens)"

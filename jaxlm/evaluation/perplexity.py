@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxlm.data.batching import rows_of
+from jaxlm.data.corpora import SENTENCES, is_cut
 from jaxlm.data.encoding import Split, TextSize
-from jaxlm.data.text import TextConfig, open_file, open_text
+from jaxlm.data.files import replacing
+from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.scoring import Scorer, TokenScores
 from jaxlm.runs.log import perplexity_of
@@ -26,8 +28,8 @@ class Report:
       nll: negative log-likelihood in nats, summed over the scored tokens.
       tokens: number of scored tokens.
       unknown: number of scored tokens that are `<unk>`.
-      size: size of the text, for bits per word, character and byte; None if only the last token of
-        each line was scored.
+      size: size of the scored part of the text, for bits per word, character and byte; None if
+        only the last token of each line was scored.
       protocol: sentences that say which tokens were counted.
       impossible: number of tokens with probability 0; above 0, the perplexity is infinite.
     """
@@ -77,7 +79,10 @@ class Report:
 
 
 def open_split(
-    run: Run, corpus: str | None = None, split: str | None = None, text: str | Path | None = None
+    run: Run,
+    corpus: str | Path | None = None,
+    split: str | None = None,
+    text: str | Path | None = None,
 ) -> Split:
     """Return the text to evaluate a run on, cut into tokens by the tokenizer of the run.
 
@@ -88,7 +93,9 @@ def open_split(
       text: a text file to evaluate as a whole, instead of a corpus.
     Raises:
       UserError: for a text that does not exist, is empty or cannot be encoded.
+      SettingError: for a corpus or a split beside a text.
     """
+    check_where(corpus, split, text)
     if text is not None:
         found = open_file(text, run.tokenizer)
     else:
@@ -98,13 +105,26 @@ def open_split(
             raise UserError(
                 f"{run.name} does not say what it was trained on: give a corpus or a text"
             )
-        fractions = trained_on.get("fractions") if name == trained_on.get("corpus") else None
+        if name == SENTENCES:
+            raise UserError(
+                f"{run.name} was trained on sentences, and keeps no text: give a corpus or a text"
+            )
+        name = corpus_name(name)
+        same = name == trained_on.get("corpus") and is_cut(name)
+        fractions = trained_on.get("fractions") if same else None
         config = TextConfig(corpus=name, fractions=tuple(fractions) if fractions else None)
         found = open_text(config, run.tokenizer).split(split)
         found = replace(found, name=f"{name} {found.name}")
     if not len(found):
         raise UserError(f"{found.name} is empty: there is nothing to score")
     return found
+
+
+def check_where(corpus: str | Path | None, split: object, text: str | Path | None) -> None:
+    """Raise SettingError for a corpus or a split beside a text, which is scored as a whole."""
+    for name, value in {"split": split, "corpus": corpus}.items():
+        if text is not None and value is not None:
+            raise SettingError(name, value, "has no effect with a `text`: leave one of them out")
 
 
 def score(
@@ -129,17 +149,34 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
         ids = np.array([id_ for id_, _ in scored_ids(run, split)])
     unk_id = run.vocabulary.unk_id
     unknown = 0 if unk_id is None else int(np.count_nonzero(ids == unk_id))
-    whole = not run.protocol.last_only
     return Report(
         run=run.name,
         split=split.name,
         nll=scores.nll,
         tokens=len(scores.log_prob),
         unknown=unknown,
-        size=split.text_size() if whole else None,
+        size=_scored_size(run, split),
         protocol=_protocol(run, len(scores.log_prob), unknown),
         impossible=int(np.count_nonzero(np.isneginf(scores.log_prob))),
     )
+
+
+def _scored_size(run: Run, split: Split) -> TextSize | None:
+    """Return the size of the part of the text that is scored.
+
+    In a stream this part is the whole text. In rows it is every line that is not blank, without
+    the first token of the line if there is no start token. None if only the last token of each
+    line is scored, or if the tokenizer does not know where the first token ends.
+    """
+    if run.protocol.last_only:
+        return None
+    if not run.protocol.rows:
+        return split.text_size()
+    lines = (line for line in split.source.lines() if line.strip())
+    if split.tokenizer.vocabulary.start_id is not None:
+        return TextSize.of(lines)
+    parts = [split.tokenizer.after_first_token(line) for line in lines]
+    return None if None in parts else TextSize.of(part for part in parts if part)
 
 
 def _protocol(run: Run, tokens: int, unknown: int) -> str:
@@ -163,7 +200,7 @@ def perplexity(
     run: Run,
     split: Split | str | None = None,
     *,
-    corpus: str | None = None,
+    corpus: str | Path | None = None,
     text: str | Path | None = None,
 ) -> Report:
     """Return the exact perplexity of a run as a Report.
@@ -186,14 +223,19 @@ def perplexity(
     Args:
       run: the run.
       split: a Split, or "train", "valid" or "test"; None for the first of test, valid and train
-        that exists. With a Split, `corpus` and `text` are ignored.
+        that exists. A Split goes without `corpus` and `text`.
       corpus: name or path of the corpus; None for the corpus that the run was trained on.
       text: a text file to evaluate as a whole, instead of a corpus.
     Raises:
       UserError: for a text that does not exist, is empty, or has a token that the vocabulary of the
         run lacks, if there is no `<unk>`.
+      SettingError: for an argument that has no effect, such as a corpus beside a text.
     """
-    if not isinstance(split, Split):
+    if isinstance(split, Split):
+        for name, value in {"corpus": corpus, "text": text}.items():
+            if value is not None:
+                raise SettingError(name, value, "has no effect with a Split: leave it out")
+    else:
         split = open_split(run, corpus, split, text)
     return report(run, split, score(run, split))
 
@@ -212,8 +254,9 @@ def scored_ids(run: Run, split: Split) -> Iterator[tuple[int, str]]:
 def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
     """Write a tab-separated table: token, log-probability, surprisal, rank and entropy.
 
-    The log-probability is natural; surprisal and entropy are in bits. A token that is white space
-    or has a tab is written with Python's escapes, such as \\n, so that each line is one token.
+    The log-probability is natural; surprisal and entropy are in bits. Characters of a token that
+    cannot be printed, such as a tab or a line break, are written with Python's escapes, such as
+    \\n, so that each line is one token.
 
     Args:
       run: the run.
@@ -225,21 +268,24 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
     """
     assert scores.rank is not None and scores.entropy is not None
     columns = zip(scored_ids(run, split), scores.log_prob, scores.rank, scores.entropy, strict=True)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
             file.write("token\tlog_prob\tsurprisal_bits\trank\tentropy_bits\n")
             for (_, token), log_prob, rank, entropy in columns:
-                shown = (
-                    token.encode("unicode_escape").decode()
-                    if token.isspace() or "\t" in token
-                    else token
-                )
                 bits = -log_prob / math.log(2)
                 file.write(
-                    f"{shown}\t{log_prob:.6f}\t{bits:.6f}\t{rank}\t{entropy / math.log(2):.6f}\n"
+                    f"{_printable(token)}\t{log_prob:.6f}\t{bits:.6f}\t{rank}\t"
+                    f"{entropy / math.log(2):.6f}\n"
                 )
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise SettingError("per_token", path, f"cannot be written: {error.strerror}") from None
+
+
+def _printable(token: str) -> str:
+    """Return a token with Python's escapes for the characters that cannot be printed."""
+    if token.isprintable():
+        return token
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in token
+    )

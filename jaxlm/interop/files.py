@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from jaxlm.data.files import replacing
 from jaxlm.errors import UserError
 
 
@@ -39,18 +40,13 @@ def create(path: Path) -> Iterator[IO[bytes]]:
     Raises:
       UserError: if the file cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        with contextlib.ExitStack() as stack:
+        with replacing(path) as partial, contextlib.ExitStack() as stack:
             file: IO[bytes] = stack.enter_context(open(partial, "wb"))
             if path.suffix == ".gz":
                 # Without a name and a time, equal contents give equal files.
                 packed = gzip.GzipFile("", "wb", 6, file, mtime=0)
                 file = cast(IO[bytes], stack.enter_context(packed))
             yield file
-        partial.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()

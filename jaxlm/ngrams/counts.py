@@ -49,10 +49,17 @@ class Sequences(NamedTuple):
       words: word ids, int [T].
       previous_in: previous_in(start, stop) returns the tokens before words[start:stop],
         int32 [stop - start].
+      by_lines: whether a token ends each line, and contexts stay within a line. Only such a text
+        can be read as a stream instead.
     """
 
     words: np.ndarray
     previous_in: Callable[[int, int], np.ndarray]
+    by_lines: bool = False
+
+    def allows_as_stream(self, order: int) -> bool:
+        """Return whether the text, read as one stream, would have n-grams of `order` words."""
+        return self.by_lines and order <= len(self.words) + 1
 
     @property
     def previous(self) -> np.ndarray:
@@ -74,7 +81,7 @@ class Sequences(NamedTuple):
             previous[previous == end_id] = vocab_size
             return previous
 
-        return cls(ids, previous_in)
+        return cls(ids, previous_in, by_lines=True)
 
     @classmethod
     def stream(cls, ids: np.ndarray, start_id: int) -> "Sequences":
@@ -128,7 +135,7 @@ def count_ngrams(text: Sequences, order: int, vocab_size: int) -> Counts:
             text.words, context_ids, shorter_ids, orders[-1].at_line_start, base
         )
         if not len(counted):
-            raise order_error(order, len(orders))
+            raise order_error(order, len(orders), text.allows_as_stream(order))
         orders.append(counted)
         # The n-gram that ends at a word is the context of the next word of the same line.
         context_ids = np.full(len(ids), NOTHING, dtype)
@@ -189,14 +196,18 @@ def check_order(text: Sequences, order: int, vocab_size: int) -> None:
             longest = max(longest, int(np.diff(ends).max()) + 1)
             length = len(previous) - int(starts[-1]) + 1
     if order > longest:
-        raise order_error(order, longest)
+        raise order_error(order, longest, text.allows_as_stream(order))
 
 
-def order_error(order: int, longest: int) -> UserError:
-    """Return the error for an `order` above `longest`, the tokens of the longest line."""
+def order_error(order: int, longest: int, stream_helps: bool = False) -> UserError:
+    """Return the error for an `order` above `longest`, the tokens of the longest line.
+
+    With `stream_helps`, the message offers `stream`.
+    """
+    stream = ", or `stream` to read over line ends" if stream_helps else ""
     return SettingError(
         "order",
         order,
         f"is larger than any line: the longest has {longest} tokens, its start included; use "
-        f"`order` {longest} or less, or `stream` to read over line ends",
+        f"`order` {longest} or less{stream}",
     )

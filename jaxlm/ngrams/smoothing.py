@@ -41,12 +41,12 @@ class SmoothingRule(NamedTuple):
     """The formulas of an interpolated smoothing for one order: see `_interpolated`.
 
     Attributes:
-      numerator: numerator(ids, counts) returns n(h w) for the n-grams `ids`, from a(h w).
+      numerator: numerator(counts) returns n(h w) from a(h w).
       extra: extra(totals, types) returns the number to add to a(h) in the denominator, from a(h)
         and the number of different words after h.
     """
 
-    numerator: Callable[[slice, np.ndarray], np.ndarray]
+    numerator: Callable[[np.ndarray], np.ndarray]
     extra: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -115,7 +115,7 @@ def _interpolated(
         for chunk in chunked(len(own), *arrays, *probabilities[-1:]):
             context = own.keys[chunk] // base if order > 1 else np.zeros(1, np.int64)
             below = probabilities[-1][own.suffixes[chunk]] if order > 1 else 1 / V
-            ratio = rule.numerator(chunk, a[chunk]) / denominator[context]
+            ratio = rule.numerator(a[chunk]) / denominator[context]
             probability[chunk] = ratio + backoff[context] * below
         if order == 1:
             probability[V] = 0
@@ -156,7 +156,7 @@ def _context_sums(
         # Keys are sorted, so the contexts of a chunk are neighbours.
         first, last = int(context[0]), int(context[-1]) + 1
         total[first:last] += np.bincount(context - first, a[chunk])
-        backoff[first:last] += np.bincount(context - first, rule.numerator(chunk, a[chunk]))
+        backoff[first:last] += np.bincount(context - first, rule.numerator(a[chunk]))
         types[first:last] += np.bincount(context - first, a[chunk] > 0).astype(np.int32)
     for chunk in chunked(contexts, total, backoff, types):
         d = total[chunk] + rule.extra(total[chunk], types[chunk])
@@ -195,10 +195,10 @@ def _kneser_ney(
             values = replaced[order] = FALLBACK[:size]
         discounts.append(values)
         discount_of = np.array([0.0, *values])
-        return SmoothingRule(lambda _, a: a - discount_of[np.minimum(a, size)], _no_extra)
+        return SmoothingRule(lambda a: a - discount_of[np.minimum(a, size)], _no_extra)
 
     tables = _interpolated(
-        counts, allocate, lambda order: _without_line_start(counts, order, allocate), rule_of
+        counts, allocate, lambda order: adjusted_counts(counts, order, allocate), rule_of
     )
     return Estimate(tables, tuple(discounts), _fallback_notes(replaced))
 
@@ -213,15 +213,6 @@ def _fallback_notes(replaced: dict[int, tuple[float, ...]]) -> tuple[str, ...]:
         f"{orders}: too few n-grams with low counts to estimate the discounts, so they are set to "
         f"{values}, as by KenLM's --discount_fallback",
     )
-
-
-def _without_line_start(counts: Counts, order: int, allocate: Allocate) -> np.ndarray:
-    """Return Kneser-Ney's counts of `order`, with 0 for the start of a line on its own."""
-    a = adjusted_counts(counts, order, allocate)
-    if order == 1:
-        a = a.copy()
-        a[counts.vocab_size] = 0
-    return a
 
 
 def modified_kneser_ney(
@@ -287,7 +278,7 @@ def witten_bell(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1
 
     Source: Witten & Bell 1991, method C; Chen & Goodman 1998, section 2.6.
     """
-    rule = SmoothingRule(lambda _, a: a.astype(np.float64), lambda totals, types: types)
+    rule = SmoothingRule(lambda a: a.astype(np.float64), lambda totals, types: types)
     raw = [order.counts for order in counts.orders]
     return Estimate(_interpolated(counts, allocate, lambda order: raw[order - 1], lambda *_: rule))
 

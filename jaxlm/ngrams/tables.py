@@ -1,11 +1,14 @@
 """The tables of a back-off n-gram model: look-up, scores, distributions, files."""
 
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from jaxlm.data.files import replacing
 
 NOTHING = -1
 """The id that stands for an n-gram that is not listed."""
@@ -167,15 +170,17 @@ class Tables:
     def save(self, folder: Path) -> None:
         """Write each array to a .npy file of `folder`.
 
-        An array that `in_folder(folder)` allocated is only flushed.
+        An array that maps the whole file already, from `in_folder` or `load`, is only flushed.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays().items():
             path = folder / f"{name}.npy"
-            if isinstance(array, np.memmap) and array.filename == os.path.abspath(path):
-                array.flush()
-            else:
-                np.save(path, array)
+            if _maps_file(array, path):
+                array.flush()  # type: ignore[attr-defined]
+                continue
+            # A file that other arrays map is replaced, not overwritten.
+            with replacing(path) as partial, open(partial, "wb") as file:
+                np.save(file, array)
 
     @classmethod
     def load(cls, folder: Path) -> "Tables":
@@ -193,6 +198,13 @@ class Tables:
             probabilities,
             read("backoffs", range(1, order)),
         )
+
+
+def _maps_file(array: np.ndarray, path: Path) -> bool:
+    """Return whether `array` is a memory map of the whole file `path`."""
+    if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
+        return False
+    return array.filename is not None and path.exists() and path.samefile(array.filename)
 
 
 def in_memory(name: str, length: int, dtype: type) -> np.ndarray:

@@ -12,13 +12,13 @@ runs/nplm-toy/
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxlm.data.files import write_text
 from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
 from jaxlm.errors import UserError
 from jaxlm.runs import remote_checkpoints
@@ -235,9 +235,7 @@ def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+        write_text(folder / name, text)
 
 
 def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxlm.data.files import write_text
 from jaxlm.errors import UserError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -194,10 +195,8 @@ def keep_records_up_to(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_records(path) if record["step"] <= step]
-    partial = path.with_suffix(".partial")
     with writing(path):
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 @contextlib.contextmanager

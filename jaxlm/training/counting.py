@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxlm.data.batching import POSITIONS
 from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.config import CountingConfig
@@ -99,6 +99,8 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
     choose(ENGINES, counting.engine, "engine")
     if counting.memory is not None:
         parse_memory(counting.memory)
+    if model.stream and text.vocabulary.start_id is None:
+        raise SettingError("stream", True, "needs a token that ends each line: use `eos`")
     check_order(sequences(model, text), model.order, model.vocab_size)
 
 

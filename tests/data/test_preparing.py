@@ -1,6 +1,7 @@
 """Text to shards: the same ids as at once, whatever the pieces; continued; refused clearly."""
 
 import gzip
+import io
 import json
 import os
 import shutil
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxlm
-from jaxlm.data import preparing
+from jaxlm.data import preparing, shards
 from jaxlm.data.batching import make_batches
-from jaxlm.data.encoding import Split
+from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.preparing import (
     PreparingConfig,
     claim_prepared_folder,
@@ -77,16 +78,16 @@ def test_an_interrupted_call_is_continued(tmp_path, monkeypatch):
     about = json.loads((half / PREPARED).read_text())
     # As if it was killed: a shard half written, two not begun.
     (half / PREPARED).write_text(json.dumps(about | {"finished": False, "splits": {}}))
-    shards = sorted(half.glob("train-*.u16"))
-    for path in shards[2:4]:
+    names = sorted(half.glob("train-*.u16"))
+    for path in names[2:4]:
         os.remove(path)
         os.remove(f"{path}.json")
-    (half / "train-00002.partial").write_bytes(b"half")
+    (half / "train-00002.u16.partial").write_bytes(b"half")
     with pytest.raises(UserError, match="is not finished: repeat the command"):
         read_prepared(half)
     newly_written = prepared(half, texts, tokens="words")
-    assert newly_written == [place in (2, 3) for place in range(len(shards))] and len(shards) > 4
-    for path in shards:
+    assert newly_written == [place in (2, 3) for place in range(len(names))] and len(names) > 4
+    for path in names:
         assert path.read_bytes() == (whole / path.name).read_bytes()
     with pytest.raises(UserError, match=r"holds another text .its settings differ"):
         prepared(half, texts, tokens="chars")
@@ -145,6 +146,71 @@ def test_training_reads_shards_as_it_reads_a_text(tmp_path):
         text.train.rows()
     with pytest.raises(UserError, match=r"`tokens` words: .* is a prepared text"):
         jaxlm.read_corpus(str(tmp_path / "out"), tokens="words")
+
+
+def test_lines_are_those_of_the_text_wherever_a_block_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "DECODE_BLOCK", 7)
+    text = "the cat 我 喜欢 🙂\n\na\u2028b c\n" * 5 + "the end"
+    path = write(tmp_path, "text.txt", text)
+    for tokens in ("words", "chars", "bytes", "bpe"):
+        prepared(tmp_path / tokens, {"train": [path]}, tokens=tokens)
+        lines = list(jaxlm.read_corpus(tmp_path / tokens).train.source.lines())
+        expected = list(io.StringIO(text, newline="\n"))
+        if tokens == "words":
+            expected = [" ".join(line.split()) + "\n" for line in expected]
+        assert lines == expected
+    prepared(tmp_path / "out", {"train": [path]}, tokens="words", eos=False)
+    split = jaxlm.read_corpus(tmp_path / "out").train
+    assert list(split.source.lines()) == [" ".join(text.split())]
+
+
+def test_an_empty_validation_text(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")], "valid": [write(tmp_path, "valid.txt", "")]}
+    prepared(tmp_path / "out", texts, tokens="words")
+    valid = jaxlm.read_corpus(tmp_path / "out").valid
+    assert valid.text_size() == TextSize(0, 0, 0, 0)
+    assert list(valid.source.lines()) == []
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path):
+    texts = {"train": [tmp_path / "none.txt"]}
+    with pytest.raises(UserError, match=r"cannot read .*none\.txt: No such file"):
+        claim_prepared_folder(tmp_path / "out", texts, PreparingConfig())
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_files_share_the_megabytes_of_the_vocabulary(tmp_path, monkeypatch):
+    """Of 64 files of 64 KiB, a MiB is read twice: to see that there is text, and to fit."""
+    line = b"a b c d e f g h\n"
+    paths = [tmp_path / f"{number}.txt" for number in range(64)]
+    for path in paths:
+        path.write_bytes(line * (1 << 12))
+    read = []
+    monkeypatch.setattr(preparing, "lines_of", lambda piece: read.append(len(piece.text)) or ["a"])
+    fit_tokenizer({"train": paths}, PreparingConfig(tokens="words", fit_megabytes=1))
+    assert sum(read[1:]) == 1 << 20
+
+
+def test_a_setting_that_the_text_was_prepared_with_may_be_repeated(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    prepared(tmp_path / "out", texts, tokens="words", eos=False, min_count=2)
+    text = jaxlm.read_corpus(tmp_path / "out", eos=False, min_count=2, tokens="words")
+    assert text.vocabulary.start is None
+    assert jaxlm.read_corpus(tmp_path / "out").config.eos is False
+    for wrong in ({"min_count": 3}, {"unk": "always"}):
+        with pytest.raises(UserError, match="is a prepared text, whose tokens are made"):
+            jaxlm.read_corpus(tmp_path / "out", **wrong)
+    prepared(tmp_path / "eos", texts, tokens="words")
+    with pytest.raises(UserError, match=r"`eos` False: .* is a prepared text"):
+        jaxlm.read_corpus(tmp_path / "eos", eos=False)
+
+
+def test_a_setting_that_the_tokenizer_does_not_use(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    with pytest.raises(UserError, match="`vocab_size` 300: has no effect with `tokens` bytes"):
+        claim_prepared_folder(
+            tmp_path / "out", texts, PreparingConfig(tokens="bytes", vocab_size=300)
+        )
 
 
 def in_memory(split):

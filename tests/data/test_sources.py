@@ -63,6 +63,7 @@ def test_sha256_of_more_than_one_block(path):
 
 
 GOOD = "good line 我\n".encode()
+SIZES = {"bpe": {"vocab_size": 300}}
 NOT_UTF8 = {
     "at the start": (b"\xff\xfea\n", 0, 0xFF),
     "GB18030": (b"good\n" + "我喜欢".encode("gb18030"), 5, 0xCE),
@@ -94,7 +95,7 @@ def test_not_utf8_in_a_later_split(tokens, path):
     offset = 990 * len(GOOD) + 3
     path.write_bytes(GOOD * 990 + b"ab \xff\n" + GOOD * 9)
     with pytest.raises(UserError) as caught:
-        read_corpus(str(path), tokens=tokens, vocab_size=300)
+        read_corpus(str(path), tokens=tokens, **SIZES.get(tokens, {}))
     assert f"{path} is not UTF-8: byte 0xff at offset {offset} " in str(caught.value)
 
 

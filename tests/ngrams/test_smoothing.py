@@ -1,6 +1,7 @@
 """Counts and smoothings against plain Python dictionaries, word by word."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from jaxlm.errors import UserError
 from jaxlm.ngrams.counts import Sequences, check_order, count_ngrams
-from jaxlm.ngrams.smoothing import FALLBACK, SMOOTHINGS
+from jaxlm.ngrams.smoothing import FALLBACK, SMOOTHINGS, adjusted_counts
 from jaxlm.ngrams.tables import NOTHING, Tables
 
 V = 6
@@ -136,3 +137,33 @@ def test_tables_are_saved_and_mapped(tmp_path):
     for name, array in tables.arrays().items():
         assert isinstance(mapped.arrays()[name], np.memmap)
         np.testing.assert_array_equal(mapped.arrays()[name], array)
+
+
+def test_mapped_tables_can_be_saved_where_they_are(tmp_path, monkeypatch):
+    ids = np.random.default_rng(0).integers(0, V, 300)
+    counts = count_ngrams(Sequences.lines(ids, END, V), 3, V)
+    tables = SMOOTHINGS["modified-kneser-ney"](counts).tables
+    tables.save(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for folder in (tmp_path / "run", Path("run"), Path("link")):
+        mapped = Tables.load(folder)
+        mapped.save(folder)
+        for found in (mapped, Tables.load(folder)):
+            for name, array in tables.arrays().items():
+                np.testing.assert_array_equal(found.arrays()[name], array)
+    # A part of a mapped file replaces the file, and the map stays readable.
+    mapped = Tables.load(tmp_path / "run")
+    part = Tables(V, mapped.keys, (mapped.probabilities[0][:3], *mapped.probabilities[1:]), ())
+    part.save(tmp_path / "run")
+    whole = tables.probabilities[0]
+    np.testing.assert_array_equal(mapped.probabilities[0], whole)
+    np.testing.assert_array_equal(Tables.load(tmp_path / "run").probabilities[0], whole[:3])
+
+
+@pytest.mark.parametrize("top", [1, 3])
+def test_the_start_of_a_line_has_no_count_on_its_own(top):
+    """It is never predicted, so it takes no part in the discounts."""
+    ids = np.random.default_rng(0).integers(0, V, 300)
+    for text in (Sequences.lines(ids, END, V), Sequences.stream(ids, END)):
+        assert adjusted_counts(count_ngrams(text, top, V), 1)[V] == 0

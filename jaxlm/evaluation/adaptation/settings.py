@@ -8,6 +8,13 @@ from jaxlm.models.layers import RATES
 from jaxlm.models.neural import NeuralModel
 from jaxlm.runs.run import Run
 
+# The settings of each kind of adaptation, by the setting that turns it on.
+PARTS = {
+    "cache": ("flatness", "share"),
+    "dynamic": ("dynamic_lr", "dynamic_decay", "dynamic_steps"),
+    "samples": ("seed",),
+}
+
 
 @dataclass(frozen=True)
 class Adaptation:
@@ -80,6 +87,12 @@ class Adaptation:
         if self.dynamic_decay is not None and not 0 <= self.dynamic_decay <= 1:
             raise SettingError("dynamic_decay", self.dynamic_decay, "must be between 0 and 1")
         check_at_least("dynamic_steps", self.dynamic_steps, 1)
+        for whole, parts in PARTS.items():
+            if getattr(self, whole) in (0, "none"):
+                for part in parts:
+                    if getattr(self, part) != getattr(Adaptation, part):
+                        why = f"has no effect without `{whole}`: set it too, or leave `{part}` out"
+                        raise SettingError(part, getattr(self, part), why)
 
     def check_run(self, run: Run) -> None:
         """Raise SettingError or UserError for a run that cannot adapt in this way."""
@@ -99,8 +112,12 @@ class Adaptation:
     @property
     def needs_tuning(self) -> bool:
         """True if a setting is None and must be tuned on the validation split."""
-        cache = self.cache > 0 and None in (self.flatness, self.share)
-        return self.temperature is None or cache or self.rule_needs_tuning
+        return self.temperature is None or self.cache_needs_tuning or self.rule_needs_tuning
+
+    @property
+    def cache_needs_tuning(self) -> bool:
+        """True if the flatness or the share of the cache must be tuned."""
+        return self.cache > 0 and None in (self.flatness, self.share)
 
     @property
     def rule_needs_tuning(self) -> bool:

@@ -18,7 +18,7 @@ from jaxlm.evaluation.adaptation.dynamic import (
 from jaxlm.evaluation.adaptation.reading import CHUNK, LogProbs, ReadingOptions, read
 from jaxlm.evaluation.adaptation.settings import Adaptation
 from jaxlm.evaluation.interpolation import em_weights, interpolated
-from jaxlm.evaluation.perplexity import Report, open_split, report
+from jaxlm.evaluation.perplexity import Report, check_where, open_split, report
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.run import Run
 
@@ -35,7 +35,7 @@ def adapted(
     run: Run,
     adaptation: Adaptation,
     *,
-    corpus: str | None = None,
+    corpus: str | Path | None = None,
     split: str | None = None,
     text: str | Path | None = None,
 ) -> Report:
@@ -60,15 +60,24 @@ def adapted(
       split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
       text: a text file to evaluate as a whole, instead of a corpus.
     Raises:
-      SettingError: for a value that is not possible.
+      SettingError: for a value that is not possible, and for an argument that has no effect, such
+        as a split beside a text.
       UserError: for a run that cannot adapt, and for a corpus without a validation split if a
         setting must be tuned.
     """
+    adaptation.check()
+    check_where(None if _reads_corpus(adaptation) else corpus, split, text)
     evaluator = AdaptiveEvaluator(run, corpus)
     # The validation split is read first, for tuning. Only then is the evaluated text read.
     adaptation = evaluator.tune(adaptation)
-    opened = open_split(run, corpus, split, text)
+    opened = open_split(run, corpus if text is None else None, split, text)
     return evaluator.report(adaptation, opened, evaluator.log_probs(adaptation, opened))
+
+
+def _reads_corpus(adaptation: Adaptation) -> bool:
+    """Return whether the corpus is read even if a text is evaluated: to tune, or for the rule."""
+    rule = UPDATE_RULES.get(adaptation.dynamic)
+    return adaptation.needs_tuning or (rule is not None and rule.needs_rms)
 
 
 class AdaptiveEvaluator:
@@ -81,7 +90,7 @@ class AdaptiveEvaluator:
       corpus: name or path of the corpus; None for the corpus that the run was trained on.
     """
 
-    def __init__(self, run: Run, corpus: str | None = None) -> None:
+    def __init__(self, run: Run, corpus: str | Path | None = None) -> None:
         self.run, self.corpus = run, corpus
         self._training_rms: dict[tuple[bool, int], Any] = {}
 
@@ -210,7 +219,7 @@ def _tune_distribution(
     evaluator: AdaptiveEvaluator, adaptation: Adaptation, valid: Split
 ) -> Adaptation:
     """Return the adaptation with the temperature, flatness and share that are best on `valid`."""
-    if adaptation.temperature is not None and not adaptation.cache:
+    if adaptation.temperature is not None and not adaptation.cache_needs_tuning:
         return adaptation
     temperature, flatness = adaptation.temperature, adaptation.flatness
     temperatures = TEMPERATURES if temperature is None else (temperature,)

@@ -6,8 +6,8 @@ A new output layer is one file in this folder and one line in HEADS.
 import dataclasses
 from typing import Any
 
-from jaxlm.errors import choose
-from jaxlm.models.heads.adaptive_softmax import AdaptiveSoftmax
+from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.models.heads.adaptive_softmax import AdaptiveSoftmax, increasing
 from jaxlm.models.heads.base import Head
 from jaxlm.models.heads.output_layer import OutputLayer, SampledSoftmax
 from jaxlm.models.heads.softmax_mixture import SoftmaxMixture
@@ -43,6 +43,13 @@ def make_head(model: Any, **module_options: Any) -> Head:
     Raises:
       UserError: for an unknown `softmax` or `dtype`, or a wrong setting of the output layer.
     """
+    # The settings of the other output layers have no effect, but a value out of its range is a
+    # mistake. How many tokens a cutoff may leave is a matter of the adaptive softmax alone.
+    for name in ("sampled_words", "softmaxes"):
+        check_at_least(name, getattr(model, name), 1)
+    if not increasing((0, *model.cutoffs)):
+        shown = ",".join(map(str, model.cutoffs))
+        raise SettingError("cutoffs", shown, "must increase strictly from at least 1")
     kind = choose(HEADS, model.softmax, "softmax")
     dtype = choose(DTYPES, model.compute_dtype, "dtype")
     names = {field.name for field in dataclasses.fields(kind)} - {"dtype", "parent", "name"}

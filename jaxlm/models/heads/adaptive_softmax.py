@@ -41,13 +41,17 @@ def cluster_edges(vocab_size: int, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
     return *(cutoffs or fifths), vocab_size
 
 
+def increasing(numbers: tuple[int, ...]) -> bool:
+    """Return whether the numbers increase strictly."""
+    return all(first < second for first, second in itertools.pairwise(numbers))
+
+
 def check_cutoffs(model: Any) -> None:
     """Raise SettingError unless the cutoffs increase strictly, within the vocabulary.
 
     `model` is a NeuralModel: its `cutoffs` and its `vocab_size` are checked.
     """
-    edges = (0, *model.cutoffs, model.vocab_size)
-    if model.vocab_size < 3 or any(first >= end for first, end in itertools.pairwise(edges)):
+    if model.vocab_size < 3 or not increasing((0, *model.cutoffs, model.vocab_size)):
         shown = ",".join(map(str, model.cutoffs)) or "(none)"
         why = (
             f"must increase strictly from at least 1 to at most {model.vocab_size - 1}, the last id"

@@ -1,0 +1,42 @@
+"""Write a file so that nobody ever finds it half written."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
+    """Yield the name of a partial file beside `path`, to write; at the end, rename it to `path`.
+
+    After any error the partial file is removed, and `path` stays as it was.
+
+    Args:
+      path: the file that appears, or is replaced, at the end of the context.
+      per_process: whether several processes may write `path` at the same time. Then each process
+        has a partial file of its own.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with replacing(Path(folder) / "words.txt") as partial:
+      ...         _ = partial.write_text("the cat")
+      ...     [file.name for file in Path(folder).iterdir()]
+      ['words.txt']
+    """
+    process = f".{os.getpid()}" if per_process else ""
+    partial = path.with_name(f"{path.name}{process}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8 by way of a partial file (`replacing`)."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

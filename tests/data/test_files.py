@@ -1,0 +1,41 @@
+"""A file appears whole or not at all."""
+
+import pytest
+
+from jaxlm.data.files import replacing, write_text
+from jaxlm.interop.files import create
+
+
+def test_the_file_appears_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    write_text(path, "我")
+    assert path.read_text(encoding="utf-8") == "我"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, KeyboardInterrupt])
+@pytest.mark.parametrize("open_file", [create, lambda path: open_partial(path)])
+def test_no_error_leaves_a_partial_file(error, open_file, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises((error, ValueError)), open_file(path) as file:
+        file.write(b"new")
+        raise error("stop")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
+
+
+def open_partial(path):
+    from contextlib import contextmanager
+
+    @contextmanager
+    def opened():
+        with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
+            yield file
+
+    return opened()

@@ -1,0 +1,44 @@
+"""Settings of n-grams that the text does not allow."""
+
+import pytest
+
+import jaxlm
+from jaxlm.errors import SettingError
+
+
+def fit(text, **options):
+    return jaxlm.fit(jaxlm.NGram(len(text.vocabulary), **options), text, quiet=True)
+
+
+def test_a_stream_needs_a_token_that_ends_lines():
+    text = jaxlm.read_corpus("toy", eos=False)
+    with pytest.raises(SettingError, match="`stream` True: needs a token that ends each line: use"):
+        fit(text, order=2, stream=True)
+    run = fit(jaxlm.read_corpus("toy"), order=2, stream=True)
+    assert jaxlm.perplexity(run).tokens == 12
+
+
+@pytest.mark.parametrize(
+    ("eos", "options", "helps"),
+    [
+        (True, {"order": 6}, True),  # the longest line has 5 tokens, its start included
+        (True, {"order": 9}, True),
+        (False, {"order": 5}, False),
+        (True, {"order": 9, "stream": True}, None),
+    ],
+)
+def test_stream_is_offered_where_it_helps(eos, options, helps):
+    text = jaxlm.read_corpus("toy", eos=eos)
+    if helps is None:
+        fit(text, **options)
+        return
+    with pytest.raises(SettingError, match="is larger than any line") as caught:
+        fit(text, **options)
+    assert ("or `stream`" in str(caught.value)) == helps
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_stream_is_not_offered_for_a_text_that_is_too_short(stream):
+    text = jaxlm.read_corpus(["a", "b"])
+    with pytest.raises(SettingError, match=r"use `order` [35] or less$"):
+        fit(text, order=6, stream=stream)
