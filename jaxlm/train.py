@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +27,6 @@ from jaxlm.commands.settings import (
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.errors import UserError, choose
-from jaxlm.evaluation.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -451,14 +451,7 @@ def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
       plot: whether to draw loss.png.
     """
     if run.protocol.rows and len(text.train) < 100:
-        table = Table(box=None, show_header=False)
-        for row in text.train.rows():
-            words = [text.vocabulary.tokens[index] for index in row]
-            context, target = " ".join(words[:-1]), words[-1]
-            ((guess, probability),) = next_words(run, context, 1)
-            wrong = "" if guess == target else f"   (the corpus has {target})"
-            table.add_row(f"{context} -> {guess}", f"{probability:.4f}{wrong}")
-        console.print(table)
+        console.print(prediction_table(run, text))
     assert run.folder is not None
     records = read_records(run.folder / METRICS)
     if plot and any(record["split"] == "train" for record in records):
@@ -467,6 +460,32 @@ def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
         if not drawn:
             console.print("no loss.png: --plot needs matplotlib: pip install matplotlib")
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
+
+
+def prediction_table(run: Run, text: Text) -> Table:
+    """Return a table of the most probable last token of each training line, after the others.
+
+    The model reads the ids that it was trained on. Lines without a token to predict from are left
+    out.
+    """
+    tokens, start_id = text.vocabulary.tokens, text.vocabulary.start_id
+    start = [] if start_id is None else [start_id]
+    table = Table(box=None, show_header=False)
+    for row in text.train.rows():
+        if len(start) + len(row) < 2:
+            continue
+        ids = np.array([*start, *row[:-1]], np.int32)
+        log_probs_1V, _ = run.model.next_log_probs(run.params, ids[None, :])
+        log_probs_V = np.asarray(log_probs_1V)[0]
+        best, target = int(np.argmax(log_probs_V)), int(row[-1])
+        guess, right = (
+            repr(token) if token.isspace() else token for token in (tokens[best], tokens[target])
+        )
+        wrong = "" if best == target else f"   (the corpus has {right})"
+        context = text.tokenizer.decode(row[:-1])
+        probability = f"{np.exp(log_probs_V[best]):.4f}"
+        table.add_row(escape(f"{context} -> {guess}"), escape(probability + wrong))
+    return table
 
 
 if __name__ == "__main__":

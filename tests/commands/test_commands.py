@@ -41,6 +41,32 @@ def test_the_lecture_with_a_recurrent_layer(shell, tmp_path, model):
         assert answer in out
 
 
+def test_train_predicts_short_lines_too(shell, tmp_path):
+    # The second line is shorter than the NPLM's window, and has brackets that rich would read as
+    # markup; the third has no context at all.
+    (tmp_path / "s.txt").write_text("a b c\n[bold] g\nh\n")
+    text = ("--corpus", tmp_path / "s.txt", "--fractions", "1", "--no-eos")
+    sizes = ("--n-step", "2", "--embedding-size", "2", "--hidden-size", "2", "--batch-size", "2")
+    flags = (*text, *sizes, "--batching", "rows", "--steps", "200", "--lr", "0.1")
+    code, out, err = shell("train", "--model", "nplm", *flags, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "a b -> c" in out and "[bold] -> g" in out and "h ->" not in out
+
+
+def test_train_predicts_characters_as_the_corpus_has_them(shell, tmp_path):
+    flags = ("--tokens", "chars", "--n-step", "2", "--steps", "200", "--out", tmp_path / "run")
+    code, out, err = shell("train", "--model", "nplm", *flags)
+    assert (code, err) == (0, "")
+    assert "我 讨厌 挨打 -> '\\n'" in out and "我   讨" not in out
+
+
+def test_train_ends_well_where_the_window_is_longer_than_the_lines(shell, tmp_path):
+    sizes = ("--hidden-size", "2", "--inner-size", "2", "--steps", "2")
+    code, out, err = shell("train", "--model", "modern-nplm", *sizes, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "我 讨厌 ->" in out and "saved in" in out
+
+
 def test_evaluate_makes_one_table_of_several_runs(shell, toy_runs):
     code, out, _ = shell("evaluate", *toy_runs.values())
     assert code == 0
