@@ -43,7 +43,7 @@ from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
-from jaxlm.training.config import RunConfig, TrainingConfig
+from jaxlm.training.config import RunConfig, TrainingConfig, check_length
 from jaxlm.training.fine_tuning import adapt_model
 from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.optimizers import OptimizerConfig
@@ -81,6 +81,12 @@ class Choice:
     """A Python file with models or cells of your own."""
     corpus: str = "toy"
     """The corpus."""
+    epochs: float | None = None
+    """Passes over the training text; they replace the steps of a recipe or a file."""
+    steps: int | None = None
+    """Train steps."""
+    max_minutes: float | None = None
+    """Stop within this wall-clock time."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +212,22 @@ class _FlagConsole(Console):
 def _start_config(choice: Choice) -> RunConfig:
     """Return the settings before any flag.
 
-    With --from, the defaults of the model, the batches and the tokenizer are the run's.
+    With --from, the defaults of the model, the batches and the tokenizer are the run's. With
+    --epochs, `steps` is None.
+
+    Raises:
+      SettingError: for --steps and --epochs together.
     """
+    config = _config_before_flags(choice)
+    if config.training is None or choice.epochs is None:
+        return config
+    minutes = choice.max_minutes or config.training.max_minutes
+    check_length({"epochs": choice.epochs, "steps": choice.steps, "max_minutes": minutes})
+    return config.with_steps(None)
+
+
+def _config_before_flags(choice: Choice) -> RunConfig:
+    """Return the settings of the recipe, the file and the run that training starts from."""
     if choice.from_run is None:
         return default_config(choice.model, choice.recipe, choice.config, choice.corpus)
     settings, tokenizer = read_description(choice.from_run)

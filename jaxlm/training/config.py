@@ -26,9 +26,9 @@ class TrainingConfig:
     """Settings of the length of training, of validation, of the log and of the checkpoints."""
 
     epochs: float = 10
-    """Passes over the training text."""
+    """Passes over the training text. Giving it replaces the steps of a recipe or a file."""
     steps: int | None = None
-    """Train steps, in place of epochs (none: epochs decides)."""
+    """Train steps, in place of epochs (none: epochs decides). Give steps or epochs, not both."""
     max_minutes: float | None = None
     """Stop within this wall-clock time: train no more steps than fit into it, and shrink the
     schedules to these steps; the number changes if the machine gets slower or faster (with steps:
@@ -116,6 +116,7 @@ class RunConfig:
         """Return these settings with flat options put into the sections that declare them.
 
         A setting that only other models have is ignored, so that one recipe serves several models.
+        Options with `epochs` and without `steps` replace these settings' `steps` by None.
 
         Args:
           options: values by the name of a setting; lists, which JSON has in the place of tuples,
@@ -126,7 +127,7 @@ class RunConfig:
           SettingError: for a value of another type.
         """
         config, known = self, dict.fromkeys(all_settings())
-        for name, value in options.items():
+        for name, value in _with_length(options).items():
             choose(known, name, f"setting in {origin}")
             if name in config.network:
                 kind = MODELS[config.model].settings[name].type
@@ -145,8 +146,10 @@ class RunConfig:
 
         Raises:
           UserError: for a name that no section of this model has.
-          SettingError: for a value of another type.
+          SettingError: for a value of another type, and for `steps` and `epochs` together.
         """
+        minutes = self.training.max_minutes if self.training else None
+        check_length({"max_minutes": minutes, **options})
         declared = {
             item.name: title
             for title, section in self.sections.items()
@@ -154,7 +157,7 @@ class RunConfig:
             for item in fields(section)
         }
         config = self
-        for name, value in options.items():
+        for name, value in _with_length(options).items():
             title = choose(declared, name, "option of fit")
             config = replace(config, **{title: _with(getattr(config, title), name, value)})
         return config
@@ -201,6 +204,23 @@ def all_settings() -> set[str]:
 def section_names() -> set[str]:
     """Return the names of all sections of config.json that hold settings."""
     return {name for sections in SECTIONS.values() for name in sections} | {"network"}
+
+
+def check_length(options: Mapping[str, Any]) -> None:
+    """Raise SettingError if options give both `steps` and `epochs`, and one has no effect.
+
+    With `max_minutes` both have an effect: `epochs` shapes the schedules; see `horizon_of`.
+    """
+    epochs, steps, minutes = (options.get(name) for name in ("epochs", "steps", "max_minutes"))
+    if epochs is not None and steps is not None and minutes is None:
+        why = f"has no effect with `steps` {steps}: give one of the two"
+        raise SettingError("epochs", epochs, why)
+
+
+def _with_length(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, with `steps` None if they have `epochs` and no `steps`."""
+    length = {"steps": None} if options.get("epochs") is not None else {}
+    return length | dict(options)
 
 
 def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:

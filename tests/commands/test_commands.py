@@ -176,6 +176,38 @@ def test_settings_default_recipe_file_flag(shell, tmp_path):
     assert first == second
 
 
+def steps_of(folder):
+    return json.loads((folder / "config.json").read_text())["training"]["steps"]
+
+
+def test_epochs_replace_the_steps_of_an_earlier_source(shell, tmp_path):
+    # The lecture's recipe sets steps to 5000; an epoch of the toy corpus is one step.
+    code, out, _ = shell("train", "--epochs", "2", "--log-every", "1", "--out", tmp_path / "flag")
+    assert code == 0 and re.findall(r"step +(\d+)  cost", out) == ["1", "2"]
+    assert steps_of(tmp_path / "flag") is None
+    (tmp_path / "epochs.json").write_text('{"epochs": 3}')
+    file = ("--recipe", "lecture", "--config", tmp_path / "epochs.json")
+    assert shell("train", *file, "--out", tmp_path / "file")[0] == 0
+    assert steps_of(tmp_path / "file") is None
+    assert shell("train", *file, "--steps", "4", "--out", tmp_path / "steps")[0] == 0
+    assert steps_of(tmp_path / "steps") == 4
+    # The config.json of a run has both settings; steps decide, unless they are null.
+    for name, steps in {"steps": 4, "file": None}.items():
+        kept = ("--recipe", "lecture", "--config", tmp_path / name / "config.json")
+        assert shell("train", *kept, "--out", tmp_path / f"{name}-again")[0] == 0
+        assert steps_of(tmp_path / f"{name}-again") == steps
+
+
+def test_steps_and_epochs_of_one_source_are_refused(shell, tmp_path):
+    code, _, err = shell("train", "--epochs", "2", "--steps", "3", "--out", tmp_path / "run")
+    assert code == 2 and "--epochs 2.0: has no effect with --steps 3" in err
+    (tmp_path / "both.json").write_text('{"epochs": 2, "steps": 3}')
+    flags = ("--config", tmp_path / "both.json", "--out", tmp_path / "run")
+    code, _, err = shell("train", *flags)
+    assert code == 2 and "--epochs 2: has no effect with --steps 3" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_lecture_by_counting(shell, tmp_path):
     code, out, err = shell("train", "--model", "ngram", "--out", tmp_path / "run")
     assert code == 0 and err == ""
