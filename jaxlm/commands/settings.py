@@ -91,7 +91,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat.items()
-        if name not in ("jaxlm", "command", "protocol", "file", "text_sha256")
+        if name not in ("jaxlm", "command", "protocol", "file", "text_sha256", "from_run")
     }
 
 

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from jaxlm.data.batching import BatchingConfig, rows_of
+from jaxlm.data.batching import BATCHINGS, BatchingConfig, no_start_error, rows_of
 from jaxlm.data.text import Text, TextConfig
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.models.registry import MODELS
@@ -38,11 +38,12 @@ class TrainingConfig:
     log_every: int = 200
     """Steps between two lines of the log."""
     eval_every: int | None = None
-    """Steps between two validations (none: every epoch)."""
+    """Steps between two validations, which need a validation split (none: every epoch)."""
     patience: int | None = None
     """Stop after this many validations without improvement (none: train to the end)."""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints (none: at every validation)."""
+    """Steps between two checkpoints; there is one at every validation too (none: at validations
+    alone; without a validation split, every epoch, or every 1,000 steps if an epoch is shorter)."""
     checkpoint_minutes: float | None = None
     """Minutes between two checkpoints, in addition to checkpoint_every (none: by steps alone)."""
     keep: int = 2
@@ -185,6 +186,21 @@ class RunConfig:
             assert self.counting is not None
             rows, positions = start_id is None, self.counting.positions
         return Protocol(rows, rows and positions == "last")
+
+    def check_positions(self, start_id: int | None) -> None:
+        """Raise UserError if `positions` is "last" and has no effect; see `protocol`."""
+        section = self.counting if self.batching is None else self.batching
+        assert section is not None
+        if section.positions != "last" or self.protocol(start_id).rows:
+            return
+        needed = "a text without <eos>, whose lines are rows (`eos`)"
+        if self.batching is not None:
+            name = self.batching.batching
+            choose(BATCHINGS, name, "batching")
+            if start_id is None:
+                raise no_start_error(name)
+            needed = f"`batching` rows, not {name}"
+        raise SettingError("positions", "last", f"needs {needed}: use `positions` all")
 
     def as_json(self, start_id: int | None) -> dict[str, Any]:
         """Return the content of config.json; for `start_id`, see `protocol`."""

@@ -158,6 +158,7 @@ class _Loop:
         assert batching is not None
         check_divides(mesh, batching.batch_size, first.model.vocab_size)
         self._check_freeze()
+        self._check_validation()
         self.batches = [self._batches(spec) for spec in specs]
         training = self.training
         self.asked = total_steps(training, self.batches[0].steps_per_epoch)
@@ -215,6 +216,28 @@ class _Loop:
         start = average.start if average else None
         trace_start(model, self.transform, self.batches[0].batch_size, start)
 
+    def _check_validation(self) -> None:
+        """Raise SettingError for a setting that needs validations, if there is no text for them."""
+        if self._validates:
+            return
+        training, optimizer = self.training, self.optimizer
+        asked = {
+            "patience": training.patience,
+            "eval_every": training.eval_every,
+            "schedule": "plateau" if optimizer.schedule == "plateau" else None,
+            "average": "triggered" if optimizer.average == "triggered" else None,
+        }
+        for name, value in asked.items():
+            if value is not None:
+                instead = "another" if isinstance(value, str) else "none"
+                why = f"needs a validation split, which this text lacks: set `{name}` to {instead}"
+                raise SettingError(name, value, f"{why}, or give the text a split (`fractions`)")
+
+    @property
+    def _validates(self) -> bool:
+        """True if there is a validation text."""
+        return self.text.valid is not None and len(self.text.valid) > 0
+
     def _batches(self, spec: Spec) -> Batches:
         batching, training = spec.config.batching, spec.config.training
         assert batching is not None and training is not None
@@ -231,8 +254,7 @@ class _Loop:
         self.horizon = horizon_of(training, per_epoch, total)
         self.transform = make_optimizer(optimizer, self.horizon, self.extras.custom)
         make_average(optimizer)
-        validates = self.text.valid is not None and len(self.text.valid) > 0
-        eval_every = (training.eval_every or per_epoch) if validates else None
+        eval_every = (training.eval_every or per_epoch) if self._validates else None
         keeps = training.checkpoint_every or eval_every or max(1000, per_epoch)
         self.pauses = PausePoints(total, eval_every, keeps if spec.folder else None)
 
@@ -545,6 +567,9 @@ class _Loop:
         with contextlib.ExitStack() as clocks:
             for trainee in self.trainees:
                 clocks.enter_context(trainee.log.clock_stopped())
+            if self.pauses.validates_at(self.alive[0].step):
+                # The budget keeps as much time for the last pause, in which all runs validate too.
+                clocks.enter_context(self.budget.timing_validation())
             before, after = runner.unstack(state), []
             for trainee, one in zip(self.trainees, before, strict=True):
                 pause = partial(trainee.pause, one, self.budget, save=save)

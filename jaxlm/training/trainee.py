@@ -74,7 +74,11 @@ class PausePoints:
         return self.eval_every is not None and (step % self.eval_every == 0 or step == self.total)
 
     def saves_at(self, step: int) -> bool:
-        """Return whether a checkpoint is written after `step` steps."""
+        """Return whether a checkpoint is written after `step` steps.
+
+        It is at every validation too: the best parameters and the state that found them must not
+        come from different sessions.
+        """
         return any(
             every and step % every == 0 for every in (self.eval_every, self.checkpoint_every)
         )
@@ -221,14 +225,13 @@ class Trainee:
 
         Args:
           state: the state after the last measured step.
-          budget: the time budget, which measures how long a validation takes.
+          budget: the time budget.
           last: whether to treat this step as the end of the run.
           save: whether to save even if this step is no pause point.
         """
         step, improved = self.pauses.total if last else self.step, False
         if self.pauses.validates_at(step):
-            with budget.timing_validation():
-                state, improved = self._validate(state)
+            state, improved = self._validate(state)
         if budget.minutes:
             self.meter.progress.seconds = budget.seconds
         if last or save or self.pauses.saves_at(step):

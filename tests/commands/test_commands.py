@@ -9,6 +9,7 @@ import pytest
 
 import jaxlm
 from jaxlm.interop.formats import FORMATS, Format
+from jaxlm.models import MODELS
 
 
 def test_the_lecture(shell, tmp_path, monkeypatch):
@@ -206,6 +207,55 @@ def test_steps_and_epochs_of_one_source_are_refused(shell, tmp_path):
     code, _, err = shell("train", *flags)
     assert code == 2 and "--epochs 2: has no effect with --steps 3" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_convert_refuses_a_folder_in_its_own_words(shell, tmp_path):
+    assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
+    assert shell("convert", tmp_path / "run", tmp_path / "x.arpa")[0] == 0
+    (tmp_path / "a file").write_text("mine")
+    for target in ("run", "a file"):
+        code, _, err = shell("convert", tmp_path / "x.arpa", tmp_path / target)
+        assert code == 2 and target in err and "--" not in err
+    assert (tmp_path / "a file").read_text() == "mine"
+    code, _, err = shell("convert", tmp_path / "x.txt", tmp_path / "y")
+    assert code == 2 and "does not exist" in err
+
+
+PLUGIN = """
+import jaxlm
+
+class Own(jaxlm.NGram):
+    pass
+
+if "own" not in jaxlm.MODELS:
+    jaxlm.register_model("own", Own)
+"""
+
+
+def test_convert_takes_a_plugin(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
+    plugin = tmp_path / "own.py"
+    plugin.write_text(PLUGIN)
+    flags = ("--plugin", plugin, "--model", "own", "--out", tmp_path / "run")
+    try:
+        assert shell("train", *flags)[0] == 0
+        MODELS.pop("own")
+        code, _, err = shell("convert", tmp_path / "run", tmp_path / "x.arpa")
+        assert code == 2 and "--plugin" in err
+        flags = ("--plugin", plugin)
+        assert shell("convert", tmp_path / "run", tmp_path / "x.arpa", *flags)[0] == 0
+    finally:
+        MODELS.pop("own", None)
+    assert (tmp_path / "x.arpa").stat().st_size > 0
+
+
+def test_a_count_has_a_session(shell, tmp_path):
+    assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
+    (line,) = (tmp_path / "run/sessions.jsonl").read_text().splitlines()
+    session = json.loads(line)
+    assert session["command"][-2:] == ["--out", str(tmp_path / "run")]
+    assert session["versions"]["numpy"] == np.__version__
+    assert session["devices"]["kinds"] == ["cpu: NumPy"]
 
 
 def test_the_lecture_by_counting(shell, tmp_path):
