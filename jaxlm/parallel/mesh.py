@@ -67,7 +67,7 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
 
     Raises:
       UserError: if `sizes` names an unknown axis.
-      SettingError: if a size is no positive integer, if the machine has too few devices, or if there
+      SettingError: if a size is no positive integer, if there are too few devices, or if there
         are several processes and the mesh would leave some of their devices out.
     """
     devices = jax.devices()

@@ -78,8 +78,6 @@ class Run:
         if isinstance(training, dict):
             description["training"] = training | {"checkpoint_folder": None}
         place = RunFolder(Path(folder), description, self.tokenizer)
-        if place.holds_run:
-            raise UserError(f"{folder} already holds a run: save this run in another folder")
         existed = place.path.exists()
         place.create()
         try:

@@ -128,7 +128,8 @@ def fit_many(
 
     There are `seeds` runs for each combination of the values in `sweep`; their seeds count up from
     the setting `seed`. Each run equals the run that `fit` would make, up to the order of summation.
-    A run whose loss is not finite ends; the other runs go on.
+    A run whose loss is not finite ends, and so does a run that is out of `patience`; the other runs
+    go on.
 
     Args:
       model: the model that all runs share.

@@ -137,8 +137,12 @@ class Trainee:
     @property
     def out_of_patience(self) -> bool:
         """True if the last `patience` validations brought no improvement."""
-        patience, worse = self.training.patience, self.meter.progress.worse_in_a_row
-        return patience is not None and worse >= patience
+        return self.patience_is_over(self.meter.progress.worse_in_a_row)
+
+    def patience_is_over(self, worse_in_a_row: int) -> bool:
+        """Return whether so many validations without improvement end the run."""
+        patience = self.training.patience
+        return patience is not None and worse_in_a_row >= patience
 
     def change_length(self, spec: Spec, pauses: PausePoints) -> None:
         """Continue with another number of steps."""
@@ -271,7 +275,7 @@ class Trainee:
         Raises:
           NotFiniteError: if the last step made parameters that are not finite.
         """
-        if over and self.step < self.pauses.total:
+        if over and self.step < self.pauses.total and not self.out_of_patience:
             self._end_budget(state, budget)
         if self.saved_step != self.step:
             if budget.minutes:
