@@ -1,10 +1,13 @@
 """A setting that would have no effect is refused, in one line, before a folder is made."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny_runs
 
 import jaxlm
+from jaxlm.commands.settings import read_config_file
 from jaxlm.errors import SettingError, UserError
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh
@@ -115,3 +118,21 @@ def test_values_of_arrays_and_names_that_tell_them_apart(model, tmp_path):
     assert swept(close) == {f"lr-{value}-seed-0": value for value in close}
     # The names of earlier versions stay: 1.0 is 1.
     assert list(swept([1.0, 0.001, 1e-5])) == ["lr-1-seed-0", "lr-0.001-seed-0", "lr-1e-05-seed-0"]
+
+
+def test_a_resumed_run_names_a_setting_that_this_version_lacks(model, text, tmp_path):
+    tiny_runs.fit(model, text, tmp_path, **STREAMS)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["network"]["gone"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="its network is gone 3, not absent; repeat"):
+        tiny_runs.fit(model, text, tmp_path, resume=True, **STREAMS)
+
+
+def test_config_json_says_where_the_parameters_come_from(model, text, tmp_path):
+    start = tiny_runs.fit(model, text, tmp_path / "start", **STREAMS)
+    tiny_runs.fit(None, text, tmp_path / "tuned", from_run=start, **STREAMS)
+    config = json.loads((tmp_path / "tuned/config.json").read_text())
+    assert config["from_run"] == str(tmp_path / "start")
+    # It is no setting of the file.
+    assert "from_run" not in read_config_file(tmp_path / "tuned/config.json")
