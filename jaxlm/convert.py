@@ -9,8 +9,10 @@ import tyro
 from rich.console import Console
 
 from jaxlm.commands import cli
+from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import FORMATS, find_format, read_run, write_run
+from jaxlm.runs.folder import CONFIG
 from jaxlm.runs.run import Run, load
 
 ABOUT = """Write a run as a file of another program, or read a file as a run.
@@ -34,11 +36,14 @@ class Command:
     target: tyro.conf.Positional[Path]
     """File to write (gzip if its name ends in .gz), or folder of the new run."""
     format: Annotated[str | None, tyro.conf.arg(help=FORMAT_HELP)] = None
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Convert a folder to a file, or a file to a folder."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.convert", about=ABOUT)
+    load_plugin(command.plugin)
     source, target = command.source, command.target
     console = Console(highlight=False)
     if source.is_dir():
@@ -51,7 +56,14 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not source.exists():
         raise UserError(f"{source} does not exist: give a run's folder, or a file to read")
-    run = read_run(source, target, command.format)
+    if (target / CONFIG).exists():
+        # Said before a large file is read.
+        raise UserError(f"{target} already holds a run: name another folder")
+    try:
+        run = read_run(source, target, command.format)
+    except UserError as error:
+        # This command has no flag for the folder.
+        raise UserError(str(error).replace("`folder`", "folder")) from None
     console.print(describe_size(run), soft_wrap=True)
     console.print(f"saved in {target}", soft_wrap=True)
     return 0

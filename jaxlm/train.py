@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +27,6 @@ from jaxlm.commands.settings import (
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.errors import UserError, choose
-from jaxlm.evaluation.generation import next_words
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -43,7 +43,7 @@ from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
-from jaxlm.training.config import RunConfig, TrainingConfig
+from jaxlm.training.config import RunConfig, TrainingConfig, check_length
 from jaxlm.training.fine_tuning import adapt_model
 from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.optimizers import OptimizerConfig
@@ -81,6 +81,12 @@ class Choice:
     """A Python file with models or cells of your own."""
     corpus: str = "toy"
     """The corpus."""
+    epochs: float | None = None
+    """Passes over the training text; they replace the steps of a recipe or a file."""
+    steps: int | None = None
+    """Train steps."""
+    max_minutes: float | None = None
+    """Stop within this wall-clock time."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ def main(argv: Sequence[str]) -> int:
     load_plugin(choice.plugin)
     start = _start_config(choice)
     command = _parse(start, argv)
+    _check_effects(command)
     many = command.seeds != 1 or command.sweep
     if many and command.from_run:
         raise UserError("`seeds` and `sweep` start from random parameters: leave out `from`")
@@ -166,7 +173,9 @@ def main(argv: Sequence[str]) -> int:
     summary = model.summary()
     devices = devices_of(command)
     remote = config.training.checkpoint_folder if config.training else None
-    folder = run_folder(command.out, command.resume, start.model, text.name, remote)
+    folder = run_folder(
+        command.out, command.resume, start.model, text.name, remote, many=bool(many)
+    )
     show_corpus(console, text)
     if start_run is not None:
         console.print(_vocabulary_note(start_run, text), soft_wrap=True, highlight=False)
@@ -206,8 +215,22 @@ class _FlagConsole(Console):
 def _start_config(choice: Choice) -> RunConfig:
     """Return the settings before any flag.
 
-    With --from, the defaults of the model, the batches and the tokenizer are the run's.
+    With --from, the defaults of the model, the batches and the tokenizer are the run's. With
+    --epochs, `steps` is None.
+
+    Raises:
+      SettingError: for --steps and --epochs together.
     """
+    config = _config_before_flags(choice)
+    if config.training is None or choice.epochs is None:
+        return config
+    minutes = choice.max_minutes or config.training.max_minutes
+    check_length({"epochs": choice.epochs, "steps": choice.steps, "max_minutes": minutes})
+    return config.with_steps(None)
+
+
+def _config_before_flags(choice: Choice) -> RunConfig:
+    """Return the settings of the recipe, the file and the run that training starts from."""
     if choice.from_run is None:
         return default_config(choice.model, choice.recipe, choice.config, choice.corpus)
     settings, tokenizer = read_description(choice.from_run)
@@ -232,9 +255,19 @@ def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
     return cli.parse(kind[network], argv, prog=PROG, about=ABOUT, default=defaults)
 
 
+def _check_effects(command: Flags) -> None:
+    """Raise UserError for a flag that would have no effect."""
+    choose(dict.fromkeys(("extend", "keep")), command.vocabulary, "vocabulary")
+    if command.vocabulary != "extend" and command.from_run is None:
+        raise UserError(
+            "`vocabulary` keep has no effect without `from`: a new run makes its own vocabulary"
+        )
+    if command.plot and isinstance(command, CountingCommand):
+        raise UserError("`plot` draws the loss of train steps, and a count has none: leave it out")
+
+
 def _read_text(command: Any, config: RunConfig, start_run: Run | None) -> Text:
     """Return the text; with --from it is cut by the run's tokenizer."""
-    choose(dict.fromkeys(("extend", "keep")), command.vocabulary, "vocabulary")
     if start_run is None:
         return read_corpus(config.text)
     extend = command.vocabulary == "extend"
@@ -284,13 +317,19 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
     if devices_of(command):
         raise UserError("`seeds` and `sweep` train in parallel on one device: leave out `mesh`")
     console, folder = Console(quiet=not is_first()), options["folder"]
-    sweep = dict(map(parse_sweep, command.sweep))
+    sweep: dict[str, list[float]] = {}
+    for name, values in map(parse_sweep, command.sweep):
+        if name in sweep:
+            raise UserError(f"`sweep` gives {name} twice: give all its values in one list")
+        sweep[name] = values
     runs = fit_many(model, text, seeds=command.seeds, sweep=sweep, **options)
     if runs[0].stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(runs[0].stopped_by)
     if text.valid is not None and len(text.valid):
         console.print(many_table(runs))
+    for run in runs if command.plot else ():
+        draw_loss(console, run)
     console.print(f"saved in {folder}/*", soft_wrap=True, highlight=False)
     return 0
 
@@ -338,7 +377,12 @@ def many_table(runs: Sequence[Run]) -> Table:
 
 
 def run_folder(
-    out: Path | None, resume: bool, model: str, corpus: str, remote: str | None = None
+    out: Path | None,
+    resume: bool,
+    model: str,
+    corpus: str,
+    remote: str | None = None,
+    many: bool = False,
 ) -> Path:
     """Return the folder of the run.
 
@@ -349,11 +393,15 @@ def run_folder(
       model: the name of the model.
       corpus: the name of the corpus.
       remote: --checkpoint-folder, which may have the run that `out` has lost.
+      many: whether the command has --seeds or --sweep, so that the folder holds several runs.
     Raises:
       UserError: if there is no run to resume.
     """
     if out is not None:
-        if resume and not _holds_run(out) and not _remote_holds_run(out, remote):
+        here = _holds_run(out, many)
+        if resume and not here and _holds_run(out, not many):
+            raise UserError(f"`resume`: {_other_kind(out, many)}")
+        if resume and not here and not _remote_holds_run(out, remote):
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
@@ -361,14 +409,25 @@ def run_folder(
     stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).stem) or 'corpus'}"
     numbers: list[int] = []
     # The first process decides: the others may look when it has made the folder already.
-    run_on_first(lambda: numbers.append(_run_number(stem, resume)))
+    run_on_first(lambda: numbers.append(_run_number(stem, resume, many)))
     number = int(allgather_ints(numbers or [0])[0, 0])
     return _run_path(stem, number)
 
 
-def _holds_run(folder: Path) -> bool:
-    """Return whether a folder holds a run, or the runs of --seeds and --sweep."""
-    return (folder / CONFIG).exists() or any(folder.glob(f"*/{CONFIG}"))
+def _holds_run(folder: Path, many: bool) -> bool:
+    """Return whether a folder holds a run, or with `many` the runs of --seeds and --sweep."""
+    return any(folder.glob(f"*/{CONFIG}")) if many else (folder / CONFIG).exists()
+
+
+def _other_kind(folder: Path, many: bool) -> str:
+    """Return a message: the folder has a single run for --seeds and --sweep, or the reverse."""
+    if many:
+        return f"{folder} holds a single run: leave out `seeds` and `sweep`"
+    one = next(folder.glob(f"*/{CONFIG}")).parent
+    return (
+        f"{folder} holds runs in folders of their own, such as {one}: to continue the runs of "
+        f"`seeds` or `sweep`, give the same flags"
+    )
 
 
 def _remote_holds_run(folder: Path, remote: str | None) -> bool:
@@ -383,7 +442,7 @@ def _run_path(stem: str, number: int) -> Path:
     return Path("runs") / (stem if number == 1 else f"{stem}-{number}")
 
 
-def _run_number(stem: str, resume: bool) -> int:
+def _run_number(stem: str, resume: bool, many: bool) -> int:
     """Make a new folder runs/STEM-NUMBER and return its number, or that of the run to resume.
 
     Of two commands that start at the same time, each makes a folder of its own.
@@ -399,7 +458,10 @@ def _run_number(stem: str, resume: bool) -> int:
         while not _made(_run_path(stem, number)):
             number += 1
         return number
-    kept = [number for number in used if _holds_run(_run_path(stem, number))]
+    kept = [number for number in used if _holds_run(_run_path(stem, number), many)]
+    other = [number for number in used if _holds_run(_run_path(stem, number), not many)]
+    if not kept and other:
+        raise UserError(f"`resume`: {_other_kind(_run_path(stem, max(other)), many)}")
     if not kept:
         raise UserError(
             f"`resume`: there is no run runs/{stem} to continue; leave it out to start a run"
@@ -451,22 +513,45 @@ def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
       plot: whether to draw loss.png.
     """
     if run.protocol.rows and len(text.train) < 100:
-        table = Table(box=None, show_header=False)
-        for row in text.train.rows():
-            words = [text.vocabulary.tokens[index] for index in row]
-            context, target = " ".join(words[:-1]), words[-1]
-            ((guess, probability),) = next_words(run, context, 1)
-            wrong = "" if guess == target else f"   (the corpus has {target})"
-            table.add_row(f"{context} -> {guess}", f"{probability:.4f}{wrong}")
-        console.print(table)
-    assert run.folder is not None
-    records = read_records(run.folder / METRICS)
-    if plot and any(record["split"] == "train" for record in records):
-        with writing(run.folder / "loss.png"):
-            drawn = loss_curve(records, run.folder / "loss.png")
-        if not drawn:
-            console.print("no loss.png: --plot needs matplotlib: pip install matplotlib")
+        console.print(prediction_table(run, text))
+    if plot:
+        draw_loss(console, run)
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
+
+
+def draw_loss(console: Console, run: Run) -> None:
+    """Draw loss.png in the folder of the run, or print why it cannot be drawn."""
+    assert run.folder is not None
+    with writing(run.folder / "loss.png"):
+        drawn = loss_curve(read_records(run.folder / METRICS), run.folder / "loss.png")
+    if not drawn:
+        console.print("no loss.png: --plot needs matplotlib: pip install matplotlib")
+
+
+def prediction_table(run: Run, text: Text) -> Table:
+    """Return a table of the most probable last token of each training line, after the others.
+
+    The model reads the ids that it was trained on. Lines without a token to predict from are left
+    out.
+    """
+    tokens, start_id = text.vocabulary.tokens, text.vocabulary.start_id
+    start = [] if start_id is None else [start_id]
+    table = Table(box=None, show_header=False)
+    for row in text.train.rows():
+        if len(start) + len(row) < 2:
+            continue
+        ids = np.array([*start, *row[:-1]], np.int32)
+        log_probs_1V, _ = run.model.next_log_probs(run.params, ids[None, :])
+        log_probs_V = np.asarray(log_probs_1V)[0]
+        best, target = int(np.argmax(log_probs_V)), int(row[-1])
+        guess, right = (
+            repr(token) if token.isspace() else token for token in (tokens[best], tokens[target])
+        )
+        wrong = "" if best == target else f"   (the corpus has {right})"
+        context = text.tokenizer.decode(row[:-1])
+        probability = f"{np.exp(log_probs_V[best]):.4f}"
+        table.add_row(escape(f"{context} -> {guess}"), escape(probability + wrong))
+    return table
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from jaxlm.errors import SettingError, choose
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import RECIPES
 from jaxlm.runs.old_configs import upgrade
-from jaxlm.training.config import RunConfig, section_names
+from jaxlm.training.config import RunConfig, check_length, section_names
 
 
 def network_class(model: str) -> type:
@@ -67,7 +67,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     The file is flat ({"lr": 0.1}), or has sections like a run's config.json.
 
     Raises:
-      SettingError: if the file cannot be read, or holds no JSON object.
+      SettingError: if the file cannot be read, holds no JSON object, or gives both `steps` and
+        `epochs`. The config.json of a run always has both; its `steps` decide unless they are null.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -78,16 +79,19 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         why = f'holds a {type(content).__name__}: give an object like {{"lr": 0.1}}'
         raise SettingError("config", path, why)
-    if "network" in content:
+    of_a_run = "network" in content
+    if of_a_run:
         content = upgrade(content)
     flat: dict[str, Any] = {}
     for name, value in content.items():
         is_section = name in section_names() and isinstance(value, dict)
         flat.update(value if is_section else {name: value})
+    if not of_a_run:
+        check_length(flat)
     return {
         name: value
         for name, value in flat.items()
-        if name not in ("jaxlm", "command", "protocol", "file", "text_sha256")
+        if name not in ("jaxlm", "command", "protocol", "file", "text_sha256", "from_run")
     }
 
 

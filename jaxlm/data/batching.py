@@ -115,7 +115,7 @@ class Streams:
     ) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
-            raise _no_start_error("streams")
+            raise no_start_error("streams")
         _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id = split.ids, start_id
         self.batch_size = config.batch_size
@@ -176,7 +176,7 @@ class Windows:
     ) -> None:
         start_id = split.tokenizer.vocabulary.start_id
         if start_id is None:
-            raise _no_start_error("windows")
+            raise no_start_error("windows")
         _check_batch(config.batch_size, len(split), "tokens")
         self.ids, self.start_id, self.seed = split.ids, start_id, seed
         self.batch_size, self.length = config.batch_size, n_step
@@ -307,7 +307,7 @@ def _check_batch(size: int, available: int, unit: str) -> None:
         )
 
 
-def _no_start_error(batching: str) -> SettingError:
+def no_start_error(batching: str) -> SettingError:
     """Return the error for a vocabulary without a start token."""
     return SettingError(
         "batching",

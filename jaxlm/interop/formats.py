@@ -47,7 +47,8 @@ def find_format(path: Path, name: str | None = None) -> Format:
     ending = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
     if ending not in FORMATS:
         raise UserError(
-            f"{path}: the end of the name is not one of {', '.join(FORMATS)}: give `format`"
+            f"{path}: the name does not tell the format: let it end in "
+            f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
         )
     return FORMATS[ending]
 

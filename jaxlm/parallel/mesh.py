@@ -13,6 +13,7 @@ These use `on_each_device` (`parallel.shard_map`).
 
 import contextlib
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -42,14 +43,20 @@ def parse_mesh(text: str) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
-        name, _, size = part.partition("=")
-        choose(dict.fromkeys((DATA, MODEL)), name.strip(), "axis of `mesh`")
-        if not size.strip().isdecimal() or int(size) < 1:
-            raise SettingError("mesh", text, "give each axis a size, such as data=4,model=2")
-        if name.strip() in sizes:
-            raise SettingError("mesh", text, f"gives the axis {name.strip()} twice")
-        sizes[name.strip()] = int(size)
+        name, _, size = (word.strip() for word in part.partition("="))
+        _check_axis(name, int(size) if size.isdecimal() else size)
+        if name in sizes:
+            raise SettingError("mesh", text, f"gives the axis {name} twice")
+        sizes[name] = int(size)
     return sizes
+
+
+def _check_axis(name: str, size: Any) -> None:
+    """Raise UserError unless `name` is an axis of a mesh and `size` a positive integer."""
+    choose(dict.fromkeys((DATA, MODEL)), name, "axis of `mesh`")
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+        why = "give each axis a size of 1 or more, such as data=4,model=2"
+        raise SettingError("mesh", f"{name}={size}", why)
 
 
 def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
@@ -59,11 +66,14 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
     `data`.
 
     Raises:
-      SettingError: if the machine has too few devices, or if there are several processes and the
-        mesh would leave some of their devices out.
+      UserError: if `sizes` names an unknown axis.
+      SettingError: if a size is no positive integer, if there are too few devices, or if there
+        are several processes and the mesh would leave some of their devices out.
     """
     devices = jax.devices()
     sizes = {DATA: len(devices)} if sizes is None else sizes
+    for name, size in sizes.items():
+        _check_axis(name, size)
     data, model = sizes.get(DATA, 1), sizes.get(MODEL, 1)
     text = f"data={data},model={model}"
     if data * model > len(devices):

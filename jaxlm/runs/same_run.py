@@ -129,5 +129,7 @@ def _differences(saved: Any, asked: Any) -> str:
     """Return the settings in which two sections differ, with both values."""
     if not isinstance(saved, dict) or not isinstance(asked, dict):
         return f"{saved}, not {asked}"
-    changed = [name for name in asked if saved.get(name) != asked[name]]
-    return ", ".join(f"{name} {saved.get(name)}, not {asked[name]}" for name in changed)
+    names = {**saved, **asked}
+    values = {name: (saved.get(name, "absent"), asked.get(name, "absent")) for name in names}
+    changed = {name: both for name, both in values.items() if both[0] != both[1]}
+    return ", ".join(f"{name} {old}, not {new}" for name, (old, new) in changed.items())

@@ -14,17 +14,22 @@ SESSIONS = "sessions.jsonl"
 PACKAGES = ("jaxlm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def session_of(mesh: Mesh | None) -> dict[str, Any]:
+COUNTING = {"kinds": ["cpu: NumPy"], "mesh": {}, "processes": 1}
+"""The devices of a session that trains by counting."""
+
+
+def session_of(mesh: Mesh | None, devices: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the versions, the machine, and the devices of this session.
 
-    Two sessions of one command on one machine have equal entries.
+    Two sessions of one command on one machine have equal entries. `devices` is described in place
+    of the devices of `mesh` if it is given; then no device of JAX is started.
     """
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version()} | versions,
         "machine": platform.platform(),
         "cores": os.cpu_count(),
-        "devices": devices_of(mesh),
+        "devices": devices_of(mesh) if devices is None else devices,
     }
 
 

@@ -52,7 +52,8 @@ class Budget:
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
-        """Seconds of the last validation; this time is reserved for a validation at the end."""
+        """Seconds of the last pause with a validation, of all runs together; this time is reserved
+        for such a pause at the end."""
         self.compile_seconds = 0.0
         """Seconds of the first dispatch, which compiles the train step."""
 
@@ -74,7 +75,7 @@ class Budget:
 
     @contextlib.contextmanager
     def timing_validation(self) -> Iterator[None]:
-        """Measure the seconds of a validation that runs within this context."""
+        """Measure the seconds of a pause with a validation that runs within this context."""
         began = time.perf_counter()
         yield
         self.validation_seconds = time.perf_counter() - began

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from jaxlm.data.batching import BatchingConfig, rows_of
+from jaxlm.data.batching import BATCHINGS, BatchingConfig, no_start_error, rows_of
 from jaxlm.data.text import Text, TextConfig
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.models.registry import MODELS
@@ -26,9 +26,9 @@ class TrainingConfig:
     """Settings of the length of training, of validation, of the log and of the checkpoints."""
 
     epochs: float = 10
-    """Passes over the training text."""
+    """Passes over the training text. Giving it replaces the steps of a recipe or a file."""
     steps: int | None = None
-    """Train steps, in place of epochs (none: epochs decides)."""
+    """Train steps, in place of epochs (none: epochs decides). Give steps or epochs, not both."""
     max_minutes: float | None = None
     """Stop within this wall-clock time: train no more steps than fit into it, and shrink the
     schedules to these steps; the number changes if the machine gets slower or faster (with steps:
@@ -38,11 +38,12 @@ class TrainingConfig:
     log_every: int = 200
     """Steps between two lines of the log."""
     eval_every: int | None = None
-    """Steps between two validations (none: every epoch)."""
+    """Steps between two validations, which need a validation split (none: every epoch)."""
     patience: int | None = None
     """Stop after this many validations without improvement (none: train to the end)."""
     checkpoint_every: int | None = None
-    """Steps between two checkpoints (none: at every validation)."""
+    """Steps between two checkpoints; there is one at every validation too (none: at validations
+    alone; without a validation split, every epoch, or every 1,000 steps if an epoch is shorter)."""
     checkpoint_minutes: float | None = None
     """Minutes between two checkpoints, in addition to checkpoint_every (none: by steps alone)."""
     keep: int = 2
@@ -116,6 +117,7 @@ class RunConfig:
         """Return these settings with flat options put into the sections that declare them.
 
         A setting that only other models have is ignored, so that one recipe serves several models.
+        Options with `epochs` and without `steps` replace these settings' `steps` by None.
 
         Args:
           options: values by the name of a setting; lists, which JSON has in the place of tuples,
@@ -126,7 +128,7 @@ class RunConfig:
           SettingError: for a value of another type.
         """
         config, known = self, dict.fromkeys(all_settings())
-        for name, value in options.items():
+        for name, value in _with_length(options).items():
             choose(known, name, f"setting in {origin}")
             if name in config.network:
                 kind = MODELS[config.model].settings[name].type
@@ -145,8 +147,10 @@ class RunConfig:
 
         Raises:
           UserError: for a name that no section of this model has.
-          SettingError: for a value of another type.
+          SettingError: for a value of another type, and for `steps` and `epochs` together.
         """
+        minutes = self.training.max_minutes if self.training else None
+        check_length({"max_minutes": minutes, **options})
         declared = {
             item.name: title
             for title, section in self.sections.items()
@@ -154,7 +158,7 @@ class RunConfig:
             for item in fields(section)
         }
         config = self
-        for name, value in options.items():
+        for name, value in _with_length(options).items():
             title = choose(declared, name, "option of fit")
             config = replace(config, **{title: _with(getattr(config, title), name, value)})
         return config
@@ -183,6 +187,21 @@ class RunConfig:
             rows, positions = start_id is None, self.counting.positions
         return Protocol(rows, rows and positions == "last")
 
+    def check_positions(self, start_id: int | None) -> None:
+        """Raise UserError if `positions` is "last" and has no effect; see `protocol`."""
+        section = self.counting if self.batching is None else self.batching
+        assert section is not None
+        if section.positions != "last" or self.protocol(start_id).rows:
+            return
+        needed = "a text without <eos>, whose lines are rows (`eos`)"
+        if self.batching is not None:
+            name = self.batching.batching
+            choose(BATCHINGS, name, "batching")
+            if start_id is None:
+                raise no_start_error(name)
+            needed = f"`batching` rows, not {name}"
+        raise SettingError("positions", "last", f"needs {needed}: use `positions` all")
+
     def as_json(self, start_id: int | None) -> dict[str, Any]:
         """Return the content of config.json; for `start_id`, see `protocol`."""
         sections = {title: asdict(section) for title, section in self.sections.items()}
@@ -201,6 +220,23 @@ def all_settings() -> set[str]:
 def section_names() -> set[str]:
     """Return the names of all sections of config.json that hold settings."""
     return {name for sections in SECTIONS.values() for name in sections} | {"network"}
+
+
+def check_length(options: Mapping[str, Any]) -> None:
+    """Raise SettingError if options give both `steps` and `epochs`, and one has no effect.
+
+    With `max_minutes` both have an effect: `epochs` shapes the schedules; see `horizon_of`.
+    """
+    epochs, steps, minutes = (options.get(name) for name in ("epochs", "steps", "max_minutes"))
+    if epochs is not None and steps is not None and minutes is None:
+        why = f"has no effect with `steps` {steps}: give one of the two"
+        raise SettingError("epochs", epochs, why)
+
+
+def _with_length(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, with `steps` None if they have `epochs` and no `steps`."""
+    length = {"steps": None} if options.get("epochs") is not None else {}
+    return length | dict(options)
 
 
 def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:

@@ -27,6 +27,7 @@ from jaxlm.runs.folder import TABLES, RunFolder
 from jaxlm.runs.log import Log, perplexity_of
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
+from jaxlm.runs.sessions import COUNTING, record_session, session_of
 from jaxlm.training.config import RunConfig, check_valid_split
 
 
@@ -82,6 +83,8 @@ def fit_by_counting(
             estimate = _estimate(model, text, counting, scratch)
             seconds = time.perf_counter() - began
             tables = _kept(estimate.tables, folder, scratch)
+            if folder:
+                record_session(folder, config.about.get("command"), session_of(None, COUNTING))
     except UserError:
         # There is nothing yet that `resume` could continue.
         if run_folder and claimed:

@@ -20,7 +20,7 @@ from jaxlm.training.counting import fit_by_counting
 from jaxlm.training.fine_tuning import adapt_model, start_params
 from jaxlm.training.loop import Extras, train_many, train_one
 from jaxlm.training.optimizers import CUSTOM, CustomParts, OptimizerConfig
-from jaxlm.training.sweep import check_sweep, sweep_runner, sweep_specs
+from jaxlm.training.sweep import sweep_runner, sweep_specs
 from jaxlm.training.trainee import Spec
 
 # Settings that have no effect with a schedule, and with an optimizer, of the user's own.
@@ -92,6 +92,7 @@ def fit(
     check_vocabulary(model, text)
     console = Console(quiet=True) if quiet else console
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
+    _check_effects(settings, model, kept=folder is not None, resume=resume)
     place = Path(folder) if folder else None
     if model.trained_by == "counting":
         for name, value in {"mesh": mesh, "callbacks": callbacks, "from_run": from_run}.items():
@@ -99,7 +100,10 @@ def fit(
                 raise UserError(f"`{name}` is for models trained by gradient: leave it out")
         return fit_by_counting(model, text, settings, place, resume, console)  # type: ignore[arg-type]
     assert isinstance(model, NeuralModel)
-    params = None if from_run is None else start_params(model, from_run, text)
+    params = None
+    if from_run is not None:
+        params = start_params(model, from_run, text)
+        settings = settings.with_about(from_run=from_run.name)
     extras = Extras(console, callbacks, custom, params)
     return train_one(Spec(model, settings, place), text, resume, extras, mesh)
 
@@ -124,7 +128,8 @@ def fit_many(
 
     There are `seeds` runs for each combination of the values in `sweep`; their seeds count up from
     the setting `seed`. Each run equals the run that `fit` would make, up to the order of summation.
-    A run whose loss is not finite ends; the other runs go on.
+    A run whose loss is not finite ends, and so does a run that is out of `patience`; the other runs
+    go on.
 
     Args:
       model: the model that all runs share.
@@ -149,10 +154,10 @@ def fit_many(
     if not isinstance(model, NeuralModel):
         raise UserError("fit_many is for models trained by gradient: use fit, as a count is exact")
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
+    _check_effects(settings, model, kept=folder is not None, resume=resume)
     _check_sweep_of_custom(custom, sweep or {})
     place = Path(folder) if folder else None
     specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place, resume)
-    check_sweep(specs)
     console = Console(quiet=True) if quiet else console
     extras = Extras(console, callbacks, custom, name_runs=True)
     if len(specs) == 1:
@@ -218,6 +223,30 @@ def _settings(
         custom = custom._replace(schedule=plain["schedule"])
         plain["schedule"] = CUSTOM
     return settings.with_section_options(plain), custom
+
+
+def _check_effects(settings: RunConfig, model: LanguageModel, *, kept: bool, resume: bool) -> None:
+    """Raise SettingError for a setting that would have no effect.
+
+    Args:
+      settings: every setting of the run.
+      model: the model.
+      kept: whether the run is kept in a folder.
+      resume: whether the run continues. Runs of version 0.1.0 may have a `positions` that has no
+        effect; they can be resumed.
+    """
+    if not resume:
+        settings.check_positions(model.start_id)
+    if kept:
+        return
+    wanted: dict[str, Any] = {"resume": resume or None}
+    if settings.training is not None:
+        wanted["checkpoint_folder"] = settings.training.checkpoint_folder
+        wanted["tensorboard"] = settings.training.tensorboard or None
+    for name, value in wanted.items():
+        if value is not None:
+            why = "needs `folder`, the folder of the run: without a folder nothing is kept"
+            raise SettingError(name, value, why)
 
 
 def _check_unused(options: dict[str, Any], names: Sequence[str], own: str) -> None:

@@ -158,6 +158,7 @@ class _Loop:
         assert batching is not None
         check_divides(mesh, batching.batch_size, first.model.vocab_size)
         self._check_freeze()
+        self._check_validation()
         self.batches = [self._batches(spec) for spec in specs]
         training = self.training
         self.asked = total_steps(training, self.batches[0].steps_per_epoch)
@@ -169,6 +170,9 @@ class _Loop:
             digests = {TEXT_DIGESTS: text_digests(text)}
             self.specs = [replace(spec, config=spec.config.with_about(**digests)) for spec in specs]
         self.trainees: list[Trainee] = []
+        self.final_states: dict[int, TrainState] = {}
+        """States of the runs that are out of patience, by index. Their rows in the stacked state
+        are still trained, and are not used."""
         self.stopped_by = 0
         """The signal that ended training before its last step, 0 if none did."""
 
@@ -215,6 +219,28 @@ class _Loop:
         start = average.start if average else None
         trace_start(model, self.transform, self.batches[0].batch_size, start)
 
+    def _check_validation(self) -> None:
+        """Raise SettingError for a setting that needs validations, if there is no text for them."""
+        if self._validates:
+            return
+        training, optimizer = self.training, self.optimizer
+        asked = {
+            "patience": training.patience,
+            "eval_every": training.eval_every,
+            "schedule": "plateau" if optimizer.schedule == "plateau" else None,
+            "average": "triggered" if optimizer.average == "triggered" else None,
+        }
+        for name, value in asked.items():
+            if value is not None:
+                instead = "another" if isinstance(value, str) else "none"
+                why = f"needs a validation split, which this text lacks: set `{name}` to {instead}"
+                raise SettingError(name, value, f"{why}, or give the text a split (`fractions`)")
+
+    @property
+    def _validates(self) -> bool:
+        """True if there is a validation text."""
+        return self.text.valid is not None and len(self.text.valid) > 0
+
     def _batches(self, spec: Spec) -> Batches:
         batching, training = spec.config.batching, spec.config.training
         assert batching is not None and training is not None
@@ -231,8 +257,7 @@ class _Loop:
         self.horizon = horizon_of(training, per_epoch, total)
         self.transform = make_optimizer(optimizer, self.horizon, self.extras.custom)
         make_average(optimizer)
-        validates = self.text.valid is not None and len(self.text.valid) > 0
-        eval_every = (training.eval_every or per_epoch) if validates else None
+        eval_every = (training.eval_every or per_epoch) if self._validates else None
         keeps = training.checkpoint_every or eval_every or max(1000, per_epoch)
         self.pauses = PausePoints(total, eval_every, keeps if spec.folder else None)
 
@@ -316,6 +341,11 @@ class _Loop:
         """The runs that have not failed."""
         return [trainee for trainee in self.trainees if not trainee.failed]
 
+    @property
+    def running(self) -> list[Trainee]:
+        """The runs that have neither failed nor run out of patience."""
+        return [trainee for trainee in self.alive if not trainee.out_of_patience]
+
     def _trainee(self, spec: Spec, index: int) -> Trainee:
         name = spec.folder.name if spec.folder else f"run {index}"
         folder, console = spec.folder, self.extras.console
@@ -383,7 +413,7 @@ class _Loop:
 
     def _has_work(self) -> bool:
         """Return whether there are steps to train."""
-        return any(one.step < self.pauses.total for one in self.alive) and not self._done()
+        return any(one.step < self.pauses.total for one in self.running) and not self._done()
 
     def _describe(self) -> None:
         """Write config.json, whose settings a resumed run or a new number of steps changes."""
@@ -422,10 +452,12 @@ class _Loop:
 
         Several runs go back to the newest step that all of them saved and that can be read: a
         signal may have ended the earlier session when only some runs had saved their newest step.
-        A run that failed in an earlier session stays failed, and keeps its initial state.
+        A run that failed in an earlier session stays failed, and keeps its initial state. A run
+        that is out of patience keeps its own newest state.
 
         Raises:
-          UserError: if checkpoints were saved and cannot be read. No file was changed then.
+          UserError: if checkpoints were saved and cannot be read, or if the runs saved no common
+            step. No file was changed then.
         """
         if len(self.trainees) == 1:
             newest = self.trainees[0].newest(states[0])
@@ -436,26 +468,63 @@ class _Loop:
                 "`resume`: the loss of every run was not finite in an earlier session: choose "
                 "another `folder`, with a lower `lr` or with `clip`"
             )
-        saved = [set(one.checkpoints.readable_steps()) for one in alive if one.checkpoints]
-        common = sorted(set.intersection(*saved), reverse=True) if saved else []
-        pairs = list(zip(self.trainees, states, strict=True))
+        found = self._restore_ended(states)
+        going = {
+            index: trainee
+            for index, trainee in enumerate(self.trainees)
+            if index not in found and not trainee.failed
+        }
+        if going:
+            common = self._restore_common(going, states)
+            if common is None:
+                return None
+            found |= common
+        return [
+            trainee.continue_from(found[index], state) if index in found else state
+            for index, (trainee, state) in enumerate(zip(self.trainees, states, strict=True))
+        ]
+
+    def _restore_common(
+        self, going: Mapping[int, Trainee], states: list[TrainState]
+    ) -> dict[int, Saved] | None:
+        """Return the saved states of the newest step that all of these runs can read, by index.
+
+        None if one of the runs saved nothing.
+
+        Raises:
+          UserError: if the runs saved no common step, or if no common step can be read.
+        """
+        checkpoints = {index: one.checkpoints for index, one in going.items() if one.checkpoints}
+        steps = [set(one.readable_steps()) for one in checkpoints.values()]
+        if not steps or not all(steps):
+            return None
+        common = sorted(set.intersection(*steps), reverse=True)
+        if not common:
+            raise UserError(
+                "`resume`: the runs saved no common step. If `patience` ended some of them, resume "
+                "with the same `patience`"
+            )
         for step in common:
             found: dict[int, Saved] = {}
-            for index, (trainee, state) in enumerate(pairs):
-                if not trainee.failed and trainee.checkpoints:
-                    restored = trainee.checkpoints.restore_step(step, state)
-                    if restored is None:
-                        break
-                    found[index] = restored
+            for index, one in checkpoints.items():
+                restored = one.restore_step(step, states[index])
+                if restored is None:
+                    break
+                found[index] = restored
             else:
-                return [
-                    trainee.continue_from(found[index], state) if index in found else state
-                    for index, (trainee, state) in enumerate(pairs)
-                ]
-        if common:
-            assert alive[0].checkpoints is not None
-            raise alive[0].checkpoints.unreadable(common)
-        return None
+                return found
+        raise next(iter(checkpoints.values())).unreadable(common)
+
+    def _restore_ended(self, states: list[TrainState]) -> dict[int, Saved]:
+        """Return the newest saved state of each run of several that is out of patience."""
+        ended: dict[int, Saved] = {}
+        if self.training.patience is None:
+            return ended
+        for index, (trainee, state) in enumerate(zip(self.trainees, states, strict=True)):
+            saved = None if trainee.failed else trainee.newest(state)
+            if saved and trainee.patience_is_over(saved[1]["progress"]["worse_in_a_row"]):
+                ended[index] = saved
+        return ended
 
     # Repeat: dispatch, measure, pause.
 
@@ -464,7 +533,11 @@ class _Loop:
         runner, batches = self._runner(), self.batches[0]
         capacity = capacity_of(len(self.specs) * batches.batch_size * batches.length)
         pending: tuple[int, int, Any] | None = None
-        count, dispatched = 1, max(trainee.step for trainee in self.trainees)
+        for index, trainee in enumerate(self.trainees):
+            if trainee.out_of_patience:
+                self.final_states[index] = states[index]
+        # Without a running run there is no step to take.
+        count, dispatched = 1, max([one.step for one in self.running] or [self.pauses.total])
         state = runner.stack(states)
         while dispatched < self.pauses.total and (count := self._next(count, interrupts)):
             began = time.perf_counter()
@@ -489,6 +562,7 @@ class _Loop:
         if pending:
             self._measure(*pending)
         states = runner.unstack(state)
+        states = [self.final_states.get(index, one) for index, one in enumerate(states)]
         over = self._first_decides(self.budget.over)
         for trainee, one in zip(self.trainees, states, strict=True):
             self._unless_failed(trainee, partial(trainee.finish, one, self.budget, over))
@@ -507,13 +581,13 @@ class _Loop:
 
     def _done(self) -> bool:
         """Return whether the budget is spent, or the patience of every run is."""
-        return self.budget.over or all(trainee.out_of_patience for trainee in self.alive)
+        return self.budget.over or not self.running
 
     def _saving_is_due(self) -> bool:
         """Return whether `checkpoint_minutes` have passed since the last checkpoint."""
         if self.training.checkpoint_minutes is None:
             return False
-        return self._first_decides(any(trainee.saving_is_due for trainee in self.alive))
+        return self._first_decides(any(trainee.saving_is_due for trainee in self.running))
 
     def _first_decides(self, answer: bool) -> bool:
         """Return the first process's answer to a question about time, in every process."""
@@ -538,18 +612,26 @@ class _Loop:
 
     def _measure(self, first: int, count: int, metrics: Sequence[StepMetrics]) -> None:
         for trainee, one in zip(self.trainees, metrics, strict=True):
-            self._unless_failed(trainee, partial(trainee.measured, first, count, one))
+            if not trainee.out_of_patience:
+                self._unless_failed(trainee, partial(trainee.measured, first, count, one))
 
     def _pause(self, state: Any, runner: StepRunner, save: bool) -> Any:
         """Return the stacked state to continue with, after each run validated and saved."""
         with contextlib.ExitStack() as clocks:
             for trainee in self.trainees:
                 clocks.enter_context(trainee.log.clock_stopped())
+            if any(self.pauses.validates_at(trainee.step) for trainee in self.running):
+                # The budget keeps as much time for the last pause, in which all runs validate too.
+                clocks.enter_context(self.budget.timing_validation())
             before, after = runner.unstack(state), []
-            for trainee, one in zip(self.trainees, before, strict=True):
-                pause = partial(trainee.pause, one, self.budget, save=save)
-                paused = self._unless_failed(trainee, pause)
+            for index, (trainee, one) in enumerate(zip(self.trainees, before, strict=True)):
+                paused = None
+                if not trainee.out_of_patience:
+                    pause = partial(trainee.pause, one, self.budget, save=save)
+                    paused = self._unless_failed(trainee, pause)
                 after.append(one if paused is None else paused)
+                if trainee.out_of_patience:
+                    self.final_states.setdefault(index, after[-1])
             return runner.stack(after)
 
     def _unless_failed(self, trainee: Trainee, do: Callable[[], T]) -> T | None:

@@ -1,8 +1,9 @@
 """Several runs that differ only in numbers, trained in parallel in one compiled function."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -100,24 +101,25 @@ def sweep_specs(
     """
     optimizer, training = spec.config.optimizer, spec.config.training
     assert optimizer is not None and training is not None
+    known = [item for item in NUMBERS if item in OPTIMIZER_NUMBERS or hasattr(spec.model, item)]
+    numbers: dict[str, list[float]] = {}
     for name, values in sweep.items():
-        known = [item for item in NUMBERS if item in OPTIMIZER_NUMBERS or hasattr(spec.model, item)]
         choose(dict.fromkeys(known), name, "sweep")
-        if len(set(values)) < len(values) or not values:
-            shown = ",".join(map(str, values))
-            why = f"give values that differ, such as {name}=0.1,0.2"
-            raise SettingError("sweep", f"{name}={shown}", why)
+        numbers[name] = _numbers(name, values)
     specs = []
-    for values in itertools.product(*sweep.values()):
-        chosen = dict(zip(sweep, values, strict=True))
+    for combination in itertools.product(*numbers.values()):
+        chosen = dict(zip(numbers, combination, strict=True))
         rates: dict[str, Any] = {name: value for name, value in chosen.items() if name in RATES}
         others: dict[str, Any] = {name: v for name, v in chosen.items() if name not in RATES}
         model = spec.model.clone(**rates)
         # A rate out of range is refused here, before any run has a folder.
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
         for seed in range(training.seed, training.seed + seeds):
-            parts = [f"{name.replace('_', '-')}-{value:g}" for name, value in chosen.items()]
-            name = "-".join([*parts, f"seed-{seed}"])
+            name = _run_name(chosen, seed, _exact)
+            before = _run_name(chosen, seed, _short)
+            if resume and folder and not holds_run(folder / name) and holds_run(folder / before):
+                # Version 0.1.0 cut long numbers in the names of folders.
+                name = before
             remote = sweep_remote(training.checkpoint_folder, folder, name, resume)
             # Runs that a signal ends between two of their saves go back to a common step.
             keep = max(2, training.keep)
@@ -168,34 +170,43 @@ def differing(specs: Sequence[Spec]) -> list[str]:
     return [name for name in known if len({number(spec, name) for spec in specs}) > 1]
 
 
-def check_sweep(specs: Sequence[Spec]) -> None:
-    """Raise SettingError for runs that differ in a setting other than NUMBERS and the seed."""
-    first, allowed = specs[0], {*differing(specs), "seed"}
-    for spec in specs[1:]:
-        pairs = [(first.model, spec.model)]
-        pairs += [
-            (getattr(first.config, title), getattr(spec.config, title))
-            for title in ("batching", "optimizer", "training")
-        ]
-        for one, other in pairs:
-            for name in _names(one):
-                if name not in allowed and getattr(one, name) != getattr(other, name):
-                    why = (
-                        f"runs that train together may differ in {', '.join(NUMBERS)} and the "
-                        f"seed; train these runs one by one"
-                    )
-                    raise SettingError("sweep", name, why)
-    for name in allowed - {"seed"}:
-        if any(number(spec, name) is None for spec in specs):
-            raise SettingError("sweep", name, "give every run a number for it")
+def _numbers(name: str, values: Any) -> list[float]:
+    """Return the values of a swept setting as numbers of Python; `values` may be an array.
+
+    Raises:
+      SettingError: unless `values` is a list of numbers that differ.
+    """
+    shown = f"{name}={values}"
+    items = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(items, str) or not isinstance(items, Iterable):
+        raise SettingError("sweep", shown, f"give a list of numbers, such as {name}=[0.1, 0.2]")
+    numbers: list[float] = []
+    for item in items:
+        number = item.item() if hasattr(item, "item") and not getattr(item, "ndim", 0) else item
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise SettingError("sweep", f"{name}={item!r}", "give every run a number for it")
+        numbers.append(number)  # type: ignore[arg-type]
+    if len(set(numbers)) < len(numbers) or not numbers:
+        shown = f"{name}={','.join(map(str, numbers))}"
+        raise SettingError("sweep", shown, f"give values that differ, such as {name}=0.1,0.2")
+    return numbers
+
+
+def _run_name(chosen: Mapping[str, float], seed: int, spell: Callable[[float], str]) -> str:
+    """Return the name of a run's folder, such as lr-0.001-seed-0."""
+    parts = [f"{name.replace('_', '-')}-{spell(value)}" for name, value in chosen.items()]
+    return "-".join([*parts, f"seed-{seed}"])
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"
+
+
+def _exact(value: float) -> str:
+    """Return the short spelling of a number if it is exact, and every digit otherwise."""
+    return _short(value) if float(_short(value)) == value else repr(value)
 
 
 def _seed(spec: Spec) -> int:
     assert spec.config.training is not None
     return spec.config.training.seed
-
-
-def _names(section: Any) -> list[str]:
-    """Return the names of the settings of a section or a model."""
-    # A Flax module has two fields of Flax's own.
-    return [item.name for item in fields(section) if item.name not in ("parent", "name")]

@@ -74,7 +74,11 @@ class PausePoints:
         return self.eval_every is not None and (step % self.eval_every == 0 or step == self.total)
 
     def saves_at(self, step: int) -> bool:
-        """Return whether a checkpoint is written after `step` steps."""
+        """Return whether a checkpoint is written after `step` steps.
+
+        It is at every validation too: the best parameters and the state that found them must not
+        come from different sessions.
+        """
         return any(
             every and step % every == 0 for every in (self.eval_every, self.checkpoint_every)
         )
@@ -133,8 +137,12 @@ class Trainee:
     @property
     def out_of_patience(self) -> bool:
         """True if the last `patience` validations brought no improvement."""
-        patience, worse = self.training.patience, self.meter.progress.worse_in_a_row
-        return patience is not None and worse >= patience
+        return self.patience_is_over(self.meter.progress.worse_in_a_row)
+
+    def patience_is_over(self, worse_in_a_row: int) -> bool:
+        """Return whether so many validations without improvement end the run."""
+        patience = self.training.patience
+        return patience is not None and worse_in_a_row >= patience
 
     def change_length(self, spec: Spec, pauses: PausePoints) -> None:
         """Continue with another number of steps."""
@@ -221,14 +229,13 @@ class Trainee:
 
         Args:
           state: the state after the last measured step.
-          budget: the time budget, which measures how long a validation takes.
+          budget: the time budget.
           last: whether to treat this step as the end of the run.
           save: whether to save even if this step is no pause point.
         """
         step, improved = self.pauses.total if last else self.step, False
         if self.pauses.validates_at(step):
-            with budget.timing_validation():
-                state, improved = self._validate(state)
+            state, improved = self._validate(state)
         if budget.minutes:
             self.meter.progress.seconds = budget.seconds
         if last or save or self.pauses.saves_at(step):
@@ -268,7 +275,7 @@ class Trainee:
         Raises:
           NotFiniteError: if the last step made parameters that are not finite.
         """
-        if over and self.step < self.pauses.total:
+        if over and self.step < self.pauses.total and not self.out_of_patience:
             self._end_budget(state, budget)
         if self.saved_step != self.step:
             if budget.minutes:

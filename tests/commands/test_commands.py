@@ -9,6 +9,7 @@ import pytest
 
 import jaxlm
 from jaxlm.interop.formats import FORMATS, Format
+from jaxlm.models import MODELS
 
 
 def test_the_lecture(shell, tmp_path, monkeypatch):
@@ -39,6 +40,32 @@ def test_the_lecture_with_a_recurrent_layer(shell, tmp_path, model):
     assert "layers_0/recurrent" in out
     for answer in ("我 讨厌 -> 挨打", "我 喜欢 -> 玩具", "我 爱 -> 爸爸"):
         assert answer in out
+
+
+def test_train_predicts_short_lines_too(shell, tmp_path):
+    # The second line is shorter than the NPLM's window, and has brackets that rich would read as
+    # markup; the third has no context at all.
+    (tmp_path / "s.txt").write_text("a b c\n[bold] g\nh\n")
+    text = ("--corpus", tmp_path / "s.txt", "--fractions", "1", "--no-eos")
+    sizes = ("--n-step", "2", "--embedding-size", "2", "--hidden-size", "2", "--batch-size", "2")
+    flags = (*text, *sizes, "--batching", "rows", "--steps", "200", "--lr", "0.1")
+    code, out, err = shell("train", "--model", "nplm", *flags, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "a b -> c" in out and "[bold] -> g" in out and "h ->" not in out
+
+
+def test_train_predicts_characters_as_the_corpus_has_them(shell, tmp_path):
+    flags = ("--tokens", "chars", "--n-step", "2", "--steps", "200", "--out", tmp_path / "run")
+    code, out, err = shell("train", "--model", "nplm", *flags)
+    assert (code, err) == (0, "")
+    assert "我 讨厌 挨打 -> '\\n'" in out and "我   讨" not in out
+
+
+def test_train_ends_well_where_the_window_is_longer_than_the_lines(shell, tmp_path):
+    sizes = ("--hidden-size", "2", "--inner-size", "2", "--steps", "2")
+    code, out, err = shell("train", "--model", "modern-nplm", *sizes, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "我 讨厌 ->" in out and "saved in" in out
 
 
 def test_evaluate_makes_one_table_of_several_runs(shell, toy_runs):
@@ -148,6 +175,87 @@ def test_settings_default_recipe_file_flag(shell, tmp_path):
     assert {**repeated, "command": 0} == {**config, "command": 0}
     first, second = ((tmp_path / run / "metrics.jsonl").read_bytes() for run in ("run", "again"))
     assert first == second
+
+
+def steps_of(folder):
+    return json.loads((folder / "config.json").read_text())["training"]["steps"]
+
+
+def test_epochs_replace_the_steps_of_an_earlier_source(shell, tmp_path):
+    # The lecture's recipe sets steps to 5000; an epoch of the toy corpus is one step.
+    code, out, _ = shell("train", "--epochs", "2", "--log-every", "1", "--out", tmp_path / "flag")
+    assert code == 0 and re.findall(r"step +(\d+)  cost", out) == ["1", "2"]
+    assert steps_of(tmp_path / "flag") is None
+    (tmp_path / "epochs.json").write_text('{"epochs": 3}')
+    file = ("--recipe", "lecture", "--config", tmp_path / "epochs.json")
+    assert shell("train", *file, "--out", tmp_path / "file")[0] == 0
+    assert steps_of(tmp_path / "file") is None
+    assert shell("train", *file, "--steps", "4", "--out", tmp_path / "steps")[0] == 0
+    assert steps_of(tmp_path / "steps") == 4
+    # The config.json of a run has both settings; steps decide, unless they are null.
+    for name, steps in {"steps": 4, "file": None}.items():
+        kept = ("--recipe", "lecture", "--config", tmp_path / name / "config.json")
+        assert shell("train", *kept, "--out", tmp_path / f"{name}-again")[0] == 0
+        assert steps_of(tmp_path / f"{name}-again") == steps
+
+
+def test_steps_and_epochs_of_one_source_are_refused(shell, tmp_path):
+    code, _, err = shell("train", "--epochs", "2", "--steps", "3", "--out", tmp_path / "run")
+    assert code == 2 and "--epochs 2.0: has no effect with --steps 3" in err
+    (tmp_path / "both.json").write_text('{"epochs": 2, "steps": 3}')
+    flags = ("--config", tmp_path / "both.json", "--out", tmp_path / "run")
+    code, _, err = shell("train", *flags)
+    assert code == 2 and "--epochs 2: has no effect with --steps 3" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_convert_refuses_a_folder_in_its_own_words(shell, tmp_path):
+    assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
+    assert shell("convert", tmp_path / "run", tmp_path / "x.arpa")[0] == 0
+    (tmp_path / "a file").write_text("mine")
+    for target in ("run", "a file"):
+        code, _, err = shell("convert", tmp_path / "x.arpa", tmp_path / target)
+        assert code == 2 and target in err and "--" not in err
+    assert (tmp_path / "a file").read_text() == "mine"
+    code, _, err = shell("convert", tmp_path / "x.txt", tmp_path / "y")
+    assert code == 2 and "does not exist" in err
+
+
+PLUGIN = """
+import jaxlm
+
+class Own(jaxlm.NGram):
+    pass
+
+if "own" not in jaxlm.MODELS:
+    jaxlm.register_model("own", Own)
+"""
+
+
+def test_convert_takes_a_plugin(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
+    plugin = tmp_path / "own.py"
+    plugin.write_text(PLUGIN)
+    flags = ("--plugin", plugin, "--model", "own", "--out", tmp_path / "run")
+    try:
+        assert shell("train", *flags)[0] == 0
+        MODELS.pop("own")
+        code, _, err = shell("convert", tmp_path / "run", tmp_path / "x.arpa")
+        assert code == 2 and "--plugin" in err
+        flags = ("--plugin", plugin)
+        assert shell("convert", tmp_path / "run", tmp_path / "x.arpa", *flags)[0] == 0
+    finally:
+        MODELS.pop("own", None)
+    assert (tmp_path / "x.arpa").stat().st_size > 0
+
+
+def test_a_count_has_a_session(shell, tmp_path):
+    assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
+    (line,) = (tmp_path / "run/sessions.jsonl").read_text().splitlines()
+    session = json.loads(line)
+    assert session["command"][-2:] == ["--out", str(tmp_path / "run")]
+    assert session["versions"]["numpy"] == np.__version__
+    assert session["devices"]["kinds"] == ["cpu: NumPy"]
 
 
 def test_the_lecture_by_counting(shell, tmp_path):

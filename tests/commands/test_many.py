@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 
 def test_seeds_and_sweeps(shell, tmp_path):
     corpus = tmp_path / "text"
@@ -25,3 +27,35 @@ def test_seeds_and_sweeps(shell, tmp_path):
     assert code == 2 and "--sweep 'lr=a': give a setting and its values" in error
     code, _, error = shell("train", "--model", "ngram", "--seeds", "2")
     assert code == 2 and "a count is exact" in error
+
+
+def test_a_sweep_and_a_single_run_are_not_resumed_as_each_other(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for one, many in ((["--out", "one"], ["--out", "many"]), (["--model", "rnn"], [])):
+        sizes = ["--steps", "2", "--hidden-size", "2", "--embedding-size", "2"]
+        assert shell("train", *sizes, *one)[0] == 0
+        assert shell("train", *sizes, *many, "--seeds", "2", "--log-every", "1")[0] == 0
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for out in (["--out", "many"], []):
+        code, _, error = shell("train", "--resume", "--steps", "3", *out)
+        assert code == 2 and "to continue the runs of --seeds or --sweep, give the same" in error
+        assert error.count("\n") == 1 and "seed-0" in error
+    for out in (["--out", "one"], ["--model", "rnn"]):
+        code, _, error = shell("train", "--resume", "--steps", "3", "--seeds", "2", *out)
+        assert code == 2 and "holds a single run: leave out --seeds and --sweep" in error
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_setting_that_is_swept_twice(shell, tmp_path):
+    sweep = ("--sweep", "lr=.1,.2", "lr=.3,.4", "--out", tmp_path / "runs")
+    code, _, error = shell("train", "--steps", "1", *sweep)
+    assert code == 2 and "--sweep gives lr twice" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_plot_draws_every_run(shell, tmp_path):
+    pytest.importorskip("matplotlib")
+    flags = ("--steps", "2", "--seeds", "2", "--plot", "--out", tmp_path / "runs")
+    assert shell("train", *flags)[0] == 0
+    for seed in (0, 1):
+        assert (tmp_path / f"runs/seed-{seed}/loss.png").stat().st_size > 0

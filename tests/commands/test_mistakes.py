@@ -57,6 +57,10 @@ TRAIN = {
     "rounds below none": (["--model", "mogrifier", "--rounds", "-1"], ["--rounds -1"]),
     "unknown mesh": (["--mesh", "date=2"], ["'date'", "did you mean 'data'", "data, model"]),
     "a mesh of none": (["--mesh", "data=0"], ["--mesh data=0", "data=4,model=2"]),
+    "nothing to plot": (["--model", "ngram", "--plot"], ["--plot", "leave it out"]),
+    "no vocabulary to keep": (["--vocabulary", "keep"], ["--vocabulary keep", "without --from"]),
+    "no validation": (["--patience", "2"], ["--patience 2", "validation split", "--fractions"]),
+    "last of streams": (["--eos", "--batching", "streams"], ["--positions last", "rows"]),
     "too few devices": (["--mesh", "data=512"], ["512 devices", "this machine has"]),
     "processes without end": (["--processes", "2"], ["--coordinator", "all three"]),
     "a process too many": (

@@ -1,5 +1,6 @@
 """--max-minutes: steps that fit, schedules that shrink with them, and an end when it is over."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import tiny_runs
 import jaxlm
 from jaxlm.data.batching import make_batches
 from jaxlm.errors import UserError
+from jaxlm.evaluation.scoring import Scorer
 from jaxlm.runs.log import read_records
 from jaxlm.training import budget
 from jaxlm.training.budget import Budget, horizon_of
@@ -113,7 +115,9 @@ def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_budget_that_is_spent_stays_spent(validated, text, tmp_path):
     """Each resume validated the last step again, and added a record."""
-    options = {"steps": 10**6, "max_minutes": 0.02, "eval_every": 10**6}
+    options = {"steps": 10**6, "max_minutes": 0.02}
+    if validated:
+        options["eval_every"] = 10**6
     shown = text if validated else replace(text, splits={"train": text.train})
     run = train(shown, tmp_path / "run", **options)
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
@@ -125,6 +129,28 @@ def test_a_budget_that_is_spent_stays_spent(validated, text, tmp_path):
     tiny_runs.assert_same_arrays(run.params, again.params)
     after = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {path: path.read_bytes() for path in after} == before
+
+
+def test_the_pause_of_all_runs_of_a_sweep_is_timed_as_a_whole(text, monkeypatch):
+    """At the end of the budget every run validates, so there must be time left for all of them."""
+    events, timing, split = [], Budget.timing_validation, Scorer.split
+
+    @contextlib.contextmanager
+    def timed(self):
+        events.append("begin")
+        with timing(self):
+            yield
+        events.append("end")
+
+    def scored(self, *arguments):
+        events.append("validation")
+        return split(self, *arguments)
+
+    monkeypatch.setattr(Budget, "timing_validation", timed)
+    monkeypatch.setattr(Scorer, "split", scored)
+    model, options = tiny_runs.make(jaxlm.RNN, text), {"batch_size": 4, "bptt": 5}
+    jaxlm.fit_many(model, text, seeds=2, steps=2, max_minutes=9.0, quiet=True, **options)
+    assert events == ["begin", "validation", "validation", "end"]
 
 
 @pytest.fixture

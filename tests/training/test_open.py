@@ -276,6 +276,7 @@ def test_fine_tuning_keeps_or_extends_the_vocabulary(text, tmp_path):
 def test_fine_tuning_on_the_same_vocabulary_starts_where_the_run_is(text):
     run = tiny_runs.fit(tiny_runs.make(jaxlm.LSTM, text), text, **OPTIONS)
     tuned = tiny_runs.fit(None, text, from_run=run, average="ema", **OPTIONS | {"lr": 1e-30})
+    assert tuned.settings["from_run"] == run.name
     for one, other in zip(*map(jax.tree.leaves, (run.params, tuned.params)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 

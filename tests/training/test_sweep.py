@@ -211,6 +211,46 @@ def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
         many(model, text, sweep={"lr": [1e38, 2e38]}, optimizer="sgd")
 
 
+def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
+    """The slow run brings no improvement at step 6, and ends there; the other run goes on."""
+    model = tiny_runs.make(jaxlm.RNN, text)
+    options = {"eval_every": 3, "log_every": 1, "patience": 1}
+    sweep, slow = {"lr": [0.02, 1e-30]}, tmp_path / "runs/lr-1e-30-seed-0"
+    runs = many(model, text, tmp_path / "runs", sweep=sweep, **options)
+    alone = tiny_runs.fit(model, text, tmp_path / "alone", **OPTIONS | options | {"lr": 1e-30})
+    assert_alike(runs[1], alone)
+    steps = [
+        [record["step"] for record in tiny_runs.records(folder)]
+        for folder in (slow, tmp_path / "alone", runs[0].folder)
+    ]
+    assert steps[0] == steps[1] and (max(steps[0]), max(steps[2])) == (6, 12)
+    assert tiny_runs.whole_state(slow)[1]["step"] == 6
+    # The slow run has no newer step in common with the other run.
+    before = {
+        path: path.read_bytes() for path in slow.rglob("*.jsonl") if "session" not in str(path)
+    }
+    with pytest.raises(UserError, match="resume with the same `patience`"):
+        many(model, text, tmp_path / "runs", sweep=sweep, resume=True, **options | {"patience": 2})
+    resumed = many(model, text, tmp_path / "runs", sweep=sweep, resume=True, steps=15, **options)
+    assert {path: path.read_bytes() for path in before} == before
+    assert_alike(resumed[1], alone)
+    assert max(record["step"] for record in tiny_runs.records(runs[0].folder)) == 15
+    # All of them are out of patience, or done.
+    again = many(model, text, tmp_path / "runs", sweep=sweep, resume=True, steps=15, **options)
+    assert_alike(again[0], resumed[0])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_all_runs_out_of_patience_are_resumed_as_they_are(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    options = {"sweep": {"lr": [2e-30, 1e-30]}, "eval_every": 3, "patience": 1}
+    first = many(model, text, tmp_path, **options)
+    again = many(model, text, tmp_path, resume=True, **options)
+    for one, other in zip(first, again, strict=True):
+        assert [record["step"] for record in tiny_runs.records(one.folder, "valid")] == [3, 6]
+        assert_alike(one, other)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
