@@ -6,10 +6,10 @@ folder that cannot be written is found before training starts.
 """
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
+from jaxlm.data.files import write_text
 from jaxlm.errors import UserError
 
 CHECKPOINTS = "checkpoints"
@@ -73,9 +73,7 @@ def fetch_description(place: Path | str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in DESCRIPTION:
-            partial = folder / f"{name}.partial"
-            partial.write_text(texts[name], encoding="utf-8")
-            os.replace(partial, folder / name)
+            write_text(folder / name, texts[name])
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}: free some space") from None
 
