@@ -1,4 +1,4 @@
-"""KenLM reads the ARPA file that jaxlm wrote, and scores PTB's test split as jaxlm does.
+"""Compare KenLM's scores of PTB's test split with jaxlm's, from an ARPA file that jaxlm wrote.
 
 Command    python experiments/kenlm_agreement.py [folder of corpora]      (pip install kenlm)
 Hardware   two CPU cores (AMD EPYC with AVX-512)
@@ -21,7 +21,7 @@ from jaxlm.interop.arpa_runs import export_arpa
 
 
 def main() -> None:
-    """Trains, writes, reads with KenLM, and compares token by token."""
+    """Train an n-gram, write its ARPA file, read it with KenLM, and compare token by token."""
     text = jaxlm.read_corpus(find_corpus("ptb"))
     lines = [line.split() for line in text.test.source.lines()]
     for order in (3, 5):
@@ -36,7 +36,7 @@ def main() -> None:
         assert len(ours) == len(theirs)
         print(
             f"order {order}: {len(ours):,} tokens, largest difference "
-            f"{np.abs(ours - theirs).max():.2g}, perplexity {10 ** -ours.mean():.4f} here, "
+            f"{np.abs(ours - theirs).max():.2g}, perplexity {10 ** -ours.mean():.4f} by jaxlm, "
             f"{10 ** -theirs.mean():.4f} by KenLM"
         )
 
