@@ -1,4 +1,4 @@
-"""Small models with parameters, for the laws: every model in MODELS, in every variant of its wiring.
+"""Small models with parameters, for the laws: every model in MODELS, in each variant of its wiring.
 
 A new model or cell is covered as soon as it is registered in MODELS.
 """

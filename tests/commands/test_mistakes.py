@@ -1,4 +1,4 @@
-"""A user's mistake gives a one-line error with the value, the choices and the remedy; exit code 2."""
+"""A user's mistake gives a one-line error: the value, the choices, the remedy. Exit code 2."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Counts and smoothings against plain Python dictionaries, word by word."""
+"""Counts and smoothings against their definitions in plain Python dictionaries."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ END = V - 1
 
 
 def lines_of(ids):
-    """The lines of a text, each after its start, V."""
+    """Return the lines of a text. Each begins with the start of a line, V."""
     lines, line = [], [V]
     for word in ids:
         line.append(word)
@@ -28,7 +28,7 @@ def lines_of(ids):
 
 
 def ngrams_of(ids, order):
-    """Every n-gram of `order` with its count. A line's start is no n-gram on its own."""
+    """Return the count of every n-gram of `order`. The start of a line is not a 1-gram."""
     found = Counter()
     for line in lines_of(ids):
         for last in range(max(1, order - 1), len(line)):
@@ -37,7 +37,7 @@ def ngrams_of(ids, order):
 
 
 def probability(ids, smoothing, context, word, top, k=0.5):
-    """P(word | context) from the definitions, by recursion."""
+    """Return P(word | context) by the recursive definitions."""
     order = len(context) + 1
     counts = {n: ngrams_of(ids, n) for n in range(1, top + 2)}
 
@@ -86,17 +86,17 @@ texts = st.lists(st.integers(0, V - 1), min_size=4, max_size=60).map(lambda ids:
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @settings(max_examples=15)
 @given(ids=texts, context=st.lists(st.integers(0, V - 2), max_size=2), at_start=st.booleans())
-def test_every_smoothing_is_its_definition(smoothing, ids, context, at_start):
+def test_every_smoothing_equals_its_definition(smoothing, ids, context, at_start):
     top = 3
     if max(map(len, lines_of(ids))) < top:
         return
     counts = count_ngrams(Sequences.lines(np.array(ids), END, V), top, V)
     tables = SMOOTHINGS[smoothing](counts, add_k=0.5).tables
-    # The model sees two words; with the line's start before them, only the last two of the three.
+    # The model sees two words. If the start of the line precedes two words, it sees only the words.
     seen = [V, *context][-2:] if at_start else context
     contexts = tables.contexts(np.array([[NOTHING, NOTHING, *seen]]))
     found_V, _ = tables.distribution([int(ids_BT[0, -1]) for ids_BT in contexts])
-    # A context that never occurred says nothing; the longest part of it that did, answers.
+    # If the context never occurred, its longest suffix that occurred is the context.
     known = tuple(seen)
     counted = {n: ngrams_of(ids, n) for n in (1, 2, 3)}
     while known and not any((*known, w) in counted[len(known) + 1] for w in range(V)):
@@ -112,7 +112,7 @@ def test_every_smoothing_is_its_definition(smoothing, ids, context, at_start):
 
 @settings(max_examples=15)
 @given(ids=texts, order=st.integers(1, 4))
-def test_counts_are_those_of_a_dictionary(ids, order):
+def test_counts_equal_counts_in_a_dictionary(ids, order):
     if max(map(len, lines_of(ids))) < order:
         for refuse in (count_ngrams, check_order):
             with pytest.raises(UserError, match=f"`order` {order}"):
@@ -126,7 +126,7 @@ def test_counts_are_those_of_a_dictionary(ids, order):
         assert {ngram: count for ngram, count in found.items() if count} == ngrams_of(ids, n)
 
 
-def test_tables_are_saved_and_mapped(tmp_path):
+def test_saved_tables_are_read_as_memory_maps(tmp_path):
     ids = np.random.default_rng(0).integers(0, V, 300)
     counts = count_ngrams(Sequences.lines(ids, END, V), 3, V)
     tables = SMOOTHINGS["modified-kneser-ney"](counts).tables
