@@ -1,4 +1,4 @@
-"""Laws of the three questions that every model answers: scores, next tokens and generation.
+"""Laws of the three methods that every model has: scores, next tokens and generation.
 
 Neural models are tested here in their plain variant. test_laws.py tests the same laws for all
 variants, on the Flax modules, where one compiled program serves all laws.
@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.ops.sampling import Sampler
 
-# The other recurrent models differ from the LSTM only by their cells, which the laws hold.
+# The other recurrent models differ from the LSTM only by their cells, which test_laws.py tests.
 pytestmark = pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm", "mogrifier")
 
 CASES = [case for case in cases() if case.values[0] == "ngram" or "plain" in case.id]
@@ -63,7 +63,7 @@ def test_scores_agree_with_the_distributions(name, options):
 
 
 @every_model
-def test_a_later_token_changes_no_earlier_score(name, options):
+def test_a_later_token_does_not_change_earlier_scores(name, options):
     model, params = build(name, options)
     ids_BT = tokens(seed=1)
     (before_BT,), _ = scores(model, params, shifted(ids_BT), ids_BT)
@@ -75,7 +75,7 @@ def test_a_later_token_changes_no_earlier_score(name, options):
 
 
 @every_model
-def test_chunks_with_the_carry_score_as_one_run(name, options):
+def test_scores_of_chunks_with_the_carry_equal_one_run(name, options):
     model, params = build(name, options)
     ids_BT = tokens(seed=2)
     inputs_BT = shifted(ids_BT)
