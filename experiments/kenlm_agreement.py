@@ -26,18 +26,18 @@ def main() -> None:
     lines = [line.split() for line in text.test.source.lines()]
     for order in (3, 5):
         run = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=order), text)
-        ours = Scorer(run.model).stream(run.params, text.test.ids).log_prob / math.log(10)
+        by_jaxlm = Scorer(run.model).stream(run.params, text.test.ids).log_prob / math.log(10)
         with tempfile.TemporaryDirectory() as folder:
             export_arpa(run, Path(folder) / "ptb.arpa")
             model = kenlm.Model(f"{folder}/ptb.arpa")
-        theirs = np.array(
+        by_kenlm = np.array(
             [score for words in lines for score, *_ in model.full_scores(" ".join(words))]
         )
-        assert len(ours) == len(theirs)
+        assert len(by_jaxlm) == len(by_kenlm)
         print(
-            f"order {order}: {len(ours):,} tokens, largest difference "
-            f"{np.abs(ours - theirs).max():.2g}, perplexity {10 ** -ours.mean():.4f} by jaxlm, "
-            f"{10 ** -theirs.mean():.4f} by KenLM"
+            f"order {order}: {len(by_jaxlm):,} tokens, largest difference "
+            f"{np.abs(by_jaxlm - by_kenlm).max():.2g}, perplexity "
+            f"{10 ** -by_jaxlm.mean():.4f} by jaxlm, {10 ** -by_kenlm.mean():.4f} by KenLM"
         )
 
 

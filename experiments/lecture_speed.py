@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     print("model   PyTorch eager   jaxlm   ratio   (medians, seconds for 5000 steps)")
     for name in ("nplm", "rnn", "gru", "lstm"):
-        theirs, ours = [], []
+        pytorch_times, jaxlm_times = [], []
         for _ in range(options.rounds):
             done = subprocess.run(
                 [options.torch_python, "-c", TORCH, name],
@@ -105,10 +105,10 @@ def main() -> None:
                 text=True,
                 check=True,
             )
-            theirs.append(float(done.stdout))
-            ours.append(jaxlm_seconds(name))
-        ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-        medians = statistics.median(theirs), statistics.median(ours)
+            pytorch_times.append(float(done.stdout))
+            jaxlm_times.append(jaxlm_seconds(name))
+        ratio = statistics.median(a / b for a, b in zip(pytorch_times, jaxlm_times, strict=True))
+        medians = statistics.median(pytorch_times), statistics.median(jaxlm_times)
         print(f"{name:6} {medians[0]:12.3f} {medians[1]:10.3f} {ratio:7.1f}")
 
 

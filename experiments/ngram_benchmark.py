@@ -63,7 +63,7 @@ def measure(corpus: str, order: int) -> None:
     print(json.dumps(found))
 
 
-def ours(corpus: str, order: int) -> dict[str, float]:
+def measure_in_new_process(corpus: str, order: int) -> dict[str, float]:
     """Run `measure` in a new process, and return its result."""
     argv = [sys.executable, __file__, "--measure", corpus, str(order)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
@@ -98,17 +98,17 @@ def main() -> None:
     print(f"{head}   lmplz s   MB")
     for name, order in (("ptb", 3), ("ptb", 5), ("wikitext-2", 5)):
         corpus = str(options.data / name) if options.data else name
-        rounds, theirs = [], []
+        rounds, lmplz_rounds = [], []
         for _ in range(options.rounds):
-            rounds.append(ours(corpus, order))
+            rounds.append(measure_in_new_process(corpus, order))
             if options.lmplz and options.data:
                 (train,) = Path(corpus).glob("*train.txt")
-                theirs.append(lmplz(options.lmplz, train, order))
+                lmplz_rounds.append(lmplz(options.lmplz, train, order))
         median = {key: statistics.median(found[key] for found in rounds) for key in rounds[0]}
         peer = (
-            f"{statistics.median(item['seconds'] for item in theirs):8.2f}"
-            f"{statistics.median(item['mb'] for item in theirs):6.0f}"
-            if theirs
+            f"{statistics.median(item['seconds'] for item in lmplz_rounds):8.2f}"
+            f"{statistics.median(item['mb'] for item in lmplz_rounds):6.0f}"
+            if lmplz_rounds
             else "       -     -"
         )
         published = PUBLISHED.get((name, order), "")

@@ -85,8 +85,8 @@ class Program(NamedTuple):
         """
         computation = max(self.work.flops / chip.flops, self.traffic / chip.bandwidth)
         return computation, sum(
-            collective_seconds(one.kind, one.bytes, one.devices, chip) * one.times
-            for one in self.compiled.collectives
+            collective_seconds(each.kind, each.bytes, each.devices, chip) * each.times
+            for each in self.compiled.collectives
         )
 
 

@@ -3,12 +3,12 @@
 Command    python experiments/reproduce.py NAME [--data FOLDER] [--seed 0] [--out runs/NAME]
            [--max-minutes M]
 Hardware   any; the table names it
-Minutes    as the table in experiments/README.md says
-Expected   the recipe's own range (`jaxlm.RECIPES[NAME]["expected"]`)
-Published  the recipe's own figures
+Minutes    see the table in experiments/README.md
+Expected   the recipe's range (`jaxlm.RECIPES[NAME]["expected"]`)
+Published  the recipe's published numbers
 
 Interrupted training is resumed. The row is written into experiments/recipes.json, and the table in
-experiments/README.md is written anew from that file.
+experiments/README.md is then generated from that file.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def write(rows: dict[str, Any]) -> None:
-    """Save the rows, and write the table in experiments/README.md anew."""
+    """Save the rows, and generate the table in experiments/README.md."""
     ROWS.write_text(json.dumps(rows, indent=1) + "\n")
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)

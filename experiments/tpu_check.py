@@ -37,7 +37,7 @@ def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
     except programs.DoesNotFitError as error:
         return f"| {topology} | {name} | {task} | does not fit | | | | | | |", [str(error)]
     compiled = program.compiled
-    in_time = [one for one in compiled.collectives if one.in_time_loop]
+    in_time = [each for each in compiled.collectives if each.in_time_loop]
     wrong = []
     if program.held > chip.memory:
         wrong.append(f"needs {program.held / 1e9:.1f} GB of {chip.memory / 1e9:.0f}")
@@ -46,7 +46,7 @@ def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
         wrong.append("no loop over time was found")
     if in_time:
         wrong.append(f"{len(in_time)} collectives in a loop over time: {in_time[0].name}")
-    counts = Counter(one.kind for one in compiled.collectives)
+    counts = Counter(each.kind for each in compiled.collectives)
     computation, communication = program.seconds(chip)
     row = (
         f"| {topology} | {name} | {task} | {program.held / 1e6:,.0f} | "

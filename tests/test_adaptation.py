@@ -82,7 +82,7 @@ def test_temperature_and_cache_equal_the_definition(run, monkeypatch, chunk):
 
 
 def test_the_rule_sgd_equals_the_definition(run):
-    """Each segment is scored, then the parameters take a step and decay to the trained ones."""
+    """A segment is scored; then the parameters take a step and decay to the trained parameters."""
     ids = open_split(run, split="test").ids.astype(np.int32)
     inputs = np.concatenate([[run.model.start_id], ids[:-1]]).astype(np.int32)
     params, carry, nlls = run.params, None, []
@@ -163,7 +163,7 @@ def test_the_training_gradients_are_computed_once(run, monkeypatch):
 
 @pytest.mark.full
 def test_probabilities_are_averaged_over_dropout_masks(dropout_run):
-    """The segment is the whole text, so each of the two networks has one mask in one pass."""
+    """The segment is the whole text, so each of the two networks has a single mask."""
     ids = open_split(dropout_run, split="test").ids[:50].astype(np.int32)
     inputs = np.concatenate([[dropout_run.model.start_id], ids[:-1]]).astype(np.int32)
     hidden, _ = dropout_run.model.apply(

@@ -83,7 +83,7 @@ def here(path):
     return str(path.relative_to(ROOT))
 
 
-# The examples of README.md are in the quick tier, those of the manual in the full tier.
+# The examples of README.md are in the quick tier, and the examples of docs/ in the full tier.
 every_page = pytest.mark.parametrize(
     "page",
     [

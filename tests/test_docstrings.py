@@ -43,9 +43,9 @@ WITHOUT = {"Mixed", "Report", "UserError"}
 
 @pytest.mark.parametrize("name", sorted(set(jaxlm.__all__) - WITHOUT))
 def test_a_public_class_or_function_has_an_example(name):
-    thing = getattr(jaxlm, name)
-    if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+    public = getattr(jaxlm, name)
+    if not (inspect.isclass(public) or inspect.isfunction(public)):
         return
-    text = inspect.getdoc(thing) or ""
+    text = inspect.getdoc(public) or ""
     settings = name.endswith("Config")
     assert settings or ">>>" in text or "jaxlm." in text, f"{name} has no example"

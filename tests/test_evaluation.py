@@ -47,7 +47,7 @@ def test_a_report_has_exact_sums_and_counts(folder):
 
 
 def test_bits_per_character_are_computed_from_bits_per_token(folder):
-    """A uniform model over V tokens has log2 V bits per token, whatever the unit of tokens is."""
+    """A uniform model over V tokens has log2 V bits per token, for every unit of tokens."""
     for tokens, count in (("chars", len(TEXT)), ("bytes", len(TEXT.encode()))):
         run = untrained(folder, tokens=tokens)
         zero = jax.tree.map(np.zeros_like, run.params)

@@ -86,7 +86,7 @@ settings = {"hidden_size": 8, "embedding_size": 6, "num_layers": 1}
 model = programs.build("lstm", 16, **settings)
 program = programs.training_step(model, mesh, 4, 9)
 print(json.dumps([program.compiled.time_loops, program.work.flops, program.held,
-                  [one._asdict() for one in program.compiled.collectives]]))
+                  [each._asdict() for each in program.compiled.collectives]]))
 """
 
 

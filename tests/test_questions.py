@@ -105,12 +105,12 @@ def test_rows_do_not_depend_on_their_neighbours(name, options):
     model, params = build(name, options)
     rows = [tokens(1, length, seed=length)[0] for length in (2, 5, 3)]
     inputs, targets = [shifted(row[None])[0] for row in rows], rows
-    together = Scorer(model).rows(params, inputs, targets, last_only=False)
+    batch = Scorer(model).rows(params, inputs, targets, last_only=False)
     alone = [
         Scorer(model).rows(params, [a], [b], last_only=False).log_prob
         for a, b in zip(inputs, targets, strict=True)
     ]
-    assert_allclose(together.log_prob, np.concatenate(alone), **CLOSE)
+    assert_allclose(batch.log_prob, np.concatenate(alone), **CLOSE)
     lasts = Scorer(model).rows(params, inputs, targets, last_only=True)
     assert_allclose(lasts.log_prob, [part[-1] for part in alone], **CLOSE)
 

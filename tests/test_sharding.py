@@ -34,8 +34,8 @@ WIRED = [
     ("nplm", "mixture"),
     ("gru", "adaptive input, tied"),
 ]
-# Models that use the embedding table in all ways. A GPU computes the gradient of a lookup in
-# another way.
+# Models with every use of the embedding table. A GPU computes the gradient of a lookup by another
+# function than a CPU.
 READ = [("modern-nplm", "plain"), ("nplm", "sampled"), ("gru", "adaptive input, tied")]
 
 
@@ -56,7 +56,7 @@ def run(*command, devices=1):
 
 CASES = {
     "quick": [("cpu", "lstm", "plain", ("data=4,model=2",))],
-    # Two processes, one for each worker of the tests.
+    # Two processes: each worker of the tests runs a process.
     "full, 1": [
         *(("cpu", name, "plain", MESHES[-1:]) for name in NEURAL if name not in ("nplm", "lstm")),
         ("cpu", "nplm", "plain", MESHES),

@@ -125,8 +125,9 @@ def machine() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Return all timings, as plain data."""
-    ours, theirs = [sys.executable, str(HERE / "jax_side.py")], str(HERE / "torch_side.py")
-    commands = {"jaxlm": ours, "linen": ours, "PyTorch": [options.torch_python, theirs]}
+    jax_side = [sys.executable, str(HERE / "jax_side.py")]
+    torch_side = [options.torch_python, str(HERE / "torch_side.py")]
+    commands = {"jaxlm": jax_side, "linen": jax_side, "PyTorch": torch_side}
     rows: list[dict[str, Any]] = []
     # The processes share the GPU's memory, so JAX must not allocate most of it at the start.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
@@ -173,9 +174,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _timed(
-    peers: dict[str, Peer], what: tuple[Shape, str, str], options: argparse.Namespace
+    peers: dict[str, Peer], case: tuple[Shape, str, str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    requests = {name: _request(name, *what) for name in peers}
+    requests = {name: _request(name, *case) for name in peers}
     return alternate(peers, requests, options.rounds, options.seconds)
 
 

@@ -18,10 +18,10 @@ def ratio(row: dict[str, Any], peer: str = "PyTorch") -> float | None:
 
     None if either was not timed.
     """
-    ours, theirs = row["times"].get("jaxlm"), row["times"].get(peer)
-    if not ours or not theirs:
+    jaxlm_times, peer_times = row["times"].get("jaxlm"), row["times"].get(peer)
+    if not jaxlm_times or not peer_times:
         return None
-    return statistics.median(b / a for a, b in zip(ours, theirs, strict=False))
+    return statistics.median(b / a for a, b in zip(jaxlm_times, peer_times, strict=False))
 
 
 def line(row: dict[str, Any]) -> str:
@@ -86,10 +86,10 @@ def _against_the_faster(rows: list[dict[str, Any]]) -> list[str]:
             by_shape.setdefault(row["shape"], {})[row["dtype"]] = medians(row)
     ratios = []
     for found in by_shape.values():
-        theirs = [times["PyTorch"] for times in found.values() if "PyTorch" in times]
-        ours = found.get("bfloat16", {}).get("jaxlm")
-        if ours and theirs and len(found) == 2:
-            ratios.append(min(theirs) / ours)
+        pytorch = [times["PyTorch"] for times in found.values() if "PyTorch" in times]
+        jaxlm = found.get("bfloat16", {}).get("jaxlm")
+        if jaxlm and pytorch and len(found) == 2:
+            ratios.append(min(pytorch) / jaxlm)
     if not ratios:
         return []
     mean = geometric_mean(ratios)
@@ -128,10 +128,9 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["## Peak memory of a process that takes training steps, float32\n"]
         lines += ["| shape | jaxlm MB | PyTorch MB | share |", "|---|---|---|---|"]
         for name, found in results["memory"].items():
-            ours, theirs = found["jaxlm"], found["PyTorch"]
-            lines.append(
-                f"| {name} | {ours / 1e6:.0f} | {theirs / 1e6:.0f} | {100 * ours / theirs:.0f}% |"
-            )
+            jaxlm, pytorch = found["jaxlm"], found["PyTorch"]
+            share = f"{100 * jaxlm / pytorch:.0f}%"
+            lines.append(f"| {name} | {jaxlm / 1e6:.0f} | {pytorch / 1e6:.0f} | {share} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Every command prints what it should, called with a user's flags."""
+"""The output of every command, called as in a shell."""
 
 import io
 import json

@@ -185,12 +185,12 @@ def test_estimates_equal_those_of_lmplz(name):
     lines = (FIXTURES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     text = np.array([ids[word] for line in lines for word in [*line.split(), "<eos>"]], np.int32)
     size = len(ids)
-    own = modified_kneser_ney(count_ngrams(Sequences.lines(text, ids["<eos>"], size), 3, size))
+    found = modified_kneser_ney(count_ngrams(Sequences.lines(text, ids["<eos>"], size), 3, size))
     # A single note names all orders with fallback discounts.
-    assert own.discounts.count(FALLBACK) == (3 if name == "lecture" else 0)
-    assert len(own.notes) == (name == "lecture")
+    assert found.discounts.count(FALLBACK) == (3 if name == "lecture" else 0)
+    assert len(found.notes) == (name == "lecture")
     # An error of 1e-5 in log₁₀.
-    assert_same(model.tables, own.tables, rtol=2.3e-5)
+    assert_same(model.tables, found.tables, rtol=2.3e-5)
 
 
 @pytest.mark.parametrize("name", ["none/model.arpa", "file/model.arpa", "folder"])

@@ -42,8 +42,9 @@ def test_a_run_is_written_and_read_back(name, format, bigram, tmp_path):
     again = read_run(tmp_path / name, tmp_path / "run", format)
     assert again.folder == tmp_path / "run"
     assert again.params.sizes == bigram.params.sizes
-    for ours, theirs in zip(again.params.probabilities, bigram.params.probabilities, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+    pairs = zip(again.params.probabilities, bigram.params.probabilities, strict=True)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 def test_a_format_may_lack_reading_or_writing(bigram, monkeypatch, tmp_path):

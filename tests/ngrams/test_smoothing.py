@@ -54,12 +54,12 @@ def probability(ids, smoothing, context, word, top, k=0.5):
             return 1 / V
         return (counts[order][(*context, word)] + k) / (total + k * V)
     below = 1 / V if order == 1 else probability(ids, smoothing, context[1:], word, top, k)
-    own = [a((*context, w)) for w in range(V)]
-    total, types = sum(own), sum(count > 0 for count in own)
+    adjusted = [a((*context, w)) for w in range(V)]
+    total, types = sum(adjusted), sum(count > 0 for count in adjusted)
     if total == 0:
         return below
     if smoothing == "witten-bell":
-        return (own[word] + types * below) / (total + types)
+        return (adjusted[word] + types * below) / (total + types)
     everything = [a(ngram) for ngram in counts[order]]
     t = [everything.count(i) for i in range(5)]
     if smoothing == "kneser-ney":
@@ -76,8 +76,8 @@ def probability(ids, smoothing, context, word, top, k=0.5):
     def discount(count):
         return table[min(count, len(discounts))]
 
-    left = sum(map(discount, own))
-    return (own[word] - discount(own[word])) / total + left / total * below
+    left = sum(map(discount, adjusted))
+    return (adjusted[word] - discount(adjusted[word])) / total + left / total * below
 
 
 texts = st.lists(st.integers(0, V - 1), min_size=4, max_size=60).map(lambda ids: [*ids, END])
@@ -121,8 +121,9 @@ def test_counts_equal_counts_in_a_dictionary(ids, order):
     check_order(Sequences.lines(np.array(ids), END, V), order, V)
     counts = count_ngrams(Sequences.lines(np.array(ids), END, V), order, V)
     tables = SMOOTHINGS["witten-bell"](counts).tables
-    for n, own in enumerate(counts.orders, start=1):
-        found = dict(zip(map(tuple, tables.words(n).tolist()), own.counts.tolist(), strict=True))
+    for n, of_order in enumerate(counts.orders, start=1):
+        words = map(tuple, tables.words(n).tolist())
+        found = dict(zip(words, of_order.counts.tolist(), strict=True))
         assert {ngram: count for ngram, count in found.items() if count} == ngrams_of(ids, n)
 
 

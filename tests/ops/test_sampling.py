@@ -63,7 +63,7 @@ def test_compiled_samples_equal_float64_at_vocabulary_sizes(batch, vocab_size, d
 
 
 def test_rows_are_independent():
-    # Each row has a single possible word, and each row a different one.
+    # Each row has a single possible word, and the words of the rows differ.
     logits_BV = jnp.where(jnp.eye(30, dtype=bool), 3.0, -jnp.inf)
     for seed in range(20):
         drawn_B = drawn(seed, logits_BV)
