@@ -146,8 +146,8 @@ def test_segments_do_not_change_values(steps):
 
 def test_segments_need_less_memory_for_the_gradient():
     cell = CELLS["lstm"]
-    carry, x_TBD, kernel_HG, _ = inputs_of(cell, 8, 256, 32, 0)
-    x_TBD = x_TBD[..., :32]
+    carry, x_TBG, kernel_HG, _ = inputs_of(cell, 8, 256, 32, 0)
+    x_TBD = x_TBG[..., :32]
 
     def temporary(steps):
         def run(carry, x_TBD, kernel_HG):

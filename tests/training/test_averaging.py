@@ -52,7 +52,7 @@ def test_the_start_has_little_weight_in_ema():
     [
         ([3.0], False),
         ([3.0, 4.0, 4.0], False),
-        # 3.5 is worse than 3.0, the best loss before the last two validations.
+        # 3.5 is worse than 3.0, the best loss without the previous two validations.
         ([3.0, 2.0, 2.0, 3.5], True),
         ([3.0, 2.0, 2.0, 2.5], False),
         ([5.0, 4.0, 3.0, 2.0, 1.0], False),
