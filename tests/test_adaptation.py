@@ -126,8 +126,8 @@ def test_the_root_mean_square_of_training_gradients_equals_the_definition(run):
     assert_allclose(mean, np.mean(means), rtol=1e-4)
 
 
-def test_a_training_text_without_a_whole_segment_is_refused(run):
-    """The mean of no gradients would be 0, and the step 0 / 0."""
+def test_a_training_text_without_a_whole_segment_is_an_error(run):
+    """Without a whole segment there is no gradient, and the step would be 0 / 0."""
     steps = len(open_split(run, split="train"))
     settings = {"dynamic": "rms", "dynamic_lr": 1e-3, "dynamic_decay": 0.02}
     with pytest.raises(SettingError, match=rf"`dynamic_steps` {steps}: rms needs a training text"):

@@ -116,7 +116,7 @@ def test_rows_do_not_depend_on_their_neighbours(name, options):
 
 
 class RecordingScorer(Scorer):
-    """A Scorer that also records the shape of the tokens of each call of the model."""
+    """A Scorer that records the shapes of the tokens in all calls of the model."""
 
     shapes: ClassVar[list[tuple[int, int]]] = []
 
@@ -135,14 +135,14 @@ def test_rows_are_scored_in_chunks_that_fit_in_memory(name, options, monkeypatch
     scorer = RecordingScorer(model, detail=True)
     found = scorer.rows(params, inputs, rows, last_only=False, batch_size=4)
     padded_inputs_BT, padded_BT = (
-        np.array([np.pad(row, (0, 100 - len(row))) for row in some]) for some in (inputs, rows)
+        np.array([np.pad(row, (0, 100 - len(row))) for row in ids]) for ids in (inputs, rows)
     )
     expected, _ = scores(model, params, padded_inputs_BT, padded_BT, detail=True)
     for part, part_BT in zip(found, expected, strict=True):
         whole = [part_BT[index, : len(row)] for index, row in enumerate(rows)]
         assert_allclose(part, np.concatenate(whole), **CLOSE)
-    # Two batches of short rows, and a batch of the row of 100 tokens, which is read in chunks. The
-    # width of an n-gram's chunks is the 20 tokens of the second batch; it has no logits to store.
+    # There are two batches of short rows, and a batch with the row of 100 tokens, which is read in
+    # chunks. An n-gram stores no logits, and its chunks are 20 tokens wide, like the second batch.
     expected_shapes = {"gradient": [(4, 16)] * (1 + 2 + 7), "counting": [(4, 20)] * (1 + 1 + 5)}
     assert scorer.shapes == expected_shapes[model.trained_by]
     lasts = scorer.rows(params, inputs, rows, last_only=True, batch_size=4)

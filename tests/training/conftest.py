@@ -34,7 +34,7 @@ def train(capfd):
 
 @pytest.fixture
 def registry(monkeypatch):
-    """The tables of models and cells, put back after the test."""
+    """Restore the tables of models and cells after the test."""
     monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
     before = dict(MODELS), dict(CELLS)
     yield
