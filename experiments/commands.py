@@ -1,4 +1,4 @@
-"""Runs the commands of an experiment as a person would type them."""
+"""Run the commands of an experiment, as typed in a shell."""
 
 import shlex
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def run(*commands: str) -> None:
-    """Runs each `python -m jaxlm...` line; training that was cut off is resumed.
+    """Run each `python -m jaxlm...` command, and resume interrupted training.
 
-    A first argument on the command line is the folder that holds the corpora (default: they are
-    fetched by name).
+    The first argument on the command line is the folder that holds the corpora. Without it, corpora
+    are fetched by name.
     """
     for command in commands:
         words = shlex.split(command)
@@ -25,22 +25,26 @@ def run(*commands: str) -> None:
 
 
 def find_corpus(name: str, folder: Path | None = None) -> str:
-    """The corpus of that name in `folder` (default: the first argument on the command line), or
-    just the name, which is fetched, where no folder is given or the corpus is not in it. Ends the
-    program, with exit code 2, for a folder that is not there.
+    """Return the path of a corpus in `folder`, or its name if the folder does not have the corpus.
+
+    A corpus is fetched by its name. The default of `folder` is the first argument on the command
+    line; without either, the function returns the name. If the folder does not exist, the program
+    ends with exit code 2.
     """
     if folder is None and len(sys.argv) > 1:
         folder = Path(sys.argv[1])
     if folder is None:
         return name
     if not folder.is_dir():
-        print(f"error: {folder} is no folder: give one that holds {name}/", file=sys.stderr)
+        print(
+            f"error: {folder} is not a folder; give the folder that holds {name}/", file=sys.stderr
+        )
         sys.exit(2)
     return str(folder / name) if (folder / name).exists() else name
 
 
 def call(words: Sequence[str]) -> None:
-    """Runs `python words...`; if it fails it has said why, and this program ends as it did."""
+    """Run `python words...`. If it fails, end this program with the same exit code."""
     code = subprocess.run([sys.executable, *words], check=False).returncode
     if code:
         sys.exit(code if code > 0 else 128 - code)

@@ -1,4 +1,4 @@
-"""KenLM reads the ARPA file that jaxlm wrote, and scores PTB's test split as jaxlm does.
+"""Compare KenLM's scores of PTB's test split with jaxlm's, from an ARPA file that jaxlm wrote.
 
 Command    python experiments/kenlm_agreement.py [folder of corpora]      (pip install kenlm)
 Hardware   two CPU cores (AMD EPYC with AVX-512)
@@ -21,23 +21,23 @@ from jaxlm.interop.arpa_runs import export_arpa
 
 
 def main() -> None:
-    """Trains, writes, reads with KenLM, and compares token by token."""
+    """Train an n-gram, write its ARPA file, read it with KenLM, and compare token by token."""
     text = jaxlm.read_corpus(find_corpus("ptb"))
     lines = [line.split() for line in text.test.source.lines()]
     for order in (3, 5):
         run = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=order), text)
-        ours = Scorer(run.model).stream(run.params, text.test.ids).log_prob / math.log(10)
+        by_jaxlm = Scorer(run.model).stream(run.params, text.test.ids).log_prob / math.log(10)
         with tempfile.TemporaryDirectory() as folder:
             export_arpa(run, Path(folder) / "ptb.arpa")
             model = kenlm.Model(f"{folder}/ptb.arpa")
-        theirs = np.array(
+        by_kenlm = np.array(
             [score for words in lines for score, *_ in model.full_scores(" ".join(words))]
         )
-        assert len(ours) == len(theirs)
+        assert len(by_jaxlm) == len(by_kenlm)
         print(
-            f"order {order}: {len(ours):,} tokens, largest difference "
-            f"{np.abs(ours - theirs).max():.2g}, perplexity {10 ** -ours.mean():.4f} here, "
-            f"{10 ** -theirs.mean():.4f} by KenLM"
+            f"order {order}: {len(by_jaxlm):,} tokens, largest difference "
+            f"{np.abs(by_jaxlm - by_kenlm).max():.2g}, perplexity "
+            f"{10 ** -by_jaxlm.mean():.4f} by jaxlm, {10 ** -by_kenlm.mean():.4f} by KenLM"
         )
 
 

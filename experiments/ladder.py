@@ -1,18 +1,18 @@
-"""The lecture's order at equal size: KN5, NPLM, Elman RNN, GRU and LSTM of 3M parameters on PTB.
+"""Compare the lecture's models at equal size: KN5; NPLM, RNN, GRU, LSTM of 3M parameters on PTB.
 
 Command    python experiments/ladder.py [folder of corpora]
 Hardware   two CPU cores
 Minutes    182, with other jobs on the same cores (AMD EPYC with AVX-512)
 Expected   valid / test: KN5 148.01 / 141.19, NPLM 146.2 / 137.4, RNN 125.2 / 119.4, GRU 94.6 /
-           90.2, LSTM 95.5 / 90.6; standard deviations are in experiments/ladder.md, which it
-           writes
+           90.2, LSTM 95.5 / 90.6; experiments/ladder.md, which this file writes, has the standard
+           deviations
 Published  at 13M: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
 
-Words have 200 to 270 features, tied to the output through an adaptive softmax, which are two
-thirds of the parameters or more; hidden sizes make up the rest. All are trained by Adam for as many
-epochs. The Elman network has what validation liked in its recipe, `ptb-rnn`, and GRU and LSTM that
-of `ptb-gru`. Two seeds each, side by side (`--seeds 2`); test is measured on the parameters that
-validation chose.
+Word embeddings have 200 to 270 features and are tied to an adaptive softmax. They are two thirds of
+the parameters or more; the hidden size is chosen to reach 3M. All networks are trained by Adam
+for the same number of epochs. The Elman RNN has the settings of its recipe, `ptb-rnn`; GRU and LSTM
+have the settings of `ptb-gru`. Validation chose both recipes. Each network has two seeds, trained
+together (`--seeds 2`). Test is measured on the parameters with the best validation loss.
 """
 
 import statistics
@@ -28,10 +28,12 @@ PAGE = Path(__file__).with_suffix(".md")
 SHARED = "--tied --softmax adaptive --cutoffs 2000 5000 --clip 1 --schedule cosine --epochs 8"
 STREAMS = "--batch-size 20 --bptt 35 --warmup-steps 300"
 MODELS = {
-    # A window model reads windows in any order; the others streams. On validation (KN5 148.0) it
-    # was 153.1 with 800 units and dropout 0.3, rising from the sixth of eight epochs on, and 150.1
-    # with 0.5; with 400 and weight decay 0.05 it was 1.6% ahead of that at the fourth, and with 0.3
-    # 8% behind.
+    # The NPLM reads windows in any order; the other models read streams. Validation perplexity of
+    # other NPLM settings (KN5 has 148.0):
+    # - 800 units, dropout 0.3: 153.1, increasing from the sixth of eight epochs on;
+    # - 800 units, dropout 0.5: 150.1;
+    # - 400 units, dropout 0.5, weight decay 0.05: at the fourth epoch 1.6% better than 800 units;
+    # - 400 units, dropout 0.5, weight decay 0.3: 8% worse.
     "nplm": "--embedding-size 240 --hidden-size 400 --n-step 5 --dropout 0.5 --optimizer adamw "
     "--weight-decay 0.05 --lr 2e-3 --batching windows --batch-size 512",
     "rnn": "--embedding-size 270 --hidden-size 270 --num-layers 2 --residual --layer-norm "
@@ -45,7 +47,7 @@ MODELS = {
 
 
 def train(flags: str, out: Path) -> None:
-    """Runs a training command, or goes on with it."""
+    """Run a training command, or resume it."""
     again = " --resume" if out.exists() else ""
     command = f"-m jaxlm.train {flags} --out {out}{again}"
     print("$ python", command, flush=True)
@@ -53,7 +55,10 @@ def train(flags: str, out: Path) -> None:
 
 
 def measured(folders: list[Path]) -> tuple[int, str, str]:
-    """Parameters, and valid and test perplexity, with the standard deviation of several seeds."""
+    """Return number of parameters, valid and test perplexity of the runs in `folders`.
+
+    The perplexities are texts: the mean over the seeds, with the standard deviation.
+    """
     runs = [jaxlm.load(folder) for folder in folders]
     cells = []
     for split in ("valid", "test"):
@@ -66,7 +71,7 @@ def measured(folders: list[Path]) -> tuple[int, str, str]:
 
 
 def main() -> None:
-    """Trains all five, and writes the page."""
+    """Train all five models, and write experiments/ladder.md."""
     corpus = find_corpus("ptb")
     out = Path("runs/ladder-ngram")
     train(f"--model ngram --corpus {corpus} --order 5", out)
@@ -74,12 +79,12 @@ def main() -> None:
     for model, flags in MODELS.items():
         out = Path(f"runs/ladder-{model}")
         train(f"--model {model} --corpus {corpus} {flags} {SHARED} --seeds 2", out)
-        members = sorted(out.glob("seed-*"))
-        # Both were trained at once: the clock of either is that of both.
-        rows.append((model, *measured(members), minutes(members[0])))
+        seeds = sorted(out.glob("seed-*"))
+        # The seeds were trained together, so each has the time of both.
+        rows.append((model, *measured(seeds), minutes(seeds[0])))
     lines = [
         "Perplexity on PTB, mean and standard deviation of two seeds, 8 epochs "
-        "(`python experiments/ladder.py`, which has the settings):",
+        "(`python experiments/ladder.py` has the settings):",
         "",
         "| model | parameters | valid | test | minutes, both seeds |",
         "|---|---|---|---|---|",

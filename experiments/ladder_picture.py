@@ -37,7 +37,7 @@ def read_table(text: str) -> list[tuple[str, float, float]]:
 
 
 def draw(rows: list[tuple[str, float, float]], path: Path) -> None:
-    """Draw one bar a model, with its number, into the PNG file `path`."""
+    """Draw a bar for each model, with its perplexity, into the PNG file `path`."""
     names, means, deviations = zip(*rows, strict=True)
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     axes = figure.add_subplot()

@@ -1,14 +1,14 @@
-"""The lecture's 5000 steps against the same loop in eager PyTorch, alternating, in one run.
+"""Time the lecture's 5000 steps in jaxlm and in eager PyTorch, alternating, in one run.
 
 Command    python experiments/lecture_speed.py --torch-python PATH
 Hardware   two CPU cores (AMD EPYC with AVX2)
 Minutes    2
-Expected   jaxlm 77 to 89 times faster (nplm 89, rnn 84, gru 77, lstm 78); with AVX-512 it was 35 to
-           63, PyTorch being twice as fast there, and later, on shared cores, 59 to 91
+Expected   jaxlm 77 to 89 times faster (nplm 89, rnn 84, gru 77, lstm 78); with AVX-512 35 to 63,
+           because PyTorch is twice as fast there, and later, on shared cores, 59 to 91
 Published  none
 
-PATH is a Python that has torch; it may be this one. jaxlm's side is timed with the live progress
-bar on, after compiling; PyTorch's after a warm-up of 100 steps. Each round starts both processes.
+PATH is a Python that has torch; the default is this Python. jaxlm is timed after compilation, with
+the live progress bar on. PyTorch is timed after a warm-up of 100 steps. Each round times both.
 """
 
 import argparse
@@ -29,7 +29,7 @@ TORCH = """
 import sys, time, torch
 from torch import nn
 torch.manual_seed(0)
-torch.set_num_threads(1)  # its best for matrices of this size
+torch.set_num_threads(1)  # the fastest for matrices of this size
 x, y = torch.tensor([[0, 1], [0, 3], [0, 5]]), torch.tensor([2, 4, 6])
 
 class NPLM(nn.Module):
@@ -62,19 +62,19 @@ print(time.perf_counter() - began)
 
 
 class TimedLog(Log):
-    """A log that remembers when the first dispatch, which compiles, was over."""
+    """A log that records the end of the first dispatch, which compiles."""
 
     began = 0.0
 
     def advance(self, step: int, tokens: int, loss: float) -> None:
-        """Notes the time and the step of the first call."""
+        """Record the time and the step of the first call."""
         if not TimedLog.began:
             TimedLog.began, TimedLog.first = time.perf_counter(), step
         super().advance(step, tokens, loss)
 
 
 def jaxlm_seconds(name: str) -> float:
-    """Seconds for 5000 steps, from the end of the first dispatch, live bar included."""
+    """Return seconds for 5000 steps, measured after the first dispatch, with the live bar."""
     recipe = jaxlm.RECIPES["lecture"]["settings"]
     text = jaxlm.read_corpus("toy", eos=False)
     sizes = {"n_step": 2} if name == "nplm" else {}
@@ -90,14 +90,14 @@ def jaxlm_seconds(name: str) -> float:
 
 
 def main() -> None:
-    """Alternates the two, and prints medians and the ratio."""
+    """Alternate the two programs, and print medians and ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     print("model   PyTorch eager   jaxlm   ratio   (medians, seconds for 5000 steps)")
     for name in ("nplm", "rnn", "gru", "lstm"):
-        theirs, ours = [], []
+        pytorch_times, jaxlm_times = [], []
         for _ in range(options.rounds):
             done = subprocess.run(
                 [options.torch_python, "-c", TORCH, name],
@@ -105,10 +105,10 @@ def main() -> None:
                 text=True,
                 check=True,
             )
-            theirs.append(float(done.stdout))
-            ours.append(jaxlm_seconds(name))
-        ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-        medians = statistics.median(theirs), statistics.median(ours)
+            pytorch_times.append(float(done.stdout))
+            jaxlm_times.append(jaxlm_seconds(name))
+        ratio = statistics.median(a / b for a, b in zip(pytorch_times, jaxlm_times, strict=True))
+        medians = statistics.median(pytorch_times), statistics.median(jaxlm_times)
         print(f"{name:6} {medians[0]:12.3f} {medians[1]:10.3f} {ratio:7.1f}")
 
 

@@ -1,16 +1,18 @@
-"""The n-gram on PTB and WikiText-2: perplexities, seconds, memory; lmplz beside it if it is here.
+"""Measure the n-gram on PTB and WikiText-2: perplexity, seconds, memory; optionally also lmplz.
 
 Command    python experiments/ngram_benchmark.py [folder of corpora] [--lmplz PATH]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
 Minutes    1
 Expected   PTB test 148.28 at order 3, 141.19 at order 5; PTB order 5 in 0.56 s and 287 MB (lmplz
-           beside it 1.12 s), scored in 0.06 s; WikiText-2 order 5 in 1.73 s and 422 MB (lmplz
+           in the same run 1.12 s), scored in 0.06 s; WikiText-2 order 5 in 1.73 s and 422 MB (lmplz
            2.85 s); Python and JAX are 187 MB of each
-Published  KenLM: 148.28 and 141.19; lmplz on two such cores 1.4 s and 418 MB, and 2.6 s and 450 MB
+Published  KenLM: 148.28 and 141.19; lmplz on two cores of this kind 1.4 s and 418 MB, and 2.6 s and
+           450 MB
 
-Each measurement is a process of its own, which says its peak of resident memory. Seconds are those
-of counting and smoothing, from token ids in memory to tables in memory; reading the text and
-scoring it are told apart. Rounds alternate between the two programs; medians are shown.
+Each measurement runs in its own process, which reports its peak resident memory. The column
+"count+smooth s" starts with token ids in memory and ends with tables in memory. Reading the text
+and scoring it have columns of their own. Rounds alternate between jaxlm and lmplz; the table has
+the medians.
 """
 
 import argparse
@@ -27,7 +29,7 @@ PUBLISHED = {("ptb", 3): 148.28, ("ptb", 5): 141.19}
 
 
 def measure(corpus: str, order: int) -> None:
-    """One measurement in this process, as a line of JSON."""
+    """Measure in this process, and print a line of JSON."""
     import resource
 
     import jaxlm
@@ -61,15 +63,15 @@ def measure(corpus: str, order: int) -> None:
     print(json.dumps(found))
 
 
-def ours(corpus: str, order: int) -> dict[str, float]:
-    """A measurement in a process of its own."""
+def measure_in_new_process(corpus: str, order: int) -> dict[str, float]:
+    """Run `measure` in a new process, and return its result."""
     argv = [sys.executable, __file__, "--measure", corpus, str(order)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def lmplz(program: str, train: Path, order: int) -> dict[str, float]:
-    """Seconds and peak memory of KenLM's own program; <unk> renamed, or it refuses the text."""
+    """Return seconds and peak memory of KenLM's lmplz. It refuses <unk>, which is renamed."""
     text = train.read_text(encoding="utf-8").replace("<unk>", "unk_")
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write(text)
@@ -82,7 +84,7 @@ def lmplz(program: str, train: Path, order: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Alternates the two, and prints medians."""
+    """Alternate jaxlm and lmplz, and print medians."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("--lmplz")
@@ -96,17 +98,17 @@ def main() -> None:
     print(f"{head}   lmplz s   MB")
     for name, order in (("ptb", 3), ("ptb", 5), ("wikitext-2", 5)):
         corpus = str(options.data / name) if options.data else name
-        rounds, theirs = [], []
+        rounds, lmplz_rounds = [], []
         for _ in range(options.rounds):
-            rounds.append(ours(corpus, order))
+            rounds.append(measure_in_new_process(corpus, order))
             if options.lmplz and options.data:
                 (train,) = Path(corpus).glob("*train.txt")
-                theirs.append(lmplz(options.lmplz, train, order))
+                lmplz_rounds.append(lmplz(options.lmplz, train, order))
         median = {key: statistics.median(found[key] for found in rounds) for key in rounds[0]}
         peer = (
-            f"{statistics.median(item['seconds'] for item in theirs):8.2f}"
-            f"{statistics.median(item['mb'] for item in theirs):6.0f}"
-            if theirs
+            f"{statistics.median(item['seconds'] for item in lmplz_rounds):8.2f}"
+            f"{statistics.median(item['mb'] for item in lmplz_rounds):6.0f}"
+            if lmplz_rounds
             else "       -     -"
         )
         published = PUBLISHED.get((name, order), "")

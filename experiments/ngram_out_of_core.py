@@ -1,18 +1,20 @@
-"""A 5-gram of 200 MB of synthetic text, counted by DuckDB and smoothed within 1 GB of memory.
+"""Count a 5-gram of 200 MB of synthetic text by DuckDB, and smooth it, within 1 GB of memory.
 
 Command    python experiments/ngram_out_of_core.py
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    2 (3 beside other work): 45 s counting, 30 s reading into tables, 30 s smoothing
+Minutes    2 (3 on busy cores): 45 s counting, 30 s reading into tables, 30 s smoothing
 Expected   at most 884 MB in memory, 716 MB of it anonymous; 50,001 / 10,460,010 / 24,934,244 /
            34,156,133 / 37,443,376 n-grams of orders 1 to 5
 Published  none
 
-The text is the same in each run: lines of words that follow Zipf's law, most of which depend on
-the one or two words before, so that the number of n-grams grows with their order as in a language.
-It takes 5 GB of disk while it runs. The limit is measured, not enforced: RLIMIT_DATA counts the
-addresses that allocators reserve, far more than they use. A thread looks 20 times a second at what
-the process has in memory, all of it and the anonymous part, which the system cannot take back by
-writing it to a file; the system's own record, the last figure, misses nothing.
+The text is the same in each run. Its words follow Zipf's law, and most words depend on the previous
+word or the two previous words. So the number of n-grams grows with the order as in natural text.
+The run needs 5 GB of disk.
+
+The memory limit is measured, not enforced, because RLIMIT_DATA counts reserved addresses, far more
+than the memory in use. A thread reads the resident memory 20 times a second: all of it, and the
+anonymous part, which the system cannot write back to a file. The last number is the peak that the
+system recorded.
 """
 
 import argparse
@@ -46,13 +48,13 @@ SYLLABLES = [a + b for a in "bcdfghjklmnpqrstvwxz" for b in "aeiou"]
 
 
 def spelled(rank: int) -> str:
-    """A word, shorter the more frequent it is."""
+    """Return the word of a frequency rank. Frequent words are shorter."""
     rest, last = divmod(rank, len(SYLLABLES))
     return (spelled(rest - 1) if rest else "") + SYLLABLES[last]
 
 
 def uniform(*numbers: np.ndarray) -> np.ndarray:
-    """A number of [0, 1) that depends on `numbers` alone, by the mixing of SplitMix64."""
+    """Return hashes of `numbers` in [0, 1), by the mixing function of SplitMix64."""
     mixed = np.zeros(len(numbers[0]), np.uint64)
     for number in numbers:
         mixed += number.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -62,10 +64,11 @@ def uniform(*numbers: np.ndarray) -> np.ndarray:
 
 
 def synthetic_lines(lines_at_a_time: int = 20_000) -> Iterator[str]:
-    """Endless lines of 5 to 36 words.
+    """Yield lines of 5 to 36 words, without end.
 
-    Each word is drawn by Zipf's law: three in ten anew, the others as a follower of the word
-    before, or of the two before, whose followers differ in frequency by Zipf's law again.
+    Each word is drawn by Zipf's law. Of ten words, three do not depend on the previous words. The
+    others depend on the previous word or on the two previous words, whose followers are again drawn
+    by Zipf's law.
     """
     rng = np.random.default_rng(0)
     share = np.cumsum(1 / (np.arange(WORDS) + 2.7))
@@ -89,7 +92,7 @@ def synthetic_lines(lines_at_a_time: int = 20_000) -> Iterator[str]:
 
 
 def write_corpus(path: Path, size: int) -> None:
-    """Writes about `size` bytes of text."""
+    """Write about `size` bytes of text."""
     with open(path, "w", encoding="utf-8") as file:
         for line in synthetic_lines():
             size -= file.write(line)
@@ -98,14 +101,14 @@ def write_corpus(path: Path, size: int) -> None:
 
 
 class Watch(threading.Thread):
-    """The most memory this process has had at once, in bytes."""
+    """A thread that measures the peak memory of this process, in bytes."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.total = self.anonymous = 0
 
     def run(self) -> None:
-        """Looks, for ever."""
+        """Read the memory 20 times a second, without end."""
         while True:
             lines = Path("/proc/self/status").read_text().splitlines()
             kilobytes = {line.split()[0]: line.split()[1] for line in lines if "kB" in line}
@@ -114,14 +117,14 @@ class Watch(threading.Thread):
             time.sleep(0.05)
 
     def so_far(self) -> str:
-        """Both peaks since the last call."""
+        """Return both peaks since the last call as text, and reset them."""
         text = f"peak {self.total / 1e6:5.0f} MB, {self.anonymous / 1e6:5.0f} MB of it anonymous"
         self.total = self.anonymous = 0
         return text
 
 
 def main() -> None:
-    """Writes the text, counts, smooths, and checks that probabilities add up to one."""
+    """Write the text, count, smooth, and print sums of probabilities, which must be 1."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=float, default=200)
     parser.add_argument("--order", type=int, default=5)
@@ -133,42 +136,42 @@ def main() -> None:
     watch.start()
     began = time.perf_counter()
 
-    def tell(what: str) -> None:
+    def report(stage: str) -> None:
         nonlocal began
-        print(f"{what:52} {time.perf_counter() - began:6.1f} s  {watch.so_far()}", flush=True)
+        print(f"{stage:52} {time.perf_counter() - began:6.1f} s  {watch.so_far()}", flush=True)
         began = time.perf_counter()
 
     def engine(query: str, windows: Path, result: Path, share: int) -> None:
         if result.name != "counted-1":
-            tell("  read into tables")
+            report("  read into tables")
         run_duckdb(query, windows, result, share)
-        tell(f"{result.name}: grouped and sorted")
+        report(f"{result.name}: grouped and sorted")
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         path, results, scratch = folder / "corpus.txt", folder / "tables", folder / "scratch"
         write_corpus(path, int(options.megabytes * 1e6))
-        tell(f"corpus of {path.stat().st_size / 1e6:.1f} MB written")
+        report(f"corpus of {path.stat().st_size / 1e6:.1f} MB written")
         source = TextFile(path)
         tokenizer = Words.fit(source.lines(), VocabularyConfig(), add_unk=False)
         ids = Split.encode("train", source, tokenizer, lambda: folder / "encoded").ids
         V, end_id = len(tokenizer.vocabulary), tokenizer.vocabulary.start_id
-        tell(f"{len(ids):,} tokens, {V:,} of them different, read")
+        report(f"{len(ids):,} tokens read, {V:,} words in the vocabulary")
         needed = bytes_needed(len(ids), options.order, V)
-        print(f"in memory it would take up to {needed / 1e9:.2f} GB", flush=True)
-        assert needed > available(memory), "this fits in memory: take more --megabytes"
+        print(f"counting in memory would take up to {needed / 1e9:.2f} GB", flush=True)
+        assert needed > available(memory), "this fits in memory; increase --megabytes"
 
         text = Sequences.lines(ids, end_id, V)
         windows = scratch / "windows"
         write_windows(text, options.order, V, windows / "part-00000.parquet")
-        tell("windows written")
+        report("windows written")
         allocate = in_folders(results, scratch)
         counts = count_windows(windows, options.order, V, memory, scratch, allocate, engine)
-        tell("  read into tables")
+        report("  read into tables")
         SMOOTHINGS["modified-kneser-ney"](counts, allocate, 1.0).tables.save(results)
-        tell("smoothed")
+        report("smoothed")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(f"the most memory until here: {peak / 1e6:.0f} MB of {memory / 1e6:.0f} MB")
+        print(f"peak memory until here: {peak / 1e6:.0f} MB of {memory / 1e6:.0f} MB")
 
         tables = Tables.load(results)
         for order, size in enumerate(tables.sizes, start=1):

@@ -1,12 +1,12 @@
-"""A gigabyte of synthetic text to shards of byte-pair tokens: how fast, and in how much memory.
+"""Prepare a gigabyte of synthetic text as shards of byte-pair tokens; measure speed and memory.
 
 Command    python experiments/prepare_gigabyte.py [megabytes]
 Hardware   two CPU cores
 Minutes    4 (AMD EPYC, Zen 4)
-Expected   every process together within 1.5 GB of memory: 1071 and 1101 MB in two
-           runs; 208 and 211 s in all, 4.8 and 4.7 MB/s
+Expected   all processes together within 1.5 GB of memory (1071 and 1101 MB in two runs), in 208 and
+           211 s, 4.8 and 4.7 MB/s
 
-The text is lines of words drawn by Zipf's law from 200,000 made of syllables, a fixed seed.
+The words are drawn by Zipf's law from 200,000 words of random syllables, with a fixed seed.
 """
 
 import os
@@ -23,13 +23,13 @@ WORDS, PER_BLOCK = 200_000, 200_000
 
 
 def write_text(path: Path, size: int) -> None:
-    """At least `size` bytes of text."""
+    """Write at least `size` bytes of text."""
     random = np.random.default_rng(0)
     syllables = [a + b for a in "bcdfghklmnprstvz" for b in "aeiou"]
     words = np.array(
         ["".join(random.choice(syllables, random.integers(1, 5))) for _ in range(WORDS)]
     )
-    # Zipf's law by inversion: P(rank) about 1 / rank.
+    # Zipf's law by inversion: P(rank) ≈ 1 / rank.
     with open(path, "w", encoding="utf-8") as file:
         while file.tell() < size:
             ranks = np.exp(random.random(PER_BLOCK) * np.log(WORDS)).astype(int) - 1
@@ -38,13 +38,16 @@ def write_text(path: Path, size: int) -> None:
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process and all it started hold, shared pages counted once for each."""
+    """Return the resident memory of a process and its descendants, in bytes.
+
+    A page that several processes share is counted once for each.
+    """
     total, waiting = 0, [pid]
     while waiting:
-        one = waiting.pop()
+        pid = waiting.pop()
         try:
-            status = Path(f"/proc/{one}/status").read_text()
-            waiting += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+            status = Path(f"/proc/{pid}/status").read_text()
+            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         except OSError:
             continue
         found = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")]
@@ -53,7 +56,7 @@ def resident(pid: int) -> int:
 
 
 def main() -> None:
-    """Writes the text, prepares it, and watches."""
+    """Write the text, prepare it, and measure time and memory."""
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as folder:
         text, out = Path(folder) / "text.txt", Path(folder) / "prepared"
@@ -77,8 +80,8 @@ def main() -> None:
         watcher.join()
         seconds = time.perf_counter() - began
         rate = text.stat().st_size / 1e6 / seconds
-        held = f"{peak / 1e6:.0f} MB at most"
-        print(f"{seconds:.0f} s in all, {rate:.1f} MB/s, {held}; exit code {code}")
+        memory = f"peak memory {peak / 1e6:.0f} MB"
+        print(f"{seconds:.0f} s, {rate:.1f} MB/s, {memory}; exit code {code}")
 
 
 if __name__ == "__main__":

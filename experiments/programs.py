@@ -1,18 +1,16 @@
-"""The programs of training, evaluation and generation, compiled for chips that are not here; and
-what a chip can do, as published.
-"""
+"""Compile training, evaluation and generation for TPUs without a TPU; published rates of chips."""
 
 import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# libtpu compiles without a TPU if it is not looked for.
+# libtpu compiles without a TPU if JAX does not look for a TPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-# Several may compile at once: none of them has a TPU.
+# Several processes may compile at once, because none of them uses a TPU.
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
 
 import jax
@@ -33,65 +31,79 @@ GENERATED = 64
 
 
 class Chip(NamedTuple):
-    """bfloat16 products a second; bytes of memory, and those moved a second; bytes a second that
-    it sends to chips near by, and to those of other hosts (near: how many are), one way.
-    """
+    """The published rates of a chip."""
 
     flops: float
+    """bfloat16 FLOP per second."""
     memory: float
+    """Bytes of memory."""
     bandwidth: float
+    """Bytes per second of memory traffic."""
     link: float
+    """Bytes per second to a nearby chip, in one direction."""
     far_link: float
+    """Bytes per second to a chip of another host, in one direction."""
     near: int
+    """Number of chips that are connected by the fast links."""
 
 
 CHIPS = {
-    # docs.cloud.google.com/tpu/docs/v5e and v6e: 400 and 800 GB/s between chips, both ways.
+    # docs.cloud.google.com/tpu/docs/v5e and v6e: 400 and 800 GB/s between chips, both directions.
     "v5e": Chip(197e12, 16e9, 819e9, 200e9, 200e9, 256),
     "v6e": Chip(918e12, 32e9, 1638e9, 400e9, 400e9, 256),
-    # NVIDIA's H100 SXM5: dense; NVLink 900 GB/s both ways among eight; then 400 Gb/s a card.
+    # NVIDIA's H100 SXM5: dense FLOP; NVLink has 900 GB/s in both directions among eight cards;
+    # beyond them a card has 400 Gb/s.
     "h100": Chip(989e12, 80e9, 3350e9, 450e9, 50e9, 8),
 }
 
 
 class Program(NamedTuple):
-    """Of one device. held: bytes, of what it is given and of what it works in; updated: bytes of
-    parameters that Adam goes through, in float32.
-    """
+    """The program of one device, with its cost."""
 
     work: Work
     compiled: Compiled
     held: float
+    """Bytes of memory: arguments, results, temporary arrays and code."""
     updated: float
+    """Bytes of float32 parameters that Adam updates."""
 
     @property
     def traffic(self) -> float:
-        """Bytes read and written: Adam reads p, m, v and g and writes p, m and v."""
+        """Bytes read and written. Adam reads p, m, v and g, and writes p, m and v."""
         return self.work.bytes + 7 * self.updated
 
     @property
-    def told(self) -> float:
-        """Bytes of what devices tell each other, added up or handed out."""
-        return sum(one.bytes * one.times for one in self.compiled.collectives)
+    def communicated(self) -> float:
+        """Bytes of all arrays that collectives sum or gather."""
+        return sum(collective.bytes * collective.times for collective in self.compiled.collectives)
 
     def seconds(self, chip: Chip) -> tuple[float, float]:
-        """Of arithmetic or memory traffic, whichever is longer; and of what devices tell each
-        other, as rings would, one thing after another.
+        """Return the seconds of computation and of communication.
+
+        Computation takes the longer of arithmetic and memory traffic. Collectives are rings, and
+        run one after another.
         """
-        own = max(self.work.flops / chip.flops, self.traffic / chip.bandwidth)
-        return own, sum(
-            told(one.kind, one.bytes, one.devices, chip) * one.times
-            for one in self.compiled.collectives
+        computation = max(self.work.flops / chip.flops, self.traffic / chip.bandwidth)
+        return computation, sum(
+            collective_seconds(each.kind, each.bytes, each.devices, chip) * each.times
+            for each in self.compiled.collectives
         )
 
 
 class DoesNotFitError(Exception):
-    """The compiler found no way to hold the program; the message says what it needs."""
+    """The program does not fit into the memory of the chip; the message names its needs."""
 
 
-def told(kind: str, size: float, devices: int, chip: Chip) -> float:
-    """Seconds of one collective: of n devices, a ring passes on (n - 1) / n of the bytes, to add
-    them up and once more to hand them out.
+def collective_seconds(kind: str, size: float, devices: int, chip: Chip) -> float:
+    """Return the seconds of a collective, as a ring of n devices.
+
+    Each device sends (n - 1) / n of the bytes. An all-reduce does so twice: to sum and to gather.
+
+    Args:
+      kind: kind of the collective, such as "all-reduce".
+      size: bytes of the array.
+      devices: number of devices in the ring.
+      chip: rates of the links.
     """
     rounds = 2 if kind == "all-reduce" else 1
     link = chip.link if devices <= chip.near else chip.far_link
@@ -99,18 +111,18 @@ def told(kind: str, size: float, devices: int, chip: Chip) -> float:
 
 
 def tpu_mesh(topology: str, model: int) -> Mesh:
-    """A mesh of a TPU slice such as v5e:2x4, with so many devices on `model`."""
+    """Return a mesh of a TPU slice such as v5e:2x4, with `model` devices on the axis `model`."""
     from jax.experimental import topologies
 
-    # A host has four chips or more, unless there is but one.
-    alone = {"chips_per_host_bounds": [1, 1, 1]} if topology.endswith(":1x1") else {}
-    devices = topologies.get_topology_desc(topology, "tpu", **alone).devices
+    # A host has four chips or more, except in a slice of a single chip.
+    bounds = {"chips_per_host_bounds": [1, 1, 1]} if topology.endswith(":1x1") else {}
+    devices = topologies.get_topology_desc(topology, "tpu", **bounds).devices
     grid = np.array(devices).reshape(-1, model)
     return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def build(name: str, vocab_size: int, **settings: Any) -> NeuralModel:
-    """A model of MODELS, with those of the settings that it has."""
+    """Return a model of MODELS. Settings that the model does not have are ignored."""
     known = MODELS[name].settings
     fitting = {key: value for key, value in settings.items() if key in known}
     model = make_model(name, fitting, vocab_size, vocab_size - 1)
@@ -119,7 +131,14 @@ def build(name: str, vocab_size: int, **settings: Any) -> NeuralModel:
 
 
 def training_step(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program:
-    """One step of Adam with clipping."""
+    """Compile a step of Adam with clipping.
+
+    Args:
+      model: the model.
+      mesh: devices of the program.
+      batch: number of streams on all devices.
+      time: tokens of a stream in a step.
+    """
     optimizer = make_optimizer(OptimizerConfig(lr=1e-3, clip=5.0), Horizon(1000, 1000))
     state = state_shapes(model, optimizer, batch, mesh)
     tokens = [
@@ -133,12 +152,19 @@ def training_step(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Prog
         function = block_function(model, optimizer, key, "all")
         return keep_sharding(function, model, mesh)(state, block, 1)
 
-    updated = sum(map(_bytes_on_one, jax.tree.leaves(state.params)))
+    updated = sum(map(_bytes_per_device, jax.tree.leaves(state.params)))
     return _program(step, (state, block, key), mesh, updated, donate=0)
 
 
 def evaluation(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program:
-    """The log-probability of a chunk of one stream, as long as the scorer's are."""
+    """Compile the log-probabilities of a chunk of a stream.
+
+    Args:
+      model: the model.
+      mesh: devices of the program.
+      batch: not used: the scorer reads a single stream.
+      time: not used: the chunk is as long as the scorer's chunks.
+    """
     params, _ = _params(model, mesh)
     tokens_BT = jax.ShapeDtypeStruct((1, model.tokens_in_chunk(False)), "int32")
     carry = jax.eval_shape(lambda: model.initial_carry(1))
@@ -150,7 +176,14 @@ def evaluation(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program
 
 
 def generation(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Program:
-    """GENERATED tokens of `batch` streams, after a prompt."""
+    """Compile the generation of GENERATED tokens after a prompt.
+
+    Args:
+      model: the model.
+      mesh: devices of the program.
+      batch: number of streams on all devices.
+      time: tokens of the prompt.
+    """
     params, key = _params(model, mesh)
     prompt_BT = shapes_on_mesh(mesh, jax.ShapeDtypeStruct((batch, time), "int32"), ("batch", None))
 
@@ -169,7 +202,7 @@ def _params(model: NeuralModel, mesh: Mesh) -> tuple[Any, Any]:
     return state_shapes(model, optimizer, mesh.shape["data"], mesh).params, key
 
 
-def _bytes_on_one(shape: Any) -> int:
+def _bytes_per_device(shape: Any) -> int:
     return math.prod(shape.sharding.shard_shape(shape.shape)) * shape.dtype.itemsize
 
 
@@ -195,5 +228,5 @@ def _program(
 
 
 def shown(collectives: Mapping[str, int]) -> str:
-    """Kinds and numbers, in words."""
+    """Return numbers and kinds of collectives as text."""
     return ", ".join(f"{count} {kind}" for kind, count in collectives.items()) or "none"

@@ -1,4 +1,4 @@
-"""An LSTM that learns PTB in an hour; what a cache and dynamic evaluation add; KN5 and both mixed.
+"""Train an LSTM on PTB in an hour; evaluate it with a cache, dynamically, and mixed with KN5.
 
 Command    python experiments/ptb_hour.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX2)
@@ -7,9 +7,9 @@ Expected   test: LSTM 81.76; with a cache, dynamic evaluation and a temperature 
            KN5 (141.19) and a unigram cache 73.65
 Published  none
 
-How many epochs an hour has is the machine's affair (24.7 of them here), and the figures with it. On
-two cores with bfloat16 units `--recipe ptb-1h-bfloat16` in the place of ptb-1h-cpu had 29.6 epochs
-in 55 minutes: 76.96, then 67.58, and 70.19.
+The number of epochs in an hour, and so the perplexities, depend on the machine (24.7 epochs here).
+On two cores with bfloat16 units, `--recipe ptb-1h-bfloat16` in place of ptb-1h-cpu had 29.6 epochs
+in 55 minutes. Its perplexities are 76.96, 67.58 and 70.19.
 """
 
 from commands import run

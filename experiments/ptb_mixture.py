@@ -1,13 +1,13 @@
-"""The 2003 experiment on PTB: NPLM alone, Kneser-Ney alone, and both; then a unigram cache too.
+"""Mix NPLM and Kneser-Ney on PTB, as Bengio et al. 2003 did; then add a unigram cache.
 
 Command    python experiments/ptb_mixture.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    70, of which the NPLM's training (experiments/ptb_nplm.py) is all but one
+Minutes    70: 69 for the NPLM's training (experiments/ptb_nplm.py), 1 for the rest
 Expected   test: KN5 141.19, NPLM 133.42, both 114.10 (0.5/0.5: 114.46); KN5
            with a cache 125.17; all three 104.67
 Published  KN5 141.2, NPLM 140.2, both 116.7; KN5 with a cache 125.7 (Mikolov 2011)
 
-The cache's half-life is the best of 50, 80 and 120 words on the validation split.
+The half-life of the cache, 80 words, is the best of 50, 80 and 120 on the validation split.
 """
 
 from commands import run

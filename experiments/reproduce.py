@@ -1,14 +1,14 @@
-"""A recipe from beginning to end: trained, measured once, compared, and written into the table.
+"""Train a recipe, measure it, compare it with its expected range, and write its row in the table.
 
 Command    python experiments/reproduce.py NAME [--data FOLDER] [--seed 0] [--out runs/NAME]
            [--max-minutes M]
-Hardware   any; what it ran on goes into the table
-Minutes    as the table in experiments/README.md says
-Expected   the recipe's own range (`jaxlm.RECIPES[NAME]["expected"]`)
-Published  the recipe's own figures
+Hardware   any; the table names it
+Minutes    see the table in experiments/README.md
+Expected   the recipe's range (`jaxlm.RECIPES[NAME]["expected"]`)
+Published  the recipe's published numbers
 
-Training that was cut off goes on where it was. The row goes into experiments/recipes.json, from
-which the table in experiments/README.md is drawn again.
+Interrupted training is resumed. The row is written into experiments/recipes.json, and the table in
+experiments/README.md is then generated from that file.
 """
 
 import argparse
@@ -31,8 +31,16 @@ BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 
 
 def train(name: str, out: Path, seed: int, data: Path | None, budget: float | None) -> list[str]:
-    """Runs the recipe's command, or goes on with it; returns the command as one types it. `budget`:
-    minutes, if not the recipe's own.
+    """Run the recipe's command, or resume it.
+
+    Args:
+      name: name of the recipe.
+      out: folder of the run.
+      seed: seed of the run.
+      data: folder that holds the corpora; None to fetch the recipe's corpus.
+      budget: minutes of training; None for the recipe's setting.
+    Returns:
+      The words of the command, as typed in a shell.
     """
     command = ["-m", "jaxlm.train", "--recipe", name, "--seed", str(seed)]
     if budget is not None:
@@ -48,7 +56,7 @@ def train(name: str, out: Path, seed: int, data: Path | None, budget: float | No
 
 
 def minutes(out: Path) -> float:
-    """Wall-clock minutes of all sessions of a run: its times begin again in each."""
+    """Return the wall-clock minutes of all sessions of a run. Times start at 0 in each session."""
     total = before = 0.0
     for line in (out / "timing.jsonl").read_text().splitlines():
         seconds = json.loads(line)["seconds"]
@@ -58,26 +66,26 @@ def minutes(out: Path) -> float:
 
 
 def hardware() -> str:
-    """What this ran on, in words."""
+    """Describe the machine: the GPU, or number and kind of CPU cores."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
     model, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.is_file():
-        said = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        said = {field.strip(): value.strip() for field, value in said.items()}
-        # One name is given to machines of very different speed: their vectors tell them apart.
+        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        fields = {field.strip(): value.strip() for field, value in fields.items()}
+        # CPUs of the same name differ in speed, so the widest vector unit is named too.
         vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
-        widest = [vectors[one] for one in vectors if one in said.get("flags", "").split()]
-        model = " with ".join([said.get("model name", model), *widest[:1]])
+        widest = [vectors[flag] for flag in vectors if flag in fields.get("flags", "").split()]
+        model = " with ".join([fields.get("model name", model), *widest[:1]])
     return f"{len(os.sched_getaffinity(0))} cores, {model}"
 
 
 def verdict(name: str, found: dict[str, float]) -> str:
-    """Whether what was found lies where the recipe expects it."""
+    """Compare the perplexities, by split, with the recipe's expected range; return a sentence."""
     expected = jaxlm.RECIPES[name]["expected"]
     if not expected:
-        return "no range is expected yet: this is a first run"
+        return "the recipe has no expected range yet"
     parts = []
     for split, (least, most) in expected.items():
         inside = least <= found[split] <= most
@@ -88,12 +96,13 @@ def verdict(name: str, found: dict[str, float]) -> str:
 
 
 def table(rows: dict[str, Any]) -> str:
-    """The results as Markdown: every recipe, also those that have not been run."""
+    """Return a Markdown table of all recipes, with results if they were run."""
 
     def cell(figures: dict[str, float]) -> str:
         if "train" in figures:
             return f"{figures['train']:.2f} (train)"
-        shown = [f"{figures[one]:.2f}" if one in figures else "-" for one in ("valid", "test")]
+        splits = ("valid", "test")
+        shown = [f"{figures[split]:.2f}" if split in figures else "-" for split in splits]
         return " / ".join(shown) if figures else "-"
 
     lines = [
@@ -107,7 +116,7 @@ def table(rows: dict[str, Any]) -> str:
             continue
         runs = list(row["seeds"].values())
         names = runs[0].keys()
-        mean = {name: sum(one[name] for one in runs) / len(runs) for name in names}
+        mean = {name: sum(run[name] for run in runs) / len(runs) for name in names}
         cells = [
             f"`{name}`",
             published,
@@ -122,7 +131,7 @@ def table(rows: dict[str, Any]) -> str:
 
 
 def write(rows: dict[str, Any]) -> None:
-    """Keeps the rows, and draws the table again."""
+    """Save the rows, and generate the table in experiments/README.md."""
     ROWS.write_text(json.dumps(rows, indent=1) + "\n")
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
@@ -131,13 +140,13 @@ def write(rows: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Trains, measures, compares, writes."""
+    """Train a recipe, measure it, compare, and write the row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=list(jaxlm.RECIPES))
-    parser.add_argument("--data", type=Path, help="folder that holds the corpora, by name")
+    parser.add_argument("--data", type=Path, help="folder that holds the corpora")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--max-minutes", type=float, help="a budget other than the recipe's")
+    parser.add_argument("--max-minutes", type=float, help="in place of the recipe's budget")
     options = parser.parse_args()
     out = options.out or Path("runs") / f"{options.name}-{options.seed}"
     typed = train(options.name, out, options.seed, options.data, options.max_minutes)

@@ -1,8 +1,8 @@
-"""Tiny Shakespeare by character.
+"""Train a character LSTM on tiny Shakespeare.
 
 Command    python experiments/shakespeare_chars.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
-Minutes    7, beside the tests
+Minutes    7, with tests running on the cores
 Expected   valid 1.739 nats a character
 Published  1.55 nats a character (minLSTM, Feng 2024)
 """

@@ -1,14 +1,13 @@
-"""Every model's training step, evaluation and generation, compiled for TPUs by the compiler that
-TPUs use, on a machine that has none.
+"""Compile every model's training step, evaluation and generation for TPUs, without a TPU.
 
 Command    pip install "jax[tpu]" && python experiments/tpu_check.py
 Hardware   a CPU
 Minutes    5
-Expected   a table, tpu_check.md, and exit code 0: every program fits, and none has a collective
-           inside of a loop over time
+Expected   a table, tpu_check.md, and exit code 0: every program fits into memory, and none has a
+           collective inside a loop over time
 
-The time is an estimate: the longer of arithmetic and memory traffic at the published rates, and
-then what chips tell each other. The cycles are the compiler's own estimate.
+The times are estimates. Computation takes the longer of arithmetic and memory traffic at the
+published rates, and communication follows. The cycles are the compiler's estimate.
 """
 
 import argparse
@@ -28,7 +27,7 @@ NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gr
 
 
 def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
-    """The row of a program, and what is wrong with it."""
+    """Compile a program; return its row of the table, and the errors that were found."""
     chip = programs.CHIPS[topology.split(":")[0]]
     mesh = programs.tpu_mesh(topology, TOPOLOGIES[topology])
     model = programs.build(name, VOCABULARY, dtype="bfloat16", **SETTINGS)
@@ -38,27 +37,27 @@ def check(topology: str, name: str, task: str) -> tuple[str, list[str]]:
     except programs.DoesNotFitError as error:
         return f"| {topology} | {name} | {task} | does not fit | | | | | | |", [str(error)]
     compiled = program.compiled
-    in_time = [one for one in compiled.collectives if one.in_time_loop]
+    in_time = [each for each in compiled.collectives if each.in_time_loop]
     wrong = []
     if program.held > chip.memory:
         wrong.append(f"needs {program.held / 1e9:.1f} GB of {chip.memory / 1e9:.0f}")
     cell = getattr(model, "cell", None)
     if cell and cell.recurrent and not compiled.time_loops:
-        wrong.append("no loop over time was found, to be looked into")
+        wrong.append("no loop over time was found")
     if in_time:
         wrong.append(f"{len(in_time)} collectives in a loop over time: {in_time[0].name}")
-    counts = Counter(one.kind for one in compiled.collectives)
-    own, told = program.seconds(chip)
+    counts = Counter(each.kind for each in compiled.collectives)
+    computation, communication = program.seconds(chip)
     row = (
         f"| {topology} | {name} | {task} | {program.held / 1e6:,.0f} | "
-        f"{program.work.flops / 1e9:,.1f} | {1e3 * own:.2f} | {1e3 * told:.2f} | "
+        f"{program.work.flops / 1e9:,.1f} | {1e3 * computation:.2f} | {1e3 * communication:.2f} | "
         f"{compiled.cycles / 1e6:.2f} | {compiled.time_loops} | {programs.shown(counts)} |"
     )
     return row, wrong
 
 
 def main() -> int:
-    """Checks all that is asked for, and writes the page."""
+    """Check all programs that the flags name, and write the page if `--out` is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--topologies", nargs="+", choices=list(TOPOLOGIES), default=list(TOPOLOGIES)
@@ -67,14 +66,15 @@ def main() -> int:
     parser.add_argument(
         "--tasks", nargs="+", choices=list(programs.TASKS), default=list(programs.TASKS)
     )
-    parser.add_argument("--out", type=Path, help="where the table goes (none: it is printed alone)")
+    parser.add_argument("--out", type=Path, help="file of the table (default: only print it)")
     options = parser.parse_args()
     lines = [
-        f"Programs of one device, compiled for TPUs that are not here: {VOCABULARY:,} words, two "
-        f"layers of {SETTINGS['hidden_size']} units, bfloat16, {STREAMS} streams of {TIME} words a "
-        "device on `data`, the vocabulary over two on `model` (`python experiments/tpu_check.py`).",
+        "Programs of one device, compiled for TPUs on a machine without a TPU "
+        f"(`python experiments/tpu_check.py`): {VOCABULARY:,} words, two layers of "
+        f"{SETTINGS['hidden_size']} units, bfloat16. Each device on `data` has {STREAMS} streams "
+        f"of {TIME} words. The vocabulary is sharded over two devices on `model`.",
         "",
-        "| slice | model | program | MB held | GFLOP | ms, own | ms, told | Mcycles | "
+        "| slice | model | program | MB held | GFLOP | ms computing | ms communicating | Mcycles | "
         "loops over time | collectives |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -86,7 +86,7 @@ def main() -> int:
                 row, wrong = check(topology, name, task)
                 print(row, flush=True)
                 lines.append(row)
-                failures += [f"{topology} {name} {task}: {what}" for what in wrong]
+                failures += [f"{topology} {name} {task}: {error}" for error in wrong]
     if options.out:
         options.out.write_text("\n".join([*lines, ""]))
     print("\n".join(failures), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""LSTM 2x200 on WikiText-2, tied, one epoch.
+"""Train an LSTM 2x200 with tied embeddings on WikiText-2 for one epoch.
 
 Command    python experiments/wikitext2_lstm.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)

@@ -1,5 +1,6 @@
-"""Every model in MODELS, in every variant of its wiring, small and with parameters: what the laws
-are held against. A new model or cell is covered by its line in the table.
+"""Small models with parameters, for the laws: every model in MODELS, in each variant of its wiring.
+
+A new model or cell is covered as soon as it is registered in MODELS.
 """
 
 import functools
@@ -58,8 +59,8 @@ VARIANTS = {
     "unigram": {"order": 1},
     "bigram": {"order": 2},
 } | {smoothing: {"smoothing": smoothing} for smoothing in SMOOTHINGS}
-# Models that a variant is tried with, if not with all. Output layers are the same modules in every
-# model, so each is tried with one model: with nplm, if it is not listed.
+# Models that are tested in a variant, if not all models. The output layer is the same module in
+# every model, so a variant of it is tested with a single model: nplm, if the variant is not listed.
 ONLY = {
     "tied two layers": ("lstm",),
     "low rank, uncapped": ("mogrifier",),
@@ -70,7 +71,7 @@ ONLY = {
     "tied, projected": ("nplm",),
     "stack": ("gru",),
     "regularised": ("lstm",),
-    # The layer's own arithmetic, whatever the cell.
+    # bfloat16 arithmetic belongs to the layer, and is the same for every cell.
     "bfloat16": ("nplm", "modern-nplm", "transformer", "lstm", "mingru", "mogrifier"),
 }
 SIZES = {
@@ -85,19 +86,23 @@ SIZES = {
 
 
 def cases(trained_by=("gradient", "counting"), exact=False, outputs=True):
-    """Parameters (name, options) of a test; with `exact`, without reduced precision; without
-    `outputs`, of a law about time: variants of the output layer are left out.
+    """Yield the parameters (name, options) of a test.
+
+    Args:
+      trained_by: include models that are trained by these methods.
+      exact: leave out variants of reduced precision.
+      outputs: include variants of the output layer; False for laws about time.
     """
     for name, entry in MODELS.items():
-        known = set(entry.settings)
+        settings = set(entry.settings)
         for variant, options in VARIANTS.items():
-            fits = entry.kind.trained_by in trained_by and set(options) <= known
+            fits = entry.kind.trained_by in trained_by and set(options) <= settings
             is_output = "softmax" in options
             fits &= name in ONLY.get(variant, ("nplm",) if is_output else (name,))
             fits &= outputs or not is_output
             if fits and not (exact and "dtype" in options):
                 case = f"{name}-{variant}"
-                # One worker for a case: its tests share what is compiled.
+                # A single worker runs all tests of a case, because they share compiled programs.
                 marks = [pytest.mark.xdist_group(case)]
                 if variant != "plain" and entry.kind.trained_by == "gradient":
                     marks.append(pytest.mark.full)
@@ -108,37 +113,38 @@ NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gr
 
 
 def build(name, options, **more):
-    """The model and parameters that are not special in any way."""
+    """Return a model and parameters: random parameters, or tables of counts."""
     return _build_once(name, tuple((options | more).items()))
 
 
 @functools.cache
 def _build_once(name, options):
-    known = MODELS[name].settings
-    sizes = {size: value for size, value in SIZES.items() if size in known}
+    settings = MODELS[name].settings
+    sizes = {size: value for size, value in SIZES.items() if size in settings}
     model = make_model(name, sizes | dict(options), V, START)
     return model, PARAMETERS[model.trained_by](model)
 
 
-def _drawn(model):
-    """Drawn by NumPy: the initialisers are much to compile, and have tests of their own. No bias is
-    zero and no scale is one, so that a wrong path shows.
+def _random_params(model):
+    """Draw parameters by NumPy, because the initialisers take long to compile.
+
+    No bias is 0 and no scale is 1, so a missing bias or scale changes the result.
     """
     shapes = jax.eval_shape(lambda key: model.init(key, tokens()), jax.random.key(0))["params"]
     generator = np.random.default_rng(3)
     return jax.tree.map(lambda a: jnp.float32(generator.normal(0, 0.5, a.shape)), shapes)
 
 
-def _counted(model):
+def _counted_tables(model):
     ids = np.random.default_rng(2).integers(0, V, 400)
-    # A blank line, and a repeated stretch, so that long n-grams are met again.
+    # Add a blank line, and repeat the first 150 tokens, so that long n-grams occur twice.
     ids = np.concatenate([ids, [START, START], ids[:150]])
     text = Sequences.stream(ids, START) if model.stream else Sequences.lines(ids, START, V)
     counts = count_ngrams(text, model.order, V)
     return SMOOTHINGS[model.smoothing](counts, add_k=0.1).tables
 
 
-PARAMETERS = {"gradient": _drawn, "counting": _counted}
+PARAMETERS = {"gradient": _random_params, "counting": _counted_tables}
 
 
 def tokens(batch=B, time=T, seed=0):

@@ -1,13 +1,13 @@
-"""Run many `python` commands quickly: one process imports jaxlm, and forks itself per command.
+"""Run many `python` commands quickly: a server imports jaxlm, and forks for each command.
 
 Importing JAX and jaxlm takes more than a second, and the pages of docs/ have dozens of commands.
 `CommandServer` starts a process that imports the library once. It also writes a program named
 `python` into a folder; a shell with this folder first on its PATH sends each `python` command to
-the server. A forked child runs the command with the shell's own standard input, output, folder and
+the server. A forked child runs the command with the shell's standard input, output, folder and
 environment, and the program returns the child's exit code.
 
-The server imports, but never computes: no JAX backend exists when it forks, so that each command
-starts its own, as in a fresh process.
+The server only imports; it does not compute. So no JAX backend exists when it forks, and each
+command starts its own backend, as a new process does.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
 server.sendall(request)
 sys.exit(int(server.makefile().read() or 70))
 """
-# JAX reads these variables when it is imported: commands that change them get their own process.
+# JAX reads these variables on import, so a command that changes them runs in a new process.
 READ_ON_IMPORT = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
 
 # Libraries that jaxlm imports when it first needs them.
@@ -42,7 +42,7 @@ LIBRARIES = ("orbax.checkpoint", "rich.progress", "rich.table", "tyro")
 
 
 class CommandServer:
-    """A server process, and a folder with a program `python` that asks it; a context manager.
+    """A context manager: a server process, and a folder with a program `python` that calls it.
 
     Args:
       folder: an empty folder for the program and the socket.
@@ -65,7 +65,7 @@ class CommandServer:
         self._process = subprocess.Popen(
             [sys.executable, __file__, address], env=self._environment, stdout=subprocess.PIPE
         )
-        # One line says that the imports are done and the socket listens.
+        # The server prints a line when the imports are done and the socket listens.
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             raise RuntimeError("the command server could not start")
@@ -89,7 +89,7 @@ def serve(address: str) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     for entry in jaxlm.MODELS.values():
-        # The help texts of settings are read from the source, once a process.
+        # This reads the help texts of settings from the source, once per process.
         assert entry.settings
 
     with socket.socket(socket.AF_UNIX) as server:
@@ -106,7 +106,7 @@ def serve(address: str) -> None:
 
 
 def _answer(request: socket.socket) -> None:
-    """Run one command in a child of this process, and send its exit code; never returns."""
+    """Run a command in a child process, send its exit code, and end this process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(request, 8, 3)
     with request.makefile("rb") as file:
@@ -120,7 +120,7 @@ def _answer(request: socket.socket) -> None:
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        # sys.stdin was opened before the fork: a new object reads the new stream from its start.
+        # sys.stdin was opened before the fork. A new object reads the new stream from its start.
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
         os._exit(_run(argv))
     _, status = os.waitpid(child, 0)

@@ -1,14 +1,13 @@
-"""A compilation cache for each worker of a session, the processes that its tests start included.
+"""Settings of the test session: compilation, property tests, the two tiers, the order of tests.
 
-Many tests compile the same program. The cache is a new, empty folder each time, so it can hide
-nothing between two sessions. Property tests draw the same examples every time, so that a run of the
-tests says something of the code and not of the day; `pytest --hypothesis-profile default` draws
-others.
-
-Programs are compiled with little optimisation of the machine code, and with XLA's older code
-generator, here and in the processes that tests start. What XLA makes of a program is the same, and
-compiling takes less than half the time. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles programs
-as users do; CI runs the laws and the oracles so on one of its stacks.
+- Each worker has a compilation cache, because many tests compile the same program. Processes that
+  tests start share it. The cache is a new folder in each session, so no session depends on another.
+- Property tests draw the same examples in every session. `pytest --hypothesis-profile default`
+  draws other examples.
+- Programs are compiled with little optimisation of the machine code, and with XLA's older code
+  generator. XLA's own optimisations are the same, and compilation takes less than half the time.
+  `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles programs as users do. CI runs the laws and the
+  oracles with full optimisation in one of its environments.
 """
 
 import contextlib
@@ -28,8 +27,9 @@ settings.load_profile("same every time")
 
 
 def use_flags_if_known(flags):
-    """Set XLA_FLAGS, here and for processes started later. XLA ends a process for an unknown flag,
-    so a process of its own tries them.
+    """Set XLA_FLAGS, for this process and for processes that it starts later.
+
+    XLA ends the process if it does not know a flag, so a separate process tries the flags first.
     """
     environment = os.environ | {"XLA_FLAGS": flags}
     start = [sys.executable, "-c", "import jax; jax.devices()"]
@@ -37,8 +37,8 @@ def use_flags_if_known(flags):
         os.environ["XLA_FLAGS"] = flags
 
 
-# On import, before a conftest of a folder below imports JAX, which reads the environment then.
-# Workers of pytest-xdist inherit it; only the process that starts them makes the folder.
+# These lines run on import, because a conftest.py in a subfolder imports JAX, and JAX then reads
+# the environment. Only the main process makes the folder; workers of pytest-xdist inherit it.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxlm-compiled-")
@@ -48,8 +48,8 @@ if WORKER is None:
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and "XLA_FLAGS" not in os.environ:
         use_flags_if_known("--xla_cpu_use_fusion_emitters=false")
 else:
-    # One of its own: JAX's cache is not written aside, so one worker could read what another has
-    # half written.
+    # Each worker has its own folder. JAX does not write cache files atomically, so in a shared
+    # folder a worker could read a file that another worker has half written.
     os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{WORKER}"
 
 
@@ -61,8 +61,9 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def float32_products():
-    """What is called without a model's own precision, as a model's `apply` may be, is compared in
-    float32 also where JAX's default is less: TF32 on a GPU, bfloat16 on a TPU.
+    """Compute products in float32 where a test calls `apply` outside of a model's own precision.
+
+    JAX's default is TF32 on a GPU, and bfloat16 on a TPU.
     """
     import jax
 
@@ -74,13 +75,13 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the tests marked full")
 
 
-# A worker of more than this many bytes forgets its compiled programs; it finds them again in the
-# session's compilation cache.
+# A worker that holds more than this many bytes frees its compiled programs, and later reads them
+# from the session's compilation cache.
 MOST_BYTES = 1_200_000_000
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process; 0 where the system does not say."""
+    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -97,10 +98,10 @@ def pytest_runtest_teardown(item, nextitem):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-# Long tests come first: as the last, one would keep a worker while the other is idle.
+# Long tests run first. A long test at the end would keep a worker busy while the other is idle.
 LONG = ("test_docs.py", "test_signals.py", "test_disk_full.py", "test_external.py")
-# Files whose tests compile the same programs: one worker for all of a file's tests.
-TOGETHER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "test_step.py")
+# The tests of each of these files compile the same programs, so a single worker runs a whole file.
+ONE_WORKER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "test_step.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -111,12 +112,12 @@ def pytest_collection_modifyitems(config, items):
             parameters = item.callspec.id
             if not {parameters, *parameters.split("-")} & set(quick.args):
                 item.add_marker(pytest.mark.full)
-    # The quick tier, unless --full or an expression of one's own (-m) asks for more.
+    # Only the quick tier runs, unless --full or -m is given.
     if not (config.option.full or config.option.markexpr):
         left_out = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("full")]
     for item in items:
-        if item.path.name in TOGETHER:
+        if item.path.name in ONE_WORKER:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
     items.sort(key=lambda item: item.path.name not in LONG)

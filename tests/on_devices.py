@@ -1,10 +1,10 @@
-"""Run by test_sharding.py in a process of its own: models trained on one device and on meshes.
+"""Train models on one device and on meshes, and print the differences, for test_sharding.py.
 
     python tests/on_devices.py '[["cpu", "lstm", "regularised", ["data=2", "data=4,model=2"]]]'
 
-prints a line of JSON for each mesh of each case: the case with the mesh, and [largest relative
-difference of a loss, of a parameter]. On the meshes a model is compiled as for the machine that is
-named first.
+prints a line of JSON for each mesh of each case: the case with the mesh, and the largest relative
+differences of a loss and of a parameter. On a mesh, the model is compiled with the choices for the
+platform that the case names first.
 """
 
 import json
@@ -30,13 +30,13 @@ V, B, T, STEPS = 16, 8, 5, 20
 
 
 def trained(model, mesh):
-    """The state after 20 steps, on the host, and the loss of each."""
-    # Small steps: at larger ones training itself makes more of a rounding error in every step (ten
-    # times as much at 0.02, in the models with layer norms). Not Adam's, whose steps are as large
-    # where a gradient is nothing but such errors.
+    """Train for 20 steps. Return the state, on the host, and the loss of each step."""
+    # The rate is small, because training amplifies rounding errors at a higher rate: ten times as
+    # much at 0.02, in models with layer norms. The optimizer is not Adam, whose steps are just as
+    # large if a gradient consists of rounding errors.
     config = OptimizerConfig(optimizer="momentum", lr=0.004, clip=1.0, weight_decay=0.01)
     optimizer = make_optimizer(config, Horizon(10, 10))
-    # The same batch in every step, so that there is something to learn.
+    # Every step has the same batch, so that the model can learn it.
     drawn = np.random.default_rng(0).integers(0, V, (2, 1, B, T)).astype(np.int32)
     drawn = np.repeat(drawn, STEPS, axis=1)
     ones = np.ones(STEPS, np.float32)
@@ -51,22 +51,22 @@ def trained(model, mesh):
 
 
 def compare(machine, name, variant, meshes):
-    known = MODELS[name].settings
-    sizes = {size: value for size, value in SIZES.items() if size in known}
+    settings = MODELS[name].settings
+    sizes = {size: value for size, value in SIZES.items() if size in settings}
     model = make_model(name, sizes | VARIANTS[variant], V, V - 1)
     expected, losses = trained(model, None)
-    # The same batch and carry, but other parameters.
+    # Steps 0 and 10 have the same batch and carry, so the loss differs only by training.
     assert abs(losses[10] - losses[0]) > 1e-3 * losses[0]
     for mesh in meshes:
         with compiling_for(machine):
-            state, other = trained(model, make_mesh(parse_mesh(mesh)))
-        apart = jax.tree.map(
+            state, sharded_losses = trained(model, make_mesh(parse_mesh(mesh)))
+        differences = jax.tree.map(
             lambda a, b: float(np.max(np.abs(a - b)) / np.max(np.abs(b))),
             (state.params, state.opt_state[1:3]),
             (expected.params, expected.opt_state[1:3]),
         )
-        largest = max(jax.tree.leaves(apart))
-        loss = float(np.max(np.abs(other - losses) / losses))
+        largest = max(jax.tree.leaves(differences))
+        loss = float(np.max(np.abs(sharded_losses - losses) / losses))
         print(json.dumps([[machine, name, variant, mesh], [loss, largest]]), flush=True)
 
 

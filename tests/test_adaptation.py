@@ -45,7 +45,7 @@ def dropout_run(folder):
     return train(folder, dropout=0.3)
 
 
-def model_log_probs(run, split, temperature):
+def log_probs_by_definition(run, split, temperature):
     """Return log softmax(y / τ) of every token, the states and the ids of a split."""
     ids = open_split(run, split=split).ids
     inputs = np.concatenate([[run.model.start_id], ids[:-1]])[None].astype(np.int32)
@@ -65,10 +65,10 @@ def test_the_default_adaptation_gives_the_plain_perplexity(run):
 
 @pytest.mark.quick_for("7")
 @pytest.mark.parametrize("chunk", [7, 256])
-def test_temperature_and_cache_follow_the_definition(run, monkeypatch, chunk):
+def test_temperature_and_cache_equal_the_definition(run, monkeypatch, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
     monkeypatch.setattr(tuning, "CHUNK", chunk)
-    log_probs, hidden, ids = model_log_probs(run, "test", 0.8)
+    log_probs, hidden, ids = log_probs_by_definition(run, "test", 0.8)
     expected = np.exp(log_probs)
     for t in range(1, len(ids)):
         first = max(0, t - 9)
@@ -81,8 +81,8 @@ def test_temperature_and_cache_follow_the_definition(run, monkeypatch, chunk):
     assert "temperature 0.8; cache of the last 9 states, flatness 0.7, share 0.25" in found.protocol
 
 
-def test_the_rule_sgd_follows_the_definition(run):
-    """Each segment is scored, then the parameters take a step and decay to the trained ones."""
+def test_the_rule_sgd_equals_the_definition(run):
+    """A segment is scored; then the parameters take a step and decay to the trained parameters."""
     ids = open_split(run, split="test").ids.astype(np.int32)
     inputs = np.concatenate([[run.model.start_id], ids[:-1]]).astype(np.int32)
     params, carry, nlls = run.params, None, []
@@ -111,8 +111,8 @@ def test_the_rule_sgd_follows_the_definition(run):
 
 
 @pytest.mark.full
-def test_the_root_mean_square_of_training_gradients(run):
-    """With one row and one segment, √MS is the absolute value of the gradient."""
+def test_the_root_mean_square_of_training_gradients_equals_the_definition(run):
+    """The root mean square over a single segment is the absolute value of its gradient."""
     ids = open_split(run, split="train").ids[:8].astype(np.int32)
 
     def nll(params):
@@ -126,8 +126,8 @@ def test_the_root_mean_square_of_training_gradients(run):
     assert_allclose(mean, np.mean(means), rtol=1e-4)
 
 
-def test_a_training_text_without_a_whole_segment_is_refused(run):
-    """The mean of no gradients would be 0, and the step 0 / 0."""
+def test_a_training_text_without_a_whole_segment_is_an_error(run):
+    """Without a whole segment there is no gradient, and the step would be 0 / 0."""
     steps = len(open_split(run, split="train"))
     settings = {"dynamic": "rms", "dynamic_lr": 1e-3, "dynamic_decay": 0.02}
     with pytest.raises(SettingError, match=rf"`dynamic_steps` {steps}: rms needs a training text"):
@@ -163,7 +163,7 @@ def test_the_training_gradients_are_computed_once(run, monkeypatch):
 
 @pytest.mark.full
 def test_probabilities_are_averaged_over_dropout_masks(dropout_run):
-    """The segment is the whole text, so each of the two networks has one mask in one pass."""
+    """The segment is the whole text, so each of the two networks has a single mask."""
     ids = open_split(dropout_run, split="test").ids[:50].astype(np.int32)
     inputs = np.concatenate([[dropout_run.model.start_id], ids[:-1]]).astype(np.int32)
     hidden, _ = dropout_run.model.apply(
@@ -198,7 +198,7 @@ def test_dropout_masks_depend_only_on_the_seed(dropout_run):
 
 
 @pytest.mark.full
-def test_a_mixture_of_adapted_runs(run, dropout_run, folder):
+def test_mixtures_adapt_their_neural_runs(run, dropout_run, folder):
     text = jaxlm.read_corpus(str(folder))
     bigram = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
     adaptation = Adaptation(cache=40, temperature=None)
@@ -246,7 +246,7 @@ def test_settings_are_tuned_on_the_validation_split(run):
         ({"seed": 1}, "`seed` 1: has no effect without `samples`"),
     ],
 )
-def test_impossible_settings(run, settings, message):
+def test_bad_settings_are_errors(run, settings, message):
     with pytest.raises(UserError, match=message):
         adapted(run, Adaptation(**settings))
 
@@ -278,7 +278,7 @@ def test_only_open_settings_are_tuned(run, monkeypatch):
 
 
 @pytest.mark.full
-def test_runs_that_cannot_adapt(folder, tmp_path):
+def test_runs_that_cannot_adapt_are_errors(folder, tmp_path):
     text = jaxlm.read_corpus(str(folder))
     bigram = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
     with pytest.raises(UserError, match="neural models that read one stream"):

@@ -1,18 +1,18 @@
 """Every example of README.md and docs/ runs; names, paths, links and flags on the pages exist.
 
-What the fences of a page mean:
+The languages of fenced blocks on a page:
 
-    bash                  run by the page's shell, in order
-    python                run as a program of its own, in order with the shell's commands; after the
-                          comment <!-- continues --> it goes on with the block before it
+    bash                  commands, run in order
+    python                a program, run in order with the commands; after the comment
+                          <!-- continues --> it continues the program of the previous block
     python title="F.py"   written to the file F.py
-    text                  output of the blocks before it: each line must have been printed, with
-                          decimal numbers that differ by 5% at most, up to "..."
-    sh                    not run, as the comment <!-- not run: WHY --> before it says; its flags
-                          must be flags of the command
+    text                  output of the previous blocks: each line must be printed; decimal numbers
+                          may differ by 5%; "..." stands for the rest of a line
+    sh                    not run; the comment <!-- not run: WHY --> before it has the reason; its
+                          flags must be flags of the command
 
-All pages run in one folder. A page whose examples need the runs of other pages says so by the
-comment <!-- after: PAGE.md --> at its top.
+All pages run in the same folder. A page whose examples need runs of another page has the comment
+<!-- after: PAGE.md --> at its top.
 """
 
 import ast
@@ -44,13 +44,13 @@ FENCE = re.compile(
 )
 NUMBER = re.compile(r"\d+\.\d+(?:e-?\d+)?")
 
-# One worker for all pages: they share a folder and a server.
+# A single worker runs all pages, because they share a folder and a server.
 pytestmark = pytest.mark.xdist_group("docs")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: its language, the options after it, its code, and the comment before it."""
+    """A fenced block: language, options after the language, code, and the comment before it."""
 
     language: str
     options: str
@@ -75,7 +75,7 @@ def blocks(page):
     return found
 
 
-def of(page, language):
+def blocks_in(page, language):
     return [block for block in blocks(page) if block.language == language]
 
 
@@ -83,7 +83,7 @@ def here(path):
     return str(path.relative_to(ROOT))
 
 
-# The examples of README.md are in the quick tier, those of the manual in the full tier.
+# The examples of README.md are in the quick tier, and the examples of docs/ in the full tier.
 every_page = pytest.mark.parametrize(
     "page",
     [
@@ -95,7 +95,7 @@ every_text = pytest.mark.parametrize("page", TEXTS, ids=here)
 
 
 def script(page):
-    """The shell program of a page."""
+    """Return the shell program of a page."""
     parts = ["set -euo pipefail"]
     for block in blocks(page):
         title = re.search(r'title="([^"]+)"', block.options)
@@ -112,7 +112,7 @@ def script(page):
 
 
 class Shell:
-    """Runs pages in one folder, each once, and keeps what they printed."""
+    """Run each page once, all in the same folder, and keep their output."""
 
     def __init__(self, folder, path):
         self.folder, self.path, self.done = folder, path, {}
@@ -121,7 +121,7 @@ class Shell:
         for name in re.findall(r"^<!-- after: (\S+) -->$", read(page), re.M):
             self.run(DOCS / name)
         if page not in self.done:
-            # README's runs have the names that docs/ uses again.
+            # README.md has another folder, because docs/ uses the same names of runs.
             folder = self.folder / ("front" if page == FRONT else "")
             folder.mkdir(exist_ok=True)
             self.done[page] = self.call(["bash", "-c", script(page)], folder)
@@ -142,7 +142,7 @@ class Shell:
 
     @functools.cache  # noqa: B019
     def flags(self, command, choice):
-        """The flags that `python -m COMMAND --help` lists, after --model or --recipe."""
+        """Return the flags in the help of a command, with --model or --recipe as `choice`."""
         done = self.call(["python", "-m", command, *choice, "--help"])
         assert done.returncode == 0, done.stderr
         return set(re.findall(r"--[a-z][a-z0-9-]*", done.stdout))
@@ -151,7 +151,7 @@ class Shell:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory):
     bin_folder = tmp_path_factory.mktemp("bin")
-    # Tables are wide; `python` and `jaxlm` ask the server, other programs are this environment's.
+    # Tables are wide. `python` and `jaxlm` call the server; other programs are on the usual PATH.
     wide = {"COLUMNS": "120", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     with CommandServer(bin_folder, os.environ | wide):
@@ -161,7 +161,7 @@ def shell(tmp_path_factory):
 @every_page
 def test_every_example_runs_and_prints_what_the_page_shows(page, shell):
     printed = [skeleton(line) for line in shell.run(page).splitlines()]
-    for block in of(page, "text"):
+    for block in blocks_in(page, "text"):
         for line in filter(str.strip, block.code.splitlines()):
             assert any(same(skeleton(line), found) for found in printed), line
 
@@ -184,7 +184,7 @@ def same(shown, printed):
 
 
 @every_text
-def test_languages_and_reasons_of_blocks(page):
+def test_blocks_have_a_known_language_or_a_reason_not_to_run(page):
     for block in blocks(page):
         assert block.language in LANGUAGES, block
         if block.language == "sh":
@@ -192,8 +192,8 @@ def test_languages_and_reasons_of_blocks(page):
 
 
 @every_text
-def test_flags_of_commands_that_are_not_run(page, shell):
-    for block in of(page, "sh"):
+def test_flags_in_blocks_that_are_not_run_exist(page, shell):
+    for block in blocks_in(page, "sh"):
         for line in block.code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             after = dict(itertools.pairwise(words))
@@ -217,16 +217,18 @@ def check_flags(shell, command, words):
 
 def test_the_chinese_front_page_has_the_same_commands():
     for language in ("bash", "sh", "text"):
-        assert [b.code for b in of(CHINESE, language)] == [b.code for b in of(FRONT, language)]
-    ours, theirs = (
-        [ast.dump(ast.parse(block.code)) for block in of(page, "python")]
+        assert [b.code for b in blocks_in(CHINESE, language)] == [
+            b.code for b in blocks_in(FRONT, language)
+        ]
+    english, chinese = (
+        [ast.dump(ast.parse(block.code)) for block in blocks_in(page, "python")]
         for page in (FRONT, CHINESE)
     )
-    assert ours == theirs
+    assert english == chinese
 
 
 def test_the_cell_of_the_manual_is_twenty_lines():
-    code = next(b.code for b in of(DOCS / "add-a-cell.md", "python") if "(Cell)" in b.code)
+    code = next(b.code for b in blocks_in(DOCS / "add-a-cell.md", "python") if "(Cell)" in b.code)
     body = code[code.index("class") :].strip().splitlines()
     end = next((n for n, line in enumerate(body) if line and n and line[0] not in " #"), len(body))
     assert len("\n".join(body[:end]).strip().splitlines()) <= 20
@@ -241,7 +243,7 @@ OPEN_FOLDERS = ("jaxlm/models/cells/", "jaxlm/models/heads/", "jaxlm/interop/", 
 
 
 def test_the_file_tree_names_every_module():
-    tree = next(b.code for b in of(DOCS / "design.md", "") if b.code.startswith("jaxlm/"))
+    tree = next(b.code for b in blocks_in(DOCS / "design.md", "") if b.code.startswith("jaxlm/"))
     named = set(tree_paths(tree))
     existing = {here(path) for path in (ROOT / "jaxlm").rglob("*.py") if path.name != "__init__.py"}
     assert named <= existing
@@ -249,7 +251,7 @@ def test_the_file_tree_names_every_module():
 
 
 def tree_paths(tree):
-    """Paths of the files in an indented tree: folders end in "/", two blanks a level."""
+    """Yield the paths of files in an indented tree. Folders end in "/"; a level is two blanks."""
     parents = []
     for line in tree.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
@@ -267,7 +269,7 @@ def tree_paths(tree):
 @every_text
 def test_paths_on_the_pages_exist(page):
     for name in re.findall(r"`((?:jaxlm|tests|experiments|docs)/[\w./-]+)`", read(page)):
-        # A page may name a file that the reader is to write.
+        # Files whose names begin with "my_" are written by the reader.
         assert (ROOT / name).exists() or "my_" in name, name
 
 

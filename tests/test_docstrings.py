@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and every class and function that a user meets has one."""
+"""The examples in docstrings run, and every public class and function has an example."""
 
 import doctest
 import importlib
@@ -19,7 +19,7 @@ def modules():
 
 
 def examples(name):
-    """The docstrings of a module that have examples."""
+    """Return the docstrings of a module that have examples."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     module = importlib.import_module(name)
     return [test for test in finder.find(module, name) if test.examples]
@@ -37,15 +37,15 @@ def test_the_examples_of_a_module_run(name, monkeypatch):
         assert not runner.failures, "".join(report)
 
 
-# The results of functions that have an example, and the base of SettingError, which has one.
+# Names without an example: results of functions with examples, and the base of SettingError.
 WITHOUT = {"Mixed", "Report", "UserError"}
 
 
 @pytest.mark.parametrize("name", sorted(set(jaxlm.__all__) - WITHOUT))
 def test_a_public_class_or_function_has_an_example(name):
-    thing = getattr(jaxlm, name)
-    if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+    public = getattr(jaxlm, name)
+    if not (inspect.isclass(public) or inspect.isfunction(public)):
         return
-    text = inspect.getdoc(thing) or ""
+    text = inspect.getdoc(public) or ""
     settings = name.endswith("Config")
     assert settings or ">>>" in text or "jaxlm." in text, f"{name} has no example"

@@ -1,4 +1,4 @@
-"""Reports: exact counts, units, protocol."""
+"""Reports of perplexity: counts, units and the protocol."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ def untrained(folder, **options):
     return jaxlm.Run(model, params, text.tokenizer, settings={"text": {"corpus": str(folder)}})
 
 
-def test_sums_and_counts(folder):
+def test_a_report_has_exact_sums_and_counts(folder):
     run = untrained(folder)
     split = open_split(run)
     assert split.name.endswith("test")
@@ -51,8 +51,8 @@ def test_sums_and_counts(folder):
     assert found.size.characters == found.size.bytes == len(TEXT)
 
 
-def test_the_same_text_costs_the_same_bits_a_character_in_any_unit(folder):
-    """A uniform model over V tokens costs log2 V bits each, so bits per character follow."""
+def test_bits_per_character_are_computed_from_bits_per_token(folder):
+    """A uniform model over V tokens has log2 V bits per token, for every unit of tokens."""
     for tokens, count in (("chars", len(TEXT)), ("bytes", len(TEXT.encode()))):
         run = untrained(folder, tokens=tokens)
         zero = jax.tree.map(np.zeros_like, run.params)
@@ -63,7 +63,7 @@ def test_the_same_text_costs_the_same_bits_a_character_in_any_unit(folder):
         )
 
 
-def test_the_protocol_is_printed(folder):
+def test_a_report_prints_its_protocol(folder):
     printed = str(jaxlm.perplexity(untrained(folder)))
     for part in (
         "9 tokens, each once, the first included",
@@ -76,7 +76,7 @@ def test_the_protocol_is_printed(folder):
 
 @pytest.mark.quick_for("all")
 @pytest.mark.parametrize("positions", ["all", "last"])
-def test_rows_are_scored_on_their_own(folder, positions):
+def test_rows_are_scored_independently(folder, positions):
     run = untrained(folder)
     run = dataclasses.replace(run, protocol=Protocol(rows=True, last_only=positions == "last"))
     found = jaxlm.perplexity(run)
@@ -92,7 +92,7 @@ def test_rows_are_scored_on_their_own(folder, positions):
     assert "state reset at each line" in found.protocol
 
 
-def test_mistakes(folder, tmp_path):
+def test_mistakes_are_errors(folder, tmp_path):
     run = untrained(folder)
     with pytest.raises(jaxlm.UserError, match="does not exist"):
         jaxlm.perplexity(run, text=tmp_path / "none.txt")

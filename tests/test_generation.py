@@ -1,4 +1,4 @@
-"""Sampling and next words against direct computations, and the examples of the docstrings."""
+"""Sampling and next words against direct computations."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def log_probs_after(run, text):
     return np.asarray(jax.nn.log_softmax(logits_BTV[0, -1]))
 
 
-def test_next_words_are_the_model_s_distribution(run):
+def test_next_words_equal_the_model_s_distribution(run):
     words = jaxlm.next_words(run, "abcab", 4)
     expected_V = np.exp(log_probs_after(run, "abcab"))
     assert sum(probability for _, probability in words) == pytest.approx(1, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Imports point down the layers, and some libraries have one home."""
+"""Each folder imports only lower folders, and some libraries are imported by a single module."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 import jaxlm
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"
-# From top to bottom, as in docs/design.md: a folder may import itself and the folders below it.
+# The order of docs/design.md. A folder may import itself and the folders after it.
 FOLDERS = (
     "commands",
     "inspection",
@@ -26,12 +26,12 @@ FOLDERS = (
     "parallel",
     "recipes",
 )
-# Files at the root of the package that are no commands, and that every folder may import.
+# Modules at the root of the package that every folder may import.
 SHARED = ("errors", "shapes")
 VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert")
 
 
-HOMES = {
+IMPORTERS = {
     "chex": {"jaxlm.shapes"},
     "orbax": {"jaxlm.runs.checkpoints"},
     "duckdb": {"jaxlm.ngrams.engines"},
@@ -53,7 +53,7 @@ MODULES = list(modules())
 
 
 def imports(path):
-    """Every module named in an import, function bodies included."""
+    """Yield every imported module, also from imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,12 +69,12 @@ def is_module(name):
 
 
 def folder_of(module):
-    """The first part of a module's name below jaxlm; "" for `jaxlm` itself."""
+    """Return the part of a module's name after "jaxlm."; "" for `jaxlm` itself."""
     return module.split(".")[1] if "." in module else ""
 
 
 def imported_folders():
-    """Every pair (importing folder or file, imported folder or file) in the package."""
+    """Return all pairs (importing folder or file, imported folder or file) in the package."""
     return {
         (folder_of(module), folder_of(name))
         for module, path in MODULES
@@ -83,7 +83,7 @@ def imported_folders():
     }
 
 
-def test_every_pair_of_folders_imports_downwards():
+def test_folders_import_only_folders_below_them():
     place = {folder: index for index, folder in enumerate(FOLDERS)}
     for user, used in sorted(imported_folders()):
         if user in SHARED:
@@ -97,7 +97,7 @@ def test_nothing_imports_a_command():
     assert not {pair for pair in imported_folders() if pair[1] in (*VERBS, "__main__")}
 
 
-def test_the_root_holds_verbs_and_folders_alone():
+def test_the_root_holds_only_commands_folders_and_shared_modules():
     found = {folder_of(module) for module, _ in MODULES} - {"", "__main__"}
     assert found == {*FOLDERS, *SHARED, *VERBS}
 
@@ -107,7 +107,7 @@ def asks_for_the_platform(node):
     return isinstance(node, ast.Attribute) and node.attr in names
 
 
-def test_one_file_asks_which_platform_jax_runs_on():
+def test_only_one_module_asks_for_the_platform():
     asking = {
         module
         for module, path in MODULES
@@ -117,7 +117,7 @@ def test_one_file_asks_which_platform_jax_runs_on():
 
 
 def messages(path):
-    """Return each text in a file's code that is no docstring, with its line."""
+    """Yield the texts in a file's code, without docstrings, with their lines."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     statements = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in set(ast.walk(tree)) - statements:
@@ -125,22 +125,22 @@ def messages(path):
             yield node.lineno, node.value
 
 
-# Flags of other programs, which a message of the library may name.
+# Flags of other programs. Messages of the library may name them.
 FOREIGN_FLAGS = {"--discount_fallback"}
 
 
 @pytest.mark.parametrize(
     ("module", "path"),
-    [one for one in MODULES if folder_of(one[0]) in {*FOLDERS, *SHARED} - {"commands"}],
+    [pair for pair in MODULES if folder_of(pair[0]) in {*FOLDERS, *SHARED} - {"commands"}],
 )
-def test_messages_of_the_library_name_settings_and_no_flags(module, path):
+def test_messages_of_the_library_name_settings_instead_of_flags(module, path):
     for line, text in messages(path):
         flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - FOREIGN_FLAGS
         assert not flags, f"{path}:{line} names {flags}: write `setting_name`"
 
 
 @pytest.mark.parametrize(("module", "path"), MODULES)
-def test_data_knows_no_jax_and_ops_no_flax(module, path):
+def test_data_does_not_import_jax_and_ops_do_not_import_flax(module, path):
     forbidden = {
         "jaxlm.data": {"jax", "flax"},
         "jaxlm.ngrams": {"jax", "flax"},
@@ -152,14 +152,14 @@ def test_data_knows_no_jax_and_ops_no_flax(module, path):
 
 
 @pytest.mark.parametrize(("module", "path"), MODULES)
-def test_libraries_have_one_home(module, path):
+def test_some_libraries_are_imported_by_a_single_module(module, path):
     for name in imports(path):
-        home = HOMES.get(name.split(".")[0])
+        home = IMPORTERS.get(name.split(".")[0])
         assert home is None or module in home, f"{module} imports {name}"
 
 
 def imported_by(code, *names):
-    """Which of these top-level modules a fresh Python has imported after running `code`."""
+    """Run `code` in a new Python process, and return which of the modules `names` it imported."""
     ending = f"\nimport sys\nprint(*[name for name in {names!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code + ending], capture_output=True, text=True, check=True
@@ -176,7 +176,7 @@ def test_the_list_of_commands_imports_no_library():
     assert not imported_by(code, "jax", "flax", "numpy", "tyro", "matplotlib")
 
 
-def test_an_ngram_is_asked_without_jax(tmp_path):
+def test_commands_use_an_ngram_without_jax(tmp_path):
     text = jaxlm.read_corpus("toy", eos=False)
     jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, folder=tmp_path, quiet=True)
     code = f"""

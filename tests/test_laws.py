@@ -1,7 +1,7 @@
-"""Laws of every neural model in MODELS, and of every variant of its wiring.
+"""Laws that every neural model in MODELS obeys, in every variant of its wiring.
 
-A new model or cell is covered by its line in the table; it is not done until it passes, and passes
-test_questions.py too.
+A new model or cell is covered as soon as it is registered. It is complete when it passes these laws
+and test_questions.py.
 """
 
 import functools
@@ -50,19 +50,21 @@ def loss(params, model):
     return nll_BT.mean()
 
 
-in_time = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",), outputs=False)))
-exactly_in_time = pytest.mark.parametrize(
+every_variant_in_time = pytest.mark.parametrize(
+    ("name", "options"), list(cases(("gradient",), outputs=False))
+)
+exact_variant_in_time = pytest.mark.parametrize(
     ("name", "options"), list(cases(("gradient",), exact=True, outputs=False))
 )
-every_model = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",))))
-# Laws that bfloat16 could only keep within a rounding too coarse to show anything.
-exact_model = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",), exact=True)))
+every_variant = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",))))
+# For laws that need a tolerance smaller than the rounding errors of bfloat16.
+exact_variant = pytest.mark.parametrize(("name", "options"), list(cases(("gradient",), exact=True)))
 
 
-@exactly_in_time
-def test_causality_by_gradient(name, options):
+@exact_variant_in_time
+def test_outputs_depend_only_on_earlier_tokens_in_reach(name, options):
     model, params = build(name, {key: options[key] for key in options if key != "tied"})
-    # Distinct tokens, so that a row of the embedding belongs to one position.
+    # Tokens are distinct, so each row of the embedding belongs to a single position.
     tokens_BT = jnp.arange(T)[None, :]
 
     def output(params, t):
@@ -73,17 +75,17 @@ def test_causality_by_gradient(name, options):
         rows_V = np.abs(rows_VD).sum(-1)
         first = 0 if model.context_size is None else max(0, t - model.context_size)
         assert (rows_V[t + 1 : T] == 0).all(), "a later token changed an earlier output"
-        # The start token's row also stands before the text.
+        # The start token also precedes the text, so its row may have a gradient anywhere.
         assert (np.delete(rows_V[: t + 1], np.s_[:first]) > 0).all(), "a token in reach is ignored"
 
 
-@in_time
+@every_variant_in_time
 def test_chunks_with_the_carry_equal_one_run(name, options):
     model, params = build(name, options)
     tokens_BT = tokens()
     whole_BTV, end = logits(model, params, tokens_BT)
     parts, carry = [], model.initial_carry(B)
-    # Two of three tokens, shorter than some windows, and one alone.
+    # Two chunks of three tokens, shorter than some windows, and a chunk of a single token.
     for start, stop in ((0, 3), (3, 6), (6, T)):
         part_BTV, carry = logits(model, params, tokens_BT[:, start:stop], carry)
         parts.append(part_BTV)
@@ -92,8 +94,8 @@ def test_chunks_with_the_carry_equal_one_run(name, options):
     assert_trees_close(carry, end, **tolerance(options))
 
 
-@in_time
-def test_a_length_is_where_reading_stops(name, options):
+@every_variant_in_time
+def test_reading_stops_after_length_tokens(name, options):
     model, params = build(name, options)
     short_BTV, end = logits(model, params, tokens()[:, :5])
     whole_BTV, stopped = logits(model, params, tokens(), None, jnp.int32(5))
@@ -101,15 +103,15 @@ def test_a_length_is_where_reading_stops(name, options):
     assert_trees_close(stopped, end, **tolerance(options))
 
 
-@exactly_in_time
-def test_last_features_are_the_last_of_every(name, options):
+@exact_variant_in_time
+def test_positions_last_equals_the_last_of_positions_all(name, options):
     model, params = build(name, options)
-    every_BTF, carry = hidden(model, params, tokens())
+    all_BTF, carry = hidden(model, params, tokens())
     last_B1F, end = hidden(model, params, tokens(), positions="last")
-    assert_trees_close((last_B1F, end), (every_BTF[:, -1:], carry), **tolerance(options))
+    assert_trees_close((last_B1F, end), (all_BTF[:, -1:], carry), **tolerance(options))
 
 
-@exactly_in_time
+@exact_variant_in_time
 def test_jit_equals_eager(name, options):
     model, params = build(name, options)
     compiled, _ = loss_and_gradient(model, params)
@@ -119,7 +121,10 @@ def test_jit_equals_eager(name, options):
 
 
 def objective_and_gradient(model, params):
-    """What training minimises, compiled afresh: how it is laid out may have changed."""
+    """Return the training objective and its gradient.
+
+    Each call compiles anew, because a test may have changed the settings of the platform.
+    """
     shares_BT = jnp.full((B, T), 1 / (B * T))
 
     def objective(params):
@@ -131,38 +136,38 @@ def objective_and_gradient(model, params):
     return jax.jit(jax.value_and_grad(objective))(params)
 
 
-@exact_model
-def test_the_objective_is_the_weighted_sum_of_the_nll(name, options):
+@exact_variant
+def test_the_objective_equals_the_weighted_sum_of_the_nll(name, options):
     model, params = build(name, options)
     found = objective_and_gradient(model, params)
     assert_trees_close(found, loss_and_gradient(model, params), **tolerance(options))
 
 
 @pytest.mark.parametrize("name", NEURAL)
-def test_an_accelerators_turns_and_widths_change_nothing(name, monkeypatch):
+def test_unrolling_and_alignment_do_not_change_values(name, monkeypatch):
     model, params = build(name, {})
     expected = objective_and_gradient(model, params)
-    # Turns of three steps of the seven, and sizes that none of the model's is a multiple of.
+    # An iteration has three of the seven time steps, and no size of the model is a multiple of 8.
     monkeypatch.setitem(machine.STEPS_PER_ITERATION, jax.default_backend(), 3)
     monkeypatch.setitem(machine.ALIGNMENT, jax.default_backend(), 8)
     assert_trees_close(objective_and_gradient(model, params), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*CELLS, "mogrifier"])
-def test_every_kernel_computes_the_same(name):
+def test_every_time_loop_gives_the_same_values_and_gradients(name):
     results = []
-    ways = [{"time_loop": "scan"}, {"time_loop": "fused"}]
+    variants = [{"time_loop": "scan"}, {"time_loop": "fused"}]
     if name in CELLS and CELLS[name].recurrent:
-        # Segments of three steps of the seven, and one step left over.
-        ways.append({"remat": 3})
-    for options in ways:
+        # Of the seven time steps, two segments have three, and the last segment has a single step.
+        variants.append({"remat": 3})
+    for options in variants:
         model, params = build(name, {}, **options)
         results.append((params, logits(model, params, tokens()), loss_and_gradient(model, params)))
     for found in results[1:]:
         assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
 
 
-@every_model
+@every_variant
 def test_gradients_are_finite_and_reach_every_parameter(name, options):
     model, params = build(name, options)
     for path, leaf in jax.tree_util.tree_leaves_with_path(loss_and_gradient(model, params)[1]):
@@ -171,18 +176,18 @@ def test_gradients_are_finite_and_reach_every_parameter(name, options):
         assert np.any(leaf != 0), path
 
 
-@exact_model
-def test_it_says_what_it_is(name, options):
+@exact_variant
+def test_description_and_summary_are_complete(name, options):
     model, params = build(name, options)
     again, network = describe_model(model)
     made = make_model(again, json.loads(json.dumps(network)), V, model.start_id)
-    # Only the platform's dtype is written out.
+    # The description names the dtype, also if it is the platform's default.
     assert made == model.clone(dtype=model.compute_dtype)
     hash(made)
-    drawn = model.summary().columns[0]._cells
+    names = model.summary().columns[0]._cells
     groups = {jax.tree_util.keystr(path[:1]).strip("[']") for path, _ in paths_of(params)}
-    assert {cell.split("/")[0] for cell in drawn} == groups
-    # Every parameter is in one row.
+    assert {cell.split("/")[0] for cell in names} == groups
+    # Every parameter is in exactly one row.
     sizes = [int(cell.replace(",", "")) for cell in model.summary().columns[2]._cells]
     assert sum(sizes) == sum(leaf.size for _, leaf in paths_of(params)) and all(sizes)
     approximate = options.get("softmax") == "sampled"
@@ -193,14 +198,14 @@ def paths_of(params):
     return jax.tree_util.tree_leaves_with_path(params)
 
 
-@exactly_in_time
+@exact_variant_in_time
 def test_a_row_does_not_depend_on_its_batch(name, options):
     model, params = build(name, options)
     tokens_BT = tokens()
-    together_BTV, _ = logits(model, params, tokens_BT)
+    batch_BTV, _ = logits(model, params, tokens_BT)
     for row in (0, B - 1):
-        alone_1TV, _ = logits(model, params, tokens_BT[row : row + 1])
-        assert_allclose(*map(np.float32, (alone_1TV[0], together_BTV[row])), **tolerance(options))
+        row_1TV, _ = logits(model, params, tokens_BT[row : row + 1])
+        assert_allclose(*map(np.float32, (row_1TV[0], batch_BTV[row])), **tolerance(options))
 
 
 @functools.cache
@@ -209,7 +214,10 @@ def train_block(model):
 
 
 def first_state(model, params):
-    """Before step 0, with these parameters; `init_state` draws its own, and is much to compile."""
+    """Return the state before step 0 with the given parameters.
+
+    `init_state` would draw other parameters, and takes long to compile.
+    """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -220,13 +228,13 @@ def first_state(model, params):
 
 
 def take_steps(model, state, block, count):
-    # The step is given the state's memory, so every call needs a copy of its own.
+    # The step reuses the memory of the state, so every call needs a copy.
     state = jax.tree.map(lambda array: jnp.array(array, copy=True), state)
     return train_block(model)(state, block, count)
 
 
 def padded_block(garbage):
-    """Two batches of B rows of T tokens inside larger ones, whose padding holds `garbage`."""
+    """Return two batches [B, T] inside larger batches whose padding holds `garbage`."""
     shape = 2, B + 2, T + 3
     block = Block(
         np.full(shape, garbage, np.int32),
@@ -244,8 +252,8 @@ def padded_block(garbage):
     return block
 
 
-@exact_model
-def test_padding_changes_nothing(name, options):
+@exact_variant
+def test_padding_does_not_change_training(name, options):
     model, params = build(name, options)
     start = first_state(model, params)
     first, metrics = take_steps(model, start, padded_block(3), 2)
@@ -260,16 +268,16 @@ def test_padding_changes_nothing(name, options):
     assert_allclose(metrics.nll_K[0], nll_BT1.sum(), rtol=rtol)
 
 
-@exactly_in_time
-def test_a_run_compiles_once_and_grouping_changes_nothing(name, options):
+@exact_variant_in_time
+def test_steps_per_dispatch_do_not_change_training_and_compile_once(name, options):
     model, params = build(name, options)
     block = padded_block(3)
     start = first_state(model, params)
-    together, _ = take_steps(model, start, block, 2)
-    one, _ = take_steps(model, start, block, 1)
+    two_steps, _ = take_steps(model, start, block, 2)
+    first, _ = take_steps(model, start, block, 1)
     rest = Block(*(np.roll(array, -1, axis=0) for array in block))
-    apart, _ = take_steps(model, one, rest, 1)
-    jax.tree.map(assert_array_equal, apart, together)
+    second, _ = take_steps(model, first, rest, 1)
+    jax.tree.map(assert_array_equal, second, two_steps)
     assert train_block(model)._cache_size() == 1
 
 
@@ -278,7 +286,7 @@ def test_every_output_layer_has_a_variant():
 
 
 @pytest.mark.parametrize("name", NEURAL)
-def test_wrong_shapes_are_refused(name):
+def test_wrong_shapes_are_errors(name):
     model, params = build(name, {})
     with pytest.raises(AssertionError):
         model.apply({"params": params}, tokens()[0])
@@ -289,8 +297,8 @@ def test_wrong_shapes_are_refused(name):
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_configuration_and_module_agree(name):
-    # A default that is for the machine to say is the module's on a machine without wishes.
+def test_settings_have_the_module_s_defaults_and_help_texts(name):
+    # Some defaults depend on the platform. On a CPU they are the defaults of the module.
     with compiling_for("cpu"):
         model = make_model(name, {}, V)
     for setting in MODELS[name].settings.values():

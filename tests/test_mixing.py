@@ -30,7 +30,7 @@ def runs(tmp_path_factory):
     ]
 
 
-def test_the_mixture_is_the_weighted_sum(runs):
+def test_the_mixture_equals_the_weighted_sum(runs):
     mixed = jaxlm.mixture(runs, weights=(0.25, 0.75))
     alone = [score(run, open_split(run)) for run in runs]
     expected = np.log(0.25 * np.exp(alone[0].log_prob) + 0.75 * np.exp(alone[1].log_prob))
@@ -52,7 +52,7 @@ def test_tuned_weights_are_the_best_on_the_validation_split(runs):
         assert worse.together.nll >= mixed.together.nll - 1e-6
 
 
-def test_em_finds_the_weights_that_made_the_text():
+def test_em_finds_the_weights_that_generated_the_text():
     rng = np.random.default_rng(0)
     p_MV = rng.dirichlet(np.full(20, 0.3), 3)
     truth = np.array([0.2, 0.5, 0.3])
@@ -70,7 +70,7 @@ def test_a_component_may_give_a_token_probability_zero():
 
 
 @given(ids=st.lists(st.integers(0, 4), min_size=1, max_size=40), half_life=st.integers(1, 12))
-def test_the_cache_is_the_decaying_relative_frequency(ids, half_life):
+def test_the_cache_equals_decaying_relative_frequencies(ids, half_life):
     found = np.exp(unigram_cache_log_probs(np.array(ids), half_life, 5))
     expected = [1 / 5]
     for position in range(1, len(ids)):
@@ -79,7 +79,7 @@ def test_the_cache_is_the_decaying_relative_frequency(ids, half_life):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_the_cache_of_a_long_text_stays_exact():
+def test_the_cache_is_exact_for_long_texts():
     ids = np.random.default_rng(0).integers(0, 5000, 200_000)
     found = unigram_cache_log_probs(ids, 80, 5000)
     for position in (199_999, 150_000, 77_777):
@@ -89,7 +89,7 @@ def test_the_cache_of_a_long_text_stays_exact():
         assert np.exp(found[position]) == pytest.approx(share, rel=1e-6, abs=1e-11)
 
 
-def test_the_cache_is_a_component(runs):
+def test_the_unigram_cache_is_a_component(runs):
     mixed = jaxlm.mixture(runs[1:], unigram_cache=5)
     assert [item.run for item in mixed.alone][1] == "unigram cache"
     assert len(mixed.weights) == 2
@@ -105,12 +105,12 @@ def test_the_cache_is_a_component(runs):
         ({"split": "nowhere"}, "'nowhere'"),
     ],
 )
-def test_mistakes(runs, options, fragment):
+def test_mistakes_are_errors(runs, options, fragment):
     with pytest.raises(UserError, match=fragment):
         jaxlm.mixture(runs, **options)
 
 
-def test_runs_that_cannot_be_mixed(runs, tmp_path):
+def test_runs_that_cannot_be_mixed_are_errors(runs, tmp_path):
     with pytest.raises(UserError, match="needs two components"):
         jaxlm.mixture(runs[:1])
     (tmp_path / "other.txt").write_text("a dog\n" * 30)

@@ -1,4 +1,4 @@
-"""experiments/colab.ipynb, from top to bottom, with small settings, as Colab would run it."""
+"""experiments/colab.ipynb runs from top to bottom, as in Colab but with small settings."""
 
 import os
 import subprocess
@@ -23,10 +23,10 @@ nbformat.write(notebook, "executed.ipynb")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook")
     (folder / "my.txt").write_text("to be, or not to be, that is the question\n" * 200)
-    # Two devices, so that the mesh that a TPU has is there too.
+    # Two devices, because the notebook uses a mesh if there are several devices, as on a TPU.
     small = {"JAXLM_TEXT": "my.txt", "JAXLM_STEPS": "40", "JAXLM_UNITS": "24"}
     small |= {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu", "JUPYTER_PLATFORM_DIRS": "1"}
-    # A process of its own: a client's event loop leaves threads behind.
+    # The client runs in a new process, because its event loop leaves threads behind.
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(NOTEBOOK)],
         cwd=folder,
@@ -49,7 +49,7 @@ def outputs(notebook, kind):
 
 
 @pytest.mark.full
-def test_it_runs_from_top_to_bottom(executed):
+def test_the_notebook_runs_from_top_to_bottom(executed):
     folder, notebook = executed
     written = "".join(output["text"] for output in outputs(notebook, "stream"))
     assert "我 讨厌" in written
@@ -59,10 +59,10 @@ def test_it_runs_from_top_to_bottom(executed):
     pictures = [
         output for output in outputs(notebook, "display_data") if "image/png" in output.data
     ]
-    assert len(pictures) == 1, "a curve, drawn over and over in one place"
+    assert len(pictures) == 1, "the curve is updated in place"
 
 
-def test_what_is_kept_of_it_has_no_outputs():
+def test_the_notebook_in_the_repository_has_no_outputs():
     notebook = nbformat.read(NOTEBOOK, 4)
     assert not outputs(notebook, "stream") and not outputs(notebook, "display_data")
     assert all(cell.get("execution_count") is None for cell in notebook.cells)

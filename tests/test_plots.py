@@ -1,4 +1,4 @@
-"""The curve of a notebook, and who else watches a run."""
+"""Callbacks of a run, and the live curve of a notebook."""
 
 import sys
 
@@ -17,14 +17,14 @@ def trained(folder, **options):
     return jaxlm.fit(model, text, folder=folder, steps=6, log_every=2, **rows, **options)
 
 
-def test_who_watches_is_told_what_the_log_is(tmp_path, capsys):
+def test_callbacks_get_the_records_of_the_log(tmp_path, capsys):
     seen = []
     trained(tmp_path / "run", callbacks=[seen.append])
     assert [record["step"] for record in seen] == [2, 4, 6]
     assert seen == read_records(tmp_path / "run/metrics.jsonl")
 
 
-def test_a_live_curve_draws_what_it_is_told(tmp_path, capsys, monkeypatch):
+def test_a_live_curve_draws_records(tmp_path, capsys, monkeypatch):
     shown = []
 
     class Place:
@@ -39,7 +39,7 @@ def test_a_live_curve_draws_what_it_is_told(tmp_path, capsys, monkeypatch):
     slow = jaxlm.LiveCurve(seconds=1000)
     slow({"step": 1, "split": "train", "ppl": 2.0})
     slow({"step": 2, "split": "valid", "ppl": 3.0})
-    assert len(shown) == 4, "the first at once, the second not yet"
+    assert len(shown) == 4, "the first record is drawn at once, the second later"
     slow.draw()
     assert len(shown) == 5 and shown[-1].data != shown[-2].data
     slow.finish()
@@ -87,7 +87,7 @@ def test_callbacks_of_several_runs_are_told_which_run_it_is(tmp_path):
     assert [line.get_label() for line in axes.lines] == ["run 0 train", "run 1 train"]
 
 
-def test_without_a_notebook_there_is_no_live_curve(monkeypatch):
+def test_a_live_curve_without_a_notebook_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     with pytest.raises(UserError, match="LiveCurve draws in a notebook"):
         jaxlm.LiveCurve()

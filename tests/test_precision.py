@@ -1,5 +1,6 @@
-"""Products of float32 numbers are made as a model's dtype says, whatever JAX's default on a machine
-is: TF32 on a GPU, bfloat16 on a TPU.
+"""Products of float32 numbers have the precision of the model's dtype on every platform.
+
+JAX's default is TF32 on a GPU, and bfloat16 on a TPU.
 """
 
 import functools
@@ -23,7 +24,7 @@ from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import block_function
 
-WANTED = {
+EXPECTED = {
     ("gpu", "float32"): Precision.HIGHEST,
     ("gpu", "tf32"): Precision.HIGH,
     ("tpu", "float32"): Precision.HIGHEST,
@@ -33,7 +34,7 @@ WANTED = {
 
 
 def products(jaxpr):
-    """The precision of every product of float32 numbers."""
+    """Yield the precision of every product of float32 numbers."""
     for equation in jaxpr.eqns:
         kinds = {variable.aval.dtype.name for variable in equation.invars}
         if equation.primitive.name == "dot_general" and kinds == {"float32"}:
@@ -44,10 +45,14 @@ def products(jaxpr):
 
 
 def build(name, platform, dtype):
-    """A model whose functions no other test has traced, for JAX does not know `compiling_for`."""
-    known = {size: value for size, value in SIZES.items() if size in MODELS[name].settings}
-    vocab_size = V + 30 + list(WANTED).index((platform, dtype))
-    return make_model(name, {"dtype": dtype} | known, vocab_size, 0)
+    """Build a model whose functions no other test has traced.
+
+    JAX would reuse a function that was traced for another platform, because its cache does not
+    depend on `compiling_for`. So each platform and dtype has its own vocabulary size.
+    """
+    sizes = {size: value for size, value in SIZES.items() if size in MODELS[name].settings}
+    vocab_size = V + 30 + list(EXPECTED).index((platform, dtype))
+    return make_model(name, {"dtype": dtype} | sizes, vocab_size, 0)
 
 
 def first_state(model, optimizer):
@@ -66,10 +71,10 @@ def first_state(model, optimizer):
     ("platform", "dtype"),
     [
         kind if kind == ("gpu", "float32") else pytest.param(*kind, marks=pytest.mark.full)
-        for kind in WANTED
+        for kind in EXPECTED
     ],
 )
-def test_every_product_is_as_the_dtype_says(name, platform, dtype):
+def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
     model = build(name, platform, dtype)
     optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
     tokens_BT = np.zeros((B, T), np.int32)
@@ -88,7 +93,7 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
         state = jax.eval_shape(functools.partial(first_state, model, optimizer))
         train = block_function(model, optimizer, key, "all")
         params = state.params
-        # Not `generate`: what the compiler on a CPU is told, it must be told from outside.
+        # `generate` cannot be traced inside another jit, because it passes compiler options.
         draw = {"draw": Sampler(1.0, None, None), "length": 3}
         generate = functools.partial(neural._generate, model=model, **draw)
         programs = {
@@ -100,13 +105,15 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
             "next": jax.make_jaxpr(model.next_log_probs)(params, tokens_BT),
             "generation": jax.make_jaxpr(generate)(params, tokens_BT, key),
         }
-    for what, program in programs.items():
-        assert set(products(program.jaxpr)) == {WANTED[platform, dtype]}, what
+    for task, program in programs.items():
+        assert set(products(program.jaxpr)) == {EXPECTED[platform, dtype]}, task
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "tf32"])
-def test_so_are_those_of_dynamic_evaluation(dtype, tmp_path, monkeypatch):
+def test_products_of_dynamic_evaluation_have_the_precision_of_the_dtype(
+    dtype, tmp_path, monkeypatch
+):
     seen = []
 
     def traced(function, statics):
@@ -130,10 +137,10 @@ def test_so_are_those_of_dynamic_evaluation(dtype, tmp_path, monkeypatch):
         run = fit(model, text, steps=1, batch_size=2, bptt=4)
         adapted(run, Adaptation(cache=5, **settings))
     assert len(seen) > 2
-    assert all(set(products(program.jaxpr)) == {WANTED["gpu", dtype]} for program in seen)
+    assert all(set(products(program.jaxpr)) == {EXPECTED["gpu", dtype]} for program in seen)
 
 
-def test_a_cpu_says_that_it_has_no_tf32():
+def test_a_note_says_that_a_cpu_has_no_tf32():
     (note,) = build("gru", "cpu", "tf32").notes()
     assert note == "`dtype` tf32: a CPU has no TF32; float32 is used instead"
     with compiling_for("gpu"):
@@ -142,8 +149,8 @@ def test_a_cpu_says_that_it_has_no_tf32():
 
 @pytest.mark.parametrize("dtype", ["float32", "tf32"])
 @pytest.mark.parametrize("name", ["nplm", "lstm", "mogrifier"])
-def test_a_caller_needs_no_context(name, dtype):
-    """`apply`, and its gradient through a jitted function, as a user of the library writes them."""
+def test_users_need_no_context_for_the_precision(name, dtype):
+    """`apply` and its gradient in a jitted function have the precision without any context."""
     model = build(name, "gpu", dtype).clone(vocab_size=V + 50)
     tokens_BT = np.zeros((B, 6), np.int32)
 
@@ -157,4 +164,4 @@ def test_a_caller_needs_no_context(name, dtype):
         plain = jax.make_jaxpr(loss)(params)
         gradient = jax.make_jaxpr(jax.grad(jax.jit(loss)))(params)
     for program in (plain, gradient):
-        assert set(products(program.jaxpr)) == {WANTED["gpu", dtype]}
+        assert set(products(program.jaxpr)) == {EXPECTED["gpu", dtype]}

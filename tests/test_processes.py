@@ -30,17 +30,17 @@ def losses(folder):
 
 
 @pytest.mark.full
-def test_two_processes_stopped_by_a_signal_to_one_and_resumed_by_one(tmp_path):
+def test_a_signal_stops_two_processes_and_a_single_process_resumes(tmp_path):
     text = write_many_words(tmp_path / "text.txt")
     train = ["--model", "lstm", "--corpus", text, "--batch-size", "4", "--bptt", "5"]
     train += ["--hidden-size", "8", "--dropout", "0.1", "--log-every", "1"]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    together = ["--coordinator", address, "--processes", "2", "--mesh", "data=2,model=2"]
+    joined = ["--coordinator", address, "--processes", "2", "--mesh", "data=2,model=2"]
     parts = tmp_path / "parts"
     both = [
-        start(*train, "--steps", "1000000", "--out", parts, *together, "--process", process)
+        start(*train, "--steps", "1000000", "--out", parts, *joined, "--process", process)
         for process in (0, 1)
     ]
     waited = time.monotonic()

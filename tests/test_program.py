@@ -1,4 +1,4 @@
-"""The computed cost of programs whose cost is known."""
+"""The computed cost of programs against their known cost."""
 
 import json
 import os
@@ -20,17 +20,18 @@ def test_work_counts_each_execution_of_a_product():
 
         return jax.lax.scan(body, 0.0, None, length=7)[0]
 
-    one = work_of(jax.make_jaxpr(lambda a, b: a @ b)(a, b))
-    assert one.flops == 2 * 3 * 4 * 5
-    assert one.bytes == 4 * (3 * 4 + 4 * 5 + 3 * 5)
-    assert work_of(jax.make_jaxpr(looped)(a, b)).flops == 7 * one.flops
+    single = work_of(jax.make_jaxpr(lambda a, b: a @ b)(a, b))
+    assert single.flops == 2 * 3 * 4 * 5
+    assert single.bytes == 4 * (3 * 4 + 4 * 5 + 3 * 5)
+    assert work_of(jax.make_jaxpr(looped)(a, b)).flops == 7 * single.flops
     gradient = jax.make_jaxpr(jax.value_and_grad(lambda a, b: (a @ b).sum(), (0, 1)))(a, b)
-    assert work_of(gradient).flops == 3 * one.flops
-    assert work_of(jax.make_jaxpr(lambda a, b: a @ b)(a, b), batch_shards=2).flops == one.flops / 2
-    either = jax.make_jaxpr(
+    assert work_of(gradient).flops == 3 * single.flops
+    sharded = work_of(jax.make_jaxpr(lambda a, b: a @ b)(a, b), batch_shards=2)
+    assert sharded.flops == single.flops / 2
+    branches = jax.make_jaxpr(
         lambda a, b: jax.lax.cond(True, lambda: a @ b, lambda: jnp.ones((3, 5)))
     )
-    assert work_of(either(a, b)).flops == one.flops
+    assert work_of(branches(a, b)).flops == single.flops
 
 
 HLO = """\
@@ -60,17 +61,18 @@ ENTRY %main (p: f32[8,2]) -> f32[] {
 """
 
 
-def test_facts_are_read_from_hlo_text():
+def test_collectives_and_time_loops_are_read_from_hlo_text():
     in_time = HLO.replace("NAME", 'op_name="jit(step)/layers_0/over_time/while"')
     found = read_compiled(in_time)
-    assert [one[:5] for one in found.collectives] == [
+    assert [collective[:5] for collective in found.collectives] == [
         ("all-reduce", 2 * 16 + 4 * 3, 4, 1, False),
         ("all-reduce", 16, 2, 35, True),
         ("all-gather", 24, 4, 1, False),
     ]
     assert (found.time_loops, found.cycles) == (1, 35 * 10 + 5)
-    elsewhere = read_compiled(HLO.replace("NAME", 'op_name="jit(step)/output/while"'))
-    assert not elsewhere.time_loops and not any(one.in_time_loop for one in elsewhere.collectives)
+    other = read_compiled(HLO.replace("NAME", 'op_name="jit(step)/output/while"'))
+    assert not other.time_loops
+    assert not any(collective.in_time_loop for collective in other.collectives)
 
 
 SHARDED = """
@@ -84,7 +86,7 @@ settings = {"hidden_size": 8, "embedding_size": 6, "num_layers": 1}
 model = programs.build("lstm", 16, **settings)
 program = programs.training_step(model, mesh, 4, 9)
 print(json.dumps([program.compiled.time_loops, program.work.flops, program.held,
-                  [one._asdict() for one in program.compiled.collectives]]))
+                  [each._asdict() for each in program.compiled.collectives]]))
 """
 
 
@@ -100,10 +102,10 @@ def test_devices_do_not_communicate_inside_the_time_loop():
     assert found.returncode == 0, found.stderr[-2000:]
     loops, flops, held, collectives = json.loads(found.stdout.splitlines()[-1])
     assert loops == 2, "forward and back"
-    assert collectives and not any(one["in_time_loop"] for one in collectives)
-    assert {one["kind"] for one in collectives} == {"all-reduce"}
-    # 2 of 4 rows and 9 steps. (6 + 8) inputs of 32 gates and 8 of 16 words, each in the forward
-    # pass and in two gradients.
+    assert collectives and not any(collective["in_time_loop"] for collective in collectives)
+    assert {collective["kind"] for collective in collectives} == {"all-reduce"}
+    # A device has 2 of 4 rows, 9 time steps, and 8 of 16 words. The kernels are 14 x 32 (6 + 8
+    # inputs, 32 gate units) and 8 x 8. Each product has a forward pass and two gradients.
     tokens = 2 * 9
     assert flops == 2 * 3 * tokens * ((6 + 8) * 32 + 8 * 8)
     assert held > 0

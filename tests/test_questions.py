@@ -1,4 +1,4 @@
-"""Laws of the three questions that every model answers: scores, next tokens and generation.
+"""Laws of the three methods that every model has: scores, next tokens and generation.
 
 Neural models are tested here in their plain variant. test_laws.py tests the same laws for all
 variants, on the Flax modules, where one compiled program serves all laws.
@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.ops.sampling import Sampler
 
-# The other recurrent models differ from the LSTM only by their cells, which the laws hold.
+# The other recurrent models differ from the LSTM only by their cells, which test_laws.py tests.
 pytestmark = pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm", "mogrifier")
 
 CASES = [case for case in cases() if case.values[0] == "ngram" or "plain" in case.id]
@@ -63,7 +63,7 @@ def test_scores_agree_with_the_distributions(name, options):
 
 
 @every_model
-def test_a_later_token_changes_no_earlier_score(name, options):
+def test_a_later_token_does_not_change_earlier_scores(name, options):
     model, params = build(name, options)
     ids_BT = tokens(seed=1)
     (before_BT,), _ = scores(model, params, shifted(ids_BT), ids_BT)
@@ -75,7 +75,7 @@ def test_a_later_token_changes_no_earlier_score(name, options):
 
 
 @every_model
-def test_chunks_with_the_carry_score_as_one_run(name, options):
+def test_scores_of_chunks_with_the_carry_equal_one_run(name, options):
     model, params = build(name, options)
     ids_BT = tokens(seed=2)
     inputs_BT = shifted(ids_BT)
@@ -105,18 +105,18 @@ def test_rows_do_not_depend_on_their_neighbours(name, options):
     model, params = build(name, options)
     rows = [tokens(1, length, seed=length)[0] for length in (2, 5, 3)]
     inputs, targets = [shifted(row[None])[0] for row in rows], rows
-    together = Scorer(model).rows(params, inputs, targets, last_only=False)
+    batch = Scorer(model).rows(params, inputs, targets, last_only=False)
     alone = [
         Scorer(model).rows(params, [a], [b], last_only=False).log_prob
         for a, b in zip(inputs, targets, strict=True)
     ]
-    assert_allclose(together.log_prob, np.concatenate(alone), **CLOSE)
+    assert_allclose(batch.log_prob, np.concatenate(alone), **CLOSE)
     lasts = Scorer(model).rows(params, inputs, targets, last_only=True)
     assert_allclose(lasts.log_prob, [part[-1] for part in alone], **CLOSE)
 
 
 class RecordingScorer(Scorer):
-    """A Scorer that also records the shape of the tokens of each call of the model."""
+    """A Scorer that records the shapes of the tokens in all calls of the model."""
 
     shapes: ClassVar[list[tuple[int, int]]] = []
 
@@ -135,14 +135,14 @@ def test_rows_are_scored_in_chunks_that_fit_in_memory(name, options, monkeypatch
     scorer = RecordingScorer(model, detail=True)
     found = scorer.rows(params, inputs, rows, last_only=False, batch_size=4)
     padded_inputs_BT, padded_BT = (
-        np.array([np.pad(row, (0, 100 - len(row))) for row in some]) for some in (inputs, rows)
+        np.array([np.pad(row, (0, 100 - len(row))) for row in ids]) for ids in (inputs, rows)
     )
     expected, _ = scores(model, params, padded_inputs_BT, padded_BT, detail=True)
     for part, part_BT in zip(found, expected, strict=True):
         whole = [part_BT[index, : len(row)] for index, row in enumerate(rows)]
         assert_allclose(part, np.concatenate(whole), **CLOSE)
-    # Two batches of short rows, and a batch of the row of 100 tokens, which is read in chunks. The
-    # width of an n-gram's chunks is the 20 tokens of the second batch; it has no logits to store.
+    # There are two batches of short rows, and a batch with the row of 100 tokens, which is read in
+    # chunks. An n-gram stores no logits, and its chunks are 20 tokens wide, like the second batch.
     expected_shapes = {"gradient": [(4, 16)] * (1 + 2 + 7), "counting": [(4, 20)] * (1 + 1 + 5)}
     assert scorer.shapes == expected_shapes[model.trained_by]
     lasts = scorer.rows(params, inputs, rows, last_only=True, batch_size=4)

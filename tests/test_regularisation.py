@@ -1,4 +1,4 @@
-"""Dropout and penalties in models: off in evaluation, right in the mean, alike in every kernel."""
+"""Dropout and penalties: off in evaluation, the mean unchanged, equal in every time loop."""
 
 import functools
 
@@ -15,7 +15,7 @@ from jaxlm.training.state import init_params
 
 
 def objective(model, params):
-    """What training minimises, the mean over all tokens."""
+    """Return the training objective, the mean over all tokens."""
     found = model.apply(
         {"params": params},
         tokens(),
@@ -40,7 +40,7 @@ RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
         for name in [*RECURRENT, "mogrifier"]
     ],
 )
-def test_every_kernel_drops_the_same(name):
+def test_every_time_loop_has_the_same_dropout(name):
     results = []
     for options in ({"time_loop": "scan"}, {"time_loop": "fused"}, {"remat": 3}):
         if name == "mogrifier" and "remat" in options:
@@ -60,11 +60,11 @@ def test_every_kernel_drops_the_same(name):
 )
 def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name, rate):
     more = {"num_layers": 2} if rate == "dropout_between" else {}
-    # Its forget bias, 16 times as large, would hold its capped input gate shut.
+    # The forget bias, multiplied by 16 below, would close the capped input gate of the Mogrifier.
     more |= {"forget_bias": 0.0} if name == "mogrifier" else {}
     model, _ = build(name, more, **{rate: 0.5}, init_scale=0.01)
     plain, _ = build(name, more, init_scale=0.01)
-    # Large enough that the state has a part in what comes out.
+    # Parameters are so large that the output depends on the state.
     params = jax.tree.map(lambda array: 16 * array, init_params(plain, jax.random.key(3)))
     assert_array_equal(logits(model, params, tokens())[0], logits(plain, params, tokens())[0])
 
@@ -79,29 +79,29 @@ def test_dropout_is_off_in_evaluation_and_keeps_the_mean(name, rate):
         return hidden_BTF
 
     hidden_KBTF = noisy(jax.random.split(jax.random.key(0), 4000))
-    # The first step has no state that could be dropped.
+    # The state before the first step is zero, so dropout of the state does not change it.
     first = 1 if rate in ("dropout_state", "weight_drop") else 0
     varied_BTF = np.std(hidden_KBTF, axis=0)
     assert varied_BTF[:, first:].min() > 0 and (varied_BTF[:, :first] < 1e-6).all()
     if name in ("modern-nplm", "transformer"):
-        # What is normalised is not linear, however small the parameters: its parts are held to the
-        # mean where they are made (tests/ops/test_dropout.py).
+        # A normalised network is not linear, not even with small parameters, so its mean changes.
+        # tests/ops/test_dropout.py tests the mean of dropout itself.
         return
-    # Parameters are small, so the network is nearly linear and the mean goes through it.
+    # Parameters are small, so the network is nearly linear and keeps the mean.
     expected_BTF, _ = hidden(model, params, tokens_BT)
     scale = float(np.abs(expected_BTF).max())
     assert_allclose(hidden_KBTF.mean(0), expected_BTF, atol=0.1 * scale)
 
 
-def test_penalties_are_added_in_training_alone():
+def test_penalties_are_added_only_in_training():
     model, params = build("gru", {}, activation_penalty=2.0, temporal_penalty=3.0)
     plain, _ = build("gru", {})
     hidden_BTF, _ = hidden(plain, params, tokens())
-    # Of seven steps six are read; the last repeats the one before, and does not change.
+    # The length is six of seven steps, so the last hidden state repeats the state before it.
     hidden_BTF = np.array(hidden_BTF)
     hidden_BTF[:, -1] = hidden_BTF[:, -2]
     expected = 2.0 * np.mean(hidden_BTF**2)
-    # The mean over T steps, the first of which has no change.
+    # The mean is over T steps, and the first step has no change.
     expected += 3.0 * np.mean(np.diff(hidden_BTF, axis=1) ** 2) * (T - 1) / T
     found = objective(model, params) - objective(plain, params)
     assert_allclose(found, expected, rtol=1e-4)
@@ -109,7 +109,7 @@ def test_penalties_are_added_in_training_alone():
 
 
 @pytest.mark.parametrize("variational", [False, True])
-def test_a_variational_mask_is_one_for_all_steps(variational):
+def test_a_variational_mask_is_constant_over_time(variational):
     model, params = build("rnn", {}, dropout_output=0.5, variational=variational)
     hidden_BTF, _ = model.apply(
         {"params": params}, tokens(), deterministic=False, rngs={"dropout": jax.random.key(0)}
@@ -119,7 +119,7 @@ def test_a_variational_mask_is_one_for_all_steps(variational):
     assert (zeros_BTF[0] != zeros_BTF[1]).any()
 
 
-def test_layers_have_the_sizes_they_are_given():
+def test_layers_have_the_sizes_in_layer_sizes():
     _, params = build("lstm", {}, layer_sizes=(5, 7, 6), tied=True)
     shapes = [params[f"layers_{index}"]["recurrent"]["kernel"].shape for index in range(3)]
     assert shapes == [(5, 20), (7, 28), (6, 24)] and set(params["output"]) == {"bias"}

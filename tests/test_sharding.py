@@ -34,8 +34,8 @@ WIRED = [
     ("nplm", "mixture"),
     ("gru", "adaptive input, tied"),
 ]
-# Models that use the embedding table in all ways. A GPU computes the gradient of a lookup in
-# another way.
+# Models with every use of the embedding table. A GPU computes the gradient of a lookup by another
+# function than a CPU.
 READ = [("modern-nplm", "plain"), ("nplm", "sampled"), ("gru", "adaptive input, tied")]
 
 
@@ -56,7 +56,7 @@ def run(*command, devices=1):
 
 CASES = {
     "quick": [("cpu", "lstm", "plain", ("data=4,model=2",))],
-    # Two processes, one for each worker of the tests.
+    # Two processes: each worker of the tests runs a process.
     "full, 1": [
         *(("cpu", name, "plain", MESHES[-1:]) for name in NEURAL if name not in ("nplm", "lstm")),
         ("cpu", "nplm", "plain", MESHES),
@@ -71,7 +71,7 @@ CASES = {
 
 @functools.cache
 def measured(group):
-    """Return the errors of each case of a group that came to its end, and the end of stderr."""
+    """Return the errors of each finished case of a group, and the end of standard error."""
     found = start(HERE / "on_devices.py", json.dumps(CASES[group]))
     lines = [json.loads(line) for line in found.stdout.splitlines() if line.startswith("[")]
     return {tuple(case): errors for case, errors in lines}, found.stderr[-2000:]
@@ -86,8 +86,8 @@ def cases_of(group):
             yield pytest.param(group, case, id="-".join(case), marks=marks)
 
 
-@pytest.mark.parametrize(("group", "case"), [one for group in CASES for one in cases_of(group)])
-def test_a_mesh_changes_nothing_but_the_order_of_summation(group, case):
+@pytest.mark.parametrize(("group", "case"), [case for group in CASES for case in cases_of(group)])
+def test_training_on_a_mesh_equals_training_on_one_device(group, case):
     errors, stderr = measured(group)
     assert case in errors, stderr
     losses, parameters = errors[case]
@@ -104,11 +104,15 @@ def test_a_run_resumes_on_a_different_number_of_devices(tmp_path):
     run(*train, "--steps", "20", "--out", tmp_path / "whole")
     mesh = ["--mesh", "data=2,model=2"]
     vocabulary = len(json.loads((tmp_path / "whole/tokenizer.json").read_text())["tokens"])
-    assert vocabulary % 2 == 0, "so that two devices can share it"
+    assert vocabulary % 2 == 0, "two devices must be able to shard it"
     run(*train, "--steps", "10", "--out", tmp_path / "parts", *mesh, devices=4)
     run(*train, "--steps", "20", "--out", tmp_path / "parts", "--resume")
     whole, parts = (
-        [one["loss"] for one in read_records(tmp_path / name / "metrics.jsonl") if "loss" in one]
+        [
+            record["loss"]
+            for record in read_records(tmp_path / name / "metrics.jsonl")
+            if "loss" in record
+        ]
         for name in ("whole", "parts")
     )
     assert len(whole) == 20

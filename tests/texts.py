@@ -4,8 +4,9 @@ import numpy as np
 
 
 def write_many_words(path):
-    """So many words that a validation text is scored in several calls, one after another. With
-    <eos> they are 10,000.
+    """Write a text with a vocabulary of 10,000, <eos> included.
+
+    With this vocabulary the scorer reads a validation text in several calls.
     """
     random = np.random.default_rng(0)
     words = np.concatenate([random.permutation(9999) for _ in range(6)]).reshape(-1, 9)

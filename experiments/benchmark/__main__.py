@@ -1,4 +1,4 @@
-"""jaxlm, PyTorch and linen's own cells on the same shapes: in one run, alternating, medians.
+"""Time jaxlm, PyTorch and linen's cells on the same shapes, alternating, in one run.
 
 Command    python experiments/benchmark --torch-python PATH [--only medium] [--out FOLDER]
 Hardware   any; the table names it (CPU, or the GPU that both frameworks find)
@@ -7,12 +7,14 @@ Expected   experiments/benchmark/RESULTS.md (two cores with AVX2, float32): step
            as PyTorch in the geometric mean, generation 3.36, evaluation 1.16
 Published  none
 
-PATH is a Python that has torch; it may be this one. Each shape is timed for the training step
-(forward, backward, clipping, Adam), for evaluation (forward and cross-entropy) and for generation
-(20 streams of 200 words, one at a time); in float32, and in bfloat16 beside PyTorch's autocast. A
-round is one timing of every peer; a figure is the median of its rounds, a ratio the median of the
-rounds' ratios. The limit is the products' arithmetic at the rate, and the traffic that cannot be
-spared at the bandwidth, that were measured between the rounds.
+PATH is a Python that has torch; the default is this Python. Three tasks are timed for each shape:
+- step: forward pass, backward pass, clipping, Adam;
+- evaluation: forward pass and cross-entropy;
+- generation: 20 streams of 200 words, word by word.
+Both dtypes are timed: float32, and bfloat16 against PyTorch's autocast. A round times every peer
+once. A time is the median over the rounds, and a ratio is the median of the rounds' ratios. The
+limit is a lower bound: the arithmetic of the products at the measured rate, plus the unavoidable
+memory traffic at the measured bandwidth. Rate and bandwidth are measured between the rounds.
 """
 
 import argparse
@@ -36,7 +38,16 @@ HERE = Path(__file__).parent
 def alternate(
     peers: dict[str, Peer], requests: dict[str, dict[str, Any]], rounds: int, seconds: float
 ) -> dict[str, Any]:
-    """Seconds of one step for every peer, round after round; or why it could not be timed."""
+    """Time every peer, round after round.
+
+    Args:
+      peers: the processes, by name.
+      requests: the work that each peer prepares, by name.
+      rounds: number of timings of each peer.
+      seconds: duration of a timing, about.
+    Returns:
+      {"times": seconds of one repetition, a list per peer, "failed": error message per peer}.
+    """
     estimates, times, failed = {}, {name: [] for name in requests}, {}
     for name, request in requests.items():
         answer = peers[name].ask(prepare=request, name=name)
@@ -48,33 +59,36 @@ def alternate(
                 times[name].append(answer["estimate"])
     for _ in range(rounds):
         for name, estimate in estimates.items():
-            # One that takes long is timed less often: a few times tell enough of it.
+            # Slow work is timed fewer times.
             enough = 1 if estimate > TOO_LONG else 5 if estimate > 4 * seconds else rounds
             if len(times[name]) >= enough:
                 continue
-            times[name].append(peers[name].ask(seconds=seconds, name=name)["one"])
+            times[name].append(peers[name].ask(seconds=seconds, name=name)["seconds"])
     for name in estimates:
         peers[name].ask(forget=True)
     return {"times": {name: found for name, found in times.items() if found}, "failed": failed}
 
 
 def measure_limit(peer: Peer, accelerator: bool) -> dict[str, float]:
-    """FLOP/s of a product in each dtype, and bytes/s of a pass in place: the best of several."""
+    """Return FLOP/s of a product in each dtype, and bytes/s of an update in place.
+
+    Each is the best of five timings.
+    """
     found = {}
     size = 8192 if accelerator else 2048
     for dtype in DTYPES:
         peer.ask(prepare={"who": "limit", "what": "product", "size": size, "dtype": dtype})
-        best = min(peer.ask(seconds=0.3)["one"] for _ in range(5))
+        best = min(peer.ask(seconds=0.3)["seconds"] for _ in range(5))
         found[dtype] = 2 * size**3 / best
     # Larger than any cache.
     count = 1 << (28 if accelerator else 26)
     peer.ask(prepare={"who": "limit", "what": "memory", "size": count})
-    found["bandwidth"] = 8 * count / min(peer.ask(seconds=0.3)["one"] for _ in range(5))
+    found["bandwidth"] = 8 * count / min(peer.ask(seconds=0.3)["seconds"] for _ in range(5))
     return found
 
 
 def peak_memory(commands: dict[str, list[str]], shape: Shape, patience: float) -> dict[str, int]:
-    """The most memory that a fresh process held for some training steps, in bytes."""
+    """Return the peak memory of a new process that runs training steps, in bytes, by peer."""
     found = {}
     for who in ("jaxlm", "PyTorch"):
         with started(commands[who], dict(os.environ), patience) as peer:
@@ -89,7 +103,7 @@ def _request(who: str, shape: Shape, task: str, dtype: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What this ran on."""
+    """Describe the machine: CPU, vector units, cores, Python, and the date."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     flags = ""
@@ -110,11 +124,12 @@ def machine() -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """All timings, as plain data."""
-    ours, theirs = [sys.executable, str(HERE / "jax_side.py")], str(HERE / "torch_side.py")
-    commands = {"jaxlm": ours, "linen": ours, "PyTorch": [options.torch_python, theirs]}
+    """Return all timings, as plain data."""
+    jax_side = [sys.executable, str(HERE / "jax_side.py")]
+    torch_side = [options.torch_python, str(HERE / "torch_side.py")]
+    commands = {"jaxlm": jax_side, "linen": jax_side, "PyTorch": torch_side}
     rows: list[dict[str, Any]] = []
-    # On a GPU each of the three takes what it needs; JAX would take most of the memory at once.
+    # The processes share the GPU's memory, so JAX must not allocate most of it at the start.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     with contextlib.ExitStack() as stack:
         peers = {
@@ -147,7 +162,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for name, shape in shapes.items()
         if name in options.memory
     }
-    limit = {key: statistics.median(one[key] for one in limits) for key in limits[0]}
+    limit = {key: statistics.median(found[key] for found in limits) for key in limits[0]}
     return {
         "machine": machine(),
         "about": about,
@@ -159,14 +174,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _timed(
-    peers: dict[str, Peer], what: tuple[Shape, str, str], options: argparse.Namespace
+    peers: dict[str, Peer], case: tuple[Shape, str, str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    requests = {name: _request(name, *what) for name in peers}
+    requests = {name: _request(name, *case) for name in peers}
     return alternate(peers, requests, options.rounds, options.seconds)
 
 
 def _growth(peers: dict[str, Peer], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The step of the small LSTM as one of its axes grows."""
+    """Time the step of the small LSTM as T, B, H or V grows."""
     from dataclasses import replace
 
     found = []
@@ -185,17 +200,17 @@ def _growth(peers: dict[str, Peer], options: argparse.Namespace) -> list[dict[st
 
 
 def main() -> None:
-    """Times, prints, saves."""
+    """Time all shapes, print the tables, and save them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default=sys.executable)
     parser.add_argument("--only", action="append", choices=list(SHAPES), default=[])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--memory", nargs="*", choices=list(SHAPES), default=["long"])
-    parser.add_argument("--growth", action="store_true", help="and as T, B, H and V grow (figures)")
+    parser.add_argument("--growth", action="store_true", help="also vary T, B, H and V (figures)")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of one timing, about")
-    parser.add_argument("--patience", type=float, default=600, help="seconds for a peer's answer")
+    parser.add_argument("--seconds", type=float, default=0.4, help="duration of a timing")
+    parser.add_argument("--patience", type=float, default=600, help="seconds to wait for a peer")
     parser.add_argument("--out", type=Path, help="folder for results.json, RESULTS.md and figures")
     options = parser.parse_args()
     results = run(options)

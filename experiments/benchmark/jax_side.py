@@ -1,7 +1,7 @@
-"""The same work by jaxlm, and by linen's cells with optax's cross-entropy; the machine's limits.
+"""JAX's side of the benchmark: jaxlm, linen's cells with optax's cross-entropy, and the limits.
 
-jaxlm is used as a training run uses it: the train step with its clipping, metrics and carry, the
-scorer's function, the sampler's.
+jaxlm runs the functions of a training run: the train step with clipping, metrics and carry, the
+scorer's function, and the sampler's function.
 """
 
 import functools
@@ -27,7 +27,7 @@ CAPACITY = 64
 
 
 def batch_of(shape: dict[str, Any], steps: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Random inputs [steps, B, T or N] and targets [steps, B, T]."""
+    """Return random inputs [steps, B, T or N] and targets [steps, B, T]."""
     random = np.random.default_rng(0)
     inputs = steps, shape["batch"], shape["n_step"] or shape["time"]
     targets = steps, shape["batch"], shape["time"]
@@ -36,9 +36,9 @@ def batch_of(shape: dict[str, Any], steps: int = 1) -> tuple[np.ndarray, np.ndar
 
 
 def prepare_jaxlm(request: dict[str, Any]) -> Work:
-    """The work of one shape, task and dtype."""
+    """Return jaxlm's work for a shape, a task and a dtype."""
     shape, task = request["shape"], request["task"]
-    # float32 as PyTorch is allowed it: TF32 on a GPU; on a CPU it is float32.
+    # PyTorch may use TF32 on a GPU, so jaxlm may too. On a CPU tf32 is float32.
     dtype = {"float32": "tf32"}.get(request["dtype"], request["dtype"])
     settings = {"dtype": dtype, **request.get("options", {})}
     settings |= {name: shape[name] for name in MODELS[shape["model"]].settings if name in shape}
@@ -50,8 +50,11 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
         inputs, targets = batch_of(shape, CAPACITY)
         counted = np.full(CAPACITY, targets[0].size, np.float32)
         ones = np.ones(targets.shape, np.float32)
-        alike = np.full(CAPACITY, inputs.shape[-1], np.int32), np.ones(CAPACITY, np.float32)
-        block = Block(inputs, targets, ones, counted, np.zeros(CAPACITY, bool), *alike)
+        lengths_and_rates = (
+            np.full(CAPACITY, inputs.shape[-1], np.int32),
+            np.ones(CAPACITY, np.float32),
+        )
+        block = Block(inputs, targets, ones, counted, np.zeros(CAPACITY, bool), *lengths_and_rates)
         train_block = make_train_block(model, optimizer, key, positions)
         held = [init_state(model, optimizer, key, shape["batch"])]
 
@@ -78,8 +81,7 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
 def _evaluation(model: Any, params: Any, shape: dict[str, Any], positions: str) -> Work:
     inputs, targets = (array[0] for array in batch_of(shape))
     if positions == "last":
-        # Windows side by side are how training sees them; the scorer reads a text as a stream, of
-        # which every position is a window.
+        # Training reads separate windows. The scorer reads a stream, with a window per position.
         inputs = targets
     carry = model.initial_carry(len(inputs))
 
@@ -93,7 +95,7 @@ def _evaluation(model: Any, params: Any, shape: dict[str, Any], positions: str) 
 
 
 class LinenRecurrent(nn.Module):
-    """What one writes with Flax alone: nn.RNN over nn.OptimizedLSTMCell (GRUCell, SimpleCell)."""
+    """A recurrent model in plain Flax: nn.RNN over OptimizedLSTMCell, GRUCell or SimpleCell."""
 
     shape: Any
 
@@ -112,12 +114,12 @@ class LinenRecurrent(nn.Module):
     @nn.nowrap
     def initial_carry(self):
         zeros = jnp.zeros((self.shape["batch"], self.shape["hidden_size"]))
-        one = (zeros, zeros) if self.shape["model"] == "lstm" else zeros
-        return (one,) * self.shape["num_layers"]
+        layer = (zeros, zeros) if self.shape["model"] == "lstm" else zeros
+        return (layer,) * self.shape["num_layers"]
 
 
 class LinenNPLM(nn.Module):
-    """Embed, Dense, tanh, Dense."""
+    """An NPLM in plain Flax: Embed, Dense, tanh, Dense."""
 
     shape: Any
 
@@ -133,9 +135,9 @@ class LinenNPLM(nn.Module):
 
 
 def prepare_linen(request: dict[str, Any]) -> Work:
-    """The train step of one shape, as an example of Flax's would have it."""
+    """Return the train step of a shape, written as in Flax's examples."""
     shape = flax.core.freeze(request["shape"])
-    # All that is compared with linen's cells: anything else would be timed as a float32 step.
+    # Only the float32 train step is compared with linen's cells.
     assert (request["task"], request["dtype"]) == ("step", "float32"), request
     model = LinenNPLM(shape) if shape["n_step"] else LinenRecurrent(shape)
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(1e-3))
@@ -144,7 +146,7 @@ def prepare_linen(request: dict[str, Any]) -> Work:
     params = jax.jit(model.init)(jax.random.key(0), inputs, carry)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
-    def one(params, opt_state, carry):
+    def train_step(params, opt_state, carry):
         def loss(params):
             logits, after = model.apply(params, inputs, carry)
             nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -159,14 +161,14 @@ def prepare_linen(request: dict[str, Any]) -> Work:
 
     def step(count: int) -> None:
         for _ in range(count):
-            held[0], value = one(*held[0])
+            held[0], value = train_step(*held[0])
         float(value)
 
     return step
 
 
 def prepare_limit(request: dict[str, Any]) -> Work:
-    """A product of two matrices, or a pass over memory in place."""
+    """Return the work that measures a limit: a matrix product, or an update of memory in place."""
     size = request["size"]
     if request["what"] == "product":
         a = jnp.ones((size, size), request["dtype"])
@@ -192,7 +194,7 @@ PREPARE = {"jaxlm": prepare_jaxlm, "linen": prepare_linen, "limit": prepare_limi
 
 
 def prepare(request: dict[str, Any]) -> Work:
-    """The work of whichever of the three is asked for."""
+    """Return the work for the program that the request names."""
     return PREPARE[request["who"]](request)
 
 

@@ -9,20 +9,23 @@ from shapes import SHAPES
 
 
 def medians(row: dict[str, Any]) -> dict[str, float]:
-    """Seconds of one step, by peer."""
+    """Return the median seconds of one repetition, by peer."""
     return {name: statistics.median(times) for name, times in row["times"].items()}
 
 
 def ratio(row: dict[str, Any], peer: str = "PyTorch") -> float | None:
-    """How many times faster jaxlm is than the peer: the median over rounds; None if one failed."""
-    ours, theirs = row["times"].get("jaxlm"), row["times"].get(peer)
-    if not ours or not theirs:
+    """Return how many times faster jaxlm is than the peer, the median over rounds.
+
+    None if either was not timed.
+    """
+    jaxlm_times, peer_times = row["times"].get("jaxlm"), row["times"].get(peer)
+    if not jaxlm_times or not peer_times:
         return None
-    return statistics.median(b / a for a, b in zip(ours, theirs, strict=False))
+    return statistics.median(b / a for a, b in zip(jaxlm_times, peer_times, strict=False))
 
 
 def line(row: dict[str, Any]) -> str:
-    """What one timing found."""
+    """Return a row as a line of text."""
     parts = [f"{name} {1000 * found:.1f} ms" for name, found in medians(row).items()]
     parts += [f"{name}: {why}" for name, why in row["failed"].items()]
     times = ratio(row)
@@ -31,14 +34,14 @@ def line(row: dict[str, Any]) -> str:
 
 
 def limit_seconds(row: dict[str, Any], limit: dict[str, float]) -> float:
-    """What the arithmetic and the traffic alone would take."""
+    """Return the lower bound in seconds: arithmetic at its rate plus traffic at its bandwidth."""
     shape = SHAPES[row["shape"]]
     arithmetic = shape.flops(row["task"]) / limit[row["dtype"]]
     return arithmetic + shape.traffic(row["task"]) / limit["bandwidth"]
 
 
 def geometric_mean(values: list[float]) -> float:
-    """exp of the mean logarithm."""
+    """Return exp of the mean logarithm."""
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
@@ -69,24 +72,24 @@ def _table(rows: list[dict[str, Any]], limit: dict[str, float]) -> list[str]:
     if ratios:
         mean, least = geometric_mean(ratios), min(ratios)
         lines.append(
-            f"\nGeometric mean {mean:.2f}x PyTorch, least {least:.2f}x; of one at the limit it "
-            f"would be {geometric_mean(most):.2f}x."
+            f"\nGeometric mean {mean:.2f}x PyTorch, least {least:.2f}x. A program at the "
+            f"limit would have {geometric_mean(most):.2f}x."
         )
     return lines
 
 
 def _against_the_faster(rows: list[dict[str, Any]]) -> list[str]:
-    """jaxlm's bfloat16 against whichever of PyTorch's two is faster."""
+    """Compare jaxlm's bfloat16 step with the faster of PyTorch's float32 and bfloat16 steps."""
     by_shape: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         if row["task"] == "step":
             by_shape.setdefault(row["shape"], {})[row["dtype"]] = medians(row)
     ratios = []
     for found in by_shape.values():
-        theirs = [one["PyTorch"] for one in found.values() if "PyTorch" in one]
-        ours = found.get("bfloat16", {}).get("jaxlm")
-        if ours and theirs and len(found) == 2:
-            ratios.append(min(theirs) / ours)
+        pytorch = [times["PyTorch"] for times in found.values() if "PyTorch" in times]
+        jaxlm = found.get("bfloat16", {}).get("jaxlm")
+        if jaxlm and pytorch and len(found) == 2:
+            ratios.append(min(pytorch) / jaxlm)
     if not ratios:
         return []
     mean = geometric_mean(ratios)
@@ -97,7 +100,7 @@ def _against_the_faster(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Everything, as a page."""
+    """Return all results as a Markdown page."""
     machine, about, limit = results["machine"], results["about"], results["limit"]
     versions = ", ".join(
         f"{name} {value}" for side in about.values() for name, value in side.items()
@@ -109,11 +112,11 @@ def markdown(results: dict[str, Any]) -> str:
         f"Measured between the rounds: float32 products {limit['float32'] / 1e9:.0f} GFLOP/s, "
         f"bfloat16 products {limit['bfloat16'] / 1e9:.0f}, memory "
         f"{limit['bandwidth'] / 1e9:.0f} GB/s (read and written in place).\n",
-        "Milliseconds of one training step, of one evaluation of the same batch, or of generating "
-        "20 streams of 200 words; medians of alternating rounds. GFLOP/s counts the products "
-        "alone. The limit is their arithmetic at the rate above, plus the traffic that cannot be "
-        "spared (Adam's seven passes over the parameters; reading the matrices) at the bandwidth "
-        "above.\n",
+        "Times are milliseconds of one training step, of one evaluation of the same batch, or of "
+        "generating 20 streams of 200 words. Each is a median of alternating rounds. GFLOP/s "
+        "counts only the products. The limit is a lower bound: the arithmetic of the products at "
+        "the rate above, plus the unavoidable memory traffic at the bandwidth above (Adam's seven "
+        "passes over the parameters; reading the matrices).\n",
     ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results["rows"]:
@@ -125,16 +128,15 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["## Peak memory of a process that takes training steps, float32\n"]
         lines += ["| shape | jaxlm MB | PyTorch MB | share |", "|---|---|---|---|"]
         for name, found in results["memory"].items():
-            ours, theirs = found["jaxlm"], found["PyTorch"]
-            lines.append(
-                f"| {name} | {ours / 1e6:.0f} | {theirs / 1e6:.0f} | {100 * ours / theirs:.0f}% |"
-            )
+            jaxlm, pytorch = found["jaxlm"], found["PyTorch"]
+            share = f"{100 * jaxlm / pytorch:.0f}%"
+            lines.append(f"| {name} | {jaxlm / 1e6:.0f} | {pytorch / 1e6:.0f} | {share} |")
         lines.append("")
     return "\n".join(lines)
 
 
 def growth_figure(growth: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds of the small LSTM's step as one axis grows."""
+    """Plot the milliseconds of the small LSTM's step as one axis grows."""
     from matplotlib.figure import Figure
 
     axes_of = list(dict.fromkeys(point["axis"] for point in growth))
@@ -143,9 +145,9 @@ def growth_figure(growth: list[dict[str, Any]], path: Path) -> None:
         axes = figure.add_subplot(1, len(axes_of), place)
         points = [point for point in growth if point["axis"] == axis]
         for name in ("jaxlm", "PyTorch"):
-            known = [point for point in points if name in point["times"]]
-            sizes = [point["size"] for point in known]
-            axes.plot(sizes, [1000 * medians(point)[name] for point in known], "o-", label=name)
+            timed = [point for point in points if name in point["times"]]
+            sizes = [point["size"] for point in timed]
+            axes.plot(sizes, [1000 * medians(point)[name] for point in timed], "o-", label=name)
         axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms a step")
         axes.set_xticks([point["size"] for point in points], [point["size"] for point in points])
         axes.minorticks_off()

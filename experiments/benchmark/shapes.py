@@ -1,4 +1,4 @@
-"""What is timed: the shapes, and what each costs at least in arithmetic and in memory traffic."""
+"""The shapes that are timed, with lower bounds on their arithmetic and memory traffic."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,8 +8,10 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and a batch. `n_step` is the NPLM's window, which has time 1: B windows, one
-    prediction each.
+    """A model and a batch.
+
+    `n_step` is the window size of the NPLM, whose batch is `batch` windows with one prediction
+    each (time 1).
     """
 
     model: str
@@ -23,12 +25,12 @@ class Shape:
     accelerator_only: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """For the wire."""
+        """Return the fields as a dict, for JSON."""
         return asdict(self)
 
     @property
     def inner_matrices(self) -> int:
-        """Numbers in the matrices that every token is multiplied with, but for the output's."""
+        """Number of elements of all weight matrices, without embedding and output matrix."""
         if self.model == "nplm":
             return self.n_step * self.embedding_size * self.hidden_size
         gates, size = GATES[self.model], self.hidden_size
@@ -37,24 +39,28 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All of them, biases left out."""
+        """Number of parameters, without biases."""
         output = self.hidden_size * self.vocab_size
         return self.vocab_size * self.embedding_size + self.inner_matrices + output
 
     def tokens(self, task: str) -> int:
-        """Predictions in one of the task."""
+        """Number of predictions in one repetition of the task."""
         return STREAMS * WORDS if task == "generation" else self.batch * self.time
 
     def flops(self, task: str) -> float:
-        """Of the products alone. A step is three times the forward pass: values, and two gradients.
-        A generated token is a forward pass.
+        """Return the FLOP of the products in one repetition of the task.
+
+        A step has three times the products of a forward pass: values, and the gradients of both
+        operands. A generated token needs one forward pass.
         """
         forward = 2.0 * (self.inner_matrices + self.hidden_size * self.vocab_size)
         return forward * self.tokens(task) * (3 if task == "step" else 1)
 
     def traffic(self, task: str) -> float:
-        """Bytes that cannot be spared, with float32 parameters: Adam reads p, m, v and g and writes
-        p, m and v; a forward pass reads the matrices (generation, for every word).
+        """Return the unavoidable memory traffic of float32 parameters, in bytes.
+
+        Adam reads p, m, v and g, and writes p, m and v. A forward pass reads the matrices;
+        generation reads them for every word.
         """
         if task == "step":
             return 7 * 4.0 * self.parameters
@@ -85,7 +91,7 @@ SHAPES: dict[str, Shape] = {
 TASKS = ("step", "evaluation", "generation")
 DTYPES = ("float32", "bfloat16")
 
-# How cost grows: one axis of the small shape at a time.
+# To measure how cost grows, one axis of the small shape is varied at a time.
 GROWTH: dict[str, tuple[int, ...]] = {
     "time": (5, 10, 20, 40, 80, 160),
     "batch": (5, 10, 20, 40, 80, 160),

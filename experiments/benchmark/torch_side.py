@@ -1,7 +1,7 @@
-"""The same work in PyTorch: nn.LSTM, nn.GRU, nn.RNN, nn.Linear, its cross-entropy and its Adam.
+"""PyTorch's side of the benchmark: nn.LSTM, nn.GRU, nn.RNN, nn.Linear, cross-entropy and Adam.
 
-Fused Adam, time first and the tensors laid out as nn.LSTM likes them best; on an accelerator its
-cuDNN kernels, TF32 allowed. bfloat16 is autocast, as its documentation has it.
+Adam is fused, and time is the first axis, the fastest layout of nn.LSTM. A GPU uses cuDNN with TF32
+allowed. bfloat16 is autocast, as in PyTorch's documentation.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ class NPLM(nn.Module):
 
 
 def prepare(request: dict[str, Any]) -> Work:
-    """The work of one shape, task and dtype."""
+    """Return the work for a shape, a task and a dtype."""
     shape, low = request["shape"], request["dtype"] == "bfloat16"
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -97,7 +97,7 @@ def prepare(request: dict[str, Any]) -> Work:
             for _ in range(count):
                 token, carry = torch.zeros((STREAMS, seen), dtype=torch.long, device=DEVICE), None
                 for _ in range(WORDS):
-                    # Time first for the layers, and just the last `seen` words.
+                    # Recurrent layers take [T, B]. `token` keeps only the last `seen` words.
                     logits, carry = model(token if window else token.T, carry)
                     chances = torch.softmax(logits.float().reshape(STREAMS, -1), -1)
                     drawn = torch.multinomial(chances, 1)

@@ -1,7 +1,6 @@
-"""How the benchmark and the processes it times talk: a JSON object a line.
+"""The protocol between the benchmark and the processes that it times: one JSON object per line.
 
-Each peer is one process, and only one of them is asked to work at a time, so that they alternate
-without sharing the cores.
+Each peer is a process. Only one peer works at a time, so peers do not share the cores.
 """
 
 import contextlib
@@ -15,19 +14,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 TOO_LONG = 20.0
-"""Seconds of one, above which it is timed that once."""
+"""Work whose single repetition takes longer than this many seconds is timed once."""
 Work = Callable[[int], None]
-"""work(n) does the timed thing n times, and is over when its result is there."""
+"""work(n) repeats the timed work n times, and returns when the result is computed."""
 
 
 def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> None:
-    """Answers requests until standard input ends.
+    """Answer requests until standard input ends.
 
-    {"prepare": {...}, "name": n} makes the work called n and does it a few times; {"seconds": s,
-    "name": n} repeats it for about so long and answers with the seconds of one; {"forget": true}
-    lets go of all works; {"peak": true} answers with the most memory held so far, in bytes.
+    - {"about": true}: answer with `about`.
+    - {"prepare": {...}, "name": n}: prepare the work named n, run it a few times, and answer with
+      the seconds of one repetition.
+    - {"seconds": s, "name": n}: repeat the work for about s seconds, and answer with the seconds
+      of one repetition.
+    - {"forget": true}: free all works.
+    - {"peak": true}: answer with the peak memory of this process, in bytes.
     """
-    # What libraries print must not get between the answers.
+    # Libraries may print to standard output; only answers belong there.
     answers = sys.stdout
     sys.stdout = sys.stderr
     works: dict[str, Work] = {}
@@ -41,7 +44,7 @@ def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> N
         elif "prepare" in request:
             try:
                 work = works[name] = prepare(request["prepare"])
-                for _ in range(3):  # The first compiles, the second warms up.
+                for _ in range(3):  # The first run compiles, the second warms up.
                     began = time.perf_counter()
                     work(1)
                     estimates[name] = time.perf_counter() - began
@@ -56,7 +59,7 @@ def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> N
             began = time.perf_counter()
             works[name](count)
             estimates[name] = (time.perf_counter() - began) / count
-            answer = {"one": estimates[name]}
+            answer = {"seconds": estimates[name]}
         elif "forget" in request:
             works.clear()
             work = None
@@ -66,8 +69,10 @@ def serve(prepare: Callable[[dict[str, Any]], Work], about: dict[str, Any]) -> N
 
 
 class Peer:
-    """The other end of `serve`. One that does not answer within `patience` seconds is ended, and
-    started afresh when it is asked again.
+    """The client of `serve`.
+
+    A process that does not answer within `patience` seconds is killed. The next request starts a
+    new process.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], patience: float) -> None:
@@ -75,7 +80,7 @@ class Peer:
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """One request, one answer: {"error": ...} if it took too long."""
+        """Send a request and return the answer, or {"error": ...} after `patience` seconds."""
         if self.process is None:
             self.process = subprocess.Popen(
                 self.command,
@@ -87,7 +92,7 @@ class Peer:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        # Nothing is left in the reader between two answers, so waiting on its file is enough.
+        # The reader's buffer is empty between two answers, so waiting for the file is enough.
         if not select.select([self.process.stdout], [], [], self.patience)[0]:
             self.process.kill()
             self.end()
@@ -98,7 +103,7 @@ class Peer:
         return json.loads(line)
 
     def end(self) -> None:
-        """Ends the process."""
+        """End the process."""
         if self.process is not None:
             assert self.process.stdin and self.process.stdout
             self.process.stdin.close()
@@ -109,7 +114,7 @@ class Peer:
 
 @contextlib.contextmanager
 def started(command: list[str], environment: dict[str, str], patience: float) -> Iterator[Peer]:
-    """A peer that ends with the block."""
+    """Yield a peer, and end its process when the block ends."""
     peer = Peer(command, environment, patience)
     try:
         yield peer

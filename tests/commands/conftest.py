@@ -1,4 +1,4 @@
-"""Runs that the command tests ask, trained once, and a way to call a command as the shell would."""
+"""Fixtures for the tests of commands: runs that are trained once, and a call of a command."""
 
 import runpy
 import sys
@@ -10,7 +10,7 @@ import jaxlm
 
 @pytest.fixture(scope="session")
 def toy_runs(tmp_path_factory):
-    """Folders of an NPLM and an LSTM, trained on the lecture's sentences by the command itself."""
+    """Folders of an NPLM and an LSTM that the command trained on the lecture's sentences."""
     folder = tmp_path_factory.mktemp("runs")
     return {name: train_toy(name, folder / f"{name}-toy") for name in ("nplm", "lstm")}
 
@@ -23,7 +23,7 @@ def train_toy(name, out):
 
 @pytest.fixture(scope="session")
 def text_run(tmp_path_factory):
-    """An NPLM with <eos> and <unk>, trained for a moment on a text of its own."""
+    """Folder of an NPLM with <eos> and <unk>, trained briefly on a text file."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "my.txt").write_text("the cat sat on the mat\nthe dog sat on the log\n" * 20)
     text = jaxlm.read_corpus(str(folder / "my.txt"), unk="always")
@@ -35,11 +35,11 @@ def text_run(tmp_path_factory):
 
 
 def call(command, *argv):
-    """Runs `python -m jaxlm.<command>` in this process: its exit code, and nothing caught."""
+    """Run `python -m jaxlm.<command>` in this process, and return its exit code."""
     before = sys.argv
     sys.argv = [command, *map(str, argv)]
     try:
-        # Run as in a fresh process, also where another test has imported the module.
+        # Another test may have imported the module; a new process would import it again.
         sys.modules.pop(f"jaxlm.{command}", None)
         runpy.run_module(f"jaxlm.{command}", run_name="__main__")
     except SystemExit as exit_:
@@ -52,7 +52,7 @@ def call(command, *argv):
 @pytest.fixture
 def shell(capsys, monkeypatch):
     """shell("predict", run, "我") -> (exit code, standard output, standard error)."""
-    # Wide enough that no table wraps, whatever terminal the tests run in.
+    # At this width no table wraps, in any terminal.
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(command, *argv):

@@ -1,4 +1,4 @@
-"""Every command, asked as a person would; what it prints is read."""
+"""The output of every command, called as in a shell."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from jaxlm.interop.formats import FORMATS, Format
 from jaxlm.models import MODELS
 
 
-def test_the_lecture(shell, tmp_path, monkeypatch):
+def test_train_runs_the_lecture_by_default(shell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = shell("train", "--model", "nplm")
     assert code == 0 and err == ""
@@ -34,7 +34,7 @@ def test_the_lecture(shell, tmp_path, monkeypatch):
 
 @pytest.mark.quick_for("lstm")
 @pytest.mark.parametrize("model", ["rnn", "gru", "lstm"])
-def test_the_lecture_with_a_recurrent_layer(shell, tmp_path, model):
+def test_recurrent_models_learn_the_lecture(shell, tmp_path, model):
     code, out, _ = shell("train", "--model", model, "--out", tmp_path / "run")
     assert code == 0
     assert "layers_0/recurrent" in out
@@ -68,14 +68,14 @@ def test_train_ends_well_where_the_window_is_longer_than_the_lines(shell, tmp_pa
     assert "我 讨厌 ->" in out and "saved in" in out
 
 
-def test_evaluate_makes_one_table_of_several_runs(shell, toy_runs):
+def test_evaluate_prints_several_runs_in_a_table(shell, toy_runs):
     code, out, _ = shell("evaluate", *toy_runs.values())
     assert code == 0
     assert out.count("1.0") >= 2
     assert "Counted: 3 tokens, the last of each line alone; state reset at each line" in out
 
 
-def test_evaluate_a_text_and_write_its_tokens(shell, text_run, tmp_path):
+def test_evaluate_scores_a_text_and_writes_its_tokens(shell, text_run, tmp_path):
     (tmp_path / "new.txt").write_text("the cat sat on the zebra\n")
     scores = tmp_path / "scores.tsv"
     code, out, _ = shell(
@@ -108,7 +108,7 @@ def test_predict_reads_standard_input(shell, toy_runs, monkeypatch):
     assert "我 爱 -> 爸爸" in out and "我 喜欢 -> 玩具" in out
 
 
-def test_predict_says_what_it_does_to_a_context(shell, toy_runs, text_run):
+def test_predict_reports_truncation_and_padding_of_a_context(shell, toy_runs, text_run):
     _, out, _ = shell("predict", toy_runs["nplm"], "爱 我 讨厌")
     assert "of the context's 3 tokens the model sees the last 2" in out
     _, out, _ = shell("predict", text_run, "the cat")
@@ -129,16 +129,16 @@ def test_generate_continues_a_prompt(shell, toy_runs, text_run):
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "generate"])
-def test_help_is_for_newcomers(shell, command):
+def test_help_has_examples(shell, command):
     code, out, _ = shell(command, "--help")
     assert code == 0
     assert "Examples:" in out and f"python -m jaxlm.{command}" in out
-    # A flag that may be left out is shown by its type alone.
+    # The help of an optional flag shows its type without None.
     assert "None" not in out
 
 
 @pytest.mark.full
-def test_none_takes_a_recipe_s_setting_away(shell, tmp_path):
+def test_none_removes_a_setting_of_the_recipe(shell, tmp_path):
     flags = ("--model", "nplm", "--recipe", "zaremba-small", "--corpus", "toy", "--eos")
     sizes = ("--batch-size", "2", "--bptt", "2", "--steps", "1", "--init-scale", "none")
     assert shell("train", *flags, *sizes, "--clip", "none", "--out", tmp_path / "run")[0] == 0
@@ -147,7 +147,7 @@ def test_none_takes_a_recipe_s_setting_away(shell, tmp_path):
     assert config["optimizer"]["lr"] == 20.0
 
 
-def test_help_of_train_is_the_chosen_model_s(shell):
+def test_help_of_train_lists_the_flags_of_the_chosen_model(shell):
     assert "--n-step" in shell("train", "--help")[1]
     out = shell("train", "--model", "lstm", "--help")[1]
     assert "--num-layers" in out and "--n-step" not in out
@@ -161,7 +161,7 @@ def test_the_package_lists_its_commands(shell):
     assert shell("__main__", "predict", "--help")[1].startswith("usage: python -m jaxlm.predict")
 
 
-def test_settings_default_recipe_file_flag(shell, tmp_path):
+def test_flags_override_file_and_recipe(shell, tmp_path):
     (tmp_path / "settings.json").write_text('{"lr": 0.05, "hidden_size": 3, "steps": 20}')
     flags = ("--recipe", "lecture", "--config", tmp_path / "settings.json", "--hidden-size", "4")
     assert shell("train", *flags, "--out", tmp_path / "run")[0] == 0
@@ -258,7 +258,7 @@ def test_a_count_has_a_session(shell, tmp_path):
     assert session["devices"]["kinds"] == ["cpu: NumPy"]
 
 
-def test_the_lecture_by_counting(shell, tmp_path):
+def test_ngram_learns_the_lecture(shell, tmp_path):
     code, out, err = shell("train", "--model", "ngram", "--out", tmp_path / "run")
     assert code == 0 and err == ""
     for line in ("P(w_t | w_t-2, w_t-1)", "order 3", "6 n-grams", "--discount_fallback"):
@@ -271,7 +271,7 @@ def test_the_lecture_by_counting(shell, tmp_path):
     assert re.search(r"挨打 +0\.\d+ +3-gram", out) and "1-gram" in out
 
 
-def test_a_finished_count_is_left_as_it_is(shell, tmp_path):
+def test_resume_does_not_count_again(shell, tmp_path):
     run = tmp_path / "run"
     assert shell("train", "--model", "ngram", "--out", run)[0] == 0
     before = (run / "ngrams/keys-3.npy").stat().st_mtime_ns
@@ -281,7 +281,7 @@ def test_a_finished_count_is_left_as_it_is(shell, tmp_path):
     assert (run / "metrics.jsonl").exists() is False or "valid" not in out
 
 
-def test_evaluate_lets_a_run_adapt(shell, text_run):
+def test_evaluate_adapts_a_run_by_cache_and_dynamic_evaluation(shell, text_run):
     flags = ["--cache", 20, "--dynamic", "--dynamic-lr", 1e-3, "--dynamic-decay", 0.02]
     flags += ["--cache-flatness", 0.1, "--cache-share", 0.1]
     code, out, _ = shell("evaluate", text_run, *flags)
@@ -299,7 +299,7 @@ def test_evaluate_mixes_a_counted_and_a_neural_run(shell, toy_runs, tmp_path):
     assert "bits a token over" in out
 
 
-def test_a_text_is_counted_on_disk_and_in_memory_alike(shell, text_run, tmp_path):
+def test_counts_on_disk_equal_counts_in_memory(shell, text_run, tmp_path):
     pytest.importorskip("duckdb")
     pytest.importorskip("pyarrow")
     flags = ("--model", "ngram", "--order", "3", "--corpus", text_run.parent / "my.txt")
@@ -309,12 +309,12 @@ def test_a_text_is_counted_on_disk_and_in_memory_alike(shell, text_run, tmp_path
         for path in (tmp_path / "memory/ngrams").iterdir():
             assert path.read_bytes() == (tmp_path / "disk/ngrams" / path.name).read_bytes()
     else:
-        # So little that the engine itself cannot work in it: one line says so, nothing is left.
+        # 100 KB may be too little for the engine: then one line says so, and no file remains.
         assert code == 2 and "--memory" in err
         assert not (tmp_path / "disk").exists()
 
 
-def test_convert_there_and_back(shell, text_run, tmp_path):
+def test_convert_to_arpa_and_back_keeps_the_scores(shell, text_run, tmp_path):
     flags = ("--model", "ngram", "--order", "3", "--corpus", text_run.parent / "my.txt")
     assert shell("train", *flags, "--out", tmp_path / "run")[0] == 0
     assert shell("convert", tmp_path / "run", tmp_path / "x.arpa.gz")[0] == 0
@@ -325,8 +325,8 @@ def test_convert_there_and_back(shell, text_run, tmp_path):
     assert re.findall(r"│ +([\d.]+) │", first) == re.findall(r"│ +([\d.]+) │", second)
 
 
-def test_one_line_gives_convert_a_format(shell, toy_runs, tmp_path, monkeypatch):
-    """A format of this test alone writes the words of a run, and reads any file as one run."""
+def test_convert_uses_a_registered_format(shell, toy_runs, tmp_path, monkeypatch):
+    """Register a format that writes the words of a run, and reads every file as the same run."""
 
     def write(run, path):
         path.write_text("\n".join(run.vocabulary.tokens), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What commands do for themselves: old flags, flags in messages, and compiled programs."""
+"""Old flags, names of flags in messages, and the cache of compiled programs."""
 
 import os
 import re
@@ -27,11 +27,11 @@ VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert")
         (["--corpus", "every"], ["--corpus", "every"]),
     ],
 )
-def test_flags_of_version_0_1_0_are_understood(old, new):
+def test_flags_of_version_0_1_0_are_translated(old, new):
     assert cli.with_new_flags(old) == new
 
 
-def test_the_command_takes_an_old_flag(shell, tmp_path):
+def test_train_accepts_an_old_flag(shell, tmp_path):
     code, _, err = shell(
         "train", "--model", "lstm", "--kernel", "scan", "--steps", 2, "--out", tmp_path / "run"
     )
@@ -41,13 +41,13 @@ def test_the_command_takes_an_old_flag(shell, tmp_path):
 
 
 @pytest.mark.parametrize("command", VERBS)
-def test_help_shows_no_comment_of_the_code(command, shell):
+def test_help_shows_no_code_comments(command, shell):
     code, out, _ = shell(command, "--help")
     assert code == 0
     assert "type: ignore" not in out and "noqa" not in out
 
 
-def test_settings_in_messages_become_flags():
+def test_messages_name_flags_instead_of_settings():
     message = "`hidden_size` 0: must be at least 1 (or 0 with `direct`); choose another `folder`"
     shown = "--hidden-size 0: must be at least 1 (or 0 with --direct); choose another --out"
     assert cli.with_flags(message) == shown
@@ -56,7 +56,7 @@ def test_settings_in_messages_become_flags():
     )
 
 
-def test_compiled_programs_are_kept_by_the_features_of_the_cpu(monkeypatch, tmp_path):
+def test_each_kind_of_cpu_has_its_own_folder_of_compiled_programs(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path))
     here = process.compiled_folder()
     assert here.parent == tmp_path / "compiled"
@@ -64,7 +64,7 @@ def test_compiled_programs_are_kept_by_the_features_of_the_cpu(monkeypatch, tmp_
     assert process.compiled_folder() != here
 
 
-def test_the_cache_is_off_or_the_users_own(monkeypatch):
+def test_users_can_choose_or_disable_the_compilation_cache(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/mine")
     process.keep_compiled_programs()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
@@ -75,7 +75,7 @@ def test_the_cache_is_off_or_the_users_own(monkeypatch):
 
 
 @pytest.mark.full
-def test_a_second_command_finds_the_programs_of_the_first(tmp_path):
+def test_a_second_command_reuses_compiled_programs(tmp_path):
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"JAXLM_CACHE": str(tmp_path / "cache")}
@@ -93,7 +93,7 @@ def test_a_second_command_finds_the_programs_of_the_first(tmp_path):
     assert written[0] and written[0] == written[1]
 
 
-def test_the_oldest_programs_are_removed(tmp_path):
+def test_the_oldest_compiled_programs_are_removed(tmp_path):
     for age, name in enumerate(("new", "older", "oldest")):
         path = tmp_path / "key" / name
         path.parent.mkdir(exist_ok=True)
@@ -119,7 +119,7 @@ def test_the_help_of_a_flag_lists_every_name(command, flag, names, shell, monkey
     # On a wide terminal the help has two columns.
     monkeypatch.setenv("COLUMNS", "80")
     _, out, _ = shell(*command, "--help")
-    # A long name may be cut after a hyphen, at the end of a line.
+    # A long name may wrap after a hyphen, at the end of a line.
     words = re.sub(r"[│\s]+", " ", out).replace("- ", "-")
     text = re.search(rf"{flag} STR (.*?\(default: )", words)[1]
     assert [name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)] == []

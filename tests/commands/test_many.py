@@ -1,4 +1,4 @@
-"""--seeds and --sweep: several runs by one command."""
+"""--seeds and --sweep train several runs by a single command."""
 
 import json
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 
 
-def test_seeds_and_sweeps(shell, tmp_path):
+def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     corpus = tmp_path / "text"
     corpus.mkdir()
     draw = random.Random(1)

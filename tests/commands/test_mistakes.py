@@ -1,4 +1,4 @@
-"""A person's mistake costs one clear line: the value, the choices, what to do. Exit code 2."""
+"""A user's mistake gives a one-line error: the value, the choices, the remedy. Exit code 2."""
 
 import pytest
 
@@ -72,10 +72,10 @@ TRAIN = {
 
 
 @pytest.mark.parametrize(("flags", "fragments"), list(TRAIN.values()), ids=list(TRAIN))
-def test_train(shell, tmp_path, monkeypatch, flags, fragments):
+def test_mistakes_of_train(shell, tmp_path, monkeypatch, flags, fragments):
     monkeypatch.chdir(tmp_path)
     assert_mistake(shell("train", *flags), fragments)
-    # Nothing half-written: a run folder would be taken for a run.
+    # A folder with a config.json would be taken for a run.
     assert not list(tmp_path.rglob("config.json"))
 
 
@@ -96,7 +96,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(("content", "fragments"), list(TEXTS.values()), ids=list(TEXTS))
-def test_train_on_a_bad_text(shell, tmp_path, monkeypatch, content, fragments):
+def test_train_rejects_a_bad_text(shell, tmp_path, monkeypatch, content, fragments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_bytes(content)
     assert_mistake(shell("train", "--corpus", "my.txt"), fragments)
@@ -108,12 +108,12 @@ def test_a_run_is_not_overwritten(shell, toy_runs):
     )
 
 
-def test_another_model_s_run_is_not_resumed(shell, toy_runs):
+def test_a_run_of_another_model_is_not_resumed(shell, toy_runs):
     result = shell("train", "--model", "gru", "--out", toy_runs["nplm"], "--resume")
     assert_mistake(result, ["another run", "nplm, not gru"])
 
 
-def test_settings_that_are_no_json(shell, tmp_path):
+def test_train_rejects_a_bad_config_file(shell, tmp_path):
     (tmp_path / "bad.json").write_text("{lr: 1}")
     assert_mistake(shell("train", "--config", tmp_path / "bad.json"), ["not JSON", "bad.json"])
     (tmp_path / "odd.json").write_text('{"learning_rate": 1}')
@@ -121,7 +121,7 @@ def test_settings_that_are_no_json(shell, tmp_path):
     assert_mistake(shell("train", "--config", tmp_path / "none.json"), ["cannot be read"])
 
 
-def test_predict(shell, toy_runs, tmp_path):
+def test_mistakes_of_predict(shell, toy_runs, tmp_path):
     run = toy_runs["nplm"]
     assert_mistake(shell("predict", run, "我 喜"), ["'喜'", "7 tokens", "nearest", "'喜欢'"])
     assert_mistake(shell("predict", run, "我"), ["1 token", "needs 2", "no <eos>"])
@@ -131,7 +131,7 @@ def test_predict(shell, toy_runs, tmp_path):
     assert_mistake(shell("predict", run.parent / "none", "我"), ["is not a run", str(run)])
 
 
-def test_generate(shell, toy_runs):
+def test_mistakes_of_generate(shell, toy_runs):
     run = toy_runs["lstm"]
     assert_mistake(shell("generate", run), ["context is empty"])
     for flag, value in (
@@ -144,7 +144,7 @@ def test_generate(shell, toy_runs):
         assert_mistake(shell("generate", run, "--prompt", "我", flag, value), [flag])
 
 
-def test_evaluate(shell, toy_runs, tmp_path):
+def test_mistakes_of_evaluate(shell, toy_runs, tmp_path):
     run = toy_runs["nplm"]
     (tmp_path / "new.txt").write_text("我 喜欢 你\n", encoding="utf-8")
     (tmp_path / "empty.txt").write_text("")
@@ -172,11 +172,11 @@ def test_evaluate(shell, toy_runs, tmp_path):
     )
 
 
-def test_an_unknown_command(shell):
+def test_an_unknown_command_is_an_error(shell):
     assert_mistake(shell("__main__", "trian"), ["'trian'", "'train'", "evaluate"])
 
 
-def test_mix(shell, toy_runs, text_run):
+def test_mistakes_of_mixing(shell, toy_runs, text_run):
     run = toy_runs["nplm"]
     assert_mistake(shell("evaluate", run, "--mix"), ["two components", "--unigram-cache"])
     assert_mistake(shell("evaluate", run, "--weights", "1"), ["--mix"])
@@ -188,7 +188,7 @@ def test_mix(shell, toy_runs, text_run):
     assert_mistake(mixed, ["different vocabularies", "'我' is in", "not in"])
 
 
-def test_convert(shell, toy_runs, tmp_path):
+def test_mistakes_of_convert(shell, toy_runs, tmp_path):
     assert_mistake(shell("convert", toy_runs["nplm"], tmp_path / "x.arpa"), ["NPLM", "n-grams"])
     assert_mistake(shell("convert", tmp_path / "x.arpa", tmp_path / "run"), ["does not exist"])
     (tmp_path / "bad.arpa").write_text("\\data\\\nngram 1=2\nngram 2=-5\n")
@@ -197,7 +197,7 @@ def test_convert(shell, toy_runs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_prepare(shell, tmp_path, monkeypatch):
+def test_mistakes_of_prepare(shell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_text("a b\n")
     assert_mistake(shell("prepare"), ["at least one text file", "--help"])

@@ -1,4 +1,4 @@
-"""Every recipe runs, and says where it comes from. What number it reaches is for experiments/."""
+"""Every recipe runs and names its source. experiments/reproduce.py measures its perplexity."""
 
 import json
 import random
@@ -12,7 +12,7 @@ SPLITS = {"train", "valid", "test"}
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A folder of three splits with a few hundred words."""
+    """Folder of a corpus with three splits and a few hundred words."""
     folder = tmp_path_factory.mktemp("corpus")
     draw = random.Random(0)
     for split, lines in {"train": 60, "valid": 6, "test": 6}.items():
@@ -28,10 +28,10 @@ QUICK = ("lecture", "zaremba-small")
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in RECIPES],
 )
-def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
+def test_a_recipe_trains_with_its_settings(shell, tmp_path, corpus, name):
     settings = RECIPES[name]["settings"]
     small = {"embedding_size": 6, "hidden_size": 6, "batch_size": 3}
-    # What is long or deep is cut too, where the recipe has it.
+    # Other sizes are reduced too, if the recipe has them.
     most = {"inner_size": 8, "bptt": 12, "num_layers": 2, "far_size": 3, "rank": 2}
     small |= {field: least for field, least in most.items() if field in settings}
     flags = ["--recipe", name, "--steps", "5", "--out", tmp_path / "run"]
@@ -43,13 +43,13 @@ def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
     if "layer_sizes" in settings:
         flags += ["--layer-sizes", *(7 for _ in settings["layer_sizes"])]
     if settings["corpus"] != "toy":
-        # A text in one file, where the recipe says how it is cut.
+        # If the recipe has `fractions`, its corpus is a single file.
         where = corpus / "train.txt" if "fractions" in settings else corpus
         flags += ["--corpus", where, "--eval-every", "2"]
     code, out, err = shell("train", *flags)
     assert code == 0, err
     config = json.loads((tmp_path / "run/config.json").read_text())
-    # Everything the recipe says, but what was made small, is what the run was given.
+    # Settings of the recipe that were not reduced reach the run's config.json.
     given = {
         key: value
         for part in config.values()
@@ -67,14 +67,14 @@ def test_it_takes_a_few_steps(shell, tmp_path, corpus, name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_says_where_it_comes_from(name):
+def test_a_recipe_names_its_source(name):
     recipe = RECIPES[name]
     assert set(recipe) == {"settings", "paper", "published", "expected", "measured"}
     assert len(recipe["paper"]) > 20 and set(recipe["published"]) <= SPLITS
     measured = recipe["measured"]
     if measured:
         assert {"hardware", "minutes", "seeds"} <= set(measured)
-        # What is expected is what was seen, and what was seen is as expected.
+        # The measured perplexity lies in the expected range.
         for split, (least, most) in recipe["expected"].items():
             assert least <= measured[split] <= most
     else:

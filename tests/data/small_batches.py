@@ -1,4 +1,4 @@
-"""Small texts and the batches of them, for the tests of batching."""
+"""Small texts and their batches, for the tests of batching."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ POEM = "a b c\nd\ne f g h\ni j\nk l m\n"
 
 
 def numbered(size, dtype=np.int32):
-    """A text whose token at position p is p, so that a batch shows where its tokens come from."""
+    """Return a split whose token at position p is p, so that tokens in a batch show their place."""
     vocabulary = Vocabulary((*map(str, range(size)), EOS), start=EOS)
     return Split("train", np.arange(size, dtype=dtype), EmbeddedText(""), Words(vocabulary))
 

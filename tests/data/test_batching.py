@@ -1,4 +1,4 @@
-"""Token ids to batches: every token is a target once an epoch, and the step number says it all."""
+"""Batches: each token is a target once per epoch, and a batch depends only on the step number."""
 
 import math
 
@@ -17,7 +17,7 @@ def assert_same(block, other):
         np.testing.assert_array_equal(array, getattr(other, name), err_msg=name)
 
 
-# Streams and windows, on a text of numbers
+# Streams and windows of a text whose tokens are their positions
 
 
 @settings(deadline=None)
@@ -27,7 +27,7 @@ def assert_same(block, other):
     bptt=st.integers(1, 70),
     dtype=st.sampled_from([np.int32, np.uint16]),
 )
-def test_streams(size, batch, bptt, dtype):
+def test_streams_read_every_token_once_in_order(size, batch, bptt, dtype):
     batch = min(batch, size)
     batches = batches_of(numbered(size, dtype), "streams", batch_size=batch, bptt=bptt)
     stream = math.ceil(size / batch)
@@ -39,12 +39,12 @@ def test_streams(size, batch, bptt, dtype):
         assert inputs.shape == (batches.steps_per_epoch, batch, batches.length)
         counted = weights == 1
         assert np.all(counted | (weights == 0))
-        # Every token is a target once, and what is read before it is the token before it, across
-        # chunks and streams too.
+        # Every token is a target once, and its input is the token before it, also at the edges of
+        # chunks and streams.
         assert sorted(targets[counted]) == list(range(size))
         before = np.where(targets == 0, size, targets - 1)
         np.testing.assert_array_equal(inputs[counted], before[counted])
-        # Read chunk after chunk, row b is stream b, in order.
+        # The chunks of row b, one after another, are stream b.
         for row in range(batch):
             read = targets[:, row][counted[:, row]]
             assert read.tolist() == list(range(size))[row * stream : (row + 1) * stream]
@@ -59,7 +59,7 @@ def test_streams(size, batch, bptt, dtype):
     n_step=st.integers(1, 8),
     dtype=st.sampled_from([np.int32, np.uint16]),
 )
-def test_windows(size, batch, n_step, dtype):
+def test_windows_predict_every_token_once_from_its_context(size, batch, n_step, dtype):
     batch = min(batch, size)
     batches = batches_of(numbered(size, dtype), "windows", n_step, batch_size=batch)
     assert batches.length == n_step
@@ -78,14 +78,14 @@ def test_windows(size, batch, n_step, dtype):
     assert np.all(denominator == batch)
 
 
-def test_windows_are_shuffled_by_epoch_and_seed():
+def test_the_order_of_windows_depends_on_epoch_and_seed():
     def order(seed, number):
         batches = batches_of(numbered(200), "windows", seed=seed, batch_size=20)
         return epoch(batches, number).targets_KBT.ravel().tolist()
 
     orders = [order(seed, number) for seed in (0, 1) for number in (0, 1, 2)]
-    assert all(sorted(one) == list(range(200)) for one in orders)
-    assert len({tuple(one) for one in [*orders, list(range(200))]}) == len(orders) + 1
+    assert all(sorted(found) == list(range(200)) for found in orders)
+    assert len({tuple(found) for found in [*orders, list(range(200))]}) == len(orders) + 1
     assert order(0, 1) == orders[1]
 
 
@@ -93,7 +93,7 @@ def test_windows_are_shuffled_by_epoch_and_seed():
 
 
 def read_rows(block):
-    """(inputs, targets that count) of each row that counts, in the order of the batches."""
+    """Return (inputs, targets of weight 1) of each row of the batches; leave out padding rows."""
     rows, arrays = [], (array.reshape(-1, array.shape[-1]) for array in block[:3])
     for inputs, targets, weights in zip(*arrays, strict=True):
         if weights.any():
@@ -102,7 +102,7 @@ def read_rows(block):
 
 
 def expected_rows(split, length, last):
-    """What `read_rows` should give, in any order, from the split's own lines."""
+    """Return the sorted result of `read_rows`, computed from the lines of the split."""
     start_id = split.tokenizer.vocabulary.start_id
     rows = []
     for line in split.rows():
@@ -119,13 +119,13 @@ def expected_rows(split, length, last):
     ("text", "name", "config"),
     [
         (POEM, "words", {}),
-        (POEM, "words", {"eos": False}),  # the line of one word has nothing to predict
-        ("a b\n\n\nc d\ne f\n \ng h\ni j", "words", {}),  # blank lines are no rows
+        (POEM, "words", {"eos": False}),  # a line of a single word has no target
+        ("a b\n\n\nc d\ne f\n \ng h\ni j", "words", {}),  # blank lines are not rows
         (POEM, "chars", {}),
         ("我 喜欢\n玩具\na\nb\nc", "bytes", {}),
     ],
 )
-def test_rows(text, name, config, batch_size, positions):
+def test_rows_are_the_lines_of_the_text(text, name, config, batch_size, positions):
     split = split_of(text, name, **config)
     batches = batches_of(split, "rows", batch_size=batch_size, positions=positions)
     last = positions == "last"
@@ -152,7 +152,7 @@ def test_rows_count_every_token_once():
 
 
 def test_rows_of_the_lecture():
-    """Three sentences of three words: two are read, the last is predicted, all in one batch."""
+    """The batch has three sentences of three words: two words are inputs, the last is a target."""
     split = split_of("我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n", eos=False)
     batches = batches_of(split, "rows", batch_size=3, positions="last")
     assert (batches.positions, batches.length, batches.steps_per_epoch) == ("last", 2, 1)
@@ -171,7 +171,9 @@ def test_rows_of_the_lecture():
         ("a b\nc\n", "last", "all", 3),  # rows of unequal length end at different steps
     ],
 )
-def test_width_of_the_targets_of_rows(text, positions, expected, width):
+def test_targets_are_the_last_tokens_only_if_rows_have_equal_length(
+    text, positions, expected, width
+):
     batches = batches_of(split_of(text), "rows", batch_size=2, positions=positions)
     assert batches.positions == expected
     block = batches.block(0, 1, 1)
@@ -179,7 +181,7 @@ def test_width_of_the_targets_of_rows(text, positions, expected, width):
     assert block.inputs_KBT.shape == (1, 2, 3)
 
 
-# What holds for all three
+# Streams, windows and rows
 
 
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -190,7 +192,7 @@ def test_width_of_the_targets_of_rows(text, positions, expected, width):
     spare=st.integers(0, 5),
     cut=st.integers(0, 20),
 )
-def test_block_depends_on_the_step_number_alone(batching, first, count, spare, cut):
+def test_a_block_depends_only_on_the_step_number(batching, first, count, spare, cut):
     split = split_of(POEM)
     batches = batches_of(split, batching, n_step=3, seed=5, batch_size=2, bptt=4)
     capacity = max(1, count + spare)
@@ -198,19 +200,19 @@ def test_block_depends_on_the_step_number_alone(batching, first, count, spare, c
     types = [array.dtype.str[1:] for array in block]
     assert types == ["i4", "i4", "f4", "f4", "b1", "i4", "f4"]
     assert all(len(array) == capacity for array in block)
-    # The same steps in two blocks, and one by one from batches made anew.
+    # The same steps in two blocks, and in blocks of a single step from new batches.
     cut = min(cut, count)
     parts = [batches.block(first, cut, count), batches.block(first + cut, count - cut, count)]
     again = batches_of(split, batching, n_step=3, seed=5, batch_size=2, bptt=4)
     for index in range(count):
         single = again.block(first + index, 1, 1)
         part = parts[index >= cut]
-        for whole, other, one in zip(block, part, single, strict=True):
-            np.testing.assert_array_equal(whole[index], one[0])
-            np.testing.assert_array_equal(other[index - cut * (index >= cut)], one[0])
+        for in_whole, in_part, expected in zip(block, part, single, strict=True):
+            np.testing.assert_array_equal(in_whole[index], expected[0])
+            np.testing.assert_array_equal(in_part[index - cut * (index >= cut)], expected[0])
     for array in (block.inputs_KBT, block.targets_KBT, block.weights_KBT):
         assert not array[count:].any()
-    # An empty step divides its sum of nothing by something.
+    # The denominator of an empty step is not 0.
     assert np.all(block.denominator_K > 0)
 
 
@@ -219,11 +221,11 @@ def test_memory_map_gives_the_same_batches(batching, tmp_path):
     splits = [split_of(POEM * 9), split_of(POEM * 9, folder=tmp_path)]
     assert isinstance(splits[1].ids, np.memmap)
     assert splits[1].ids.dtype == np.uint16
-    one, other = (
+    in_memory, on_disk = (
         batches_of(split, batching, n_step=4, batch_size=7, bptt=5).block(3, 40, 41)
         for split in splits
     )
-    assert_same(one, other)
+    assert_same(in_memory, on_disk)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -1,4 +1,4 @@
-"""Batches at their limits: sizes that cannot work are errors, and sizes that just can do work."""
+"""Impossible sizes of batches are errors; the largest possible sizes work."""
 
 import pytest
 from small_batches import POEM, batches_of, epoch, split_of
@@ -35,13 +35,13 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("text", "config", "message"), ERRORS.values(), ids=ERRORS)
-def test_errors(text, config, message):
+def test_bad_settings_are_errors(text, config, message):
     with pytest.raises(UserError, match=message):
         make_batches(split_of(text), BatchingConfig(**{"batch_size": 2, **config}))
 
 
 @pytest.mark.parametrize(("batching", "size"), [("streams", 3), ("windows", 3), ("rows", 2)])
-def test_a_batch_as_large_as_the_text(batching, size):
+def test_a_batch_may_be_as_large_as_the_text(batching, size):
     text = "a b\n" if batching != "rows" else "a b\nc\n"
     batches = batches_of(split_of(text), batching, batch_size=size)
     assert batches.steps_per_epoch == 1
@@ -49,13 +49,13 @@ def test_a_batch_as_large_as_the_text(batching, size):
 
 
 @pytest.mark.parametrize("batching", ["streams", "windows"])
-def test_no_start_token(batching):
+def test_streams_and_windows_need_a_start_token(batching):
     with pytest.raises(
         UserError, match=f"`batching` {batching}: needs .* `eos`, or `batching` rows"
     ):
         batches_of(split_of(POEM, eos=False), batching, batch_size=2)
 
 
-def test_rows_with_nothing_to_predict():
+def test_rows_need_a_token_to_predict():
     with pytest.raises(UserError, match="nothing to predict"):
         batches_of(split_of("a\nb\n", eos=False), "rows", batch_size=1)

@@ -1,4 +1,4 @@
-"""Chunks of varied length: they fill the stream, as published, and the step number says it all."""
+"""Chunks of varied length fill the stream, and their lengths are distributed as published."""
 
 import numpy as np
 import pytest
@@ -20,16 +20,16 @@ def test_varied_chunks_fill_the_stream(length, bptt, number):
     assert len(edges) == len(chunk_edges(length, bptt, 7, number + 1))
 
 
-def test_varied_chunks_are_drawn_as_published():
+def test_lengths_of_chunks_are_distributed_as_published():
     widths = np.concatenate([np.diff(chunk_edges(46_480, 70, 0, n)) for n in range(40)])
     halved = widths < 50
     assert abs(halved.mean() - 0.05) < 0.01
     assert abs(np.median(widths) - 70) <= 1 and abs(widths[halved].mean() - 35) < 1
-    # Normal with deviation 5, of which what is above two of them is cut.
+    # A normal distribution with standard deviation 5, truncated at two deviations above the mean.
     assert abs(np.std(widths[~halved]) - 5) < 0.5
 
 
-def test_a_varied_epoch_reads_every_token_once_and_differs_from_the_next():
+def test_epochs_with_varied_chunks_differ_and_read_every_token_once():
     batches = batches_of(numbered(400), "streams", batch_size=3, bptt=11, vary_bptt=True)
     blocks = [epoch(batches, number) for number in range(2)]
     for block in blocks:
@@ -42,6 +42,6 @@ def test_a_varied_epoch_reads_every_token_once_and_differs_from_the_next():
     assert_same(epoch(batches, 1), blocks[1])
 
 
-def test_lengths_are_varied_in_streams_alone():
+def test_only_streams_have_chunks_of_varied_length():
     with pytest.raises(UserError, match="`vary_bptt` needs `batching` streams, not windows"):
         batches_of(numbered(9), "windows", batch_size=2, vary_bptt=True)

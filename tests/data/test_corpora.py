@@ -1,4 +1,4 @@
-"""Corpora by name, by path and by address, their errors and notes, and the published counts."""
+"""Corpora by name and by path, their errors and notes, and the published numbers of tokens."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def tokens(split):
         (True, "我 喜欢 玩具 <eos> 我 爱 爸爸 <eos> 我 讨厌 挨打 <eos>"),
     ],
 )
-def test_toy(eos, expected):
+def test_toy_is_the_lecture_s_text(eos, expected):
     text = read_corpus("toy", eos=eos)
     assert tokens(text.train) == expected
     assert len(text.vocabulary) == 7 + eos
@@ -50,7 +50,7 @@ def test_toy_is_the_default():
     assert read_corpus().train.ids.tolist() == read_corpus(TextConfig()).train.ids.tolist()
 
 
-def test_unknown_name_lists_the_choices_and_the_nearest():
+def test_the_error_for_an_unknown_name_lists_the_choices():
     with pytest.raises(UserError) as caught:
         read_corpus("wikitext2")
     message = str(caught.value)
@@ -66,12 +66,12 @@ def test_unknown_name_lists_the_choices_and_the_nearest():
         ({"unk": "sometimes"}, "`unk` 'sometimes': choose one of auto, always, never"),
     ],
 )
-def test_unknown_options(options, message):
+def test_unknown_options_are_errors(options, message):
     with pytest.raises(UserError, match=message):
         read_corpus("toy", **options)
 
 
-def test_missing_split():
+def test_a_missing_split_is_an_error():
     text = read_corpus("toy")
     with pytest.raises(UserError, match="unknown split of toy 'test': choose one of train"):
         text.split("test")
@@ -80,7 +80,7 @@ def test_missing_split():
 # By path
 
 
-def test_file(tmp_path):
+def test_a_file_is_split_by_fractions(tmp_path):
     path = tmp_path / "my.txt"
     path.write_text("".join(f"line {number:02}\n" for number in range(100)), encoding="utf-8")
     text = read_corpus(str(path))
@@ -102,7 +102,7 @@ def test_file(tmp_path):
         ("wiki_train", "valid", "x_y_test"),
     ],
 )
-def test_folder(names, tmp_path):
+def test_a_folder_has_a_file_for_each_split(names, tmp_path):
     folder = write(tmp_path / "text", **dict(zip(names, (TRAIN, VALID, TEST), strict=True)))
     text = read_corpus(folder)
     assert tokens(text.train) == "a b c <eos> a b <eos>"
@@ -111,16 +111,17 @@ def test_folder(names, tmp_path):
     assert text.vocabulary.tokens == ("a", "b", "<eos>", "c")
 
 
-def test_folder_without_valid_and_test(tmp_path):
+def test_a_folder_may_have_only_train(tmp_path):
     text = read_corpus(write(tmp_path, train=TRAIN))
     assert list(text.splits) == ["train"]
     assert text.valid is None
 
 
-def test_folder_with_input(tmp_path):
+def test_a_folder_with_input_txt_is_split_by_fractions(tmp_path):
     folder = write(tmp_path, input="a b c d e f\n" * 10)
     whole = {split: len(ids) for split, ids in read_corpus(folder).splits.items()}
-    assert whole == {"train": 63, "valid": 7}  # 0.9 of ten lines, and 0.05 moves on to the end
+    # 0.9 of ten lines are nine lines. The next cut, at 0.95, moves to the end of its line.
+    assert whole == {"train": 63, "valid": 7}
     assert list(read_corpus(folder, fractions=(0.5, 0.2, 0.3)).splits) == ["train", "valid", "test"]
     chars = read_corpus(folder, tokens="chars", fractions=(0.9, 0.1))
     assert [len(chars.train), len(chars.valid)] == [108, 12]
@@ -136,7 +137,7 @@ def test_folder_with_input(tmp_path):
         ({}, r"no train.txt, \*.train.txt or input.txt"),
     ],
 )
-def test_folders_that_do_not_do(files, message, tmp_path):
+def test_folders_without_clear_splits_are_errors(files, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         read_corpus(write(tmp_path / "text", **files))
     assert str(tmp_path / "text") in str(caught.value)
@@ -145,7 +146,7 @@ def test_folders_that_do_not_do(files, message, tmp_path):
 @pytest.mark.parametrize("kind", ["words", "chars", "bytes", "bpe"])
 @pytest.mark.parametrize("where", ["file", "train of a folder"])
 @pytest.mark.parametrize("text", ["", "\n", " \n\t\n\n", "\ufeff"])
-def test_empty(text, where, kind, tmp_path):
+def test_an_empty_text_is_an_error(text, where, kind, tmp_path):
     folder = write(tmp_path / "text", train=text, valid=VALID)
     corpus = folder if where == "train of a folder" else f"{folder}/train.txt"
     with pytest.raises(UserError, match="is empty: there is no text to train on") as caught:
@@ -154,8 +155,8 @@ def test_empty(text, where, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["words", "chars", "bytes", "bpe"])
-def test_smallest_texts(kind, tmp_path):
-    """A text too small to be cut is read whole, or said to be too small: no other error."""
+def test_the_smallest_texts_are_read_or_are_errors(kind, tmp_path):
+    """A text that is too small to split is read as a whole, or raises UserError."""
     folder = write(tmp_path / "text", train="a")
     assert len(read_corpus(folder, tokens=kind).train) >= 1
     try:
@@ -165,10 +166,10 @@ def test_smallest_texts(kind, tmp_path):
     assert len(text.train) >= 1
 
 
-# Tokens the training text lacks
+# Tokens that the training text does not have
 
 
-def test_unk_auto_joins_only_when_needed(tmp_path):
+def test_unk_auto_adds_unk_only_if_needed(tmp_path):
     known = read_corpus(write(tmp_path / "known", train=TRAIN, valid=VALID))
     assert known.vocabulary.unk is None
     new = read_corpus(write(tmp_path / "new", train=TRAIN, valid=VALID, test="a z\n"))
@@ -176,7 +177,7 @@ def test_unk_auto_joins_only_when_needed(tmp_path):
     assert tokens(new.test) == "a <unk> <eos>"
 
 
-def test_unk_always_and_never(tmp_path):
+def test_unk_always_adds_unk_and_never_does_not(tmp_path):
     folder = write(tmp_path / "text", train=TRAIN, valid="a z\n")
     assert read_corpus("toy", unk="always").vocabulary.unk == "<unk>"
     with pytest.raises(UserError, match="'z' is not among the 4 tokens"):
@@ -205,19 +206,19 @@ CHINESE = "混沌未分天地乱茫茫渺渺无人见自从盘古破鸿蒙开辟
         ("https://" + "x" * 99 + "\n", "a\n", {}, [UNLEARNT]),
     ],
 )
-def test_notes(train, valid, options, expected, tmp_path):
+def test_notes_warn_of_unlearnt_unk_and_missing_spaces(train, valid, options, expected, tmp_path):
     options = {"vocab_size": 300, **options}
     notes = read_corpus(write(tmp_path / "text", train=train, valid=valid), **options).notes
     assert len(notes) == len(expected)
     assert all(part in note for part, note in zip(expected, notes, strict=True))
 
 
-# The published counts, on the real texts
+# The published numbers of tokens of the real texts
 
 
 @pytest.fixture
 def real(monkeypatch):
-    """Corpora by name, read from the folder of real texts instead of the network."""
+    """Read corpora by name from the folder of real texts instead of the network."""
     if not REAL.is_dir():
         pytest.skip("the real texts are not here")
     found = {TextFile(path).sha256(): path for path in REAL.glob("*/*.txt")}
@@ -233,7 +234,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("name", "counts", "size"), [(n, *p) for n, p in PUBLISHED.items()])
-def test_published_counts(name, counts, size, real):
+def test_numbers_of_tokens_are_as_published(name, counts, size, real):
     text = read_corpus(name)
     assert {split: len(ids) for split, ids in text.splits.items()} == counts
     assert len(text.vocabulary) == size
@@ -249,12 +250,12 @@ def test_published_counts(name, counts, size, real):
     assert text.tokenizer.decode(text.valid.ids.tolist()) == written
 
 
-def test_real_folders_are_the_named_corpora(real):
+def test_corpora_by_path_equal_corpora_by_name(real):
     for name in ("ptb", "wikitext-2"):
         assert corpus_sources(str(real / name), None, True) == corpus_sources(name, None, True)
 
 
-def test_tinyshakespeare_by_path(real):
+def test_tinyshakespeare_by_path_has_the_published_numbers(real):
     folder = str(real / "tinyshakespeare")
     text = read_corpus(folder, tokens="chars", fractions=(0.9, 0.1))
     assert {split: len(ids) for split, ids in text.splits.items()} == PUBLISHED["tinyshakespeare"][
@@ -263,13 +264,13 @@ def test_tinyshakespeare_by_path(real):
     assert len(text.vocabulary) == 65
 
 
-def test_journey_to_the_west(real):
+def test_journey_to_the_west_by_character(real):
     text = read_corpus(str(real / "xiyouji"), tokens="chars")
     sizes = [split.text_size() for split in text.splits.values()]
     characters, lines = sum(size.characters for size in sizes), sum(size.lines for size in sizes)
     assert sum(map(len, text.splits.values())) == characters
     assert len(text.vocabulary) == 4_401
-    # Each cut leaves a line in two parts; every line but the two torn ends in its break.
+    # The two cuts between splits may divide lines; every other line ends in a line break.
     breaks = sum((split.ids == text.vocabulary.start_id).sum() for split in text.splits.values())
     assert characters - breaks == 657_963
     assert lines - breaks <= 3

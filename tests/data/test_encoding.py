@@ -1,4 +1,4 @@
-"""Token ids in memory and in a memory-mapped file, and how long a text is."""
+"""Token ids in memory and in a memory-mapped file, and the sizes of a text."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from jaxlm.errors import UserError
 
 LINE = "the cat 我 sat\u2028on naïve mats\n"
 SMALL = LINE * 200 + "\n\nand the end"
-# More than two blocks, so that a block's edge falls inside the text.
+# A text of more than two blocks, with edges of blocks inside the text.
 LARGE = LINE * (2 * BLOCK_BYTES // len(LINE) + 100) + "and the end"
 
 
-class Counted:
-    """A tokenizer that counts how often it encodes."""
+class CountingTokenizer:
+    """A tokenizer that counts its calls of `encode`."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.calls = tokenizer, 0
@@ -50,16 +50,16 @@ def test_memory_map_holds_the_ids(name, tmp_path):
     np.testing.assert_array_equal(large.ids, small.ids)
 
 
-def test_blocks_join_without_a_seam(tmp_path):
+def test_blocks_are_joined_without_gaps(tmp_path):
     path = tmp_path / "large.txt"
     path.write_text(LARGE, encoding="utf-8", newline="")
-    tokenizer = Counted(fit("words", SMALL))
+    tokenizer = CountingTokenizer(fit("words", SMALL))
     split = encode(TextFile(path), tokenizer, tmp_path / "cache")
     assert tokenizer.calls == 3
     np.testing.assert_array_equal(split.ids, tokenizer.encode(TextFile(path).lines()))
 
 
-def test_in_memory_up_to_the_limit_itself(tmp_path):
+def test_a_text_as_large_as_the_limit_stays_in_memory(tmp_path):
     tokenizer = fit("bytes", "")
     assert not isinstance(encode(EmbeddedText("abc"), tokenizer, tmp_path, 3).ids, np.memmap)
     assert isinstance(encode(EmbeddedText("abcd"), tokenizer, tmp_path, 3).ids, np.memmap)
@@ -72,10 +72,10 @@ def test_memory_map_is_read_only(tmp_path):
         ids[0] = 1
 
 
-def test_written_once(tmp_path):
-    tokenizer = Counted(fit("words", SMALL))
+def test_ids_are_written_once(tmp_path):
+    tokenizer = CountingTokenizer(fit("words", SMALL))
     first = encode(EmbeddedText(SMALL), tokenizer, tmp_path)
-    (file,) = tmp_path.iterdir()  # one file, and no .partial beside it
+    (file,) = tmp_path.iterdir()  # a single file, without a .partial file
     written = file.stat().st_mtime_ns
     again = encode(EmbeddedText(SMALL), tokenizer, tmp_path)
     assert tokenizer.calls == 1
@@ -84,15 +84,15 @@ def test_written_once(tmp_path):
     np.testing.assert_array_equal(again.ids, first.ids)
 
 
-def test_another_text_or_tokenizer_is_another_file(tmp_path):
+def test_each_text_and_tokenizer_has_its_own_file(tmp_path):
     words, text = fit("words", SMALL), EmbeddedText(SMALL)
     file = tmp_path / "text.txt"
     file.write_text(SMALL, encoding="utf-8", newline="")
     cache = tmp_path / "cache"
     cases = [
         (text, words, 1),
-        (text, fit("words", SMALL), 1),  # an equal tokenizer finds the file
-        (TextFile(file), words, 1),  # and so does the same text from elsewhere
+        (text, fit("words", SMALL), 1),  # an equal tokenizer uses the same file
+        (TextFile(file), words, 1),  # the same text from another source does too
         (text, fit("words", SMALL, min_count=2), 2),
         (text, fit("words", SMALL, eos=False), 3),
         (text, fit("chars", SMALL), 4),
@@ -106,14 +106,14 @@ def test_another_text_or_tokenizer_is_another_file(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)])
-def test_bytes_of_an_id(size, dtype, tmp_path):
+def test_the_dtype_of_ids_depends_on_the_vocabulary(size, dtype, tmp_path):
     text = " ".join(map(str, range(size)))
     split = encode(EmbeddedText(text), fit("words", text, eos=False), tmp_path)
     assert split.ids.dtype == dtype
     np.testing.assert_array_equal(split.ids, np.arange(size))
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path):
+def test_a_failure_leaves_no_file(tmp_path):
     with pytest.raises(UserError, match="'zebra' is not among"):
         encode(EmbeddedText("the cat\nthe zebra\n"), fit("words", "the cat\n"), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -127,7 +127,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
         ("\n", []),
     ],
 )
-def test_rows(text, rows, tmp_path):
+def test_rows_are_lines_that_are_not_blank(text, rows, tmp_path):
     split = encode(EmbeddedText(text), fit("words", "a b c"), tmp_path, 99)
     tokens = split.tokenizer.vocabulary.tokens
     assert [" ".join(tokens[index] for index in row) for row in split.rows()] == rows
@@ -139,11 +139,12 @@ def test_rows(text, rows, tmp_path):
         (b"", (0, 0, 0, 0)),
         (b"a bc\n", (5, 5, 2, 1)),
         ("我 喜欢\n🙂".encode(), (15, 6, 3, 2)),
-        (b"\xef\xbb\xbfa b\r\n\r\nc\r\n", (7, 7, 3, 3)),  # neither mark nor carriage return
+        # The byte order mark and carriage returns do not count.
+        (b"\xef\xbb\xbfa b\r\n\r\nc\r\n", (7, 7, 3, 3)),
         ("a\u2028b\x0bc\n".encode(), (8, 6, 3, 1)),
     ],
 )
-def test_text_size(data, size, tmp_path):
+def test_text_size_counts_bytes_characters_words_and_lines(data, size, tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(data)
     split = encode(TextFile(path), fit("bytes", ""), tmp_path / "cache", 99)

@@ -1,4 +1,4 @@
-"""Corpora by address: fetched once from a server, checked, kept, and what is said when it fails."""
+"""Corpora are fetched once, checked and cached; failures give clear errors."""
 
 import gc
 import hashlib
@@ -13,7 +13,7 @@ from jaxlm.errors import UserError
 
 
 class Server(http.server.HTTPServer):
-    """Serves `files` (path -> bytes) on a free port, and keeps what it was asked for in `hits`."""
+    """Serve `files` (path -> bytes) on a free port, and record the requested paths in `hits`."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -51,12 +51,12 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
-    # requests leaves the socket of a failed answer to the garbage collector, which then warns:
-    # here, where the test says that it may, rather than in a later test.
+    # The library `requests` leaves the socket of a failed answer to the garbage collector, which
+    # warns. It must warn in this test, which allows the warning, and not in a later test.
     gc.collect()
 
 
-def test_fetch_once(server, tmp_path):
+def test_a_file_is_fetched_once_per_cache(server, tmp_path):
     content = "我 喜欢 玩具\n".encode() * 100
     remote = server.remote("/data/a.txt", content)
     path = fetch(remote, tmp_path / "cache")
@@ -68,14 +68,14 @@ def test_fetch_once(server, tmp_path):
     assert len(server.hits) == 2
 
 
-def test_fetch_keeps_files_of_one_name_apart(server, tmp_path):
+def test_files_of_equal_name_do_not_collide(server, tmp_path):
     contents = [b"one", b"two"]
     remotes = [server.remote(f"/{text.decode()}/input.txt", text) for text in contents]
     paths = [fetch(remote, tmp_path) for remote in remotes]
     assert [path.read_bytes() for path in paths] == contents
 
 
-def test_fetch_again_what_was_spoilt(server, tmp_path):
+def test_a_damaged_file_is_fetched_again(server, tmp_path):
     remote = server.remote("/a.txt", b"good text")
     path = fetch(remote, tmp_path)
     path.write_bytes(b"good")
@@ -84,7 +84,7 @@ def test_fetch_again_what_was_spoilt(server, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_fetch_of_another_text(server, tmp_path):
+def test_a_file_with_another_hash_is_an_error(server, tmp_path):
     remote = server.remote("/a.txt", b"changed", hashlib.sha256(b"expected").hexdigest())
     with pytest.raises(
         UserError, match=r"is not the expected text \(its sha256 differs\)"
@@ -96,7 +96,7 @@ def test_fetch_of_another_text(server, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("failure", ["not found", "cut short", "gone"])
-def test_fetch_that_fails(failure, server, tmp_path):
+def test_a_failed_fetch_is_an_error_and_leaves_no_file(failure, server, tmp_path):
     remote = server.remote("/short.txt" if failure == "cut short" else "/a.txt", b"text")
     if failure == "not found":
         server.files.clear()
@@ -111,7 +111,7 @@ def test_fetch_that_fails(failure, server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_corpus_by_name_is_fetched_into_the_cache(server, tmp_path, monkeypatch):
+def test_a_corpus_by_name_is_fetched_into_the_cache(server, tmp_path, monkeypatch):
     files = {
         split: server.remote(f"/{split}.txt", text.encode())
         for split, text in (("train", "a b c\na b\n"), ("valid", "b a\n"))
@@ -126,7 +126,7 @@ def test_corpus_by_name_is_fetched_into_the_cache(server, tmp_path, monkeypatch)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_corpus_of_one_file_has_its_own_tokens_and_fractions(server, tmp_path, monkeypatch):
+def test_a_corpus_has_default_tokens_and_fractions(server, tmp_path, monkeypatch):
     files = {"all": server.remote("/all.txt", b"abcdefghij")}
     served = Corpus("a test", files, tokens="bytes", fractions=(0.8, 0.2))
     monkeypatch.setitem(CORPORA, "served", served)
@@ -139,7 +139,7 @@ def test_corpus_of_one_file_has_its_own_tokens_and_fractions(server, tmp_path, m
     assert [len(split) for split in text.splits.values()] == [5, 3, 2]
 
 
-def test_cache_folder(monkeypatch, tmp_path):
+def test_the_cache_folder_is_chosen_by_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     for unset in (lambda: monkeypatch.delenv("JAXLM_CACHE"), lambda: None):

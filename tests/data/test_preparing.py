@@ -1,4 +1,4 @@
-"""Text to shards: the same ids as at once, whatever the pieces; continued; refused clearly."""
+"""Prepared shards hold the ids of the whole text; preparation can be resumed; errors are clear."""
 
 import gzip
 import io
@@ -51,7 +51,7 @@ def prepared(folder, texts, **settings):
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bytes", "bpe"])
-def test_it_is_the_text_read_at_once(tmp_path, tokens):
+def test_shards_hold_the_ids_of_the_whole_text(tmp_path, tokens):
     plain = write(tmp_path, "text.txt")
     packed = [write(tmp_path, "a.txt.gz"), write(tmp_path, "b.txt.zst")]
     texts = {"train": [plain, *packed], "valid": [plain]}
@@ -65,18 +65,18 @@ def test_it_is_the_text_read_at_once(tmp_path, tokens):
     whole = "".join(LINES).replace("\r\n", "\n")
     assert (size.bytes, size.characters, size.lines) == (len(whole), len(whole), len(LINES))
     assert size.words == len(whole.split())
-    # Words lose nothing but white space, which is single here; the last line gains its <eos>.
+    # Words lose only white space, and here it is single spaces. The last line gains an <eos>.
     assert "".join(text.valid.source.lines()).rstrip("\n") == whole
 
 
-def test_an_interrupted_call_is_continued(tmp_path, monkeypatch):
+def test_an_interrupted_call_is_resumed(tmp_path, monkeypatch):
     texts = {"train": [write(tmp_path, "text.txt")]}
     whole = tmp_path / "whole"
     prepared(whole, texts, tokens="words")
     half = tmp_path / "half"
     shutil.copytree(whole, half)
     about = json.loads((half / PREPARED).read_text())
-    # As if it was killed: a shard half written, two not begun.
+    # The state after a kill: a shard half written, two shards not begun.
     (half / PREPARED).write_text(json.dumps(about | {"finished": False, "splits": {}}))
     names = sorted(half.glob("train-*.u16"))
     for path in names[2:4]:
@@ -95,7 +95,7 @@ def test_an_interrupted_call_is_continued(tmp_path, monkeypatch):
         prepared(tmp_path, texts)
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_unreadable_files_and_bad_settings_are_errors(tmp_path):
     torn = tmp_path / "torn.txt"
     torn.write_bytes("é".encode() * 6000 + b"\n" + b"ab\xff")
     with pytest.raises(UserError, match="not UTF-8: byte 0xff at offset 12003"):
@@ -130,7 +130,7 @@ def test_a_damaged_folder_is_an_error(tmp_path):
         read_prepared(out)
 
 
-def test_training_reads_shards_as_it_reads_a_text(tmp_path):
+def test_batches_of_shards_equal_batches_in_memory(tmp_path):
     texts = {"train": [write(tmp_path, "text.txt")], "valid": [write(tmp_path, "valid.txt", "a\n")]}
     prepared(tmp_path / "out", texts, tokens="chars")
     text = jaxlm.read_corpus(str(tmp_path / "out"))
@@ -140,8 +140,8 @@ def test_training_reads_shards_as_it_reads_a_text(tmp_path):
             make_batches(split, config, 3, 0).block(5, 2, 2)
             for split in (text.train, in_memory(text.train))
         )
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
+        for found_array, expected_array in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(found_array, expected_array)
     with pytest.raises(UserError, match="`batching` rows: needs the text"):
         text.train.rows()
     with pytest.raises(UserError, match=r"`tokens` words: .* is a prepared text"):
@@ -218,7 +218,7 @@ def in_memory(split):
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.data())
-def test_sharded_ids_are_an_array(sizes, data):
+def test_sharded_ids_index_like_an_array(sizes, data):
     whole = np.arange(sum(sizes), dtype=np.uint16) * 7
     ids = ShardedIds(np.split(whole, np.cumsum(sizes)[:-1]))
     places = data.draw(st.lists(st.integers(-len(whole), len(whole) - 1), max_size=8))

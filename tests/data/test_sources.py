@@ -1,4 +1,4 @@
-"""A text read as lines: from memory, from a file, and from a part of a file."""
+"""Texts are read as lines from memory, from a file, and from a part of a file."""
 
 import hashlib
 
@@ -31,13 +31,13 @@ READ_AS = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A file that an example may write over."""
+    """Path of a file that each example overwrites."""
     return tmp_path_factory.mktemp("sources") / "text.txt"
 
 
 @pytest.mark.parametrize("kind", ["file", "embedded"])
 @pytest.mark.parametrize(("data", "lines"), READ_AS.values(), ids=READ_AS)
-def test_lines(kind, data, lines, path):
+def test_sources_read_lines(kind, data, lines, path):
     path.write_bytes(data)
     source = TextFile(path) if kind == "file" else EmbeddedText(data.decode())
     assert list(source.lines()) == lines
@@ -46,7 +46,7 @@ def test_lines(kind, data, lines, path):
     assert source.sha256() == hashlib.sha256(data).hexdigest()
 
 
-def test_part_of_a_file(path):
+def test_a_part_of_a_file_is_read(path):
     data = "我 a\nbc\nd\n".encode()
     path.write_bytes(data)
     part = TextFile(path, 3, 7)
@@ -79,7 +79,7 @@ NOT_UTF8 = {
 
 
 @pytest.mark.parametrize(("data", "offset", "byte"), NOT_UTF8.values(), ids=NOT_UTF8)
-def test_not_utf8(data, offset, byte, path):
+def test_text_that_is_not_utf8_is_an_error(data, offset, byte, path):
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:
         list(TextFile(path).lines())
@@ -90,7 +90,7 @@ def test_not_utf8(data, offset, byte, path):
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bytes", "bpe"])
-def test_not_utf8_in_a_later_split(tokens, path):
+def test_the_offset_of_a_bad_byte_counts_from_the_start_of_the_file(tokens, path):
     """The offset counts from the start of the file, not of the split."""
     offset = 990 * len(GOOD) + 3
     path.write_bytes(GOOD * 990 + b"ab \xff\n" + GOOD * 9)
@@ -107,7 +107,7 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(ma
 @pytest.mark.parametrize("at_lines", [True, False], ids=["lines", "characters"])
 @settings(deadline=None, max_examples=80)
 @given(text=TEXTS, shares=SHARES)
-def test_parts_make_up_the_whole(at_lines, path, text, shares):
+def test_splits_together_are_the_whole_text(at_lines, path, text, shares):
     data = text.encode()
     path.write_bytes(data)
     fractions = [share / sum(shares) for share in shares]
@@ -115,12 +115,12 @@ def test_parts_make_up_the_whole(at_lines, path, text, shares):
     assert len(parts) == len(fractions)
     assert b"".join(data[part.start : part.stop] for part in parts) == data
     assert sum(part.size for part in parts) == len(data)
-    # No character is torn, or lines() would fail; and no line break, or a CR would be left over.
+    # No cut divides a character, or lines() would fail. No cut divides CRLF, or a CR would remain.
     lines = [line for part in parts for line in part.lines()]
     whole = list(TextFile(path).lines())
     assert "".join(lines) == "".join(whole)
     if at_lines:
-        # A byte order mark alone is an empty first line.
+        # If the first part is only a byte order mark, it is an empty line.
         assert [line for line in lines if line] == [line for line in whole if line]
 
 
@@ -131,8 +131,8 @@ def test_parts_make_up_the_whole(at_lines, path, text, shares):
         (b"0123456789", (0.7, 0.1, 0.2), False, [7, 1, 2]),  # 0.7 + 0.1 < 0.8 in floating point
         (b"0123456789", (1.0,), False, [10]),
         ("我我我".encode(), (0.5, 0.5), False, [6, 3]),
-        (b"abc\n" * 10, (0.8, 0.1, 0.1), True, [32, 4, 4]),  # a cut at a line's start stays
-        (b"abc\n" * 10, (0.83, 0.17), True, [36, 4]),  # one inside a line moves on
+        (b"abc\n" * 10, (0.8, 0.1, 0.1), True, [32, 4, 4]),  # a cut at the start of a line stays
+        (b"abc\n" * 10, (0.83, 0.17), True, [36, 4]),  # a cut inside a line moves to its end
         (b"abc\n" * 10, (0.8, 0.0, 0.2), True, [32, 0, 8]),
         (b"abc\r\n" * 10, (0.88, 0.12), False, [45, 5]),  # between CR and LF
         (b"one line without a break", (0.5, 0.5), True, [24, 0]),
@@ -140,7 +140,7 @@ def test_parts_make_up_the_whole(at_lines, path, text, shares):
         (b"", (0.9, 0.1), True, [0, 0]),
     ],
 )
-def test_where_the_cuts_fall(data, fractions, at_lines, sizes, path):
+def test_cuts_respect_lines_and_characters(data, fractions, at_lines, sizes, path):
     path.write_bytes(data)
     assert [part.size for part in split_by_fractions(path, fractions, at_lines)] == sizes
 
@@ -155,10 +155,10 @@ def test_where_the_cuts_fall(data, fractions, at_lines, sizes, path):
         (1.1, -0.1),
         (float("nan"), 1.0),
         (90, 5, 5),
-        (0.4, 0.3, 0.2, 0.1),  # the fourth part would be read by nobody
+        (0.4, 0.3, 0.2, 0.1),  # there is no fourth split
     ],
 )
-def test_bad_fractions(fractions, path):
+def test_bad_fractions_are_errors(fractions, path):
     path.write_bytes(b"a b\n" * 100)
     with pytest.raises(UserError, match="`fractions`") as caught:
         read_corpus(str(path), fractions=fractions)

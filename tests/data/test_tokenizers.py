@@ -1,4 +1,4 @@
-"""Text to ids and back: every tokenizer keeps the text, its size and its ids through JSON."""
+"""Tokenizers decode what they encode, and give the same ids after a round trip through JSON."""
 
 import io
 import itertools
@@ -34,7 +34,7 @@ def fit(name, text=SENTENCES, add_unk=False, **config):
 
 @pytest.fixture(scope="module")
 def fitted():
-    """One of each kind that takes any text."""
+    """A fitted tokenizer of each kind, which encodes any text."""
     return {
         name: fit(name, add_unk=kind.closed_vocabulary, vocab_size=300)
         for name, kind in TOKENIZERS.items()
@@ -53,7 +53,7 @@ def test_round_trip_of_any_text(name, fitted, text):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_decode_takes_what_encode_gives(name, fitted):
+def test_decode_accepts_arrays(name, fitted):
     """An array decodes like the list of its ids."""
     ids = fitted[name].encode(as_lines("the cat\nsat on\n"))
     assert fitted[name].decode(ids) == "the cat\nsat on\n"
@@ -64,13 +64,13 @@ def test_decode_takes_what_encode_gives(name, fitted):
     st.lists(
         st.lists(
             st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1).filter(
-                # A text that writes <eos> itself means a line's end by it.
+                # The word <eos> in a text stands for the end of a line.
                 lambda word: word.split() == [word] and word != EOS
             )
         )
     )
 )
-def test_words_round_trip_up_to_white_space(rows):
+def test_round_trip_of_words_keeps_all_but_white_space(rows):
     text = "".join(" ".join(row) + "\n" for row in rows)
     tokenizer = fit("words", text)
     assert tokenizer.decode(tokenizer.encode(as_lines(text)).tolist()) == text
@@ -79,7 +79,7 @@ def test_words_round_trip_up_to_white_space(rows):
 @pytest.mark.parametrize("name", ["bytes", "bpe"])
 @examples
 @given(text=ANY_TEXT)
-def test_nothing_is_out_of_vocabulary(name, fitted, text):
+def test_bytes_and_bpe_encode_every_text(name, fitted, text):
     tokenizer = fitted[name]
     ids = tokenizer.encode(as_lines(text))
     assert tokenizer.vocabulary.unk is None
@@ -94,8 +94,8 @@ def test_ids_do_not_depend_on_how_lines_are_grouped(name, fitted, text, cuts):
     lines = as_lines(text)
     edges = sorted({0, len(lines), *(cut for cut in cuts if cut < len(lines))})
     parts = [fitted[name].encode(lines[a:b]) for a, b in itertools.pairwise(edges)]
-    together = np.concatenate([np.empty(0, np.int32), *parts])
-    assert together.tolist() == fitted[name].encode(iter(lines)).tolist()
+    joined = np.concatenate([np.empty(0, np.int32), *parts])
+    assert joined.tolist() == fitted[name].encode(iter(lines)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_ids_do_not_depend_on_how_lines_are_grouped(name, fitted, text, cuts):
         ("bpe", {"vocab_size": 280}),
     ],
 )
-def test_json_round_trip(name, config):
+def test_json_round_trip_keeps_ids(name, config):
     tokenizer = fit(name, **config)
     again = from_json(to_json(tokenizer))
     assert again.name == name
@@ -123,15 +123,15 @@ def test_json_round_trip(name, config):
         assert again.decode(ids.tolist()) == tokenizer.decode(ids.tolist())
 
 
-def test_json_of_an_unknown_tokenizer():
+def test_json_of_an_unknown_tokenizer_is_an_error():
     text = to_json(fit("bytes")).replace('"bytes"', '"byte"')
     with pytest.raises(UserError, match=r"unknown tokenizer 'byte' \(did you mean 'bytes'\?\)"):
         from_json(text)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_start_is_the_line_break(name, fitted):
-    """What stands before the first token of a text is what ends a line."""
+def test_the_start_token_is_the_line_break(name, fitted):
+    """The start token, which precedes the first token of a text, is the token of a line's end."""
     assert fitted[name].encode(["\n"]).tolist() == [fitted[name].vocabulary.start_id]
 
 
@@ -144,7 +144,9 @@ def test_start_is_the_line_break(name, fitted):
         ("bpe", "tokens", False, False),
     ],
 )
-def test_what_differs_between_tokenizers(name, unit, splits_at_lines, closed_vocabulary, fitted):
+def test_units_and_vocabularies_of_tokenizers(
+    name, unit, splits_at_lines, closed_vocabulary, fitted
+):
     tokenizer = fitted[name]
     assert tokenizer.unit == unit
     assert tokenizer.splits_at_lines == splits_at_lines
@@ -154,24 +156,24 @@ def test_what_differs_between_tokenizers(name, unit, splits_at_lines, closed_voc
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("text", ["", "the cat", " the  cat ", "the cat\n"])
-def test_a_context_is_the_beginning_of_a_line(name, text, fitted):
+def test_a_context_is_encoded_like_the_start_of_a_line(name, text, fitted):
     tokenizer = fitted[name]
     ids = tokenizer.encode_context(text)
     assert ids.dtype == np.int32 and ids.ndim == 1
     if tokenizer.unit == "words":
-        # A line of these words has one more token, the <eos> that ends it.
+        # A line has an additional token at its end, <eos>.
         assert [*ids.tolist(), tokenizer.vocabulary.start_id] == tokenizer.encode([text]).tolist()
     else:
         assert ids.tolist() == tokenizer.encode([text]).tolist()
 
 
-def test_a_context_with_an_unseen_word():
+def test_a_context_with_an_unseen_word_is_an_error():
     with pytest.raises(UserError, match="'zebra' is not among the"):
         fit("words", "the cat sat\n").encode_context("the zebra")
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_no_text_is_no_ids(name, fitted):
+def test_an_empty_text_has_no_ids(name, fitted):
     ids = fitted[name].encode([])
     assert ids.shape == (0,)
     assert ids.dtype == np.int32
@@ -184,11 +186,11 @@ def test_no_text_is_no_ids(name, fitted):
         ("a b\nc\n", True, "a b <eos> c <eos>"),
         ("a b\nc\n", False, "a b c"),
         ("a\n\n\nb\n", True, "a <eos> <eos> <eos> b <eos>"),  # an empty line is an <eos>
-        ("a\nb", True, "a <eos> b <eos>"),  # and so is the end of a line without a break
+        ("a\nb", True, "a <eos> b <eos>"),  # a last line without a line break has an <eos> too
         ("  a\t b\u3000c\x0bd\u2028e \r\n", True, "a b c d e <eos>"),
     ],
 )
-def test_words(text, eos, expected):
+def test_words_are_split_at_white_space(text, eos, expected):
     tokenizer = fit("words", text, eos=eos)
     ids = tokenizer.encode(as_lines(text))
     assert " ".join(tokenizer.vocabulary.tokens[index] for index in ids) == expected
@@ -203,7 +205,7 @@ def test_words(text, eos, expected):
         ("a b c", "a b c"),
     ],
 )
-def test_words_decode_puts_line_breaks_back(tokens, text):
+def test_words_decode_eos_as_line_breaks(tokens, text):
     tokenizer = fit("words", "a b c\n")
     assert tokenizer.decode(tokenizer.vocabulary.ids(tokens.split())) == text
 
@@ -226,16 +228,16 @@ def test_unseen_tokens_become_unk(name, options, line, unseen, decoded):
 
 
 @pytest.mark.parametrize(
-    ("name", "stranger"), [("words", "zebra"), ("chars", "Z"), ("chars", "龘")]
+    ("name", "unseen_token"), [("words", "zebra"), ("chars", "Z"), ("chars", "龘")]
 )
-def test_unseen_token_without_unk_is_an_error(name, stranger):
+def test_an_unseen_token_without_unk_is_an_error(name, unseen_token):
     tokenizer = fit(name, "the cat sat on the mat\n")
-    assert tokenizer.unseen([f"the {stranger}\n"]) == stranger
-    with pytest.raises(UserError, match=f"'{stranger}' is not among the"):
-        tokenizer.encode(["the\n", f"the {stranger}\n"])
+    assert tokenizer.unseen([f"the {unseen_token}\n"]) == unseen_token
+    with pytest.raises(UserError, match=f"'{unseen_token}' is not among the"):
+        tokenizer.encode(["the\n", f"the {unseen_token}\n"])
 
 
-def test_bytes_are_the_256():
+def test_bytes_have_256_tokens():
     tokenizer = fit("bytes")
     assert len(tokenizer.vocabulary) == 256
     assert tokenizer.encode(["aé\n"]).tolist() == [0x61, 0xC3, 0xA9, 0x0A]
@@ -245,7 +247,7 @@ def test_bytes_are_the_256():
 
 
 def test_bpe_fit_is_deterministic():
-    """Thousands of ties among the pairs, and still the same merges each time."""
+    """Thousands of pairs are equally frequent, and the merges are still the same each time."""
     letters = np.random.default_rng(0).integers(0, 26, 20_000).astype(np.uint8) + ord("a")
     text = bytes(letters).decode().replace("e", " ").replace("z", "\n")
     first = fit("bpe", text, vocab_size=400)
@@ -253,7 +255,7 @@ def test_bpe_fit_is_deterministic():
     assert to_json(fit("bpe", text, vocab_size=400)) == to_json(first)
 
 
-def test_bpe_merges_what_is_frequent():
+def test_bpe_merges_frequent_pairs():
     tokenizer = fit("bpe", "the cat the hat\n" * 9, vocab_size=300)
     assert 256 < len(tokenizer.vocabulary) <= 300
     assert len(tokenizer.encode(["the the the\n"])) == 4
@@ -262,6 +264,6 @@ def test_bpe_merges_what_is_frequent():
 
 
 @pytest.mark.parametrize("size", [0, 256])
-def test_bpe_size_too_small(size):
+def test_a_bpe_vocabulary_that_is_too_small_is_an_error(size):
     with pytest.raises(UserError, match=f"`vocab_size` {size}: .* at least 257"):
         fit("bpe", vocab_size=size)

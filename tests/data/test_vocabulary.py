@@ -1,4 +1,4 @@
-"""The list of known tokens: its order, its limits, its specials, and the error for a stranger."""
+"""Vocabularies: order, limits, special tokens, and the error for an unknown token."""
 
 from collections import Counter
 
@@ -38,7 +38,7 @@ FROM_COUNTS = {
 
 
 @pytest.mark.parametrize(("words", "options", "expected"), FROM_COUNTS.values(), ids=FROM_COUNTS)
-def test_from_counts(words, options, expected):
+def test_from_counts_orders_and_limits_tokens(words, options, expected):
     vocabulary = Vocabulary.from_counts(Counter(words.split()), **options)
     assert " ".join(vocabulary.tokens) == expected
     assert vocabulary.unk == (UNK if UNK in expected else None)
@@ -50,7 +50,7 @@ def test_from_counts(words, options, expected):
         assert index == (None if special is None else vocabulary.tokens.index(special))
 
 
-def test_from_counts_leaves_the_counts_alone():
+def test_from_counts_does_not_change_the_counts():
     counts = Counter(["a", "b"])
     Vocabulary.from_counts(counts, start=EOS, add_unk=True)
     assert counts == {"a": 1, "b": 1}
@@ -65,7 +65,7 @@ def test_from_counts_leaves_the_counts_alone():
     start=st.sampled_from([None, EOS]),
     add_unk=st.booleans(),
 )
-def test_from_counts_laws(words, min_count, max_size, start, add_unk):
+def test_from_counts_keeps_the_most_frequent_tokens(words, min_count, max_size, start, add_unk):
     counts = Counter(words)
     vocabulary = Vocabulary.from_counts(
         counts, min_count=min_count, max_size=max_size, start=start, add_unk=add_unk
@@ -76,7 +76,7 @@ def test_from_counts_laws(words, min_count, max_size, start, add_unk):
     specials = {vocabulary.unk, start}
     kept = [token for token in vocabulary.tokens if token not in specials]
     assert all(counts[token] >= min_count for token in kept)
-    # Nothing that was left out was seen more often than anything that was kept.
+    # No dropped token is more frequent than a kept token.
     dropped = set(words) - set(vocabulary.tokens)
     assert not dropped or vocabulary.unk == UNK
     assert max((counts[token] for token in dropped), default=0) <= max(
@@ -88,12 +88,12 @@ def test_from_counts_laws(words, min_count, max_size, start, add_unk):
     assert back == [word if word in vocabulary else UNK for word in words]
 
 
-def test_max_size_without_room_for_words():
+def test_a_vocabulary_without_room_for_words_is_an_error():
     with pytest.raises(UserError, match=r"`vocab_size` 2: leaves no room.*<eos>.*<unk>"):
         Vocabulary.from_counts(Counter(["a", "b", "c"]), max_size=2, start=EOS)
 
 
-def test_ids_of_unlisted_tokens():
+def test_unknown_tokens_have_the_id_of_unk():
     vocabulary = Vocabulary(("a", UNK, "b"), unk=UNK)
     assert vocabulary.ids(["b", "x", UNK, "a"]).tolist() == [2, 1, 1, 0]
     assert vocabulary.ids([]).shape == (0,)
@@ -104,12 +104,15 @@ def test_ids_of_unlisted_tokens():
 @pytest.mark.parametrize(
     ("word", "near"),
     [
-        ("playng", ["playing", "play", "player"]),  # the nearest, best first
+        ("playng", ["playing", "play", "player"]),  # the nearest first
         ("爸", ["爸爸"]),
-        ("qqq", ["the", "play", "playing", "player", "爸爸"]),  # none near: the most frequent
+        (
+            "qqq",
+            ["the", "play", "playing", "player", "爸爸"],
+        ),  # no token is near: the most frequent first
     ],
 )
-def test_unknown_word_is_named_with_the_nearest(word, near):
+def test_the_error_for_an_unknown_word_lists_the_nearest(word, near):
     vocabulary = Vocabulary(("the", "play", "playing", "player", "爸爸", "banana"))
     with pytest.raises(UserError) as caught:
         vocabulary.ids(["the", word])
@@ -127,11 +130,11 @@ def test_unknown_word_is_named_with_the_nearest(word, near):
         (("a", "b"), {"start": EOS}, "'<eos>' is not one of the vocabulary's 2 tokens"),
     ],
 )
-def test_vocabularies_that_cannot_be(tokens, options, message):
+def test_inconsistent_vocabularies_are_errors(tokens, options, message):
     with pytest.raises(UserError, match=message):
         Vocabulary(tokens, **options)
 
 
-def test_equal_by_value():
+def test_vocabularies_are_equal_by_value():
     assert Vocabulary(("a", "b"), start="a") == Vocabulary(("a", "b"), start="a")
     assert Vocabulary(("a", "b")) != Vocabulary(("b", "a"))

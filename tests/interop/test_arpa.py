@@ -1,4 +1,4 @@
-"""ARPA files: what is written is read back, and KenLM agrees."""
+"""ARPA files that jaxlm writes are read back unchanged, and KenLM gives the same probabilities."""
 
 import gzip
 from pathlib import Path
@@ -15,13 +15,13 @@ from jaxlm.ngrams.counts import Sequences, count_ngrams
 from jaxlm.ngrams.smoothing import FALLBACK, SMOOTHINGS, modified_kneser_ney
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# Every kind of token that needs an escape, the words that need none and look as if, and a line end.
+# Tokens of every kind that needs an escape, words that only look like escapes, and a line end.
 TOKENS = ["a", " ", "\n", "\\", "", "<s>", "</s>", r"\x20", "<unk>", "<UNK>", r"1\/2", "我", "\x85"]
 END = TOKENS.index("\n")
 V = len(TOKENS)
 WORDS = st.integers(0, V - 1).filter(lambda word: word != END)
 ROWS = st.lists(st.lists(WORDS, min_size=4, max_size=9), min_size=1, max_size=6)
-# How a text is cut, and (end, across_lines) of its file.
+# Kinds of sequences, with (end, across_lines) of their files.
 KINDS = {"lines": ("\n", False), "rows": (None, False), "stream": ("\n", True)}
 
 
@@ -61,30 +61,30 @@ def random_rows(seed=0, count=40):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=10)
 @given(rows=ROWS, order=st.integers(1, 4))
-def test_round_trip(tmp_path_factory, smoothing, kind, rows, order):
+def test_round_trip_keeps_tables_and_tokens(tmp_path_factory, smoothing, kind, rows, order):
     tables = estimate(kind, rows, smoothing, order)
     path = tmp_path_factory.mktemp("round") / "model.arpa"
     write(path, kind, tables)
     model = read_arpa(path)
     assert_same(model.tables, tables)
     assert model.tokens == tuple("<eos>" if kind == "lines" and t == "\n" else t for t in TOKENS)
-    if order > 1:  # with order 1 there are no contexts to cut
+    if order > 1:  # A model of order 1 has no contexts, so the file does not show `across_lines`.
         assert model.across_lines == (kind == "stream")
     assert [file.name for file in path.parent.iterdir()] == ["model.arpa"]
 
 
 @pytest.mark.parametrize("block", [1, 7])
-def test_blocks_do_not_show(tmp_path, monkeypatch, block):
+def test_the_size_of_blocks_does_not_change_the_file(tmp_path, monkeypatch, block):
     tables = estimate("lines", random_rows())
-    write(tmp_path / "one.arpa", "lines", tables)
+    write(tmp_path / "whole.arpa", "lines", tables)
     monkeypatch.setattr(arpa, "BLOCK", block)
     monkeypatch.setattr(arpa_text, "BLOCK", block)
-    write(tmp_path / "many.arpa", "lines", tables)
-    assert (tmp_path / "one.arpa").read_bytes() == (tmp_path / "many.arpa").read_bytes()
-    assert_same(read_arpa(tmp_path / "many.arpa").tables, tables)
+    write(tmp_path / "blocks.arpa", "lines", tables)
+    assert (tmp_path / "whole.arpa").read_bytes() == (tmp_path / "blocks.arpa").read_bytes()
+    assert_same(read_arpa(tmp_path / "blocks.arpa").tables, tables)
 
 
-def test_gzip_is_known_by_its_bytes(tmp_path):
+def test_gzip_is_recognised_by_its_bytes(tmp_path):
     tables = estimate("lines", random_rows())
     write(tmp_path / "model.arpa.gz", "lines", tables)
     write(tmp_path / "model.arpa", "lines", tables)
@@ -97,7 +97,7 @@ def test_gzip_is_known_by_its_bytes(tmp_path):
 
 
 @given(st.lists(st.text(max_size=5) | st.text("\\xu0e2 <s>/", max_size=8), unique=True))
-def test_escapes(tokens):
+def test_escapes_are_unique_and_reversible(tokens):
     reserved = {"<s>", "</s>"}
     words = [escape(token, reserved) for token in tokens]
     assert [unescape(word) for word in words] == tokens
@@ -115,18 +115,18 @@ def test_escapes(tokens):
         ("a\u2003b", r"a\u2003b"),
         ("", r"\e"),
         ("<s>", r"\x3cs>"),
-        (r"1\/2", r"1\/2"),  # as PTB writes a fraction: KenLM has to find it in a text
+        (r"1\/2", r"1\/2"),  # PTB writes fractions with \/, and KenLM must find them in its text
         ("\\", "\\"),
         (r"\x20", r"\\x20"),
         (r"\/ ", r"\\/\x20"),
     ],
 )
-def test_escape(token, word):
+def test_escapes_of_special_tokens(token, word):
     assert escape(token, {"<s>", "</s>"}) == word
 
 
 def kenlm_log_probs(model, kind, words, state_type):
-    """log₁₀ of the probability of each word of the file, contexts cut as `kind` does."""
+    """Return KenLM's log₁₀ probability of each word; contexts end where `kind` ends them."""
     state, following, found = state_type(), state_type(), []
     model.NullContextWrite(state) if kind == "stream" else model.BeginSentenceWrite(state)
     if kind == "stream":
@@ -169,14 +169,14 @@ def test_kenlm_gives_the_same_probabilities(tmp_path, kind, smoothing):
 
 
 @pytest.mark.parametrize("name", ["farm", "lecture"])
-def test_lmplz_estimates_the_same(name):
-    """Our counting and modified Kneser-Ney against KenLM's program, on all n-grams.
+def test_estimates_equal_those_of_lmplz(name):
+    """Compare modified Kneser-Ney with KenLM's lmplz on all n-grams.
 
-    The ARPA files were made by lmplz of KenLM 0.3.0, from texts of our own: `lmplz -o 3 < farm.txt`
-    and `lmplz -o 3 --discount_fallback < lecture.txt`, each then compressed by `gzip -9n`. farm.txt
-    comes from a small random grammar and has enough n-grams to estimate all discounts; lecture.txt
-    is too small for that. KenLM always lists <unk>, which has its share of the uniform distribution
-    below the 1-grams: so does our model, whose vocabulary lists it too.
+    lmplz of KenLM 0.3.0 made the ARPA files: `lmplz -o 3 < farm.txt` and
+    `lmplz -o 3 --discount_fallback < lecture.txt`, each compressed by `gzip -9n`. A small random
+    grammar generated farm.txt, which has enough n-grams to estimate all discounts. lecture.txt is
+    too small for that. KenLM always lists <unk>, which has a share of the uniform distribution
+    below the 1-grams. The vocabulary of our model lists <unk> too.
     """
     model = read_arpa(FIXTURES / f"{name}.arpa.gz")
     assert model.tokens[:2] == ("<unk>", "<eos>")
@@ -185,16 +185,16 @@ def test_lmplz_estimates_the_same(name):
     lines = (FIXTURES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     text = np.array([ids[word] for line in lines for word in [*line.split(), "<eos>"]], np.int32)
     size = len(ids)
-    own = modified_kneser_ney(count_ngrams(Sequences.lines(text, ids["<eos>"], size), 3, size))
-    # One note tells of all orders.
-    assert own.discounts.count(FALLBACK) == (3 if name == "lecture" else 0)
-    assert len(own.notes) == (name == "lecture")
-    # 1e-5 of a log₁₀.
-    assert_same(model.tables, own.tables, rtol=2.3e-5)
+    found = modified_kneser_ney(count_ngrams(Sequences.lines(text, ids["<eos>"], size), 3, size))
+    # A single note names all orders with fallback discounts.
+    assert found.discounts.count(FALLBACK) == (3 if name == "lecture" else 0)
+    assert len(found.notes) == (name == "lecture")
+    # An error of 1e-5 in log₁₀.
+    assert_same(model.tables, found.tables, rtol=2.3e-5)
 
 
 @pytest.mark.parametrize("name", ["none/model.arpa", "file/model.arpa", "folder"])
-def test_cannot_write(tmp_path, name):
+def test_an_unwritable_path_is_an_error_and_leaves_no_file(tmp_path, name):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=f"cannot write .*{name}: "):
@@ -202,7 +202,7 @@ def test_cannot_write(tmp_path, name):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder"]
 
 
-def test_tokens_of_another_model(tmp_path):
+def test_tokens_must_fit_the_tables(tmp_path):
     tables = estimate("lines", random_rows())
     with pytest.raises(ValueError, match="13 in the tables"):
         write_arpa(tmp_path / "x.arpa", tables, TOKENS[1:], end="\n", across_lines=False)

@@ -1,4 +1,4 @@
-"""Reading the ARPA files of others: what they may look like, and a mistake is named by its line."""
+"""ARPA files of other programs are read, and an error names the line of a mistake."""
 
 import gzip
 from pathlib import Path
@@ -15,7 +15,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def in_words(model):
-    """{n-gram: (probability, backoff)} of a model, one n-gram a key."""
+    """Return {n-gram: (probability, backoff)} of a model."""
     names = [*("</s>" if token == "<eos>" else token for token in model.tokens), "<s>"]
     found = {}
     for order, probabilities in enumerate(model.tables.probabilities, start=1):
@@ -26,21 +26,22 @@ def in_words(model):
 
 
 @pytest.mark.parametrize("name", ["farm", "lecture"])
-def test_what_is_read_is_what_the_file_says(name):
-    """Against a reader of a few lines that knows lmplz's files alone."""
+def test_probabilities_and_backoffs_are_read_exactly(name):
+    """Compare with a short reader that reads only lmplz's files."""
     expected = {}
     for line in gzip.decompress((FIXTURES / f"{name}.arpa.gz").read_bytes()).decode().splitlines():
         if "\t" in line:
             log, words, backoff = (line + "\t0" if line.count("\t") == 1 else line).split("\t")
             expected[words] = (10 ** float(log), 10 ** float(backoff))
-    expected["<s>"] = (0.0, expected["<s>"][1])  # it is never predicted
+    expected["<s>"] = (0.0, expected["<s>"][1])  # <s> is never predicted
     found = in_words(read_arpa(FIXTURES / f"{name}.arpa.gz"))
     assert found.keys() == expected.keys()
     for words, values in found.items():
         assert values == pytest.approx(expected[words], rel=1e-12), words
 
 
-# As SRILM writes: sorted, backoffs only where they matter. The rest is what else is allowed.
+# A file like SRILM's: n-grams are sorted, and only necessary backoffs are written. It also has
+# unusual spaces, blank lines and infinite numbers, which the format allows.
 SRILM = """
 This file is in the ARPA-standard format introduced by Doug Paul.
 
@@ -78,7 +79,7 @@ def read_text(tmp_path, text, encoding="utf-8"):
 
 
 @pytest.mark.parametrize("change", [str, lambda text: text.replace("\n", "\r\n"), "\ufeff".__add__])
-def test_srilm(tmp_path, change):
+def test_a_file_like_srilm_s_is_read(tmp_path, change):
     text = SRILM.strip() if change == "\ufeff".__add__ else SRILM
     model = read_text(tmp_path, change(text))
     assert model.tokens == SRILM_TOKENS
@@ -105,8 +106,8 @@ def test_srilm(tmp_path, change):
         assert (np.diff(keys) > 0).all()
 
 
-def test_neither_starts_nor_ends(tmp_path):
-    """A </s> for form's sake is no token, and an order may be empty."""
+def test_an_end_that_no_n_gram_predicts_is_not_a_token(tmp_path):
+    """A </s> that no n-gram predicts is not a token, and an order may be empty."""
     unigrams = "\\1-grams:\n-9\t<eos>\n-99\t<s>\n-99 </s>\n"
     text = f"\\data\\\nngram 1=3\nngram 2=0\n{unigrams}\\2-grams:\n\\end\\"
     model = read_text(tmp_path, text)
@@ -116,7 +117,7 @@ def test_neither_starts_nor_ends(tmp_path):
     assert model.tables.score([np.zeros(1, int)], np.zeros(1, int))[0] == pytest.approx(1e-9)
 
 
-def test_an_end_that_only_longer_n_grams_predict_is_kept(tmp_path):
+def test_an_end_that_only_longer_n_grams_predict_is_a_token(tmp_path):
     text = (
         "\\data\\\nngram 1=2\nngram 2=1\n\\1-grams:\n-1 a\n-99 </s>\n\\2-grams:\n0 a </s>\n\\end\\"
     )
@@ -125,7 +126,7 @@ def test_an_end_that_only_longer_n_grams_predict_is_kept(tmp_path):
     assert not model.across_lines
 
 
-def test_backslashes_of_other_programs_are_kept_if_they_are_needed(tmp_path):
+def test_backslashes_are_kept_if_unescaping_would_be_ambiguous(tmp_path):
     text = "\\data\\\nngram 1=3\n\\1-grams:\n-1 %s\n-1 \\\\\n-1 \\x41\n\\end\\"
     assert read_text(tmp_path, text % "a").tokens == ("a", "\\", "A")
     assert read_text(tmp_path, text % "A").tokens == ("A", "\\\\", r"\x41")
@@ -183,8 +184,8 @@ def line_of(text, part):
         (SRILM, "", "", "the file is empty: expected an ARPA file"),
     ],
 )
-def test_mistakes(tmp_path, old, new, at, message):
-    """One line, with the file, the line's number and what is wrong."""
+def test_mistakes_are_named_by_their_line(tmp_path, old, new, at, message):
+    """The error is one line with the file, the number of the line and the mistake."""
     text = SRILM.replace("ngram 1=6", "ngram 1=7") if "<eos>" in new else SRILM
     assert old in text
     text = text.replace(old, new, 1)
@@ -195,19 +196,19 @@ def test_mistakes(tmp_path, old, new, at, message):
     assert "\n" not in str(caught.value)
 
 
-def test_not_utf8(tmp_path):
+def test_text_that_is_not_utf8_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"line 16: expected text in UTF-8, found b'caf\\xe9"):
         read_text(tmp_path, SRILM.replace("-1\tan", "-1\tcafé"), "latin-1")
 
 
 @pytest.mark.parametrize("data", [b"\x00\xff\xfe" * 99, b"PK\x03\x04", "text\n".encode("utf-16")])
-def test_not_a_text(tmp_path, data):
+def test_binary_files_are_errors(tmp_path, data):
     with pytest.raises(UserError, match="this is not an ARPA file"):
         read_text(tmp_path, data)
 
 
 @pytest.mark.parametrize("kept", [2, 12, 2000, 4000, 4336])
-def test_gzip_cut_off(tmp_path, kept):
+def test_a_truncated_gzip_file_is_an_error(tmp_path, kept):
     packed = (FIXTURES / "farm.arpa.gz").read_bytes()
     assert kept < len(packed)
     with pytest.raises(UserError, match=r"line \d+: the gzip data is cut off or damaged here"):
@@ -215,7 +216,7 @@ def test_gzip_cut_off(tmp_path, kept):
 
 
 @pytest.mark.parametrize("place", [20, 2000, -6])
-def test_gzip_damaged(tmp_path, place):
+def test_a_damaged_gzip_file_is_an_error(tmp_path, place):
     packed = bytearray((FIXTURES / "farm.arpa.gz").read_bytes())
     packed[place] ^= 255
     with pytest.raises(UserError, match=r"line \d+: "):
@@ -224,8 +225,8 @@ def test_gzip_damaged(tmp_path, place):
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_any_cut_or_changed_byte_is_read_or_named(tmp_path_factory, data):
-    """Never another error than a UserError."""
+def test_a_changed_byte_is_read_or_is_a_user_error(tmp_path_factory, data):
+    """The only possible error is UserError."""
     good = bytearray(SRILM.encode())
     place = data.draw(st.integers(0, len(good) - 1))
     change = data.draw(st.sampled_from([b"", b"\n", b"\t", b" ", b"\\", b"-", b"9", b"\xff", None]))
@@ -238,6 +239,6 @@ def test_any_cut_or_changed_byte_is_read_or_named(tmp_path_factory, data):
         assert len(model.tokens) == model.tables.vocab_size
 
 
-def test_no_such_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*none\.arpa: No such file"):
         read_arpa(tmp_path / "none.arpa")

@@ -1,4 +1,4 @@
-"""The table of file formats: how a format is chosen, and what each may do."""
+"""File formats: how a format is chosen, reading, writing, and errors."""
 
 import pathlib
 
@@ -22,12 +22,12 @@ def bigram(text):
 
 
 @pytest.mark.parametrize("name", ["x.arpa", "x.arpa.gz", "folder.of/x.y.arpa"])
-def test_the_end_of_a_name_chooses_the_format(name):
+def test_the_extension_chooses_the_format(name):
     assert find_format(pathlib.Path(name)) is FORMATS["arpa"]
 
 
 @pytest.mark.parametrize("name", ["x", "arpa", "x.gz", "x.arp", "x.arpa.bz2", "x.ARPA"])
-def test_another_name_needs_the_format(name):
+def test_a_name_without_a_known_extension_needs_the_format(name):
     path = pathlib.Path(name)
     with pytest.raises(UserError, match=rf"{name}: .* end in \.arpa, or give `format`"):
         find_format(path)
@@ -37,16 +37,17 @@ def test_another_name_needs_the_format(name):
 
 
 @pytest.mark.parametrize(("name", "format"), [("x.arpa", None), ("x.txt.gz", "arpa")])
-def test_a_run_there_and_back(name, format, bigram, tmp_path):
+def test_a_run_is_written_and_read_back(name, format, bigram, tmp_path):
     write_run(bigram, tmp_path / name, format)
     again = read_run(tmp_path / name, tmp_path / "run", format)
     assert again.folder == tmp_path / "run"
     assert again.params.sizes == bigram.params.sizes
-    for ours, theirs in zip(again.params.probabilities, bigram.params.probabilities, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+    pairs = zip(again.params.probabilities, bigram.params.probabilities, strict=True)
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
-def test_a_format_of_one_direction(bigram, monkeypatch, tmp_path):
+def test_a_format_may_lack_reading_or_writing(bigram, monkeypatch, tmp_path):
     monkeypatch.setitem(FORMATS, "none", Format())
     with pytest.raises(UserError, match=r"x\.none: .*can be read, but not written"):
         write_run(bigram, tmp_path / "x.none")

@@ -1,4 +1,4 @@
-"""N-grams counted out of core are the same, to the last bit, as those counted in memory."""
+"""Counts and estimates out of core equal counts and estimates in memory, to the last bit."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ MEMORY = parse_memory("400MB")
 
 
 def ids_of(size=300, dtype=np.uint16):
-    # Lines of many lengths, none and one word among them.
+    # Lines of many lengths, 0 and 1 included.
     return np.random.default_rng(1).integers(0, V, size).astype(dtype)
 
 
@@ -46,7 +46,7 @@ def texts():
 
 
 def count_outside(text, order, folder, vocab_size=V, engine=run_duckdb, block=None):
-    """Counts by way of files in `folder`, whether it fits in memory or not."""
+    """Count by files in `folder`, also if the text fits in memory."""
     windows, results, scratch = folder / "windows", folder / "results", folder / "scratch"
     write_windows(text, order, vocab_size, windows / "part-00000.parquet", block or 1 << 20)
     allocate = in_folders(results, scratch)
@@ -63,37 +63,38 @@ def assert_same_array(array, other, name):
 
 def assert_same_counts(counts, other):
     assert counts.vocab_size == other.vocab_size
-    for order, (own, its) in enumerate(zip(counts.orders, other.orders, strict=True), start=1):
-        assert own.at_line_start == its.at_line_start
+    pairs = zip(counts.orders, other.orders, strict=True)
+    for order, (found, expected) in enumerate(pairs, start=1):
+        assert found.at_line_start == expected.at_line_start
         for name in ("keys", "counts", "suffixes"):
-            assert_same_array(getattr(own, name), getattr(its, name), f"{name}-{order}")
+            assert_same_array(getattr(found, name), getattr(expected, name), f"{name}-{order}")
 
 
 def assert_same_estimate(estimate, other):
     assert estimate.discounts == other.discounts
     assert estimate.notes == other.notes
-    its = other.tables.arrays()
-    assert its.keys() == estimate.tables.arrays().keys()
+    expected = other.tables.arrays()
+    assert expected.keys() == estimate.tables.arrays().keys()
     for name, array in estimate.tables.arrays().items():
-        assert_same_array(array, its[name], name)
+        assert_same_array(array, expected[name], name)
 
 
-# A text in blocks
+# Texts in blocks
 
 
 @pytest.mark.parametrize("kind", ["lines", "stream", "rows"])
-def test_a_text_read_in_blocks_is_the_text(kind):
+def test_blocks_of_previous_words_join_to_the_whole(kind):
     text = texts()[kind]
     blocks = [text.previous_in(start, start + 50) for start in range(0, len(text.words), 50)]
     assert_same_array(np.concatenate(blocks), text.previous, kind)
 
 
-def test_a_largest_vocabulary_of_two_byte_ids_has_room_for_a_line_start():
+def test_the_line_start_may_exceed_the_dtype_of_ids():
     ids = np.array([7, 65535, 7], np.uint16)
     assert Sequences.lines(ids, 65535, 1 << 16).previous.tolist() == [1 << 16, 7, 1 << 16]
 
 
-def test_windows_end_at_a_line_start(tmp_path):
+def test_windows_do_not_cross_lines(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     ids = np.array([1, 2, 3, END, 4, END])
     write_windows(Sequences.lines(ids, END, V), 4, V, tmp_path / "windows.parquet", block=2)
@@ -114,14 +115,14 @@ def test_windows_end_at_a_line_start(tmp_path):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 5])
 @pytest.mark.parametrize("kind", ["lines", "stream", "rows"])
-def test_duckdb_counts_as_memory_does(kind, order, tmp_path):
+def test_counts_of_duckdb_equal_counts_in_memory(kind, order, tmp_path):
     pytest.importorskip("duckdb")
     text = texts()[kind]
     counts, _ = count_outside(text, order, tmp_path, block=7)
     assert_same_counts(counts, count_ngrams(text, order, V))
 
 
-def test_texts_written_apart_are_counted_together(tmp_path):
+def test_several_files_are_counted_together(tmp_path):
     pytest.importorskip("duckdb")
     ids = np.append(ids_of(100), END)
     for number in range(2):
@@ -129,11 +130,11 @@ def test_texts_written_apart_are_counted_together(tmp_path):
         write_windows(Sequences.lines(ids, END, V), 3, V, path)
     allocate = in_folders(tmp_path / "results", tmp_path / "scratch")
     counts = count_windows(tmp_path / "windows", 3, V, MEMORY, tmp_path / "scratch", allocate)
-    together = Sequences.lines(np.tile(ids, 2), END, V)
-    assert_same_counts(counts, count_ngrams(together, 3, V))
+    joined = Sequences.lines(np.tile(ids, 2), END, V)
+    assert_same_counts(counts, count_ngrams(joined, 3, V))
 
 
-def test_any_name_of_a_folder_will_do(tmp_path):
+def test_a_folder_s_name_may_have_special_characters(tmp_path):
     pytest.importorskip("duckdb")
     text = texts()["lines"]
     counts, _ = count_outside(text, 2, tmp_path / "it's [1] *of* these?")
@@ -141,9 +142,9 @@ def test_any_name_of_a_folder_will_do(tmp_path):
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
-def test_a_model_estimated_in_files_is_the_same(smoothing, tmp_path, monkeypatch):
+def test_estimates_in_files_equal_estimates_in_memory(smoothing, tmp_path, monkeypatch):
     pytest.importorskip("duckdb")
-    # A folder given relative to where we are, and chunks so small that there are many.
+    # The folder is relative to the working directory, and small chunks make many chunks.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(chunked, "CHUNK", 7)
     text, results = texts()["lines"], Path("results")
@@ -159,8 +160,8 @@ def test_a_model_estimated_in_files_is_the_same(smoothing, tmp_path, monkeypatch
         assert_same_array(loaded.arrays()[name], array, name)
 
 
-@pytest.mark.skipif(not PTB.is_dir(), reason="the corpus is not at hand")
-def test_ptb_is_the_same_to_the_last_bit(tmp_path):
+@pytest.mark.skipif(not PTB.is_dir(), reason="PTB is not on this machine")
+def test_estimates_of_ptb_equal_to_the_last_bit(tmp_path):
     pytest.importorskip("duckdb")
     text = read_corpus(str(PTB))
     size, end_id = len(text.vocabulary), text.vocabulary.start_id
@@ -192,7 +193,7 @@ def spark():
     session.stop()
 
 
-# Spark's launcher forks, which JAX, if a test before has loaded it, warns of.
+# Spark's launcher forks. JAX warns of forks if an earlier test has loaded JAX.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_spark_runs_the_same_query(spark, tmp_path):
     text = texts()["lines"]
@@ -200,7 +201,7 @@ def test_spark_runs_the_same_query(spark, tmp_path):
     assert_same_counts(counts, count_ngrams(text, 3, V))
 
 
-def test_what_fits_is_counted_in_memory(tmp_path):
+def test_a_text_that_fits_is_counted_in_memory(tmp_path):
     text = texts()["lines"]
     for memory in (None, MEMORY):
         counts, allocate = count_within(text, 3, V, memory, tmp_path / "a", tmp_path / "b")
@@ -212,14 +213,14 @@ def test_what_fits_is_counted_in_memory(tmp_path):
 # Mistakes
 
 
-def test_an_order_larger_than_any_line(tmp_path):
+def test_an_order_larger_than_any_line_is_an_error(tmp_path):
     pytest.importorskip("duckdb")
     text = Sequences.lines(np.array([1, END, 2, END]), END, V)
     with pytest.raises(UserError, match="`order` 5: is larger than any line: the longest has 3"):
         count_outside(text, 5, tmp_path)
 
 
-def test_too_little_memory_even_for_the_engine(tmp_path):
+def test_too_little_memory_for_the_engine_is_an_error(tmp_path):
     pytest.importorskip("duckdb")
     text = Sequences.stream(ids_of(20_000), 0)
     with pytest.raises(UserError, match=r"DuckDB cannot count .* its share of `memory`"):
@@ -228,7 +229,7 @@ def test_too_little_memory_even_for_the_engine(tmp_path):
 
 @pytest.mark.xdist_group("disk")
 @pytest.mark.parametrize("megabytes", [1, 2])
-def test_a_disk_that_is_full_is_an_error_and_not_the_end(megabytes, tmp_path):
+def test_a_full_disk_is_an_error(megabytes, tmp_path):
     pytest.importorskip("duckdb")
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(tmp_path)]
     if os.geteuid() or not shutil.which("mount") or subprocess.run(mount).returncode:
@@ -241,7 +242,7 @@ def test_a_disk_that_is_full_is_an_error_and_not_the_end(megabytes, tmp_path):
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
-def test_an_unknown_engine(tmp_path):
+def test_an_unknown_engine_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"unknown engine 'duck'.* choose one of duckdb, spark"):
         count_within(texts()["lines"], 2, V, 1, tmp_path, tmp_path, "duck")
 
@@ -249,7 +250,7 @@ def test_an_unknown_engine(tmp_path):
 @pytest.mark.parametrize(
     ("package", "engine"), [("duckdb", run_duckdb), ("pyspark.sql", run_spark), ("pyarrow", None)]
 )
-def test_a_missing_package_is_named(package, engine, tmp_path, monkeypatch):
+def test_the_error_for_a_missing_package_names_it(package, engine, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=r"pip install 'jaxlm\[") as caught:
         if engine:
@@ -259,7 +260,7 @@ def test_a_missing_package_is_named(package, engine, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_an_engine_that_does_not_sort_is_found_out(tmp_path):
+def test_unsorted_results_of_an_engine_are_an_error(tmp_path):
     pytest.importorskip("duckdb")
 
     def unsorted(query, *rest):

@@ -1,4 +1,4 @@
-"""Amounts of memory: what is said, what counting needs, and what is dropped."""
+"""Amounts of memory: parsing, the estimate of what counting needs, and dropping of cached files."""
 
 import tracemalloc
 
@@ -12,7 +12,7 @@ from jaxlm.ngrams.external import available, bytes_needed, in_folders, parse_mem
 from jaxlm.ngrams.smoothing import SMOOTHINGS
 
 
-def test_amounts_of_memory():
+def test_amounts_of_memory_are_parsed():
     assert parse_memory("2GB") == 2_000_000_000
     assert parse_memory(" 500 mb ") == 500_000_000
     assert parse_memory("1.5GiB") == 3 << 29
@@ -21,14 +21,14 @@ def test_amounts_of_memory():
 
 
 @pytest.mark.parametrize("text", ["", "GB", "2 G B", "2XB", "-1GB", "0GB", "1,5GB", "two"])
-def test_what_is_no_amount_of_memory(text):
+def test_bad_amounts_of_memory_are_errors(text):
     with pytest.raises(UserError, match=r"write 2GB, 500MB or 1[.]5GiB"):
         parse_memory(text)
 
 
 @pytest.mark.parametrize("order", [1, 2, 5])
 @pytest.mark.parametrize("size", [3, 20_000])
-def test_what_memory_is_needed_is_no_less_than_what_is_taken(size, order):
+def test_the_estimate_of_memory_is_an_upper_bound(size, order):
     ids = np.random.default_rng(0).integers(0, size, 50_000).astype(np.uint16)
     text = Sequences.stream(ids, 0)
     tracemalloc.start()
@@ -38,16 +38,16 @@ def test_what_memory_is_needed_is_no_less_than_what_is_taken(size, order):
     finally:
         tracemalloc.stop()
     assert estimate.tables.order == order
-    # 30 MB at most are those of a chunk, whatever the text.
+    # The arrays of a chunk take at most 30 MB, for every text.
     assert peak < bytes_needed(len(ids), order, size) + 30_000_000
 
 
-def test_python_itself_is_reckoned_with():
+def test_available_memory_leaves_room_for_python():
     assert available(1_000_000_000) == 750_000_000
     assert available(100_000_000) == 50_000_000
 
 
-def test_arrays_in_files_can_be_read_after_they_are_dropped_from_memory(tmp_path):
+def test_arrays_dropped_from_memory_are_read_again_from_their_files(tmp_path):
     array = in_folders(tmp_path / "a", tmp_path / "b")("counts-2", 100_000, np.int64)
     array[:] = np.arange(100_000)
     chunked.drop_from_memory(array[10:], np.arange(3))

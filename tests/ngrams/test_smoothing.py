@@ -1,4 +1,4 @@
-"""Counts and smoothings against plain Python dictionaries, word by word."""
+"""Counts and smoothings against their definitions in plain Python dictionaries."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ END = V - 1
 
 
 def lines_of(ids):
-    """The lines of a text, each after its start, V."""
+    """Return the lines of a text. Each begins with the start of a line, V."""
     lines, line = [], [V]
     for word in ids:
         line.append(word)
@@ -29,7 +29,7 @@ def lines_of(ids):
 
 
 def ngrams_of(ids, order):
-    """Every n-gram of `order` with its count. A line's start is no n-gram on its own."""
+    """Return the count of every n-gram of `order`. The start of a line is not a 1-gram."""
     found = Counter()
     for line in lines_of(ids):
         for last in range(max(1, order - 1), len(line)):
@@ -38,7 +38,7 @@ def ngrams_of(ids, order):
 
 
 def probability(ids, smoothing, context, word, top, k=0.5):
-    """P(word | context) from the definitions, by recursion."""
+    """Return P(word | context) by the recursive definitions."""
     order = len(context) + 1
     counts = {n: ngrams_of(ids, n) for n in range(1, top + 2)}
 
@@ -55,12 +55,12 @@ def probability(ids, smoothing, context, word, top, k=0.5):
             return 1 / V
         return (counts[order][(*context, word)] + k) / (total + k * V)
     below = 1 / V if order == 1 else probability(ids, smoothing, context[1:], word, top, k)
-    own = [a((*context, w)) for w in range(V)]
-    total, types = sum(own), sum(count > 0 for count in own)
+    adjusted = [a((*context, w)) for w in range(V)]
+    total, types = sum(adjusted), sum(count > 0 for count in adjusted)
     if total == 0:
         return below
     if smoothing == "witten-bell":
-        return (own[word] + types * below) / (total + types)
+        return (adjusted[word] + types * below) / (total + types)
     everything = [a(ngram) for ngram in counts[order]]
     t = [everything.count(i) for i in range(5)]
     if smoothing == "kneser-ney":
@@ -77,8 +77,8 @@ def probability(ids, smoothing, context, word, top, k=0.5):
     def discount(count):
         return table[min(count, len(discounts))]
 
-    left = sum(map(discount, own))
-    return (own[word] - discount(own[word])) / total + left / total * below
+    left = sum(map(discount, adjusted))
+    return (adjusted[word] - discount(adjusted[word])) / total + left / total * below
 
 
 texts = st.lists(st.integers(0, V - 1), min_size=4, max_size=60).map(lambda ids: [*ids, END])
@@ -87,17 +87,17 @@ texts = st.lists(st.integers(0, V - 1), min_size=4, max_size=60).map(lambda ids:
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @settings(max_examples=15)
 @given(ids=texts, context=st.lists(st.integers(0, V - 2), max_size=2), at_start=st.booleans())
-def test_every_smoothing_is_its_definition(smoothing, ids, context, at_start):
+def test_every_smoothing_equals_its_definition(smoothing, ids, context, at_start):
     top = 3
     if max(map(len, lines_of(ids))) < top:
         return
     counts = count_ngrams(Sequences.lines(np.array(ids), END, V), top, V)
     tables = SMOOTHINGS[smoothing](counts, add_k=0.5).tables
-    # The model sees two words; with the line's start before them, only the last two of the three.
+    # The model sees two words. If the start of the line precedes two words, it sees only the words.
     seen = [V, *context][-2:] if at_start else context
     contexts = tables.contexts(np.array([[NOTHING, NOTHING, *seen]]))
     found_V, _ = tables.distribution([int(ids_BT[0, -1]) for ids_BT in contexts])
-    # A context that never occurred says nothing; the longest part of it that did, answers.
+    # If the context never occurred, its longest suffix that occurred is the context.
     known = tuple(seen)
     counted = {n: ngrams_of(ids, n) for n in (1, 2, 3)}
     while known and not any((*known, w) in counted[len(known) + 1] for w in range(V)):
@@ -113,7 +113,7 @@ def test_every_smoothing_is_its_definition(smoothing, ids, context, at_start):
 
 @settings(max_examples=15)
 @given(ids=texts, order=st.integers(1, 4))
-def test_counts_are_those_of_a_dictionary(ids, order):
+def test_counts_equal_counts_in_a_dictionary(ids, order):
     if max(map(len, lines_of(ids))) < order:
         for refuse in (count_ngrams, check_order):
             with pytest.raises(UserError, match=f"`order` {order}"):
@@ -122,12 +122,13 @@ def test_counts_are_those_of_a_dictionary(ids, order):
     check_order(Sequences.lines(np.array(ids), END, V), order, V)
     counts = count_ngrams(Sequences.lines(np.array(ids), END, V), order, V)
     tables = SMOOTHINGS["witten-bell"](counts).tables
-    for n, own in enumerate(counts.orders, start=1):
-        found = dict(zip(map(tuple, tables.words(n).tolist()), own.counts.tolist(), strict=True))
+    for n, of_order in enumerate(counts.orders, start=1):
+        words = map(tuple, tables.words(n).tolist())
+        found = dict(zip(words, of_order.counts.tolist(), strict=True))
         assert {ngram: count for ngram, count in found.items() if count} == ngrams_of(ids, n)
 
 
-def test_tables_are_saved_and_mapped(tmp_path):
+def test_saved_tables_are_read_as_memory_maps(tmp_path):
     ids = np.random.default_rng(0).integers(0, V, 300)
     counts = count_ngrams(Sequences.lines(ids, END, V), 3, V)
     tables = SMOOTHINGS["modified-kneser-ney"](counts).tables

@@ -1,4 +1,4 @@
-"""The continuous cache against its definition, position by position in float64."""
+"""The continuous cache against its definition at each position, in float64."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +10,8 @@ from jaxlm.ops.continuous_cache import cache_log_probs
 WIDTH, FLATNESS = 5, np.array([0.0, 0.3, 2.0], np.float32)
 
 
-def defined(hidden, words, flatness, t):
-    """The log-probability of the word after position t."""
+def log_prob_by_definition(hidden, words, flatness, t):
+    """Return the log-probability of the word after position t, by the definition."""
     first = max(0, t - WIDTH)
     weights = np.exp(flatness * (hidden[first:t] @ hidden[t]))
     share = weights[words[first:t] == words[t]].sum() / weights.sum() if t else 0.0
@@ -32,7 +32,7 @@ def test_chunks_of_any_length_match_the_definition(chunk):
         before = np.concatenate([before, next_words])[-WIDTH:]
         filled = min(WIDTH, filled + len(part))
     found = np.concatenate(found, axis=1)
-    expected = [[defined(hidden, words, f, t) for t in range(12)] for f in FLATNESS]
+    expected = [[log_prob_by_definition(hidden, words, f, t) for t in range(12)] for f in FLATNESS]
     assert np.isneginf(found[:, 0]).all()
     assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -20,7 +20,7 @@ BATCHES = ((1, 1), (1, 7), (3, 5), (2, 16))
 
 
 def reference(logits_BTV, targets_BT, weights_BT):
-    """Log-sum-exp, loss, and the gradient of the weighted loss, in float64."""
+    """Return log-sum-exp, loss, and the gradient of the weighted loss, in float64."""
     y_BTV = np.asarray(logits_BTV).astype(np.float64)
     largest_BT1 = y_BTV.max(-1, keepdims=True)
     exp_BTV = np.exp(y_BTV - largest_BT1)
@@ -35,7 +35,10 @@ def reference(logits_BTV, targets_BT, weights_BT):
 
 
 def example(batch, time, vocab_size, seed=0):
-    """Return logits, targets with the first and last word, and weights with a zero for padding."""
+    """Return logits, targets and weights.
+
+    Targets include the first and the last word. Weights include a 0, as padding has.
+    """
     rng = np.random.default_rng(seed)
     logits_BTV = rng.normal(0, 3, (batch, time, vocab_size)).astype(np.float32)
     targets_BT = rng.integers(vocab_size, size=(batch, time)).astype(np.int32)
@@ -54,7 +57,7 @@ def loss_and_gradient(logits_BTV, targets_BT, weights_BT):
 
 @pytest.mark.parametrize("vocab_size", VOCABULARIES)
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
-def test_against_float64(batch, vocab_size):
+def test_loss_and_gradient_equal_float64(batch, vocab_size):
     logits_BTV, targets_BT, weights_BT = example(*batch, vocab_size)
     log_sum_BT, nll_BT, grad_BTV = reference(logits_BTV, targets_BT, weights_BT)
 
@@ -71,7 +74,7 @@ def test_against_float64(batch, vocab_size):
 
 
 @pytest.mark.parametrize("vocab_size", VOCABULARIES)
-def test_fused_with_the_output_layer(vocab_size):
+def test_the_loss_fused_with_an_output_layer_equals_float64(vocab_size):
     """Compare what a train step compiles: product, bias, loss, and sums over rows."""
     batch, time, features = 2, 5, 3
     rng = np.random.default_rng(1)
@@ -108,7 +111,7 @@ def test_fused_with_the_output_layer(vocab_size):
 
 
 @pytest.mark.parametrize("rows", VOCABULARIES)
-def test_many_rows_of_a_small_vocabulary(rows):
+def test_many_rows_of_a_small_vocabulary_equal_float64(rows):
     """Test the issue's shape: many results, each reduced from a few numbers."""
     logits_BTV, targets_BT, weights_BT = example(1, rows, 3)
     _, nll_BT, grad_BTV = reference(logits_BTV, targets_BT, weights_BT)

@@ -28,7 +28,7 @@ def test_rate_zero_changes_nothing():
     assert_array_equal(dropout(KEY, x, 0.0), x)
 
 
-def test_the_mask_depends_on_the_key_alone():
+def test_the_mask_depends_only_on_the_key():
     x = jnp.ones((8, 8))
     assert_array_equal(dropout(KEY, x, 0.5), dropout(KEY, x, 0.5))
     assert (dropout(KEY, x, 0.5) != dropout(jax.random.key(5), x, 0.5)).any()

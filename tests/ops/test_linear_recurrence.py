@@ -18,7 +18,7 @@ def inputs(time, batch=2, size=3):
 @pytest.mark.quick_for("7")
 @pytest.mark.parametrize("time", [1, 2, 7, 64])
 @pytest.mark.parametrize("run", [linear_recurrence, sequential_scan, parallel_scan])
-def test_values(run, time):
+def test_values_equal_the_definition(run, time):
     a_TBH, b_TBH, h_BH = map(np.float64, inputs(time))
     found = run(*inputs(time))
     for t in range(time):
@@ -27,12 +27,12 @@ def test_values(run, time):
 
 
 @pytest.mark.parametrize("time", [1, 7])
-def test_gradients(time):
+def test_gradients_equal_those_of_the_scans(time):
     def number(run):
         return lambda *args: jnp.sum(jnp.sin(run(*args)) * jnp.arange(1, time + 1)[:, None, None])
 
     found = jax.grad(number(linear_recurrence), (0, 1, 2))(*inputs(time))
     for run in (sequential_scan, parallel_scan):
         expected = jax.grad(number(run), (0, 1, 2))(*inputs(time))
-        for one, other in zip(found, expected, strict=True):
-            assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        for found_gradient, expected_gradient in zip(found, expected, strict=True):
+            assert_allclose(found_gradient, expected_gradient, rtol=1e-4, atol=1e-5)

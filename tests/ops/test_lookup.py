@@ -1,4 +1,4 @@
-"""Table lookup against NumPy, and its gradient against sums in any order."""
+"""Table lookup and its gradient against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -90,4 +90,5 @@ def test_a_gpu_writes_no_row_twice(name, options):
         program = jax.jit(jax.grad(objective)).lower(params).as_text()
     # The attribute stands before the regions of each scatter.
     scatters = program.split('"stablehlo.scatter"')[1:]
-    assert scatters and all("unique_indices = true" in one.split("({")[0] for one in scatters)
+    assert scatters
+    assert all("unique_indices = true" in scatter.split("({")[0] for scatter in scatters)

@@ -1,4 +1,4 @@
-"""The choice of the time loop and of compiler options; cuDNN's LSTM against JAX's reference."""
+"""Choices of time loops and compiler options; cuDNN's LSTM against JAX's reference."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def test_auto_unrolls_a_few_steps_and_fuses_many():
         (True, "float32", True, ""),
     ],
 )
-def test_cudnn_falls_back_and_says_why(lstm, dtype, here, reason, monkeypatch):
+def test_cudnn_falls_back_with_a_reason(lstm, dtype, here, reason, monkeypatch):
     monkeypatch.setattr(machine, "cudnn_is_here", lambda: here)
     note = fallback_note("cudnn", lstm, dtype)
     assert reason in note and bool(note) == bool(reason)
@@ -72,8 +72,8 @@ def test_parameters_are_packed_as_cudnn_reads_them():
     x_TBG = (x_BTD @ kernel_DG + bias_G).swapaxes(0, 1)
     h_TBH, last = recurrence(CELLS["lstm"].step, (h_BH, c_BH), x_TBG, recurrent_HG)
     expected = h_TBH.swapaxes(0, 1), last[0][None], last[1][None]
-    for one, other in zip(found, expected, strict=True):
-        assert_allclose(one, other, atol=1e-5)
+    for found_array, expected_array in zip(found, expected, strict=True):
+        assert_allclose(found_array, expected_array, atol=1e-5)
 
 
 @pytest.mark.skipif(not machine.cudnn_is_here(), reason="needs an NVIDIA GPU with cuDNN")
@@ -107,7 +107,7 @@ def test_a_gpu_needs_options_for_deterministic_sums():
         assert deterministic_options() == {}
     with compiling_for("gpu"):
         options = deterministic_options()
-    # XLA has one list of options for all platforms, so a CPU can test that it has these.
+    # XLA has a single list of options for all platforms, so a CPU can test that XLA knows them.
     assert options and jax.jit(lambda: 7, compiler_options=options)() == 7
 
 

@@ -65,7 +65,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("tokens", "features", "vocab_size", "chunk"), CASES)
-def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
+def test_loss_and_gradients_equal_float64(tokens, features, vocab_size, chunk, monkeypatch):
     monkeypatch.setattr(output_layer, "CHUNK_TOKENS", chunk)
     arguments = example(tokens, features, vocab_size)
     total, nll_N, expected, sizes = reference(*arguments)
@@ -75,14 +75,14 @@ def test_against_float64(tokens, features, vocab_size, chunk, monkeypatch):
     assert_allclose(found_N, nll_N, rtol=1e-5, atol=1e-5)
     # Rounding errors of float32 sums over the vocabulary add up like a random walk.
     unit = 2 * np.sqrt(vocab_size) * 2.0**-24
-    for one, other, size in zip(gradients, expected, sizes, strict=True):
-        assert (np.abs(one - other) <= unit * size + 1e-7).all()
+    for gradient, expected_gradient, size in zip(gradients, expected, sizes, strict=True):
+        assert (np.abs(gradient - expected_gradient) <= unit * size + 1e-7).all()
     assert_allclose(without_gradient(*arguments)[1], nll_N, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("vocab_size", [7, 16, 32, 40, 41])
 @pytest.mark.parametrize("scale", [1, 1000])
-def test_vocabulary_slices_without_gradients(vocab_size, scale, monkeypatch):
+def test_vocabulary_slices_give_the_same_loss(vocab_size, scale, monkeypatch):
     """Test one slice and several slices, with and without a narrower last slice.
 
     With large logits, all terms of a slice can be negligible next to those of another slice.
@@ -110,12 +110,14 @@ def test_only_valid_tokens_count(num_valid, monkeypatch):
 
     run = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
     (found, found_N), gradients = run(hidden_NF, kernel_FV, bias_V)
-    expected, nll_N, others, _ = reference(hidden_NF, kernel_FV, bias_V, targets_N, weights_N)
+    expected, nll_N, expected_gradients, _ = reference(
+        hidden_NF, kernel_FV, bias_V, targets_N, weights_N
+    )
     assert_allclose(found, expected, rtol=1e-5)
     assert_allclose(found_N[:num_valid], nll_N[:num_valid], rtol=1e-5)
     assert (np.asarray(found_N)[-(-num_valid // 5) * 5 :] == 0).all()
-    for one, other in zip(gradients, others, strict=True):
-        assert_allclose(one, other, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        assert_allclose(gradient, expected_gradient, atol=1e-5)
 
 
 def test_a_scaled_loss_has_scaled_gradients():
@@ -125,15 +127,16 @@ def test_a_scaled_loss_has_scaled_gradients():
     assert_allclose(twice, 2 * once, rtol=1e-6)
 
 
-def test_bfloat16_products():
+def test_bfloat16_products_are_close_to_float64():
     arguments = example(40, 8, 30)
     total, _, expected, _ = reference(*arguments)
     with_gradient, _ = compiled(jnp.bfloat16)
     (found, found_N), gradients = with_gradient(*arguments)
     assert found.dtype == found_N.dtype == jnp.float32
     assert_allclose(found, total, rtol=0.02)
-    for one, other in zip(gradients, expected, strict=True):
-        assert_allclose(one, other, atol=0.05 * np.abs(other).max())
+    for gradient, expected_gradient in zip(gradients, expected, strict=True):
+        limit = 0.05 * np.abs(expected_gradient).max()
+        assert_allclose(gradient, expected_gradient, atol=limit)
 
 
 def test_memory_does_not_grow_with_the_tokens():

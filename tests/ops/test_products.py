@@ -1,4 +1,4 @@
-"""Products in every layout against NumPy's, of odd sizes, in both dtypes; and their gradients."""
+"""Products in every layout, of odd sizes and in both dtypes, and their gradients against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def rounded(array, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_layout_is_numpys_product(dtype):
+def test_products_of_every_layout_equal_numpy(dtype):
     a_NF, b_FO, c_NO = draw(5, 3), draw(3, 7, seed=1), draw(5, 7, seed=2)
     low = [array.astype(dtype) for array in (a_NF, b_FO, c_NO)]
     a, b, c = (rounded(array, dtype) for array in (a_NF, b_FO, c_NO))
@@ -43,7 +43,7 @@ def test_every_layout_is_numpys_product(dtype):
 
 @pytest.mark.parametrize("aligned", [1, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_projection_and_its_gradients(dtype, aligned, monkeypatch):
+def test_a_projection_and_its_gradients_equal_numpy(dtype, aligned, monkeypatch):
     monkeypatch.setitem(machine.ALIGNMENT, jax.default_backend(), aligned)
     x_NF, kernel_FO, weights_NO = draw(5, 3), draw(3, 7, seed=1), draw(5, 7, seed=2)
 
@@ -66,7 +66,7 @@ def test_a_gradient_has_the_dtype_of_its_array():
     assert (dx_NF.dtype, dkernel_FO.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_every_block_is_padded(monkeypatch):
+def test_padding_is_added_to_every_block(monkeypatch):
     monkeypatch.setitem(machine.ALIGNMENT, jax.default_backend(), 5)
     array = jnp.asarray([[1, 2, 3, 4, 5, 6]])
     expected = [[1, 2, 3, 0, 0, 4, 5, 6, 0, 0]]

@@ -29,7 +29,7 @@ def by_scan(kernels, carry, inputs):
 
 
 @pytest.mark.parametrize("time", [1, 9])
-def test_values_and_gradients_are_those_of_the_scan(time):
+def test_values_and_gradients_equal_those_of_a_scan(time):
     draw = np.random.default_rng(time)
     kernels = {"inner": draw.normal(size=(5, 3)), "outer": draw.normal(size=(3, 5))}
     carry = draw.normal(size=(2, 5)), draw.normal(size=(2, 5))
@@ -37,18 +37,18 @@ def test_values_and_gradients_are_those_of_the_scan(time):
     kernels, carry, x = jax.tree.map(np.float32, (kernels, carry, inputs[0]))
 
     def total(run):
-        def of(kernels, carry, x):
+        def number(kernels, carry, x):
             h_TBH, (h, c) = run(step, kernels, carry, (x, inputs[1]))
             return jnp.sum(h_TBH**2) + jnp.sum(jnp.sin(c)) + jnp.sum(h), (h_TBH, h, c)
 
-        return jax.jit(jax.value_and_grad(of, argnums=(0, 1, 2), has_aux=True))
+        return jax.jit(jax.value_and_grad(number, argnums=(0, 1, 2), has_aux=True))
 
     found = total(products_in_time)(kernels, carry, x)
     expected = total(lambda step, *rest: by_scan(*rest))(kernels, carry, x)
     assert_trees_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_name_is_used_once_a_step():
+def test_a_name_is_used_once_per_step():
     kernels = {"same": jnp.eye(2)}
 
     def twice(multiply, carry, inputs_t):

@@ -21,8 +21,8 @@ from jaxlm.ops.recurrence import recurrence, run_in_segments
 RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
 
 
-def defined(cell, carry, x_TBG, kernel_HG, bias_G, mask=1.0):
-    """The recurrence as in the papers."""
+def by_definition(cell, carry, x_TBG, kernel_HG, bias_G, mask=1.0):
+    """Run the recurrence as the papers define it, by `jax.lax.scan`."""
     mask_TBH = jnp.broadcast_to(mask, (len(x_TBG), *carry[0].shape))
 
     def body(carry, inputs_t):
@@ -35,7 +35,7 @@ def defined(cell, carry, x_TBG, kernel_HG, bias_G, mask=1.0):
     return h_TBH, last
 
 
-def fast(cell, carry, x_TBG, kernel_HG, bias_G, mask=None, **options):
+def by_recurrence(cell, carry, x_TBG, kernel_HG, bias_G, mask=None, **options):
     options = {"additive": cell.additive} | options
     return recurrence(cell.step, carry, x_TBG, kernel_HG, bias_G, mask, **options)
 
@@ -65,9 +65,9 @@ def value_and_gradients(run, cell, inputs):
 
 
 def assert_close(found, expected):
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        scale = max(1e-3, float(np.abs(other).max()))
-        assert_allclose(one, other, atol=1e-5 * scale)
+    for leaf, expected_leaf in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        scale = max(1e-3, float(np.abs(expected_leaf).max()))
+        assert_allclose(leaf, expected_leaf, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -76,38 +76,38 @@ def assert_close(found, expected):
 @given(
     batch=st.integers(1, 4), time=st.integers(1, 9), size=st.integers(1, 6), seed=st.integers(0, 99)
 )
-def test_values_and_gradients_are_those_of_the_scan(name, batch, time, size, seed):
+def test_values_and_gradients_equal_those_of_a_scan(name, batch, time, size, seed):
     cell = CELLS[name]
     inputs = inputs_of(cell, batch, time, size, seed)
-    found = value_and_gradients(fast, cell, inputs)
-    assert_close(found, value_and_gradients(defined, cell, inputs))
+    found = value_and_gradients(by_recurrence, cell, inputs)
+    assert_close(found, value_and_gradients(by_definition, cell, inputs))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", RECURRENT)
-def test_options_change_no_number(name):
+def test_options_do_not_change_values(name):
     cell = CELLS[name]
     inputs = inputs_of(cell, 2, 7, 3, 0)
-    expected = value_and_gradients(fast, cell, inputs)
+    expected = value_and_gradients(by_recurrence, cell, inputs)
     for options in ({"additive": False}, {"unroll": 3}):
         assert_close(
-            value_and_gradients(functools.partial(fast, **options), cell, inputs), expected
+            value_and_gradients(functools.partial(by_recurrence, **options), cell, inputs), expected
         )
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", ["per sequence", "per step"])
 @pytest.mark.parametrize("name", RECURRENT)
-def test_masks_of_the_hidden_state(name, kind):
+def test_masks_of_the_hidden_state_equal_the_definition(name, kind):
     cell = CELLS[name]
     inputs = inputs_of(cell, 3, 5, 4, 0)
     shape = (3, 4) if kind == "per sequence" else (5, 3, 4)
     mask = jnp.asarray(np.random.default_rng(1).integers(0, 2, shape) * 2.0, jnp.float32)
-    runs = [functools.partial(run, mask=mask) for run in (fast, defined)]
+    runs = [functools.partial(run, mask=mask) for run in (by_recurrence, by_definition)]
     found, expected = (value_and_gradients(run, cell, inputs) for run in runs)
     assert_close(found, expected)
     # The mask has an effect.
-    assert not np.allclose(found[0], value_and_gradients(fast, cell, inputs)[0])
+    assert not np.allclose(found[0], value_and_gradients(by_recurrence, cell, inputs)[0])
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -117,11 +117,11 @@ def test_invalid_steps_leave_the_carry_unchanged(name):
     valid_T = jnp.arange(6) < 4
 
     def stopped(cell, carry, x_TBG, *weights):
-        h_TBH, last = fast(cell, carry, x_TBG, *weights, valid_T=valid_T)
+        h_TBH, last = by_recurrence(cell, carry, x_TBG, *weights, valid_T=valid_T)
         return h_TBH[:4], last
 
     def short(cell, carry, x_TBG, *weights):
-        return fast(cell, carry, x_TBG[:4], *weights)
+        return by_recurrence(cell, carry, x_TBG[:4], *weights)
 
     inputs = carry, x_TBG, *weights
     assert_close(
@@ -130,29 +130,29 @@ def test_invalid_steps_leave_the_carry_unchanged(name):
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6, 9])
-def test_segments_change_no_number(steps):
+def test_segments_do_not_change_values(steps):
     cell = CELLS["lstm"]
     inputs = inputs_of(cell, 2, 6, 3, 0)
 
     def segmented(cell, carry, x_TBG, kernel_HG, bias_G):
         def run(carry, x_TBG):
-            return fast(cell, carry, x_TBG, kernel_HG, bias_G)
+            return by_recurrence(cell, carry, x_TBG, kernel_HG, bias_G)
 
         return run_in_segments(run, carry, x_TBG, steps)
 
     found = value_and_gradients(segmented, cell, inputs)
-    assert_close(found, value_and_gradients(fast, cell, inputs))
+    assert_close(found, value_and_gradients(by_recurrence, cell, inputs))
 
 
-def test_segments_store_less_for_the_gradient():
+def test_segments_need_less_memory_for_the_gradient():
     cell = CELLS["lstm"]
-    carry, x_TBD, kernel_HG, _ = inputs_of(cell, 8, 256, 32, 0)
-    x_TBD = x_TBD[..., :32]
+    carry, x_TBG, kernel_HG, _ = inputs_of(cell, 8, 256, 32, 0)
+    x_TBD = x_TBG[..., :32]
 
     def temporary(steps):
         def run(carry, x_TBD, kernel_HG):
             x_TBG = x_TBD @ kernel_HG
-            return fast(cell, carry, x_TBG, kernel_HG, None)
+            return by_recurrence(cell, carry, x_TBG, kernel_HG, None)
 
         def number(carry, x_TBD, kernel_HG):
             part = functools.partial(run, kernel_HG=kernel_HG)
@@ -166,15 +166,15 @@ def test_segments_store_less_for_the_gradient():
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_bfloat16_products(name):
+def test_bfloat16_products_are_close_to_float32(name):
     cell = CELLS[name]
     inputs = inputs_of(cell, 2, 5, 4, 1)
-    h_TBH, last = fast(cell, *inputs, dtype=jnp.bfloat16)
+    h_TBH, last = by_recurrence(cell, *inputs, dtype=jnp.bfloat16)
     assert h_TBH.dtype == jnp.float32 and all(part.dtype == jnp.float32 for part in last)
-    assert_allclose(h_TBH, defined(cell, *inputs)[0], atol=0.05)
+    assert_allclose(h_TBH, by_definition(cell, *inputs)[0], atol=0.05)
 
 
-def test_fused_gates_agree_with_their_definitions():
+def test_fused_gates_equal_their_definitions():
     s_BG = jnp.asarray(np.random.default_rng(0).normal(0, 4, (3, 12)), jnp.float32)
     kinds = ("sigmoid", "tanh", "sigmoid")
     functions = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}

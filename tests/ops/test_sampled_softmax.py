@@ -36,8 +36,8 @@ def test_a_large_sample_approximates_the_full_softmax_and_its_gradients():
         jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*parameters) for loss in (sampled, full)
     )
     assert_allclose(found[0], expected[0], rtol=5e-3)
-    for one, other in zip(found[1], expected[1], strict=True):
-        assert_allclose(one, other, atol=0.03)
+    for gradient, expected_gradient in zip(found[1], expected[1], strict=True):
+        assert_allclose(gradient, expected_gradient, atol=0.03)
 
 
 def test_the_sum_over_the_other_words_is_unbiased():
@@ -60,7 +60,7 @@ def test_the_sum_over_the_other_words_is_unbiased():
     assert (np.abs(found_KN.mean(0) - exp_NV.sum(1)) < 5 * error_N).all()
 
 
-def test_only_sampled_words_and_targets_get_a_gradient():
+def test_only_sampled_words_and_targets_have_a_gradient():
     hidden_NF, kernel_FV, bias_V, targets_N = example()
 
     def loss(bias_V):

@@ -20,7 +20,7 @@ def drawn(seed, logits_BV):
 
 @pytest.mark.full
 @pytest.mark.parametrize("vocab_size", [1, 2, 3, 16, 23, 101])
-def test_frequencies(vocab_size):
+def test_frequencies_equal_the_probabilities(vocab_size):
     logits_V = jnp.asarray(np.random.default_rng(vocab_size).normal(0, 2, vocab_size), jnp.float32)
     drawn_B = drawn(1, jnp.tile(logits_V, (DRAWS, 1)))
     assert drawn_B.dtype == jnp.int32 and drawn_B.shape == (DRAWS,)
@@ -30,7 +30,7 @@ def test_frequencies(vocab_size):
     assert (np.abs(found_V - expected_V) <= 5 * np.sqrt(expected_V) + 1).all()
 
 
-def inverted(uniform_2B, logits_BV):
+def samples_in_float64(uniform_2B, logits_BV):
     """Return samples by the same two levels, in float64."""
     batch, vocab_size = logits_BV.shape
     width = math.ceil(math.sqrt(vocab_size))
@@ -50,7 +50,7 @@ def inverted(uniform_2B, logits_BV):
 # (jax-ml/jax#39103).
 @pytest.mark.parametrize(("batch", "vocab_size"), [(331, 10_000), (400, 10_007), (182, 32_769)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_compiled_as_in_generation_every_row_is_right(batch, vocab_size, dtype):
+def test_compiled_samples_equal_float64_at_vocabulary_sizes(batch, vocab_size, dtype):
     random = np.random.default_rng(batch)
     logits_BV = random.normal(0, 2, (batch, vocab_size)).astype(np.float32)
     uniform_2B = random.random((2, batch), np.float32)
@@ -58,12 +58,12 @@ def test_compiled_as_in_generation_every_row_is_right(batch, vocab_size, dtype):
         uniform_2B, logits_BV
     )
     # A uniform number close to the boundary between two words may select either word.
-    assert np.mean(np.asarray(drawn_B) != inverted(uniform_2B, logits_BV)) < 0.005
-    assert drawn_B[-1] == inverted(uniform_2B, logits_BV)[-1]
+    assert np.mean(np.asarray(drawn_B) != samples_in_float64(uniform_2B, logits_BV)) < 0.005
+    assert drawn_B[-1] == samples_in_float64(uniform_2B, logits_BV)[-1]
 
 
 def test_rows_are_independent():
-    # Each row has a single possible word, and each row a different one.
+    # Each row has a single possible word, and the words of the rows differ.
     logits_BV = jnp.where(jnp.eye(30, dtype=bool), 3.0, -jnp.inf)
     for seed in range(20):
         drawn_B = drawn(seed, logits_BV)
@@ -78,6 +78,6 @@ def test_impossible_words_are_never_drawn():
     assert set(drawn_B) == set(np.flatnonzero(possible_V))
 
 
-def test_large_logits_and_low_precision():
+def test_large_bfloat16_logits_give_the_largest_word():
     logits_BV = jnp.asarray([[1e4, -1e4, 1e4 - 200]], jnp.bfloat16)
     assert drawn(0, logits_BV).tolist() == [0]

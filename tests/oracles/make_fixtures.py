@@ -1,16 +1,16 @@
-"""Writes what PyTorch says of jaxlm's models: one .npz a model, beside this file.
+"""Write PyTorch's results for jaxlm's models into this folder: an .npz file for each model.
 
     python tests/oracles/make_fixtures.py
 
-Needs torch 2.13.0 (CPU) and NumPy, neither JAX nor jaxlm; takes seconds. The fixtures are kept in
-the repository, so the tests that read them need no torch.
+Needs torch 2.13.0 (CPU) and NumPy, but not JAX or jaxlm, and takes seconds. The repository holds
+the fixtures, so the tests that read them do not need torch.
 
-Weights are multiples of 1/1024, hence exact in float32, and so is the sum of two biases: jaxlm
-starts from the very numbers that PyTorch had. PyTorch computes in float64, so what differs
-afterwards is the rounding of jaxlm alone. A file holds
+Weights are multiples of 1/1024. They and the sums of two biases are exact in float32, so jaxlm and
+PyTorch start from the same numbers. PyTorch computes in float64, so all differences are rounding
+errors of jaxlm. A file holds
 
     weight/NAME, grad/NAME   parameters by their PyTorch names; gradients of the summed loss
-    inputs, targets          int32 [B, T]; targets [B, 1] where the last word alone is predicted
+    inputs, targets          int32 [B, T]; targets [B, 1] if only the last word is predicted
     logits, loss             float64 [B, T, V]; summed cross-entropy in nats
     carry_in/X, carry_out/X  h and c, float [L, B, H]; or tokens, int32 [B, N-1]
     carry_grad/X             gradients with respect to carry_in/X
@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 FOLDER = Path(__file__).parent
 BATCH, TIME, VOCAB = 3, 6, 23
 
-# 我 喜欢 玩具, 我 爱 爸爸, 我 讨厌 挨打: two words each, and the one to predict.
+# 我 喜欢 玩具, 我 爱 爸爸, 我 讨厌 挨打: two words are inputs, and the third is the target.
 TOY_INPUTS_BT = torch.tensor([[0, 1], [0, 3], [0, 5]])
 TOY_TARGETS_BT = torch.tensor([[2], [4], [6]])
 
@@ -99,7 +99,7 @@ def draw(shape, generator):
 
 
 def randomised(module, generator):
-    """`module` in float64, every parameter drawn anew, biases too."""
+    """Return `module` in float64 with random parameters and random biases."""
     module.double()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -112,7 +112,16 @@ def random_tokens(shape, generator):
 
 
 def write(name, module, inputs_BT, targets_BT, logits_BTV, carries):
-    """Back-propagates the summed loss and writes the fixture. `carries`: file key -> tensor."""
+    """Back-propagate the summed loss, and write the fixture.
+
+    Args:
+      name: name of the file.
+      module: the PyTorch model, whose parameters and gradients are written.
+      inputs_BT: input tokens.
+      targets_BT: target tokens.
+      logits_BTV: the module's logits.
+      carries: initial and final carry, by key in the file.
+    """
     loss = cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="sum")
     loss.backward()
     arrays = {
@@ -121,7 +130,7 @@ def write(name, module, inputs_BT, targets_BT, logits_BTV, carries):
         "logits": logits_BTV.detach().numpy(),
         "loss": loss.detach().numpy(),
     }
-    # A tied weight has two names; named_parameters gives the first, the embedding's.
+    # A tied weight has two names. named_parameters gives the first name, that of the embedding.
     for key, parameter in module.named_parameters():
         weight = parameter.detach().numpy()
         arrays[f"weight/{key}"] = weight.astype(np.float32)

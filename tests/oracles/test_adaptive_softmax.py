@@ -18,7 +18,7 @@ def log_softmax(y):
     return y - np.log(np.exp(y).sum(-1, keepdims=True))
 
 
-def test_against_its_definition():
+def test_log_probs_equal_the_definition():
     model, params = build("lstm", {"softmax": "adaptive", "cutoffs": CUTOFFS}, hidden_size=20)
     hidden_BTF, _ = model.apply({"params": params}, tokens())
     found = model.apply({"params": params}, hidden_BTF, method="logits")
@@ -37,7 +37,7 @@ def test_against_its_definition():
 
 
 @pytest.mark.parametrize("hidden_size", [6, 20], ids=["of one size", "projected"])
-def test_tied_against_its_definition(hidden_size):
+def test_log_probs_of_tied_words_equal_the_definition(hidden_size):
     options = {"softmax": "adaptive", "cutoffs": CUTOFFS, "tied": True}
     model, params = build("lstm", options, hidden_size=hidden_size)
     hidden_BTF, _ = model.apply({"params": params}, tokens())
@@ -56,8 +56,8 @@ def test_tied_against_its_definition(hidden_size):
     assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
 
 
-def test_adaptive_input_against_its_definition():
-    """Features of a word by its cluster, and a tied output that reads the same tables."""
+def test_adaptive_input_equals_the_definition():
+    """The features of a word depend on its cluster, and a tied output uses the same tables."""
     options = {"softmax": "adaptive", "cutoffs": CUTOFFS, "tied": True, "adaptive_input": True}
     model, params = build("lstm", options, embedding_size=20, hidden_size=8)
     table = jax.tree.map(np.float64, params["embedding"])
@@ -69,7 +69,7 @@ def test_adaptive_input_against_its_definition():
             table["table_2"] @ table["project_2"],
         ]
     )
-    # As a model whose one table these are.
+    # A model with a single table of the same features.
     whole, whole_params = build("lstm", {}, embedding_size=20, hidden_size=8)
     same = params | {"embedding": {"embedding": np.float32(words_VD)}}
     same["output"] = whole_params["output"]
@@ -92,7 +92,7 @@ def test_adaptive_input_against_its_definition():
     assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
 
 
-def test_rare_words_begin_as_large_as_frequent_ones():
+def test_initial_features_of_rare_and_frequent_words_are_equally_large():
     options = {"softmax": "adaptive", "cutoffs": (600, 1200), "adaptive_input": True}
     for init_scale in (None, 0.1):
         model = LSTM(vocab_size=1800, embedding_size=64, init_scale=init_scale, **options)
@@ -114,7 +114,7 @@ def test_rare_words_begin_as_large_as_frequent_ones():
         ({"softmax": "adaptive", "cutoffs": (9, 4), "adaptive_input": True}, "`cutoffs` 9,4"),
     ],
 )
-def test_what_cannot_be(options, named):
+def test_bad_settings_are_errors(options, named):
     model = LSTM(vocab_size=V, embedding_size=5, hidden_size=5, **options)
     with pytest.raises(UserError, match=named):
         init_params(model, jax.random.key(0))

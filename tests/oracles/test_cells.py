@@ -1,4 +1,4 @@
-"""Every cell against its textbook equations, in NumPy and float64, one gate at a time."""
+"""Every cell against its textbook equations in float64 NumPy, gate by gate."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def elman(carry, x, u):
 
 
 def gru(carry, x, u):
-    """Cho et al. 2014, resetting after the product: h' = (1 - z) n + z h."""
+    """Cho et al. 2014, with the reset gate after the product: h' = (1 - z) n + z h."""
     (h,) = carry
     r = sigmoid(x[0] + u[0])
     z = sigmoid(x[1] + u[1])
@@ -45,27 +45,27 @@ def positive(s):
 
 
 def min_gru(carry, x, u):
-    """Feng et al. 2024: h' = (1 - z) h + z n, and nothing of u."""
+    """Feng et al. 2024: h' = (1 - z) h + z n, without u."""
     (h,) = carry
     z, n = sigmoid(x[0]), positive(x[1])
     return {"update": z, "candidate": n}, ((1 - z) * h + z * n,)
 
 
 def min_lstm(carry, x, u):
-    """Feng et al. 2024: the gates divided by their sum weigh h and n; nothing of u."""
+    """Feng et al. 2024: h' = (f h + i n) / (f + i), without u."""
     (h,) = carry
     f, i, n = sigmoid(x[0]), sigmoid(x[1]), positive(x[2])
     gates = {"forget": f / (f + i), "input": i / (f + i), "candidate": n}
     return gates, (gates["forget"] * h + gates["input"] * n,)
 
 
-# x and u come as one [B, H] array a gate, by place: a cell that renames or reorders its gates must
-# not take its oracle along.
+# x and u are lists of arrays [B, H], an array for each gate. Oracles use places instead of names of
+# gates, so they notice if a cell renames or reorders its gates.
 ORACLES = {"rnn": elman, "gru": gru, "lstm": lstm, "mingru": min_gru, "minlstm": min_lstm}
 
 
 def random_step(cell, seed=0):
-    """A random carry, x_BG and u_BG; wide enough for some gates to saturate."""
+    """Return a random carry, x_BG and u_BG, so large that some gates saturate."""
     rng = np.random.default_rng(seed)
     width = len(cell.gates) * HIDDEN
     carry = tuple(rng.normal(0, 1, (BATCH, HIDDEN)).astype(np.float32) for _ in cell.carry)
@@ -101,7 +101,7 @@ def test_a_forget_gate_of_one_keeps_the_state(name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_activations(name):
+def test_activations_equal_the_oracle(name):
     cell = CELLS[name]
     gates, _ = expected(name, *random_step(cell))
     activations = cell.activations(*jax.tree.map(jnp.asarray, random_step(cell)))
@@ -111,7 +111,7 @@ def test_activations(name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_step(name):
+def test_the_step_equals_the_oracle(name):
     cell = CELLS[name]
     _, carry = expected(name, *random_step(cell))
     after = cell.step(*jax.tree.map(jnp.asarray, random_step(cell)))
@@ -121,8 +121,8 @@ def test_step(name):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_step_gradient(name):
-    """The derivative of the step along a random direction, by central differences of the oracle."""
+def test_the_gradient_of_the_step_equals_the_oracle(name):
+    """Compare the derivative in a random direction with central differences of the oracle."""
     cell = CELLS[name]
     point, direction, weights = (random_step(cell, seed) for seed in (0, 1, 2))
 
@@ -136,7 +136,7 @@ def test_step_gradient(name):
     )
 
     def oracle(distance):
-        # In float64 from the start: the oracle's own inputs must not be rounded to float32.
+        # The inputs of the oracle are float64, because rounding to float32 would change them.
         moved = jax.tree.map(
             lambda a, d: np.float64(a) + distance * np.float64(d), point, direction
         )

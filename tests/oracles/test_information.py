@@ -36,7 +36,7 @@ NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gr
 
 
 @pytest.mark.parametrize("name", NEURAL)
-def test_uniform_model_has_perplexity_v(name):
+def test_a_uniform_model_has_perplexity_v(name):
     text = jaxlm.read_corpus("toy")
     vocabulary = text.vocabulary
     model = make_model(name, {}, len(vocabulary), vocabulary.start_id)
@@ -83,7 +83,7 @@ LEARNERS = {
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_entropy_of_a_markov_source_is_reached(name, tmp_path):
+def test_models_reach_the_entropy_of_a_markov_source(name, tmp_path):
     rng = np.random.default_rng(1913)
     train, test = sample(rng, 40_000), sample(rng, 10_000)
     (tmp_path / "train.txt").write_text(to_text(train), encoding="utf-8", newline="")

@@ -1,4 +1,4 @@
-"""The modern NPLM, and the deep one, against their equations in float64 NumPy."""
+"""The modern NPLM and the deep NPLM against their equations in float64 NumPy."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ def affine(x, params):
     return x @ params["kernel"] + params["bias"]
 
 
-def test_the_modern_one_against_its_equations():
+def test_the_modern_nplm_equals_its_equations():
     n, windows, size = 3, 2, 2
     model, params = build("modern-nplm", {"num_layers": 2})
     drawn = np.random.default_rng(0).normal(size=(windows, size)).astype(np.float32)
@@ -45,7 +45,7 @@ def test_the_modern_one_against_its_equations():
     assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_deep_one_against_its_equations():
+def test_the_deep_nplm_equals_its_equations():
     options = {"num_layers": 3, "residual": True, "layer_norm": True}
     model, params = build("nplm", options)
     found, _ = hidden(model, params, tokens())
@@ -67,6 +67,6 @@ def test_the_deep_one_against_its_equations():
         ("nplm", {"hidden_size": 0, "direct": True, "num_layers": 2}, "`hidden_size` 0"),
     ],
 )
-def test_what_cannot_be(name, options, named):
+def test_bad_settings_are_errors(name, options, named):
     with pytest.raises(UserError, match=named):
         build(name, options)

@@ -50,7 +50,7 @@ def by_the_paper(params, options, size):
     ],
     ids=str,
 )
-def test_against_its_equations(options):
+def test_hidden_states_equal_the_paper_s_equations(options):
     model, params = build("mogrifier", options, hidden_size=4)
     found, _ = hidden(model, params, tokens())
     assert_allclose(found, by_the_paper(params, options, 4), atol=2e-6)
@@ -68,6 +68,6 @@ def test_without_rounds_it_is_an_lstm():
     ("options", "named"),
     [({"rounds": -1}, "`rounds` -1"), ({"rank": -2}, "`rank` -2"), ({"remat": 4}, "`remat` 4")],
 )
-def test_what_cannot_be(options, named):
+def test_bad_settings_are_errors(options, named):
     with pytest.raises(UserError, match=named):
         build("mogrifier", options)

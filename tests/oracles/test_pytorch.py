@@ -1,12 +1,12 @@
 """jaxlm against PyTorch: the same weights give the same logits, loss, gradients and carry.
 
-The fixtures come from make_fixtures.py, which describes them; these tests need no torch. Carrying
-weights over is what a user who loads a PyTorch model has to do:
+make_fixtures.py makes and describes the fixtures; these tests do not need torch. A user who loads a
+PyTorch model converts its weights in the same way:
 
-- PyTorch's matrices are [out, in], jaxlm's kernels [in, out]: a transpose. The fused gates are in
-  the same order (i, f, g, o and r, z, n).
-- nn.RNN and nn.LSTM have an input and a recurrent bias that only ever appear as their sum, jaxlm's
-  one input bias; nn.GRU's two are apart in both, for the reset gate scales the recurrent one alone.
+- PyTorch's matrices are [out, in], and jaxlm's kernels are their transposes, [in, out]. The gates
+  have the same order (i, f, g, o and r, z, n).
+- nn.RNN and nn.LSTM use their two biases only as a sum, which is jaxlm's input bias. nn.GRU and
+  jaxlm's GRU have both biases, because the reset gate scales only the recurrent bias.
 """
 
 import functools
@@ -32,7 +32,7 @@ CASES = {
 
 
 def each(names):
-    """A test for each name, a model's tests in one process of xdist: they share its answers."""
+    """Run a test for each model, in the same worker for all tests of a model."""
     return pytest.mark.parametrize(
         "name",
         [pytest.param(name, marks=pytest.mark.xdist_group(f"pytorch {name}")) for name in names],
@@ -48,7 +48,7 @@ def nplm_params(tensors):
 
 
 def direct_nplm_params(tensors):
-    # The features are tanh(...) and then x, so the one output kernel is U over W.
+    # The features are tanh(...) and then x, so the output kernel is U above W.
     kernel_FV = np.concatenate([tensors["U"].T, tensors["W"].T])
     return {
         "embedding": {"embedding": tensors["C.weight"]},
@@ -58,8 +58,14 @@ def direct_nplm_params(tensors):
 
 
 def recurrent_params(tensors, merge_biases, embedding, rnn, tied=False):
-    """`embedding`, `rnn`: what the PyTorch module calls them. merge_biases(b_ih, b_hh), None for a
-    GRU.
+    """Return PyTorch's tensors of a recurrent model, arranged as jaxlm's parameters.
+
+    Args:
+      tensors: weights or gradients, by PyTorch's names.
+      merge_biases: merge_biases(b_ih, b_hh) -> bias; None for a GRU.
+      embedding: PyTorch's name of the embedding.
+      rnn: PyTorch's name of the recurrent layers.
+      tied: whether the output layer is the embedding.
     """
     params = {
         "embedding": {"embedding": tensors[f"{embedding}.weight"]},
@@ -82,7 +88,7 @@ def recurrent_params(tensors, merge_biases, embedding, rnn, tied=False):
 
 
 def params_of(name, tensors, merge_biases):
-    """PyTorch's tensors, weights or gradients, in the places where jaxlm has them."""
+    """Return PyTorch's tensors, weights or gradients, arranged as jaxlm's parameters."""
     if name == "lecture_nplm":
         return nplm_params(tensors)
     if name == "direct_nplm":
@@ -94,7 +100,7 @@ def params_of(name, tensors, merge_biases):
 
 
 def only_gradient(b_ih, b_hh):
-    """The gradient of a sum is that of each of its terms."""
+    """Return the gradient of a merged bias, which equals the gradient of each bias."""
     np.testing.assert_allclose(b_ih, b_hh, rtol=1e-12)
     return b_ih
 
@@ -104,7 +110,7 @@ def part(fixture, prefix):
 
 
 def carry_of(name, arrays):
-    """A carry as jaxlm nests it, or None where the fixture has none."""
+    """Return a carry arranged as jaxlm's, or None if the fixture has no carry."""
     if not arrays:
         return None
     if name == "direct_nplm":
@@ -121,8 +127,9 @@ def fixture_of(name):
 
 @functools.cache
 def answers(name):
-    """What jaxlm says: loss, logits, final carry, and gradients with respect to parameters and
-    initial carry (None where it is not a number, or not given).
+    """Return jaxlm's loss, logits, final carry, and gradients by parameters and by initial carry.
+
+    The last gradient is None if there is no initial carry, or if it consists of tokens.
     """
     model, fixture = CASES[name], fixture_of(name)
     positions = "last" if name.startswith("lecture") else "all"
@@ -144,7 +151,7 @@ def answers(name):
         carry = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), carry)
     params = jax.tree.map(jnp.asarray, params)
     argnums = (0, 1) if differentiable else (0,)
-    # TPU and GPU would otherwise multiply in bfloat16 and TF32.
+    # The defaults of a TPU and a GPU are bfloat16 and TF32.
     with jax.default_matmul_precision("highest"):
         (nll, (logits_BTV, after)), gradients = jax.jit(
             jax.value_and_grad(loss, argnums, has_aux=True)
@@ -153,7 +160,7 @@ def answers(name):
 
 
 def assert_close(actual, oracle):
-    """Leaf by leaf, naming the leaf that differs."""
+    """Compare two trees leaf by leaf, and name the leaf that differs."""
     assert jax.tree.structure(actual) == jax.tree.structure(oracle)
     for (path, leaf), expected in zip(
         jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(oracle), strict=True
@@ -164,45 +171,45 @@ def assert_close(actual, oracle):
         )
 
 
-def test_the_fixtures_are_those_of_the_models():
+def test_every_model_has_a_fixture():
     written = {path.stem for path in Path(__file__).parent.glob("*.npz")}
     assert written == CASES.keys()
 
 
 @each(CASES)
-def test_parameters_have_jaxlm_shapes(name):
+def test_converted_parameters_have_jaxlm_shapes(name):
     model = CASES[name]
     tokens_BT = jnp.zeros((1, 2), jnp.int32)
-    own = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    theirs = params_of(name, part(fixture_of(name), "weight"), np.add)
-    assert jax.tree.map(lambda array: array.shape, own) == jax.tree.map(
-        lambda array: array.shape, theirs
+    expected = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    converted = params_of(name, part(fixture_of(name), "weight"), np.add)
+    assert jax.tree.map(lambda array: array.shape, expected) == jax.tree.map(
+        lambda array: array.shape, converted
     )
 
 
 @each(CASES)
-def test_logits(name):
+def test_logits_equal_pytorch(name):
     assert_close(answers(name)[1], fixture_of(name)["logits"])
 
 
 @each(CASES)
-def test_loss(name):
+def test_the_loss_equals_pytorch(name):
     assert_close(answers(name)[0], fixture_of(name)["loss"])
 
 
 @each(CASES)
-def test_gradients(name):
+def test_gradients_equal_pytorch(name):
     oracle = params_of(name, part(fixture_of(name), "grad"), only_gradient)
     assert_close(answers(name)[3], oracle)
 
 
 @each(["rnn", "gru", "lstm", "tied_lstm"])
-def test_gradient_of_the_initial_carry(name):
+def test_the_gradient_of_the_initial_carry_equals_pytorch(name):
     oracle = carry_of(name, part(fixture_of(name), "carry_grad"))
     assert_close(answers(name)[4], oracle)
 
 
 @each([name for name in CASES if name != "lecture_nplm"])
-def test_final_carry(name):
+def test_the_final_carry_equals_pytorch(name):
     oracle = carry_of(name, part(fixture_of(name), "carry_out"))
     assert_close(answers(name)[2], oracle)

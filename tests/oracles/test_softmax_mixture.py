@@ -15,7 +15,7 @@ def softmax(y):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_against_its_definition(tied):
+def test_log_probs_equal_the_definition(tied):
     model, params = build("gru", {"softmax": "mixture", "softmaxes": 3, "tied": tied})
     hidden_BTF, _ = model.apply({"params": params}, tokens())
     found = model.apply({"params": params}, hidden_BTF, method="logits")
@@ -32,8 +32,11 @@ def test_against_its_definition(tied):
     assert_allclose(expected.sum(-1), 1)
 
 
-def test_its_logarithm_has_a_higher_rank_than_the_features():
-    """Of random contexts: log P of a plain softmax has rank D + 1 at most (Yang et al. 2018)."""
+def test_the_rank_of_log_probs_exceeds_the_number_of_features():
+    """log P of a plain softmax has at most rank D + 1 (Yang et al. 2018); a mixture has more.
+
+    The contexts are random.
+    """
     ranks = {}
     for name in ("full", "mixture"):
         model, params = build("nplm", {"softmax": name, "softmaxes": 3, "hidden_size": 4})
@@ -45,6 +48,6 @@ def test_its_logarithm_has_a_higher_rank_than_the_features():
     assert ranks["full"] <= 4 + 2 < ranks["mixture"] <= V
 
 
-def test_what_cannot_be():
+def test_bad_settings_are_errors():
     with pytest.raises(UserError, match="`softmaxes` 0"):
         build("nplm", {"softmax": "mixture", "softmaxes": 0})

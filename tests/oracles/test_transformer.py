@@ -20,7 +20,7 @@ def affine(x, params):
 
 
 def attention(h_TH, params, model):
-    """Return what attention adds at each position of one row, one query and one head at a time."""
+    """Return the output of attention at each position of a row, query by query and head by head."""
     heads, n_step = model.num_heads, model.n_step
     q_TA, k_TA, v_TA = np.split(affine(norm(h_TH, params["norm"]), params["qkv"]), 3, axis=-1)
     d = q_TA.shape[1] // heads
@@ -53,16 +53,16 @@ def by_the_equations(params, tokens_T, model):
 @pytest.mark.parametrize(
     ("options", "time"),
     [
-        # Sizes that the heads do not divide, and texts of several windows.
+        # Sizes that are not multiples of the number of heads, and texts of several windows.
         ({}, 7),
         ({"num_layers": 1, "num_heads": 3, "embedding_size": 5, "n_step": 2}, 6),
         ({"num_layers": 3, "num_heads": 1, "n_step": 5}, 13),
-        # Shorter than the window, as in training.
+        # A text shorter than the window.
         ({"hidden_size": 8, "embedding_size": 8, "num_heads": 4, "n_step": 9}, 8),
     ],
     ids=str,
 )
-def test_against_its_equations(options, time):
+def test_hidden_states_equal_the_equations(options, time):
     model, params = build("transformer", options)
     tokens_BT = tokens(time=time)
     found_BTH, _ = hidden(model, params, tokens_BT)
@@ -85,7 +85,7 @@ def test_the_cache_holds_keys_and_values_of_the_last_positions():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_a_prediction_sees_its_window_and_no_more(layers):
+def test_a_prediction_depends_only_on_its_window(layers):
     model, params = build("transformer", {"num_layers": layers})
     assert model.window == 2 * layers + 1
     tokens_BT = tokens(time=12)
@@ -107,6 +107,6 @@ def test_a_prediction_sees_its_window_and_no_more(layers):
         ({"hidden_size": 0}, "`hidden_size` 0: must be at least 1"),
     ],
 )
-def test_wrong_sizes_are_refused(options, message):
+def test_bad_sizes_are_errors(options, message):
     with pytest.raises(SettingError, match=message):
         build("transformer", options)

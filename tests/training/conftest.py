@@ -1,4 +1,4 @@
-"""One small text for every test of training."""
+"""A small text for the tests of training."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def text(text_file):
 
 @pytest.fixture
 def train(capfd):
-    """The command in this process: arguments -> exit code, standard output, standard error."""
+    """train(*argv) -> exit code, standard output, standard error of the command, run here."""
 
     def run(*argv: object) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -34,7 +34,7 @@ def train(capfd):
 
 @pytest.fixture
 def registry(monkeypatch):
-    """The tables of models and cells, put back after the test."""
+    """Restore the tables of models and cells after the test."""
     monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
     before = dict(MODELS), dict(CELLS)
     yield

@@ -1,4 +1,4 @@
-"""--max-minutes: steps that fit, schedules that shrink with them, and an end when it is over."""
+"""`max_minutes`: the number of steps that fit, schedules over these steps, the end of the time."""
 
 import contextlib
 import json
@@ -42,35 +42,35 @@ def training_of(folder):
 
 @pytest.fixture
 def no_timing(monkeypatch):
-    """Steps and validations take what a test says: how long they take here is not its matter."""
+    """no_timing(step, validation): seconds of a step and of a validation, in place of measuring."""
 
-    def say(step, validation):
+    def set_seconds(step, validation):
         monkeypatch.setattr(budget, "_seconds_per_step", lambda *_: step)
         monkeypatch.setattr("jaxlm.training.loop.validation_seconds", lambda *_: validation)
 
-    return say
+    return set_seconds
 
 
-def test_no_more_steps_than_fit(text, tmp_path, no_timing):
+def test_the_steps_fit_into_the_minutes(text, tmp_path, no_timing):
     no_timing(1.0, 0.0)
     train(text, tmp_path / "run", epochs=100, max_minutes=1, eval_every=20)
     steps = training_of(tmp_path / "run")["steps"]
     assert 50 <= steps <= 58
     assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
-    # A validation every 20 steps that takes as long as 20 of them halves the number.
+    # A validation every 20 steps, which takes as long as 20 steps, halves the number of steps.
     no_timing(1.0, 20.0)
     train(text, tmp_path / "half", epochs=100, max_minutes=1, eval_every=20)
     assert 25 <= training_of(tmp_path / "half")["steps"] <= 29
 
 
 @pytest.mark.full
-def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
+def test_there_are_no_more_steps_than_epochs_allow(text, tmp_path, no_timing):
     no_timing(1e-6, 0.0)
     train(text, tmp_path / "run", epochs=0.5, max_minutes=10)
     asked = training_of(tmp_path / "run")["steps"]
-    written = [one for one in tiny_runs.records(tmp_path / "run") if one["split"] == "train"]
+    written = tiny_runs.records(tmp_path / "run", "train")
     assert written[-1]["epoch"] == pytest.approx(0.5, abs=0.01)
-    # The steps found, given, repeat the run: nothing is timed.
+    # With this number of steps the run is repeated without timing.
     no_timing(None, None)
     console = tiny_runs.quiet()
     train(text, tmp_path / "again", epochs=0.5, max_minutes=10, steps=asked, console=console)
@@ -80,7 +80,7 @@ def test_no_more_steps_than_asked_for(text, tmp_path, no_timing):
 
 
 @pytest.mark.full
-def test_what_is_really_timed(text, monkeypatch):
+def test_steps_and_validations_are_timed(text, monkeypatch):
     model = tiny_runs.make(jaxlm.RNN, text)
     batches = make_batches(text.train, jaxlm.BatchingConfig(batch_size=4, bptt=5), 5, 0)
     optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
@@ -97,10 +97,10 @@ def test_what_is_really_timed(text, monkeypatch):
     assert 0 < steps < most
 
 
-def test_an_end_when_the_time_is_over(text, tmp_path, no_timing, monkeypatch):
-    """Steps that were given, and take longer than there is time for: the run validates once more,
-    saves, and stops.
-    """
+def test_a_run_validates_saves_and_stops_when_the_time_is_over(
+    text, tmp_path, no_timing, monkeypatch
+):
+    """If `steps` takes longer than `max_minutes`, the run validates, saves, and stops."""
     seconds = iter(range(0, 10**6, 10))
     monkeypatch.setattr(Budget, "seconds", property(lambda self: float(next(seconds))))
     console = tiny_runs.quiet()
@@ -155,9 +155,9 @@ def test_the_pause_of_all_runs_of_a_sweep_is_timed_as_a_whole(text, monkeypatch)
 
 @pytest.fixture
 def pace(monkeypatch):
-    """A step takes as many seconds as a test says, once the run is on its way."""
+    """pace(seconds): seconds of a step during training."""
 
-    def say(seconds):
+    def set_seconds(seconds):
         taken = [0]
         refit = Budget.refit
 
@@ -171,61 +171,62 @@ def pace(monkeypatch):
         nothing = property(lambda self: 1e-9, lambda self, seconds: None)
         monkeypatch.setattr(Budget, "compile_seconds", nothing, raising=False)
 
-    return say
+    return set_seconds
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("real", "least", "most"), [(2.0, 26, 30), (0.5, 100, 119), (1.03, 57, 57)]
 )
-def test_a_machine_that_is_not_as_fast_as_it_was(
+def test_a_run_is_fitted_again_if_its_pace_changes(
     text, tmp_path, no_timing, pace, real, least, most
 ):
-    """A step was thought to take a second: the run is fitted again, so that its schedule comes to
-    its end with the budget; what is off by little is left.
+    """A run is fitted again if its steps take longer or shorter than the estimate of 1 second.
+
+    Then the schedule ends with the time. A small difference does not change the number of steps.
     """
     no_timing(1.0, 0.0)
     pace(real)
     options = {"epochs": 100, "max_minutes": 1, "schedule": "cosine", "lr": 1.0}
     console = tiny_runs.quiet()
     train(text, tmp_path / "run", **options, console=console)
-    said = console.file.getvalue()
-    assert ("fitted again to 1 minutes" in said) == (least != most)
-    assert "are over" not in said
+    printed = console.file.getvalue()
+    assert ("fitted again to 1 minutes" in printed) == (least != most)
+    assert "are over" not in printed
     steps = training_of(tmp_path / "run")["steps"]
     assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
     assert least <= steps <= most
 
 
-@pytest.mark.parametrize(("compiling", "thought", "fits"), [(2.0, 32, 26), (10.0, 28, 28)])
-def test_a_fit_is_changed_where_that_is_worth_its_compilation(
-    monkeypatch, compiling, thought, fits
+@pytest.mark.parametrize(("compiling", "estimated", "fits"), [(2.0, 32, 26), (10.0, 28, 28)])
+def test_a_small_change_of_steps_is_not_worth_a_compilation(
+    monkeypatch, compiling, estimated, fits
 ):
-    """Steps of 2 s, 60 s in all: a fit that is 5 steps off is changed where compiling anew takes
-    one, and one 4 steps off is left where it takes five.
+    """The number of steps changes only if the change is larger than the time of a compilation.
+
+    A step takes 2 s, and the run 60 s. A difference of 5 steps changes the number if compilation
+    takes as long as 1 step. A difference of 4 steps does not if it takes as long as 5 steps.
     """
-    now, total = 0.0, thought
+    now, total = 0.0, estimated
     monkeypatch.setattr(Budget, "seconds", property(lambda self: now))
     budget = Budget(1.0, most_steps=1000)
     budget.compile_seconds = compiling
     for step in range(1, 6):
-        # The first, and the one after a change, compile.
-        now += 2.0 + (compiling if step == 1 or (step == 4 and total != thought) else 0.0)
+        # The first step compiles, and so does the first step after a change.
+        now += 2.0 + (compiling if step == 1 or (step == 4 and total != estimated) else 0.0)
         total = budget.refit(step, total)
-        assert total == (fits if step > 2 else thought)
+        assert total == (fits if step > 2 else estimated)
 
 
 @pytest.mark.full
-def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
-    text, no_timing, pace, monkeypatch
-):
+def test_the_schedule_ends_with_the_last_fit(text, no_timing, pace, monkeypatch):
     horizons = []
 
-    def seen(config, horizon, custom):
+    def record(config, horizon, custom):
         horizons.append(horizon.total_steps)
         return make_optimizer(config, horizon, custom)
 
-    monkeypatch.setattr("jaxlm.training.loop.make_optimizer", seen)
+    monkeypatch.setattr("jaxlm.training.loop.make_optimizer", record)
     no_timing(1.0, 0.0)
     pace(2.0)
     run = train(text, epochs=100, max_minutes=1, schedule="cosine")
@@ -234,14 +235,14 @@ def test_the_rate_ends_with_the_steps_that_a_run_was_fitted_to_last(
 
 
 @pytest.mark.full
-def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path, no_timing):
+def test_a_resumed_run_keeps_its_steps_and_its_time(text, tmp_path, no_timing):
     no_timing(1.0, 0.0)
     options = {"epochs": 100, "max_minutes": 1, "eval_every": 20}
     train(text, tmp_path / "whole", **options)
     steps = training_of(tmp_path / "whole")["steps"]
-    stopped = tiny_runs.Saboteur("step     30  epoch", tiny_runs.terminate)
+    stopped = tiny_runs.ActingConsole("step     30  epoch", tiny_runs.terminate)
     train(text, tmp_path / "run", **options, steps=steps, console=stopped)
-    # What a step takes is not asked again.
+    # A resumed run does not time its steps again.
     no_timing(None, None)
     train(text, tmp_path / "run", **options, resume=True)
     assert training_of(tmp_path / "run")["steps"] == steps
@@ -252,10 +253,10 @@ def test_a_resumed_run_keeps_its_steps_and_counts_what_was_spent(text, tmp_path,
 
 @pytest.mark.full
 def test_the_first_process_decides_how_many_steps_are_timed(text, monkeypatch):
-    """Processes whose clocks differ would not take the same steps, and wait for each other."""
+    """Processes that disagree on the number of steps would wait for each other without end."""
     answers = iter([[[1]], [[1]], [[0]]])
     monkeypatch.setattr(budget, "allgather_ints", lambda values: np.array(next(answers)))
-    # By the clock of this process there would be no step.
+    # By the clock of this process there is no time for a step.
     monkeypatch.setattr(budget, "TIMED_SECONDS", 0.0)
     model = tiny_runs.make(jaxlm.RNN, text)
     batches = make_batches(text.train, jaxlm.BatchingConfig(batch_size=4, bptt=5), 5, 0)
@@ -267,7 +268,7 @@ def test_the_first_process_decides_how_many_steps_are_timed(text, monkeypatch):
 
 
 def test_schedules_shrink_with_the_run():
-    """A rate that was to fall from epoch 4 of 12 on falls from epoch 2 on in 6."""
+    """If 6 of 12 epochs fit, a rate that would decay from epoch 4 on decays from epoch 2 on."""
     optimizer = OptimizerConfig(schedule="step-decay", full_epochs=4, decay=0.5, lr=1.0)
     config = TrainingConfig(epochs=12, max_minutes=1)
     shrunk = make_schedule(optimizer, horizon_of(config, 100, 600))
@@ -276,6 +277,6 @@ def test_schedules_shrink_with_the_run():
         assert float(shrunk(epoch * 50 + 25)) == pytest.approx(float(asked(epoch * 100 + 50)))
 
 
-def test_minutes_that_cannot_be(text):
+def test_max_minutes_must_be_above_0(text):
     with pytest.raises(UserError, match="`max_minutes` 0: must be above 0"):
         train(text, max_minutes=0)

@@ -1,4 +1,4 @@
-"""Checkpoint files that were damaged, half-written, or left over."""
+"""Checkpoints that are complete, damaged, half-written or old."""
 
 import shutil
 from pathlib import Path
@@ -27,8 +27,8 @@ def state_of(step: int, width: int = 3) -> TrainState:
     )
 
 
-class Kept:
-    """Checkpoints in a folder, with what they warned of."""
+class SavedCheckpoints:
+    """Checkpoints in a folder, with their warnings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.warnings = folder, []
@@ -50,12 +50,12 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A folder with checkpoints of steps 10 and 20, the best of step 10."""
-    with Kept(tmp_path_factory.mktemp("two")) as kept:
-        kept.save(10, "best")
-        kept.save(10)
-        kept.save(20)
-    return kept.folder
+    """Folder with checkpoints of steps 10 and 20. The best checkpoint is of step 10."""
+    with SavedCheckpoints(tmp_path_factory.mktemp("two")) as saved:
+        saved.save(10, "best")
+        saved.save(10)
+        saved.save(20)
+    return saved.folder
 
 
 @pytest.fixture
@@ -85,133 +85,136 @@ def flip(path: Path) -> None:
 DAMAGES = {"cut short": cut_short, "flipped": flip, "deleted": Path.unlink}
 
 
-def test_what_is_saved_comes_back(two):
-    with Kept(two) as kept:
-        state, meta = kept.restored()
+def test_a_saved_state_is_restored(two):
+    with SavedCheckpoints(two) as saved:
+        state, meta = saved.restored()
     tiny_runs.assert_same_arrays(state, state_of(20))
     assert (meta["step"], meta["progress"]) == (20, {"step": 20})
-    assert not kept.warnings
+    assert not saved.warnings
 
 
-def test_no_damaged_file_is_ever_believed(two, tmp_path, caplog):
-    """Every file in turn: either nothing is lost, or a warning and the checkpoint before it."""
+def test_a_damaged_checkpoint_is_never_restored(two, tmp_path, caplog):
+    """Damage each file in turn: the state is complete, or a warning names the damaged step.
+
+    After a warning the state is that of the previous checkpoint.
+    """
     skipped = dict.fromkeys(DAMAGES, 0)
     for index, file in enumerate(files_in(two / "last" / "20")):
         for name, damage in DAMAGES.items():
             copy = shutil.copytree(two, tmp_path / f"{index} {name}")
             damage(copy / file.relative_to(two))
-            with Kept(copy) as kept:
-                state, meta = kept.restored()
+            with SavedCheckpoints(copy) as saved:
+                state, meta = saved.restored()
             tiny_runs.assert_same_arrays(state, state_of(meta["step"]))
-            assert len(kept.warnings) == (meta["step"] == 10), (file, name, kept.warnings)
-            for warning in kept.warnings:
+            assert len(saved.warnings) == (meta["step"] == 10), (file, name, saved.warnings)
+            for warning in saved.warnings:
                 assert "step 20 is damaged" in warning and "\n" not in warning
             skipped[name] += meta["step"] == 10
     assert min(skipped.values()) >= 3, skipped
-    assert not caplog.records, "orbax's own errors are no news to a user"
+    assert not caplog.records, "errors of orbax are not shown to users"
 
 
 @pytest.mark.parametrize("part", ["params", "rest"])
-def test_whole_files_of_another_step_are_not_believed(part, copy):
+def test_files_of_another_step_are_not_restored(part, copy):
     shutil.rmtree(copy / "last" / "20" / part)
     shutil.copytree(copy / "last" / "10" / part, copy / "last" / "20" / part)
-    with Kept(copy) as kept:
-        state, _ = kept.restored()
+    with SavedCheckpoints(copy) as saved:
+        state, _ = saved.restored()
     tiny_runs.assert_same_arrays(state, state_of(10))
-    assert f"its {part} are not what was written" in kept.warnings[0]
+    assert f"its {part} are not what was written" in saved.warnings[0]
 
 
-def test_an_emptied_checkpoint_is_skipped(copy):
+def test_an_empty_checkpoint_is_skipped(copy):
     for path in (copy / "last" / "20").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with Kept(copy) as kept:
-        state, _ = kept.restored()
+    with SavedCheckpoints(copy) as saved:
+        state, _ = saved.restored()
     tiny_runs.assert_same_arrays(state, state_of(10))
-    assert len(kept.warnings) <= 1
+    assert len(saved.warnings) <= 1
 
 
-def test_all_damaged_is_an_error_that_leaves_them_alone(copy):
+def test_if_all_checkpoints_are_damaged_the_error_leaves_them_unchanged(copy):
     for file in files_in(copy):
         cut_short(file)
     files = {file: file.read_bytes() for file in files_in(copy)}
-    with Kept(copy) as kept:
+    with SavedCheckpoints(copy) as saved:
         with pytest.raises(UserError, match=r"no checkpoint in .* \(steps 20, 10\).*another `f"):
-            kept.restored()
+            saved.restored()
         assert {file: file.read_bytes() for file in files_in(copy)} == files
-        assert kept.checkpoints.restore_params(state_of(0).params) is None
-    assert len(kept.warnings) >= 3
+        assert saved.checkpoints.restore_params(state_of(0).params) is None
+    assert len(saved.warnings) >= 3
 
 
 def test_half_written_checkpoints_are_ignored(copy):
     shutil.copytree(copy / "last" / "20", copy / "last" / "30.orbax-checkpoint-tmp")
     (copy / "last" / "40.orbax-checkpoint-tmp-123").mkdir()
-    with Kept(copy) as kept:
-        assert kept.restored()[1]["step"] == 20
-        kept.save(30)
-    with Kept(copy) as kept:
-        tiny_runs.assert_same_arrays(kept.restored()[0], state_of(30))
-    assert not kept.warnings
+    with SavedCheckpoints(copy) as saved:
+        assert saved.restored()[1]["step"] == 20
+        saved.save(30)
+    with SavedCheckpoints(copy) as saved:
+        tiny_runs.assert_same_arrays(saved.restored()[0], state_of(30))
+    assert not saved.warnings
 
 
-def test_the_last_two_and_the_best_one_are_kept(tmp_path):
-    with Kept(tmp_path) as kept:
+def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
+    with SavedCheckpoints(tmp_path) as saved:
         for step in (5, 10, 15):
-            kept.save(step)
-            kept.save(step, "best")
+            saved.save(step)
+            saved.save(step, "best")
     assert steps_in(tmp_path / "last") == ["10", "15"]
     assert steps_in(tmp_path / "best") == ["15"]
 
 
-def test_a_folder_may_be_on_another_file_system(monkeypatch, tmp_path):
-    """Only its name is looked at here: a bucket needs a network."""
+def test_the_folder_may_be_a_bucket(monkeypatch, tmp_path):
+    """Only the path is tested, because a bucket needs a network."""
     monkeypatch.chdir(tmp_path)
     for folder, meant in {"gs://bucket/run": "gs://bucket/run", "run": f"{tmp_path}/run"}.items():
         assert str(Checkpoints(folder, print)._folder) == meant
 
 
 def test_a_step_can_be_saved_again(copy):
-    with Kept(copy) as kept:
-        kept.save(20)
-        assert kept.restored()[1]["step"] == 20
+    with SavedCheckpoints(copy) as saved:
+        saved.save(20)
+        assert saved.restored()[1]["step"] == 20
     assert steps_in(copy / "last") == ["10", "20"]
 
 
 @pytest.mark.parametrize("kind", ["last", "best"])
-def test_training_on_from_before_a_damaged_checkpoint_is_saved(kind, copy):
-    """After step 20 was found damaged, step 15 is the newest, though its number is lower."""
+def test_a_checkpoint_after_a_damaged_one_is_the_newest(kind, copy):
+    """If step 20 is damaged, a later checkpoint of step 15 is the newest."""
     if kind == "best":
         shutil.rmtree(copy / "best")
         shutil.copytree(copy / "last" / "20", copy / "best" / "20")
     for file in files_in(copy / kind / "20"):
         cut_short(file)
-    with Kept(copy) as kept:
-        assert kept.restored()[1]["step"] == (10 if kind == "last" else 20)
-        kept.save(15, kind)
-    with Kept(copy) as kept:
+    with SavedCheckpoints(copy) as saved:
+        assert saved.restored()[1]["step"] == (10 if kind == "last" else 20)
+        saved.save(15, kind)
+    with SavedCheckpoints(copy) as saved:
         found = (
-            kept.restored()[1]
+            saved.restored()[1]
             if kind == "last"
-            else kept.checkpoints.restore_params(state_of(0).params)[1]
+            else saved.checkpoints.restore_params(state_of(0).params)[1]
         )
     assert found["step"] == 15
-    assert not kept.warnings
+    assert not saved.warnings
 
 
-def test_best_parameters_before_the_last_and_the_last_where_the_best_is_damaged(copy):
+def test_the_last_parameters_replace_damaged_best_parameters(copy):
     params = state_of(0).params
-    with Kept(copy) as kept:
-        found, meta, kind = kept.checkpoints.restore_params(params)
-    assert (kind, meta["step"], kept.warnings) == ("best", 10, [])
+    with SavedCheckpoints(copy) as saved:
+        found, meta, kind = saved.checkpoints.restore_params(params)
+    assert (kind, meta["step"], saved.warnings) == ("best", 10, [])
     tiny_runs.assert_same_arrays(found, state_of(10).params)
     for file in files_in(copy / "best"):
         cut_short(file)
-    with Kept(copy) as kept:
-        found, meta, kind = kept.checkpoints.restore_params(params)
-    assert (kind, meta["step"], len(kept.warnings)) == ("last", 20, 1)
+    with SavedCheckpoints(copy) as saved:
+        found, meta, kind = saved.checkpoints.restore_params(params)
+    assert (kind, meta["step"], len(saved.warnings)) == ("last", 20, 1)
     tiny_runs.assert_same_arrays(found, state_of(20).params)
 
 
-def test_the_digest_knows_names_shapes_types_and_bytes():
+def test_the_digest_depends_on_names_shapes_dtypes_and_bytes():
     ones = np.ones(4, np.float32)
     different = [
         {"a": ones},
@@ -235,7 +238,7 @@ def run(text, tmp_path_factory):
 
 
 @pytest.mark.full
-def test_a_run_whose_last_checkpoint_was_damaged_trains_on_from_the_one_before(run, text, tmp_path):
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(run, text, tmp_path):
     whole, model, options = run
     folder = shutil.copytree(whole, tmp_path / "run")
     assert steps_in(folder / CHECKPOINTS / "last") == ["30", "40"]
@@ -249,7 +252,7 @@ def test_a_run_whose_last_checkpoint_was_damaged_trains_on_from_the_one_before(r
     tiny_runs.assert_same_run(folder, whole)
 
 
-def test_reading_a_run_leaves_alone_what_another_process_is_writing(run, tmp_path):
+def test_load_does_not_change_files_of_a_writing_process(run, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "run")
     for kind in ("last", "best"):
         (folder / CHECKPOINTS / kind / "50.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
@@ -261,7 +264,7 @@ def test_reading_a_run_leaves_alone_what_another_process_is_writing(run, tmp_pat
     assert sorted(folder.rglob("*")) == files
 
 
-def test_load_of_a_run_without_a_whole_checkpoint(run, tmp_path):
+def test_load_of_a_run_without_a_complete_checkpoint_is_an_error(run, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "run")
     for file in files_in(folder / CHECKPOINTS):
         cut_short(file)
@@ -275,7 +278,7 @@ def test_load_of_a_run_without_a_whole_checkpoint(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_load_of_a_damaged_description(name, run, tmp_path):
+def test_load_of_a_damaged_config_or_tokenizer_is_an_error(name, run, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "run")
     cut_short(folder / name)
     with pytest.raises(UserError, match="damaged run"):

@@ -1,4 +1,4 @@
-"""A disk that is full for real: exit code 2, one line, nothing lost, and a way on."""
+"""A full disk gives exit code 2 and a one-line error; no checkpoint is lost, and a run resumes."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def argv(text_file):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Mounts a file system of 2 MiB; it may be told how many files it has room for."""
+    """small_disk(files) mounts a file system of 2 MiB with room for `files` files."""
     disk = tmp_path / "disk"
     disk.mkdir()
 
@@ -52,7 +52,7 @@ def small_disk(tmp_path):
 
 
 def assert_full(result, folder: Path) -> int:
-    """One line that names the folder; what was saved before can be loaded: the step of that."""
+    """Assert a one-line error that names the folder; return the step of the saved parameters."""
     code, _, err = result
     tiny_runs.assert_user_error(code, err)
     assert str(folder) in err
@@ -60,18 +60,18 @@ def assert_full(result, folder: Path) -> int:
 
 
 @pytest.mark.full
-def test_a_full_file_system(argv, small_disk, tmp_path, train):
+def test_a_full_file_system_is_an_error_and_loses_nothing(argv, small_disk, tmp_path, train):
     disk = small_disk()
     folder, ballast = disk / "run", disk / "ballast"
     argv = [*argv, "--out", folder, "--steps", 100, "--eval-every", 40]
-    # Room for some checkpoints of about 0.15 MB, not for four.
+    # There is room for fewer than four checkpoints, of about 0.15 MB each.
     ballast.write_bytes(bytes(2 * MIB - 550_000))
     result = tiny_runs.finish(argv, tmp_path / "out")
     loaded = assert_full(result, folder)
     assert 10 <= loaded < 100
     failed = re.search(r"checkpoint of step (\d+) to .*No space left.*--resume", result[2])
     assert loaded <= int(failed[1]) <= 100 and int(failed[1]) % 10 == 0
-    # Still full: nothing is lost by trying.
+    # The disk is still full: another attempt loses nothing.
     left = os.statvfs(disk)
     with open(ballast, "ab") as file:
         file.write(bytes(left.f_bavail * left.f_bsize))
@@ -85,11 +85,14 @@ def test_a_full_file_system(argv, small_disk, tmp_path, train):
 
 
 def ends_within(thread, seconds):
-    """Also one that another thread is starting just now: it is listed, and cannot be joined yet."""
+    """Return whether a thread ends within `seconds`.
+
+    A thread that another thread is starting is already listed, but cannot be joined yet.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            # Not thread.join: orbax's threads raise there what ended them.
+            # The `join` of orbax's threads would raise the error that ended the thread.
             threading.Thread.join(thread, timeout=max(0, deadline - time.monotonic()))
             return not thread.is_alive()
         except RuntimeError:
@@ -98,12 +101,12 @@ def ends_within(thread, seconds):
             time.sleep(0.01)
 
 
-# Tensorstore reports what it could not write a second time, to a loop that orbax has closed. The
-# commands hide that; a caller of the library sees it.
+# Tensorstore reports a failed write a second time, to an event loop that orbax has closed. Commands
+# hide this report; a caller of the library sees it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("files", [60, 75, 90, 105, 120])
-def test_no_thread_outlives_a_folder_that_could_not_be_made(files, small_disk):
-    """Such a thread would keep the process from ending for minutes."""
+def test_no_thread_survives_a_failed_checkpoint(files, small_disk):
+    """A thread that does not end would keep the process alive for minutes."""
     weights = jnp.ones((4, 3))
     before = set(threading.enumerate())
     checkpoints = Checkpoints(small_disk(files) / "checkpoints", print)
@@ -115,19 +118,19 @@ def test_no_thread_outlives_a_folder_that_could_not_be_made(files, small_disk):
             checkpoints.wait()
     checkpoints.close()
     for thread in set(threading.enumerate()) - before:
-        # The idle threads of a pool end with the process.
+        # Idle threads of a pool end with the process.
         if not thread.daemon and not thread.name.startswith("metadata_store"):
             assert ends_within(thread, 2), thread.name
 
 
 @pytest.mark.full
-def test_files_that_must_not_grow(argv, tmp_path, train):
-    """Without root: the system refuses to let any file pass 14 KB."""
+def test_a_limit_of_file_sizes_is_an_error_and_loses_nothing(argv, tmp_path, train):
+    """The system limits each file to 14 KB; this needs no root."""
     folder, whole = tmp_path / "run", tmp_path / "whole"
     argv = [*argv, "--eval-every", 1000]
     assert train(*argv, "--out", folder, "--steps", 10)[0] == 0
     argv = [*argv, "--resume", "--steps", 30]
-    # Done once before, so that the limited process has nothing to write into the cache.
+    # The run compiles here, so the limited process does not write into the compilation cache.
     shutil.copytree(folder, whole)
     assert train(*argv, "--out", whole)[0] == 0
     argv = [*argv, "--out", folder]
@@ -142,7 +145,7 @@ def test_files_that_must_not_grow(argv, tmp_path, train):
 @pytest.mark.full
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("name", ["metrics.partial", "timing.partial", "loss.png"])
-def test_whatever_is_written_again_may_not_fit(name, train, tmp_path):
+def test_a_file_that_does_not_fit_is_an_error(name, train, tmp_path):
     folder = tmp_path / "run"
     argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5, "--plot"]
     assert train(*argv, "--steps", 5)[0] == 0
@@ -159,14 +162,14 @@ def test_whatever_is_written_again_may_not_fit(name, train, tmp_path):
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "timing.jsonl"])
-def test_a_record_that_does_not_fit(name, tmp_path):
+def test_a_record_that_does_not_fit_is_an_error(name, tmp_path):
     (tmp_path / name).symlink_to(FULL)
     log = Log(tmp_path, tiny_runs.quiet(), 10, False)
     with log, pytest.raises(UserError, match=rf"{name}: No space left.*`resume`"):
         log.record(1, {"split": "train", "loss": 1.0}, "step 1")
 
 
-def test_a_folder_that_cannot_be_made(train, tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error(train, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, _, err = train("--model", "rnn", "--steps", 1, "--out", tmp_path / "file" / "run")
     tiny_runs.assert_user_error(code, err)

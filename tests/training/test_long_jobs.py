@@ -1,4 +1,4 @@
-"""What a long job needs: how many checkpoints, how often, where; and a record of what made it."""
+"""Settings of long jobs: number, frequency and folder of checkpoints, and a record of sessions."""
 
 import json
 import shutil
@@ -37,25 +37,25 @@ def assert_same_params(found, expected):
 
 
 @pytest.mark.full
-def test_as_many_checkpoints_are_kept_as_asked_for(fit_tiny, tmp_path):
+def test_keep_sets_the_number_of_checkpoints(fit_tiny, tmp_path):
     fit_tiny(tmp_path / "run", steps=20, checkpoint_every=4, keep=3)
     assert steps_in(tmp_path / "run/checkpoints/last") == [12, 16, 20]
 
 
 @pytest.mark.full
-def test_checkpoints_by_the_clock_change_no_number(fit_tiny, tmp_path):
-    # A millionth of a minute: after every dispatch.
+def test_checkpoints_by_the_clock_do_not_change_training(fit_tiny, tmp_path):
+    # A millionth of a minute means a checkpoint after every dispatch.
     clocked = fit_tiny(tmp_path / "clocked", steps=20, checkpoint_minutes=1e-6, keep=1000)
     assert len(steps_in(tmp_path / "clocked/checkpoints/last")) > 1
     plain = fit_tiny(tmp_path / "plain", steps=20)
     assert_same_params(clocked, plain)
     for name in ("metrics.jsonl", "tokenizer.json"):
-        pair = [(tmp_path / run / name).read_bytes() for run in ("clocked", "plain")]
-        assert pair[0] == pair[1]
+        contents = [(tmp_path / run / name).read_bytes() for run in ("clocked", "plain")]
+        assert contents[0] == contents[1]
 
 
 @pytest.mark.full
-def test_checkpoints_elsewhere(fit_tiny, tmp_path):
+def test_checkpoints_may_be_in_another_folder(fit_tiny, tmp_path):
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     fit_tiny(tmp_path / "run", steps=10, **place)
     assert not (tmp_path / "run/checkpoints").exists()
@@ -66,7 +66,7 @@ def test_checkpoints_elsewhere(fit_tiny, tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_goes_on_where_its_folder_was_lost(fit_tiny, tmp_path):
+def test_a_run_whose_folder_is_lost_resumes_from_its_checkpoints(fit_tiny, tmp_path):
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     fit_tiny(tmp_path / "run", steps=10, **place)
     shutil.rmtree(tmp_path / "run")
@@ -78,7 +78,7 @@ def test_a_run_goes_on_where_its_folder_was_lost(fit_tiny, tmp_path):
     assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
 
 
-def test_a_resumed_run_keeps_its_checkpoints_where_they_were(fit_tiny, tmp_path):
+def test_a_resumed_run_needs_the_same_checkpoint_folder(fit_tiny, tmp_path):
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     fit_tiny(tmp_path / "run", steps=2, **place)
     with pytest.raises(UserError, match=r"elsewhere/run, not in .*: resume with the same"):
@@ -139,27 +139,27 @@ def test_a_sweep_of_version_0_1_0_is_resumed_from_its_place(text, tmp_path):
     assert not (tmp_path / "remote/A").exists()
 
 
-@pytest.mark.parametrize("was_there", [False, True])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(
-    fit_tiny, tmp_path, was_there
+@pytest.mark.parametrize("existed", [False, True])
+def test_an_unwritable_checkpoint_folder_is_an_error_before_files_are_made(
+    fit_tiny, tmp_path, existed
 ):
     (tmp_path / "file").write_text("in the way")
-    if was_there:
+    if existed:
         (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=r"`checkpoint_folder`: cannot write .*file/runs/run: .*"):
         fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=str(tmp_path / "file/runs"))
-    assert (tmp_path / "run").exists() == was_there
-    assert not was_there or not list((tmp_path / "run").iterdir())
+    assert (tmp_path / "run").exists() == existed
+    assert not existed or not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")
-def test_a_bucket_without_its_package_is_refused_before_anything_is_made(fit_tiny, tmp_path):
+def test_a_bucket_without_its_package_is_an_error_before_files_are_made(fit_tiny, tmp_path):
     with pytest.raises(UserError, match="cannot read gs://bucket/runs/run: Please install gcsfs"):
         fit_tiny(tmp_path / "run", steps=2, checkpoint_folder="gs://bucket/runs")
     assert not (tmp_path / "run").exists()
 
 
-def test_of_several_runs_all_have_their_places_or_none(text, tmp_path):
+def test_if_a_checkpoint_folder_is_taken_no_run_of_a_sweep_starts(text, tmp_path):
     place = tmp_path / "elsewhere"
     (place / "runs/seed-2/last").mkdir(parents=True)
     model = make(jaxlm.RNN, text)
@@ -170,7 +170,7 @@ def test_of_several_runs_all_have_their_places_or_none(text, tmp_path):
     assert not list((tmp_path / "runs").glob("*"))
 
 
-def test_a_folder_says_what_made_it(fit_tiny, tmp_path):
+def test_a_folder_records_command_versions_and_devices(fit_tiny, tmp_path):
     config = RunConfig.default("rnn")
     made = {"config": replace(config, about={"command": ["python", "mine.py"]})}
     for steps, resume in ((2, False), (4, True)):
@@ -185,7 +185,7 @@ def test_a_folder_says_what_made_it(fit_tiny, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["keep", "checkpoint_minutes"])
-def test_what_cannot_be(fit_tiny, tmp_path, option):
+def test_bad_settings_are_errors(fit_tiny, tmp_path, option):
     with pytest.raises(UserError, match=f"`{option}` 0: must be above 0"):
         fit_tiny(tmp_path / "run", steps=1, **{option: 0})
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,7 @@
-"""Runs that version 0.1.0 kept (commit e95cabf) load, and score every token as they did there.
+"""Runs of version 0.1.0 (commit e95cabf) load, and give the same scores as in that version.
 
-`version-0.1.0.zip` holds their folders, made by that version's
-`python -m jaxlm.train` and `convert`.
+`version-0.1.0.zip` holds folders of runs, which `jaxlm.train` and `jaxlm.convert` of version 0.1.0
+made.
 """
 
 import json
@@ -35,25 +35,25 @@ PROTOCOLS = {
 def old_runs(tmp_path, monkeypatch):
     with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(tmp_path)
-    # The runs name their text by a path relative to where they were trained.
+    # The runs name their text by a relative path.
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_it_scores_as_it_did(name, old_runs):
+def test_an_old_run_has_the_same_scores(name, old_runs):
     run = jaxlm.load(old_runs / name)
     nll, tokens, step = EXPECTED[name]
     text = "my.txt" if name == "from-arpa" else None
     report = jaxlm.perplexity(run, text=text)
     assert (report.tokens, run.step) == (tokens, step)
-    # On another kind of CPU the sums of a neural model have another order.
+    # On another kind of CPU a neural model sums in another order.
     assert report.nll == pytest.approx(nll, rel=1e-12 if name.startswith("ngram") else 1e-4)
     assert run.protocol == PROTOCOLS.get(name, Protocol())
 
 
-def test_it_is_resumed(old_runs):
-    """The same command with its old flags goes on, and the settings are kept by their new names."""
+def test_an_old_run_is_resumed_with_old_flags(old_runs):
+    """The command with its old flags resumes the run, and saves settings by their new names."""
     argv = (
         "--model lstm --corpus my.txt --tokens chars --epochs 4 --bptt 16 --batch-size 4 "
         "--hidden-size 8 --embedding-size 8 --tied --fractions 0.8 0.1 0.1 --kernel auto "

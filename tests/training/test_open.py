@@ -1,4 +1,4 @@
-"""Open to its users: models, cells, optimizers, schedules and callbacks of their own."""
+"""Custom models, cells, optimizers, schedules and callbacks; plugins, saving and fine-tuning."""
 
 import json
 import textwrap
@@ -25,7 +25,7 @@ OPTIONS = {"batch_size": 4, "bptt": 5, "steps": 6, "log_every": 2, "eval_every":
 
 
 class WideNPLM(jaxlm.NPLM):
-    """An NPLM with another default, and a setting of its own."""
+    """An NPLM with another default and an additional setting."""
 
     hidden_size: int = 12
     slope: float = 2.0
@@ -49,7 +49,7 @@ class MGUCell(Cell):
         return ((1 - gates["forget"]) * carry[0] + gates["forget"] * gates["candidate"],)
 
 
-def test_a_model_of_ones_own_is_kept_loaded_and_resumed(registry, text, tmp_path):
+def test_a_registered_model_is_saved_loaded_and_resumed(registry, text, tmp_path):
     model = WideNPLM(len(text.vocabulary), text.vocabulary.start_id, embedding_size=4, slope=1.5)
     with pytest.raises(UserError, match=r"WideNPLM is not registered.*register_model"):
         tiny_runs.fit(model, text, tmp_path / "refused", **OPTIONS)
@@ -69,19 +69,19 @@ def test_a_model_of_ones_own_is_kept_loaded_and_resumed(registry, text, tmp_path
 
 
 @pytest.mark.full
-def test_a_model_that_is_not_registered_is_trained_without_a_folder(text):
+def test_an_unregistered_model_trains_without_a_folder(text):
     model = WideNPLM(len(text.vocabulary), text.vocabulary.start_id, embedding_size=4)
     run = tiny_runs.fit(model, text, **OPTIONS)
     assert run.settings["model"] == "WideNPLM" and float(jaxlm.perplexity(run, "valid")) > 1
 
 
-def test_a_cell_of_ones_own_is_kept_and_loaded(registry, text, tmp_path):
+def test_a_registered_cell_is_saved_and_loaded(registry, text, tmp_path):
     sizes = {"embedding_size": 4, "hidden_size": 4}
     model = jaxlm.Recurrent(len(text.vocabulary), text.vocabulary.start_id, cell=MGUCell(), **sizes)
     with pytest.raises(UserError, match=r"Recurrent with MGUCell\(\) is not registered.*_cell"):
         tiny_runs.fit(model, text, tmp_path / "refused", **OPTIONS)
     jaxlm.register_cell("mgu", MGUCell())
-    # A notebook runs its cells again.
+    # Registering the same cell again is allowed, because notebooks run their cells repeatedly.
     jaxlm.register_cell("mgu", MGUCell())
     run = tiny_runs.fit(model, text, tmp_path / "run", **OPTIONS)
     assert run.settings["model"] == "mgu" and jaxlm.load(tmp_path / "run").model.cell == MGUCell()
@@ -107,7 +107,7 @@ jaxlm.register_model("sloped", SlopedNPLM)
 """
 
 
-def test_a_plugin_has_flags_and_is_kept(registry, train, tmp_path):
+def test_a_plugin_has_flags_and_is_saved(registry, train, tmp_path):
     plugin = tmp_path / "mine.py"
     plugin.write_text(textwrap.dedent(PLUGIN), encoding="utf-8")
     argv = ("--plugin", plugin, "--model", "sloped", "--steps", 4, "--out", tmp_path / "run")
@@ -123,13 +123,13 @@ def test_a_plugin_has_flags_and_is_kept(registry, train, tmp_path):
 
 
 @pytest.mark.full
-def test_any_optax_optimizer_trains_as_the_named_one_does(text, tmp_path):
+def test_an_optax_optimizer_trains_like_the_named_optimizer(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     named = tiny_runs.fit(model, text, optimizer="sgd", lr=0.5, **OPTIONS)
-    own = tiny_runs.fit(model, text, tmp_path / "run", optimizer=optax.sgd(0.5), **OPTIONS)
-    tiny_runs.assert_same_arrays(named.params, own.params)
-    assert own.settings["optimizer"]["optimizer"] == "custom"
-    # It is resumed with the optimizer, and not without it.
+    custom = tiny_runs.fit(model, text, tmp_path / "run", optimizer=optax.sgd(0.5), **OPTIONS)
+    tiny_runs.assert_same_arrays(named.params, custom.params)
+    assert custom.settings["optimizer"]["optimizer"] == "custom"
+    # The run resumes only with the optimizer.
     longer = OPTIONS | {"steps": 8}
     resumed = tiny_runs.fit(
         model, text, tmp_path / "run", optimizer=optax.sgd(0.5), resume=True, **longer
@@ -142,7 +142,7 @@ def test_any_optax_optimizer_trains_as_the_named_one_does(text, tmp_path):
 
 
 @pytest.mark.full
-def test_any_function_of_the_step_is_a_schedule(text):
+def test_a_function_of_the_step_is_a_schedule(text):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = OPTIONS | {"optimizer": "sgd"}
     whole = tiny_runs.fit(model, text, schedule=lambda step: 0.5, **options)
@@ -152,13 +152,13 @@ def test_any_function_of_the_step_is_a_schedule(text):
     assert_trees_close(stopped.params, start.params, atol=1e-12)
 
 
-def test_a_setting_that_ones_own_schedule_decides_is_refused(text):
-    model, one = tiny_runs.make(jaxlm.RNN, text), lambda step: 0.5
+def test_settings_that_a_custom_schedule_replaces_are_errors(text):
+    model, constant = tiny_runs.make(jaxlm.RNN, text), lambda step: 0.5
     with pytest.raises(SettingError, match=r"`warmup_steps` 3: belongs to the schedule that you"):
-        tiny_runs.fit(model, text, schedule=one, warmup_steps=3, **OPTIONS)
-    for own in ({"schedule": one}, {"optimizer": optax.sgd(0.5)}):
+        tiny_runs.fit(model, text, schedule=constant, warmup_steps=3, **OPTIONS)
+    for custom in ({"schedule": constant}, {"optimizer": optax.sgd(0.5)}):
         with pytest.raises(SettingError, match=r"`sweep` lr: has no effect with .*= of your own"):
-            jaxlm.fit_many(model, text, sweep={"lr": [0.1, 0.2]}, **own, **OPTIONS)
+            jaxlm.fit_many(model, text, sweep={"lr": [0.1, 0.2]}, **custom, **OPTIONS)
     with pytest.raises(SettingError, match="`schedule` custom: is a function of your own"):
         tiny_runs.fit(model, text, schedule="custom", **OPTIONS)
 
@@ -175,24 +175,24 @@ WRONG_KIND = [
 
 
 @pytest.mark.parametrize(("options", "message"), WRONG_KIND)
-def test_a_setting_of_another_kind_is_refused(options, message, text):
+def test_settings_of_a_wrong_type_are_errors(options, message, text):
     with pytest.raises(UserError, match=message):
         tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, **options)
 
 
-def test_numbers_of_numpy_become_numbers_of_python(text, tmp_path):
+def test_numpy_numbers_become_python_numbers(text, tmp_path):
     options = OPTIONS | {"lr": jnp.float32(0.5), "steps": np.int64(2)}
     run = tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, tmp_path / "run", **options)
     assert (run.settings["optimizer"]["lr"], run.settings["training"]["steps"]) == (0.5, 2)
 
 
 @pytest.mark.full
-def test_frozen_parameters_stay_as_they_are(text):
+def test_frozen_parameters_do_not_change(text):
     model = tiny_runs.make(jaxlm.LSTM, text)
     options = OPTIONS | {"weight_decay": 0.1, "clip": 0.5}
     start = tiny_runs.fit(model, text, **options | {"lr": 1e-30, "weight_decay": 0.0})
     run = tiny_runs.fit(model, text, freeze="embedding*", **options)
-    assert_array_equal(*(one.params["embedding"]["embedding"] for one in (run, start)))
+    assert_array_equal(*(each.params["embedding"]["embedding"] for each in (run, start)))
     moved = [np.abs(a - b).max() for a, b in zip(*map(_others, (run, start)), strict=True)]
     assert min(moved) > 0
     with pytest.raises(SettingError, match=r"`freeze` embeding: matches no parameter; there a"):
@@ -213,7 +213,7 @@ def test_callbacks_get_every_record(text, tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_is_saved_to_a_folder_afterwards(text, tmp_path):
+def test_a_run_in_memory_is_saved_to_a_folder(text, tmp_path):
     model = tiny_runs.make(jaxlm.GRU, text)
     run = tiny_runs.fit(model, text, **OPTIONS)
     kept = run.save(tmp_path / "kept")
@@ -226,13 +226,13 @@ def test_a_run_is_saved_to_a_folder_afterwards(text, tmp_path):
         tiny_runs.fit(
             model, text, tmp_path / "kept", resume=True, **OPTIONS | {"lr": 0.5, "bptt": 4}
         )
-    # Training would start from random parameters, and replace the parameters that are kept.
+    # Training would start from random parameters, and would replace the saved parameters.
     with pytest.raises(UserError, match=r"kept holds parameters alone.*fine-tune"):
         tiny_runs.fit(model, text, tmp_path / "kept", resume=True, **OPTIONS)
     tiny_runs.assert_same_arrays(run.params, jaxlm.load(tmp_path / "kept").params)
 
 
-def test_an_ngram_is_saved_too(text, tmp_path):
+def test_an_ngram_in_memory_is_saved_to_a_folder(text, tmp_path):
     model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=3)
     run = tiny_runs.fit(model, text)
     kept = run.save(tmp_path / "kept")
@@ -240,7 +240,7 @@ def test_an_ngram_is_saved_too(text, tmp_path):
 
 
 class Unnamed(nn.Module):
-    """No LanguageModel."""
+    """A module that is not a LanguageModel."""
 
 
 @pytest.mark.parametrize("thing", [Unnamed, "nplm", 3])
@@ -262,9 +262,9 @@ def test_fine_tuning_keeps_or_extends_the_vocabulary(text, tmp_path):
     rows = np.asarray(tuned.params["embedding"]["embedding"])
     assert_array_equal(rows[: len(known)], run.params["embedding"]["embedding"])
     assert np.abs(rows[len(known) :]).min() > 0
-    # What it was trained on is predicted as before, up to the share of the new words.
+    # The predictions of known words are unchanged, except for the share of the new words.
     context = " ".join(known[2:4])
-    before, after = (jaxlm.next_words(one, context, 3) for one in (run, tuned))
+    before, after = (jaxlm.next_words(each, context, 3) for each in (run, tuned))
     assert [word for word, _ in before] == [word for word, _ in after if word in known][:3]
     with pytest.raises(UserError, match="not among"):
         jaxlm.read_corpus(str(other), tokenizer=run.tokenizer)
@@ -273,20 +273,20 @@ def test_fine_tuning_keeps_or_extends_the_vocabulary(text, tmp_path):
 
 
 @pytest.mark.full
-def test_fine_tuning_on_the_same_vocabulary_starts_where_the_run_is(text):
+def test_fine_tuning_starts_from_the_parameters_of_the_run(text):
     run = tiny_runs.fit(tiny_runs.make(jaxlm.LSTM, text), text, **OPTIONS)
     tuned = tiny_runs.fit(None, text, from_run=run, average="ema", **OPTIONS | {"lr": 1e-30})
     assert tuned.settings["from_run"] == run.name
-    for one, other in zip(*map(jax.tree.leaves, (run.params, tuned.params)), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for trained, tuned_array in zip(*map(jax.tree.leaves, (run.params, tuned.params)), strict=True):
+        np.testing.assert_allclose(trained, tuned_array, atol=1e-6)
 
 
 @pytest.mark.full
-def test_an_optimizer_of_ones_own_starts_from_the_parameters_of_the_run(text):
+def test_a_custom_optimizer_starts_from_the_parameters_of_the_run(text):
     run = tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, **OPTIONS)
 
     def to_the_start(updates, start, params):
-        """Pull the parameters back to where they started."""
+        """Return updates that restore the initial parameters."""
         return jax.tree.map(lambda first, now: first - now, start, params), start
 
     optimizer = optax.GradientTransformation(lambda params: params, to_the_start)

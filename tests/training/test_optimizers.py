@@ -1,4 +1,4 @@
-"""Every optimizer and schedule by its formula."""
+"""Optimizers and schedules against their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ SECOND_UPDATES = {
     "momentum": -(0.9 * G + G),
     "adam": -1.0,
     "adamw": -1.0,
-    # Dozat 2016: the mean after one more decay (corrected as step 3's) and the gradient (as 2's).
+    # Dozat 2016: the decayed mean with the bias correction of step 3, plus the gradient with the
+    # bias correction of step 2.
     "nadam": -(0.9 * 0.19 / (1 - 0.9**3) + 0.1 / (1 - 0.9**2)),
     "rmsprop": -G / np.sqrt(0.1 * G**2 + 0.9 * 0.1 * G**2),
     "adagrad": -G / np.sqrt(2 * G**2),
@@ -57,7 +58,7 @@ SECOND_UPDATES = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_second_update_is_the_papers(name):
+def test_the_second_update_equals_the_paper(name):
     config = OptimizerConfig(optimizer=name, lr=1.0, beta2=0.9)
     optimizer = make_optimizer(config, HORIZON)
     params = {"kernel": jnp.ones((1, 1))}
@@ -67,17 +68,17 @@ def test_second_update_is_the_papers(name):
     assert updates["kernel"][0, 0] == pytest.approx(SECOND_UPDATES[name], rel=1e-4)
 
 
-def test_constant_and_plateau_rates():
+def test_constant_and_plateau_schedules_start_with_a_constant_rate():
     for schedule in ("constant", "plateau"):
         np.testing.assert_allclose(rates(5, schedule=schedule, lr=0.3), 0.3)
 
 
-def test_step_decay_multiplies_before_every_epoch_after_the_full_ones():
+def test_step_decay_multiplies_the_rate_before_each_epoch_after_full_epochs():
     found = rates(12, schedule="step-decay", lr=8.0, decay=0.5, full_epochs=2)
     np.testing.assert_allclose(found, [8] * 6 + [4] * 3 + [2] * 3)
 
 
-def test_step_decay_counts_epochs_from_the_start_of_training_whatever_the_warm_up():
+def test_step_decay_counts_the_epochs_of_the_warm_up():
     found = rates(9, schedule="step-decay", lr=8.0, decay=0.5, full_epochs=2, warmup_steps=4)
     np.testing.assert_allclose(found, [0, 2, 4, 6, 8, 8, 4, 4, 4])
 
@@ -96,9 +97,9 @@ def test_cosine_begins_after_a_linear_warm_up():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_weight_decay_leaves_biases_out(name):
-    nothing = jax.tree.map(jnp.zeros_like, PARAMS)
-    updates = updates_of(nothing, optimizer=name, lr=0.1, weight_decay=0.01)
+def test_weight_decay_does_not_change_biases(name):
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates = updates_of(zero, optimizer=name, lr=0.1, weight_decay=0.01)
     assert updates["bias"] == 0
     kernel = np.asarray(updates["kernel"])
     assert (np.sign(kernel) == -np.sign(PARAMS["kernel"])).all()
@@ -106,16 +107,16 @@ def test_weight_decay_leaves_biases_out(name):
         np.testing.assert_allclose(kernel, -0.1 * 0.01 * PARAMS["kernel"], rtol=1e-6)
 
 
-def test_l2_goes_through_the_optimizer_and_decoupled_decay_does_not():
-    nothing = jax.tree.map(jnp.zeros_like, PARAMS)
-    l2 = updates_of(nothing, optimizer="adam", lr=0.1, weight_decay=0.01)["kernel"]
+def test_adam_scales_the_l2_penalty_and_sgd_does_not():
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    l2 = updates_of(zero, optimizer="adam", lr=0.1, weight_decay=0.01)["kernel"]
     np.testing.assert_allclose(l2, -0.1 * np.sign(PARAMS["kernel"]), rtol=1e-4)
-    sgd = updates_of(nothing, optimizer="sgd", lr=0.1, weight_decay=0.01)["kernel"]
+    sgd = updates_of(zero, optimizer="sgd", lr=0.1, weight_decay=0.01)["kernel"]
     np.testing.assert_allclose(sgd, -0.1 * 0.01 * PARAMS["kernel"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("length", "clipped"), [(5.0, 1.0), (0.5, 0.5)])
-def test_clip_by_global_norm(length, clipped):
+def test_gradients_are_clipped_by_the_global_norm(length, clipped):
     gradient = {"kernel": jnp.array([[0.6, 0.0]]) * length, "bias": jnp.array([0.8]) * length}
     updates = updates_of(gradient, optimizer="sgd", lr=1.0, clip=1.0)
     np.testing.assert_allclose(updates["kernel"], [[-0.6 * clipped, 0]], rtol=1e-6)
@@ -145,6 +146,6 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "named"), WRONG)
-def test_a_setting_that_cannot_work_is_named(options, named):
+def test_bad_settings_are_errors(options, named):
     with pytest.raises(UserError, match=named):
         make_optimizer(OptimizerConfig(**options), HORIZON)

@@ -1,4 +1,4 @@
-"""What a run comes to: early stops, losses that are not finite, and the files it leaves."""
+"""Ends of runs: early stopping, losses that are not finite, and the files of a run."""
 
 import json
 import math
@@ -43,8 +43,8 @@ def test_patience_counts_validations_without_improvement(model, text, tmp_path):
 
 
 @pytest.mark.full
-def test_a_best_that_was_not_yet_written_as_such_is_not_lost(model, text, tmp_path):
-    """As if killed between the writing of the last and of the best."""
+def test_a_kill_before_the_best_is_written_loses_nothing(model, text, tmp_path):
+    """The run is killed after the last checkpoint is written and before the best is written."""
     options = {"batching": STREAMS, "eval_every": 10} | STALLS
     first = tiny_runs.fit(model, text, tmp_path, steps=10, **options)
     shutil.rmtree(tmp_path / "checkpoints" / "best")
@@ -54,16 +54,16 @@ def test_a_best_that_was_not_yet_written_as_such_is_not_lost(model, text, tmp_pa
 
 
 @pytest.mark.full
-def test_plateau_waits_as_long_as_it_is_told(model, text, tmp_path):
+def test_plateau_decays_after_plateau_patience_validations(model, text, tmp_path):
     options = {"batching": STREAMS, "steps": 60, "eval_every": 10, "decay": 0.1} | STALLS
     tiny_runs.fit(model, text, tmp_path, schedule="plateau", plateau_patience=2, **options)
-    # Five validations were no better than the first: two decays, and one in wait of its second.
+    # Five validations were not better than the first. The second and the fourth caused decays.
     state, meta = tiny_runs.whole_state(tmp_path)
     np.testing.assert_allclose(state[".lr_scale"], 0.01, rtol=1e-6)
     assert (meta["progress"]["worse_since_decay"], meta["progress"]["worse_in_a_row"]) == (1, 5)
 
 
-def test_metrics_are_finite_and_without_times(run):
+def test_metrics_are_finite_and_have_no_times(run):
     train, valid = tiny_runs.records(run, "train"), tiny_runs.records(run, "valid")
     assert [record["step"] for record in train] == list(range(1, 21))
     assert [record["step"] for record in valid] == [10, 20]
@@ -77,7 +77,7 @@ def test_metrics_are_finite_and_without_times(run):
         assert record["ppl"] == pytest.approx(math.exp(record["loss"]))
 
 
-def test_times_have_a_file_of_their_own(run):
+def test_times_are_in_timing_jsonl(run):
     timing = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
     steps = [record["step"] for record in tiny_runs.records(run)]
     assert [record["step"] for record in timing] == steps
@@ -87,7 +87,7 @@ def test_times_have_a_file_of_their_own(run):
     assert seconds[-1] >= seconds[1]
 
 
-def test_tensorboard_gets_the_same_numbers(run):
+def test_tensorboard_has_the_same_numbers(run):
     (events,) = (run / "tensorboard").iterdir()
     data = events.read_bytes()
     for tag in ("train/loss", "train/ppl", "train/grad_norm", "valid/nll", "valid/ppl"):
@@ -95,7 +95,7 @@ def test_tensorboard_gets_the_same_numbers(run):
     assert data.count(b"train/loss") == 20
 
 
-def test_validation_chooses_what_load_returns(model, text, run):
+def test_load_returns_the_parameters_of_the_best_validation(model, text, run):
     nll = {record["step"]: record["nll"] for record in tiny_runs.records(run, "valid")}
     loaded = jaxlm.load(run)
     assert loaded.step == min(nll, key=nll.get) == 20
@@ -103,20 +103,21 @@ def test_validation_chooses_what_load_returns(model, text, run):
     assert report.nll == pytest.approx(nll[20], rel=1e-6)
 
 
-# One step of these: the loss overflows after the first, the parameters after the second.
+# After a step with TOO_MUCH the loss is not finite. After a step with BREAKS the parameters are not
+# finite.
 TOO_MUCH = {"lr": 1e38}
 BREAKS = TOO_MUCH | {"weight_decay": 1e6}
-# The first bad step is 4. By which options, every so many steps a checkpoint and a validation, and
-# the step where it is found out.
-FOUND_OUT = [(TOO_MUCH, 1, 3, 5), (TOO_MUCH, 3, 3, 5), (BREAKS, 1, 3, 5), (BREAKS, 1, 4, 4)]
+# The first bad step is 4. Each case has the options, the steps between checkpoints, the steps
+# between validations, and the step at which the run notices.
+NOTICED = [(TOO_MUCH, 1, 3, 5), (TOO_MUCH, 3, 3, 5), (BREAKS, 1, 3, 5), (BREAKS, 1, 4, 4)]
 
 
 @pytest.mark.quick_for("bad3-1-4-4")
-@pytest.mark.parametrize(("bad", "checkpoint_every", "eval_every", "step"), FOUND_OUT)
+@pytest.mark.parametrize(("bad", "checkpoint_every", "eval_every", "step"), NOTICED)
 def test_a_loss_that_is_not_finite_stops_the_run(
     bad, checkpoint_every, eval_every, step, model, text, tmp_path
 ):
-    """What was saved before can be used, and going on as the message advises works."""
+    """The saved parameters can be loaded, and the run resumes as the message advises."""
     options = {"batching": STREAMS, "optimizer": "sgd"}
     options |= {"checkpoint_every": checkpoint_every, "eval_every": eval_every}
     tiny_runs.fit(model, text, tmp_path, lr=0.01, steps=3, **options)
@@ -137,8 +138,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
 @pytest.mark.full
 @pytest.mark.parametrize("checkpoint_every", [1, 3, 4])
-def test_a_last_step_that_breaks_the_parameters_is_not_kept(checkpoint_every, text, tmp_path):
-    """No later step and, without a valid split, no validation finds it out."""
+def test_a_last_step_with_parameters_that_are_not_finite_is_not_saved(
+    checkpoint_every, text, tmp_path
+):
+    """There is no later step and no validation that would notice."""
     alone = jaxlm.Text(text.config, text.tokenizer, {"train": text.train})
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"batching": STREAMS, "optimizer": "sgd", "checkpoint_every": checkpoint_every}
@@ -149,7 +152,7 @@ def test_a_last_step_that_breaks_the_parameters_is_not_kept(checkpoint_every, te
 
 
 @pytest.mark.full
-def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, text, tmp_path):
+def test_metrics_are_json_also_if_a_perplexity_overflows(model, text, tmp_path):
     options = {"batching": STREAMS, "optimizer": "sgd", "lr": 1e5, "log_every": 1, "eval_every": 4}
     tiny_runs.fit(model, text, tmp_path, steps=8, **options)
     assert max(record["loss"] for record in tiny_runs.records(tmp_path, "train")) > 710
@@ -163,7 +166,7 @@ def test_metrics_are_json_also_where_a_perplexity_is_beyond_all_numbers(model, t
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_a_metric_that_is_only_logged_does_not_stop_a_run(
+def test_a_logged_metric_that_is_not_finite_does_not_stop_a_run(
     value, model, text, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(METRICS, "always", lambda values: jnp.float32(value))
@@ -175,7 +178,7 @@ def test_a_metric_that_is_only_logged_does_not_stop_a_run(
 
 
 @pytest.mark.full
-def test_the_command_for_a_loss_that_is_not_finite(train, text_file, tmp_path):
+def test_the_command_reports_a_loss_that_is_not_finite(train, text_file, tmp_path):
     argv = ["--model", "rnn", "--embedding-size", 8, "--hidden-size", 8, "--corpus", text_file]
     argv += ["--batch-size", 6, "--bptt", 8, "--optimizer", "sgd", "--lr", "1e38", "--steps", 9]
     code, _, err = train(*argv, "--out", tmp_path / "run")
@@ -200,15 +203,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("options", "named"), WRONG)
-def test_a_setting_that_cannot_work_is_named_before_a_folder_is_made(
-    options, named, model, text, tmp_path
-):
+def test_bad_settings_are_errors_before_a_folder_is_made(options, named, model, text, tmp_path):
     with pytest.raises(UserError, match=named):
         tiny_runs.fit(model, text, tmp_path / "run", **{"steps": 1, "batching": STREAMS} | options)
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_where_it_is_not_installed(model, text, tmp_path, monkeypatch):
+def test_a_missing_tensorboard_is_an_error(model, text, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install tensorboardX"):
         tiny_runs.fit(model, text, tmp_path / "run", batching=STREAMS, steps=1, tensorboard=True)

@@ -1,4 +1,4 @@
-"""Models and cells of a user: what is registered, kept and loaded, and what is refused."""
+"""Custom models and cells: registering, saving, loading, and errors."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def tokens(batch=2, time=7, seed=0):
     return np.random.default_rng(seed).integers(0, V, (batch, time)).astype(np.int32)
 
 
-def drawn(model, scale=0.5):
+def random_params(model, scale=0.5):
     shapes = jax.eval_shape(lambda key: model.init(key, tokens()), jax.random.key(0))["params"]
     generator = np.random.default_rng(3)
     return jax.tree.map(lambda a: jnp.float32(generator.normal(0, scale, a.shape)), shapes)
@@ -60,14 +60,14 @@ def small(kind, **settings):
 # Cells
 
 
-def test_cells_with_other_constants_differ():
+def test_cells_with_different_constants_differ():
     assert Leaky(0.1) == Leaky(0.1) and hash(Leaky(0.1)) == hash(Leaky(0.1))
     assert Leaky(0.1) != Leaky(0.9) and LSTMCell() == LSTMCell() != GRUCell()
     assert repr(Leaky(0.1)) == "Leaky(share=0.1)" and repr(LSTMCell()) == "LSTMCell()"
     scores = []
     for share in (0.1, 0.9):
         model = small(jaxlm.Recurrent, cell=Leaky(share))
-        params = drawn(model)
+        params = random_params(model)
         (found_BT,), _ = model.token_scores(
             params, tokens(), tokens(seed=1), model.initial_carry(2)
         )
@@ -76,7 +76,7 @@ def test_cells_with_other_constants_differ():
 
 
 @pytest.mark.parametrize("share", [[0.1], np.ones(3)])
-def test_a_cell_that_cannot_be_hashed_is_refused(registry, share):
+def test_a_cell_that_cannot_be_hashed_is_an_error(registry, share):
     with pytest.raises(UserError, match=r"attribute `share` of Leaky is .*cannot be hashed"):
         jaxlm.register_cell("leaky", Leaky(share))
 
@@ -96,7 +96,7 @@ class SplitCell(Cell):
 
 
 class InputCell(Cell):
-    """A cell without a matrix U that is no ParallelCell: a step is not affine in h."""
+    """A cell without a matrix U that is not a ParallelCell: its step is not affine in h."""
 
     gates = ("hidden",)
     recurrent = False
@@ -109,12 +109,12 @@ class InputCell(Cell):
 
 
 @pytest.mark.parametrize("cell", [SplitCell(), InputCell()], ids=["split", "input"])
-def test_every_time_loop_runs_the_cell(cell):
+def test_every_time_loop_gives_the_same_values_and_gradients(cell):
     results = []
     for time_loop in ("scan", "fused", "auto"):
         model = small(jaxlm.Recurrent, cell=cell, time_loop=time_loop)
         run = functools.partial(loss, model)
-        results.append(jax.jit(jax.value_and_grad(run))(drawn(model)))
+        results.append(jax.jit(jax.value_and_grad(run))(random_params(model)))
     for found in results[1:]:
         assert_trees_close(found, results[0], atol=1e-5, rtol=1e-5)
 
@@ -126,9 +126,9 @@ def loss(model, params, **options):
 
 
 @pytest.mark.parametrize("cell", [MinGRUCell(), ElmanCell(), GRUCell()])
-def test_a_mogrifier_is_an_lstm(cell):
+def test_a_mogrifier_with_another_cell_is_an_error(cell):
     with pytest.raises(SettingError, match=r"`cell` \w+\(\): a mogrifier is an LSTM"):
-        drawn(small(jaxlm.Mogrifier, cell=cell))
+        random_params(small(jaxlm.Mogrifier, cell=cell))
 
 
 # Names and settings
@@ -156,7 +156,7 @@ class OwnLeaky(jaxlm.LSTM):
     cell: Cell = Leaky(0.5)
 
 
-def test_a_cell_that_the_class_does_not_have_is_not_lost(registry, text, tmp_path):
+def test_a_cell_that_the_registered_class_does_not_have_is_an_error(registry, text, tmp_path):
     jaxlm.register_model("own", OwnRecurrent)
     sizes = len(text.vocabulary), text.vocabulary.start_id
     model = OwnRecurrent(*sizes, cell=GRUCell(), embedding_size=4, hidden_size=4)
@@ -172,7 +172,7 @@ def test_a_cell_that_the_class_does_not_have_is_not_lost(registry, text, tmp_pat
         describe_model(OwnLeaky(*sizes, cell=Leaky(0.6)))
 
 
-def test_a_name_is_taken_by_a_model(registry):
+def test_names_of_models_and_cells_must_be_unique(registry):
     with pytest.raises(UserError, match=r"^the name 'nplm' is taken by the model NPLM$"):
         jaxlm.register_cell("nplm", Leaky(0.5))
     with pytest.raises(UserError, match=r"^the name 'lstm' is taken by the cell LSTMCell\(\)$"):
@@ -193,20 +193,20 @@ def test_lists_become_tuples(registry, text, tmp_path):
     loaded = jaxlm.load(tmp_path / "run").model
     assert loaded.groups == model.groups == ((4,), (5, 6))
     lstm = jaxlm.LSTM(V, 0, layer_sizes=[2, 4], softmax="adaptive", cutoffs=[3, 6])
-    params = drawn(lstm)
+    params = random_params(lstm)
     hash(lstm)
     log_probs_BV, _ = lstm.next_log_probs(params, tokens())
     assert_allclose(np.exp(log_probs_BV).sum(1), 1, atol=1e-5)
 
 
 class Undecorated(jaxlm.NGram):
-    """An n-gram with a setting that is no field."""
+    """An n-gram with a setting that is not a field."""
 
     slope: int = 3
 
 
 class Counted(jaxlm.LanguageModel):
-    """A model that is trained by counting, but is no n-gram."""
+    """A model that is trained by counting, but is not an n-gram."""
 
     trained_by = "counting"
     window = context_size = None
@@ -214,19 +214,19 @@ class Counted(jaxlm.LanguageModel):
 
 
 class Learned(Counted):
-    """A model that is trained by gradient, but is no NeuralModel."""
+    """A model that is trained by gradient, but is not a NeuralModel."""
 
     trained_by = "gradient"
 
 
 class Guessed(Counted):
-    """A model that is trained in no way that there is."""
+    """A model with an unknown method of training."""
 
     trained_by = "guessing"
 
 
 class Hidden(jaxlm.NPLM):
-    """A model whose field has a type that is known to type checkers alone."""
+    """A model whose field has a type that only type checkers know."""
 
     slope: "Decimal | None" = None
 
@@ -238,13 +238,13 @@ class Function(jaxlm.NPLM):
 
 
 class MaybeFunction(jaxlm.NPLM):
-    """A model with a type that no flag has."""
+    """A model with an optional function as a setting, which no flag can give."""
 
     activation: Callable | None = None
 
 
 class Drawn(jaxlm.NPLM):
-    """A model with a default that is made for each instance."""
+    """A model with a default that is created for each instance."""
 
     slopes: tuple[float, ...] = dataclasses.field(default_factory=tuple)
 
@@ -270,14 +270,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
-def test_a_class_that_cannot_work_is_refused_when_it_is_registered(kind, registry):
+def test_a_class_that_cannot_work_is_not_registered(kind, registry):
     with pytest.raises(UserError, match=REFUSED[kind]):
         jaxlm.register_model("mine", kind)
     assert "mine" not in jaxlm.MODELS
 
 
 @pytest.mark.parametrize("kind", [Counted, Learned, Guessed])
-def test_a_model_that_cannot_be_trained_is_refused(kind, text):
+def test_a_model_that_cannot_be_trained_is_an_error(kind, text):
     model = object.__new__(kind)
     with pytest.raises(UserError, match=REFUSED[kind]):
         tiny_runs.fit(model, text)
@@ -287,39 +287,39 @@ def test_a_model_that_cannot_be_trained_is_refused(kind, text):
 
 @dataclasses.dataclass(frozen=True)
 class DecoratedNGram(jaxlm.NGram):
-    """An n-gram with a setting and a constant of its own."""
+    """An n-gram with an additional setting and a constant."""
 
     slope: float = 3.0
     """Slope."""
     LIMIT: ClassVar[int] = 4
 
 
-def test_a_class_that_works_is_registered(registry):
+def test_a_class_with_settings_and_constants_is_registered(registry):
     jaxlm.register_model("decorated", DecoratedNGram)
     assert jaxlm.MODELS["decorated"].settings["slope"].default == 3.0
 
 
-def test_a_setting_that_cannot_be_kept_is_refused_before_training(text, tmp_path):
+def test_a_setting_that_cannot_be_saved_is_an_error_before_training(text, tmp_path):
     model = tiny_runs.make(jaxlm.NPLM, text, init_scale=np.zeros(2))
     with pytest.raises(UserError, match=r"`init_scale` of NPLM is array.*config\.json cannot keep"):
         tiny_runs.fit(model, text, tmp_path / "run", steps=1)
     assert not (tmp_path / "run").exists()
 
 
-# Models of another kind than the library's own
+# Models with other logits, embeddings or carries than the library's models
 
 
 class Doubled(jaxlm.NPLM):
-    """A model with an output of its own."""
+    """A model that doubles the logits."""
 
     def logits(self, hidden_BTF):
         return 2 * super().logits(hidden_BTF)
 
 
 @pytest.mark.parametrize("softmax", ["full", "sampled"])
-def test_a_model_with_logits_of_its_own_trains_the_distribution_that_it_predicts(softmax):
+def test_a_model_with_custom_logits_trains_the_distribution_that_it_predicts(softmax):
     model = small(Doubled, softmax=softmax, sampled_words=3)
-    params = drawn(model)
+    params = random_params(model)
     carry = model.initial_carry(2)
     (scores_BT,), _ = model.token_scores(params, tokens(), tokens(seed=1), carry)
     (exact_BT, *_), _ = model.token_scores(params, tokens(), tokens(seed=1), carry, True)
@@ -332,10 +332,10 @@ def test_a_model_with_logits_of_its_own_trains_the_distribution_that_it_predicts
 
 
 class Average(jaxlm.NeuralModel):
-    """A mean of the last n word vectors: before the text, they are zeros, and no word's vectors."""
+    """The mean of the last n word vectors. Before the text the vectors are zeros."""
 
     n_step: int = 5
-    """Words of context the model sees."""
+    """Number of words of context."""
 
     def setup(self):
         self.embedding = make_embedding(self, self.array_dtype)
@@ -358,18 +358,18 @@ class Average(jaxlm.NeuralModel):
         return describe_embedding(self) | describe_head(self, self.embedding_size)
 
 
-def test_scores_from_a_carry_of_ones_own_do_not_depend_on_batch_size():
+def test_scores_with_a_custom_carry_do_not_depend_on_batch_size():
     model = Average(V, 0, embedding_size=4)
-    params, (ids,) = drawn(model, 2.0), tokens(1, 41, seed=4)
+    params, (ids,) = random_params(model, 2.0), tokens(1, 41, seed=4)
     expected = Scorer(model).stream(params, ids, batch_size=1).log_prob
     for batch_size in (2, 7, 41):
         found = Scorer(model).stream(params, ids, batch_size=batch_size).log_prob
         assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_dropout_of_a_model_of_ones_own_is_before_the_output():
+def test_the_dropout_of_a_custom_model_is_before_the_output():
     model = Average(V, 0, embedding_size=4, dropout=0.5)
-    params = drawn(model)
+    params = random_params(model)
     hidden_BTF, _ = model.apply({"params": params}, tokens())
     rngs = {"dropout": jax.random.key(1)}
     dropped_BTF, _ = model.apply({"params": params}, tokens(), deterministic=False, rngs=rngs)

@@ -278,7 +278,7 @@ def test_a_refused_command_leaves_no_default_folder(train, tmp_path, monkeypatch
 
 
 def test_a_signal_in_the_last_dispatch_comes_too_late(text, tmp_path):
-    console = tiny_runs.Saboteur("step      4  epoch", tiny_runs.terminate)
+    console = tiny_runs.ActingConsole("step      4  epoch", tiny_runs.terminate)
     model = tiny_runs.make(jaxlm.RNN, text)
     run = tiny_runs.fit(model, text, tmp_path / "run", console=console, **SHORT | {"log_every": 1})
     assert run.stopped_by == 0

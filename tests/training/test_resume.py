@@ -1,4 +1,4 @@
-"""A run that was stopped and continued against the same run left alone: not a bit may differ."""
+"""A run that is stopped and resumed equals an uninterrupted run, to the last bit."""
 
 import shutil
 import signal
@@ -14,7 +14,7 @@ from jaxlm.training import loop
 
 
 class Family(NamedTuple):
-    """A model, how its text is batched, and how it is trained."""
+    """A model, its sizes, its batching, and its options of training."""
 
     kind: type
     sizes: dict
@@ -24,7 +24,7 @@ class Family(NamedTuple):
 
 STREAMS = BatchingConfig("streams", 6, 8)
 STEPS = {"steps": 60, "log_every": 5, "eval_every": 15, "checkpoint_every": 16, "seed": 4}
-# A rate that only rises: such a run learns at first and gets worse later.
+# With a rate that only increases, a run learns at first and gets worse later.
 RISING = {"lr": 3.0, "warmup_steps": 60}
 FAMILIES = {
     "lstm-streams": Family(jaxlm.LSTM, {"dropout": 0.3}, STREAMS, RISING | {"clip": 1.0}),
@@ -73,7 +73,7 @@ def last_step(folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(text, tmp_path_factory):
-    """Family -> the folder of its run left alone, and what `fit` returned."""
+    """uninterrupted(name) -> the folder of a family's uninterrupted run, and the run."""
     runs = {}
 
     def run_of(name):
@@ -93,7 +93,7 @@ QUICK = ("lstm-streams", "rnn-rows")
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in FAMILIES],
 )
-def test_stopped_in_three_ways_and_continued_is_never_stopped(
+def test_a_run_stopped_in_three_ways_equals_an_uninterrupted_run(
     name, text, tmp_path, uninterrupted, monkeypatch
 ):
     whole, finished = uninterrupted(name)
@@ -102,22 +102,26 @@ def test_stopped_in_three_ways_and_continued_is_never_stopped(
     assert last_step(folder) == 30
 
     with monkeypatch.context() as patch:
-        # One step in each dispatch, so that it stops between two checkpoints.
+        # A dispatch has a single step, so that the run stops between two checkpoints.
         patch.setattr(loop, "DISPATCH_SECONDS", 0)
-        console = tiny_runs.Saboteur("step     35  epoch", tiny_runs.terminate)
+        console = tiny_runs.ActingConsole("step     35  epoch", tiny_runs.terminate)
         run = train(name, text, folder, resume=True, console=console)
     assert run.stopped_by == signal.SIGTERM
     assert last_step(folder) == 36
 
     with pytest.raises(PowerCut):
         train(
-            name, text, folder, resume=True, console=tiny_runs.Saboteur("step     60  epoch", cut)
+            name,
+            text,
+            folder,
+            resume=True,
+            console=tiny_runs.ActingConsole("step     60  epoch", cut),
         )
-    # The records since the last checkpoint will be written again.
+    # The resumed run writes the records since the last checkpoint again.
     assert last_step(folder) == 48
     assert tiny_runs.records(folder)[-1]["step"] == 55
 
-    console = tiny_runs.Saboteur("resumed at step 48 of 60", lambda: None)
+    console = tiny_runs.ActingConsole("resumed at step 48 of 60", lambda: None)
     run = train(name, text, folder, resume=True, console=console)
     assert any(console.words in line for line in console.lines)
     tiny_runs.assert_same_run(folder, whole)
@@ -134,11 +138,11 @@ def test_resume_of_a_finished_run_changes_nothing(text, tmp_path, uninterrupted)
     tiny_runs.assert_same_arrays(run.params, finished.params)
 
 
-def test_the_best_parameters_are_the_early_ones_also_after_a_resume(uninterrupted):
+def test_the_best_parameters_are_kept_when_a_run_gets_worse(uninterrupted):
     folder, run = uninterrupted("lstm-streams")
     losses = {record["step"]: record["nll"] for record in tiny_runs.records(folder, "valid")}
     best = min(losses, key=losses.get)
-    assert best < max(losses), "the case wants a run that gets worse"
+    assert best < max(losses), "this test needs a run that gets worse"
     assert run.step == best == jaxlm.load(folder).step
     tiny_runs.assert_same_arrays(run.params, jaxlm.load(folder).params)
     last = {
@@ -157,14 +161,14 @@ def test_plateau_halves_the_rate_after_each_validation_without_improvement(unint
     nll = [record["nll"] for record in tiny_runs.records(folder, "valid")]
     worse = sum(now >= min(nll[:index]) for index, now in enumerate(nll) if index)
     state, meta = tiny_runs.whole_state(folder)
-    assert worse > 0, "the case wants a run that stalls"
+    assert worse > 0, "this test needs a run that stalls"
     np.testing.assert_allclose(state[".lr_scale"], 0.5**worse)
     assert meta["progress"]["worse_since_decay"] == 0
 
 
 @pytest.mark.quick_for("5")
 @pytest.mark.parametrize("seed", [4, 5])
-def test_the_seed_decides_every_byte(seed, text, tmp_path, uninterrupted):
+def test_a_run_depends_only_on_the_seed(seed, text, tmp_path, uninterrupted):
     whole, finished = uninterrupted("gru-streams")
     run = train("gru-streams", text, tmp_path / "run", seed=seed)
     if seed == 4:

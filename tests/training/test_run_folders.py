@@ -1,4 +1,4 @@
-"""Run folders: a new run never overwrites an old one, and only its own run is resumed."""
+"""Run folders: a new run never overwrites an old run, and only the same run is resumed."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ LECTURE = ("--model", "rnn", "--steps", "4", "--checkpoint-every", "2", "--log-e
 PLOTTED = (*LECTURE, "--plot")
 
 
-def test_a_folder_that_cannot_be_written_is_left_as_it_was(text, tmp_path):
+def test_a_folder_that_cannot_be_written_is_unchanged(text, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / f"{CONFIG}.partial").mkdir()
     model = tiny_runs.make(jaxlm.RNN, text)
@@ -42,7 +42,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("options", [{}, {"tensorboard": True}], ids=["plain", "tensorboard"])
-def test_fit_refuses_the_folder_of_another_run_and_leaves_it_alone(options, copy, text):
+def test_fit_does_not_change_the_folder_of_another_run(options, copy, text):
     before = contents(copy)
     model = tiny_runs.make(jaxlm.RNN, text)
     with pytest.raises(UserError, match=r"already holds a run.*`resume`"):
@@ -50,7 +50,7 @@ def test_fit_refuses_the_folder_of_another_run_and_leaves_it_alone(options, copy
     assert contents(copy) == before
 
 
-def test_fit_refuses_a_file(text, tmp_path):
+def test_fit_does_not_overwrite_a_file(text, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
         tiny_runs.fit(tiny_runs.make(jaxlm.RNN, text), text, tmp_path / "file", steps=1)
@@ -71,7 +71,9 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("kind", "sizes", "options", "named"), OTHERS)
-def test_resume_of_another_run_names_the_difference(kind, sizes, options, named, copy, text):
+def test_the_error_for_resuming_another_run_names_the_difference(
+    kind, sizes, options, named, copy, text
+):
     before = contents(copy)
     options = {"batching": STREAMS} | options
     with pytest.raises(UserError, match=named):
@@ -80,7 +82,7 @@ def test_resume_of_another_run_names_the_difference(kind, sizes, options, named,
     assert contents(copy) == before
 
 
-def test_a_run_from_before_a_setting_there_is_now_is_continued(copy, text):
+def test_a_run_without_newer_settings_is_resumed(copy, text):
     config = json.loads((copy / "config.json").read_text())
     for section, names in {
         "network": ("weight_drop", "layer_sizes"),
@@ -98,7 +100,7 @@ def test_a_run_from_before_a_setting_there_is_now_is_continued(copy, text):
         tiny_runs.fit(model, text, copy, resume=True, batching=STREAMS, steps=12)
 
 
-def test_resume_with_another_vocabulary_names_the_sizes(copy, text, tmp_path):
+def test_the_error_for_resuming_with_another_vocabulary_names_the_sizes(copy, text, tmp_path):
     other = jaxlm.read_corpus(str(tiny_runs.write_text(tmp_path / "other.txt", words=30)))
     sizes = f"{len(text.vocabulary)} tokens, this text gives {len(other.vocabulary)}"
     with pytest.raises(UserError, match=sizes):
@@ -107,8 +109,8 @@ def test_resume_with_another_vocabulary_names_the_sizes(copy, text, tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_is_continued_with_other_settings_of_its_optimizer(copy, text):
-    """As the message of a loss that is not finite advises."""
+def test_a_run_is_resumed_with_other_settings_of_its_optimizer(copy, text):
+    """The message for a loss that is not finite advises other settings."""
     console = tiny_runs.quiet()
     model = tiny_runs.make(jaxlm.RNN, text)
     gentler = {"clip": 0.5, "weight_decay": 0.01, "lr": 1e-4, "warmup_steps": 3}
@@ -119,7 +121,7 @@ def test_a_run_is_continued_with_other_settings_of_its_optimizer(copy, text):
     assert tiny_runs.whole_state(copy)[1]["step"] == 12
 
 
-def test_the_folder_describes_its_run_before_the_first_step(text, tmp_path, monkeypatch):
+def test_config_and_tokenizer_are_written_before_the_first_step(text, tmp_path, monkeypatch):
     def seen(*_):
         raise RuntimeError
 
@@ -134,8 +136,8 @@ def test_the_folder_describes_its_run_before_the_first_step(text, tmp_path, monk
 
 
 @pytest.mark.full
-def test_a_window_of_one_word_can_be_kept(text, tmp_path):
-    """Its carry has no elements, which orbax alone cannot store."""
+def test_a_model_with_a_window_of_one_word_is_saved(text, tmp_path):
+    """The carry of a window of a single word has no elements, which orbax cannot store."""
     model = tiny_runs.make(jaxlm.NPLM, text, n_step=1)
     batching = BatchingConfig("windows", 16)
     for steps in (3, 6):
@@ -169,7 +171,7 @@ def test_the_command_numbers_new_runs_and_resumes_the_newest(train, tmp_path, mo
     assert "no loss.png: --plot needs matplotlib" in out
 
 
-def test_the_command_never_overwrites_out(train, run, text_file, tmp_path):
+def test_the_command_never_overwrites_a_run(train, run, text_file, tmp_path):
     before = contents(run)
     code, _, err = train("--model", "rnn", "--corpus", text_file, "--out", run)
     tiny_runs.assert_user_error(code, err)

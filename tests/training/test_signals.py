@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL, sent to `python -m jaxlm.train` from outside."""
+"""`python -m jaxlm.train` after Ctrl-C, SIGTERM and SIGKILL."""
 
 import random
 import signal
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("signals")
 SIZES = ("--model", "lstm", "--embedding-size", 8, "--hidden-size", 8, "--dropout", 0.2)
 TRAINING = ("--batch-size", 4, "--bptt", 8, "--lr", 0.01, "--log-every", 5, "--seed", 7)
 PACE = ("--steps", 400, "--eval-every", 100)
-# Saving is slow beside these steps, so that there is time to stop a run, most of it in a save.
+# Saving takes longer than these steps, so a signal is likely to come while the run saves.
 OFTEN = ("--checkpoint-every", 3)
 
 
@@ -40,7 +40,7 @@ def wait_for(words: str, output: Path, process) -> None:
 
 
 @pytest.mark.full
-def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(argv, tmp_path, uninterrupted, train):
+def test_ctrl_c_and_sigterm_save_and_print_how_to_resume(argv, tmp_path, uninterrupted, train):
     folder, argv = tmp_path / "run", [*argv, "--out", tmp_path / "run"]
     for number, step, resume in ((signal.SIGINT, 20, []), (signal.SIGTERM, 60, ["--resume"])):
         output = tmp_path / f"out{number}"
@@ -49,20 +49,20 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(argv, tmp_path, uninterrup
         process.send_signal(number)
         assert process.wait(timeout=60) == 128 + number
         assert tiny_runs.error_output(output) == ""
-        said, reached = output.read_text(), tiny_runs.whole_state(folder)[1]["step"]
+        printed, reached = output.read_text(), tiny_runs.whole_state(folder)[1]["step"]
         assert step <= reached < 400
-        assert f"stopped at step {reached} of 400; saved" in said
-        assert f"the same command with --resume --out {folder} continues it" in said
+        assert f"stopped at step {reached} of 400; saved" in printed
+        assert f"the same command with --resume --out {folder} continues it" in printed
         if resume:
-            assert "resumed at step" in said
-    code, said, err = train(*argv, "--resume")
+            assert "resumed at step" in printed
+    code, printed, err = train(*argv, "--resume")
     assert (code, err) == (0, "")
-    assert f"resumed at step {reached} of 400" in said
+    assert f"resumed at step {reached} of 400" in printed
     tiny_runs.assert_same_run(folder, uninterrupted)
 
 
-# When to kill: so many seconds after the start (importing, compiling), so many after it trains, or
-# as soon as a checkpoint is being written.
+# The moments of kills: seconds after the start (while it imports and compiles), seconds after a
+# checkpoint, or while a checkpoint is being written.
 STARTING, TRAINED, WRITING = "starting", "trained", "writing"
 
 
@@ -75,7 +75,14 @@ def being_written(folder: Path) -> list[Path]:
 
 
 def kill(process, when: str, draw: random.Random, folder: Path) -> None:
-    """SIGKILL at a moment of the kind `when`; the run must still be running."""
+    """Kill a running process at a random moment.
+
+    Args:
+      process: the process.
+      when: kind of the moment: STARTING, TRAINED or WRITING.
+      draw: random numbers.
+      folder: folder of the run.
+    """
     before, deadline = saved(folder), time.monotonic() + 60
     if when == STARTING:
         time.sleep(draw.uniform(0.3, 3.0))
@@ -86,13 +93,13 @@ def kill(process, when: str, draw: random.Random, folder: Path) -> None:
         time.sleep(draw.uniform(0.0, 0.3))
     while when == WRITING and process.poll() is None and not being_written(folder):
         assert time.monotonic() < deadline, "nothing is written"
-    assert process.poll() is None, "the run ended before it was killed: give it more steps"
+    assert process.poll() is None, "the run ended before it was killed; it needs more steps"
     process.kill()
     assert process.wait(timeout=60) == -signal.SIGKILL
 
 
 @pytest.mark.full
-def test_ten_kills_change_nothing(argv, tmp_path, uninterrupted, train):
+def test_a_run_after_ten_kills_equals_an_uninterrupted_run(argv, tmp_path, uninterrupted, train):
     draw = random.Random(1)
     folder, argv = tmp_path / "run", [*argv, "--out", tmp_path / "run"]
     moments = [STARTING] * 2 + [TRAINED] * 4 + [WRITING] * 4
@@ -101,7 +108,7 @@ def test_ten_kills_change_nothing(argv, tmp_path, uninterrupted, train):
     for index, when in enumerate(moments):
         output = tmp_path / f"out{index}"
         resume = ["--resume"] if (folder / CONFIG).exists() else []
-        # Without the cache the two early ones have something to compile.
+        # Without the cache, runs that are killed while they start have programs to compile.
         process = tiny_runs.start([*argv, *OFTEN, *resume], output, cached=when != STARTING)
         kill(process, when, draw, folder)
         assert tiny_runs.error_output(output) == ""
@@ -109,8 +116,8 @@ def test_ten_kills_change_nothing(argv, tmp_path, uninterrupted, train):
         resumed += "resumed at step" in output.read_text()
     assert half_written >= 1
     assert resumed >= 5
-    code, said, err = train(*argv, "--resume")
+    code, printed, err = train(*argv, "--resume")
     assert (code, err) == (0, "")
-    assert "resumed at step" in said
+    assert "resumed at step" in printed
     tiny_runs.assert_same_run(folder, uninterrupted)
     assert not being_written(folder)

@@ -1,4 +1,4 @@
-"""One dispatch of many steps against the same steps one by one."""
+"""Train steps: dispatches of several steps, metrics, carry, dropout and the rate."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ KEY = jax.random.key(3)
 CAPACITY = 6
 
 
-class Rig:
+class Trainer:
     """A model, its batches, and a train block."""
 
     def __init__(self, text, kind=jaxlm.LSTM, dropout=0.3, **optimizer):
@@ -30,7 +30,7 @@ class Rig:
         return init_state(self.model, self.optimizer, KEY, self.batches.batch_size)
 
     def steps(self, state, first, *counts):
-        """The state and the metrics [3, number of steps] after dispatches of `counts` steps."""
+        """Return the state and the metrics [3, steps] after dispatches of `counts` steps."""
         measured = []
         for count in counts:
             state, metrics = self.block(state, self.batches.block(first, count, CAPACITY), count)
@@ -41,34 +41,34 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(text):
-    return Rig(text)
+def trainer(text):
+    return Trainer(text)
 
 
 @pytest.fixture(scope="module")
 def plain(text):
-    return Rig(text, jaxlm.RNN, dropout=0.0, optimizer="sgd", lr=0.5, clip=0.01)
+    return Trainer(text, jaxlm.RNN, dropout=0.0, optimizer="sgd", lr=0.5, clip=0.01)
 
 
 @pytest.mark.full
-def test_many_steps_in_a_dispatch_equal_one_by_one_and_compile_once(rig):
-    whole, measured = rig.steps(rig.state(), 0, 6)
+def test_steps_per_dispatch_do_not_change_training_and_compile_once(trainer):
+    whole, measured = trainer.steps(trainer.state(), 0, 6)
     for counts in ([1] * 6, [4, 2], [1, 5]):
-        state, metrics = rig.steps(rig.state(), 0, *counts)
+        state, metrics = trainer.steps(trainer.state(), 0, *counts)
         tiny_runs.assert_same_arrays(state, whole)
         np.testing.assert_array_equal(metrics, measured)
-    assert rig.block._cache_size() == 1
+    assert trainer.block._cache_size() == 1
     assert whole.step == 6
 
 
-def test_metrics_are_sums_counts_and_the_norm_before_clipping(plain):
-    rig, before = plain, plain.state()
-    block = rig.batches.block(0, 1, CAPACITY)
-    _, (nll, count, norm) = rig.steps(rig.state(), 0, 1)
+def test_metrics_are_the_loss_the_tokens_and_the_norm_before_clipping(plain):
+    trainer, before = plain, plain.state()
+    block = trainer.batches.block(0, 1, CAPACITY)
+    _, (nll, count, norm) = trainer.steps(trainer.state(), 0, 1)
     assert count == block.weights_KBT[0].sum()
 
     def cost(params):
-        nll_BT, _ = rig.model.apply(
+        nll_BT, _ = trainer.model.apply(
             {"params": params},
             block.inputs_KBT[0],
             block.targets_KBT[0],
@@ -83,27 +83,27 @@ def test_metrics_are_sums_counts_and_the_norm_before_clipping(plain):
     np.testing.assert_allclose(norm, np.sqrt(squares) / block.denominator_K[0], rtol=1e-4)
 
 
-def test_the_carry_flows_between_chunks_and_starts_afresh_with_an_epoch(rig):
-    last = rig.batches.steps_per_epoch - 1
-    fresh = rig.state()
-    carried, _ = rig.steps(rig.state(), 0, 2)
+def test_the_carry_passes_between_chunks_and_is_reset_at_each_epoch(trainer):
+    last = trainer.batches.steps_per_epoch - 1
+    fresh = trainer.state()
+    carried, _ = trainer.steps(trainer.state(), 0, 2)
     h_BH = carried.carry[0][0]
     assert np.abs(h_BH).max() > 0
-    # The first step of an epoch is the same from any carry, the one before it is not.
+    # The first step of an epoch does not depend on the carry. The step before it does.
     for first, same in ((0, True), (last, False), (last + 1, True)):
         noisy = fresh.replace(carry=jax.tree.map(jnp.ones_like, fresh.carry))
         copies = [jax.tree.map(jnp.copy, state) for state in (fresh, noisy)]
-        (_, one), (_, two) = (rig.steps(state, first, 1) for state in copies)
-        assert (one[0] == two[0]) == same
+        (_, metrics), (_, other) = (trainer.steps(state, first, 1) for state in copies)
+        assert (metrics[0] == other[0]) == same
 
 
 @pytest.mark.full
-def test_dropout_draws_differ_by_step_and_by_nothing_else(rig, plain):
-    for some, draws in ((rig, 3), (plain, 1)):
-        block, losses = some.batches.block(0, 1, CAPACITY), []
+def test_dropout_masks_depend_only_on_the_step(trainer, plain):
+    for chosen, draws in ((trainer, 3), (plain, 1)):
+        block, losses = chosen.batches.block(0, 1, CAPACITY), []
         for step in (0, 1, 2, 0):
-            state = some.state().replace(step=jnp.int32(step))
-            losses.append(float(some.block(state, block, 1)[1].nll_K[0]))
+            state = chosen.state().replace(step=jnp.int32(step))
+            losses.append(float(chosen.block(state, block, 1)[1].nll_K[0]))
         assert len(set(losses)) == draws
         assert losses[0] == losses[3]
 
@@ -121,7 +121,7 @@ def test_lr_scale_multiplies_the_update(plain):
 
 
 @pytest.mark.full
-def test_a_run_compiles_its_step_once_and_once_more_when_resumed(text, tmp_path, monkeypatch):
+def test_a_run_compiles_its_step_once_per_session(text, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
         loop,

@@ -1,4 +1,4 @@
-"""Runs side by side: each is what it would have been alone."""
+"""Runs that train together equal runs that train alone."""
 
 import shutil
 
@@ -34,7 +34,7 @@ def many(model, text, folder=None, **options):
     return jaxlm.fit_many(model, text, folder=folder, **settings)
 
 
-def assert_alike(run, alone):
+def assert_close(run, alone):
     assert run.step == alone.step
     assert_trees_close(run.params, alone.params, atol=2e-4)
 
@@ -52,14 +52,14 @@ def assert_alike(run, alone):
     ],
     ids=["LSTM", "NPLM"],
 )
-def test_seeds_are_what_they_are_alone(kind, options, text):
+def test_runs_of_several_seeds_equal_runs_alone(kind, options, text):
     model = tiny_runs.make(kind, text, dropout=0.3)
     _, run = many(model, text, seeds=2, seed=5, **options)
-    assert_alike(run, tiny_runs.fit(model, text, seed=6, **OPTIONS | options))
+    assert_close(run, tiny_runs.fit(model, text, seed=6, **OPTIONS | options))
 
 
 @pytest.mark.full
-def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
+def test_runs_of_a_sweep_equal_runs_alone(text, tmp_path):
     model = tiny_runs.make(jaxlm.GRU, text)
     sweep = {"lr": [0.01, 0.03], "dropout": [0.0, 0.4], "clip": [0.1, 1.0]}
     runs = many(model, text, tmp_path / "sweep", sweep=sweep, weight_decay=0.01)
@@ -69,44 +69,44 @@ def test_a_sweep_is_what_its_runs_are_alone(text, tmp_path):
     alone = {"weight_decay": 0.01, "clip": 0.1, "lr": 0.03}
     dropped = tiny_runs.make(jaxlm.GRU, text, dropout=0.4)
     run = runs[names.index("lr-0.03-dropout-0.4-clip-0.1-seed-0")]
-    assert_alike(run, tiny_runs.fit(dropped, text, **OPTIONS | alone))
-    # Each is a run like any other.
+    assert_close(run, tiny_runs.fit(dropped, text, **OPTIONS | alone))
+    # A run of a sweep is loaded like any other run.
     loaded = jaxlm.load(run.folder)
     assert loaded.model.dropout == 0.4 and loaded.settings["optimizer"]["lr"] == 0.03
     assert float(jaxlm.perplexity(loaded, "valid")) > 1
 
 
 @pytest.mark.full
-def test_every_rate_can_differ(text):
+def test_runs_may_differ_in_every_dropout_rate(text):
     rates = [name for name in RATES if name != "dropout"]
     model = tiny_runs.make(jaxlm.LSTM, text, num_layers=2)
     short = OPTIONS | {"steps": 2, "eval_every": 2}
     dropped = [model.clone(**dict.fromkeys(rates, rate)) for rate in (0.1, 0.4)]
     config = RunConfig.default("lstm").with_section_options(short)
-    specs = [Spec(one, config) for one in dropped]
+    specs = [Spec(variant, config) for variant in dropped]
     _, run = train_many(specs, text, False, Extras(tiny_runs.quiet()), sweep_runner)
-    assert_alike(run, tiny_runs.fit(dropped[1], text, **short))
+    assert_close(run, tiny_runs.fit(dropped[1], text, **short))
 
 
 @pytest.mark.full
-def test_stopped_and_continued(text, tmp_path, monkeypatch):
+def test_a_sweep_is_stopped_and_resumed(text, tmp_path, monkeypatch):
     # One step in each dispatch, so that it stops before the last step.
     monkeypatch.setattr("jaxlm.training.loop.DISPATCH_SECONDS", 0)
     model = tiny_runs.make(jaxlm.RNN, text)
     whole = many(model, text, tmp_path / "whole", seeds=2)
-    stopping = tiny_runs.Saboteur("seed-1: step      8  epoch", tiny_runs.terminate)
+    stopping = tiny_runs.ActingConsole("seed-1: step      8  epoch", tiny_runs.terminate)
     parts = many(model, text, tmp_path / "parts", seeds=2, console=stopping)
     assert all(run.stopped_by for run in parts)
     parts = many(model, text, tmp_path / "parts", seeds=2, resume=True)
-    for one, other in zip(whole, parts, strict=True):
-        tiny_runs.assert_same_arrays(one.params, other.params)
-        records = [tiny_runs.records(run.folder) for run in (one, other)]
+    for expected, found in zip(whole, parts, strict=True):
+        tiny_runs.assert_same_arrays(expected.params, found.params)
+        records = [tiny_runs.records(run.folder) for run in (expected, found)]
         assert records[0] == records[1]
 
 
 @pytest.mark.full
-def test_runs_that_were_killed_apart_go_on(text, tmp_path):
-    """One of them had saved once more than the other."""
+def test_runs_killed_at_different_steps_are_resumed(text, tmp_path):
+    """One run had saved a checkpoint that the other run had not."""
     model = tiny_runs.make(jaxlm.RNN, text)
     whole = many(model, text, tmp_path / "whole", seeds=2)
     parts = tmp_path / "parts"
@@ -117,10 +117,10 @@ def test_runs_that_were_killed_apart_go_on(text, tmp_path):
     shutil.move(tmp_path / "kept", parts / "seed-1")
     again = many(model, text, parts, seeds=2, resume=True)
     assert [run.folder.name for run in again] == ["seed-0", "seed-1"]
-    # Both went back to the step that both had saved: the same bytes as if nothing had happened.
-    for one, other in zip(whole, again, strict=True):
-        tiny_runs.assert_same_arrays(one.params, other.params)
-        valid = [tiny_runs.records(run.folder, "valid") for run in (one, other)]
+    # Both runs resume from the last step that both had saved, so the bytes are the same.
+    for expected, found in zip(whole, again, strict=True):
+        tiny_runs.assert_same_arrays(expected.params, found.params)
+        valid = [tiny_runs.records(run.folder, "valid") for run in (expected, found)]
         assert valid[0] == valid[1]
 
 
@@ -153,7 +153,7 @@ def test_runs_go_back_to_a_step_that_all_can_read(text, tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_that_diverged_stays_out_when_the_others_are_resumed(text, tmp_path):
+def test_a_diverged_run_is_not_resumed_with_the_others(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"sweep": {"lr": [0.02, 1e38]}, "optimizer": "sgd"}
     (whole,) = many(model, text, tmp_path / "whole", **options)
@@ -166,18 +166,18 @@ def test_a_run_that_diverged_stays_out_when_the_others_are_resumed(text, tmp_pat
     tiny_runs.assert_same_arrays(whole.params, again.params)
 
 
-def test_a_run_that_diverged_does_not_set_the_pace_of_checkpoints(text, tmp_path, monkeypatch):
-    """It saves no more, so its last checkpoint only gets older."""
+def test_a_diverged_run_does_not_cause_checkpoints(text, tmp_path, monkeypatch):
+    """A diverged run does not save, so the age of its last checkpoint must not count."""
     saved = []
     monkeypatch.setattr("jaxlm.training.loop.DISPATCH_SECONDS", 0)
     monkeypatch.setattr(Trainee, "saving_is_due", property(lambda self: self.failed is not None))
     monkeypatch.setattr(Checkpoints, "save", lambda self, kind, *_: saved.append(kind))
     options = {"sweep": {"lr": [1e38, 0.02]}, "optimizer": "sgd", "eval_every": 1000}
     many(tiny_runs.make(jaxlm.RNN, text), text, tmp_path, **options, checkpoint_minutes=60)
-    assert saved.count("last") == 1, "the other run, at the end"
+    assert saved.count("last") == 1, "only the other run saves, at the end"
 
 
-def test_no_run_is_added_when_others_are_resumed(text, tmp_path):
+def test_resuming_with_an_additional_seed_is_an_error(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     many(model, text, tmp_path, seeds=2, steps=2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -187,7 +187,7 @@ def test_no_run_is_added_when_others_are_resumed(text, tmp_path):
 
 
 @pytest.mark.full
-def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
+def test_if_a_folder_is_taken_no_other_folder_is_made(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     tiny_runs.fit(model, text, tmp_path / "runs" / "seed-1", **OPTIONS)
     with pytest.raises(UserError, match="seed-1 already holds a run"):
@@ -196,7 +196,7 @@ def test_a_folder_that_is_taken_leaves_no_other_behind(text, tmp_path):
 
 
 @pytest.mark.full
-def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
+def test_a_diverged_run_ends_and_the_others_continue(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     console = tiny_runs.quiet()
     sweep = {"lr": [0.02, 1e38]}
@@ -206,7 +206,7 @@ def test_one_that_diverges_is_out_and_the_others_go_on(text, tmp_path):
         "lr-1e+38-seed-0: warning: this run ends: the loss is not finite" in console.file.getvalue()
     )
     good = tiny_runs.fit(model, text, optimizer="sgd", **OPTIONS)
-    assert_alike(runs[0], good)
+    assert_close(runs[0], good)
     with pytest.raises(UserError, match="not finite"):
         many(model, text, sweep={"lr": [1e38, 2e38]}, optimizer="sgd")
 
@@ -218,7 +218,7 @@ def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
     sweep, slow = {"lr": [0.02, 1e-30]}, tmp_path / "runs/lr-1e-30-seed-0"
     runs = many(model, text, tmp_path / "runs", sweep=sweep, **options)
     alone = tiny_runs.fit(model, text, tmp_path / "alone", **OPTIONS | options | {"lr": 1e-30})
-    assert_alike(runs[1], alone)
+    assert_close(runs[1], alone)
     steps = [
         [record["step"] for record in tiny_runs.records(folder)]
         for folder in (slow, tmp_path / "alone", runs[0].folder)
@@ -233,11 +233,11 @@ def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
         many(model, text, tmp_path / "runs", sweep=sweep, resume=True, **options | {"patience": 2})
     resumed = many(model, text, tmp_path / "runs", sweep=sweep, resume=True, steps=15, **options)
     assert {path: path.read_bytes() for path in before} == before
-    assert_alike(resumed[1], alone)
+    assert_close(resumed[1], alone)
     assert max(record["step"] for record in tiny_runs.records(runs[0].folder)) == 15
     # All of them are out of patience, or done.
     again = many(model, text, tmp_path / "runs", sweep=sweep, resume=True, steps=15, **options)
-    assert_alike(again[0], resumed[0])
+    assert_close(again[0], resumed[0])
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -248,7 +248,7 @@ def test_all_runs_out_of_patience_are_resumed_as_they_are(text, tmp_path):
     again = many(model, text, tmp_path, resume=True, **options)
     for one, other in zip(first, again, strict=True):
         assert [record["step"] for record in tiny_runs.records(one.folder, "valid")] == [3, 6]
-        assert_alike(one, other)
+        assert_close(one, other)
 
 
 @pytest.mark.parametrize(
@@ -261,13 +261,13 @@ def test_all_runs_out_of_patience_are_resumed_as_they_are(text, tmp_path):
         ({"sweep": {"dropout": [0.1, 1.5]}}, "`dropout` 1.5: must be at least 0 and below 1"),
     ],
 )
-def test_what_cannot_be(options, message, text, tmp_path):
+def test_bad_settings_are_errors(options, message, text, tmp_path):
     with pytest.raises(UserError, match=message):
         many(tiny_runs.make(jaxlm.RNN, text), text, tmp_path / "runs", **options)
     assert not (tmp_path / "runs").exists()
 
 
-def test_keys_stay_apart(text):
+def test_each_run_has_its_own_random_numbers(text):
     runs = many(tiny_runs.make(jaxlm.RNN, text), text, seeds=2, steps=1)
     leaves = [jax.tree.leaves(run.params)[0] for run in runs]
     assert not np.allclose(*leaves)

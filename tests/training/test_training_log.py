@@ -1,4 +1,4 @@
-"""The log of a run: on a terminal, in a file, and in the records."""
+"""The log of a run on a terminal, in a pipe, and in the files of records."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from jaxlm.runs.log import Log, keep_records_up_to, perplexity_of, read_records
 
 
 def shown(terminal: bool, **options) -> str:
-    """What a log of three steps prints."""
+    """Return the output of a log of three steps."""
     console = Console(file=io.StringIO(), force_terminal=terminal, width=60, **options)
     with Log(None, console, 3, False) as log:
         log.start_from(0)
@@ -25,16 +25,16 @@ def shown(terminal: bool, **options) -> str:
     return console.file.getvalue()
 
 
-def test_plain_lines_where_there_is_no_terminal():
+def test_without_a_terminal_the_log_prints_plain_lines():
     output = shown(terminal=False)
     assert "\x1b" not in output and "\r" not in output
     lines = output.splitlines()
-    assert len(lines) == 4, "each record is one line, however long"
+    assert len(lines) == 4, "each record is a single line"
     assert lines[0].startswith("step 1  loss [/b] [red]1.5[/red] long")
     assert lines[3] == "warning: not so good"
 
 
-def test_a_live_line_on_a_terminal_above_which_the_lines_stand():
+def test_on_a_terminal_records_are_printed_above_the_live_line():
     output = shown(terminal=True)
     assert "\x1b[" in output
     for line in ("step 1  loss [/b] [red]1.5[/red] long", "warning: not so good", "step 3/3"):
@@ -43,7 +43,7 @@ def test_a_live_line_on_a_terminal_above_which_the_lines_stand():
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_run_on_a_terminal_and_in_a_pipe(terminal, text):
+def test_a_run_prints_its_records_on_a_terminal_and_in_a_pipe(terminal, text):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
     model = tiny_runs.make(jaxlm.RNN, text)
     batching = jaxlm.BatchingConfig("streams", 6, 8)
@@ -55,7 +55,7 @@ def test_a_run_on_a_terminal_and_in_a_pipe(terminal, text):
     assert ("\x1b[" in output) == terminal
 
 
-def test_the_bar_goes_away_when_a_run_fails():
+def test_the_live_line_is_removed_when_a_run_fails():
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.raises(RuntimeError), Log(None, console, 3, False) as log:
         log.advance(1, 7, 1.5)
@@ -65,7 +65,7 @@ def test_the_bar_goes_away_when_a_run_fails():
         log.note("a second log may be live on the same terminal")
 
 
-def test_records_are_read_up_to_a_line_cut_short(tmp_path):
+def test_an_incomplete_last_record_is_ignored(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "loss": step / 3}) + "\n" for step in range(1, 6)]
     path.write_text("".join(lines) + '{"step": 6, "lo')
@@ -76,6 +76,6 @@ def test_records_are_read_up_to_a_line_cut_short(tmp_path):
     assert read_records(tmp_path / "none.jsonl") == []
 
 
-def test_perplexity_of_what_no_float_can_hold():
+def test_a_perplexity_that_overflows_is_infinite():
     assert perplexity_of(0) == 1
     assert perplexity_of(700) == perplexity_of(1e9) == float("inf")

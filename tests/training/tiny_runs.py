@@ -25,7 +25,14 @@ from jaxlm.training.state import TrainState
 
 
 def write_text(path: Path, lines: int = 300, words: int = 40, seed: int = 0) -> Path:
-    """Lines of unequal length, in which every word leans on the one before it."""
+    """Write lines of unequal length, in which each word depends on the previous word.
+
+    Args:
+      path: the file.
+      lines: number of lines.
+      words: size of the vocabulary.
+      seed: seed of the random words.
+    """
     draw = random.Random(seed)
     rows = []
     for _ in range(lines):
@@ -47,12 +54,20 @@ def make(kind: type, text: jaxlm.Text, **sizes: object) -> jaxlm.LanguageModel:
 
 
 def fit(model, text, folder=None, *, console=None, **options):
-    """jaxlm.fit without a word on the terminal."""
+    """Run `jaxlm.fit` without output on the terminal.
+
+    Args:
+      model: the model.
+      text: the text.
+      folder: folder of the run; None to keep the run in memory.
+      console: console for the output; None to discard the output.
+      options: options of `jaxlm.fit`.
+    """
     return jaxlm.fit(model, text, folder=folder, console=console or quiet(), **options)
 
 
 def whole_state(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Every array of the last checkpoint (parameters, optimizer, carry, step ...) and its meta."""
+    """Return all arrays of the last checkpoint (parameters, optimizer, carry, ...) and its meta."""
     run = jaxlm.load(folder)
     config = OptimizerConfig(**run.settings["optimizer"])
     optimizer = make_optimizer(config, Horizon(1, 1))
@@ -79,21 +94,21 @@ def named_arrays(tree: object) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def assert_same_arrays(one: object, two: object) -> None:
-    """Equal to the last bit, under the same names."""
-    first, second = named_arrays(one), named_arrays(two)
+def assert_same_arrays(tree: object, other: object) -> None:
+    """Assert that two trees have the same names and equal arrays, to the last bit."""
+    first, second = named_arrays(tree), named_arrays(other)
     assert first.keys() == second.keys()
     different = [name for name in first if first[name].tobytes() != second[name].tobytes()]
     assert not different, f"not the same bytes: {different}"
 
 
-def assert_same_run(one: Path, two: Path) -> None:
-    """The same bytes in metrics.jsonl, in the whole last state, and in the best parameters."""
-    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
-    (state, meta), (other_state, other_meta) = whole_state(one), whole_state(two)
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Assert equal bytes in metrics.jsonl, in the last state, and in the best parameters."""
+    assert (folder / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    (state, meta), (other_state, other_meta) = whole_state(folder), whole_state(other)
     assert_same_arrays(state, other_state)
     assert meta == other_meta
-    best, other_best = jaxlm.load(one), jaxlm.load(two)
+    best, other_best = jaxlm.load(folder), jaxlm.load(other)
     assert best.step == other_best.step
     assert_same_arrays(best.params, other_best.params)
 
@@ -105,10 +120,10 @@ def records(folder: Path, split: str | None = None) -> list[dict]:
 
 
 def run_here(argv: list) -> int:
-    """`python -m jaxlm.train ARGV` in this process; its exit code."""
+    """Run `python -m jaxlm.train ARGV` in this process, and return its exit code."""
     before, sys.argv = sys.argv, ["train", *map(str, argv)]
     try:
-        # Run as in a fresh process, also where another test has imported the module.
+        # Another test may have imported the module; a new process would import it again.
         sys.modules.pop("jaxlm.train", None)
         runpy.run_module("jaxlm.train", run_name="__main__")
     except SystemExit as exit_:
@@ -127,9 +142,13 @@ runpy.run_module("jaxlm.train", run_name="__main__")
 
 
 def start(argv: list, output: Path, cached: bool = True, file_size: int | None = None):
-    """`python -m jaxlm.train ARGV` in a process of its own; its output goes to two files.
+    """Start `python -m jaxlm.train ARGV` in a new process.
 
-    `cached`: finds what other tests compiled. `file_size`: no file it writes can pass these bytes.
+    Args:
+      argv: arguments of the command.
+      output: file for standard output; standard error goes to a file with the suffix .err.
+      cached: whether the process may read programs that other tests compiled.
+      file_size: limit of the size of each file that the process writes, in bytes; None for none.
     """
     command = ["-m", "jaxlm.train"] if file_size is None else ["-c", LIMITED, file_size]
     environment = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
@@ -145,7 +164,7 @@ def start(argv: list, output: Path, cached: bool = True, file_size: int | None =
 
 
 def finish(argv: list, output: Path, **options) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command run to its end."""
+    """Run the command to its end; return exit code, standard output and standard error."""
     process = start(argv, output, **options)
     try:
         code = process.wait(timeout=90)
@@ -160,13 +179,13 @@ def error_output(output: Path) -> str:
 
 
 def assert_user_error(code: int, err: str) -> None:
-    """Exit code 2 and one line that begins with `error:`, as cli.py promises."""
+    """Assert exit code 2 and a single line that begins with `error:`."""
     assert code == 2, err[-500:]
     assert err.startswith("error: ") and err.count("\n") == 1, err[:500]
 
 
-class Saboteur(Console):
-    """A console that does something to the run once it prints a line with `words`."""
+class ActingConsole(Console):
+    """A console that calls `action` when the run prints a line with `words`."""
 
     def __init__(self, words, action):
         super().__init__(file=io.StringIO(), width=200)
