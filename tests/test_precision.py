@@ -79,7 +79,7 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
         tokens_BT[None],
         ones,
         np.ones(1, np.float32),
-        np.zeros(1, bool),
+        np.zeros((1, B), bool),
         np.full(1, T, np.int32),
         np.ones(1, np.float32),
     )

@@ -51,7 +51,9 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
         counted = np.full(CAPACITY, targets[0].size, np.float32)
         ones = np.ones(targets.shape, np.float32)
         alike = np.full(CAPACITY, inputs.shape[-1], np.int32), np.ones(CAPACITY, np.float32)
-        block = Block(inputs, targets, ones, counted, np.zeros(CAPACITY, bool), *alike)
+        block = Block(
+            inputs, targets, ones, counted, np.zeros((CAPACITY, shape["batch"]), bool), *alike
+        )
         train_block = make_train_block(model, optimizer, key, positions)
         held = [init_state(model, optimizer, key, shape["batch"])]
 
