@@ -116,9 +116,9 @@ def _only(values_BK: jax.Array, indices_BK: jax.Array, logits_BV: jax.Array) -> 
 class Sampler:
     """A function that chooses a token for each row: sampler(logits_BV, uniform_2B) -> int32 [B].
 
-    At temperature 0, or a temperature below SMALLEST, the token is the most probable token. Otherwise it is a sample from the
-    distribution that `filter_logits` returns. `uniform_2B` holds two random numbers from [0, 1) for
-    each row. See `filter_logits` for the fields.
+    At a temperature below SMALLEST, such as 0, the token is the most probable token. Otherwise it
+    is a sample from the distribution that `filter_logits` returns. `uniform_2B` holds two random
+    numbers from [0, 1) for each row. See `filter_logits` for the fields.
     """
 
     temperature: float
