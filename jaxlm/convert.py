@@ -67,4 +67,4 @@ def describe_size(run: Run) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, goes_on=True)

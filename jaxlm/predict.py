@@ -72,10 +72,11 @@ def show(console: Console, run: Run, context: str, count: int) -> None:
     if note:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
+    block = "█" if console.encoding.startswith("utf") else "#"
     sources = word_sources(run, context, [word for word, _ in words])
     for (word, probability), source in zip(words, sources, strict=True):
         shown = repr(word) if word.isspace() else word
-        bar = "█" * round(BAR * probability)
+        bar = block * round(BAR * probability)
         table.add_row(f"  {escape(shown)}", f"{probability:.4f}", *filter(None, [source]), bar)
     console.print(table)
 

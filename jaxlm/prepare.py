@@ -114,4 +114,4 @@ def megabytes(texts: Texts) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, goes_on=True)

@@ -431,4 +431,4 @@ def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, goes_on=True)
