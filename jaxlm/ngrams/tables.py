@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 NOTHING = -1
+MAX_ORDER = 20
 """The id that stands for an n-gram that is not listed."""
 Allocate = Callable[[str, int, type], np.ndarray]
 """allocate(name, length, dtype) returns a writable array of zeros, in memory or in a file."""
