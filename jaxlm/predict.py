@@ -1,5 +1,11 @@
 """python -m jaxlm.predict: the most probable next words after a context."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,11 @@
 """python -m jaxlm.train: train a model on a corpus, and keep the run."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 import math
 import re
 import signal

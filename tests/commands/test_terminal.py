@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from jaxlm.commands import process
 from jaxlm.commands.terminal import Output, OutputClosedError, exit_code
 
 
@@ -117,3 +119,25 @@ def test_training_goes_on_when_its_terminal_goes_away(tmp_path):
     os.close(master)
     assert process.wait() == 1
     assert (tmp_path / "run/checkpoints/last/30000").is_dir()
+
+
+def test_ctrl_c_during_imports_prints_no_traceback():
+    # SIGINT while the command imports: here from the first library that it imports.
+    code = (
+        "import sys, signal, runpy, threading;"
+        "sys.meta_path.insert(0, type('Stop', (), {'find_spec': staticmethod(lambda name, *rest:"
+        " signal.raise_signal(signal.SIGINT) if name == 'tyro' else None)}));"
+        "sys.argv = ['jaxlm.predict', 'run'];"
+        "runpy.run_module('jaxlm.predict', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode in (130, -signal.SIGINT)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_a_ctrl_c_in_a_callback_is_given_again(monkeypatch):
+    given = []
+    monkeypatch.setattr(process._thread, "interrupt_main", lambda: given.append(1))
+    hook = process._Unraisable(lambda unraisable: given.append(unraisable))
+    hook(SimpleNamespace(exc_value=KeyboardInterrupt()))
+    assert given == [1]
