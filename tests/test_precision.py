@@ -89,8 +89,8 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
         train = block_function(model, optimizer, key, "all")
         params = state.params
         # Not `generate`: what the compiler on a CPU is told, it must be told from outside.
-        draw = {"draw": Sampler(1.0, None, None), "length": 3}
-        generate = functools.partial(neural._generate, model=model, **draw)
+        fixed = {"model": model, "draw": Sampler(1.0, None, None), "capacity": 3}
+        generate = functools.partial(neural._generate, **fixed)
         programs = {
             "training": jax.make_jaxpr(train)(state, block, np.int32(1)),
             "scores": jax.make_jaxpr(model.token_scores)(params, tokens_BT, tokens_BT, None),
@@ -98,7 +98,9 @@ def test_every_product_is_as_the_dtype_says(name, platform, dtype):
                 params, tokens_BT, tokens_BT, None
             ),
             "next": jax.make_jaxpr(model.next_log_probs)(params, tokens_BT),
-            "generation": jax.make_jaxpr(generate)(params, tokens_BT, key),
+            "generation": jax.make_jaxpr(generate)(
+                params, tokens_BT, np.int32(2), key, np.int32(3)
+            ),
         }
     for what, program in programs.items():
         assert set(products(program.jaxpr)) == {WANTED[platform, dtype]}, what
