@@ -65,8 +65,9 @@ class Session:
         with self._lock:
             bits = []
             for index in ids:
-                known = self._log_probs_V is not None
-                bits.append(-float(self._log_probs_V[index]) / math.log(2) if known else math.nan)
+                log_probs_V = self._log_probs_V
+                log_prob = math.nan if log_probs_V is None else float(log_probs_V[index])
+                bits.append(-log_prob / math.log(2))
                 self._read(index)
                 self._ids.append(index)
             return bits
