@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
     from jaxlm.evaluation.mixing import Mixed, mixture
     from jaxlm.evaluation.perplexity import Report, perplexity
+    from jaxlm.evaluation.session import Session
     from jaxlm.models.base import LanguageModel
     from jaxlm.models.cells import CELLS
     from jaxlm.models.modern_nplm import ModernNPLM
@@ -53,6 +54,7 @@ _HOMES = {
     "jaxlm.errors": ("SettingError", "UserError"),
     "jaxlm.evaluation.adaptation": ("Adaptation", "adapted"),
     "jaxlm.evaluation.generation": ("SamplingConfig", "next_words", "sample"),
+    "jaxlm.evaluation.session": ("Session",),
     "jaxlm.evaluation.mixing": ("Mixed", "mixture"),
     "jaxlm.evaluation.perplexity": ("Report", "perplexity"),
     "jaxlm.models.base": ("LanguageModel",),
@@ -102,6 +104,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "SamplingConfig",
+    "Session",
     "SettingError",
     "Text",
     "TextConfig",

@@ -1,5 +1,11 @@
 """python -m jaxlm.convert: write a run as a file of another program, or read a file as a run."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,4 +85,4 @@ def describe_size(run: Run) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, goes_on=True)

@@ -1,5 +1,11 @@
 """python -m jaxlm.evaluate: the exact perplexity of runs, and how it was counted."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 import math
 import re
 from collections.abc import Sequence

@@ -1,5 +1,11 @@
 """python -m jaxlm.generate: continue a prompt by sampling."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,11 @@
 """python -m jaxlm.predict: the most probable next words after a context."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,10 +78,11 @@ def show(console: Console, run: Run, context: str, count: int) -> None:
     if note:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
+    block = "█" if console.encoding.startswith("utf") else "#"
     sources = word_sources(run, context, [word for word, _ in words])
     for (word, probability), source in zip(words, sources, strict=True):
         shown = repr(word) if word.isspace() else word
-        bar = "█" * round(BAR * probability)
+        bar = block * round(BAR * probability)
         table.add_row(f"  {escape(shown)}", f"{probability:.4f}", *filter(None, [source]), bar)
     console.print(table)
 

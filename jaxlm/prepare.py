@@ -1,5 +1,11 @@
 """python -m jaxlm.prepare: encode any amount of text into memory-mapped files of token ids."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,4 +120,4 @@ def megabytes(texts: Texts) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, goes_on=True)

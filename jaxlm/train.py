@@ -1,5 +1,11 @@
 """python -m jaxlm.train: train a model on a corpus, and keep the run."""
 
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
 import contextlib
 import math
 import re
@@ -555,4 +561,4 @@ def prediction_table(run: Run, text: Text) -> Table:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, goes_on=True)

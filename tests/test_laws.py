@@ -241,7 +241,7 @@ def padded_block(garbage):
         np.full(shape, garbage + 1, np.int32),
         np.zeros(shape, np.float32),
         np.full(2, B * T, np.float32),
-        np.ones(2, bool),
+        np.ones((2, B + 2), bool),
         np.full(2, T, np.int32),
         np.ones(2, np.float32),
     )

@@ -84,7 +84,7 @@ def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
         tokens_BT[None],
         ones,
         np.ones(1, np.float32),
-        np.zeros(1, bool),
+        np.zeros((1, B), bool),
         np.full(1, T, np.int32),
         np.ones(1, np.float32),
     )
@@ -94,8 +94,8 @@ def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
         train = block_function(model, optimizer, key, "all")
         params = state.params
         # `generate` cannot be traced inside another jit, because it passes compiler options.
-        draw = {"draw": Sampler(1.0, None, None), "length": 3}
-        generate = functools.partial(neural._generate, model=model, **draw)
+        fixed = {"model": model, "draw": Sampler(1.0, None, None), "capacity": 3}
+        generate = functools.partial(neural._generate, **fixed)
         programs = {
             "training": jax.make_jaxpr(train)(state, block, np.int32(1)),
             "scores": jax.make_jaxpr(model.token_scores)(params, tokens_BT, tokens_BT, None),
@@ -103,7 +103,9 @@ def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
                 params, tokens_BT, tokens_BT, None
             ),
             "next": jax.make_jaxpr(model.next_log_probs)(params, tokens_BT),
-            "generation": jax.make_jaxpr(generate)(params, tokens_BT, key),
+            "generation": jax.make_jaxpr(generate)(
+                params, tokens_BT, np.int32(2), key, np.int32(3)
+            ),
         }
     for task, program in programs.items():
         assert set(products(program.jaxpr)) == {EXPECTED[platform, dtype]}, task

@@ -50,11 +50,12 @@ def prepare_jaxlm(request: dict[str, Any]) -> Work:
         inputs, targets = batch_of(shape, CAPACITY)
         counted = np.full(CAPACITY, targets[0].size, np.float32)
         ones = np.ones(targets.shape, np.float32)
+        reset_KB = np.zeros((CAPACITY, shape["batch"]), bool)
         lengths_and_rates = (
             np.full(CAPACITY, inputs.shape[-1], np.int32),
             np.ones(CAPACITY, np.float32),
         )
-        block = Block(inputs, targets, ones, counted, np.zeros(CAPACITY, bool), *lengths_and_rates)
+        block = Block(inputs, targets, ones, counted, reset_KB, *lengths_and_rates)
         train_block = make_train_block(model, optimizer, key, positions)
         held = [init_state(model, optimizer, key, shape["batch"])]
 

@@ -1,9 +1,9 @@
 """Code that every command shares: reading flags, and reporting a user's mistake in one line."""
 
 import contextlib
+import errno
 import gc
 import io
-import os
 import re
 import sys
 import types
@@ -15,6 +15,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from jaxlm.commands.process import keep_compiled_programs, silence_libraries
+from jaxlm.commands.terminal import OutputClosedError, any_terminal, exit_code
 from jaxlm.errors import UserError
 
 T = TypeVar("T")
@@ -119,27 +120,36 @@ def _one_line(box: str) -> str:
     return re.sub(r"\s+", " ", words).strip().removesuffix(".")
 
 
-def run(main: Callable[[Sequence[str]], int]) -> None:
+def run(main: Callable[[Sequence[str]], int], goes_on: bool = False) -> None:
     """Run a command and end the process with its exit code.
 
     A user's mistake is one line on standard error and exit code 2, without a traceback.
+
+    Args:
+      main: the command: (arguments) -> exit code.
+      goes_on: whether the command goes on if its output cannot be written, because it saves its
+        result in files.
     """
     silence_libraries()
     keep_compiled_programs()
     # The objects of imported libraries live until the end. Garbage collections do not search frozen
     # objects, which would take a tenth of a second each time.
     gc.freeze()
-    try:
-        code = main(sys.argv[1:])
-        sys.stdout.flush()
-    except UserError as error:
-        code = fail(str(error))
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
-        # The reader of the output (head, less) ended, which is no mistake.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    with any_terminal(goes_on) as output:
+        try:
+            code = main(sys.argv[1:])
+            sys.stdout.flush()
+        except UserError as error:
+            code = fail(str(error))
+        except KeyboardInterrupt:
+            code = 130
+        except OutputClosedError:
+            code = 0
+        code = exit_code(code, output.error)
+        if output.error is not None and output.error.errno != errno.EPIPE:
+            why = output.error.strerror
+            went_on = "; the command went on without it" if goes_on else ""
+            print(f"error: standard output cannot be written: {why}{went_on}", file=sys.stderr)
     # Python would search for garbage for half a second before it exits.
     gc.freeze()
     sys.exit(code)

@@ -3,6 +3,7 @@
 A library must not make them to the process of its user.
 """
 
+import _thread
 import hashlib
 import logging
 import os
@@ -26,13 +27,18 @@ def silence_libraries() -> None:
 
 
 class _Unraisable:
-    """An unraisable hook that ignores errors of an event loop that orbax closed early."""
+    """An unraisable hook that ignores errors of an event loop that orbax closed early.
+
+    A Ctrl-C that met a callback, where Python cannot raise it, is given again.
+    """
 
     def __init__(self, before: Callable[[Any], Any]) -> None:
         self._before = before
 
     def __call__(self, unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            _thread.interrupt_main()
+        elif str(unraisable.exc_value) != "Event loop is closed":
             self._before(unraisable)
 
 

@@ -36,6 +36,9 @@ class BatchingConfig:
     """Streams only: time steps of truncated back-propagation through time."""
     vary_bptt: bool = False
     """Streams only: chunks of random length around bptt, learning rate in proportion (AWD-LSTM)."""
+    drop_state: float = 0.01
+    """Streams only: probability that a stream starts a chunk from the initial state (Melis et al.
+    2020), so that the model learns to start anywhere; 0: the state is always carried on."""
     positions: str = "all"
     """Rows only: all (predict at every step) or last (predict only the last word: the lecture)."""
 
@@ -50,7 +53,7 @@ class Block(NamedTuple):
       denominator_K: float32, divides the loss that is summed over a step's batch, all processes
         included. In rows it is the number of targets. In windows it is `batch_size`. In streams it
         is `batch_size` · bptt, also for the short last chunk (`vary_bptt`: `batch_size` · length).
-      reset_K: bool, true where all rows start from the initial carry, not from the carry of the
+      reset_KB: bool, true where a row starts from the initial carry, not from the carry of the
         step before.
       length_K: int32, the number of time steps to read, at most T. The rest is padding.
       rate_K: float32, a factor of the learning rate: length / bptt with `vary_bptt`, else 1.
@@ -60,7 +63,7 @@ class Block(NamedTuple):
     targets_KBT: np.ndarray
     weights_KBT: np.ndarray
     denominator_K: np.ndarray
-    reset_K: np.ndarray
+    reset_KB: np.ndarray
     length_K: np.ndarray
     rate_K: np.ndarray
 
@@ -95,7 +98,7 @@ def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
         np.zeros((capacity, batch, targets), np.int32),
         np.zeros((capacity, batch, targets), np.float32),
         np.ones(capacity, np.float32),
-        np.zeros(capacity, bool),
+        np.zeros((capacity, batch), bool),
         np.full(capacity, length, np.int32),
         np.ones(capacity, np.float32),
     )
@@ -104,8 +107,13 @@ def _empty_block(capacity: int, batch: int, length: int, targets: int) -> Block:
 class Streams:
     """The text as `batch_size` contiguous streams, read in parallel in chunks of `bptt` tokens.
 
-    The carry flows from chunk to chunk. With `vary_bptt` chunks have a random length around `bptt`
-    (`chunk_edges`).
+    The carry flows from chunk to chunk. With probability `drop_state`, independently for each
+    stream and chunk, a stream starts from the initial carry instead. A model that always gets a
+    carry has hardly met the initial carry, from which users ask it. With `vary_bptt` chunks have a
+    random length around `bptt` (`chunk_edges`).
+
+    Source: the training code of Melis, Kočiský & Blunsom, "Mogrifier LSTM", 2020, where the setting
+    is called drop_state_probability and is 0.01.
     """
 
     positions = "all"
@@ -123,6 +131,7 @@ class Streams:
         self.stream_length = math.ceil(len(split) / config.batch_size)
         self.bptt = min(config.bptt, self.stream_length)
         self.varied, self.seed = config.vary_bptt, seed
+        self.drop_state = config.drop_state
         self.length = self.bptt
         if self.varied:
             self.length = min(longest_chunk(config.bptt), self.stream_length)
@@ -133,6 +142,16 @@ class Streams:
         if self.varied:
             return chunk_edges(self.stream_length, self.bptt, self.seed, epoch)
         return np.append(np.arange(0, self.stream_length, self.bptt), self.stream_length)
+
+    def _dropped(self, step: int) -> np.ndarray:
+        """Return whether each row that this process reads drops its state before a step, bool [B].
+
+        The result depends on the seed, the step and the row, not on the number of processes.
+        """
+        if not self.drop_state:
+            return np.zeros(len(self.rows_B), bool)
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step])))
+        return (random.random(self.batch_size) < self.drop_state)[self.rows_B]
 
     def block(self, first: int, count: int, capacity: int) -> Block:
         block = _empty_block(capacity, len(self.rows_B), self.length, self.length)
@@ -155,7 +174,7 @@ class Streams:
             )
             block.targets_KBT[index, :, :width] = targets_BT
             block.weights_KBT[index, :, :width] = inside_BT
-            block.reset_K[index] = chunk == 0
+            block.reset_KB[index] = chunk == 0 or self._dropped(first + index)
             block.length_K[index] = width
             if self.varied:
                 block.denominator_K[index] = self.batch_size * width
@@ -186,7 +205,7 @@ class Windows:
     def block(self, first: int, count: int, capacity: int) -> Block:
         block = _empty_block(capacity, len(self.rows_B), self.length, 1)
         block.denominator_K[:] = self.batch_size
-        block.reset_K[:] = True
+        block.reset_KB[:] = True
         for index in range(count):
             epoch, batch = divmod(first + index, self.steps_per_epoch)
             ranks = batch * self.batch_size + self.rows_B
@@ -249,7 +268,7 @@ class Rows:
         block.targets_KBT[:count] = self.targets_RT[own_KB]
         block.weights_KBT[:count] = weights_KBT[:, self.rows_B]
         block.denominator_K[:count] = weights_KBT.sum((1, 2))
-        block.reset_K[:] = True
+        block.reset_KB[:] = True
         return block
 
 
@@ -290,6 +309,8 @@ def make_batches(
     check_at_least("batch_size", config.batch_size, 1)
     check_at_least("bptt", config.bptt, 1)
     check_at_least("n_step", n_step, 1)
+    if not 0 <= config.drop_state < 1:
+        raise SettingError("drop_state", config.drop_state, "must be at least 0 and below 1")
     if config.vary_bptt and kind is not Streams:
         raise UserError(f"`vary_bptt` needs `batching` streams, not {config.batching}")
     rows_B = np.arange(config.batch_size) if rows_B is None else rows_B

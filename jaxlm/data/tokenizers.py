@@ -15,6 +15,8 @@ Example:
 
 import abc
 import json
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +28,16 @@ from jaxlm.data.vocabulary import EOS, Vocabulary
 from jaxlm.errors import SettingError, choose
 
 BPE_DEFAULT_SIZE = 4096
+# BPE merges within words: contractions, letters, digits and other characters (Radford et al. 2019).
+# Longer runs without a break, as in Chinese, are cut every 24 characters. Otherwise the time of
+# learning would grow with the square of their length.
+BPE_WORDS = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,24}| ?\p{N}{1,24}| ?[^\s\p{L}\p{N}]{1,24}"
+    r"|\s{1,24}(?!\S)|\s{1,24}"
+)
 Lines = Iterable[str]
+# A word between ASCII blanks: the white space of C's isspace, and of KenLM.
+NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,9 @@ class Words(Tokenizer):
     """Words separated by white space. Unless `eos` is False, `<eos>` ends every line. Empty lines
     count too, as in the published numbers of words of WikiText-2.
 
+    White space is what Unicode calls so, such as the no-break space and the ideographic space. With
+    `ascii_blanks` it is the six ASCII blanks alone, as in KenLM.
+
     Example:
       >>> words = Words(Vocabulary(("the", "cat", EOS), start=EOS))
       >>> words.encode(["the cat\\n"]).tolist(), words.encode_context("the cat").tolist()
@@ -124,14 +138,16 @@ class Words(Tokenizer):
     splits_at_lines = True
     closed_vocabulary = True
 
-    def __init__(self, vocabulary: Vocabulary, eos: bool = True) -> None:
-        self.vocabulary, self.eos = vocabulary, eos
+    def __init__(
+        self, vocabulary: Vocabulary, eos: bool = True, ascii_blanks: bool = False
+    ) -> None:
+        self.vocabulary, self.eos, self.ascii_blanks = vocabulary, eos, ascii_blanks
 
     @staticmethod
-    def _split(lines: Lines, eos: bool) -> Iterator[str]:
+    def _split(lines: Lines, eos: bool, ascii_blanks: bool = False) -> Iterator[str]:
         """Yield the words of the lines, and `<eos>` after each line if `eos`."""
         for line in lines:
-            yield from line.split()
+            yield from NOT_BLANK.findall(line) if ascii_blanks else line.split()
             if eos:
                 yield EOS
 
@@ -148,11 +164,11 @@ class Words(Tokenizer):
         return cls(vocabulary, config.eos)
 
     def encode(self, lines: Lines) -> np.ndarray:
-        return self.vocabulary.ids(self._split(lines, self.eos))
+        return self.vocabulary.ids(self._split(lines, self.eos, self.ascii_blanks))
 
     def encode_context(self, text: str) -> np.ndarray:
         # Without the <eos> that would end the line.
-        return self.vocabulary.ids(self._split([text], eos=False))
+        return self.vocabulary.ids(self._split([text], False, self.ascii_blanks))
 
     def decode(self, ids: Iterable[int]) -> str:
         parts: list[str] = []
@@ -168,12 +184,11 @@ class Words(Tokenizer):
         return line[len(line.split(maxsplit=1)[0]) :] if line else ""
 
     def unseen(self, lines: Lines) -> str | None:
-        return next(
-            (word for word in self._split(lines, self.eos) if word not in self.vocabulary), None
-        )
+        words = self._split(lines, self.eos, self.ascii_blanks)
+        return next((word for word in words if word not in self.vocabulary), None)
 
     def state(self) -> dict[str, Any]:
-        return {"eos": self.eos}
+        return {"eos": self.eos} | ({"ascii_blanks": True} if self.ascii_blanks else {})
 
 
 class Characters(Tokenizer):
@@ -305,7 +320,12 @@ class BPE(Tokenizer):
                 "byte-level BPE needs at least 257 tokens, one for each byte and one merge",
             )
         model = tokenizers.Tokenizer(models.BPE())
-        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        model.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(BPE_WORDS), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
         model.decoder = decoders.ByteLevel()
         model.train_from_iterator(
             lines,
@@ -313,7 +333,7 @@ class BPE(Tokenizer):
                 vocab_size=size,
                 min_frequency=max(2, config.min_count),
                 initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-                show_progress=False,
+                show_progress=sys.stderr.isatty(),
             ),
         )
         return cls(None, model.to_str())

@@ -1,5 +1,6 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,9 @@ def check_sampling(config: SamplingConfig) -> None:
         if value is not None:
             check_at_least(field, value, 1)
     check_at_least("temperature", config.temperature, 0)
+    if math.isinf(config.temperature):
+        why = "must be finite: it would make impossible words as likely as all others"
+        raise SettingError("temperature", config.temperature, why)
     if config.top_p is not None and not 0 < config.top_p <= 1:
         raise SettingError("top_p", config.top_p, "must be above 0 and at most 1")
 

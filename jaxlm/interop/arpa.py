@@ -210,9 +210,12 @@ def _build(lines: Lines, sections: list[Section], index: dict[bytes, int]) -> Ar
     keys: list[np.ndarray] = []
     probabilities = [np.append(unigrams.probabilities[kept], 0.0)]
     backoffs = [np.append(unigrams.backoffs[kept], after_start)]
+    # The n-grams of the order before, in the order of its table.
+    shorter = np.arange(V + 1, dtype=np.int32)[:, None]
     for section in longer:
-        shorter = Tables(V, tuple(keys), (), ())
-        section_keys, by_key = _sort(lines, section, ids[section.words], shorter)
+        words_NL = ids[section.words].astype(np.int32)
+        section_keys, by_key = _sort(lines, section, words_NL, shorter, V)
+        shorter = words_NL[by_key]
         keys.append(section_keys)
         probabilities.append(section.probabilities[by_key])
         backoffs.append(section.backoffs[by_key])
@@ -236,28 +239,27 @@ def _check_words(lines: Lines, longer: list[Section], start: int, end: int) -> N
 
 
 def _sort(
-    lines: Lines, section: Section, ids: np.ndarray, shorter: Tables
+    lines: Lines, section: Section, words_NL: np.ndarray, shorter_ML: np.ndarray, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sort the n-grams of a section by key (see `jaxlm.ngrams`).
 
     Args:
       lines: the file, for its errors.
       section: the n-grams in the order of the file.
-      ids: their word ids, int64 [N, order].
-      shorter: tables of all shorter orders.
+      words_NL: their word ids, int32; L is the order.
+      shorter_ML: word ids of the n-grams of the order before, in the order of its table, int32.
+      vocab_size: number of words V.
     Returns:
       The sorted keys, int64 [N], and the place of each key in the section, int64 [N].
     Raises:
       UserError: if the prefix of an n-gram is not listed, or an n-gram is listed twice.
     """
-    order = ids.shape[1]
-    prefix = ids[:, 0]
-    for length in range(2, order):
-        prefix = shorter.find(length, prefix, ids[:, length - 1])
+    order = words_NL.shape[1]
+    prefix = _places(words_NL[:, :-1], shorter_ML)
     if (prefix == NOTHING).any():
         line = int(section.lines[(prefix == NOTHING).argmax()])
         lines.fail(line, f"the words before the last word are not among the {order - 1}-grams")
-    keys = prefix * (shorter.vocab_size + 1) + ids[:, -1]
+    keys = prefix * (vocab_size + 1) + words_NL[:, -1]
     by_key = np.argsort(keys, kind="stable")
     keys = keys[by_key]
     repeated = np.flatnonzero(keys[1:] == keys[:-1])
@@ -267,6 +269,38 @@ def _sort(
         first, second = section.lines[by_key[[place, place + 1]]]
         lines.fail(int(second), f"the {order}-gram is on line {first} already")
     return keys, by_key
+
+
+def _places(rows_NL: np.ndarray, listed_ML: np.ndarray) -> np.ndarray:
+    """Return the index of each row among the listed rows, int64 [N]; NOTHING if it is not listed.
+
+    Each row is looked up once by a hash of 64 bits, whatever its length. The rows found are
+    compared; rows with equal hashes that differ are looked up in a dictionary.
+    """
+    hash_M, hash_N = _hashes(listed_ML), _hashes(rows_NL)
+    by_hash = np.argsort(hash_M, kind="stable")
+    sorted_M = hash_M[by_hash]
+    at_N = np.minimum(np.searchsorted(sorted_M, hash_N), max(0, len(sorted_M) - 1))
+    if not len(sorted_M):
+        return np.full(len(rows_NL), NOTHING, np.int64)
+    places_N = by_hash[at_N]
+    is_equal_N = (listed_ML[places_N] == rows_NL).all(axis=1)
+    collides_N = ~is_equal_N & (sorted_M[at_N] == hash_N)
+    found_N = np.where(is_equal_N, places_N, NOTHING)
+    if collides_N.any():
+        place = {row.tobytes(): index for index, row in enumerate(listed_ML)}
+        rows = np.ascontiguousarray(rows_NL[collides_N])
+        found_N[collides_N] = [place.get(row.tobytes(), NOTHING) for row in rows]
+    return found_N
+
+
+def _hashes(rows_NL: np.ndarray) -> np.ndarray:
+    """Return a hash of each row, uint64 [N]."""
+    hash_N = np.zeros(len(rows_NL), np.uint64)
+    for column_N in rows_NL.T:
+        hash_N = (hash_N ^ column_N.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        hash_N ^= hash_N >> np.uint64(29)
+    return hash_N
 
 
 def _tokens(

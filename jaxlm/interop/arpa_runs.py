@@ -12,6 +12,8 @@ from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.run import Run
 
 ARPA = "arpa"
+# The unknown word, as toolkits spell it; the first that a file lists counts.
+UNKNOWN_WORDS = (UNK, "<UNK>", "<Unk>", "[UNK]")
 
 
 def export_arpa(run: Run, path: str | Path) -> None:
@@ -41,7 +43,8 @@ def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
 
     An ARPA file does not say how text is cut into tokens. The run reads words between white space,
     and every line ends in `<eos>` if the file has `</s>` or `<eos>`. Words that the file does not
-    list become `<unk>` if the file has `<unk>`.
+    list become `<unk>` if the file has `<unk>`, or the unknown word of another toolkit, such as
+    `<UNK>`. As in KenLM, only ASCII blanks divide the words of a text.
 
     Raises:
       UserError: for a file that is not in the format (the message names the line), and for a folder
@@ -49,9 +52,8 @@ def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
     """
     arpa = read_arpa(Path(path))
     has_eos = EOS in arpa.tokens
-    vocabulary = Vocabulary(
-        arpa.tokens, UNK if UNK in arpa.tokens else None, EOS if has_eos else None
-    )
+    unknown = next((token for token in UNKNOWN_WORDS if token in arpa.tokens), None)
+    vocabulary = Vocabulary(arpa.tokens, unknown, EOS if has_eos else None)
     network: dict[str, Any] = {
         "order": arpa.tables.order,
         "smoothing": ARPA,
@@ -66,6 +68,6 @@ def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
         "protocol": protocol.as_json(),
         "file": str(path),
     }
-    tokenizer = Words(vocabulary, has_eos)
+    tokenizer = Words(vocabulary, has_eos, ascii_blanks=True)
     run = Run(model, arpa.tables, tokenizer, protocol, settings, None, 1)
     return run if folder is None else run.save(folder)

@@ -15,12 +15,15 @@ from typing import IO, NamedTuple, NoReturn
 import numpy as np
 
 from jaxlm.errors import UserError
+from jaxlm.ngrams.tables import MAX_ORDER
 
 LOG_ZERO = -99.0
 MAX_LOG_BACKOFF = 99.0
 # The number of lines that are split into columns at a time. The garbage collector visits every live
 # list again and again: with blocks of 1 << 16 lines that takes as long as everything else.
 BLOCK = 1 << 10
+# The word "data" in UTF-16, in either order of bytes.
+IN_UTF16 = b"d\0a\0t\0a"
 # KenLM's white space. Python has more, but other characters may be part of a word.
 WHITE_SPACE = re.compile(rb"[ \t\r\n]+")
 
@@ -133,6 +136,10 @@ def _read_header(lines: Lines) -> list[int]:
         lines.fail(1, "the file is empty: expected an ARPA file")
     line = line.removeprefix(codecs.BOM_UTF8)
     while line != b"\\data\\":
+        if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or IN_UTF16 in line:
+            lines.fail(
+                lines.number, "this is not an ARPA file in UTF-8, but in UTF-16: convert it first"
+            )
         line = lines.next()
         if line is None:
             lines.fail(lines.number + 1, "no line is \\data\\: this is not an ARPA file")
@@ -148,6 +155,8 @@ def _read_header(lines: Lines) -> list[int]:
             expected += ", COUNT a whole number of 0 or more"
             lines.fail(lines.number, f"expected {expected}, found {excerpt(match[2])}")
         counts.append(int(match[2]))
+        if len(counts) > MAX_ORDER:
+            lines.fail(lines.number, f"n-grams of order {len(counts)}: at most {MAX_ORDER} is read")
     if line is None:
         lines.fail(lines.number + 1, "the file ends here: expected \\1-grams:; is it whole?")
     return counts

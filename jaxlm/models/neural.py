@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm import shapes
 from jaxlm.errors import choose
@@ -355,14 +356,16 @@ class NeuralModel(nn.Module, LanguageModel):
     def next_log_probs(
         self, params: Params, tokens_BT: Any, carry: Carry = None
     ) -> tuple[Any, Carry]:
-        return _next_log_probs(params, tokens_BT, carry, self)
+        return _next_log_probs(params, *_padded(tokens_BT), carry, self)
 
     @nn.nowrap
     def generate(
         self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
     ) -> Any:
         compiled = _compiled_generate(self.compute_dtype)
-        return compiled(params, prompt_BT, key, self, draw, length)
+        prompt = _padded(prompt_BT)
+        tokens_BT = compiled(params, *prompt, key, np.int32(length), self, draw, _bucket(length))
+        return tokens_BT[:, :length]
 
     @nn.nowrap
     def summary(self) -> "Table":
@@ -397,49 +400,102 @@ def _token_scores(
     return replicate((scores, carry))
 
 
+def _bucket(length: int) -> int:
+    """Return the smallest of 8, 16, 32, ... that is at least `length`.
+
+    A program is compiled for each bucket, not for each length.
+    """
+    return max(8, 1 << (length - 1).bit_length())
+
+
+def _padded(tokens_BT: Any) -> tuple[Any, Any]:
+    """Return the tokens, padded to T = `_bucket(T)`, and their number, int32.
+
+    A single token, as in a loop over tokens, stays as it is; its number is None. The same is true
+    of traced tokens, whose program is compiled by the caller.
+    """
+    time = tokens_BT.shape[1]
+    if time <= 1 or isinstance(tokens_BT, jax.core.Tracer):
+        return tokens_BT, None
+    tokens_BT = np.asarray(tokens_BT, np.int32)
+    return np.pad(tokens_BT, ((0, 0), (0, _bucket(time) - time))), np.int32(time)
+
+
 def _last_logits(
-    params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
+    params: Params,
+    tokens_BT: jax.Array,
+    length: jax.Array | None,
+    carry: Carry,
+    model: NeuralModel,
 ) -> tuple[jax.Array, Carry]:
-    """Return the logits after the last token, float32 [B, V], and the carry."""
-    hidden_B1F, carry = model.apply({"params": params}, tokens_BT, carry, positions="last")
-    logits_B1V: Any = model.apply({"params": params}, hidden_B1F, method="logits")
+    """Return the logits after the last token that is read, float32 [B, V], and the carry.
+
+    `length` is the number of tokens that are read, int32; None for all.
+    """
+    variables = {"params": params}
+    if length is None:
+        hidden_B1F, carry = model.apply(variables, tokens_BT, carry, positions="last")
+    else:
+        hidden_BTF, carry = model.apply(variables, tokens_BT, carry, length=length)
+        hidden_B1F = jax.lax.dynamic_slice_in_dim(hidden_BTF, length - 1, 1, axis=1)
+    logits_B1V: Any = model.apply(variables, hidden_B1F, method="logits")
     return logits_B1V[:, -1].astype(jnp.float32), carry
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _next_log_probs(
-    params: Params, tokens_BT: jax.Array, carry: Carry, model: NeuralModel
+    params: Params,
+    tokens_BT: jax.Array,
+    length: jax.Array | None,
+    carry: Carry,
+    model: NeuralModel,
 ) -> tuple[jax.Array, Carry]:
-    logits_BV, carry = _last_logits(params, tokens_BT, carry, model)
+    logits_BV, carry = _last_logits(params, tokens_BT, length, carry, model)
     return jax.nn.log_softmax(logits_BV), carry
 
 
 def _generate(
     params: Params,
     prompt_BT: jax.Array,
+    prompt_length: jax.Array | None,
     key: jax.Array,
+    length: jax.Array,
     model: NeuralModel,
     draw: Draw,
-    length: int,
+    capacity: int,
 ) -> jax.Array:
-    """Return the generated tokens, [B, length].
+    """Return the generated tokens, int32 [B, capacity]; the tokens after `length` are 0.
 
-    The prompt is read in one pass. Then each iteration of a scan draws one token.
+    The prompt is read in one pass. Then each iteration of a loop draws one token.
+
+    Args:
+      params: the parameters.
+      prompt_BT: the tokens to continue, padded.
+      prompt_length: number of tokens of the prompt, int32; None for all.
+      key: key of all random draws.
+      length: number of tokens to generate, int32.
+      model: the model.
+      draw: draws one token for each row from logits and random numbers.
+      capacity: largest number of tokens that the compiled program generates.
     """
+    batch = len(prompt_BT)
+    # The first `length` random numbers do not depend on the capacity.
+    uniforms_T2B = uniforms(key, capacity, batch)
 
     def step(
-        state: tuple[jax.Array, Carry], uniform_2B: jax.Array
-    ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
-        logits_BV, carry = state
-        token_B = draw(logits_BV, uniform_2B)
-        return _last_logits(params, token_B[:, None], carry, model), token_B
+        index: jax.Array, state: tuple[jax.Array, Carry, jax.Array]
+    ) -> tuple[jax.Array, Carry, jax.Array]:
+        logits_BV, carry, tokens_TB = state
+        token_B = draw(logits_BV, uniforms_T2B[index])
+        logits_BV, carry = _last_logits(params, token_B[:, None], None, carry, model)
+        return logits_BV, carry, tokens_TB.at[index].set(token_B)
 
-    start = _last_logits(params, prompt_BT, None, model)
-    _, tokens_TB = jax.lax.scan(step, start, uniforms(key, length, len(prompt_BT)))
-    return tokens_TB.T
+    start = _last_logits(params, prompt_BT, prompt_length, None, model)
+    tokens_TB = jnp.zeros((capacity, batch), jnp.int32)
+    return jax.lax.fori_loop(0, length, step, (*start, tokens_TB))[2].T
 
 
 @functools.cache
 def _compiled_generate(dtype: str) -> Callable[..., jax.Array]:
     options = functools.partial(small_batch_options, dtype)
-    return jit_with(options, _generate, static_argnames=("model", "draw", "length"))
+    return jit_with(options, _generate, static_argnames=("model", "draw", "capacity"))

@@ -7,12 +7,10 @@ import numpy as np
 
 from jaxlm.errors import SettingError
 from jaxlm.models.base import Carry, LanguageModel
-from jaxlm.ngrams.tables import NOTHING, Tables
+from jaxlm.ngrams.tables import MAX_ORDER, NOTHING, Tables
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-MAX_ORDER = 9
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,13 @@ class NGram(LanguageModel):
       2
 
     Raises:
-      SettingError: for an order outside 1 ... 9, and a negative add_k.
+      SettingError: for an order outside 1 ... 20, and a negative add_k.
     """
 
     vocab_size: int
     start_id: int | None = None
     order: int = 5
-    """Words of the longest n-gram, 1 to 9; the model sees order - 1 words of context."""
+    """Words of the longest n-gram, 1 to 20; the model sees order - 1 words of context."""
     smoothing: str = "modified-kneser-ney"
     """modified-kneser-ney, kneser-ney, witten-bell, add-k or maximum-likelihood."""
     add_k: float = 1.0

@@ -11,6 +11,7 @@ import numpy as np
 from jaxlm.data.files import replacing
 
 NOTHING = -1
+MAX_ORDER = 20
 """The id that stands for an n-gram that is not listed."""
 Allocate = Callable[[str, int, type], np.ndarray]
 """allocate(name, length, dtype) returns a writable array of zeros, in memory or in a file."""

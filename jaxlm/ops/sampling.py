@@ -7,6 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# A sum of float32 probabilities may be below its true value by this much.
+ROUNDING = 1e-6
+# A smaller temperature is 0 in float32.
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def uniforms(key: jax.Array, length: int, batch: int) -> jax.Array:
@@ -69,39 +75,50 @@ def filter_logits(
 ) -> jax.Array:
     """Return the logits of the distribution to sample from, -inf for excluded tokens.
 
-    The steps are, in this order:
+    The largest logit of each row is 0. The steps are, in this order:
 
-    1. Divide the logits by `temperature`.
+    1. Subtract the largest logit of the row, and divide by `temperature`. So a very low temperature
+       gives the most probable token, and no overflow.
     2. Keep the `top_k` largest logits (Fan et al. 2018).
     3. Keep the smallest set of most probable tokens whose probabilities sum to at least `top_p`
        (Holtzman et al. 2020). The most probable token is always kept.
 
+    Of equally probable tokens, the tokens with the lower ids are kept. So exactly `top_k` tokens
+    are kept, and the set of step 3 is the smallest one.
+
     Args:
-      logits_BV: unnormalised log-probabilities, float32.
-      temperature: a number above 0.
+      logits_BV: unnormalised log-probabilities, float32; -inf for impossible tokens.
+      temperature: a finite number above 0.
       top_k: number of tokens to keep, or None for all tokens.
       top_p: probability to keep, or None for all tokens.
     """
-    logits_BV = logits_BV / temperature
+    logits_BV = (logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)) / temperature
     if top_k is not None and top_k < logits_BV.shape[-1]:
-        least_B1 = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
-        logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
+        # `top_k` returns the lower index first for equal numbers.
+        logits_BV = _only(*jax.lax.top_k(logits_BV, top_k), logits_BV)
     if top_p is not None:
-        sorted_BV = -jnp.sort(-logits_BV, axis=-1)
-        before_BV = jnp.cumsum(jax.nn.softmax(sorted_BV), axis=-1) - jax.nn.softmax(sorted_BV)
-        kept_B1 = jnp.maximum(1, jnp.sum(before_BV < top_p, axis=-1, keepdims=True))
-        least_B1 = jnp.take_along_axis(sorted_BV, kept_B1 - 1, axis=-1)
-        logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
+        order_BV = jnp.argsort(-logits_BV, axis=-1, stable=True)
+        sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
+        prob_BV = jax.nn.softmax(sorted_BV)
+        before_BV = jnp.cumsum(prob_BV, axis=-1) - prob_BV
+        is_kept_BV = (before_BV < top_p - ROUNDING).at[:, 0].set(True)
+        logits_BV = _only(jnp.where(is_kept_BV, sorted_BV, -jnp.inf), order_BV, logits_BV)
     return logits_BV
+
+
+def _only(values_BK: jax.Array, indices_BK: jax.Array, logits_BV: jax.Array) -> jax.Array:
+    """Return an array like `logits_BV` with the values at their indices, and -inf elsewhere."""
+    rows_B1 = jnp.arange(len(logits_BV))[:, None]
+    return jnp.full_like(logits_BV, -jnp.inf).at[rows_B1, indices_BK].set(values_BK)
 
 
 @dataclass(frozen=True)
 class Sampler:
     """A function that chooses a token for each row: sampler(logits_BV, uniform_2B) -> int32 [B].
 
-    At temperature 0 the token is the most probable token. Otherwise it is a sample from the
-    distribution that `filter_logits` returns. `uniform_2B` holds two random numbers from [0, 1) for
-    each row. See `filter_logits` for the fields.
+    At a temperature below SMALLEST, such as 0, the token is the most probable token. Otherwise it
+    is a sample from the distribution that `filter_logits` returns. `uniform_2B` holds two random
+    numbers from [0, 1) for each row. See `filter_logits` for the fields.
     """
 
     temperature: float
@@ -109,7 +126,7 @@ class Sampler:
     top_p: float | None
 
     def __call__(self, logits_BV: jax.Array, uniform_2B: jax.Array) -> jax.Array:
-        if self.temperature == 0:
+        if self.temperature < SMALLEST:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         filtered_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
         return categorical(uniform_2B, filtered_BV)

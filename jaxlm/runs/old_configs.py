@@ -4,17 +4,22 @@ from typing import Any
 
 # Names and values of version 0.1.0, and their present names.
 _NETWORK = {"kernel": "time_loop"}
+# Settings of batching that came later, with the value that is as if there was no setting.
+_ABSENT = {"drop_state": 0.0}
 _POSITIONS = {"every": "all", "last": "last"}
 
 
 def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a config.json with the names and sections of this version.
 
-    A config that has a "protocol" section is of this version, and returned unchanged.
+    Only configs of version 0.1.0 lack a "protocol" section. A run that was trained before there was
+    a setting keeps training without it.
     """
+    config = dict(config)
+    if isinstance(config.get("batching"), dict):
+        config["batching"] = _ABSENT | config["batching"]
     if "protocol" in config:
         return config
-    config = dict(config)
     network = config.get("network")
     if isinstance(network, dict):
         config["network"] = {_NETWORK.get(name, name): value for name, value in network.items()}

@@ -66,13 +66,32 @@ class Horizon:
 
 Transform: TypeAlias = optax.GradientTransformation
 
+
+def scale_by_root_of_sum(epsilon: float) -> Transform:
+    """Return the transformation of Adagrad, without the learning rate.
+
+        s ← s + g²      g ← g / (√s + epsilon)          elementwise, s = 0 at the start
+
+    `optax.scale_by_rss` adds epsilon to s, inside the root. The state has the same structure.
+
+    Source: Duchi, Hazan & Singer, "Adaptive subgradient methods", 2011; epsilon as in PyTorch.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        sums = jax.tree.map(lambda s, g: s + g * g, state.sum_of_squares, updates)
+        scaled = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + epsilon), updates, sums)
+        return scaled, optax.ScaleByRssState(sum_of_squares=sums)
+
+    return optax.GradientTransformation(optax.scale_by_rss(0.0).init, update)
+
+
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Transform]] = {
     "adam": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
     "adamw": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon),
     "sgd": lambda c: optax.identity(),
     "momentum": lambda c: optax.trace(c.beta1),
-    "rmsprop": lambda c: optax.scale_by_rms(c.beta2, c.epsilon),
-    "adagrad": lambda c: optax.scale_by_rss(0.0, c.epsilon),
+    "rmsprop": lambda c: optax.scale_by_rms(c.beta2, c.epsilon, eps_in_sqrt=False),
+    "adagrad": lambda c: scale_by_root_of_sum(c.epsilon),
     "nadam": lambda c: optax.scale_by_adam(c.beta1, c.beta2, c.epsilon, nesterov=True),
     "lion": lambda c: optax.scale_by_lion(c.beta1, c.beta2),
 }

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     targets_BT: jax.Array
     weights_BT: jax.Array
     denominator: jax.Array
-    reset: jax.Array
+    reset_B: jax.Array
     length: jax.Array
     rate: jax.Array
 
@@ -47,7 +47,7 @@ TrainBlock = Callable[[TrainState, Block, Any], tuple[TrainState, StepMetrics]]
 """train_block(state, block, count) -> (state, metrics): `count` train steps over a block."""
 
 # The axes of each array of a Block: steps, batch and time, or steps alone.
-BLOCK_AXES = Block(*[(None, "batch")] * 3, *[(None,)] * 4)  # type: ignore[arg-type]
+BLOCK_AXES = Block._make([*[(None, "batch")] * 3, (None,), (None, "batch"), (None,), (None,)])
 
 
 class StepRunner(NamedTuple):
@@ -113,6 +113,15 @@ def keep_sharding(function: TrainBlock, model: NeuralModel, mesh: Mesh) -> Train
     return step
 
 
+def where_reset(reset_B: jax.Array, fresh: Any, carry: Any) -> Any:
+    """Return `carry` with the rows that are reset replaced by the rows of `fresh`."""
+
+    def rows(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(reset_B.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(rows, fresh, carry)
+
+
 def block_function(
     model: NeuralModel,
     optimizer: Transform,
@@ -139,7 +148,7 @@ def block_function(
 
     def one_step(state: TrainState, batch: Batch, draws: jax.Array) -> tuple[TrainState, jax.Array]:
         fresh = model.initial_carry(batch.inputs_BT.shape[0])
-        carry = jax.tree.map(lambda new, old: jnp.where(batch.reset, new, old), fresh, state.carry)
+        carry = where_reset(batch.reset_B, fresh, state.carry)
         # Truncated back-propagation through time: the gradient stops between two chunks.
         carry = jax.lax.stop_gradient(carry)
         draw = jax.random.fold_in(draws, state.step)
@@ -191,7 +200,7 @@ def block_function(
             state, measured_M = one_step(state, batch, draws)
             return state, measured_KM.at[index].set(measured_M)
 
-        measured_KM = jnp.zeros((block.reset_K.shape[0], 2 + len(METRICS)), jnp.float32)
+        measured_KM = jnp.zeros((block.denominator_K.shape[0], 2 + len(METRICS)), jnp.float32)
         state, measured_KM = jax.lax.fori_loop(0, count, body, (state, measured_KM))
         nll_K, count_K, *logged = measured_KM.T
         return state, StepMetrics(nll_K, count_K, dict(zip(METRICS, logged, strict=True)))

@@ -39,7 +39,7 @@ TRAIN = {
     ),
     "batch too large": (["--batch-size", "4"], ["--batch-size 4", "3 lines", "3 or less"]),
     "streams, no <eos>": (["--batching", "streams"], ["--eos", "rows"]),
-    "order of none": (["--model", "ngram", "--order", "0"], ["--order 0", "1 to 9"]),
+    "order of none": (["--model", "ngram", "--order", "0"], ["--order 0", "1 to 20"]),
     "order too large": (["--model", "ngram", "--order", "5"], ["--order 5", "--order 4 or less"]),
     "unknown smoothing": (
         ["--model", "ngram", "--smoothing", "kneser"],

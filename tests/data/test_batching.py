@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_batches import POEM, batches_of, epoch, numbered, split_of
 
-from jaxlm.data.batching import BATCHINGS
+from jaxlm.data.batching import BATCHINGS, BatchingConfig, make_batches
 from jaxlm.data.tokenizers import TOKENIZERS
 
 
@@ -25,11 +25,13 @@ def assert_same(block, other):
     size=st.integers(1, 60),
     batch=st.integers(1, 12),
     bptt=st.integers(1, 70),
+    drop_state=st.sampled_from([0.0, 0.5]),
     dtype=st.sampled_from([np.int32, np.uint16]),
 )
-def test_streams_read_every_token_once_in_order(size, batch, bptt, dtype):
+def test_streams_read_every_token_once_in_order(size, batch, bptt, drop_state, dtype):
     batch = min(batch, size)
-    batches = batches_of(numbered(size, dtype), "streams", batch_size=batch, bptt=bptt)
+    config = {"batch_size": batch, "bptt": bptt, "drop_state": drop_state}
+    batches = batches_of(numbered(size, dtype), "streams", **config)
     stream = math.ceil(size / batch)
     assert batches.length == min(bptt, stream)
     for number in (0, 1):
@@ -48,8 +50,29 @@ def test_streams_read_every_token_once_in_order(size, batch, bptt, dtype):
         for row in range(batch):
             read = targets[:, row][counted[:, row]]
             assert read.tolist() == list(range(size))[row * stream : (row + 1) * stream]
-        assert reset.tolist() == [True] + [False] * (len(reset) - 1)
+        # Every row at the start of an epoch; with `drop_state`, any row at a later chunk too.
+        assert reset[0].all()
+        assert drop_state or not reset[1:].any()
         assert np.all(denominator == batch * batches.length)
+
+
+def test_streams_drop_their_states_at_random():
+    config = {"batch_size": 50, "bptt": 5, "drop_state": 0.02}
+    batches = batches_of(numbered(50_000), "streams", seed=3, **config)
+    reset_KB = batches.block(0, 200, 200).reset_KB
+    assert reset_KB[0].all()
+    # 9,950 draws: four standard deviations of the share are 0.0056.
+    assert abs(reset_KB[1:].mean() - 0.02) < 0.0056
+    # Rows drop their states independently.
+    assert 0 < reset_KB[1:].sum(1).max() < 50
+    # The draws depend on the seed and the step, not on the grouping of steps into blocks.
+    np.testing.assert_array_equal(batches.block(70, 9, 9).reset_KB, reset_KB[70:79])
+    other = batches_of(numbered(50_000), "streams", seed=4, **config).block(0, 200, 200).reset_KB
+    assert (other != reset_KB).any()
+    # A process that reads some rows drops the states of the same rows.
+    rows_B = np.array([4, 9])
+    some = make_batches(numbered(50_000), BatchingConfig(**config), seed=3, rows_B=rows_B)
+    np.testing.assert_array_equal(some.block(0, 200, 200).reset_KB, reset_KB[:, rows_B])
 
 
 @settings(deadline=None)
@@ -136,7 +159,7 @@ def test_rows_are_the_lines_of_the_text(text, name, config, batch_size, position
         assert sorted(rows) == expected_rows(split, batches.length, last)
         np.testing.assert_array_equal(block.denominator_K, block.weights_KBT.sum((1, 2)))
         assert block.denominator_K.min() >= 1
-        assert block.reset_K.all()
+        assert block.reset_KB.all()
         orders.append(rows)
     if batches.steps_per_epoch > 1:
         assert any(order != orders[0] for order in orders)

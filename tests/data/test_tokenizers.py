@@ -267,3 +267,15 @@ def test_bpe_merges_frequent_pairs():
 def test_a_bpe_vocabulary_that_is_too_small_is_an_error(size):
     with pytest.raises(UserError, match=f"`vocab_size` {size}: .* at least 257"):
         fit("bpe", vocab_size=size)
+
+
+@pytest.mark.parametrize(
+    "text", ["我" * 500 + "爱" * 333, "ACGT" * 400, " " * 999 + "a", "1" * 777]
+)
+def test_bpe_cuts_runs_without_a_break(text):
+    lines = [text + "\n", "a b\n"]
+    bpe = TOKENIZERS["bpe"].fit(lines, VocabularyConfig(), False)
+    ids = bpe.encode(lines)
+    assert bpe.decode(ids) == "".join(lines)
+    # No token is longer than a run is before it is cut, however often the run is repeated.
+    assert max(len(bpe.decode([index])) for index in set(ids.tolist())) <= 25

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxlm
 from jaxlm.errors import UserError
+from jaxlm.interop import arpa
 from jaxlm.interop.arpa import read_arpa
+from jaxlm.interop.arpa_runs import import_arpa
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -205,6 +208,69 @@ def test_text_that_is_not_utf8_is_an_error(tmp_path):
 def test_binary_files_are_errors(tmp_path, data):
     with pytest.raises(UserError, match="this is not an ARPA file"):
         read_text(tmp_path, data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_named(tmp_path, encoding):
+    with pytest.raises(
+        UserError, match=r"line \d: this is not an ARPA file in UTF-8, but in UTF-16"
+    ):
+        read_text(tmp_path, SRILM.lstrip().encode(encoding))
+
+
+def one_long_ngram(order):
+    """Return an ARPA file with a single n-gram of each order above 1, of the words a and b."""
+    parts = ["\\data\\", "ngram 1=4", *(f"ngram {n}=1" for n in range(2, order + 1)), ""]
+    parts += ["\\1-grams:", "-1 <s>", "-1 </s>", "-0.5 a -0.1", "-0.6 b -0.1"]
+    words = ["a", "b"] * order
+    for n in range(2, order + 1):
+        parts += ["", f"\\{n}-grams:", f"-0.{n:02d} " + " ".join(words[:n])]
+    return "\n".join([*parts, "", "\\end\\", ""])
+
+
+def test_orders_up_to_20_are_read(tmp_path):
+    model = read_text(tmp_path, one_long_ngram(20))
+    assert model.tables.sizes == (3, *[1] * 19)
+    assert model.tables.probabilities[19][0] == pytest.approx(10**-0.2)
+    with pytest.raises(UserError, match="line 22: n-grams of order 21: at most 20 is read"):
+        read_text(tmp_path, one_long_ngram(21))
+
+
+def test_prefixes_are_found_although_hashes_collide(tmp_path, monkeypatch):
+    expected = read_text(tmp_path, SRILM)
+    monkeypatch.setattr(arpa, "_hashes", lambda rows_NL: np.zeros(len(rows_NL), np.uint64))
+    found = read_text(tmp_path, SRILM)
+    for one, other in zip(found.tables.keys, expected.tables.keys, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("spelling", ["<unk>", "<UNK>", "<Unk>", "[UNK]"])
+def test_the_unknown_word_of_other_toolkits_is_the_unknown_word(tmp_path, spelling):
+    path = tmp_path / "given.arpa"
+    path.write_text(one_long_ngram(2).replace(" b", f" {spelling}"), encoding="utf-8")
+    run = import_arpa(path)
+    assert run.vocabulary.unk == spelling
+    assert run.vocabulary.ids(["a", "never", spelling]).tolist()[1:] == [run.vocabulary.unk_id] * 2
+
+
+def test_only_ascii_blanks_divide_words(tmp_path):
+    path, text = tmp_path / "given.arpa", tmp_path / "text.txt"
+    # A no-break space, a narrow no-break space and an ideographic space are part of a word.
+    lines = ["prix 10\u00a0000 euros", "quoi\u202f? a\u3000b"]
+    words = sorted({word for line in lines for word in line.split(" ")})
+    path.write_text(
+        f"\\data\\\nngram 1={len(words) + 3}\n\n\\1-grams:\n-2 <unk>\n-99 <s>\n-0.8 </s>\n"
+        + "".join(f"-0.7 {word}\n" for word in words)
+        + "\n\\end\\\n",
+        encoding="utf-8",
+    )
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = import_arpa(path, tmp_path / "run")
+    for asked in (run, jaxlm.load(tmp_path / "run")):
+        found = jaxlm.perplexity(asked, text=text)
+        # 10^-0.7 for each of five words, 10^-0.8 for each of two line ends.
+        assert (found.tokens, found.unknown) == (7, 0)
+        assert found.nll == pytest.approx((5 * 0.7 + 2 * 0.8) * np.log(10))
 
 
 @pytest.mark.parametrize("kept", [2, 12, 2000, 4000, 4336])

@@ -1,4 +1,4 @@
-"""Write PyTorch's results for jaxlm's models into this folder: an .npz file for each model.
+"""Write PyTorch's results into this folder: an .npz file for each model, one for the optimizers.
 
     python tests/oracles/make_fixtures.py
 
@@ -16,6 +16,7 @@ errors of jaxlm. A file holds
     carry_grad/X             gradients with respect to carry_in/X
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,57 @@ def recurrent(name, generator, kind, embedding_size, hidden_size, tied=False):
     write(name, module, tokens_BT, targets_BT, logits_BTV, carries)
 
 
+# Each case: the name in jaxlm, PyTorch's class, and the same settings in the words of both.
+OPTIMIZERS = [
+    ("sgd", torch.optim.SGD, {}, {"weight_decay": 0.01}),
+    ("momentum", torch.optim.SGD, {"momentum": 0.8}, {"beta1": 0.8, "weight_decay": 0.01}),
+    ("adam", torch.optim.Adam, {"betas": (0.8, 0.95), "eps": 1e-3}, {"beta1": 0.8, "beta2": 0.95}),
+    ("adam", torch.optim.Adam, {}, {"weight_decay": 0.01}),
+    ("adamw", torch.optim.AdamW, {"eps": 1e-3}, {"weight_decay": 0.1}),
+    # A momentum_decay of 1e6 makes PyTorch's momentum constant, as in Dozat's equations.
+    ("nadam", torch.optim.NAdam, {"momentum_decay": 1e6, "eps": 1e-3}, {"weight_decay": 0.01}),
+    ("rmsprop", torch.optim.RMSprop, {"alpha": 0.9, "eps": 1e-2}, {"beta2": 0.9}),
+    ("rmsprop", torch.optim.RMSprop, {"alpha": 0.0, "eps": 1e-8}, {"beta2": 0.0}),
+    ("adagrad", torch.optim.Adagrad, {"eps": 1e-2}, {"weight_decay": 0.01}),
+]
+
+
+def optimizers(generator, steps=27):
+    """Write the parameters after each of 27 steps of every optimizer, from the same gradients.
+
+    File keys: options (JSON: the name and jaxlm's settings of each case), start/X, gradient/X
+    [step, ...], and INDEX/X [step, ...], the parameter after each step of case INDEX.
+    """
+    start = {"kernel": draw((3, 4), generator), "bias": draw((4,), generator)}
+    # Bias gradients are small enough for epsilon to matter. PyTorch would decay a bias too.
+    scales = {"kernel": 1.0, "bias": 1e-6}
+    gradients = {
+        name: scales[name] * draw((steps, *value.shape), generator) for name, value in start.items()
+    }
+    arrays = {f"start/{name}": value.numpy() for name, value in start.items()}
+    arrays |= {f"gradient/{name}": value.numpy() for name, value in gradients.items()}
+    options = []
+    for index, (name, kind, theirs, ours) in enumerate(OPTIMIZERS):
+        params = {key: nn.Parameter(value.clone()) for key, value in start.items()}
+        decay = ours.get("weight_decay", 0.0)
+        groups = [
+            {"params": [params["kernel"]], "weight_decay": decay},
+            {"params": [params["bias"]], "weight_decay": 0.0},
+        ]
+        optimizer = kind(groups, lr=0.05, **theirs)
+        after = {key: [] for key in params}
+        for step in range(steps):
+            for key, value in params.items():
+                value.grad = gradients[key][step].clone()
+            optimizer.step()
+            for key, value in params.items():
+                after[key].append(value.detach().clone())
+        arrays |= {f"{index}/{key}": torch.stack(values).numpy() for key, values in after.items()}
+        epsilon = {"epsilon": theirs["eps"]} if "eps" in theirs else {}
+        options.append([name, {"lr": 0.05, **ours, **epsilon}])
+    np.savez_compressed(FOLDER / "optimizers.npz", options=json.dumps(options), **arrays)
+
+
 def main():
     generator = torch.Generator().manual_seed(2003)
     lecture_nplm("lecture_nplm", generator)
@@ -194,6 +246,7 @@ def main():
     recurrent("gru", generator, nn.GRU, 5, 7)
     recurrent("lstm", generator, nn.LSTM, 5, 7)
     recurrent("tied_lstm", generator, nn.LSTM, 6, 6, tied=True)
+    optimizers(generator)
 
 
 if __name__ == "__main__":

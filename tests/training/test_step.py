@@ -1,5 +1,7 @@
 """Train steps: dispatches of several steps, metrics, carry, dropout and the rate."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,3 +134,21 @@ def test_a_run_compiles_its_step_once_per_session(text, tmp_path, monkeypatch):
     for steps in (30, 60):
         tiny_runs.fit(model, text, tmp_path / "run", resume=steps > 30, steps=steps, eval_every=13)
     assert [block._cache_size() for block in made] == [1, 1]
+
+
+def test_a_row_that_is_reset_starts_from_the_initial_carry(text):
+    model = tiny_runs.make(jaxlm.LSTM, text)
+    optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 100))
+    batches = make_batches(text.train, BatchingConfig("streams", 5, 7, drop_state=0.0))
+    state = init_state(model, optimizer, KEY, 5)
+    carry = jax.tree.map(lambda array: array + 0.5, state.carry)
+    block = batches.block(3, 1, 1)
+    reset_B = np.array([False, True, False, False, True])
+    start = jax.tree.map(lambda array: jnp.where(reset_B[:, None], 0.0, array), carry)
+    nll_BT, _ = model.apply(
+        {"params": state.params}, block.inputs_KBT[0], block.targets_KBT[0], start, method="nll"
+    )
+    step = make_train_block(model, optimizer, KEY, "all")
+    state = dataclasses.replace(state, carry=carry)
+    _, metrics = step(state, block._replace(reset_KB=reset_B[None]), 1)
+    np.testing.assert_allclose(metrics.nll_K[0], nll_BT.sum(), rtol=1e-6)

@@ -1,0 +1,143 @@
+"""Commands in any terminal: other encodings, closed pipes, full disks, terminals that go away."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from jaxlm.commands import process
+from jaxlm.commands.terminal import Output, OutputClosedError, exit_code
+
+
+class Broken(io.StringIO):
+    """A stream whose second write fails."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.writes = number, 0
+
+    def write(self, text):
+        self.writes += 1
+        if self.writes > 1:
+            raise OSError(self.number, os.strerror(self.number))
+        return super().write(text)
+
+
+def test_a_command_with_files_to_save_goes_on_without_output():
+    stream = Broken(errno.ENOSPC)
+    output = Output(stream, goes_on=True)
+    for text in ("one", "two", "three"):
+        assert output.write(text) == len(text)
+    assert stream.getvalue() == "one"
+    assert output.error.errno == errno.ENOSPC and exit_code(0, output.error) == 1
+
+
+def test_a_command_with_nothing_to_save_stops():
+    output = Output(Broken(errno.EPIPE), goes_on=False)
+    output.write("one")
+    with pytest.raises(OutputClosedError):
+        output.write("two")
+    assert exit_code(0, output.error) == 0 and exit_code(2, output.error) == 2
+
+
+def test_characters_that_the_encoding_lacks_are_replaced():
+    raw = io.BytesIO()
+    output = Output(io.TextIOWrapper(raw, encoding="cp1252"), goes_on=False)
+    output.write("我 é █\n")
+    output.flush()
+    assert raw.getvalue() == "? é ?\n".encode("cp1252")
+
+
+def command(*argv, **options):
+    return [sys.executable, "-m", *map(str, argv)], {"stderr": subprocess.PIPE, **options}
+
+
+def train(out, steps=300):
+    return "jaxlm.train", "--model", "nplm", "--steps", steps, "--out", out
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_each_command_prints_in_any_encoding(tmp_path, encoding):
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    run = tmp_path / "run"
+    for argv in (
+        train(run, 50),
+        ("jaxlm.predict", run, "我 爱"),
+        ("jaxlm.generate", run, "--prompt", "我 爱", "--length", 3),
+        ("jaxlm.evaluate", run),
+        ("jaxlm", "--help"),
+    ):
+        line, options = command(*argv, env=env, stdout=subprocess.PIPE)
+        done = subprocess.run(line, check=False, **options)
+        assert (done.returncode, done.stderr) == (0, b""), argv
+        assert ("我" in done.stdout.decode(encoding)) == (
+            encoding == "utf-8" and argv[0] != "jaxlm.evaluate" and argv[0] != "jaxlm"
+        )
+
+
+@pytest.mark.full
+def test_training_goes_on_after_its_reader_ended(tmp_path):
+    line, options = command(*train(tmp_path / "run"), stdout=subprocess.PIPE)
+    with subprocess.Popen(line, **options) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert (tmp_path / "run/checkpoints/last/300").is_dir()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_training_goes_on_where_its_output_cannot_be_written(tmp_path):
+    with open("/dev/full", "w") as full:
+        line, options = command(*train(tmp_path / "run"), stdout=full)
+        done = subprocess.run(line, check=False, **options)
+    assert done.returncode == 1
+    assert b"No space left on device; the command went on without it" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert (tmp_path / "run/checkpoints/last/300").is_dir()
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+def test_training_goes_on_when_its_terminal_goes_away(tmp_path):
+    master, slave = os.openpty()
+    line, options = command(*train(tmp_path / "run", 30_000), stdout=slave, stderr=slave)
+    process = subprocess.Popen(line, start_new_session=True, **options)
+    os.close(slave)
+    while not (tmp_path / "run/metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    os.close(master)
+    assert process.wait() == 1
+    assert (tmp_path / "run/checkpoints/last/30000").is_dir()
+
+
+def test_ctrl_c_during_imports_prints_no_traceback():
+    # SIGINT while the command imports: here from the first library that it imports.
+    code = (
+        "import sys, signal, runpy, threading;"
+        "sys.meta_path.insert(0, type('Stop', (), {'find_spec': staticmethod(lambda name, *rest:"
+        " signal.raise_signal(signal.SIGINT) if name == 'tyro' else None)}));"
+        "sys.argv = ['jaxlm.predict', 'run'];"
+        "runpy.run_module('jaxlm.predict', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode in (130, -signal.SIGINT)
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_a_ctrl_c_in_a_callback_is_given_again(monkeypatch):
+    given = []
+    monkeypatch.setattr(process._thread, "interrupt_main", lambda: given.append(1))
+    hook = process._Unraisable(lambda unraisable: given.append(unraisable))
+    hook(SimpleNamespace(exc_value=KeyboardInterrupt()))
+    assert given == [1]

@@ -1,0 +1,97 @@
+"""A session reads token by token what a run reads at once."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from cases import build, cases
+
+import jaxlm
+from jaxlm.data.tokenizers import Words
+from jaxlm.data.vocabulary import EOS, Vocabulary
+from jaxlm.models import neural
+
+PLAIN = [case for case in cases() if case.id.endswith("-plain")]
+
+
+def run_of(name, options):
+    """Return a run of a case of the laws, over the words w0 ... w11 and <eos>."""
+    model, params = build(name, options)
+    words = tuple(f"w{index}" for index in range(model.vocab_size - 1))
+    return jaxlm.Run(model, params, Words(Vocabulary((*words, EOS), start=EOS)))
+
+
+@pytest.mark.parametrize(("name", "options"), PLAIN)
+def test_it_answers_as_if_the_text_was_read_at_once(name, options):
+    run = run_of(name, options)
+    session = jaxlm.Session(run)
+    for words in ("w3", "w3 w0", "w3 w0 w7 w7", "w3 w0 w7 w7 w11 w2 w1 w5 w4 w3"):
+        new = words[len(session.text) :]
+        before = dict(session.next_words(99))
+        bits = session.push(new)
+        assert len(bits) == len(new.split())
+        first = new.split()[0]
+        assert bits[0] == pytest.approx(-math.log2(before[first]), rel=1e-5)
+        assert session.text.split() == words.split() and len(session) == len(words.split())
+        found, expected = dict(session.next_words(99)), dict(jaxlm.next_words(run, words, 99))
+        assert found.keys() == expected.keys()
+        for word, probability in expected.items():
+            assert found[word] == pytest.approx(probability, rel=1e-4, abs=1e-6)
+    session.reset()
+    assert session.text == "" and dict(session.next_words(99)).keys() == expected.keys()
+
+
+def test_contexts_of_similar_lengths_share_a_compiled_program():
+    run = run_of("gru", {})
+    neural._next_log_probs.clear_cache()
+    for length in range(1, 32):
+        jaxlm.next_words(run, " ".join(["w1"] * length))
+    # The start token makes 2 ... 32 tokens of it: programs for 8, 16 and 32.
+    assert neural._next_log_probs._cache_size() == 3
+    neural._next_log_probs.clear_cache()
+    session = jaxlm.Session(run)
+    session.push(" ".join(["w1"] * 20))
+    assert neural._next_log_probs._cache_size() == 1
+
+
+def test_the_draws_do_not_depend_on_the_compiled_length():
+    run = run_of("lstm", {})
+    long = jaxlm.sample(run, "w1 w2", length=30, seed=5)[0]
+    for length in (1, 8, 9, 17):
+        assert long.startswith(jaxlm.sample(run, "w1 w2", length=length, seed=5)[0].rstrip())
+
+
+def test_an_unknown_word_changes_nothing():
+    session = jaxlm.Session(run_of("rnn", {}))
+    session.push("w1")
+    before = session.next_words(3)
+    with pytest.raises(jaxlm.UserError, match="'never'"):
+        session.push("w2 never w3")
+    assert (session.text, session.next_words(3)) == ("w1", before)
+    with pytest.raises(jaxlm.UserError, match="`count`"):
+        session.next_words(0)
+
+
+def test_a_run_without_a_start_knows_nothing_at_first():
+    text = jaxlm.read_corpus("toy", eos=False)
+    model = jaxlm.LSTM(len(text.vocabulary), None, embedding_size=2, hidden_size=2)
+    options = {"batching": "rows", "batch_size": 3, "steps": 1, "quiet": True}
+    session = jaxlm.Session(jaxlm.fit(model, text, **options))
+    assert session.next_words() == []
+    first, second = session.push("我 爱")
+    assert math.isnan(first) and second > 0
+    assert len(session.next_words(3)) == 3
+
+
+def test_threads_may_share_a_session():
+    run = run_of("gru", {})
+    session, alone = jaxlm.Session(run), jaxlm.Session(run)
+    threads = [threading.Thread(target=session.push, args=("w1 w1",)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone.push(" ".join(["w1"] * 16))
+    assert len(session) == 16 and session.next_words(5) == alone.next_words(5)
+    assert np.isfinite([p for _, p in session.next_words(5)]).all()
