@@ -5,7 +5,7 @@ from typing import Any
 # Names and values of version 0.1.0, and their present names.
 _NETWORK = {"kernel": "time_loop"}
 # Settings of batching that came later, with the value that is as if there was no setting.
-_ABSENT = {"drop_state": 0.0}
+ABSENT = {"drop_state": 0.0}
 _POSITIONS = {"every": "all", "last": "last"}
 
 
@@ -17,7 +17,7 @@ def upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = dict(config)
     if isinstance(config.get("batching"), dict):
-        config["batching"] = _ABSENT | config["batching"]
+        config["batching"] = ABSENT | config["batching"]
     if "protocol" in config:
         return config
     network = config.get("network")

@@ -121,6 +121,7 @@ def train_one(
       mesh: sizes of the device mesh, such as {"data": 4, "model": 2}; None for all devices on data.
     """
     devices = make_mesh(mesh)
+    spec = spec.resumed() if resume else spec
     with use_mesh(devices):
         (run,) = _Loop([spec], text, devices, extras, None).run(resume)
     return run
@@ -138,6 +139,7 @@ def train_many(
       extras: arguments that are not settings.
       make_runner: makes the runner of all runs.
     """
+    specs = [spec.resumed() for spec in specs] if resume else specs
     return _Loop(list(specs), text, None, extras, make_runner).run(resume)
 
 

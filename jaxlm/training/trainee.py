@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import Scorer
@@ -17,8 +18,9 @@ from jaxlm.models.neural import NeuralModel
 from jaxlm.parallel.mesh import Mesh, gather, put_like, to_host
 from jaxlm.parallel.multihost import is_first
 from jaxlm.runs.checkpoints import Checkpoints
-from jaxlm.runs.folder import RunFolder
+from jaxlm.runs.folder import CONFIG, RunFolder
 from jaxlm.runs.log import Log, writing
+from jaxlm.runs.old_configs import ABSENT
 from jaxlm.runs.run import Run
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget
@@ -41,6 +43,28 @@ class Spec:
     model: NeuralModel
     config: RunConfig
     folder: Path | None = None
+
+    def resumed(self) -> "Spec":
+        """Return the spec with which the run in the folder is resumed.
+
+        A setting of batching that the run's config.json lacks, because an older version of jaxlm
+        made the run, gets the value that is as if there was no setting, unless the caller asks for
+        another value than the default.
+        """
+        batching, path = self.config.batching, self.folder and self.folder / CONFIG
+        if batching is None or path is None or not path.is_file():
+            return self
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8")).get("batching", {})
+        except (OSError, ValueError, AttributeError):
+            # The check of the folder will say what is wrong with it.
+            return self
+        missing: dict[str, Any] = {
+            name: value
+            for name, value in ABSENT.items()
+            if name not in saved and getattr(batching, name) == getattr(BatchingConfig, name)
+        }
+        return replace(self, config=replace(self.config, batching=replace(batching, **missing)))
 
     def run_folder(self, text: Text) -> RunFolder | None:
         """Return the folder of the run, with what config.json and tokenizer.json will say."""
