@@ -251,7 +251,7 @@ def test_bad_settings_are_errors(run, settings, message):
         adapted(run, Adaptation(**settings))
 
 
-def test_a_corpus_beside_a_text_is_for_tuning(run, folder):
+def test_a_corpus_given_with_a_text_is_used_for_tuning(run, folder):
     text, fixed = folder / "test.txt", Adaptation(0.9)
     with pytest.raises(UserError, match="`corpus` none: has no effect with a `text`"):
         adapted(run, fixed, corpus="none", text=text)
@@ -261,8 +261,8 @@ def test_a_corpus_beside_a_text_is_for_tuning(run, folder):
         adapted(run, Adaptation(None), corpus="none", text=text)
 
 
-def test_only_open_settings_are_tuned(run, monkeypatch):
-    """The rate and the decay are tuned on a part; with all else given, the rest is not read."""
+def test_only_settings_that_are_not_given_are_tuned(run, monkeypatch):
+    """Rate and decay are tuned on a part of the split. The rest is read only for other settings."""
     seen = []
 
     def read(*arguments, **options):

@@ -103,7 +103,7 @@ def test_mistakes_are_errors(folder, tmp_path):
         jaxlm.perplexity(jaxlm.Run(run.model, run.params, run.tokenizer))
 
 
-def test_arguments_without_effect(folder, tmp_path):
+def test_arguments_without_effect_are_errors(folder, tmp_path):
     run = untrained(folder)
     path = tmp_path / "new.txt"
     path.write_text("the cat\n")
@@ -126,8 +126,8 @@ def rows_run(sentences, **options):
     return jaxlm.fit(model, text, quiet=True), text.train
 
 
-def test_the_size_is_that_of_the_scored_part():
-    """Without a start token the first token of a line is not scored, and its text not counted."""
+def test_the_size_counts_only_the_scored_part():
+    """Without a start token the first token of a line is neither scored nor counted."""
     run, split = rows_run(["我 喜欢 玩具", " a \tbc ", "", "alone", "d  e"], eos=False)
     found = jaxlm.perplexity(run, split)
     scored = [" 喜欢 玩具", " \tbc", "  e"]
@@ -138,7 +138,7 @@ def test_the_size_is_that_of_the_scored_part():
     assert f"{found.bits / 4:.4f} a word" in str(found)
 
 
-def test_the_size_of_rows_with_a_start_is_that_of_lines_that_are_not_blank():
+def test_the_size_of_rows_with_a_start_token_counts_lines_that_are_not_blank():
     run, split = rows_run(["a b", "", "  ", "c"])
     run = dataclasses.replace(run, protocol=Protocol(rows=True))
     found = jaxlm.perplexity(run, split)
@@ -147,7 +147,7 @@ def test_the_size_of_rows_with_a_start_is_that_of_lines_that_are_not_blank():
     assert jaxlm.perplexity(last, split).size is None
 
 
-def test_the_size_is_unknown_where_the_tokenizer_does_not_know_its_first_token(monkeypatch):
+def test_the_size_is_unknown_if_the_text_of_the_first_token_is_unknown(monkeypatch):
     run, split = rows_run(["a b c"], eos=False)
     monkeypatch.delattr(type(split.tokenizer), "after_first_token")
     assert jaxlm.perplexity(run, split).size is None

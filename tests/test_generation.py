@@ -46,13 +46,13 @@ def test_filters_keep_the_most_probable_tokens(temperature, top_k, top_p, kept):
         )
 
 
-def test_of_equal_tokens_the_first_are_kept():
+def test_filters_keep_the_first_of_equal_tokens():
     equal_BV = jnp.zeros((2, 10))
     for options, count in (((1.0, 3, None), 3), ((1.0, None, 0.7), 7), ((1.0, 5, 0.5), 3)):
         found_BV = np.asarray(filter_logits(equal_BV, *options))
         for found_V in found_BV:
             assert np.flatnonzero(np.isfinite(found_V)).tolist() == list(range(count)), options
-    # 0.4 is enough for 0.4; of the three others, which are equal, the first makes up 0.6.
+    # The first token alone has 0.4. With the first of three equal tokens the sum is 0.6.
     logits_BV = jnp.log(jnp.array([[0.2, 0.4, 0.2, 0.2]]))
     for top_p, kept in ((0.4, [1]), (0.5, [0, 1]), (0.6, [0, 1]), (0.61, [0, 1, 2])):
         found_V = np.asarray(filter_logits(logits_BV, 1.0, None, top_p))[0]
@@ -60,12 +60,12 @@ def test_of_equal_tokens_the_first_are_kept():
 
 
 @pytest.mark.parametrize("temperature", [1e-50, 1e-38, 1e-12, 1e-3])
-def test_a_very_low_temperature_is_that_of_zero(run, temperature):
+def test_a_very_low_temperature_equals_zero(run, temperature):
     text = jaxlm.sample(run, "ab", length=6, temperature=0)
     assert jaxlm.sample(run, "ab", length=6, temperature=temperature, samples=3) == text * 3
 
 
-def test_an_ngram_at_a_very_low_temperature_draws_nothing_impossible():
+def test_an_ngram_at_a_very_low_temperature_draws_only_possible_words():
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.NGram(len(text.vocabulary), order=2, smoothing="maximum-likelihood")
     counted = jaxlm.fit(model, text, quiet=True)
@@ -73,7 +73,7 @@ def test_an_ngram_at_a_very_low_temperature_draws_nothing_impossible():
         assert jaxlm.sample(counted, "我 爱", length=1, seed=3, **options) == ["我 爱 爸爸"]
 
 
-def test_an_infinite_temperature_is_refused(run):
+def test_an_infinite_temperature_is_an_error(run):
     for value in (float("inf"), float("nan"), -1.0):
         with pytest.raises(jaxlm.UserError, match="`temperature`"):
             jaxlm.sample(run, "ab", temperature=value)

@@ -124,20 +124,20 @@ def test_tokens_that_no_component_can_predict_have_equal_weights():
     assert em_weights(np.full((2, 3), -np.inf)).tolist() == [0.5, 0.5]
 
 
-def test_a_split_or_a_corpus_beside_a_text(runs, tmp_path):
+def test_a_split_or_a_corpus_given_with_a_text_is_checked(runs, tmp_path):
     (tmp_path / "new.txt").write_text("the cat\n")
     text = {"text": tmp_path / "new.txt"}
     with pytest.raises(UserError, match="`split` valid: has no effect with a `text`"):
         jaxlm.mixture(runs, split="valid", **text)
     with pytest.raises(UserError, match="`corpus` none: has no effect with a `text`"):
         jaxlm.mixture(runs, corpus="none", weights=(0.5, 0.5), **text)
-    # Without weights, the corpus is where they are tuned.
+    # Without weights, the weights are tuned on the corpus.
     corpus = runs[0].settings["text"]["corpus"]
     assert jaxlm.mixture(runs, corpus=corpus, **text).together.tokens == 3
 
 
-def test_runs_that_predict_other_tokens_are_told_so(runs):
-    """Not that the validation split, where the weights are tuned, cannot be read."""
+def test_runs_that_predict_different_tokens_are_an_error(runs):
+    """The error does not say that the validation split cannot be read."""
     rows = dataclasses.replace(runs[1], protocol=Protocol(rows=True))
     with pytest.raises(UserError, match=r"^NGram and NGram do not predict the same tokens"):
         jaxlm.mixture([runs[0], rows])

@@ -43,7 +43,7 @@ def test_a_live_curve_draws_records(tmp_path, capsys, monkeypatch):
     slow.draw()
     assert len(shown) == 5 and shown[-1].data != shown[-2].data
     slow.finish()
-    assert len(shown) == 5, "nothing has come since"
+    assert len(shown) == 5, "there is no new record"
 
 
 def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, monkeypatch):
@@ -68,7 +68,7 @@ def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, monkey
     assert len(curve.records) == 2 and len(shown) == 4
 
 
-def test_callbacks_of_several_runs_are_told_which_run_it_is(tmp_path):
+def test_callbacks_of_several_runs_get_the_name_of_the_run(tmp_path):
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.NPLM(len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)
     rows = {"batching": "rows", "positions": "last", "batch_size": 3}

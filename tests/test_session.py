@@ -1,4 +1,4 @@
-"""A session reads token by token what a run reads at once."""
+"""A session that reads token by token answers like a run that reads the whole text."""
 
 import math
 import threading
@@ -23,7 +23,7 @@ def run_of(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), PLAIN)
-def test_it_answers_as_if_the_text_was_read_at_once(name, options):
+def test_a_session_answers_like_a_run_that_reads_the_whole_text(name, options):
     run = run_of(name, options)
     session = jaxlm.Session(run)
     for words in ("w3", "w3 w0", "w3 w0 w7 w7", "w3 w0 w7 w7 w11 w2 w1 w5 w4 w3"):
@@ -47,7 +47,7 @@ def test_contexts_of_similar_lengths_share_a_compiled_program():
     neural._next_log_probs.clear_cache()
     for length in range(1, 32):
         jaxlm.next_words(run, " ".join(["w1"] * length))
-    # The start token makes 2 ... 32 tokens of it: programs for 8, 16 and 32.
+    # With the start token there are 2 to 32 tokens, and programs for 8, 16 and 32 tokens.
     assert neural._next_log_probs._cache_size() == 3
     neural._next_log_probs.clear_cache()
     session = jaxlm.Session(run)
@@ -62,7 +62,7 @@ def test_the_draws_do_not_depend_on_the_compiled_length():
         assert long.startswith(jaxlm.sample(run, "w1 w2", length=length, seed=5)[0].rstrip())
 
 
-def test_an_unknown_word_changes_nothing():
+def test_an_unknown_word_does_not_change_the_session():
     session = jaxlm.Session(run_of("rnn", {}))
     session.push("w1")
     before = session.next_words(3)
@@ -73,7 +73,7 @@ def test_an_unknown_word_changes_nothing():
         session.next_words(0)
 
 
-def test_a_run_without_a_start_knows_nothing_at_first():
+def test_a_session_without_a_start_token_predicts_nothing_at_first():
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.LSTM(len(text.vocabulary), None, embedding_size=2, hidden_size=2)
     options = {"batching": "rows", "batch_size": 3, "steps": 1, "quiet": True}

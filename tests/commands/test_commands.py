@@ -42,9 +42,9 @@ def test_recurrent_models_learn_the_lecture(shell, tmp_path, model):
         assert answer in out
 
 
-def test_train_predicts_short_lines_too(shell, tmp_path):
+def test_train_predicts_short_lines(shell, tmp_path):
     # The second line is shorter than the NPLM's window, and has brackets that rich would read as
-    # markup; the third has no context at all.
+    # markup. The third line has no context.
     (tmp_path / "s.txt").write_text("a b c\n[bold] g\nh\n")
     text = ("--corpus", tmp_path / "s.txt", "--fractions", "1", "--no-eos")
     sizes = ("--n-step", "2", "--embedding-size", "2", "--hidden-size", "2", "--batch-size", "2")
@@ -61,7 +61,7 @@ def test_train_predicts_characters_as_the_corpus_has_them(shell, tmp_path):
     assert "我 讨厌 挨打 -> '\\n'" in out and "我   讨" not in out
 
 
-def test_train_ends_well_where_the_window_is_longer_than_the_lines(shell, tmp_path):
+def test_train_accepts_a_window_longer_than_the_lines(shell, tmp_path):
     sizes = ("--hidden-size", "2", "--inner-size", "2", "--steps", "2")
     code, out, err = shell("train", "--model", "modern-nplm", *sizes, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
@@ -199,7 +199,7 @@ def test_epochs_replace_the_steps_of_an_earlier_source(shell, tmp_path):
         assert steps_of(tmp_path / f"{name}-again") == steps
 
 
-def test_steps_and_epochs_of_one_source_are_refused(shell, tmp_path):
+def test_steps_and_epochs_of_the_same_source_are_an_error(shell, tmp_path):
     code, _, err = shell("train", "--epochs", "2", "--steps", "3", "--out", tmp_path / "run")
     assert code == 2 and "--epochs 2.0: has no effect with --steps 3" in err
     (tmp_path / "both.json").write_text('{"epochs": 2, "steps": 3}')
@@ -209,7 +209,7 @@ def test_steps_and_epochs_of_one_source_are_refused(shell, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_convert_refuses_a_folder_in_its_own_words(shell, tmp_path):
+def test_convert_does_not_overwrite_a_folder_or_a_file(shell, tmp_path):
     assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
     assert shell("convert", tmp_path / "run", tmp_path / "x.arpa")[0] == 0
     (tmp_path / "a file").write_text("mine")
@@ -232,7 +232,7 @@ if "own" not in jaxlm.MODELS:
 """
 
 
-def test_convert_takes_a_plugin(shell, tmp_path, monkeypatch):
+def test_convert_accepts_a_plugin(shell, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxlm.models.registry.MODELS", MODELS)
     plugin = tmp_path / "own.py"
     plugin.write_text(PLUGIN)
@@ -249,7 +249,7 @@ def test_convert_takes_a_plugin(shell, tmp_path, monkeypatch):
     assert (tmp_path / "x.arpa").stat().st_size > 0
 
 
-def test_a_count_has_a_session(shell, tmp_path):
+def test_sessions_of_ngrams_are_recorded(shell, tmp_path):
     assert shell("train", "--model", "ngram", "--out", tmp_path / "run")[0] == 0
     (line,) = (tmp_path / "run/sessions.jsonl").read_text().splitlines()
     session = json.loads(line)

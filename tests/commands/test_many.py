@@ -29,7 +29,9 @@ def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     assert code == 2 and "a count is exact" in error
 
 
-def test_a_sweep_and_a_single_run_are_not_resumed_as_each_other(shell, tmp_path, monkeypatch):
+def test_a_sweep_is_not_resumed_as_a_single_run_or_a_single_run_as_a_sweep(
+    shell, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for one, many in ((["--out", "one"], ["--out", "many"]), (["--model", "rnn"], [])):
         sizes = ["--steps", "2", "--hidden-size", "2", "--embedding-size", "2"]
@@ -46,7 +48,7 @@ def test_a_sweep_and_a_single_run_are_not_resumed_as_each_other(shell, tmp_path,
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
-def test_a_setting_that_is_swept_twice(shell, tmp_path):
+def test_a_setting_that_is_swept_twice_is_an_error(shell, tmp_path):
     sweep = ("--sweep", "lr=.1,.2", "lr=.3,.4", "--out", tmp_path / "runs")
     code, _, error = shell("train", "--steps", "1", *sweep)
     assert code == 2 and "--sweep gives lr twice" in error

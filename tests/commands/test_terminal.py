@@ -1,4 +1,4 @@
-"""Commands in any terminal: other encodings, closed pipes, full disks, terminals that go away."""
+"""Commands with other encodings, closed pipes, full disks and closed terminals."""
 
 import errno
 import io
@@ -29,7 +29,7 @@ class Broken(io.StringIO):
         return super().write(text)
 
 
-def test_a_command_with_files_to_save_goes_on_without_output():
+def test_a_command_that_saves_files_continues_without_output():
     stream = Broken(errno.ENOSPC)
     output = Output(stream, goes_on=True)
     for text in ("one", "two", "three"):
@@ -38,7 +38,7 @@ def test_a_command_with_files_to_save_goes_on_without_output():
     assert output.error.errno == errno.ENOSPC and exit_code(0, output.error) == 1
 
 
-def test_a_command_with_nothing_to_save_stops():
+def test_a_command_that_saves_no_files_stops_without_output():
     output = Output(Broken(errno.EPIPE), goes_on=False)
     output.write("one")
     with pytest.raises(OutputClosedError):
@@ -83,7 +83,7 @@ def test_each_command_prints_in_any_encoding(tmp_path, encoding):
 
 
 @pytest.mark.full
-def test_training_goes_on_after_its_reader_ended(tmp_path):
+def test_training_continues_after_its_pipe_is_closed(tmp_path):
     line, options = command(*train(tmp_path / "run"), stdout=subprocess.PIPE)
     with subprocess.Popen(line, **options) as process:
         assert process.stdout.readline()
@@ -95,7 +95,7 @@ def test_training_goes_on_after_its_reader_ended(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-def test_training_goes_on_where_its_output_cannot_be_written(tmp_path):
+def test_training_continues_if_its_output_cannot_be_written(tmp_path):
     with open("/dev/full", "w") as full:
         line, options = command(*train(tmp_path / "run"), stdout=full)
         done = subprocess.run(line, check=False, **options)
@@ -107,7 +107,7 @@ def test_training_goes_on_where_its_output_cannot_be_written(tmp_path):
 
 @pytest.mark.full
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
-def test_training_goes_on_when_its_terminal_goes_away(tmp_path):
+def test_training_continues_after_its_terminal_is_closed(tmp_path):
     master, slave = os.openpty()
     line, options = command(*train(tmp_path / "run", 30_000), stdout=slave, stderr=slave)
     process = subprocess.Popen(line, start_new_session=True, **options)
@@ -122,7 +122,7 @@ def test_training_goes_on_when_its_terminal_goes_away(tmp_path):
 
 
 def test_ctrl_c_during_imports_prints_no_traceback():
-    # SIGINT while the command imports: here from the first library that it imports.
+    # SIGINT comes while the command imports its first library.
     code = (
         "import sys, signal, runpy, threading;"
         "sys.meta_path.insert(0, type('Stop', (), {'find_spec': staticmethod(lambda name, *rest:"
@@ -135,7 +135,7 @@ def test_ctrl_c_during_imports_prints_no_traceback():
     assert (done.stdout, done.stderr) == (b"", b"")
 
 
-def test_a_ctrl_c_in_a_callback_is_given_again(monkeypatch):
+def test_ctrl_c_in_a_callback_is_raised_again(monkeypatch):
     given = []
     monkeypatch.setattr(process._thread, "interrupt_main", lambda: given.append(1))
     hook = process._Unraisable(lambda unraisable: given.append(unraisable))

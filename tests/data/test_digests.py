@@ -1,4 +1,4 @@
-"""Digests of a text: equal for equal ids and lines, wherever they lie."""
+"""Digests of a text are equal for equal ids and lines, in memory and in files."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ def split(tmp_path):
 
 @pytest.mark.parametrize("block", [1 << 16, 16])
 @pytest.mark.parametrize("whole", [1 << 27, 64])
-def test_ids_of_any_type_and_place_have_one_digest(block, whole, split, tmp_path, monkeypatch):
+def test_digests_do_not_depend_on_dtype_and_storage(block, whole, split, tmp_path, monkeypatch):
     monkeypatch.setattr(digests, "BLOCK_IDS", block)
     ids, expected = split.ids, split_digest(split, whole)
     (tmp_path / "ids").write_bytes(ids.astype("<u2").tobytes())
@@ -36,7 +36,7 @@ def test_ids_of_any_type_and_place_have_one_digest(block, whole, split, tmp_path
     assert split_digest(replace(split, ids=ids[:-1]), whole) != expected
 
 
-def test_the_same_ids_in_other_lines(tmp_path):
+def test_digests_depend_on_the_lines(tmp_path):
     found = []
     for content in ("a b\nc d e\n", "a b c\nd e\n"):
         (tmp_path / "train.txt").write_text(content)

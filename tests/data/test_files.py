@@ -1,4 +1,4 @@
-"""A file appears whole or not at all."""
+"""A file appears only when it is complete."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from jaxlm.data.files import replacing, write_text
 from jaxlm.interop.files import create
 
 
-def test_the_file_appears_at_the_end(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with replacing(path) as partial:

@@ -148,7 +148,7 @@ def test_batches_of_shards_equal_batches_in_memory(tmp_path):
         jaxlm.read_corpus(str(tmp_path / "out"), tokens="words")
 
 
-def test_lines_are_those_of_the_text_wherever_a_block_ends(tmp_path, monkeypatch):
+def test_the_edges_of_blocks_do_not_change_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "DECODE_BLOCK", 7)
     text = "the cat 我 喜欢 🙂\n\na\u2028b c\n" * 5 + "the end"
     path = write(tmp_path, "text.txt", text)
@@ -164,7 +164,7 @@ def test_lines_are_those_of_the_text_wherever_a_block_ends(tmp_path, monkeypatch
     assert list(split.source.lines()) == [" ".join(text.split())]
 
 
-def test_an_empty_validation_text(tmp_path):
+def test_an_empty_validation_text_is_an_error(tmp_path):
     texts = {"train": [write(tmp_path, "text.txt")], "valid": [write(tmp_path, "valid.txt", "")]}
     prepared(tmp_path / "out", texts, tokens="words")
     valid = jaxlm.read_corpus(tmp_path / "out").valid
@@ -172,7 +172,7 @@ def test_an_empty_validation_text(tmp_path):
     assert list(valid.source.lines()) == []
 
 
-def test_a_file_that_does_not_exist_is_named(tmp_path):
+def test_the_error_for_a_missing_file_names_it(tmp_path):
     texts = {"train": [tmp_path / "none.txt"]}
     with pytest.raises(UserError, match=r"cannot read .*none\.txt: No such file"):
         claim_prepared_folder(tmp_path / "out", texts, PreparingConfig())
@@ -180,7 +180,7 @@ def test_a_file_that_does_not_exist_is_named(tmp_path):
 
 
 def test_many_files_share_the_megabytes_of_the_vocabulary(tmp_path, monkeypatch):
-    """Of 64 files of 64 KiB, a MiB is read twice: to see that there is text, and to fit."""
+    """Preparing reads a MiB of 64 files of 64 KiB twice: to check for text, and to fit."""
     line = b"a b c d e f g h\n"
     paths = [tmp_path / f"{number}.txt" for number in range(64)]
     for path in paths:
@@ -205,7 +205,7 @@ def test_a_setting_that_the_text_was_prepared_with_may_be_repeated(tmp_path):
         jaxlm.read_corpus(tmp_path / "eos", eos=False)
 
 
-def test_a_setting_that_the_tokenizer_does_not_use(tmp_path):
+def test_a_setting_that_the_tokenizer_does_not_use_is_an_error(tmp_path):
     texts = {"train": [write(tmp_path, "text.txt")]}
     with pytest.raises(UserError, match="`vocab_size` 300: has no effect with `tokens` bytes"):
         claim_prepared_folder(

@@ -19,7 +19,7 @@ def words(split):
 
 
 class Column:
-    """What pandas.Series is to `read_corpus`: an iterable that is no list."""
+    """An iterable that is not a list, like pandas.Series."""
 
     def __init__(self, *values):
         self.values = values
@@ -70,7 +70,7 @@ def test_sentences_are_split_by_fractions_between_sentences(tokens, tmp_path):
         (b"a b", "`corpus` b'a b': must be a name, a path, or sentences"),
     ],
 )
-def test_no_sentences(sentences, message):
+def test_a_corpus_without_sentences_is_an_error(sentences, message):
     with pytest.raises(UserError, match=message):
         read_corpus(sentences)
 
@@ -80,7 +80,7 @@ def ngram(text, **options):
     return jaxlm.fit(model, text, quiet=True, **options)
 
 
-def test_a_run_of_sentences_is_kept_loaded_and_asked(tmp_path):
+def test_a_run_of_sentences_is_saved_loaded_and_used(tmp_path):
     sentences = ["a b", "a c", "b c"]
     trained = ngram(read_corpus(sentences), folder=tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["text"]["corpus"] == SENTENCES
@@ -114,7 +114,7 @@ def test_a_neural_run_of_sentences_is_resumed(tmp_path):
 # Paths
 
 
-def test_paths(tmp_path, monkeypatch):
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     (tmp_path / "my.txt").write_text("a b\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -137,7 +137,7 @@ def test_a_path_is_never_the_name_of_a_corpus(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("corpus", ["the cat sat " * 1000, "the cat\nthe dog\n"])
-def test_a_text_in_the_place_of_a_path_is_one_clear_line(corpus):
+def test_a_text_in_place_of_a_path_is_a_one_line_error(corpus):
     with pytest.raises(UserError, match=r"is neither a file nor a folder: .*splitlines") as caught:
         read_corpus(corpus)
     assert len(str(caught.value)) < 250 and "\n" not in str(caught.value)
@@ -161,13 +161,13 @@ def test_a_text_in_the_place_of_a_path_is_one_clear_line(corpus):
         ({"tokens": "chars", "extend": True}, "tokens"),
     ],
 )
-def test_a_fitted_tokenizer_leaves_no_choice(options, field):
+def test_options_that_a_fitted_tokenizer_fixes_are_errors(options, field):
     tokenizer = read_corpus("toy").tokenizer
     with pytest.raises(SettingError, match=f"`{field}` .*has no effect with a `tokenizer`"):
         read_corpus("toy", tokenizer=tokenizer, **options)
 
 
-def test_the_config_says_what_the_tokenizer_is():
+def test_the_config_describes_the_tokenizer():
     tokenizer = read_corpus("toy", eos=False).tokenizer
     config = read_corpus("toy", tokenizer=tokenizer).config
     assert (config.tokens, config.eos) == ("words", False)
@@ -190,19 +190,19 @@ def test_the_config_says_what_the_tokenizer_is():
         ("toy", {"tokens": "bpe", "unk": "never"}, "`unk` never: .* with `tokens` bpe"),
     ],
 )
-def test_arguments_without_effect(corpus, options, message):
+def test_arguments_without_effect_are_errors(corpus, options, message):
     with pytest.raises(SettingError, match=message):
         read_corpus(corpus, **options)
 
 
-def test_fractions_of_a_run_made_before_they_were_refused():
+def test_old_runs_with_fractions_that_have_no_effect_are_read():
     run = ngram(read_corpus("toy"))
     run.settings["text"]["fractions"] = (0.6, 0.4)
     assert jaxlm.perplexity(run).tokens == 12
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_a_folder_with_an_input_and_a_split_of_its_own(split, tmp_path):
+def test_a_folder_with_input_txt_and_a_split_is_an_error(split, tmp_path):
     (tmp_path / "input.txt").write_text("a b\n")
     (tmp_path / f"{split}.txt").write_text("a b\n")
     with pytest.raises(UserError, match=rf"has input.txt, .* and its own {split}: rename input"):
@@ -213,7 +213,7 @@ def test_a_folder_with_an_input_and_a_split_of_its_own(split, tmp_path):
 
 
 @pytest.mark.parametrize("eos", [True, False])
-def test_an_extended_vocabulary_ends_lines_as_before(eos):
+def test_an_extended_vocabulary_keeps_the_end_of_lines(eos):
     tokenizer = read_corpus("toy", eos=eos).tokenizer
     wide = read_corpus(["a a", "b"], tokenizer=tokenizer, extend=True)
     assert wide.vocabulary.tokens == (*tokenizer.vocabulary.tokens, "a", "b")

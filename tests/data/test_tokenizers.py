@@ -272,10 +272,10 @@ def test_a_bpe_vocabulary_that_is_too_small_is_an_error(size):
 @pytest.mark.parametrize(
     "text", ["我" * 500 + "爱" * 333, "ACGT" * 400, " " * 999 + "a", "1" * 777]
 )
-def test_bpe_cuts_runs_without_a_break(text):
+def test_bpe_splits_long_runs_without_a_break(text):
     lines = [text + "\n", "a b\n"]
     bpe = TOKENIZERS["bpe"].fit(lines, VocabularyConfig(), False)
     ids = bpe.encode(lines)
     assert bpe.decode(ids) == "".join(lines)
-    # No token is longer than a run is before it is cut, however often the run is repeated.
+    # No token is longer than the longest piece of a run, however long the run is.
     assert max(len(bpe.decode([index])) for index in set(ids.tolist())) <= 25

@@ -211,7 +211,7 @@ def test_binary_files_are_errors(tmp_path, data):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_utf16_is_named(tmp_path, encoding):
+def test_the_error_for_utf_16_names_the_encoding(tmp_path, encoding):
     with pytest.raises(
         UserError, match=r"line \d: this is not an ARPA file in UTF-8, but in UTF-16"
     ):
@@ -245,7 +245,7 @@ def test_prefixes_are_found_although_hashes_collide(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("spelling", ["<unk>", "<UNK>", "<Unk>", "[UNK]"])
-def test_the_unknown_word_of_other_toolkits_is_the_unknown_word(tmp_path, spelling):
+def test_unknown_words_of_other_toolkits_are_read_as_unk(tmp_path, spelling):
     path = tmp_path / "given.arpa"
     path.write_text(one_long_ngram(2).replace(" b", f" {spelling}"), encoding="utf-8")
     run = import_arpa(path)

@@ -140,7 +140,7 @@ def test_saved_tables_are_read_as_memory_maps(tmp_path):
         np.testing.assert_array_equal(mapped.arrays()[name], array)
 
 
-def test_mapped_tables_can_be_saved_where_they_are(tmp_path, monkeypatch):
+def test_mapped_tables_can_be_saved_into_their_folder(tmp_path, monkeypatch):
     ids = np.random.default_rng(0).integers(0, V, 300)
     counts = count_ngrams(Sequences.lines(ids, END, V), 3, V)
     tables = SMOOTHINGS["modified-kneser-ney"](counts).tables
@@ -163,8 +163,8 @@ def test_mapped_tables_can_be_saved_where_they_are(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("top", [1, 3])
-def test_the_start_of_a_line_has_no_count_on_its_own(top):
-    """It is never predicted, so it takes no part in the discounts."""
+def test_the_start_of_a_line_has_no_count_as_a_1_gram(top):
+    """The start of a line is never predicted, so the discounts do not depend on it."""
     ids = np.random.default_rng(0).integers(0, V, 300)
     for text in (Sequences.lines(ids, END, V), Sequences.stream(ids, END)):
         assert adjusted_counts(count_ngrams(text, top, V), 1)[V] == 0

@@ -113,8 +113,8 @@ def test_a_run_validates_saves_and_stops_when_the_time_is_over(
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_budget_that_is_spent_stays_spent(validated, text, tmp_path):
-    """Each resume validated the last step again, and added a record."""
+def test_a_resume_does_not_extend_a_spent_budget(validated, text, tmp_path):
+    """A resume after the end of the budget neither validates again nor adds a record."""
     options = {"steps": 10**6, "max_minutes": 0.02}
     if validated:
         options["eval_every"] = 10**6
@@ -132,7 +132,7 @@ def test_a_budget_that_is_spent_stays_spent(validated, text, tmp_path):
 
 
 def test_the_pause_of_all_runs_of_a_sweep_is_timed_as_a_whole(text, monkeypatch):
-    """At the end of the budget every run validates, so there must be time left for all of them."""
+    """At the end of the budget all runs validate, so the pause of all runs is timed."""
     events, timing, split = [], Budget.timing_validation, Scorer.split
 
     @contextlib.contextmanager

@@ -27,7 +27,7 @@ def test_a_stream_needs_a_token_that_ends_lines():
         (True, {"order": 9, "stream": True}, None),
     ],
 )
-def test_stream_is_offered_where_it_helps(eos, options, helps):
+def test_the_error_suggests_stream_if_it_helps(eos, options, helps):
     text = jaxlm.read_corpus("toy", eos=eos)
     if helps is None:
         fit(text, **options)
@@ -38,7 +38,7 @@ def test_stream_is_offered_where_it_helps(eos, options, helps):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_stream_is_not_offered_for_a_text_that_is_too_short(stream):
+def test_the_error_does_not_suggest_stream_for_a_short_text(stream):
     text = jaxlm.read_corpus(["a", "b"])
     with pytest.raises(SettingError, match=r"use `order` [35] or less$"):
         fit(text, order=6, stream=stream)

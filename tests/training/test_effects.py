@@ -1,4 +1,4 @@
-"""A setting that would have no effect is refused, in one line, before a folder is made."""
+"""A setting without effect is a one-line error, before a folder is made."""
 
 import json
 
@@ -39,7 +39,9 @@ def refused(model, text, folder=None, **options):
         {"average": "triggered"},
     ],
 )
-def test_what_needs_a_validation_split(options, model, text, tmp_path):
+def test_settings_that_need_a_validation_split_are_errors_without_it(
+    options, model, text, tmp_path
+):
     alone = jaxlm.Text(text.config, text.tokenizer, {"train": text.train})
     ((name, value),) = options.items()
     error = refused(model, alone, tmp_path / "run", **options)
@@ -47,7 +49,7 @@ def test_what_needs_a_validation_split(options, model, text, tmp_path):
     assert "needs a validation split" in error.why
 
 
-def test_steps_and_epochs(model, text):
+def test_later_epochs_replace_steps(model, text):
     error = refused(model, text, epochs=3)
     assert (error.field, error.value) == ("epochs", 3)
     base = RunConfig.default("rnn").with_options({"steps": 7}, "a recipe")
@@ -65,7 +67,7 @@ def test_steps_and_epochs(model, text):
     ("mesh", "named"),
     [({"dta": 7}, "'dta'"), ({"data": 0}, "data=0"), ({"data": 1.5}, "data=1.5")],
 )
-def test_a_mesh_that_cannot_be(mesh, named, model, text, tmp_path):
+def test_impossible_meshes_are_errors(mesh, named, model, text, tmp_path):
     with pytest.raises(UserError, match=named):
         tiny_runs.fit(model, text, tmp_path / "run", mesh=mesh, **STREAMS)
     assert not (tmp_path / "run").exists()
@@ -75,7 +77,7 @@ def test_a_mesh_of_one_device_is_none():
     assert make_mesh({"data": np.int64(1)}) is None
 
 
-def test_positions_that_nothing_reads(model, text):
+def test_positions_without_effect_are_an_error(model, text):
     assert "`batching` rows, not streams" in str(refused(model, text, positions="last"))
     ngram = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
     with pytest.raises(SettingError, match="`positions` last: needs a text without <eos>"):
@@ -86,7 +88,7 @@ def test_positions_that_nothing_reads(model, text):
     "options",
     [{"checkpoint_folder": "somewhere"}, {"tensorboard": True}, {"resume": True}],
 )
-def test_what_needs_a_folder(options, model, text):
+def test_settings_that_need_a_folder_are_errors_without_it(options, model, text):
     error = refused(model, text, **options)
     assert {error.field: error.value} == options and "needs `folder`" in error.why
 
@@ -96,14 +98,14 @@ def test_what_needs_a_folder(options, model, text):
     [[None, 1.0], ["0.1"], 0.1, "0.1", [[0.1, 0.2]], [True], [0.1, np.float64(0.1)], []],
     ids=str,
 )
-def test_values_that_cannot_be_swept(values, model, text, tmp_path):
+def test_values_that_cannot_be_swept_are_errors(values, model, text, tmp_path):
     with pytest.raises(SettingError) as caught:
         jaxlm.fit_many(model, text, sweep={"clip": values}, folder=tmp_path / "runs", quiet=True)
     assert caught.value.field == "sweep" and "clip=" in caught.value.value
     assert not (tmp_path / "runs").exists()
 
 
-def test_values_of_arrays_and_names_that_tell_them_apart(model, tmp_path):
+def test_arrays_are_swept_and_names_of_runs_differ(model, tmp_path):
     spec = Spec(model, RunConfig.default("rnn"))
 
     def swept(values):
@@ -129,10 +131,10 @@ def test_a_resumed_run_names_a_setting_that_this_version_lacks(model, text, tmp_
         tiny_runs.fit(model, text, tmp_path, resume=True, **STREAMS)
 
 
-def test_config_json_says_where_the_parameters_come_from(model, text, tmp_path):
+def test_config_json_names_the_source_of_the_parameters(model, text, tmp_path):
     start = tiny_runs.fit(model, text, tmp_path / "start", **STREAMS)
     tiny_runs.fit(None, text, tmp_path / "tuned", from_run=start, **STREAMS)
     config = json.loads((tmp_path / "tuned/config.json").read_text())
     assert config["from_run"] == str(tmp_path / "start")
-    # It is no setting of the file.
+    # It is not a setting in the file.
     assert "from_run" not in read_config_file(tmp_path / "tuned/config.json")

@@ -85,8 +85,8 @@ def test_a_resumed_run_needs_the_same_checkpoint_folder(fit_tiny, tmp_path):
         fit_tiny(tmp_path / "run", steps=4, resume=True)
 
 
-def test_resume_where_no_run_is_starts_a_run(fit_tiny, tmp_path):
-    """With remote checkpoints as without."""
+def test_resume_without_a_run_starts_a_run(fit_tiny, tmp_path):
+    """This holds with and without remote checkpoints."""
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}
     here = fit_tiny(tmp_path / "here", steps=2, resume=True)
     there = fit_tiny(tmp_path / "there", steps=2, resume=True, **place)
@@ -95,7 +95,7 @@ def test_resume_where_no_run_is_starts_a_run(fit_tiny, tmp_path):
 
 
 @pytest.mark.full
-def test_the_command_resumes_only_a_run_that_is_somewhere(train, text_file, tmp_path):
+def test_the_command_resumes_only_an_existing_run(train, text_file, tmp_path):
     argv = ("--model", "rnn", "--corpus", text_file, "--checkpoint-folder", tmp_path / "elsewhere")
     argv = (*argv, "--hidden-size", 4, "--steps", 2, "--batch-size", 4)
     code, _, err = train(*argv, "--out", tmp_path / "run", "--resume")
@@ -121,8 +121,8 @@ def test_two_sweeps_share_a_checkpoint_folder(text, tmp_path):
     assert runs[0].step == 3 and steps_in(tmp_path / "remote/A/seed-0/last") == [2, 3]
 
 
-def test_a_sweep_of_version_0_1_0_is_resumed_from_its_place(text, tmp_path):
-    """There the runs of a sweep were in the checkpoint folder itself."""
+def test_a_sweep_of_version_0_1_0_is_resumed(text, tmp_path):
+    """Version 0.1.0 saved the runs of a sweep directly in the checkpoint folder."""
     model = make(jaxlm.RNN, text)
     place = str(tmp_path / "remote")
     many = {"steps": 2, "batch_size": 4, "bptt": 5, "checkpoint_folder": place, "quiet": True}

@@ -1,4 +1,4 @@
-"""What is refused leaves no trace: no folder of a new run, and every byte of an old run."""
+"""An error makes no folder of a new run, and changes no byte of an old run."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ ROWS = {"batching": "rows", "batch_size": 2, "steps": 2}
 
 
 def contents(folder):
-    """The bytes of each file, and each folder."""
+    """Return the bytes of each file in a folder, and the names of its folders."""
     return {
         path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))
     }
@@ -50,7 +50,9 @@ CANNOT_START = [
 
 @pytest.mark.parametrize(("sizes", "options", "error", "message"), CANNOT_START)
 @pytest.mark.parametrize("fit", [jaxlm.fit, jaxlm.fit_many])
-def test_what_cannot_start_takes_no_folder(fit, sizes, options, error, message, text, tmp_path):
+def test_a_run_that_cannot_start_makes_no_folder(
+    fit, sizes, options, error, message, text, tmp_path
+):
     with pytest.raises(error, match=message):
         model = tiny_runs.make(jaxlm.NPLM, text, **sizes)
         fit(model, text, folder=tmp_path / "run", quiet=True, **SHORT | options)
@@ -58,7 +60,7 @@ def test_what_cannot_start_takes_no_folder(fit, sizes, options, error, message, 
 
 
 @pytest.mark.parametrize("eos", [True, False])
-def test_a_validation_split_with_nothing_to_predict(eos, tmp_path):
+def test_a_validation_split_without_tokens_to_predict_is_an_error(eos, tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     (corpus / "train.txt").write_text("a b\nb a c\n")
@@ -117,7 +119,7 @@ def test_a_run_is_not_resumed_with_another_text(which, tmp_path):
     tiny_runs.fit(model, other, tmp_path / "run", resume=True, **options)
 
 
-def test_a_finished_count_is_not_described_anew(tmp_path):
+def test_a_resume_of_a_finished_count_does_not_change_its_description(tmp_path):
     text = read(tmp_path / "one.txt", ONE)
     model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
     tiny_runs.fit(model, text, tmp_path / "run")
@@ -131,7 +133,7 @@ def test_a_finished_count_is_not_described_anew(tmp_path):
 def finished(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     model = tiny_runs.make(jaxlm.RNN, text)
-    # Later validations are worse, or better: either way one of them is the best.
+    # Later validations may be worse or better.
     tiny_runs.fit(model, text, folder, **SHORT)
     return folder, model
 
@@ -182,7 +184,7 @@ LEFT = ["checkpoints/last/4/x", "ngrams/x", "metrics.jsonl", "tokenizer.json", "
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", LEFT)
-def test_what_a_run_left_without_its_config_is_not_taken_over(name, resume, text, tmp_path):
+def test_a_folder_that_lost_its_config_is_not_used(name, resume, text, tmp_path):
     (tmp_path / "run" / name).parent.mkdir(parents=True)
     (tmp_path / "run" / name).write_text("old")
     before = contents(tmp_path / "run")
@@ -192,7 +194,7 @@ def test_what_a_run_left_without_its_config_is_not_taken_over(name, resume, text
     assert contents(tmp_path / "run") == before
 
 
-def test_of_many_claims_at_once_one_succeeds(text, tmp_path):
+def test_only_one_of_many_simultaneous_claims_succeeds(text, tmp_path):
     claimed, refused = [], []
     barrier = threading.Barrier(8)
 
@@ -252,14 +254,14 @@ def test_a_run_that_could_not_be_saved_leaves_nothing(
     assert run.save(folder).step == run.step
 
 
-def test_two_commands_at_once_take_two_default_folders(train, tmp_path, monkeypatch):
+def test_simultaneous_commands_use_different_default_folders(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ("--model", "ngram", "--order", 2)
     taken = []
     make_folder = type(tmp_path).mkdir
 
     def taken_first(path, *args, **options):
-        """Another command makes the folder between the look and the claim."""
+        """Make the folder after the check and before the claim, like another command."""
         if path.name == "ngram-toy" and not taken:
             taken.append(path)
             make_folder(path, *args, **options)
@@ -277,7 +279,7 @@ def test_a_refused_command_leaves_no_default_folder(train, tmp_path, monkeypatch
     assert not list((tmp_path / "runs").iterdir())
 
 
-def test_a_signal_in_the_last_dispatch_comes_too_late(text, tmp_path):
+def test_a_signal_in_the_last_dispatch_does_not_stop_the_run(text, tmp_path):
     console = tiny_runs.ActingConsole("step      4  epoch", tiny_runs.terminate)
     model = tiny_runs.make(jaxlm.RNN, text)
     run = tiny_runs.fit(model, text, tmp_path / "run", console=console, **SHORT | {"log_every": 1})
@@ -285,14 +287,12 @@ def test_a_signal_in_the_last_dispatch_comes_too_late(text, tmp_path):
     assert not any("stopped" in line for line in console.lines)
 
 
-def test_a_protocol_that_cannot_be():
+def test_a_bad_protocol_is_an_error():
     with pytest.raises(SettingError, match="`last_only` True: needs `rows`"):
         Protocol(last_only=True)
 
 
-def test_a_description_that_was_not_brought_back_whole_is_brought_back_again(
-    text, tmp_path, monkeypatch
-):
+def test_an_incompletely_copied_description_is_copied_again(text, tmp_path, monkeypatch):
     """A machine was killed while it copied the description from the remote checkpoints."""
     model = tiny_runs.make(jaxlm.RNN, text)
     options = SHORT | {"checkpoint_folder": str(tmp_path / "remote")}
@@ -312,7 +312,7 @@ def test_a_description_that_was_not_brought_back_whole_is_brought_back_again(
 
 
 @pytest.mark.parametrize("protocol", [{"rows": False, "spans": 3}, ["rows"], {"last_only": True}])
-def test_a_run_whose_protocol_is_not_known_is_not_loaded(protocol, finished, tmp_path):
+def test_a_run_with_an_unknown_protocol_is_not_loaded(protocol, finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"protocol": protocol}))
@@ -320,9 +320,7 @@ def test_a_run_whose_protocol_is_not_known_is_not_loaded(protocol, finished, tmp
         jaxlm.load(folder)
 
 
-def test_the_best_parameters_come_back_where_their_checkpoint_was_not_written(
-    finished, text, tmp_path
-):
+def test_the_best_parameters_are_restored_if_their_checkpoint_is_missing(finished, text, tmp_path):
     """The last validation is the best, and the run was killed before it saved the best again."""
     folder = shutil.copytree(finished[0], tmp_path / "run")
     progress = tiny_runs.whole_state(folder)[1]["progress"]

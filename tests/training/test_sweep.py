@@ -90,7 +90,7 @@ def test_runs_may_differ_in_every_dropout_rate(text):
 
 @pytest.mark.full
 def test_a_sweep_is_stopped_and_resumed(text, tmp_path, monkeypatch):
-    # One step in each dispatch, so that it stops before the last step.
+    # A dispatch has a single step, so that the sweep stops before the last step.
     monkeypatch.setattr("jaxlm.training.loop.DISPATCH_SECONDS", 0)
     model = tiny_runs.make(jaxlm.RNN, text)
     whole = many(model, text, tmp_path / "whole", seeds=2)
@@ -125,8 +125,8 @@ def test_runs_killed_at_different_steps_are_resumed(text, tmp_path):
 
 
 @pytest.mark.full
-def test_runs_go_back_to_a_step_that_all_can_read(text, tmp_path):
-    """The newest checkpoint of one run is damaged; then the older checkpoint of another run too."""
+def test_runs_resume_from_a_step_that_all_runs_can_read(text, tmp_path):
+    """The newest checkpoint of a run is damaged, then also the older checkpoint of another run."""
     model = tiny_runs.make(jaxlm.RNN, text)
     parts = tmp_path / "parts"
     whole = many(model, text, parts, seeds=2)
@@ -212,7 +212,7 @@ def test_a_diverged_run_ends_and_the_others_continue(text, tmp_path):
 
 
 def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
-    """The slow run brings no improvement at step 6, and ends there; the other run goes on."""
+    """The slow run does not improve at step 6 and ends. The other run continues."""
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"eval_every": 3, "log_every": 1, "patience": 1}
     sweep, slow = {"lr": [0.02, 1e-30]}, tmp_path / "runs/lr-1e-30-seed-0"
@@ -235,20 +235,20 @@ def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     assert_close(resumed[1], alone)
     assert max(record["step"] for record in tiny_runs.records(runs[0].folder)) == 15
-    # All of them are out of patience, or done.
+    # Each run is out of patience or finished.
     again = many(model, text, tmp_path / "runs", sweep=sweep, resume=True, steps=15, **options)
     assert_close(again[0], resumed[0])
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_all_runs_out_of_patience_are_resumed_as_they_are(text, tmp_path):
+def test_resuming_runs_out_of_patience_changes_nothing(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"sweep": {"lr": [2e-30, 1e-30]}, "eval_every": 3, "patience": 1}
     first = many(model, text, tmp_path, **options)
     again = many(model, text, tmp_path, resume=True, **options)
-    for one, other in zip(first, again, strict=True):
-        assert [record["step"] for record in tiny_runs.records(one.folder, "valid")] == [3, 6]
-        assert_close(one, other)
+    for run, resumed in zip(first, again, strict=True):
+        assert [record["step"] for record in tiny_runs.records(run.folder, "valid")] == [3, 6]
+        assert_close(run, resumed)
 
 
 @pytest.mark.parametrize(
