@@ -144,7 +144,7 @@ def test_a_limit_of_file_sizes_is_an_error_and_loses_nothing(argv, tmp_path, tra
 
 @pytest.mark.full
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("name", ["metrics.partial", "timing.partial", "loss.png"])
+@pytest.mark.parametrize("name", ["metrics.jsonl.partial", "timing.jsonl.partial", "loss.png"])
 def test_a_file_that_does_not_fit_is_an_error(name, train, tmp_path):
     folder = tmp_path / "run"
     argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5, "--plot"]

@@ -303,7 +303,7 @@ def test_an_incompletely_copied_description_is_copied_again(text, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxlm.runs.remote_checkpoints.os.replace", killed)
+        patch.setattr("jaxlm.data.files.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             tiny_runs.fit(model, text, tmp_path / "run", resume=True, **options)
     assert not (tmp_path / "run" / CONFIG).exists()
