@@ -303,7 +303,7 @@ def test_a_description_that_was_not_brought_back_whole_is_brought_back_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxlm.runs.remote_checkpoints.os.replace", killed)
+        patch.setattr("jaxlm.data.files.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             tiny_runs.fit(model, text, tmp_path / "run", resume=True, **options)
     assert not (tmp_path / "run" / CONFIG).exists()
