@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.files import write_text
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import Scorer
@@ -360,10 +361,8 @@ class Trainee:
         if error is None:
             path.unlink(missing_ok=True)
             return
-        partial = path.with_suffix(".partial")
         with writing(path):
-            partial.write_text(json.dumps({"step": error.params_step, "why": str(error)}) + "\n")
-            partial.replace(path)
+            write_text(path, json.dumps({"step": error.params_step, "why": str(error)}) + "\n")
 
     def recall_failure(self) -> bool:
         """Return whether an earlier session ended this run because its loss was not finite.

@@ -159,7 +159,7 @@ def test_a_diverged_run_is_not_resumed_with_the_others(text, tmp_path):
     (whole,) = many(model, text, tmp_path / "whole", **options)
     many(model, text, tmp_path / "parts", **options, steps=6)
     failed = tmp_path / "parts/lr-1e+38-seed-0/failed.json"
-    assert not failed.with_suffix(".partial").exists()
+    assert not list(failed.parent.glob("*.partial"))
     # Killed while it wrote the file.
     failed.write_text(failed.read_text()[:5])
     (again,) = many(model, text, tmp_path / "parts", **options, resume=True)
