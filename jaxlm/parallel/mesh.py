@@ -44,19 +44,24 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, _, size = (word.strip() for word in part.partition("="))
-        _check_axis(name, int(size) if size.isdecimal() else size)
+        _check_axis(name, int(size) if size.isdecimal() else size, text)
         if name in sizes:
             raise SettingError("mesh", text, f"gives the axis {name} twice")
         sizes[name] = int(size)
     return sizes
 
 
-def _check_axis(name: str, size: Any) -> None:
-    """Raise UserError unless `name` is an axis of a mesh and `size` a positive integer."""
+def _check_axis(name: str, size: Any, shown: str) -> None:
+    """Raise UserError unless `name` is an axis of a mesh and `size` a positive integer.
+
+    Args:
+      name: name of the axis.
+      size: number of devices on the axis.
+      shown: the mesh, for the error.
+    """
     choose(dict.fromkeys((DATA, MODEL)), name, "axis of `mesh`")
     if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
-        why = "give each axis a size of 1 or more, such as data=4,model=2"
-        raise SettingError("mesh", f"{name}={size}", why)
+        raise SettingError("mesh", shown, "give each axis a size, such as data=4,model=2")
 
 
 def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
@@ -73,7 +78,7 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
     devices = jax.devices()
     sizes = {DATA: len(devices)} if sizes is None else sizes
     for name, size in sizes.items():
-        _check_axis(name, size)
+        _check_axis(name, size, f"{name}={size}")
     data, model = sizes.get(DATA, 1), sizes.get(MODEL, 1)
     text = f"data={data},model={model}"
     if data * model > len(devices):
