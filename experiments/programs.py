@@ -144,8 +144,12 @@ def training_step(model: NeuralModel, mesh: Mesh, batch: int, time: int) -> Prog
     tokens = [
         jax.ShapeDtypeStruct((1, batch, time), kind) for kind in ("int32", "int32", "float32")
     ]
-    each = [jax.ShapeDtypeStruct((1,), kind) for kind in ("float32", "bool", "int32", "float32")]
-    block = shapes_on_mesh(mesh, Block(*tokens, *each), BLOCK_AXES)
+    denominator, length, rate = (
+        jax.ShapeDtypeStruct((1,), kind) for kind in ("float32", "int32", "float32")
+    )
+    reset = jax.ShapeDtypeStruct((1, batch), "bool")
+    shapes = Block(*tokens, denominator, reset, length, rate)
+    block = shapes_on_mesh(mesh, shapes, BLOCK_AXES)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def step(state: Any, block: Any, key: Any) -> Any:

@@ -40,7 +40,7 @@ def trained(model, mesh):
     drawn = np.random.default_rng(0).integers(0, V, (2, 1, B, T)).astype(np.int32)
     drawn = np.repeat(drawn, STEPS, axis=1)
     ones = np.ones(STEPS, np.float32)
-    fresh = np.arange(STEPS) % 10 == 0
+    fresh = np.repeat((np.arange(STEPS) % 10 == 0)[:, None], B, axis=1)
     weights = np.ones((STEPS, B, T), np.float32)
     block = Block(*drawn, weights, ones * B * T, fresh, np.full(STEPS, T, np.int32), ones)
     key = jax.random.key(1)

@@ -1,4 +1,4 @@
-"""A run that reads a text token by token, and is asked what comes next after any of them."""
+"""A session: a run that reads a text token by token, and predicts the next token at any point."""
 
 import math
 import threading
