@@ -43,7 +43,7 @@ from jaxlm.parallel.multihost import (
     join_processes,
     run_on_first,
 )
-from jaxlm.recipes import RECIPES
+from jaxlm.recipes import recipe_settings
 from jaxlm.runs.folder import CONFIG, read_description
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
@@ -246,7 +246,7 @@ def _config_before_flags(choice: Choice) -> RunConfig:
     config = RunConfig.default(choice.model or settings["model"])
     config = config.with_options(of_run | {"tokens": tokenizer.name}, str(choice.from_run))
     if choice.recipe is not None:
-        recipe = choose(RECIPES, choice.recipe, "recipe")["settings"]
+        recipe = recipe_settings(choice.recipe, config.model)
         config = config.with_options(recipe, f"recipe {choice.recipe}")
     if choice.config is not None:
         config = config.with_options(read_config_file(choice.config), str(choice.config))

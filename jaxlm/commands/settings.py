@@ -12,7 +12,7 @@ import tyro
 
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.registry import MODELS
-from jaxlm.recipes import RECIPES
+from jaxlm.recipes import recipe_settings
 from jaxlm.runs.old_configs import upgrade
 from jaxlm.training.config import RunConfig, check_length, section_names
 
@@ -54,9 +54,10 @@ def default_config(
     """
     if recipe is None and config_file is None and corpus == "toy":
         recipe = "lecture"
-    from_recipe = choose(RECIPES, recipe, "recipe")["settings"] if recipe else {}
     from_file = read_config_file(config_file) if config_file else {}
-    name = model or from_file.get("model") or from_recipe.get("model") or "nplm"
+    model = model or from_file.get("model")
+    from_recipe = recipe_settings(recipe, model) if recipe else {}
+    name = model or from_recipe.get("model") or "nplm"
     config = RunConfig.default(str(name)).with_options(from_recipe, f"recipe {recipe}")
     return config.with_options(from_file, str(config_file))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 Recipe = dict[str, Any]
-"""The keys are settings, paper, published, expected and measured: see `jaxlm.recipes`."""
+"""The keys are settings, by_model, paper, published, expected and measured: see `jaxlm.recipes`."""
 
 
 def not_yet_run(
