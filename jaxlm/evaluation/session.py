@@ -23,7 +23,7 @@ class Session:
       >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
       >>> session = jaxlm.Session(run)
       >>> [round(bits, 2) for bits in session.push("我 讨厌")]
-      [1.22, 1.85]
+      [0.81, 1.81]
       >>> [(word, round(p, 3)) for word, p in session.next_words(1)]
       [('挨打', 0.786)]
       >>> session.text, len(session)

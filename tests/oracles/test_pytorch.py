@@ -173,7 +173,8 @@ def assert_close(actual, oracle):
 
 def test_every_model_has_a_fixture():
     written = {path.stem for path in Path(__file__).parent.glob("*.npz")}
-    assert written == CASES.keys()
+    # test_optimizer_steps.py reads the fixture of the optimizers.
+    assert written - {"optimizers"} == CASES.keys()
 
 
 @each(CASES)
