@@ -109,6 +109,9 @@ def test_initial_features_of_rare_and_frequent_words_are_equally_large():
         ({"softmax": "adaptive", "cutoffs": (4, V)}, "`cutoffs` 4,13"),
         ({"softmax": "adaptive", "cutoffs": (0, 5)}, "`cutoffs` 0,5"),
         ({"softmax": "sampled", "sampled_words": 0}, "`sampled_words` 0"),
+        ({"sampled_words": -1}, "`sampled_words` -1"),  # also where it has no effect
+        ({"softmaxes": 0}, "`softmaxes` 0"),
+        ({"cutoffs": (5, 2)}, "`cutoffs` 5,2"),
         ({"softmax": "adaptiv"}, "did you mean 'adaptive'"),
         ({"adaptive_input": True}, "`adaptive_input`.*`softmax` adaptive, not full"),
         ({"softmax": "adaptive", "cutoffs": (9, 4), "adaptive_input": True}, "`cutoffs` 9,4"),
