@@ -371,7 +371,30 @@ class NeuralModel(nn.Module, LanguageModel):
     def summary(self) -> "Table":
         from jaxlm.models.summary import parameter_table
 
-        return parameter_table(self, self.layers())
+        return parameter_table(type(self).__name__, param_shapes(self), self.layers())
+
+
+@functools.lru_cache(maxsize=8)
+def param_shapes(model: nn.Module) -> Any:
+    """Return the shape and dtype of each parameter, a tree of jax.ShapeDtypeStruct.
+
+    No parameter is computed, but the model is traced, which takes some hundredths of a second. So
+    the shapes of the last models are kept.
+
+    Raises:
+      SettingError: for settings with which the model cannot be built.
+
+    Example:
+      >>> import jaxlm
+      >>> shapes = param_shapes(jaxlm.RNN(7, embedding_size=3, hidden_size=2))
+      >>> shapes["embedding"]["embedding"].shape
+      (7, 3)
+    """
+    tokens_BT = np.zeros((1, 2), np.int32)
+    # `model.init` may return other collections too.
+    traced = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
+    # Without the sharding of a mesh that is active now.
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "detail"))

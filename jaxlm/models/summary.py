@@ -3,34 +3,23 @@
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
-import numpy as np
 from rich.table import Table
 
 
-def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each parameter by its path, without computing the parameters."""
-    tokens_BT = np.zeros((1, 2), np.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def visit(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> None:
-        shapes["/".join(entry.key for entry in path)] = leaf.shape
-
-    jax.tree_util.tree_map_with_path(visit, params)
-    return shapes
-
-
-def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
+def parameter_table(title: str, shapes: Any, layers: dict[str, str]) -> Table:
     """Return a table of layers, with the shapes and the number of their parameters.
 
-    `layers` maps a prefix of parameter paths to a text that describes the layer. The table has a
-    row for each prefix, in the same order.
+    Args:
+      title: the title of the table.
+      shapes: a tree of arrays or jax.ShapeDtypeStruct, the parameters by name.
+      layers: a text that describes each layer, by the prefix of its parameters' paths. The table
+        has a row for each prefix, in the same order.
     """
-    shapes = parameter_shapes(model)
-    table = Table(title=f"{type(model).__name__}", title_justify="left", show_footer=True)
-    total = f"{sum(map(math.prod, shapes.values())):,}"
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    by_path = {"/".join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
+    table = Table(title=title, title_justify="left", show_footer=True)
+    total = f"{sum(map(math.prod, by_path.values())):,}"
     for header, footer, justify in (
         ("layer", "", "left"),
         ("shapes", "total", "left"),
@@ -39,7 +28,7 @@ def parameter_table(model: nn.Module, layers: dict[str, str]) -> Table:
     ):
         table.add_column(header, footer, justify=justify)  # type: ignore[arg-type]
     for prefix, meaning in layers.items():
-        layer_shapes = [shape for path, shape in shapes.items() if _layer(path, layers) == prefix]
+        layer_shapes = [shape for path, shape in by_path.items() if _layer(path, layers) == prefix]
         layer_shapes.sort(key=len, reverse=True)
         shown = ", ".join("x".join(map(str, shape)) for shape in layer_shapes)
         table.add_row(prefix, shown, f"{sum(map(math.prod, layer_shapes)):,}", meaning)

@@ -137,15 +137,13 @@ def _read_checkpoint(
     """Return the parameters of the best checkpoint, or else of the last one, and their step."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
+    from jaxlm.models.neural import param_shapes
     from jaxlm.runs.checkpoints import Checkpoints
 
-    tokens_BT = np.zeros((1, 2), np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     remote = settings.get("training", {}).get("checkpoint_folder")
     checkpoints = Checkpoints(checkpoints_of(folder, remote), warn)
-    restored = checkpoints.restore_params(shapes)
+    restored = checkpoints.restore_params(param_shapes(model))
     checkpoints.close()
     return (jax.tree.map(jnp.asarray, restored[0]), restored[1]["step"]) if restored else None
 

@@ -20,6 +20,7 @@ from jaxlm.data.batching import Batches, make_batches
 from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError
+from jaxlm.models.neural import param_shapes
 from jaxlm.ops.machine import block_if_needed
 from jaxlm.parallel.mesh import (
     Mesh,
@@ -200,11 +201,7 @@ class _Loop:
         pattern = self.optimizer.freeze
         if pattern is None:
             return
-        model = self.first.model
-        shapes = jax.eval_shape(
-            lambda key: model.init(key, jnp.zeros((1, 2), "int32")), jax.random.key(0)
-        )["params"]
-        mask = frozen_mask(shapes, pattern)
+        mask = frozen_mask(param_shapes(self.first.model), pattern)
         if not any(jax.tree.leaves(mask)):
             paths = jax.tree_util.tree_leaves_with_path(mask)
             names = ["/".join(str(part.key) for part in path) for path, _ in paths]
@@ -214,12 +211,11 @@ class _Loop:
 
     def _check_start(self) -> None:
         """Raise the error of a setting with which training cannot start."""
-        model, config, average = self.first.model, self.first.config, make_average(self.optimizer)
+        model, config = self.first.model, self.first.config
         check_valid_split(self.text, config.protocol(model.start_id))
         if self.extras.custom.schedule is not None:
             check_schedule(self.extras.custom.schedule)
-        start = average.start if average else None
-        trace_start(model, self.transform, self.batches[0].batch_size, start)
+        trace_start(model, self.transform, self.batches[0].batch_size)
 
     def _check_validation(self) -> None:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""

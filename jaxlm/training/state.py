@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, tree_leaves_with_path, tree_map_with_path
 
-from jaxlm.models.neural import NeuralModel
+from jaxlm.models.neural import NeuralModel, param_shapes
 from jaxlm.parallel.mesh import Axes, Mesh, shapes_on_mesh, shardings
 from jaxlm.training.optimizers import Transform
 
@@ -65,7 +65,7 @@ def init_params(model: NeuralModel, key: jax.Array, mesh: Mesh | None = None) ->
 
     if mesh is None:
         return jax.jit(init, compiler_options=INIT_OPTIONS)(key)
-    axes = params_axes(model, jax.eval_shape(init, key))
+    axes = params_axes(model, param_shapes(model))
     sharding = shardings(mesh, axes)
     return jax.jit(init, out_shardings=sharding, compiler_options=INIT_OPTIONS)(key)
 
@@ -96,10 +96,8 @@ def init_state(
     return jax.jit(init, out_shardings=sharding, compiler_options=INIT_OPTIONS)(key)
 
 
-def trace_start(
-    model: NeuralModel, optimizer: Transform, batch_size: int, averaged: float | None
-) -> None:
-    """Trace the initial state and an update of the optimizer, without computing anything.
+def trace_start(model: NeuralModel, optimizer: Transform, batch_size: int) -> None:
+    """Trace the initial carry, and the first update of the optimizer, without computing anything.
 
     Whatever a model, an optimizer or a schedule raises when JAX traces it is raised here.
 
@@ -107,14 +105,13 @@ def trace_start(
       model: the model.
       optimizer: the optimizer.
       batch_size: number of streams in the carry.
-      averaged: `Average.start` of the running average; None without averaging.
     """
 
-    def start(key: jax.Array) -> Any:
-        state = _initializer(model, optimizer, batch_size, averaged)(key)
-        return optimizer.update(state.params, state.opt_state, state.params)
+    def start(params: Any) -> Any:
+        return optimizer.update(params, optimizer.init(params), params)
 
-    jax.eval_shape(start, jax.random.key(0))
+    jax.eval_shape(start, param_shapes(model))
+    jax.eval_shape(lambda: model.initial_carry(batch_size))
 
 
 def state_shapes(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxlm.data.batching import Block
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.layers import RATES
+from jaxlm.models.neural import param_shapes
 from jaxlm.ops.machine import deterministic_options
 from jaxlm.runs.folder import holds_run, read_sections
 from jaxlm.runs.remote_checkpoints import checkpoints_of
@@ -113,7 +114,7 @@ def sweep_specs(
         others: dict[str, Any] = {name: v for name, v in chosen.items() if name not in RATES}
         model = spec.model.clone(**rates)
         # A rate out of range is refused here, before any run has a folder.
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+        param_shapes(model)
         for seed in range(training.seed, training.seed + seeds):
             name = _run_name(chosen, seed, _exact)
             before = _run_name(chosen, seed, _short)
