@@ -171,6 +171,8 @@ def main(argv: Sequence[str]) -> int:
     start_run = load(choice.from_run) if choice.from_run else None
     console = Console(quiet=not is_first())
     config = config_of(start.model, command, {"command": ["python", "-m", "jaxlm.train", *argv]})
+    # Before a large text is read.
+    config.check_ranges()
     text = _read_text(command, config, start_run)
     for note in text.notes:
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxlm.data.vocabulary import EOS, Vocabulary
 from jaxlm.errors import SettingError, choose
+from jaxlm.ranges import Size
 
 BPE_DEFAULT_SIZE = 4096
 # BPE merges within words: contractions, letters, digits and other characters (Radford et al. 2019).
@@ -44,9 +45,9 @@ NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
 class VocabularyConfig:
     """The tokens that the vocabulary keeps."""
 
-    vocab_size: int | None = None
+    vocab_size: Size | None = None
     """Largest number of tokens; the rest become <unk> (none: keep all; bpe: learn 4096)."""
-    min_count: int = 1
+    min_count: Size = 1
     """Tokens that occur fewer times than this in the training text become <unk>."""
     eos: bool = True
     """Words only: end every line with <eos>, which is predicted like a word."""

@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.errors import check_at_least, choose
 from jaxlm.ops import products
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.lookup import look_up
-from jaxlm.ops.static import is_static, is_zero
+from jaxlm.ops.static import is_zero
+from jaxlm.ranges import check_settings
 
 # Names of the settings that are dropout rates, of all models.
 RATES = (
@@ -161,16 +162,12 @@ class Embedding(nn.Module):
 
 
 def check_common(model: Any) -> None:
-    """Check the sizes, the dropout rates and the dtype of a neural model.
+    """Check the types and the ranges of the settings of a neural model, and its dtype.
 
     Raises:
-      SettingError: for a size below 1, or a dropout rate that is not from 0 to below 1.
+      SettingError: for a setting that is out of its range.
       UserError: for an unknown dtype.
     """
-    for name in ("vocab_size", "embedding_size", "n_step", "num_layers"):
-        check_at_least(name, getattr(model, name, 1), 1)
-    for name in RATES:
-        rate = getattr(model, name, None)
-        if rate is not None and is_static(rate) and not 0 <= rate < 1:
-            raise SettingError(name, rate, "must be at least 0 and below 1")
+    check_at_least("vocab_size", model.vocab_size, 1)
+    check_settings(model)
     choose(DTYPES, model.compute_dtype, "dtype")

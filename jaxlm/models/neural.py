@@ -16,7 +16,6 @@ from jaxlm.errors import choose
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.heads import make_head
 from jaxlm.models.layers import DTYPES
-from jaxlm.models.settings import as_tuples
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.machine import (
@@ -29,6 +28,7 @@ from jaxlm.ops.machine import (
 from jaxlm.ops.sampling import uniforms
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.mesh import Axes, replicate
+from jaxlm.ranges import Layers, Positive, Rate, Size, as_tuples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,13 +66,13 @@ class NeuralModel(nn.Module, LanguageModel):
 
     vocab_size: int
     start_id: int | None = 0
-    embedding_size: int = 200
+    embedding_size: Size = 200
     """Size of a word's feature vector (a row of C)."""
     tied: bool = False
     """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout before the output."""
-    init_scale: float | None = None
+    init_scale: Positive | None = None
     """Draw embeddings, weights and biases from U(-s, s) (none: each layer by its own size), but not
     LayerNorm and projections of embeddings."""
     dtype: str | None = None
@@ -81,13 +81,13 @@ class NeuralModel(nn.Module, LanguageModel):
     softmax: str = "full"
     """Output layer: full, adaptive (rare words in small clusters), sampled (in training), mixture
     (of softmaxes)."""
-    cutoffs: tuple[int, ...] = ()
+    cutoffs: tuple[Size, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
     adaptive_input: bool = False
     """adaptive: rarer words have fewer features at the input too."""
-    sampled_words: int = 1024
+    sampled_words: Size = 1024
     """sampled: number of words that a train step compares the targets with."""
-    softmaxes: int = 10
+    softmaxes: Layers = 10
     """mixture: number of softmaxes."""
 
     trained_by = "gradient"

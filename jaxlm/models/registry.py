@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
-from jaxlm.models.settings import NOT_SETTINGS, Setting, as_tuples, model_settings
+from jaxlm.models.settings import NOT_SETTINGS, Setting, model_settings
+from jaxlm.ranges import as_tuples
 
 if TYPE_CHECKING:
     from jaxlm.models.cells import Cell
