@@ -35,13 +35,18 @@ class Command(SamplingConfig):
     """Text to continue (default: the start of a line)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     load_plugin(command.plugin)
-    texts = sample(load(command.run), command.prompt, command)
+    texts = sample(
+        load(command.run, checkpoint_folder=command.checkpoint_folder), command.prompt, command
+    )
     print("\n----\n".join(texts))
     return 0
 

@@ -45,6 +45,9 @@ class Command:
     """Number of words to show."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
             'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
         )
     load_plugin(command.plugin)
-    run = load(command.run)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     contexts: Iterable[str] = command.contexts or (line.rstrip("\r\n") for line in sys.stdin)
     console = Console(highlight=False)
     for context in contexts:

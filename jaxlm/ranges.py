@@ -75,10 +75,14 @@ class Range(NamedTuple):
 
 Size = Annotated[int, Range(1)]
 """A number of things, 1 or more."""
+Steps = Annotated[int, Range(above=0)]
+"""A number of train steps or validations."""
 Positive = Annotated[float, Range(above=0)]
 """A number above 0."""
 NotNegative = Annotated[float, Range(0)]
 """A number of 0 or more."""
+Finite = Annotated[float, Range()]
+"""Any number but NaN and infinity."""
 Rate = Annotated[float, Range(0, below=1)]
 """A dropout rate, or another probability below 1."""
 Share = Annotated[float, Range(0, 1)]
@@ -180,7 +184,7 @@ def _check_range(name: str, value: Any, kind: Any) -> None:
         for item in value:
             _check_range(name, item, typing.get_args(base)[0])
     if base in (int, float) and not isinstance(value, bool):
-        for allowed in ranges or (Range(),):
+        for allowed in ranges:
             if value not in allowed:
                 raise SettingError(name, value, allowed.why(value))
 

@@ -128,7 +128,16 @@ class SamplingConfig:
 def check_sampling(config: SamplingConfig) -> None:
     """Raise SettingError for a value out of its range."""
     # An infinite temperature would make impossible words as likely as all others.
+    from jaxlm.ops.machine import check_fits, host_memory
+
     check_settings(config)
+    # A token is a number, and is drawn by two random numbers.
+    check_fits(
+        f"`length` {config.length:,} and `samples` {config.samples:,}",
+        12 * config.length * config.samples,
+        host_memory(),
+        "give smaller numbers",
+    )
 
 
 def sample(

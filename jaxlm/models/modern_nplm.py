@@ -45,7 +45,7 @@ class ModernNPLM(NeuralModel):
     """Words of context the model sees one by one."""
     far_windows: Annotated[int, Range(0, 1000)] = 4
     """Windows before these words; the model sees a weighted average of each window."""
-    far_size: Size = 10
+    far_size: Annotated[int, Range(1, 100_000)] = 10
     """Words in each of these windows."""
     embedding_size: Size = 128
     """Size of a word's feature vector (a row of C)."""

@@ -3,8 +3,9 @@
 import abc
 import contextlib
 import functools
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ from jaxlm.ops.machine import (
 from jaxlm.ops.sampling import uniforms
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.mesh import Axes, replicate
-from jaxlm.ranges import Layers, Positive, Rate, Size, as_tuples
+from jaxlm.ranges import Layers, Positive, Range, Rate, Size, as_tuples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,7 +86,7 @@ class NeuralModel(nn.Module, LanguageModel):
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
     adaptive_input: bool = False
     """adaptive: rarer words have fewer features at the input too."""
-    sampled_words: Size = 1024
+    sampled_words: Annotated[int, Range(1, 1_000_000)] = 1024
     """sampled: number of words that a train step compares the targets with."""
     softmaxes: Layers = 10
     """mixture: number of softmaxes."""
@@ -395,6 +396,19 @@ def param_shapes(model: nn.Module) -> Any:
     traced = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     # Without the sharding of a mesh that is active now.
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced)
+
+
+def tree_bytes(shapes: Any) -> int:
+    """Return the bytes of all arrays of a tree, or of a tree of their shapes.
+
+    Example:
+      >>> import jaxlm
+      >>> tree_bytes(param_shapes(jaxlm.RNN(7, embedding_size=3, hidden_size=2))["embedding"])
+      84
+    """
+    # Python's integers: the product of absurd sizes is larger than an int64.
+    leaves = jax.tree.leaves(shapes)
+    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "detail"))

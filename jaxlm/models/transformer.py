@@ -73,7 +73,7 @@ class Transformer(NeuralModel):
       SettingError: for a size below 1, and an `n_step` below 2.
     """
 
-    n_step: Annotated[int, Range(2)] = 64
+    n_step: Annotated[int, Range(2, 100_000)] = 64
     """Words that one layer's attention sees: the present word and those before it."""
     embedding_size: Size = 256
     """Size of a word's feature vector (a row of C)."""

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from jaxlm.errors import SettingError, UserError
+from jaxlm.ranges import check_settings
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Protocol:
     last_only: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.last_only and not self.rows:
             raise SettingError("last_only", True, "needs `rows`, as a stream has no last token")
 

@@ -17,7 +17,7 @@ from jaxlm.ranges import (
     LARGEST_INT32,
     Positive,
     Seed,
-    Size,
+    Steps,
     check_settings,
     check_values,
     checked,
@@ -33,7 +33,7 @@ class TrainingConfig:
 
     epochs: Positive = 10
     """Passes over the training text. Giving it replaces the steps of a recipe or a file."""
-    steps: Size | None = None
+    steps: Steps | None = None
     """Train steps, in place of epochs (none: epochs decides). Give steps or epochs, not both."""
     max_minutes: Positive | None = None
     """Stop within this wall-clock time: train no more steps than fit into it, and shrink the
@@ -41,18 +41,18 @@ class TrainingConfig:
     train that number, or fewer if the time is over)."""
     seed: Seed = 0
     """Determines every random choice: the same command, seed and machine give the same bytes."""
-    log_every: Size = 200
+    log_every: Steps = 200
     """Steps between two lines of the log."""
-    eval_every: Size | None = None
+    eval_every: Steps | None = None
     """Steps between two validations, which need a validation split (none: every epoch)."""
-    patience: Size | None = None
+    patience: Steps | None = None
     """Stop after this many validations without improvement (none: train to the end)."""
-    checkpoint_every: Size | None = None
+    checkpoint_every: Steps | None = None
     """Steps between two checkpoints; there is one at every validation too (none: at validations
     alone; without a validation split, every epoch, or every 1,000 steps if an epoch is shorter)."""
     checkpoint_minutes: Positive | None = None
     """Minutes between two checkpoints, in addition to checkpoint_every (none: by steps alone)."""
-    keep: Size = 2
+    keep: Steps = 2
     """How many of the newest checkpoints are kept, beside the best."""
     checkpoint_folder: str | None = None
     """Where checkpoints go, such as gs://bucket/runs (none: into the run's folder)."""

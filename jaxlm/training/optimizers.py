@@ -40,7 +40,7 @@ class OptimizerConfig:
     """adam, adamw, nadam, lion, momentum: decay of the mean gradient."""
     beta2: Rate = 0.999
     """adam, adamw, nadam, lion, rmsprop: decay of the mean squared gradient."""
-    epsilon: NotNegative = 1e-8
+    epsilon: Positive = 1e-8
     """adam, adamw, nadam, rmsprop, adagrad: added to the denominator."""
     average: str = "none"
     """Keep an average of the parameters: ema, or triggered (NT-ASGD: once validation stalls)."""

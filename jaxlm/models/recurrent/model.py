@@ -18,7 +18,7 @@ from jaxlm.ops.dropout import drop_words
 from jaxlm.ops.machine import TIME_LOOPS, fallback_note
 from jaxlm.ops.penalties import activation_penalty, temporal_penalty
 from jaxlm.ops.static import is_zero
-from jaxlm.ranges import Layers, NotNegative, Range, Rate, Size
+from jaxlm.ranges import Finite, Layers, NotNegative, Range, Rate, Size
 
 
 class Recurrent(NeuralModel):
@@ -86,7 +86,7 @@ class Recurrent(NeuralModel):
     """AR: factor of the mean square of the last layer's output, after dropout, in the loss."""
     temporal_penalty: NotNegative = 0.0
     """TAR: factor of the mean square of its change from step to step, before dropout."""
-    forget_bias: float | None = None
+    forget_bias: Finite | None = None
     """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
     timescale: Annotated[float, Range(1)] = 1.0
     """Let the units of an Elman layer start as memories that fade over 1 to this many words."""
