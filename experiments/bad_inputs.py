@@ -198,7 +198,7 @@ def text_reader(files: Path, tokens: str) -> Reader:
 
     def read(folder: Path, changed: bool, name: str) -> None:
         path = folder / name
-        text = jaxlm.read_corpus(path, tokens=tokens, fractions=(1.0,), unk="always")
+        text = jaxlm.read_corpus(path, tokens=tokens, fractions=(1.0,))
         ids = np.asarray(text.train.ids)
         if ids.size and not (ids.min() >= 0 and ids.max() < len(text.vocabulary)):
             raise Wrong("a token id outside of the vocabulary")
@@ -422,7 +422,7 @@ def outcome(read: Callable[[], None], seconds: float) -> tuple[str, str]:
         return "wrong", str(error)
     except UserError as error:
         lines = str(error).strip().splitlines()
-        return ("traceback", f"{len(lines)} lines") if len(lines) != 1 else ("refused", "")
+        return ("traceback", f"{len(lines)} lines") if len(lines) != 1 else ("refused", lines[0])
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise

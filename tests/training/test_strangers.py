@@ -76,7 +76,7 @@ def test_a_huge_config_is_not_read(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "run")
     with open(copy / "config.json", "r+b") as file:
         file.truncate(MOST_BYTES["config.json"] + 1)
-    with pytest.raises(UserError, match="config.json has 4,194,305 bytes, more than 4,194,304"):
+    with pytest.raises(UserError, match=r"config\.json has 4,194,305 bytes, more than 4,194,304"):
         jaxlm.load(copy)
 
 
