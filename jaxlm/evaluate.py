@@ -22,6 +22,7 @@ from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
 from jaxlm.runs.run import Run, load
+from jaxlm.runs.starts import by_lines
 
 if TYPE_CHECKING:
     from jaxlm.evaluation.adaptation import Adaptation
@@ -33,6 +34,7 @@ Examples:
   python -m jaxlm.evaluate runs/lstm-ptb
   python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
   python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
+  python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --lines --text sentences.txt
   python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 80
   python -m jaxlm.evaluate runs/lstm-ptb --cache 500 --dynamic --temperature auto
 """
@@ -54,6 +56,11 @@ class Command:
     """train, valid or test (none: the first of test, valid and train that exists)."""
     text: Path | None = None
     """A text file to evaluate as a whole, instead of a corpus."""
+    lines: bool = False
+    """Score each line on its own, from the same state, also in runs that read a stream."""
+    start: str | None = None
+    """With --lines: fresh, the initial state, or warm, after a stretch of the training text (none:
+    warm for a run that was trained on a stream of text)."""
     per_token: Path | None = None
     """File for a table of all tokens: log-probability, surprisal, rank and entropy (one run)."""
     mix: bool = False
@@ -121,6 +128,8 @@ def check_flags(command: Command) -> None:
         )
     if command.text and (command.corpus or command.split):
         raise UserError("--text replaces the corpus: leave out --corpus and --split")
+    if command.start is not None and not command.lines:
+        raise UserError("--start is the state before each line: add --lines, or leave it out")
     if not command.mix and (command.weights or command.unigram_cache is not None):
         raise UserError("--weights and --unigram-cache need --mix: add it, or leave them out")
     if command.mix and command.per_token:
@@ -137,6 +146,8 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
         )
     load_plugin(command.plugin)
     runs = [load(folder) for folder in command.runs]
+    if command.lines:
+        runs = [by_lines(run, command.start) for run in runs]
     where: dict[str, Any] = {
         "corpus": command.corpus,
         "split": command.split,

@@ -14,6 +14,7 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.commands.starts import say_start
 from jaxlm.evaluation.generation import SamplingConfig, sample
 from jaxlm.runs.run import load
 
@@ -41,7 +42,9 @@ def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     load_plugin(command.plugin)
-    texts = sample(load(command.run), command.prompt, command)
+    run = load(command.run)
+    say_start(run, command.start)
+    texts = sample(run, command.prompt, command)
     print("\n----\n".join(texts))
     return 0
 

@@ -1,5 +1,6 @@
 """A trained model with all that its users need: `Run`, `Run.save` and `load`."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from typing import Any
 from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
-from jaxlm.models.base import LanguageModel
+from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.models.registry import MODELS, describe_model, make_model
 from jaxlm.runs.folder import TABLES, RunFolder, read_description
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
+from jaxlm.runs.starts import WARM_START, carry_after
 
 Warn = Callable[[str], None]
 
@@ -51,6 +53,12 @@ class Run:
     def vocabulary(self) -> Vocabulary:
         """The tokens that the model knows."""
         return self.tokenizer.vocabulary
+
+    @functools.cached_property
+    def warm_carry(self) -> Carry:
+        """The carry of one row after the stretch of training text that the run keeps, but its last
+        token; see `jaxlm.runs.starts.start_of`."""
+        return carry_after(self, self.settings.get(WARM_START, []))
 
     @property
     def name(self) -> str:

@@ -110,7 +110,7 @@ def test_predict_reads_standard_input(shell, toy_runs, monkeypatch):
 def test_predict_reports_truncation_and_padding_of_a_context(shell, toy_runs, text_run):
     _, out, _ = shell("predict", toy_runs["nplm"], "爱 我 讨厌")
     assert "of the context's 3 tokens the model sees the last 2" in out
-    _, out, _ = shell("predict", text_run, "the cat")
+    _, out, _ = shell("predict", text_run, "the cat", "--start", "fresh")
     assert "padded with 2 x '<eos>'" in out
 
 
