@@ -111,7 +111,12 @@ def main(argv: Sequence[str]) -> int:
             noun = "token" if item.impossible == 1 else "tokens"
             text = f"{item.run} gives {item.impossible:,} {noun} probability 0"
             console.print(text, highlight=False, soft_wrap=True)
-    for protocol in dict.fromkeys(item.protocol for item in reports):
+    protocols = list(dict.fromkeys(item.protocol for item in reports))
+    if mixed:
+        # The protocol of the mixture may consist of the protocols of the runs.
+        whole = mixed.together.protocol
+        protocols = [text for text in protocols if text == whole or text not in whole]
+    for protocol in protocols:
         console.print(protocol, highlight=False, soft_wrap=True)
     if mixed:
         console.print(str(mixed), highlight=False, soft_wrap=True)
@@ -139,6 +144,10 @@ def check_flags(command: Command) -> None:
 def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
     """Return the reports for the table, and the mixture if the command asks for a mixture."""
     adaptation = parse_adaptation(command)
+    if adaptation and command.lines:
+        raise UserError(
+            "--temperature, --cache, --dynamic and --mc-samples read one stream: leave out --lines"
+        )
     if adaptation and command.per_token:
         raise UserError(
             "--per-token needs the run as it was trained: leave out --temperature, --cache, "

@@ -124,11 +124,11 @@ def mixture(
     alone = [component.report(split, log_probs_T) for component, split, log_probs_T in per_run]
     together = TokenScores(interpolated(measured.log_probs_MT, weights_M))
     mixed = report(runs[0], measured.splits[0], together)
+    mixed = replace(mixed, run="mixture", protocol=_protocol_of(alone))
     if unigram_cache is not None:
         cached = report(runs[0], measured.splits[0], TokenScores(measured.log_probs_MT[-1]))
         protocol = f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens."
         alone.append(replace(cached, run="unigram cache", protocol=protocol))
-    mixed = replace(mixed, run="mixture", protocol=_protocol_of(alone))
     return Mixed(tuple(alone), mixed, tuple(map(float, weights_M)), chosen)
 
 
