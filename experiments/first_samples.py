@@ -1,7 +1,7 @@
 """Draw samples from runs, and count the samples that are garbage.
 
-Command    python -m jaxlm.train --model lstm --corpus t.txt --tokens chars --epochs 1 --out runs/lstm
-           python experiments/first_samples.py t.txt runs/lstm
+Command    python -m jaxlm.train --model lstm --corpus t.txt --tokens chars --epochs 1 --out r
+           python experiments/first_samples.py t.txt r
 Hardware   two CPU cores (AMD EPYC)
 Minutes    1.5 to train a model, 0.3 for its samples
 Expected   0 of 50 samples of each row that starts warm are garbage
