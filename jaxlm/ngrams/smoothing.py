@@ -235,9 +235,10 @@ def modified_kneser_ney(
     1, 1.5, and a note says so.
 
     KenLM's lmplz differs in the t of every order below the top: it counts the last n-gram of the
-    order by its occurrences, not by a. Where few n-grams have low counts, this changes the second
-    decimal of a discount. `raw` reproduces it (`jaxlm.ngrams.lmplz.last_ngrams`). The V of lmplz
-    always counts `<unk>`; here V counts `<unk>` if the vocabulary has it.
+    order by its occurrences, not by a. Where few n-grams have low counts, a discount changes in its
+    second decimal, and log10 P(w | h) by some 4e-3. `raw` reproduces it
+    (`jaxlm.ngrams.lmplz.last_ngrams`). The V of lmplz always counts `<unk>`; here V counts `<unk>`
+    if the vocabulary has it.
 
     Args:
       counts: the counts of the text.

@@ -116,7 +116,7 @@ def _check_like_lmplz(model: NGram, text: Text) -> None:
         why = f"needs the smoothing modified-kneser-ney, which lmplz has; it is {model.smoothing}"
         raise SettingError("like_lmplz", True, why)
     if model.stream or text.vocabulary.start_id is None:
-        why = "needs a text in lines, each with <eos>, as lmplz reads it: use `eos` without `stream`"
+        why = "needs lines that end in <eos>, as lmplz reads them: use `eos` without `stream`"
         raise SettingError("like_lmplz", True, why)
 
 
