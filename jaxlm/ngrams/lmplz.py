@@ -18,7 +18,7 @@ def last_ngrams(text: Sequences, counts: Counts, end_id: int, unk_id: int | None
       >>> from jaxlm.ngrams.counts import count_ngrams
       >>> text = Sequences.lines(np.array([0, 1, 2, 0, 3, 2]), end_id=2, vocab_size=4)
       >>> last_ngrams(text, count_ngrams(text, 3, vocab_size=4), end_id=2, unk_id=None)
-      [3, 2]
+      [3, 1]
 
     Args:
       text: the text.

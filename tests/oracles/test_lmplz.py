@@ -57,7 +57,9 @@ def test_discounts_equal_those_of_lmplz(end, name):
 
 
 def test_like_lmplz_is_a_setting_of_counting(tmp_path):
-    text = jaxlm.read_corpus([" ".join(line) for line in sentences(INSIDE)], fractions=(1.0,))
+    path = tmp_path / "text.txt"
+    path.write_text("".join(" ".join(line) + "\n" for line in sentences(INSIDE)))
+    text = jaxlm.read_corpus(path, fractions=(1.0,))
     model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=3)
     plain = jaxlm.fit(model, text)
     like = jaxlm.fit(model, text, like_lmplz=True, folder=tmp_path / "run")
