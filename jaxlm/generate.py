@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import tyro
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.starts import say_start
-from jaxlm.evaluation.generation import SamplingConfig, sample
+from jaxlm.evaluation.generation import SamplingConfig, generation_note, sample
 from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt by sampling from the model.
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     run = load(command.run)
     say_start(run, command.start)
     texts = sample(run, command.prompt, command)
+    if note := generation_note(run):
+        print(f"note: {cli.with_flags(note)}", file=sys.stderr)
     print("\n----\n".join(texts))
     return 0
 

@@ -153,6 +153,20 @@ class SamplingConfig:
     warm for a run that was trained on a stream of text)."""
 
 
+def generation_note(run: Run) -> str:
+    """Return why most words of the run's continuations are arbitrary, and a remedy.
+
+    The note is empty for a run that learnt to predict every word. An n-gram always counts them all.
+    """
+    if not run.protocol.last_only or run.model.trained_by == "counting":
+        return ""
+    eos = "" if run.vocabulary.start_id is not None else " and `eos`, which ends the lines too"
+    return (
+        f"this model was trained to predict the last word of each line alone, so its other words "
+        f"are arbitrary: to generate lines, train with `positions` all{eos}"
+    )
+
+
 def check_sampling(config: SamplingConfig) -> None:
     """Raise SettingError for a value out of its range."""
     for field in ("length", "samples", "top_k"):
@@ -173,7 +187,9 @@ def sample(
     """Return sampled continuations of `prompt`.
 
     Each text begins with the tokens of the prompt, as the tokenizer decodes them. So a word that is
-    not in the vocabulary becomes `<unk>`, if the vocabulary has it.
+    not in the vocabulary becomes `<unk>`, if the vocabulary has it. A run that learnt the last word
+    of each line alone (`protocol.last_only`) generates arbitrary words elsewhere: train it with
+    positions="all".
 
     Example:
       >>> import jaxlm

@@ -21,7 +21,8 @@ from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ngrams.counts import Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, parse_memory
-from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
+from jaxlm.ngrams.lmplz import last_ngrams
+from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, modified_kneser_ney
 from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.folder import TABLES, RunFolder
 from jaxlm.runs.log import Log, perplexity_of
@@ -104,7 +105,19 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
         parse_memory(counting.memory)
     if model.stream and text.vocabulary.start_id is None:
         raise SettingError("stream", True, "needs a token that ends each line: use `eos`")
+    if counting.like_lmplz:
+        _check_like_lmplz(model, text)
     check_order(sequences(model, text), model.order, model.vocab_size)
+
+
+def _check_like_lmplz(model: NGram, text: Text) -> None:
+    """Raise SettingError if lmplz could not estimate this model."""
+    if model.smoothing != "modified-kneser-ney":
+        why = f"needs the smoothing modified-kneser-ney, which lmplz has; it is {model.smoothing}"
+        raise SettingError("like_lmplz", True, why)
+    if model.stream or text.vocabulary.start_id is None:
+        why = "needs lines that end in <eos>, as lmplz reads them: use `eos` without `stream`"
+        raise SettingError("like_lmplz", True, why)
 
 
 def _validate(log: Log, run: Run, text: Text) -> None:
@@ -175,6 +188,11 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
         scratch,
         counting.engine,
     )
+    if counting.like_lmplz:
+        vocabulary = text.vocabulary
+        assert vocabulary.start_id is not None
+        raw = last_ngrams(sequences(model, text), counts, vocabulary.start_id, vocabulary.unk_id)
+        return modified_kneser_ney(counts, allocate, raw=raw)
     return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
 
 
