@@ -44,7 +44,7 @@ from jaxlm.parallel.multihost import (
     run_on_first,
 )
 from jaxlm.recipes import recipe_settings
-from jaxlm.runs.folder import CONFIG, read_description
+from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
@@ -408,6 +408,9 @@ def run_folder(
         if resume and not here and _holds_run(out, not many):
             raise UserError(f"`resume`: {_other_kind(out, many)}")
         if resume and not here and not _remote_holds_run(out, remote):
+            for folder in (out, *sorted(path.parent for path in out.glob("*/checkpoints"))):
+                if found := files_of_run(folder):
+                    raise lost_config(folder, found)
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )

@@ -303,9 +303,14 @@ class _Loop:
 
     def run(self, resume: bool) -> list[Run]:
         """Train, and return the runs that did not fail."""
+        with contextlib.ExitStack() as locks:
+            return self._run(resume, locks)
+
+    def _run(self, resume: bool, locks: contextlib.ExitStack) -> list[Run]:
+        """Do `run`, and keep the locks of the folders in `locks`."""
         if self.training.tensorboard:
             check_tensorboard()
-        self._claim(resume)
+        self._claim(resume, locks)
         # Logs and checkpoints are opened only now: a refused folder must be left as it was.
         self.trainees = [self._trainee(spec, index) for index, spec in enumerate(self.specs)]
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
@@ -364,7 +369,7 @@ class _Loop:
 
     # Claim: the folders, and how many steps fit into a budget.
 
-    def _claim(self, resume: bool) -> None:
+    def _claim(self, resume: bool, locks: contextlib.ExitStack) -> None:
         """Claim the folders, and fit the number of steps to a budget.
 
         A folder that holds the run to resume is not changed: it could still be refused.
@@ -374,7 +379,7 @@ class _Loop:
             # The first process alone may see the folder.
             steps = saved_steps(self.training, self.first.folder)
             self._set_steps(int(allgather_ints([steps or 0])[0, 0]) or None)
-        run_on_first(lambda: claim_all(self._folders(), resume))
+        run_on_first(lambda: claim_all(self._folders(), resume, locks))
         if self.training.max_minutes and not self.training.steps:
             steps = self.budget.first_fit(
                 self._timed_block(),
