@@ -370,7 +370,8 @@ def many_table(runs: Sequence[Run]) -> Table:
         setting, _, seed = run.folder.name.rpartition("seed-")
         records = read_records(run.folder / METRICS)
         # The log leaves out a perplexity of infinity.
-        best = min(record.get("ppl", math.inf) for record in records if record["split"] == "valid")
+        valid = [record for record in records if record.get("split") == "valid"]
+        best = min((_perplexity_in(record) for record in valid), default=math.inf)
         by_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
     for setting, results in by_setting.items():
         values = [value for _, value in results]
@@ -380,6 +381,12 @@ def many_table(runs: Sequence[Run]) -> Table:
         mean = f"{statistics.mean(values):.2f}"
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
+
+
+def _perplexity_in(record: dict[str, Any]) -> float:
+    """Return the perplexity in a record of a log, infinity if it has none."""
+    ppl = record.get("ppl")
+    return float(ppl) if isinstance(ppl, int | float) else math.inf
 
 
 def run_folder(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.data.files import replacing
+from jaxlm.data.file_digests import check_file, file_digest
+from jaxlm.data.files import replacing, write_text
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
 
@@ -107,16 +108,35 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
     """Return the ids of `source` as a read-only memory map; encode them unless the file exists.
 
     The name of the file is a hash of the text and the tokenizer, so the file is never out of date.
+    A file beside it has its digest; a damaged file, or a file without a digest, is written again.
     """
     dtype = np.dtype(np.uint16 if len(tokenizer.vocabulary) <= 1 << 16 else np.uint32)
     key = hashlib.sha256(
         (source.sha256() + to_json(tokenizer)).encode("utf-8", "surrogatepass")
     ).hexdigest()
     path = folder / f"{key[:32]}.{dtype.name}"
-    if not path.exists():
+    if not _is_whole(path):
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
-            for block in in_blocks(source.lines()):
-                tokenizer.encode(block).astype(dtype).tofile(file)
+        with replacing(path, per_process=True) as partial:
+            with open(partial, "wb") as file:
+                for block in in_blocks(source.lines()):
+                    tokenizer.encode(block).astype(dtype).tofile(file)
+            digest = f"{partial.stat().st_size} {file_digest(partial)}\n"
+        write_text(_digest_of(path), digest, per_process=True)
     # An empty file cannot be mapped.
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _digest_of(path: Path) -> Path:
+    """Return the file that has the size and the digest of a file of ids."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a file of ids is there, with the size and the digest that were written."""
+    try:
+        size, digest = _digest_of(path).read_text(encoding="utf-8").split()
+        check_file(path, int(size), digest)
+    except (OSError, ValueError):
+        return False
+    return True

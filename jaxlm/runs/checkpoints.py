@@ -50,8 +50,8 @@ class Checkpoints:
         self._managers: dict[str, Any] = {}
         self._writing: dict[str, int] = {}
         self._remedy = (
-            "Earlier checkpoints are whole: remove the cause (free some space, if the disk is full), "
-            "then repeat the command with `resume`"
+            "Earlier checkpoints are whole: remove the cause (free some space, if the disk is "
+            "full), then repeat the command with `resume`"
         )
 
     def _manager(self, kind: str) -> Any:

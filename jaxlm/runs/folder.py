@@ -24,9 +24,9 @@ from jaxlm.data.files import write_text
 from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
 from jaxlm.errors import UserError
 from jaxlm.runs import remote_checkpoints
-from jaxlm.runs.old_configs import upgrade
+from jaxlm.runs.old_configs import complete, upgrade
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
-from jaxlm.runs.same_run import check_same_run
+from jaxlm.runs.same_run import changed_settings, check_same_run
 
 CONFIG, TOKENIZER, TABLES, LOCK = "config.json", "tokenizer.json", "ngrams", "run.lock"
 # The folder in which `RunFolder.save` makes a run: while it is there, the run is not complete.
@@ -98,6 +98,15 @@ class RunFolder:
         saved, saved_tokenizer = read_description(self.path)
         check_same_run(self.path, saved, saved_tokenizer, self.description, self.tokenizer)
         return False
+
+    def changes(self) -> str:
+        """Return the settings in which this run differs from the run in the folder, or ''.
+
+        `resume` allows these settings to change; see `changed_settings`.
+        """
+        if not self.holds_run:
+            return ""
+        return changed_settings(read_description(self.path)[0], self.description)
 
     def create(self, take_over: bool = False) -> None:
         """Write the description of a new run; of two processes that try, one succeeds.
@@ -377,7 +386,7 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     try:
-        config = upgrade(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        config = complete(upgrade(json.loads((folder / CONFIG).read_text(encoding="utf-8"))))
         missing = {"model", "network"} - config.keys()
         if missing:
             raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")

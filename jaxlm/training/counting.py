@@ -189,8 +189,8 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
         yield scratch
     except OSError as error:
         raise UserError(
-            f"cannot write the tables to {folder}: {error.strerror or error}: free some space, then repeat "
-            f"the command"
+            f"cannot write the tables to {folder}: {error.strerror or error}: free some space, "
+            f"then repeat the command"
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -217,7 +217,7 @@ def _kept(tables: Tables, folder: Path | None, scratch: Path) -> Tables:
         return tables
     tables.save(scratch / TABLES)
     os.replace(scratch / TABLES, folder / TABLES)
-    return Tables.load(folder / TABLES)
+    return Tables.load(folder / TABLES, check=False)
 
 
 def _log_estimate(log: Log, estimate: Estimate, seconds: float, tokens: int) -> None:

@@ -172,6 +172,8 @@ class _Loop:
         if first.folder and is_first():
             digests = {TEXT_DIGESTS: text_digests(text)}
             self.specs = [replace(spec, config=spec.config.with_about(**digests)) for spec in specs]
+        self.changes: list[str] = []
+        """Of each run that is resumed, the settings that changed; see `RunFolder.changes`."""
         self.trainees: list[Trainee] = []
         self.final_states: dict[int, TrainState] = {}
         """States of the runs that are out of patience, by index. Their rows in the stacked state
@@ -316,6 +318,9 @@ class _Loop:
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
         for note in self.first.model.notes() + self.budget.notes(self.pauses.total, per_epoch):
             first.log.note(note)
+        for trainee, change in zip(self.trainees, self.changes, strict=False):
+            if change:
+                trainee.log.note(f"note: resumed with {change}")
         try:
             with contextlib.ExitStack() as logs, Interrupts() as interrupts:
                 for trainee in self.trainees:
@@ -380,6 +385,8 @@ class _Loop:
             steps = saved_steps(self.training, self.first.folder)
             self._set_steps(int(allgather_ints([steps or 0])[0, 0]) or None)
         run_on_first(lambda: claim_all(self._folders(), resume, locks))
+        if resume and is_first():
+            self.changes = [folder.changes() for folder in self._folders()]
         if self.training.max_minutes and not self.training.steps:
             steps = self.budget.first_fit(
                 self._timed_block(),
