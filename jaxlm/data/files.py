@@ -38,7 +38,7 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str, *, per_process: bool = False) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8 by way of a partial file (`replacing`)."""
-    with replacing(path, per_process=per_process) as partial:
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

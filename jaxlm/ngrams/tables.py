@@ -222,8 +222,8 @@ class Tables:
             probabilities,
             read("backoffs", range(1, order)),
         )
-        tables._check_shapes()
         if check and not has_digests:
+            tables._check_shapes()
             for name, array in tables.arrays().items():
                 check_once(folder / f"{name}.npy", "values", partial(_check, name, array))
         return tables
