@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from jaxlm.data.file_digests import check_once
 from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
+from jaxlm.errors import UserError
 
 IN_MEMORY_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
@@ -118,17 +120,28 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
     ).hexdigest()
     path = folder / f"{key[:32]}.{dtype.name}"
     if not _is_whole(path, dtype.itemsize):
-        folder.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
-            for block in in_blocks(source.lines()):
-                ids = tokenizer.encode(block).astype(dtype).tobytes()
-                digest.update(ids)
-                file.write(ids)
-            file.write(digest.digest())
+        try:
+            _write(source, tokenizer, path, dtype)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep the token ids of the text in {folder}: {error.strerror or error}: "
+                f"free some space, or let JAXLM_CACHE be another folder"
+            ) from None
     size = (path.stat().st_size - DIGEST_BYTES) // dtype.itemsize
     # An empty file cannot be mapped.
     return np.memmap(path, dtype, "r", shape=(size,)) if size else np.empty(0, dtype)
+
+
+def _write(source: Source, tokenizer: Tokenizer, path: Path, dtype: np.dtype[Any]) -> None:
+    """Write the ids of `source` and their digest to the file `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
+        for block in in_blocks(source.lines()):
+            ids = tokenizer.encode(block).astype(dtype).tobytes()
+            digest.update(ids)
+            file.write(ids)
+        file.write(digest.digest())
 
 
 def _is_whole(path: Path, item_size: int) -> bool:

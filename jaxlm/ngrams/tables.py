@@ -186,7 +186,10 @@ class Tables:
                 continue
             # A file that other arrays map is replaced, not overwritten.
             with replacing(path) as written, open(written, "wb") as file:
-                np.save(file, array)
+                # As np.save does, whose error for a full disk does not say that the disk is full.
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(array).data if array.size else b"")
         paths = [folder / f"{name}.npy" for name in self.arrays()]
         digests = {
             path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in paths

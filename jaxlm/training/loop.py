@@ -318,9 +318,6 @@ class _Loop:
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
         for note in self.first.model.notes() + self.budget.notes(self.pauses.total, per_epoch):
             first.log.note(note)
-        for trainee, change in zip(self.trainees, self.changes, strict=False):
-            if change:
-                trainee.log.note(f"note: resumed with {change}")
         try:
             with contextlib.ExitStack() as logs, Interrupts() as interrupts:
                 for trainee in self.trainees:
@@ -328,6 +325,9 @@ class _Loop:
                 states = self._start(resume)
                 if self._first_decides(not resume or self._has_work()):
                     run_on_first(self._record_session)
+                    for trainee, change in zip(self.trainees, self.changes, strict=False):
+                        if change:
+                            trainee.log.note(f"note: the run goes on with {change}")
                 states = self._train(states, interrupts)
                 if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
