@@ -44,7 +44,7 @@ from jaxlm.parallel.multihost import (
     run_on_first,
 )
 from jaxlm.recipes import recipe_settings
-from jaxlm.runs.folder import CONFIG, read_description
+from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
@@ -370,7 +370,8 @@ def many_table(runs: Sequence[Run]) -> Table:
         setting, _, seed = run.folder.name.rpartition("seed-")
         records = read_records(run.folder / METRICS)
         # The log leaves out a perplexity of infinity.
-        best = min(record.get("ppl", math.inf) for record in records if record["split"] == "valid")
+        valid = [record for record in records if record.get("split") == "valid"]
+        best = min((_perplexity_in(record) for record in valid), default=math.inf)
         by_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
     for setting, results in by_setting.items():
         values = [value for _, value in results]
@@ -380,6 +381,12 @@ def many_table(runs: Sequence[Run]) -> Table:
         mean = f"{statistics.mean(values):.2f}"
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
+
+
+def _perplexity_in(record: dict[str, Any]) -> float:
+    """Return the perplexity in a record of a log, infinity if it has none."""
+    ppl = record.get("ppl")
+    return float(ppl) if isinstance(ppl, int | float) else math.inf
 
 
 def run_folder(
@@ -408,6 +415,9 @@ def run_folder(
         if resume and not here and _holds_run(out, not many):
             raise UserError(f"`resume`: {_other_kind(out, many)}")
         if resume and not here and not _remote_holds_run(out, remote):
+            for folder in (out, *sorted(path.parent for path in out.glob("*/checkpoints"))):
+                if found := files_of_run(folder):
+                    raise lost_config(folder, found)
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )

@@ -34,6 +34,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxlm.data.encoding import BLOCK_BYTES, TextSize, in_blocks
+from jaxlm.data.file_digests import file_digest
 from jaxlm.data.files import replacing, write_text
 from jaxlm.data.shards import ID_TYPES, PREPARED, TOKENIZER, Shard, id_type
 from jaxlm.data.sources import decode_line
@@ -315,6 +316,6 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
             tokens += len(ids)
             for line in block:
                 totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
-    shard = Shard(path.name, tokens, TextSize(*map(int, totals)))
+    shard = Shard(path.name, tokens, TextSize(*map(int, totals)), file_digest(path))
     write_text(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
     return shard

@@ -9,6 +9,7 @@
 `read_corpus("prepared")` read it.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.encoding import Split, TextSize
+from jaxlm.data.file_digests import check_file, check_once
 from jaxlm.data.tokenizers import Tokenizer, from_json
 from jaxlm.errors import SettingError, UserError
 
@@ -32,20 +34,24 @@ DECODE_BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of token ids, their number `tokens`, and the size of the text that they encode."""
+    """A file of token ids, their number `tokens`, and the size of the text that they encode.
+
+    sha256: the digest of the file; None for a shard of an older version.
+    """
 
     file: str
     tokens: int
     text: TextSize
+    sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry of this shard in prepared.json."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "Shard":
         """Return the shard that `as_json` wrote."""
-        return cls(saved["file"], saved["tokens"], TextSize(**saved["text"]))
+        return cls(saved["file"], saved["tokens"], TextSize(**saved["text"]), saved.get("sha256"))
 
 
 class ShardedIds:
@@ -194,16 +200,29 @@ def read_prepared(folder: Path) -> tuple[Tokenizer, dict[str, Split]]:
     return tokenizer, splits
 
 
+def _check_ids(ids: np.ndarray, size: int) -> None:
+    """Raise ValueError if an id is not in a vocabulary of `size` tokens."""
+    if int(ids.max()) >= size:
+        raise ValueError(f"it has the id {ids.max()}, and a vocabulary of {size} tokens")
+
+
 def _split(folder: Path, name: str, shards: list[Shard], tokenizer: Tokenizer) -> Split:
     """Return a split whose ids are memory maps of its shards."""
-    maps = []
+    maps, size = [], len(tokenizer.vocabulary)
     for shard in shards:
         path = folder / shard.file
         dtype = ID_TYPES[path.suffix[1:]]
         if path.stat().st_size != shard.tokens * dtype.itemsize:
             raise ValueError(f"{shard.file} is not {shard.tokens} ids long")
-        if shard.tokens:
-            maps.append(np.memmap(path, dtype, "r"))
+        if not shard.tokens:
+            continue
+        mapped = np.memmap(path, dtype, "r")
+        if shard.sha256 is not None:
+            check_file(path, mapped.nbytes, shard.sha256)
+        else:
+            check = functools.partial(_check_ids, mapped, size)
+            check_once(path, f"ids below {size}", check)
+        maps.append(mapped)
     ids: Any = np.empty(0, ID_TYPES["u16"])
     if maps:
         ids = maps[0] if len(maps) == 1 else ShardedIds(maps)
