@@ -50,6 +50,9 @@ class Command:
     """Folders of the runs."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
     corpus: str | None = None
     """Name or path of a corpus (none: the corpus that each run was trained on)."""
     split: str | None = None
@@ -154,7 +157,7 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
             "--dynamic and --mc-samples"
         )
     load_plugin(command.plugin)
-    runs = [load(folder) for folder in command.runs]
+    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
     if command.lines:
         runs = [by_lines(run, command.start) for run in runs]
     where: dict[str, Any] = {

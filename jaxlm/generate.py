@@ -37,13 +37,16 @@ class Command(SamplingConfig):
     """Text to continue (default: the start of a line)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     load_plugin(command.plugin)
-    run = load(command.run)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     say_start(run, command.start)
     texts = sample(run, command.prompt, command)
     if note := generation_note(run):

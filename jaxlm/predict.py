@@ -49,6 +49,9 @@ class Command:
     warm for a run that was trained on a stream of text)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
             'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
         )
     load_plugin(command.plugin)
-    run = load(command.run)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     say_start(run, command.start)
     contexts: Iterable[str] = command.contexts or (line.rstrip("\r\n") for line in sys.stdin)
     console = Console(highlight=False)

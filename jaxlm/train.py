@@ -44,7 +44,7 @@ from jaxlm.parallel.multihost import (
     run_on_first,
 )
 from jaxlm.recipes import recipe_settings
-from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description
+from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
@@ -168,9 +168,11 @@ def main(argv: Sequence[str]) -> int:
             )
         join_processes(command)
     # Loading uses JAX's devices, and so comes after join_processes.
-    start_run = load(choice.from_run) if choice.from_run else None
+    start_run = _start_run(choice.from_run, command)
     console = Console(quiet=not is_first())
     config = config_of(start.model, command, {"command": ["python", "-m", "jaxlm.train", *argv]})
+    # Before a large text is read.
+    config.check_ranges()
     text = _read_text(command, config, start_run)
     for note in text.notes:
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
@@ -287,6 +289,16 @@ def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> Languag
         adapt_model(start_run, text)
     vocabulary = text.vocabulary
     return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
+
+
+def _start_run(folder: Path | None, command: Any) -> Run | None:
+    """Return the run of --from, or None. Its checkpoints may be in --checkpoint-folder."""
+    if folder is None:
+        return None
+    kept_elsewhere = read_sections(folder, "training").get("checkpoint_folder") is not None
+    training = getattr(command, "training", None)
+    asked = training.checkpoint_folder if training and kept_elsewhere else None
+    return load(folder, checkpoint_folder=asked)
 
 
 def _vocabulary_note(start_run: Run, text: Text) -> str:

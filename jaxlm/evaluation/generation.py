@@ -1,14 +1,14 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.evaluation.scoring import repeated
+from jaxlm.ranges import NotNegative, Range, Seed, Size, check_settings
 from jaxlm.runs.protocol import FRESH
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
@@ -136,17 +136,17 @@ def word_sources(
 class SamplingConfig:
     """Settings of `sample`."""
 
-    length: int = 100
+    length: Size = 100
     """Tokens to generate."""
-    samples: int = 1
+    samples: Size = 1
     """Continuations to generate, as one batch."""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Divide the logits by this: below 1 less varied, above 1 more; 0: the most probable token."""
-    top_k: int | None = None
+    top_k: Size | None = None
     """Sample from the k most probable tokens only."""
-    top_p: float | None = None
+    top_p: Annotated[float, Range(above=0, most=1)] | None = None
     """Sample from the fewest most probable tokens whose probabilities sum to p (nucleus)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random numbers."""
     start: str | None = None
     """fresh: from the model's initial state; warm: after a stretch of the training text (none:
@@ -169,16 +169,17 @@ def generation_note(run: Run) -> str:
 
 def check_sampling(config: SamplingConfig) -> None:
     """Raise SettingError for a value out of its range."""
-    for field in ("length", "samples", "top_k"):
-        value = getattr(config, field)
-        if value is not None:
-            check_at_least(field, value, 1)
-    check_at_least("temperature", config.temperature, 0)
-    if math.isinf(config.temperature):
-        why = "must be finite: it would make impossible words as likely as all others"
-        raise SettingError("temperature", config.temperature, why)
-    if config.top_p is not None and not 0 < config.top_p <= 1:
-        raise SettingError("top_p", config.top_p, "must be above 0 and at most 1")
+    # An infinite temperature would make impossible words as likely as all others.
+    from jaxlm.ops.machine import check_fits, host_memory
+
+    check_settings(config)
+    # A token is a number, and is drawn by two random numbers.
+    check_fits(
+        f"`length` {config.length:,} and `samples` {config.samples:,}",
+        12 * config.length * config.samples,
+        host_memory(),
+        "give smaller numbers",
+    )
 
 
 def sample(

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.data.files import write_text
-from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
+from jaxlm.data.json_files import read_json
+from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
 from jaxlm.errors import UserError
 from jaxlm.runs import remote_checkpoints
 from jaxlm.runs.old_configs import complete, upgrade
@@ -31,6 +32,9 @@ from jaxlm.runs.same_run import changed_settings, check_same_run
 CONFIG, TOKENIZER, TABLES, LOCK = "config.json", "tokenizer.json", "ngrams", "run.lock"
 # The folder in which `RunFolder.save` makes a run: while it is there, the run is not complete.
 SAVING = "saving.partial"
+# The sections of config.json, and the entries of them that `load` and other readers use as texts.
+SECTIONS = ("network", "text", "batching", "optimizer", "training", "counting")
+TEXTS = (("training", "checkpoint_folder"), ("text", "corpus"), ("batching", "batching"))
 # Everything that a run writes into its folder, config.json first. A new run takes a folder that has
 # none of it.
 OWN = (
@@ -386,13 +390,36 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     try:
-        config = complete(upgrade(json.loads((folder / CONFIG).read_text(encoding="utf-8"))))
+        config = complete(upgrade(_checked_sections(read_json(folder / CONFIG))))
         missing = {"model", "network"} - config.keys()
         if missing:
             raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")
-        return config, from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
+        return config, from_saved(read_json(folder / TOKENIZER))
+    except UserError as error:
+        raise UserError(f"{folder} is a damaged run: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} is a damaged run: {type(error).__name__}: {error}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{folder} is a damaged run: {reason}") from None
+
+
+def _checked_sections(config: Any) -> dict[str, Any]:
+    """Return the content of a config.json.
+
+    Raises:
+      ValueError: if it, or one of its sections, has another type.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"{CONFIG} holds a {type(config).__name__}, not an object")
+    if not isinstance(config.get("model", ""), str):
+        raise ValueError(f"{CONFIG}: `model` is not a text")
+    for name in SECTIONS:
+        if not isinstance(config.get(name, {}), dict):
+            raise ValueError(f"{CONFIG}: `{name}` is not an object")
+    for section, name in TEXTS:
+        value = config.get(section, {}).get(name)
+        if not isinstance(value, str | None):
+            raise ValueError(f"{CONFIG}: `{name}` of `{section}` is not a text")
+    return config
 
 
 def read_sections(folder: Path, section: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.models.neural import param_shapes
-from jaxlm.ops.machine import block_if_needed
+from jaxlm.ops.machine import block_if_needed, check_fits, devices_memory
 from jaxlm.parallel.mesh import (
     Mesh,
     check_divides,
@@ -49,7 +49,13 @@ from jaxlm.training.optimizers import (
     make_optimizer,
 )
 from jaxlm.training.progress import NotFiniteError
-from jaxlm.training.state import TrainState, init_state, trace_start
+from jaxlm.training.state import (
+    TrainState,
+    init_state,
+    largest_param,
+    state_bytes,
+    trace_start,
+)
 from jaxlm.training.step import StepMetrics, StepRunner, make_train_block
 from jaxlm.training.trainee import PausePoints, Saved, Spec, Trainee
 
@@ -218,6 +224,23 @@ class _Loop:
         if self.extras.custom.schedule is not None:
             check_schedule(self.extras.custom.schedule)
         trace_start(model, self.transform, self.batches[0].batch_size)
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Raise UserError if the state of training is larger than the memory there is."""
+        batches, runs = self.batches[0], len(self.specs)
+        params, state = state_bytes(self.first.model, self.transform, batches.batch_size)
+        if make_average(self.optimizer):
+            state += params
+        words = 4 * batches.batch_size * batches.length * self.first.model.embedding_size
+        check_fits(
+            "the parameters, their gradients, the state of the optimizer and the features of a "
+            "batch",
+            runs * (2 * params + state + words),
+            devices_memory(),
+            f"the largest array is {largest_param(self.first.model)}; a batch has "
+            f"{batches.batch_size:,} x {batches.length:,} tokens",
+        )
 
     def _check_validation(self) -> None:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""
