@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import tyro
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.starts import say_start
-from jaxlm.evaluation.generation import SamplingConfig, sample
+from jaxlm.evaluation.generation import SamplingConfig, UnknownWords, sample
 from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt by sampling from the model.
@@ -45,6 +46,10 @@ def main(argv: Sequence[str]) -> int:
     run = load(command.run)
     say_start(run, command.start)
     texts = sample(run, command.prompt, command)
+    note = UnknownWords(run).note(command.prompt)
+    if note:
+        # Not on standard output, which has the texts alone.
+        print(f"note: {note}", file=sys.stderr, flush=True)
     print("\n----\n".join(texts))
     return 0
 
