@@ -7,6 +7,7 @@ if __name__ == "__main__":
     end_quietly()
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -326,14 +327,12 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     """
     if max(map(cell_len, names)) <= width:
         return list(names)
-    folders = [name.split("/")[:-1] for name in names]
-    shared = 0
-    while (
-        all(len(parts) > shared for parts in folders)
-        and len({parts[shared] for parts in folders}) == 1
-    ):
-        shared += 1
-    return ["/".join(["…", *name.split("/")[shared:]]) if shared else name for name in names]
+    folders = [name.split("/")[:-1] for name in names if "/" in name]
+    shared = len(os.path.commonprefix(folders)) if folders else 0
+    return [
+        "/".join(["…", *name.split("/")[shared:]]) if shared and "/" in name else name
+        for name in names
+    ]
 
 
 if __name__ == "__main__":

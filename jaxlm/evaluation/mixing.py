@@ -298,6 +298,7 @@ def check_vocabularies(runs: Sequence[Run]) -> None:
             token = next((token for token in run_tokens.tokens if token not in first_tokens), None)
             has, lacks = run, first
         if token is not None:
+            token = has.tokenizer.token_text(has.vocabulary.tokens.index(token))
             raise UserError(
                 f"{first.name} and {run.name} have different vocabularies "
                 f"({len(first_tokens):,} and {len(run_tokens):,} tokens): {token!r} is in "
