@@ -6,8 +6,8 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import itertools
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -328,7 +328,8 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     if max(map(cell_len, names)) <= width:
         return list(names)
     folders = [name.split("/")[:-1] for name in names if "/" in name]
-    shared = len(os.path.commonprefix(folders)) if folders else 0
+    levels = zip(*folders, strict=False)
+    shared = len(list(itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)))
     return [
         "/".join(["…", *name.split("/")[shared:]]) if shared and "/" in name else name
         for name in names

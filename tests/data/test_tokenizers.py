@@ -157,7 +157,7 @@ def test_units_and_vocabularies_of_tokenizers(
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("text", ["", "the cat", " the  cat ", "the cat\nthe", "a\n\n b"])
 def test_a_context_is_encoded_like_the_start_of_a_line(name, text, fitted):
-    tokenizer, lines = fitted[name], as_lines(text)
+    tokenizer, lines = fitted[name], as_lines(text) or [""]
     ids = tokenizer.encode_context(text)
     assert ids.dtype == np.int32 and ids.ndim == 1
     if tokenizer.unit == "words":
