@@ -169,7 +169,7 @@ class UnknownWords:
 
     @functools.cached_property
     def never_trained(self) -> bool:
-        """Whether the training text has no `<unk>`: the model has learnt nothing about it.
+        """True if the training text has no `<unk>`, so that the model has learnt nothing about it.
 
         False if the run cannot tell: its training text is long, is not here, or is downloaded.
         """
@@ -191,13 +191,14 @@ class UnknownWords:
         words = self.words(text)
         if not words:
             return ""
-        listed = ", ".join(map(quoted, words[:5]))
+        *listed, last = map(quoted, words[:5])
         if len(words) > 5:
-            listed += f" and {len(words) - 5} more"
+            listed, last = [*listed, last], f"{len(words) - 5} more"
+        subject = f"{', '.join(listed)} and {last}" if listed else last
         are = "is" if len(words) == 1 else "are"
         never = ", which never occurred in training" if self.never_trained else ""
         unk = self.run.vocabulary.unk
-        return f"{listed} {are} not in the vocabulary; the model reads {unk}{never}"
+        return f"{subject} {are} not in the vocabulary; the model reads {unk}{never}"
 
 
 @dataclass(frozen=True)

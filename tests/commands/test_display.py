@@ -145,7 +145,7 @@ def test_predict_names_unknown_words(shell, tmp_path):
     run = ngram(tmp_path / "seen", ["the <unk> sat", "the cat sat"] * 3, unk="always")
     _, out, err = shell("predict", run, "the zebra", "the cat", "the yak, a zebra")
     assert "the zebra -> sat\nnote: zebra is not in the vocabulary; the model reads <unk>\n" in out
-    assert "yak,, a, zebra are not in the vocabulary" in out and "training" not in out
+    assert "yak,, a and zebra are not in the vocabulary" in out and "training" not in out
     assert out.count("note:") - out.count("sees the last") == 2
     code, out, err = shell("generate", run, "--prompt", "the zebra", "--length", "1")
     assert (code, out[:9]) == (0, "the <unk>")
