@@ -34,6 +34,7 @@ def direct(run, ids, before):
     return found
 
 
+@pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm")
 @pytest.mark.parametrize(("name", "options"), PLAIN)
 def test_a_warm_start_reads_the_stretch_before_the_text(name, options):
     run = run_of(name, options)
@@ -57,7 +58,9 @@ def test_a_warm_start_reads_the_stretch_before_the_text(name, options):
         assert log_probs_V[read[-1]] == pytest.approx(log_probs_V.max(), abs=1e-5)
 
 
+@pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm")
 @pytest.mark.parametrize("start", ["fresh", "warm"])
+@pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm")
 @pytest.mark.parametrize(("name", "options"), PLAIN)
 def test_lines_are_scored_each_from_the_same_state(name, options, start, tmp_path):
     run = run_of(name, options)
