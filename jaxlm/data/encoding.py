@@ -10,6 +10,7 @@ import numpy as np
 from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
+from jaxlm.errors import UserError, reason
 
 IN_MEMORY_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
@@ -34,7 +35,9 @@ class TextSize:
         """
         totals = np.zeros(4, np.int64)
         for line in lines:
-            totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
+            # Lines of bytes that are not UTF-8 have surrogates (`decode_lines`).
+            size = len(line.encode("utf-8", "surrogateescape"))
+            totals += size, len(line), len(line.split()), 1
         return cls(*map(int, totals))
 
 
@@ -75,7 +78,8 @@ class Split:
           cache_folder: returns the folder for the file of ids; called only for a large text.
           in_memory_bytes: size in bytes above which a text is encoded block by block into a file.
         Raises:
-          UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
+          UserError: at a token that the vocabulary lacks, if it has no `<unk>`, and if the file of
+            ids cannot be written.
         """
         if source.size <= in_memory_bytes:
             return cls(name, tokenizer.encode(source.lines()), source, tokenizer)
@@ -86,7 +90,7 @@ class Split:
         return [self.tokenizer.encode([line]) for line in self.source.lines() if line.strip()]
 
     def text_size(self) -> TextSize:
-        """Return the length of the text. CRLF counts as LF, a byte order mark as nothing."""
+        """Return the length of the text as lines, in which CR LF is LF (`Source.lines`)."""
         return TextSize.of(self.source.lines())
 
 
@@ -114,9 +118,16 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
     ).hexdigest()
     path = folder / f"{key[:32]}.{dtype.name}"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
-            for block in in_blocks(source.lines()):
-                tokenizer.encode(block).astype(dtype).tofile(file)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
+                for block in in_blocks(source.lines()):
+                    # The errors of ndarray.tofile do not say why.
+                    file.write(tokenizer.encode(block).astype(dtype).tobytes())
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the cache {folder}: {reason(error)}: free some space, or set "
+                f"JAXLM_CACHE to another folder"
+            ) from None
     # An empty file cannot be mapped.
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)

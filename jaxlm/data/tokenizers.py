@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jaxlm.data.vocabulary import EOS, Vocabulary
-from jaxlm.errors import SettingError, choose
+from jaxlm.errors import SettingError, UserError, choose
 
 BPE_DEFAULT_SIZE = 4096
 # BPE merges within words: contractions, letters, digits and other characters (Radford et al. 2019).
@@ -64,6 +64,8 @@ class Tokenizer(abc.ABC):
     closed_vocabulary: ClassVar[bool]
     """Whether a text can have tokens that the vocabulary lacks. They become <unk>, or are an error
     if the vocabulary has no <unk>."""
+    exact: ClassVar[bool] = False
+    """Whether a file of any bytes is a text, whose every byte counts (`decode_lines`)."""
     uses: ClassVar[tuple[str, ...]] = ("vocab_size", "min_count", "unk")
     """The settings of the vocabulary, of these three, that `fit` uses."""
     vocabulary: Vocabulary
@@ -254,7 +256,7 @@ class Characters(Tokenizer):
 
 
 class Bytes(Tokenizer):
-    """The 256 bytes of UTF-8. They cover any text.
+    """The 256 bytes. They cover any text in UTF-8, and any file: its bytes are read as they are.
 
     Example:
       >>> Bytes().encode(["é\\n"]).tolist()
@@ -263,6 +265,7 @@ class Bytes(Tokenizer):
 
     name = "bytes"
     closed_vocabulary = False
+    exact = True
     uses = ()
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
@@ -274,7 +277,9 @@ class Bytes(Tokenizer):
         return cls()
 
     def encode(self, lines: Lines) -> np.ndarray:
-        return np.frombuffer("".join(lines).encode("utf-8"), np.uint8).astype(np.int32)
+        return np.frombuffer("".join(lines).encode("utf-8", "surrogateescape"), np.uint8).astype(
+            np.int32
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         # bytes(array) would return the memory of the array.
@@ -393,8 +398,18 @@ def from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` wrote as `text`.
 
     Raises:
-      UserError: if its name is not in TOKENIZERS.
+      UserError: if its name is not in TOKENIZERS, or the text is damaged.
     """
-    saved = json.loads(text)
-    vocabulary = Vocabulary(tuple(saved["tokens"]), saved["unk"], saved["start"])
-    return choose(TOKENIZERS, saved["tokenizer"], "tokenizer")(vocabulary, **saved["state"])  # type: ignore[call-arg]
+    try:
+        saved = json.loads(text)
+        tokens, special = tuple(saved["tokens"]), (saved["unk"], saved["start"])
+        if not all(isinstance(token, str) for token in tokens):
+            raise TypeError("a token is not a text")
+        vocabulary = Vocabulary(tokens, *special)
+        kind = choose(TOKENIZERS, saved["tokenizer"], "tokenizer")
+        return kind(vocabulary, **saved["state"])  # type: ignore[call-arg]
+    except UserError:
+        raise
+    except Exception as error:  # the package tokenizers raises this class alone
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise UserError(f"the tokenizer is damaged ({why})") from None
