@@ -75,6 +75,10 @@ class Command:
     start: str | None = None
     """With --lines: fresh, the initial state, or warm, after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
+    encoding: str | None = None
+    """Encoding of the corpus or the text (none: the run's own for its own corpus, else UTF-8)."""
+    column: str | None = None
+    """Column of the corpus or the text, if it is a table (none: as for --encoding)."""
     per_token: Path | None = None
     """File for a table of all tokens: log-probability, surprisal, rank, entropy, text (one run)."""
     mix: bool = False
@@ -184,6 +188,12 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
         "split": command.split,
         "text": command.text,
     }
+    if (adaptation or command.mix) and (command.encoding or command.column):
+        # Both also read other splits, of other files.
+        raise UserError(
+            "--encoding and --column are not for --mix and adapted runs: convert the text to a "
+            "UTF-8 file first"
+        )
     if command.mix:
         from jaxlm.evaluation.mixing import mixture
 
@@ -258,7 +268,9 @@ def parse_weights(text: str) -> list[float]:
 
 def evaluate(command: Command, run: Run) -> Report:
     """Return the report of one run; write its table of tokens if the command asks for it."""
-    split = open_split(run, command.corpus, command.split, command.text)
+    split = open_split(
+        run, command.corpus, command.split, command.text, command.encoding, command.column
+    )
     scores = score(run, split, detail=command.per_token is not None)
     if command.per_token:
         write_per_token(run, split, scores, command.per_token)

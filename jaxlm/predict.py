@@ -7,7 +7,7 @@ if __name__ == "__main__":
     end_quietly()
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,18 @@ def main(argv: Sequence[str]) -> int:
     load_plugin(command.plugin)
     run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     say_start(run, command.start)
-    contexts: Iterable[str] = command.contexts or (line.rstrip("\r\n") for line in sys.stdin)
+    contexts: Iterable[str] = command.contexts or read_contexts(sys.stdin)
     console = Console(highlight=False)
     unknown = UnknownWords(run)
     for context in contexts:
         show(console, run, context, command.top, command.start, unknown)
     return 0
+
+
+def read_contexts(lines: Iterable[str]) -> Iterator[str]:
+    """Yield each line without its line break, and the first without a byte order mark."""
+    for number, line in enumerate(lines):
+        yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
 
 
 def show(

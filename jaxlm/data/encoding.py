@@ -14,7 +14,7 @@ from jaxlm.data.file_digests import check_once
 from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 IN_MEMORY_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
@@ -47,7 +47,9 @@ class TextSize:
         """
         totals = np.zeros(4, np.int64)
         for line in lines:
-            totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
+            # Lines of bytes that are not UTF-8 have surrogates (`decode_lines`).
+            size = len(line.encode("utf-8", "surrogateescape"))
+            totals += size, len(line), len(line.split()), 1
         return cls(*map(int, totals))
 
 
@@ -88,7 +90,8 @@ class Split:
           cache_folder: returns the folder for the file of ids; called only for a large text.
           in_memory_bytes: size in bytes above which a text is encoded block by block into a file.
         Raises:
-          UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
+          UserError: at a token that the vocabulary lacks, if it has no `<unk>`, and if the file of
+            ids cannot be written.
         """
         if source.size <= in_memory_bytes:
             return cls(name, tokenizer.encode(source.lines()), source, tokenizer)
@@ -103,7 +106,7 @@ class Split:
         return divides_words(self.source.lines())
 
     def text_size(self) -> TextSize:
-        """Return the length of the text. CRLF counts as LF, a byte order mark as nothing."""
+        """Return the length of the text as lines, in which CR LF is LF (`Source.lines`)."""
         return TextSize.of(self.source.lines())
 
 
@@ -160,8 +163,8 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
             _write(source, tokenizer, path, dtype)
         except OSError as error:
             raise UserError(
-                f"cannot keep the token ids of the text in {folder}: {error.strerror or error}: "
-                f"free some space, or let JAXLM_CACHE be another folder"
+                f"cannot keep the token ids of the text in {folder}: {reason(error)}: free some "
+                f"space, or let JAXLM_CACHE be another folder"
             ) from None
     size = (path.stat().st_size - DIGEST_BYTES) // dtype.itemsize
     # An empty file cannot be mapped.

@@ -74,6 +74,8 @@ class Tokenizer(abc.ABC):
     closed_vocabulary: ClassVar[bool]
     """Whether a text can have tokens that the vocabulary lacks. They become <unk>, or are an error
     if the vocabulary has no <unk>."""
+    exact: ClassVar[bool] = False
+    """Whether a file of any bytes is a text, whose every byte counts (`decode_lines`)."""
     uses: ClassVar[tuple[str, ...]] = ("vocab_size", "min_count", "unk")
     """The settings of the vocabulary, of these three, that `fit` uses."""
     vocabulary: Vocabulary
@@ -290,7 +292,7 @@ class Characters(Tokenizer):
 
 
 class Bytes(Tokenizer):
-    """The 256 bytes of UTF-8. They cover any text.
+    """The 256 bytes. They cover any text in UTF-8, and any file: its bytes are read as they are.
 
     Example:
       >>> Bytes().encode(["é\\n"]).tolist()
@@ -299,6 +301,7 @@ class Bytes(Tokenizer):
 
     name = "bytes"
     closed_vocabulary = False
+    exact = True
     uses = ()
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
@@ -312,7 +315,9 @@ class Bytes(Tokenizer):
         return cls()
 
     def encode(self, lines: Lines) -> np.ndarray:
-        return np.frombuffer("".join(lines).encode("utf-8"), np.uint8).astype(np.int32)
+        return np.frombuffer("".join(lines).encode("utf-8", "surrogateescape"), np.uint8).astype(
+            np.int32
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         # bytes(array) would return the memory of the array.

@@ -132,6 +132,8 @@ def open_split(
     corpus: str | Path | None = None,
     split: str | None = None,
     text: str | Path | None = None,
+    encoding: str | None = None,
+    column: str | None = None,
 ) -> Split:
     """Return the text to evaluate a run on, cut into tokens by the tokenizer of the run.
 
@@ -140,13 +142,16 @@ def open_split(
       corpus: name or path of the corpus; None for the corpus that the run was trained on.
       split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
       text: a text file to evaluate as a whole, instead of a corpus.
+      encoding: the encoding of the corpus or the text; None for the run's own encoding if the
+        corpus is the one that the run was trained on, and else for UTF-8.
+      column: the column to read, if the corpus or the text is a table; None as for `encoding`.
     Raises:
       UserError: for a text that does not exist, is empty or cannot be encoded.
       SettingError: for a corpus or a split beside a text.
     """
     check_where(corpus, split, text)
     if text is not None:
-        found = open_file(text, run.tokenizer)
+        found = open_file(text, run.tokenizer, encoding, column)
     else:
         trained_on = run.settings.get("text", {})
         name = corpus or trained_on.get("corpus")
@@ -160,8 +165,14 @@ def open_split(
             )
         name = corpus_name(name)
         same = name == trained_on.get("corpus") and is_cut(name)
-        fractions = trained_on.get("fractions") if same else None
-        config = TextConfig(corpus=name, fractions=tuple(fractions) if fractions else None)
+        own = trained_on if same else {}
+        fractions = own.get("fractions")
+        config = TextConfig(
+            corpus=name,
+            fractions=tuple(fractions) if fractions else None,
+            encoding=encoding or own.get("encoding"),
+            column=column or own.get("column"),
+        )
         found = open_text(config, run.tokenizer).split(split)
         found = replace(found, name=f"{name} {found.name}")
     if not len(found):
