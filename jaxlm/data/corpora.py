@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, cuts, split_by_fractions
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, UserError, choose, in_any_case
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
@@ -204,6 +204,16 @@ def corpus_sources(
     except UserError as error:
         raise UserError(f"{error}, or give a file or folder that exists") from None
     raise AssertionError(name)
+
+
+def corpus_name(name: str) -> str:
+    """Return the name in CORPORA that `name` spells in any case; other names and paths unchanged.
+
+    Example:
+      >>> corpus_name("PTB"), corpus_name("my.txt")
+      ('ptb', 'my.txt')
+    """
+    return name if os.path.exists(name) else in_any_case(name, CORPORA)
 
 
 def is_cut(name: str) -> bool:
