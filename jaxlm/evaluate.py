@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import (
     Report,
@@ -115,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
     """Score each run and print one table."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.evaluate", about=ABOUT)
     check_flags(command)
+    command = replace(command, corpus=command.corpus and corpus_name(command.corpus))
     try:
         reports, mixed = measure(command)
     except UserError as error:

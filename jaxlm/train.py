@@ -12,7 +12,7 @@ import re
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -31,9 +31,10 @@ from jaxlm.commands.settings import (
     read_config_file,
 )
 from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.tokenizers import quoted
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import UserError, choose, in_any_case
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -44,7 +45,7 @@ from jaxlm.parallel.multihost import (
     join_processes,
     run_on_first,
 )
-from jaxlm.recipes import recipe_settings
+from jaxlm.recipes import RECIPES, recipe_settings
 from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
@@ -67,6 +68,34 @@ Examples:
   python -m jaxlm.train --from runs/lstm-ptb --corpus my.txt --lr 1e-4
 """
 PROG = "python -m jaxlm.train"
+FIRST = {
+    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "plot"),
+    "text": ("corpus", "tokens"),
+    "network": (
+        "order",
+        "smoothing",
+        "n_step",
+        "embedding_size",
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "tied",
+    ),
+    "training": (
+        "epochs",
+        "steps",
+        "max_minutes",
+        "batch_size",
+        "bptt",
+        "optimizer",
+        "lr",
+        "clip",
+        "seed",
+        "sample_every",
+    ),
+}
+"""The settings that --help shows, in boxes; --help-all shows all. Settings that only a model of the
+user's own has are shown too."""
 MODEL_HELP = (
     f"{', '.join(MODELS)} (none: the recipe's, or nplm). The model decides which flags there are."
 )
@@ -154,8 +183,7 @@ COMMANDS: dict[str, Any] = {"gradient": Command, "counting": CountingCommand}
 
 def main(argv: Sequence[str]) -> int:
     """Read the flags, train, and show the result."""
-    choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
-    load_plugin(choice.plugin)
+    choice = _read_choice(argv)
     start = _start_config(choice)
     command = _parse(start, argv)
     _check_effects(command)
@@ -207,6 +235,19 @@ def main(argv: Sequence[str]) -> int:
     if is_first():
         show_result(console, run, text, command.plot)
     return 0
+
+
+def _read_choice(argv: Sequence[str]) -> Choice:
+    """Return the flags that decide the defaults of all other flags."""
+    choice = cli.parse_known(Choice, argv, prog=PROG)
+    # The models of the plugin come into MODELS.
+    load_plugin(choice.plugin)
+    return replace(
+        choice,
+        model=choice.model and in_any_case(choice.model, MODELS),
+        recipe=choice.recipe and in_any_case(choice.recipe, RECIPES),
+        corpus=corpus_name(choice.corpus),
+    )
 
 
 class _FlagConsole(Console):
@@ -261,7 +302,43 @@ def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
     kind = COMMANDS[MODELS[start.model].kind.trained_by]
     network = network_class(start.model)
     defaults = kind(network=network(**start.network), **start.sections)
-    return cli.parse(kind[network], argv, prog=PROG, about=ABOUT, default=defaults)
+    command = cli.parse(
+        kind[network],
+        argv,
+        prog=PROG,
+        about=ABOUT,
+        default=defaults,
+        first=FIRST | {"network": (*FIRST["network"], *_own_settings(start.model))},
+        elsewhere=_elsewhere(start.model),
+    )
+    text = replace(command.text, corpus=corpus_name(command.text.corpus))
+    return replace(command, text=text)
+
+
+def _own_settings(model: str) -> list[str]:
+    """Return the settings that only a model of the user's own has."""
+    builtin = {
+        name
+        for entry in MODELS.values()
+        if entry.kind.__module__.startswith("jaxlm.")
+        for name in entry.settings
+    }
+    return [name for name in MODELS[model].settings if name not in builtin]
+
+
+def _elsewhere(model: str) -> dict[str, str]:
+    """Return what to say of the settings that other models have and this model has not."""
+    models: dict[str, list[str]] = {}
+    for name, entry in MODELS.items():
+        config = RunConfig.default(name)
+        sections = [item.name for section in config.sections.values() for item in fields(section)]
+        for setting in [*entry.settings, *sections]:
+            models.setdefault(setting, []).append(name)
+    found = {setting: names for setting, names in models.items() if model not in names}
+    return {
+        setting: f"is a flag of {', '.join(names)}, not of {model}"
+        for setting, names in found.items()
+    }
 
 
 def _check_effects(command: Flags) -> None:

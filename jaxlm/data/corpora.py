@@ -13,7 +13,7 @@ from jaxlm.data.columns import TABLE_ENDINGS
 from jaxlm.data.compression import PACKED_ENDINGS, is_packed
 from jaxlm.data.reading import AS_TEXT, Reading, check_plain, read_text, text_of
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, cuts, split_by_fractions
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, UserError, choose, in_any_case
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
@@ -212,6 +212,16 @@ def corpus_sources(
     except UserError as error:
         raise UserError(f"{error}, or give a file or folder that exists") from None
     raise AssertionError(name)
+
+
+def corpus_name(name: str) -> str:
+    """Return the name in CORPORA that `name` spells in any case; other names and paths unchanged.
+
+    Example:
+      >>> corpus_name("PTB"), corpus_name("my.txt")
+      ('ptb', 'my.txt')
+    """
+    return name if os.path.exists(name) else in_any_case(name, CORPORA)
 
 
 def is_cut(name: str) -> bool:
