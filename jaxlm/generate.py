@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,13 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.evaluation.generation import SamplingConfig, sample
+from jaxlm.commands.starts import say_start
+from jaxlm.evaluation.generation import (
+    SamplingConfig,
+    UnknownWords,
+    generation_note,
+    sample,
+)
 from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt by sampling from the model.
@@ -44,9 +51,13 @@ def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     load_plugin(command.plugin)
-    texts = sample(
-        load(command.run, checkpoint_folder=command.checkpoint_folder), command.prompt, command
-    )
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
+    say_start(run, command.start)
+    texts = sample(run, command.prompt, command)
+    for note in (generation_note(run), UnknownWords(run).note(command.prompt)):
+        if note:
+            # Not on standard output, which has the texts alone.
+            print(f"note: {cli.with_flags(note)}", file=sys.stderr, flush=True)
     print("\n----\n".join(texts))
     return 0
 

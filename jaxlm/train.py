@@ -12,7 +12,7 @@ import re
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -31,8 +31,10 @@ from jaxlm.commands.settings import (
     read_config_file,
 )
 from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
-from jaxlm.errors import UserError, choose
+from jaxlm.data.tokenizers import quoted
+from jaxlm.errors import UserError, choose, in_any_case
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -43,8 +45,8 @@ from jaxlm.parallel.multihost import (
     join_processes,
     run_on_first,
 )
-from jaxlm.recipes import recipe_settings
-from jaxlm.runs.folder import CONFIG, read_description, read_sections
+from jaxlm.recipes import RECIPES, recipe_settings
+from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
 from jaxlm.runs.log import METRICS, read_records, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
@@ -66,6 +68,34 @@ Examples:
   python -m jaxlm.train --from runs/lstm-ptb --corpus my.txt --lr 1e-4
 """
 PROG = "python -m jaxlm.train"
+FIRST = {
+    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "plot"),
+    "text": ("corpus", "tokens"),
+    "network": (
+        "order",
+        "smoothing",
+        "n_step",
+        "embedding_size",
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "tied",
+    ),
+    "training": (
+        "epochs",
+        "steps",
+        "max_minutes",
+        "batch_size",
+        "bptt",
+        "optimizer",
+        "lr",
+        "clip",
+        "seed",
+        "sample_every",
+    ),
+}
+"""The settings that --help shows, in boxes; --help-all shows all. Settings that only a model of the
+user's own has are shown too."""
 MODEL_HELP = (
     f"{', '.join(MODELS)} (none: the recipe's, or nplm). The model decides which flags there are."
 )
@@ -153,8 +183,7 @@ COMMANDS: dict[str, Any] = {"gradient": Command, "counting": CountingCommand}
 
 def main(argv: Sequence[str]) -> int:
     """Read the flags, train, and show the result."""
-    choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
-    load_plugin(choice.plugin)
+    choice = _read_choice(argv)
     start = _start_config(choice)
     command = _parse(start, argv)
     _check_effects(command)
@@ -206,6 +235,19 @@ def main(argv: Sequence[str]) -> int:
     if is_first():
         show_result(console, run, text, command.plot)
     return 0
+
+
+def _read_choice(argv: Sequence[str]) -> Choice:
+    """Return the flags that decide the defaults of all other flags."""
+    choice = cli.parse_known(Choice, argv, prog=PROG)
+    # The models of the plugin come into MODELS.
+    load_plugin(choice.plugin)
+    return replace(
+        choice,
+        model=choice.model and in_any_case(choice.model, MODELS),
+        recipe=choice.recipe and in_any_case(choice.recipe, RECIPES),
+        corpus=corpus_name(choice.corpus),
+    )
 
 
 class _FlagConsole(Console):
@@ -260,7 +302,43 @@ def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
     kind = COMMANDS[MODELS[start.model].kind.trained_by]
     network = network_class(start.model)
     defaults = kind(network=network(**start.network), **start.sections)
-    return cli.parse(kind[network], argv, prog=PROG, about=ABOUT, default=defaults)
+    command = cli.parse(
+        kind[network],
+        argv,
+        prog=PROG,
+        about=ABOUT,
+        default=defaults,
+        first=FIRST | {"network": (*FIRST["network"], *_own_settings(start.model))},
+        elsewhere=_elsewhere(start.model),
+    )
+    text = replace(command.text, corpus=corpus_name(command.text.corpus))
+    return replace(command, text=text)
+
+
+def _own_settings(model: str) -> list[str]:
+    """Return the settings that only a model of the user's own has."""
+    builtin = {
+        name
+        for entry in MODELS.values()
+        if entry.kind.__module__.startswith("jaxlm.")
+        for name in entry.settings
+    }
+    return [name for name in MODELS[model].settings if name not in builtin]
+
+
+def _elsewhere(model: str) -> dict[str, str]:
+    """Return what to say of the settings that other models have and this model has not."""
+    models: dict[str, list[str]] = {}
+    for name, entry in MODELS.items():
+        config = RunConfig.default(name)
+        sections = [item.name for section in config.sections.values() for item in fields(section)]
+        for setting in [*entry.settings, *sections]:
+            models.setdefault(setting, []).append(name)
+    found = {setting: names for setting, names in models.items() if model not in names}
+    return {
+        setting: f"is a flag of {', '.join(names)}, not of {model}"
+        for setting, names in found.items()
+    }
 
 
 def _check_effects(command: Flags) -> None:
@@ -382,7 +460,8 @@ def many_table(runs: Sequence[Run]) -> Table:
         setting, _, seed = run.folder.name.rpartition("seed-")
         records = read_records(run.folder / METRICS)
         # The log leaves out a perplexity of infinity.
-        best = min(record.get("ppl", math.inf) for record in records if record["split"] == "valid")
+        valid = [record for record in records if record.get("split") == "valid"]
+        best = min((_perplexity_in(record) for record in valid), default=math.inf)
         by_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
     for setting, results in by_setting.items():
         values = [value for _, value in results]
@@ -392,6 +471,12 @@ def many_table(runs: Sequence[Run]) -> Table:
         mean = f"{statistics.mean(values):.2f}"
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
+
+
+def _perplexity_in(record: dict[str, Any]) -> float:
+    """Return the perplexity in a record of a log, infinity if it has none."""
+    ppl = record.get("ppl")
+    return float(ppl) if isinstance(ppl, int | float) else math.inf
 
 
 def run_folder(
@@ -420,6 +505,9 @@ def run_folder(
         if resume and not here and _holds_run(out, not many):
             raise UserError(f"`resume`: {_other_kind(out, many)}")
         if resume and not here and not _remote_holds_run(out, remote):
+            for folder in (out, *sorted(path.parent for path in out.glob("*/checkpoints"))):
+                if found := files_of_run(folder):
+                    raise lost_config(folder, found)
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
@@ -552,7 +640,7 @@ def prediction_table(run: Run, text: Text) -> Table:
     The model reads the ids that it was trained on. Lines without a token to predict from are left
     out.
     """
-    tokens, start_id = text.vocabulary.tokens, text.vocabulary.start_id
+    start_id = text.vocabulary.start_id
     start = [] if start_id is None else [start_id]
     table = Table(box=None, show_header=False)
     for row in text.train.rows():
@@ -562,9 +650,7 @@ def prediction_table(run: Run, text: Text) -> Table:
         log_probs_1V, _ = run.model.next_log_probs(run.params, ids[None, :])
         log_probs_V = np.asarray(log_probs_1V)[0]
         best, target = int(np.argmax(log_probs_V)), int(row[-1])
-        guess, right = (
-            repr(token) if token.isspace() else token for token in (tokens[best], tokens[target])
-        )
+        guess, right = (quoted(text.tokenizer.token_text(index)) for index in (best, target))
         wrong = "" if best == target else f"   (the corpus has {right})"
         context = text.tokenizer.decode(row[:-1])
         probability = f"{np.exp(log_probs_V[best]):.4f}"

@@ -15,6 +15,7 @@ from jaxlm.errors import SettingError, choose
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import recipe_settings
 from jaxlm.runs.old_configs import upgrade
+from jaxlm.runs.starts import WARM_START
 from jaxlm.training.config import RunConfig, check_length, section_names
 
 
@@ -95,7 +96,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return {
         name: value
         for name, value in flat.items()
-        if name not in ("jaxlm", "command", "protocol", "file", "text_sha256", "from_run")
+        if name
+        not in ("jaxlm", "command", "protocol", "file", "text_sha256", "from_run", WARM_START)
     }
 
 

@@ -1,14 +1,25 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
+from jaxlm.data.corpora import CORPORA
+from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, check_at_least
+from jaxlm.evaluation.perplexity import open_split
+from jaxlm.evaluation.scoring import repeated
 from jaxlm.ranges import NotNegative, Range, Seed, Size, check_settings
+from jaxlm.runs.protocol import FRESH
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import Start, start_of
+
+# A longer training text, in tokens, is not read to find out whether it has <unk>.
+SHORT_TEXT = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -16,37 +27,48 @@ class Context:
     """An encoded context.
 
     Attributes:
-      ids: token ids that the model reads, int32 [1, T].
+      ids: token ids that the model reads, int32 [1, T]. The ids of the text come last.
       note: how the context that the model sees differs from the text; empty if it does not differ.
+      start: the state from which the model reads the ids.
     """
 
     ids: np.ndarray
-    note: str = ""
+    note: str
+    start: Start
+
+    @property
+    def text_ids(self) -> np.ndarray:
+        """Token ids of the text alone, int32 [T]."""
+        return self.ids[0, len(self.start.ids) :]
 
 
-def encode_context(run: Run, text: str) -> Context:
+def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     """Return the token ids of `text`, after the start token if the vocabulary has a start token.
 
-    A model with a window sees only the last tokens of a longer context. Where a model needs its
-    whole window (an NPLM), a shorter context is padded with the start token, as in training. The
-    note reports both.
+    With a warm start the model has read a stretch of its training text before; see
+    `jaxlm.runs.starts.start_of`. A model with a window sees only the last tokens of a longer
+    context. Where a model needs its whole window (an NPLM), a shorter context is padded with the
+    start token, as in training by rows. The note reports both.
 
+    Args:
+      run: the run.
+      text: the text.
+      start: "fresh", "warm", or None for the default of the run.
     Raises:
       UserError: for text with lone surrogates (from bytes that are not UTF-8), an unknown word if
         the vocabulary has no `<unk>`, and a context that is too short and cannot be padded.
     """
-    vocabulary, tokenizer = run.vocabulary, run.tokenizer
+    vocabulary, tokenizer, begin = run.vocabulary, run.tokenizer, start_of(run, start)
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
     # A context is the beginning of a line, so no <eos> follows it. The tokenizer for words would
     # add <eos>.
     words = tokenizer.encode_context(text)
-    start = [] if vocabulary.start_id is None else [vocabulary.start_id]
-    ids_1T = np.concatenate([np.array(start, np.int32), words]).astype(np.int32)[None, :]
+    ids_1T = np.concatenate([np.array(begin.ids, np.int32), words]).astype(np.int32)[None, :]
     model, count = run.model, len(words)
     window = model.window
     missing = 0 if window is None else max(0, window - count)
-    padded = model.pads and missing > 0
+    padded = model.pads and missing > 0 and begin.name == FRESH
     if padded and vocabulary.start_id is None:
         raise UserError(
             f"the context {text!r} has {count} {_tokens(count)}, and this model needs {window}: "
@@ -59,12 +81,12 @@ def encode_context(run: Run, text: str) -> Context:
     note = ""
     if padded:
         note = (
-            f"context of {count} {_tokens(count)} padded with {missing} x {vocabulary.start!r} to "
-            f"the model's {window}"
+            f"context of {count} {_tokens(count)} padded with {missing} x "
+            f"{tokenizer.token_text(begin.ids[-1])!r} to the model's {window}"
         )
     elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
-    return Context(ids_1T, note)
+    return Context(ids_1T, note, begin)
 
 
 def _tokens(count: int) -> str:
@@ -72,10 +94,13 @@ def _tokens(count: int) -> str:
     return "token" if count == 1 else "tokens"
 
 
-def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]]:
+def next_words(
+    run: Run, context: str, count: int = 5, *, start: str | None = None
+) -> list[tuple[str, float]]:
     """Return the `count` most probable next tokens after `context`, with their probabilities.
 
-    The most probable token is first.
+    The most probable token is first. Tokens are texts that people can read, also for byte-level
+    BPE: `Tokenizer.token_text`.
 
     Example:
       >>> import jaxlm
@@ -86,25 +111,94 @@ def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]
       >>> [(word, round(p, 3)) for word, p in jaxlm.next_words(run, "我 讨厌", 2)]
       [('挨打', 0.786), ('我', 0.036)]
 
+    Args:
+      run: the trained run.
+      context: the text before the next token.
+      count: number of tokens to return.
+      start: the state from which the model reads the context: "fresh", "warm" (after a stretch of
+        training text), or None for warm if the run was trained on a stream of text.
     Raises:
-      SettingError: for a count below 1.
+      SettingError: for a count below 1, and for a warm start that the run does not have.
       UserError: for an unknown word, or a context that is too short for the model.
     """
     check_at_least("count", count, 1)
-    ids_1T = encode_context(run, context).ids
-    log_probs_1V, _ = run.model.next_log_probs(run.params, ids_1T)
+    best = next_ids(run, encode_context(run, context, start), count)
+    return [(run.tokenizer.token_text(index), probability) for index, probability in best]
+
+
+def next_ids(run: Run, context: Context, count: int) -> list[tuple[int, float]]:
+    """Return the ids of the `count` most probable next tokens, with their probabilities."""
+    log_probs_1V, _ = run.model.next_log_probs(run.params, context.ids, context.start.carry)
     log_probs_V = np.asarray(log_probs_1V)[0]
     best = np.argsort(-log_probs_V, kind="stable")[:count]
-    return [(run.vocabulary.tokens[index], float(np.exp(log_probs_V[index]))) for index in best]
+    return [(int(index), float(np.exp(log_probs_V[index]))) for index in best]
 
 
-def word_sources(run: Run, context: str, words: Sequence[str]) -> list[str]:
-    """Return, for each word, which part of the model its probability after `context` comes from.
+def sources(run: Run, context: Context, ids: Sequence[int]) -> list[str]:
+    """Return, for each next token, which part of the model its probability comes from.
 
     In an n-gram model the part is an order, such as "3-gram". Other models return empty strings.
     """
-    ids_1T = encode_context(run, context).ids
-    return run.model.sources(run.params, ids_1T, run.vocabulary.ids(words))
+    return run.model.sources(run.params, context.ids, np.array(ids), context.start.carry)
+
+
+class UnknownWords:
+    """Says which words of a text are not in the vocabulary of a run, so that it reads `<unk>`.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False, unk="always")
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> UnknownWords(run).note("我 恨")
+      '恨 is not in the vocabulary; the model reads <unk>, which never occurred in training'
+
+    Args:
+      run: the run that reads the text.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of `text` that the run reads as `<unk>`, each once."""
+        tokenizer, vocabulary = self.run.tokenizer, self.run.vocabulary
+        if vocabulary.unk is None or not tokenizer.closed_vocabulary:
+            return []
+        pieces = tokenizer.pieces([text.replace("\r\n", "\n")])
+        return list(dict.fromkeys(piece for piece in pieces if piece not in vocabulary))
+
+    @functools.cached_property
+    def never_trained(self) -> bool:
+        """True if the training text has no `<unk>`, so that the model has learnt nothing about it.
+
+        False if the run cannot tell: its training text is long, is not here, or is downloaded.
+        """
+        vocabulary = self.run.vocabulary
+        settings = self.run.settings.get("text", {})
+        # `Vocabulary.from_counts` adds <unk> as the last token.
+        if vocabulary.unk_id != len(vocabulary) - 1 or settings.get("unk") != "always":
+            return False
+        if (named := CORPORA.get(settings["corpus"])) and named.files:
+            return False
+        with contextlib.suppress(UserError):
+            train = open_split(self.run, split="train")
+            if len(train) <= SHORT_TEXT:
+                return vocabulary.unk_id not in train.ids
+        return False
+
+    def note(self, text: str) -> str:
+        """Return a sentence that names the unknown words of `text`; "" if there are none."""
+        words = self.words(text)
+        if not words:
+            return ""
+        *listed, last = map(quoted, words[:5])
+        if len(words) > 5:
+            listed, last = [*listed, last], f"{len(words) - 5} more"
+        subject = f"{', '.join(listed)} and {last}" if listed else last
+        are = "is" if len(words) == 1 else "are"
+        never = ", which never occurred in training" if self.never_trained else ""
+        unk = self.run.vocabulary.unk
+        return f"{subject} {are} not in the vocabulary; the model reads {unk}{never}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +217,23 @@ class SamplingConfig:
     """Sample from the fewest most probable tokens whose probabilities sum to p (nucleus)."""
     seed: Seed = 0
     """Seed of the random numbers."""
+    start: str | None = None
+    """fresh: from the model's initial state; warm: after a stretch of the training text (none:
+    warm for a run that was trained on a stream of text)."""
+
+
+def generation_note(run: Run) -> str:
+    """Return why most words of the run's continuations are arbitrary, and a remedy.
+
+    The note is empty for a run that learnt to predict every word. An n-gram always counts them all.
+    """
+    if not run.protocol.last_only or run.model.trained_by == "counting":
+        return ""
+    eos = "" if run.vocabulary.start_id is not None else " and `eos`, which ends the lines too"
+    return (
+        f"this model was trained to predict the last word of each line alone, so its other words "
+        f"are arbitrary: to generate lines, train with `positions` all{eos}"
+    )
 
 
 def check_sampling(config: SamplingConfig) -> None:
@@ -146,7 +257,9 @@ def sample(
     """Return sampled continuations of `prompt`.
 
     Each text begins with the tokens of the prompt, as the tokenizer decodes them. So a word that is
-    not in the vocabulary becomes `<unk>`, if the vocabulary has it.
+    not in the vocabulary becomes `<unk>`, if the vocabulary has it. A run that learnt the last word
+    of each line alone (`protocol.last_only`) generates arbitrary words elsewhere: train it with
+    positions="all".
 
     Example:
       >>> import jaxlm
@@ -161,7 +274,7 @@ def sample(
 
     Args:
       run: the trained run.
-      prompt: text to continue; if it is empty, the model starts from the start token.
+      prompt: text to continue; if it is empty, the model writes from the start of a line.
       config: the settings; None for a SamplingConfig of `options`.
       **options: fields of SamplingConfig by name, unless `config` is given.
     Raises:
@@ -178,24 +291,14 @@ def sample(
         for name, value in options.items():
             raise SettingError(name, value, "has no effect with a SamplingConfig: set it there")
     check_sampling(config)
-    ids_1T = encode_context(run, prompt).ids
+    encoded = encode_context(run, prompt, config.start)
     tokens_BT = run.model.generate(
         run.params,
-        np.repeat(ids_1T, config.samples, axis=0),
+        np.repeat(encoded.ids, config.samples, axis=0),
         jax.random.key(config.seed),
         Sampler(float(config.temperature), config.top_k, config.top_p),
         config.length,
+        repeated(encoded.start.carry, config.samples),
     )
-    return [decode(run, ids_1T[0], new_ids) for new_ids in np.asarray(tokens_BT).tolist()]
-
-
-def decode(run: Run, prompt_ids: np.ndarray, new_ids: Sequence[int]) -> str:
-    """Return the text of a prompt and its continuation, without the start token.
-
-    Args:
-      run: the run, whose tokenizer decodes.
-      prompt_ids: token ids of the prompt [T], as `encode_context` returns them.
-      new_ids: token ids of the continuation.
-    """
-    skipped = 0 if run.vocabulary.start_id is None else 1
-    return run.tokenizer.decode([*prompt_ids[skipped:].tolist(), *new_ids])
+    prompt_ids = encoded.text_ids.tolist()
+    return [run.tokenizer.decode([*prompt_ids, *new]) for new in np.asarray(tokens_BT).tolist()]

@@ -361,12 +361,18 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @nn.nowrap
     def generate(
-        self, params: Params, prompt_BT: Any, key: jax.Array, draw: Draw, length: int
+        self,
+        params: Params,
+        prompt_BT: Any,
+        key: jax.Array,
+        draw: Draw,
+        length: int,
+        carry: Carry = None,
     ) -> Any:
         compiled = _compiled_generate(self.compute_dtype)
         prompt = _padded(prompt_BT)
-        tokens_BT = compiled(params, *prompt, key, np.int32(length), self, draw, _bucket(length))
-        return tokens_BT[:, :length]
+        size = np.int32(length), _bucket(length)
+        return compiled(params, *prompt, carry, key, self, draw, *size)[:, :length]
 
     @nn.nowrap
     def summary(self) -> "Table":
@@ -495,10 +501,11 @@ def _generate(
     params: Params,
     prompt_BT: jax.Array,
     prompt_length: jax.Array | None,
+    carry: Carry,
     key: jax.Array,
-    length: jax.Array,
     model: NeuralModel,
     draw: Draw,
+    length: jax.Array,
     capacity: int,
 ) -> jax.Array:
     """Return the generated tokens, int32 [B, capacity]; the tokens after `length` are 0.
@@ -509,10 +516,11 @@ def _generate(
       params: the parameters.
       prompt_BT: the tokens to continue, padded.
       prompt_length: number of tokens of the prompt, int32; None for all.
+      carry: the carry before the prompt; None for the initial carry.
       key: key of all random draws.
-      length: number of tokens to generate, int32.
       model: the model.
       draw: draws one token for each row from logits and random numbers.
+      length: number of tokens to generate, int32.
       capacity: largest number of tokens that the compiled program generates.
     """
     batch = len(prompt_BT)
@@ -527,7 +535,7 @@ def _generate(
         logits_BV, carry = _last_logits(params, token_B[:, None], None, carry, model)
         return logits_BV, carry, tokens_TB.at[index].set(token_B)
 
-    start = _last_logits(params, prompt_BT, prompt_length, None, model)
+    start = _last_logits(params, prompt_BT, prompt_length, carry, model)
     tokens_TB = jnp.zeros((capacity, batch), jnp.int32)
     return jax.lax.fori_loop(0, length, step, (*start, tokens_TB))[2].T
 

@@ -89,9 +89,9 @@ class NGram(LanguageModel):
         distributions, carry = self._last(params, tokens_BT, carry)
         return np.stack([_log(p_V) for p_V, _ in distributions]), carry
 
-    def sources(self, params: Tables, tokens_1T: Any, words: Any) -> list[str]:
+    def sources(self, params: Tables, tokens_1T: Any, words: Any, carry: Carry = None) -> list[str]:
         """Return the order of the n-gram that gave each word its probability, such as "3-gram"."""
-        ((_, order_V),), _ = self._last(params, tokens_1T, None)
+        ((_, order_V),), _ = self._last(params, tokens_1T, carry)
         return [f"{order_V[word]}-gram" for word in words]
 
     def _last(

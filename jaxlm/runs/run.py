@@ -1,7 +1,6 @@
 """A trained model with all that its users need: `Run`, `Run.save` and `load`."""
 
-import os
-import shutil
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import SettingError, UserError
-from jaxlm.models.base import LanguageModel
+from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.models.registry import MODELS, describe_model, make_model
 from jaxlm.runs.folder import TABLES, RunFolder, read_description
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
+from jaxlm.runs.starts import WARM_START, carry_after
 
 Warn = Callable[[str], None]
 
@@ -52,6 +52,12 @@ class Run:
         """The tokens that the model knows."""
         return self.tokenizer.vocabulary
 
+    @functools.cached_property
+    def warm_carry(self) -> Carry:
+        """The carry of one row after the stretch of training text that the run keeps, but its last
+        token; see `jaxlm.runs.starts.start_of`."""
+        return carry_after(self, self.settings.get(WARM_START, []))
+
     @property
     def name(self) -> str:
         """The folder of the run, or the class of its model."""
@@ -61,7 +67,7 @@ class Run:
         """Write the run to a new folder, and return the run as `load` would bring it back.
 
         The folder has the parameters of this run, without what training would need to continue. If
-        they cannot be written, the folder is left as it was.
+        they cannot be written, the folder is left as it was. A save that is killed can be repeated.
 
         Raises:
           UserError: if the folder holds a run already, cannot be written, or if the model is not
@@ -77,17 +83,9 @@ class Run:
         training = description.get("training")
         if isinstance(training, dict):
             description["training"] = training | {"checkpoint_folder": None}
+        write = WRITERS[self.model.trained_by]
         place = RunFolder(Path(folder), description, self.tokenizer)
-        existed = place.path.exists()
-        place.create()
-        try:
-            WRITERS[self.model.trained_by](self, place.path)
-        except BaseException as error:
-            place.release(keep_folder=existed)
-            if not isinstance(error, OSError | UserError):
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write the run to {folder}: {reason}") from None
+        place.save(lambda partial: write(self, partial))
         return load(place.path)
 
 
@@ -187,25 +185,30 @@ def _read_tables(
     model: LanguageModel, folder: Path, settings: dict[str, Any], warn: Warn
 ) -> tuple[Any, int] | None:
     """Return the tables of an n-gram, memory-mapped, and 1 for the step."""
+    return (read_tables(folder), 1) if (folder / TABLES).is_dir() else None
+
+
+def read_tables(folder: Path) -> Any:
+    """Return the tables of the n-gram in a run's folder, memory-mapped.
+
+    Raises:
+      UserError: if they are damaged.
+    """
     from jaxlm.ngrams.tables import Tables
 
-    if not (folder / TABLES).is_dir():
-        return None
     try:
-        return Tables.load(folder / TABLES), 1
+        return Tables.load(folder / TABLES)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / TABLES} is damaged: {error}; count again") from None
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder / TABLES} is damaged: {reason}; remove this folder, then count again with "
+            f"`resume`"
+        ) from None
 
 
 def _write_tables(run: Run, folder: Path) -> None:
     """Write the tables of an n-gram."""
-    # Renamed into place: a folder called TABLES is complete.
-    partial = folder / f"{TABLES}.partial"
-    try:
-        run.params.save(partial)
-        os.replace(partial, folder / TABLES)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    run.params.save(folder / TABLES)
 
 
 READERS: dict[str, Callable[..., tuple[Any, int] | None]] = {

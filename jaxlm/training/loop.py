@@ -178,6 +178,8 @@ class _Loop:
         if first.folder and is_first():
             digests = {TEXT_DIGESTS: text_digests(text)}
             self.specs = [replace(spec, config=spec.config.with_about(**digests)) for spec in specs]
+        self.changes: list[str] = []
+        """Of each run that is resumed, the settings that changed; see `RunFolder.changes`."""
         self.trainees: list[Trainee] = []
         self.final_states: dict[int, TrainState] = {}
         """States of the runs that are out of patience, by index. Their rows in the stacked state
@@ -326,9 +328,14 @@ class _Loop:
 
     def run(self, resume: bool) -> list[Run]:
         """Train, and return the runs that did not fail."""
+        with contextlib.ExitStack() as locks:
+            return self._run(resume, locks)
+
+    def _run(self, resume: bool, locks: contextlib.ExitStack) -> list[Run]:
+        """Do `run`, and keep the locks of the folders in `locks`."""
         if self.training.tensorboard:
             check_tensorboard()
-        self._claim(resume)
+        self._claim(resume, locks)
         # Logs and checkpoints are opened only now: a refused folder must be left as it was.
         self.trainees = [self._trainee(spec, index) for index, spec in enumerate(self.specs)]
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
@@ -341,6 +348,9 @@ class _Loop:
                 states = self._start(resume)
                 if self._first_decides(not resume or self._has_work()):
                     run_on_first(self._record_session)
+                    for trainee, change in zip(self.trainees, self.changes, strict=False):
+                        if change:
+                            trainee.log.note(f"note: the run goes on with {change}")
                 states = self._train(states, interrupts)
                 if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
@@ -387,7 +397,7 @@ class _Loop:
 
     # Claim: the folders, and how many steps fit into a budget.
 
-    def _claim(self, resume: bool) -> None:
+    def _claim(self, resume: bool, locks: contextlib.ExitStack) -> None:
         """Claim the folders, and fit the number of steps to a budget.
 
         A folder that holds the run to resume is not changed: it could still be refused.
@@ -397,7 +407,9 @@ class _Loop:
             # The first process alone may see the folder.
             steps = saved_steps(self.training, self.first.folder)
             self._set_steps(int(allgather_ints([steps or 0])[0, 0]) or None)
-        run_on_first(lambda: claim_all(self._folders(), resume))
+        run_on_first(lambda: claim_all(self._folders(), resume, locks))
+        if resume and is_first():
+            self.changes = [folder.changes() for folder in self._folders()]
         if self.training.max_minutes and not self.training.steps:
             steps = self.budget.first_fit(
                 self._timed_block(),

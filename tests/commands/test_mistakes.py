@@ -15,7 +15,17 @@ TRAIN = {
     "unknown batching": (["--batching", "stream"], ["'stream'", "streams, windows, rows"]),
     "unknown dtype": (["--dtype", "float16"], ["'float16'", "float32, tf32, bfloat16"]),
     "unknown features": (["--positions", "first"], ["'first'", "all, last"]),
-    "unknown flag": (["--hiden-size", "3"], ["--hiden-size", "--hidden-size"]),
+    "unknown flag": (
+        ["--hiden-size", "3"],
+        ["unknown flag --hiden-size: did you mean --hidden-size? See python -m jaxlm.train --help"],
+    ),
+    "one dash": (["-lr", "3"], ["unknown flag -lr: did you mean --lr?"]),
+    "beginning of a flag": (["--checkpoint-f", "3"], ["did you mean --checkpoint-folder?"]),
+    "flag of another model": (["--n-gram", "3"], ["--n-gram: --order is a flag of ngram, not of"]),
+    "rate of a count": (["--model", "ngram", "--learning-rate", "3"], ["--lr is a flag of nplm,"]),
+    "no flag": (["ptb"], ["unexpected argument ptb; see python -m jaxlm.train --help"]),
+    "no value": (["--epochs", "many"], ["--epochs", "see python -m jaxlm.train --help"]),
+    "model in capitals": (["--model", "LSTN"], ["'LSTN'", "did you mean 'lstm'"]),
     "not a number": (["--hidden-size", "big"], ["--hidden-size", "'big'"]),
     "zero size": (["--hidden-size", "0"], ["--hidden-size 0", "--direct"]),
     "negative rate": (["--lr", "-1"], ["--lr -1.0", "above 0"]),
@@ -170,6 +180,8 @@ def test_mistakes_of_evaluate(shell, toy_runs, tmp_path):
     assert_mistake(
         shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot be written"]
     )
+    for name in ("", tmp_path, "/"):
+        assert_mistake(shell("evaluate", run, "--per-token", name), ["--per-token '", "no file"])
 
 
 def test_an_unknown_command_is_an_error(shell):
