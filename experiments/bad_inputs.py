@@ -186,6 +186,8 @@ def same_params(one: Any, other: Any) -> bool:
     """Return whether two trees of arrays have the same bytes."""
     import jax
 
+    # The tables of an n-gram.
+    one, other = (tree.arrays() if hasattr(tree, "arrays") else tree for tree in (one, other))
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
 

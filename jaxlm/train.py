@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 import contextlib
 import math
+import os
 import re
 import signal
 import statistics
@@ -522,7 +523,9 @@ def run_folder(
 
 def _holds_run(folder: Path, many: bool) -> bool:
     """Return whether a folder holds a run, or with `many` the runs of --seeds and --sweep."""
-    return any(folder.glob(f"*/{CONFIG}")) if many else (folder / CONFIG).exists()
+    if many:
+        return os.path.isdir(folder) and any(folder.glob(f"*/{CONFIG}"))
+    return os.path.exists(folder / CONFIG)
 
 
 def _other_kind(folder: Path, many: bool) -> str:
