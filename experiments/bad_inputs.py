@@ -364,9 +364,11 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     tables = tuple(f"ngrams/{path.name}" for path in sorted(files.iterdir()))
     readers["tables"] = run_reader(folder / "ngram", tables, False, 2)
     place = folder / "words"
-    kept = [path for path in (place / "checkpoints/best").rglob("*") if path.is_file()]
-    names = tuple(str(path.relative_to(place)) for path in sorted(kept))
-    readers["checkpoints"] = run_reader(place, names, False)
+    # A run of one checkpoint: `load` reads no other checkpoint in its place.
+    runs["words"].save(folder / "kept")
+    kept = [path for path in (folder / "kept/checkpoints").rglob("*") if path.is_file()]
+    names = tuple(str(path.relative_to(folder / "kept")) for path in sorted(kept))
+    readers["checkpoints"] = run_reader(folder / "kept", names, False, 2)
     arpa = folder / "arpa"
     arpa.mkdir()
     export_arpa(runs["ngram"], arpa / "model.arpa")

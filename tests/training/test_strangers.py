@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny_runs
@@ -148,3 +151,21 @@ def test_a_damaged_tokenizer_is_one_line(change):
     with pytest.raises(UserError) as error:
         from_json(json.dumps(saved | change))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "x/" * 3000], ids=len)
+def test_a_path_that_is_too_long_is_one_line(name, folder, tmp_path):
+    run = jaxlm.load(folder)
+    with pytest.raises(UserError, match="is not a run"):
+        jaxlm.load(tmp_path / name)
+    with pytest.raises(UserError, match=r"cannot write to .*: File name too long"):
+        run.save(tmp_path / name)
+
+
+@pytest.mark.full
+def test_damaged_inputs_of_every_kind_are_refused_or_right():
+    driver = Path(__file__).parents[2] / "experiments" / "bad_inputs.py"
+    argv = [sys.executable, driver, "--inputs", "60", "--seed", "1", "--seconds", "60"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 findings" in done.stdout
