@@ -51,6 +51,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxlm
+from jaxlm.commands.process import silence_libraries
 from jaxlm.commands.settings import default_config
 from jaxlm.data.encoding import TextSize
 from jaxlm.data.preparing import (
@@ -491,6 +492,7 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
+    silence_libraries()
     with tempfile.TemporaryDirectory() as temporary:
         readers = make_readers(Path(temporary))
         if options.only:

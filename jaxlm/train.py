@@ -506,7 +506,9 @@ def run_folder(
         if resume and not here and _holds_run(out, not many):
             raise UserError(f"`resume`: {_other_kind(out, many)}")
         if resume and not here and not _remote_holds_run(out, remote):
-            for folder in (out, *sorted(path.parent for path in out.glob("*/checkpoints"))):
+            # For a name that is too long, `glob` raises OSError.
+            inside = sorted(out.glob("*/checkpoints")) if os.path.isdir(out) else []
+            for folder in (out, *(path.parent for path in inside)):
                 if found := files_of_run(folder):
                     raise lost_config(folder, found)
             raise UserError(

@@ -298,7 +298,9 @@ class RunFolder:
     def has_saved(self) -> bool:
         """True if the run may have a finished checkpoint."""
         last = self.path / CHECKPOINTS / "last"
-        return self.remote is not None or any(path.name.isdigit() for path in last.glob("*"))
+        return self.remote is not None or (
+            os.path.isdir(last) and any(path.name.isdigit() for path in last.glob("*"))
+        )
 
     def _being_created(self) -> UserError:
         return UserError(
