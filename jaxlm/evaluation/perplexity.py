@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -212,12 +213,12 @@ def score(
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
     """Return the report of a run on a split whose tokens have been scored (`score`)."""
-    ids = np.asarray(split.ids)
+    ids: Any = split.ids
     if run.protocol.rows:
         ids = np.array([id_ for id_, _ in scored_ids(run, split)])
     unk_id = run.vocabulary.unk_id
-    is_known = np.full(len(ids), True) if unk_id is None else ids != unk_id
-    unknown = len(ids) - int(np.count_nonzero(is_known))
+    is_unknown = np.zeros(0, bool) if unk_id is None else np.asarray(ids == unk_id)
+    unknown = int(np.count_nonzero(is_unknown))
     return Report(
         run=run.name,
         split=split.name,
@@ -227,7 +228,7 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
         size=_scored_size(run, split),
         protocol=_protocol(run, split, len(scores.log_prob), unknown),
         impossible=int(np.count_nonzero(np.isneginf(scores.log_prob))),
-        known_nll=TokenScores(scores.log_prob[is_known]).nll if unknown else None,
+        known_nll=TokenScores(scores.log_prob[~is_unknown]).nll if unknown else None,
     )
 
 
