@@ -74,7 +74,7 @@ def test_the_notebook_runs_from_top_to_bottom(executed):
     ]
     assert len(pictures) == 2, "the curve of each training is updated in place"
     assert [path.name for path in sorted((folder / "runs").iterdir())] == ["colab-1", "colab-2"]
-    announced, trained = written.index("for 40 steps"), written.index("It writes:")
+    announced, trained = written.index("for 40 steps"), written.index("more minutes")
     assert announced < trained
 
 
