@@ -22,6 +22,7 @@ from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
+from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import by_lines
 
@@ -263,7 +264,7 @@ def result_table(reports: Sequence[Report]) -> Table:
             f"{item.tokens:,}",
             f"{item.unknown:,}",
             f"{item.nats_per_token:.4f}",
-            f"{item.perplexity:.2f}",
+            shown_perplexity(item.perplexity),
         )
         table.add_row(item.run, item.split, *figures, *per)
     return table

@@ -14,7 +14,7 @@ from jaxlm.data.files import replacing
 from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.scoring import Scorer, TokenScores
-from jaxlm.runs.log import perplexity_of
+from jaxlm.runs.log import perplexity_of, shown_perplexity
 from jaxlm.runs.protocol import WARM
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import start_of
@@ -75,7 +75,7 @@ class Report:
             f"{self.bits / count:.4f} a {unit}" for unit, count in per.items() if count
         )
         return (
-            f"{self.run} on {self.split}: perplexity {self.perplexity:.2f} "
+            f"{self.run} on {self.split}: perplexity {shown_perplexity(self.perplexity)} "
             f"({self.nats_per_token:.4f} nats a token; bits: {bits}). {self.protocol}"
         )
 

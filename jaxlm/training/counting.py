@@ -24,11 +24,12 @@ from jaxlm.ngrams.external import count_within, parse_memory
 from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
 from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.folder import TABLES, RunFolder
-from jaxlm.runs.log import Log, perplexity_of
+from jaxlm.runs.log import Log, perplexity_of, shown_perplexity
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
 from jaxlm.runs.sessions import COUNTING, record_session, session_of
 from jaxlm.training.config import RunConfig, check_valid_split
+from jaxlm.training.samples import Samples, check_sample_every
 
 
 def fit_by_counting(
@@ -38,6 +39,7 @@ def fit_by_counting(
     folder: Path | None = None,
     resume: bool = False,
     console: Console | None = None,
+    sample_every: int | None = None,
 ) -> Run:
     """Count and smooth n-grams; see `jaxlm.fit`.
 
@@ -51,6 +53,8 @@ def fit_by_counting(
       folder: where the run is kept; None to keep nothing.
       resume: whether the folder may hold this run already.
       console: where the log is printed.
+      sample_every: 0 for no sample, another number for a sample at the end, None for a sample of a
+        text by characters.
     Raises:
       UserError: for a setting that cannot work, an order longer than any line, and a full disk.
     """
@@ -58,6 +62,7 @@ def fit_by_counting(
     assert counting is not None
     # Every setting is checked before a run folder is made.
     _check(model, text, counting)
+    check_sample_every(sample_every, True)
     model = replace(model, start_id=text.vocabulary.start_id)
     protocol = config.protocol(model.start_id)
     check_valid_split(text, protocol)
@@ -91,8 +96,12 @@ def fit_by_counting(
             run_folder.release()
         raise
     _log_estimate(log, estimate, seconds, len(text.train))
-    _validate(log, run(tables), text)
-    return run(tables)
+    counted = run(tables)
+    _validate(log, counted, text)
+    samples = Samples(sample_every and 1, text, log)
+    if samples.is_due(1):
+        samples.show(counted)
+    return counted
 
 
 def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
@@ -119,7 +128,7 @@ def _validate(log: Log, run: Run, text: Text) -> None:
     log.record(
         1,
         {"split": "valid", "nll": scores.nll, "tokens": len(scores.log_prob), "ppl": ppl},
-        f"valid loss {loss:.4f}  ppl {ppl:8.2f}",
+        f"valid loss {loss:.4f}  ppl {shown_perplexity(ppl, 8)}",
     )
 
 

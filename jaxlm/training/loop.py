@@ -49,6 +49,7 @@ from jaxlm.training.optimizers import (
     make_optimizer,
 )
 from jaxlm.training.progress import NotFiniteError
+from jaxlm.training.samples import Samples, check_sample_every
 from jaxlm.training.state import TrainState, init_state, trace_start
 from jaxlm.training.step import StepMetrics, StepRunner, make_train_block
 from jaxlm.training.trainee import PausePoints, Saved, Spec, Trainee
@@ -100,6 +101,7 @@ class Extras(NamedTuple):
     console: where lines are printed. callbacks: called with each log record. custom: the user's own
     optimizer or schedule. start_params: initial parameters; None for random initial parameters.
     name_runs: whether the records that callbacks get have the name of the run as `run`.
+    sample_every: validations between two samples; see `Samples`.
     """
 
     console: Console | None = None
@@ -107,6 +109,7 @@ class Extras(NamedTuple):
     custom: CustomParts = CustomParts()
     start_params: Any = None
     name_runs: bool = False
+    sample_every: int | None = None
 
 
 def train_one(
@@ -219,6 +222,7 @@ class _Loop:
 
     def _check_validation(self) -> None:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""
+        check_sample_every(self.extras.sample_every, self._validates, jax.process_count())
         if self._validates:
             return
         training, optimizer = self.training, self.optimizer
@@ -360,7 +364,10 @@ class _Loop:
             run_name=name if self.extras.name_runs else None,
         )
         per_epoch = self.batches[0].steps_per_epoch
-        return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh)
+        # Of several runs the first one shows samples. Several processes show none.
+        shows = index == 0 and jax.process_count() == 1
+        samples = Samples(self.extras.sample_every, self.text, log) if shows else None
+        return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh, samples)
 
     # Claim: the folders, and how many steps fit into a budget.
 
@@ -630,7 +637,10 @@ class _Loop:
                 after.append(one if paused is None else paused)
                 if trainee.out_of_patience:
                     self.final_states.setdefault(index, after[-1])
-            return runner.stack(after)
+        # After the checkpoints are written, and outside of the time that the budget measures.
+        with self.trainees[0].log.clock_stopped():
+            self.trainees[0].show_sample(after[0])
+        return runner.stack(after)
 
     def _unless_failed(self, trainee: Trainee, do: Callable[[], T]) -> T | None:
         """Return do(), or None if the run has failed, or if do() finds that it fails.
