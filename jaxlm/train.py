@@ -47,7 +47,7 @@ from jaxlm.parallel.multihost import (
 )
 from jaxlm.recipes import RECIPES, recipe_settings
 from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
-from jaxlm.runs.log import METRICS, read_records, writing
+from jaxlm.runs.log import METRICS, read_records, shown_perplexity, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
@@ -149,6 +149,9 @@ class Flags:
     """Train a run for each value: lr=1e-3,2e-3 dropout=0.2,0.4 (also clip, weight_decay)."""
     resume: bool = False
     """Continue the run in --out (without --out: the newest run of this model and corpus)."""
+    sample_every: int | None = None
+    """Validations between two samples of the model's text, 0 for none (none: with characters, at
+    each validation, if it takes at most 2% of the time)."""
     plot: bool = False
     """Draw loss.png at the end (extra: plots)."""
 
@@ -222,6 +225,7 @@ def main(argv: Sequence[str]) -> int:
         "resume": command.resume,
         "config": config,
         "console": _FlagConsole(console),
+        "sample_every": command.sample_every,
     }
     if start_run is not None:
         options["from_run"] = start_run
@@ -466,9 +470,9 @@ def many_table(runs: Sequence[Run]) -> Table:
     for setting, results in by_setting.items():
         values = [value for _, value in results]
         finite = len(values) > 1 and math.isfinite(sum(values))
-        spread = f"{statistics.stdev(values):.2f}" if finite else "-"
-        each = " ".join(f"{value:.2f}" for value in values)
-        mean = f"{statistics.mean(values):.2f}"
+        spread = shown_perplexity(statistics.stdev(values)) if finite else "-"
+        each = " ".join(map(shown_perplexity, values))
+        mean = shown_perplexity(statistics.mean(values))
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
 

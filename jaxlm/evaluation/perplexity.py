@@ -17,7 +17,7 @@ from jaxlm.data.shards import PreparedSplit
 from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.scoring import Scorer, TokenScores
-from jaxlm.runs.log import perplexity_of
+from jaxlm.runs.log import perplexity_of, shown_perplexity
 from jaxlm.runs.protocol import WARM
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import start_of
@@ -87,9 +87,10 @@ class Report:
         """The line on the perplexity without unknown words; "" if no scored token is `<unk>`."""
         if not self.unknown:
             return ""
+        without = shown_perplexity(self.perplexity_without_unknown, digits=4)
         return (
-            f"{self.run}: perplexity {shown(self.perplexity_without_unknown, 4)} without the "
-            f"{self.unknown:,} <unk>, {shown(self.perplexity, 4)} with them"
+            f"{self.run}: perplexity {without} without the {self.unknown:,} <unk>, "
+            f"{shown_perplexity(self.perplexity, digits=4)} with them"
         )
 
     @property
@@ -112,20 +113,10 @@ class Report:
             f"{self.bits / count:z.4f} a {unit}" for unit, count in per.items() if count
         )
         line = (
-            f"{self.run} on {self.split}: perplexity {shown(self.perplexity)} "
+            f"{self.run} on {self.split}: perplexity {shown_perplexity(self.perplexity)} "
             f"({self.nats_per_token:z.4f} nats a token; bits: {bits}). {self.protocol}"
         )
         return "\n".join(filter(None, [line, self.without_unknown]))
-
-
-def shown(perplexity: float, digits: int = 2) -> str:
-    """Return a perplexity with `digits` decimals, or in powers of ten from a million on.
-
-    Example:
-      >>> shown(81.756), shown(2.5e30)
-      ('81.76', '2.500e+30')
-    """
-    return f"{perplexity:.{digits}f}" if perplexity < 1e6 else f"{perplexity:.3e}"
 
 
 def open_split(
