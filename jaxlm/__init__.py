@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from jaxlm.runs.plots import LiveCurve
     from jaxlm.runs.protocol import Protocol
     from jaxlm.runs.run import Run, load
+    from jaxlm.runs.starts import by_lines
     from jaxlm.training.config import RunConfig, TrainingConfig
     from jaxlm.training.fit import fit, fit_many
     from jaxlm.training.optimizers import OptimizerConfig
@@ -72,6 +73,7 @@ _HOMES = {
     "jaxlm.runs.plots": ("LiveCurve",),
     "jaxlm.runs.protocol": ("Protocol",),
     "jaxlm.runs.run": ("Run", "load"),
+    "jaxlm.runs.starts": ("by_lines",),
     "jaxlm.training.config": ("RunConfig", "TrainingConfig"),
     "jaxlm.training.fit": ("fit", "fit_many"),
     "jaxlm.training.optimizers": ("OptimizerConfig",),
@@ -113,6 +115,7 @@ __all__ = [
     "UserError",
     "Vocabulary",
     "adapted",
+    "by_lines",
     "fit",
     "fit_many",
     "load",

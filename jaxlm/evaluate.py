@@ -22,6 +22,7 @@ from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
 from jaxlm.runs.run import Run, load
+from jaxlm.runs.starts import by_lines
 
 if TYPE_CHECKING:
     from jaxlm.evaluation.adaptation import Adaptation
@@ -33,6 +34,7 @@ Examples:
   python -m jaxlm.evaluate runs/lstm-ptb
   python -m jaxlm.evaluate runs/nplm-ptb runs/lstm-ptb --split valid
   python -m jaxlm.evaluate runs/lstm-ptb --text my.txt --per-token scores.tsv
+  python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --lines --text sentences.txt
   python -m jaxlm.evaluate runs/ngram-ptb runs/lstm-ptb --mix --unigram-cache 80
   python -m jaxlm.evaluate runs/lstm-ptb --cache 500 --dynamic --temperature auto
 """
@@ -48,6 +50,9 @@ class Command:
     """Folders of the runs."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
     corpus: str | None = None
     """Name or path of a corpus (none: the corpus that each run was trained on)."""
     split: str | None = None
@@ -58,6 +63,11 @@ class Command:
     """Encoding of the corpus or the text (none: the run's own for its own corpus, else UTF-8)."""
     column: str | None = None
     """Column of the corpus or the text, if it is a table (none: as for --encoding)."""
+    lines: bool = False
+    """Score each line on its own, from the same state, also in runs that read a stream."""
+    start: str | None = None
+    """With --lines: fresh, the initial state, or warm, after a stretch of the training text (none:
+    warm for a run that was trained on a stream of text)."""
     per_token: Path | None = None
     """File for a table of all tokens: log-probability, surprisal, rank and entropy (one run)."""
     mix: bool = False
@@ -108,7 +118,12 @@ def main(argv: Sequence[str]) -> int:
             noun = "token" if item.impossible == 1 else "tokens"
             text = f"{item.run} gives {item.impossible:,} {noun} probability 0"
             console.print(text, highlight=False, soft_wrap=True)
-    for protocol in dict.fromkeys(item.protocol for item in reports):
+    protocols = list(dict.fromkeys(item.protocol for item in reports))
+    if mixed:
+        # The protocol of the mixture may consist of the protocols of the runs.
+        whole = mixed.together.protocol
+        protocols = [text for text in protocols if text == whole or text not in whole]
+    for protocol in protocols:
         console.print(protocol, highlight=False, soft_wrap=True)
     if mixed:
         console.print(str(mixed), highlight=False, soft_wrap=True)
@@ -125,6 +140,8 @@ def check_flags(command: Command) -> None:
         )
     if command.text and (command.corpus or command.split):
         raise UserError("--text replaces the corpus: leave out --corpus and --split")
+    if command.start is not None and not command.lines:
+        raise UserError("--start is the state before each line: add --lines, or leave it out")
     if not command.mix and (command.weights or command.unigram_cache is not None):
         raise UserError("--weights and --unigram-cache need --mix: add it, or leave them out")
     if command.mix and command.per_token:
@@ -134,13 +151,19 @@ def check_flags(command: Command) -> None:
 def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
     """Return the reports for the table, and the mixture if the command asks for a mixture."""
     adaptation = parse_adaptation(command)
+    if adaptation and command.lines:
+        raise UserError(
+            "--temperature, --cache, --dynamic and --mc-samples read one stream: leave out --lines"
+        )
     if adaptation and command.per_token:
         raise UserError(
             "--per-token needs the run as it was trained: leave out --temperature, --cache, "
             "--dynamic and --mc-samples"
         )
     load_plugin(command.plugin)
-    runs = [load(folder) for folder in command.runs]
+    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
+    if command.lines:
+        runs = [by_lines(run, command.start) for run in runs]
     where: dict[str, Any] = {
         "corpus": command.corpus,
         "split": command.split,

@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.evaluation.generation import SamplingConfig, sample
+from jaxlm.commands.starts import say_start
+from jaxlm.evaluation.generation import SamplingConfig, generation_note, sample
 from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt by sampling from the model.
@@ -35,13 +37,20 @@ class Command(SamplingConfig):
     """Text to continue (default: the start of a line)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     load_plugin(command.plugin)
-    texts = sample(load(command.run), command.prompt, command)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
+    say_start(run, command.start)
+    texts = sample(run, command.prompt, command)
+    if note := generation_note(run):
+        print(f"note: {cli.with_flags(note)}", file=sys.stderr)
     print("\n----\n".join(texts))
     return 0
 

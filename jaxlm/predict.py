@@ -18,6 +18,7 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.commands.starts import say_start
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import encode_context, next_words, word_sources
 from jaxlm.runs.run import Run, load
@@ -43,8 +44,14 @@ class Command:
     """Contexts, each in quotes (none: read from standard input, one per line)."""
     top: int = 5
     """Number of words to show."""
+    start: str | None = None
+    """fresh: from the model's initial state; warm: after a stretch of the training text (none:
+    warm for a run that was trained on a stream of text)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,11 +62,12 @@ def main(argv: Sequence[str]) -> int:
             'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
         )
     load_plugin(command.plugin)
-    run = load(command.run)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
+    say_start(run, command.start)
     contexts: Iterable[str] = command.contexts or read_contexts(sys.stdin)
     console = Console(highlight=False)
     for context in contexts:
-        show(console, run, context, command.top)
+        show(console, run, context, command.top, command.start)
     return 0
 
 
@@ -69,7 +77,7 @@ def read_contexts(lines: Iterable[str]) -> Iterator[str]:
         yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
 
 
-def show(console: Console, run: Run, context: str, count: int) -> None:
+def show(console: Console, run: Run, context: str, count: int, start: str | None = None) -> None:
     """Print the context, a note if the model sees another context, and a bar for each word.
 
     Args:
@@ -77,15 +85,16 @@ def show(console: Console, run: Run, context: str, count: int) -> None:
       run: the trained run.
       context: text before the next word.
       count: number of words.
+      start: the state before the context; see `next_words`.
     """
-    words = next_words(run, context, count)
-    note = encode_context(run, context).note
+    words = next_words(run, context, count, start=start)
+    note = encode_context(run, context, start).note
     console.print(escape(f"{context} -> {words[0][0]}"), soft_wrap=True)
     if note:
         console.print(f"note: {escape(note)}", soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
     block = "█" if console.encoding.startswith("utf") else "#"
-    sources = word_sources(run, context, [word for word, _ in words])
+    sources = word_sources(run, context, [word for word, _ in words], start=start)
     for (word, probability), source in zip(words, sources, strict=True):
         shown = repr(word) if word.isspace() else word
         bar = block * round(BAR * probability)

@@ -1,12 +1,15 @@
 """Token ids of a split: in memory for a small text, in a memory-mapped file for a large text."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxlm.data.file_digests import check_once
 from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
@@ -14,6 +17,7 @@ from jaxlm.errors import UserError, reason
 
 IN_MEMORY_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -111,23 +115,52 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
     """Return the ids of `source` as a read-only memory map; encode them unless the file exists.
 
     The name of the file is a hash of the text and the tokenizer, so the file is never out of date.
+    It ends with the sha256 of the ids; a file that is damaged, or has no digest, is written again.
     """
     dtype = np.dtype(np.uint16 if len(tokenizer.vocabulary) <= 1 << 16 else np.uint32)
     key = hashlib.sha256(
         (source.sha256() + to_json(tokenizer)).encode("utf-8", "surrogatepass")
     ).hexdigest()
     path = folder / f"{key[:32]}.{dtype.name}"
-    if not path.exists():
+    if not _is_whole(path, dtype.itemsize):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
-                for block in in_blocks(source.lines()):
-                    # The errors of ndarray.tofile do not say why.
-                    file.write(tokenizer.encode(block).astype(dtype).tobytes())
+            _write(source, tokenizer, path, dtype)
         except OSError as error:
             raise UserError(
-                f"cannot write to the cache {folder}: {reason(error)}: free some space, or set "
-                f"JAXLM_CACHE to another folder"
+                f"cannot keep the token ids of the text in {folder}: {reason(error)}: "
+                f"free some space, or let JAXLM_CACHE be another folder"
             ) from None
+    size = (path.stat().st_size - DIGEST_BYTES) // dtype.itemsize
     # An empty file cannot be mapped.
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+    return np.memmap(path, dtype, "r", shape=(size,)) if size else np.empty(0, dtype)
+
+
+def _write(source: Source, tokenizer: Tokenizer, path: Path, dtype: np.dtype[Any]) -> None:
+    """Write the ids of `source` and their digest to the file `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
+        for block in in_blocks(source.lines()):
+            ids = tokenizer.encode(block).astype(dtype).tobytes()
+            digest.update(ids)
+            file.write(ids)
+        file.write(digest.digest())
+
+
+def _is_whole(path: Path, item_size: int) -> bool:
+    """Return whether there is a file of ids of `item_size` bytes that ends with their digest."""
+
+    def check() -> None:
+        with open(path, "rb") as file:
+            left, digest = os.path.getsize(path) - DIGEST_BYTES, hashlib.sha256()
+            while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
+                digest.update(block)
+                left -= len(block)
+            if left or file.read() != digest.digest():
+                raise ValueError(f"{path} is damaged")
+
+    try:
+        check_once(path, "ids and their digest", check)
+        return (os.path.getsize(path) - DIGEST_BYTES) % item_size == 0
+    except (OSError, ValueError):
+        return False

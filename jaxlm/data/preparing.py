@@ -34,6 +34,7 @@ import numpy as np
 
 from jaxlm.data.compression import reading_errors
 from jaxlm.data.encoding import BLOCK_BYTES, TextSize, in_blocks
+from jaxlm.data.file_digests import file_digest
 from jaxlm.data.files import replacing, write_text
 from jaxlm.data.reading import AS_TEXT, Reading, open_text
 from jaxlm.data.shards import (
@@ -368,6 +369,8 @@ def _finished_shard(folder: Path, name: str, piece: Piece) -> Shard | None:
         return None
     if shard.file != name or not shard.is_whole(folder):
         return None
+    if shard.sha256 not in (None, file_digest(folder / name)):
+        return None
     if shard.text_sha256 not in (None, hashlib.sha256(piece.text).hexdigest()):
         raise _changed(folder, str(piece.file))
     return shard
@@ -400,6 +403,7 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
             tokens += len(ids)
             totals += tuple(asdict(TextSize.of(block)).values())
     digest = hashlib.sha256(piece.text).hexdigest()
-    shard = Shard(path.name, tokens, TextSize(*map(int, totals)), digest)
+    size = TextSize(*map(int, totals))
+    shard = Shard(path.name, tokens, size, file_digest(path), digest)
     write_text(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
     return shard

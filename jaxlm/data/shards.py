@@ -9,6 +9,7 @@
 `read_corpus("prepared")` read it.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.encoding import Split, TextSize
+from jaxlm.data.file_digests import check_file, check_once
+from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_json
 from jaxlm.errors import SettingError, UserError
 
@@ -39,12 +42,14 @@ class Shard:
       file: name of the file in the prepared folder.
       tokens: number of ids.
       text: size of the text.
-      text_sha256: digest of the bytes of the text; None in a folder of version 0.1.0.
+      sha256: the digest of the file; None for a shard of an older version.
+      text_sha256: the digest of the bytes of the text; None for a shard of an older version.
     """
 
     file: str
     tokens: int
     text: TextSize
+    sha256: str | None = None
     text_sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -64,7 +69,7 @@ class Shard:
         for number in (tokens, *asdict(size).values()):
             if type(number) is not int or number < 0:
                 raise ValueError(f"{file} has a size of {number!r:.60}")
-        return cls(file, tokens, size, saved.get("text_sha256"))
+        return cls(file, tokens, size, saved.get("sha256"), saved.get("text_sha256"))
 
     def is_whole(self, folder: Path) -> bool:
         """Return whether the file of ids is in `folder` and has its length."""
@@ -198,7 +203,7 @@ def read_description(folder: Path) -> dict[str, Any]:
       UserError: if it cannot be read or is damaged.
     """
     try:
-        saved = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+        saved = read_json(folder / PREPARED)
         settings, splits = saved.get("settings", {}), saved["splits"]
         if not isinstance(settings, dict) or not isinstance(splits, dict):
             raise TypeError("its settings or splits are not listed by name")
@@ -253,15 +258,28 @@ def read_prepared(folder: Path) -> tuple[Tokenizer, dict[str, Split]]:
     return tokenizer, splits
 
 
+def _check_ids(ids: np.ndarray, size: int) -> None:
+    """Raise ValueError if an id is not in a vocabulary of `size` tokens."""
+    if int(ids.max()) >= size:
+        raise ValueError(f"it has the id {ids.max()}, and a vocabulary of {size} tokens")
+
+
 def _split(folder: Path, name: str, shards: list[Shard], tokenizer: Tokenizer) -> Split:
     """Return a split whose ids are memory maps of its shards."""
-    maps = []
+    maps, size = [], len(tokenizer.vocabulary)
     for shard in shards:
         if not shard.is_whole(folder):
             raise ValueError(f"{shard.file} is not {shard.tokens} ids long")
         path = folder / shard.file
-        if shard.tokens:
-            maps.append(np.memmap(path, ID_TYPES[path.suffix[1:]], "r"))
+        if not shard.tokens:
+            continue
+        mapped = np.memmap(path, ID_TYPES[path.suffix[1:]], "r")
+        if shard.sha256 is not None:
+            check_file(path, mapped.nbytes, shard.sha256)
+        else:
+            check = functools.partial(_check_ids, mapped, size)
+            check_once(path, f"ids below {size}", check)
+        maps.append(mapped)
     ids: Any = np.empty(0, ID_TYPES["u16"])
     if maps:
         ids = maps[0] if len(maps) == 1 else ShardedIds(maps)

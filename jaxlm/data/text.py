@@ -33,6 +33,7 @@ from jaxlm.data.tokenizers import (
 )
 from jaxlm.data.vocabulary import EOS, UNK, Vocabulary
 from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.ranges import Share, check_settings
 
 UNSPACED_NOTE = (
     "most of the text has no spaces between words, so it is read by characters: choose `tokens` "
@@ -56,7 +57,7 @@ class TextConfig(VocabularyConfig):
     it has no spaces between words, such as Chinese)."""
     unk: str = "auto"
     """When unlisted tokens become <unk>: auto (if valid or test needs it), always, never."""
-    fractions: tuple[float, ...] | None = None
+    fractions: tuple[Share, ...] | None = None
     """Shares of a single file for train, valid, test (none: corpus's own, or 0.9 0.05 0.05)."""
 
 
@@ -221,6 +222,7 @@ def _open(
         why = "must be a name or a path; read_corpus itself takes sentences"
         raise SettingError("corpus", repr(config.corpus)[:LONGEST_SHOWN], why)
     config = replace(config, corpus=corpus_name(config.corpus))
+    check_settings(config)
     if config.unk not in ("auto", "always", "never"):
         raise SettingError("unk", repr(config.unk), "choose one of auto, always, never")
     if extend and tokenizer is None:

@@ -24,8 +24,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxlm.data.json_files import parse_json
 from jaxlm.data.vocabulary import EOS, Vocabulary
 from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.ranges import Size
 
 BPE_DEFAULT_SIZE = 4096
 # BPE merges within words: contractions, letters, digits and other characters (Radford et al. 2019).
@@ -44,9 +46,9 @@ NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
 class VocabularyConfig:
     """The tokens that the vocabulary keeps."""
 
-    vocab_size: int | None = None
+    vocab_size: Size | None = None
     """Largest number of tokens; the rest become <unk> (none: keep all; bpe: learn 4096)."""
-    min_count: int = 1
+    min_count: Size = 1
     """Tokens that occur fewer times than this in the training text become <unk>."""
     eos: bool = True
     """Words only: end every line with <eos>, which is predicted like a word."""
@@ -143,6 +145,8 @@ class Words(Tokenizer):
     def __init__(
         self, vocabulary: Vocabulary, eos: bool = True, ascii_blanks: bool = False
     ) -> None:
+        if not (isinstance(eos, bool) and isinstance(ascii_blanks, bool)):
+            raise UserError("`eos` and `ascii_blanks` of a tokenizer must be true or false")
         self.vocabulary, self.eos, self.ascii_blanks = vocabulary, eos, ascii_blanks
 
     @staticmethod
@@ -270,6 +274,8 @@ class Bytes(Tokenizer):
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         tokens = tuple(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in range(256))
+        if vocabulary is not None and vocabulary.tokens != tokens:
+            raise UserError("the tokens of the vocabulary are not the 256 bytes")
         self.vocabulary = vocabulary or Vocabulary(tokens, start=tokens[10])
 
     @classmethod
@@ -304,11 +310,11 @@ class BPE(Tokenizer):
     uses = ("vocab_size", "min_count")
 
     def __init__(self, vocabulary: Vocabulary | None, model: str) -> None:
-        import tokenizers
-
-        self._model = tokenizers.Tokenizer.from_str(model)
+        self._model = _bpe_model(model)
         size = self._model.get_vocab_size()
         tokens = tuple(self._model.id_to_token(index) or "" for index in range(size))
+        if vocabulary is not None and vocabulary.tokens != tokens:
+            raise UserError("the tokens of the vocabulary are not those of the BPE model")
         line_break = tokens[self._model.encode("\n").ids[0]]
         self.vocabulary = vocabulary or Vocabulary(tokens, start=line_break)
 
@@ -359,6 +365,31 @@ class BPE(Tokenizer):
         return {"model": self._model.to_str()}
 
 
+def _bpe_model(text: str) -> Any:
+    """Return the `tokenizers.Tokenizer` of a JSON text.
+
+    Raises:
+      UserError: if the text is damaged, or the model does not cover every byte.
+    """
+    import tokenizers
+
+    if not isinstance(text, str):
+        raise UserError(f"the BPE model is a {type(text).__name__}, not a text")
+    try:
+        model = tokenizers.Tokenizer.from_str(text)
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        covers = all(model.token_to_id(byte) is not None for byte in alphabet)
+        covers = covers and len(model.encode("\n").ids) == 1
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the BPE model is damaged: {reason}") from None
+    if not covers:
+        raise UserError("the BPE model is damaged: it does not cover every byte")
+    return model
+
+
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "words": Words,
     "chars": Characters,
@@ -398,18 +429,30 @@ def from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` wrote as `text`.
 
     Raises:
-      UserError: if its name is not in TOKENIZERS, or the text is damaged.
+      ValueError: if the text is no JSON.
+      UserError: if its name is not in TOKENIZERS, or it is damaged.
     """
+    return from_saved(parse_json(text, "the tokenizer"))
+
+
+def from_saved(saved: Any) -> Tokenizer:
+    """Return the tokenizer whose `to_json` has the content `saved`.
+
+    Raises:
+      UserError: if its name is not in TOKENIZERS, or it is damaged.
+    """
+    keys = ("tokenizer", "tokens", "unk", "start", "state")
+    kinds: dict[str, Any] = dict(zip(keys, (str, list, str | None, str | None, dict), strict=True))
+    if not isinstance(saved, dict) or not kinds.keys() <= saved.keys():
+        raise UserError(f"the tokenizer lacks one of {', '.join(keys)}")
+    for name, kind in kinds.items():
+        if not isinstance(saved[name], kind):
+            raise UserError(f"`{name}` of the tokenizer is a {type(saved[name]).__name__}")
+    if not all(isinstance(token, str) for token in saved["tokens"]):
+        raise UserError("a token of the vocabulary is not a text")
+    vocabulary = Vocabulary(tuple(saved["tokens"]), saved["unk"], saved["start"])
+    kind = choose(TOKENIZERS, saved["tokenizer"], "tokenizer")
     try:
-        saved = json.loads(text)
-        tokens, special = tuple(saved["tokens"]), (saved["unk"], saved["start"])
-        if not all(isinstance(token, str) for token in tokens):
-            raise TypeError("a token is not a text")
-        vocabulary = Vocabulary(tokens, *special)
-        kind = choose(TOKENIZERS, saved["tokenizer"], "tokenizer")
         return kind(vocabulary, **saved["state"])  # type: ignore[call-arg]
-    except UserError:
-        raise
-    except Exception as error:  # the package tokenizers raises this class alone
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        raise UserError(f"the tokenizer is damaged ({why})") from None
+    except TypeError as error:
+        raise UserError(f"the state of the tokenizer is damaged: {error}") from None

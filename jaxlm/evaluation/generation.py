@@ -1,14 +1,17 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxlm.errors import SettingError, UserError, check_at_least
+from jaxlm.evaluation.scoring import repeated
+from jaxlm.ranges import NotNegative, Range, Seed, Size, check_settings
+from jaxlm.runs.protocol import FRESH
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import Start, start_of
 
 
 @dataclass(frozen=True)
@@ -16,37 +19,48 @@ class Context:
     """An encoded context.
 
     Attributes:
-      ids: token ids that the model reads, int32 [1, T].
+      ids: token ids that the model reads, int32 [1, T]. The ids of the text come last.
       note: how the context that the model sees differs from the text; empty if it does not differ.
+      start: the state from which the model reads the ids.
     """
 
     ids: np.ndarray
-    note: str = ""
+    note: str
+    start: Start
+
+    @property
+    def text_ids(self) -> np.ndarray:
+        """Token ids of the text alone, int32 [T]."""
+        return self.ids[0, len(self.start.ids) :]
 
 
-def encode_context(run: Run, text: str) -> Context:
+def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     """Return the token ids of `text`, after the start token if the vocabulary has a start token.
 
-    A model with a window sees only the last tokens of a longer context. Where a model needs its
-    whole window (an NPLM), a shorter context is padded with the start token, as in training. The
-    note reports both.
+    With a warm start the model has read a stretch of its training text before; see
+    `jaxlm.runs.starts.start_of`. A model with a window sees only the last tokens of a longer
+    context. Where a model needs its whole window (an NPLM), a shorter context is padded with the
+    start token, as in training by rows. The note reports both.
 
+    Args:
+      run: the run.
+      text: the text.
+      start: "fresh", "warm", or None for the default of the run.
     Raises:
       UserError: for text with lone surrogates (from bytes that are not UTF-8), an unknown word if
         the vocabulary has no `<unk>`, and a context that is too short and cannot be padded.
     """
-    vocabulary, tokenizer = run.vocabulary, run.tokenizer
+    vocabulary, tokenizer, begin = run.vocabulary, run.tokenizer, start_of(run, start)
     if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
     # A context is the beginning of a line, so no <eos> follows it. The tokenizer for words would
     # add <eos>.
     words = tokenizer.encode_context(text)
-    start = [] if vocabulary.start_id is None else [vocabulary.start_id]
-    ids_1T = np.concatenate([np.array(start, np.int32), words]).astype(np.int32)[None, :]
+    ids_1T = np.concatenate([np.array(begin.ids, np.int32), words]).astype(np.int32)[None, :]
     model, count = run.model, len(words)
     window = model.window
     missing = 0 if window is None else max(0, window - count)
-    padded = model.pads and missing > 0
+    padded = model.pads and missing > 0 and begin.name == FRESH
     if padded and vocabulary.start_id is None:
         raise UserError(
             f"the context {text!r} has {count} {_tokens(count)}, and this model needs {window}: "
@@ -64,7 +78,7 @@ def encode_context(run: Run, text: str) -> Context:
         )
     elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
-    return Context(ids_1T, note)
+    return Context(ids_1T, note, begin)
 
 
 def _tokens(count: int) -> str:
@@ -72,7 +86,9 @@ def _tokens(count: int) -> str:
     return "token" if count == 1 else "tokens"
 
 
-def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]]:
+def next_words(
+    run: Run, context: str, count: int = 5, *, start: str | None = None
+) -> list[tuple[str, float]]:
     """Return the `count` most probable next tokens after `context`, with their probabilities.
 
     The most probable token is first.
@@ -86,57 +102,84 @@ def next_words(run: Run, context: str, count: int = 5) -> list[tuple[str, float]
       >>> [(word, round(p, 3)) for word, p in jaxlm.next_words(run, "我 讨厌", 2)]
       [('挨打', 0.786), ('我', 0.036)]
 
+    Args:
+      run: the trained run.
+      context: the text before the next token.
+      count: number of tokens to return.
+      start: the state from which the model reads the context: "fresh", "warm" (after a stretch of
+        training text), or None for warm if the run was trained on a stream of text.
     Raises:
-      SettingError: for a count below 1.
+      SettingError: for a count below 1, and for a warm start that the run does not have.
       UserError: for an unknown word, or a context that is too short for the model.
     """
     check_at_least("count", count, 1)
-    ids_1T = encode_context(run, context).ids
-    log_probs_1V, _ = run.model.next_log_probs(run.params, ids_1T)
+    encoded = encode_context(run, context, start)
+    log_probs_1V, _ = run.model.next_log_probs(run.params, encoded.ids, encoded.start.carry)
     log_probs_V = np.asarray(log_probs_1V)[0]
     best = np.argsort(-log_probs_V, kind="stable")[:count]
     return [(run.vocabulary.tokens[index], float(np.exp(log_probs_V[index]))) for index in best]
 
 
-def word_sources(run: Run, context: str, words: Sequence[str]) -> list[str]:
+def word_sources(
+    run: Run, context: str, words: Sequence[str], *, start: str | None = None
+) -> list[str]:
     """Return, for each word, which part of the model its probability after `context` comes from.
 
     In an n-gram model the part is an order, such as "3-gram". Other models return empty strings.
     """
-    ids_1T = encode_context(run, context).ids
-    return run.model.sources(run.params, ids_1T, run.vocabulary.ids(words))
+    encoded = encode_context(run, context, start)
+    ids = run.vocabulary.ids(words)
+    return run.model.sources(run.params, encoded.ids, ids, encoded.start.carry)
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """Settings of `sample`."""
 
-    length: int = 100
+    length: Size = 100
     """Tokens to generate."""
-    samples: int = 1
+    samples: Size = 1
     """Continuations to generate, as one batch."""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Divide the logits by this: below 1 less varied, above 1 more; 0: the most probable token."""
-    top_k: int | None = None
+    top_k: Size | None = None
     """Sample from the k most probable tokens only."""
-    top_p: float | None = None
+    top_p: Annotated[float, Range(above=0, most=1)] | None = None
     """Sample from the fewest most probable tokens whose probabilities sum to p (nucleus)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random numbers."""
+    start: str | None = None
+    """fresh: from the model's initial state; warm: after a stretch of the training text (none:
+    warm for a run that was trained on a stream of text)."""
+
+
+def generation_note(run: Run) -> str:
+    """Return why most words of the run's continuations are arbitrary, and a remedy.
+
+    The note is empty for a run that learnt to predict every word. An n-gram always counts them all.
+    """
+    if not run.protocol.last_only or run.model.trained_by == "counting":
+        return ""
+    eos = "" if run.vocabulary.start_id is not None else " and `eos`, which ends the lines too"
+    return (
+        f"this model was trained to predict the last word of each line alone, so its other words "
+        f"are arbitrary: to generate lines, train with `positions` all{eos}"
+    )
 
 
 def check_sampling(config: SamplingConfig) -> None:
     """Raise SettingError for a value out of its range."""
-    for field in ("length", "samples", "top_k"):
-        value = getattr(config, field)
-        if value is not None:
-            check_at_least(field, value, 1)
-    check_at_least("temperature", config.temperature, 0)
-    if math.isinf(config.temperature):
-        why = "must be finite: it would make impossible words as likely as all others"
-        raise SettingError("temperature", config.temperature, why)
-    if config.top_p is not None and not 0 < config.top_p <= 1:
-        raise SettingError("top_p", config.top_p, "must be above 0 and at most 1")
+    # An infinite temperature would make impossible words as likely as all others.
+    from jaxlm.ops.machine import check_fits, host_memory
+
+    check_settings(config)
+    # A token is a number, and is drawn by two random numbers.
+    check_fits(
+        f"`length` {config.length:,} and `samples` {config.samples:,}",
+        12 * config.length * config.samples,
+        host_memory(),
+        "give smaller numbers",
+    )
 
 
 def sample(
@@ -145,7 +188,9 @@ def sample(
     """Return sampled continuations of `prompt`.
 
     Each text begins with the tokens of the prompt, as the tokenizer decodes them. So a word that is
-    not in the vocabulary becomes `<unk>`, if the vocabulary has it.
+    not in the vocabulary becomes `<unk>`, if the vocabulary has it. A run that learnt the last word
+    of each line alone (`protocol.last_only`) generates arbitrary words elsewhere: train it with
+    positions="all".
 
     Example:
       >>> import jaxlm
@@ -160,7 +205,7 @@ def sample(
 
     Args:
       run: the trained run.
-      prompt: text to continue; if it is empty, the model starts from the start token.
+      prompt: text to continue; if it is empty, the model writes from the start of a line.
       config: the settings; None for a SamplingConfig of `options`.
       **options: fields of SamplingConfig by name, unless `config` is given.
     Raises:
@@ -177,24 +222,14 @@ def sample(
         for name, value in options.items():
             raise SettingError(name, value, "has no effect with a SamplingConfig: set it there")
     check_sampling(config)
-    ids_1T = encode_context(run, prompt).ids
+    encoded = encode_context(run, prompt, config.start)
     tokens_BT = run.model.generate(
         run.params,
-        np.repeat(ids_1T, config.samples, axis=0),
+        np.repeat(encoded.ids, config.samples, axis=0),
         jax.random.key(config.seed),
         Sampler(float(config.temperature), config.top_k, config.top_p),
         config.length,
+        repeated(encoded.start.carry, config.samples),
     )
-    return [decode(run, ids_1T[0], new_ids) for new_ids in np.asarray(tokens_BT).tolist()]
-
-
-def decode(run: Run, prompt_ids: np.ndarray, new_ids: Sequence[int]) -> str:
-    """Return the text of a prompt and its continuation, without the start token.
-
-    Args:
-      run: the run, whose tokenizer decodes.
-      prompt_ids: token ids of the prompt [T], as `encode_context` returns them.
-      new_ids: token ids of the continuation.
-    """
-    skipped = 0 if run.vocabulary.start_id is None else 1
-    return run.tokenizer.decode([*prompt_ids[skipped:].tolist(), *new_ids])
+    prompt_ids = encoded.text_ids.tolist()
+    return [run.tokenizer.decode([*prompt_ids, *new]) for new in np.asarray(tokens_BT).tolist()]

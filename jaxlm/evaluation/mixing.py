@@ -124,11 +124,21 @@ def mixture(
     alone = [component.report(split, log_probs_T) for component, split, log_probs_T in per_run]
     together = TokenScores(interpolated(measured.log_probs_MT, weights_M))
     mixed = report(runs[0], measured.splits[0], together)
+    mixed = replace(mixed, run="mixture", protocol=_protocol_of(alone))
     if unigram_cache is not None:
         cached = report(runs[0], measured.splits[0], TokenScores(measured.log_probs_MT[-1]))
         protocol = f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens."
         alone.append(replace(cached, run="unigram cache", protocol=protocol))
-    return Mixed(tuple(alone), replace(mixed, run="mixture"), tuple(map(float, weights_M)), chosen)
+    return Mixed(tuple(alone), mixed, tuple(map(float, weights_M)), chosen)
+
+
+def _protocol_of(alone: Sequence[Report]) -> str:
+    """Return the protocol of a mixture; it names each component if their protocols differ."""
+    protocols = dict.fromkeys(item.protocol for item in alone)
+    if len(protocols) == 1:
+        return alone[0].protocol
+    of_runs = " ".join(f"{item.run}: {item.protocol}" for item in alone)
+    return f"The components read the same tokens in different ways. {of_runs}"
 
 
 class _Component:
@@ -188,8 +198,8 @@ def _measure(
         if run_tokens != tokens[0]:
             raise UserError(
                 f"{runs[0].name} and {run.name} do not predict the same tokens of "
-                f"{splits[0].name} ({len(tokens[0]):,} and {len(run_tokens):,} tokens): mix runs "
-                f"that were all trained on rows, or runs that were all trained on streams"
+                f"{splits[0].name} ({len(tokens[0]):,} and {len(run_tokens):,} tokens): score "
+                f"each line on its own in all runs (`lines`)"
             )
     log_probs = [
         component.log_probs(split) for component, split in zip(components, splits, strict=True)

@@ -15,7 +15,9 @@ from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.scoring import Scorer, TokenScores
 from jaxlm.runs.log import perplexity_of
+from jaxlm.runs.protocol import WARM
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import start_of
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,15 @@ def score(
       scorer: a scorer of the run's model; None for a new Scorer without a mesh.
     """
     scorer = scorer or Scorer(run.model, detail)
-    return scorer.split(run.params, split, run.protocol.rows, run.protocol.last_only)
+    protocol, carry = run.protocol, None
+    if protocol.start == WARM:
+        start = start_of(run, WARM)
+        carry = start.carry
+        if run.vocabulary.start_id is None:
+            # No start token precedes the lines, so the whole stretch is read here.
+            last = np.array([start.ids], np.int32)
+            carry = run.model.next_log_probs(run.params, last, carry)[1]
+    return scorer.split(run.params, split, protocol.rows, protocol.last_only, carry)
 
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
@@ -192,10 +202,13 @@ def _scored_size(run: Run, split: Split) -> TextSize | None:
 
 def _protocol(run: Run, tokens: int, unknown: int) -> str:
     """Return the sentence that says which tokens were counted, and in which context."""
+    reset = "state reset at each line"
+    if run.protocol.start == WARM:
+        reset = "each line from the warm state, after a stretch of the training text"
     if run.protocol.last_only:
-        counted = f"{tokens:,} tokens, the last of each line alone; state reset at each line"
+        counted = f"{tokens:,} tokens, the last of each line alone; {reset}"
     elif run.protocol.rows:
-        counted = f"{tokens:,} tokens, each once; state reset at each line"
+        counted = f"{tokens:,} tokens, each once; {reset}"
     else:
         reads = (
             "state carried over line ends"

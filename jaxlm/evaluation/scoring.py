@@ -147,17 +147,19 @@ class Scorer:
         targets: Sequence[np.ndarray],
         last_only: bool,
         *,
+        carry: Carry = None,
         batch_size: int = SEGMENTS,
     ) -> TokenScores:
         """Return the scores of the targets of all rows, one row after the other.
 
-        The carry is reset at the start of each row.
+        Each row starts from the same carry.
 
         Args:
           params: parameters of the model.
           inputs: input token ids of each row, integers [length of the row].
           targets: target token ids of each row, as long as its inputs.
           last_only: whether to score only the last target of each row.
+          carry: the carry of one row, from which each row starts; None for the initial carry.
           batch_size: number of rows that are scored as one batch.
         """
         # Rows of similar lengths share a batch, so that little padding is scored. All batches are
@@ -177,7 +179,7 @@ class Scorer:
             for index, row in enumerate(batch):
                 inputs_BT[index, : lengths[row]] = inputs[row]
                 targets_BT[index, : lengths[row]] = targets[row]
-            scores = self._chunks(params, inputs_BT, targets_BT, width)
+            scores = self._chunks(params, inputs_BT, targets_BT, width, carry)
             for index, row in enumerate(batch):
                 end = lengths[row]
                 first = end - 1 if last_only else 0
@@ -186,10 +188,19 @@ class Scorer:
         return TokenScores(*(np.concatenate(scores) for scores in zip(*in_order, strict=True)))
 
     def _chunks(
-        self, params: Any, inputs_BT: np.ndarray, targets_BT: np.ndarray, width: int
+        self,
+        params: Any,
+        inputs_BT: np.ndarray,
+        targets_BT: np.ndarray,
+        width: int,
+        carry: Carry,
     ) -> list[np.ndarray]:
-        """Return `token_scores` of rows that are read in chunks of `width` tokens, [B, T] each."""
-        carry = self.model.initial_carry(len(inputs_BT))
+        """Return `token_scores` of rows that are read in chunks of `width` tokens, [B, T] each.
+
+        `carry` is the carry of one row, from which each row starts; None for the initial carry.
+        """
+        rows = len(inputs_BT)
+        carry = self.model.initial_carry(rows) if carry is None else repeated(carry, rows)
         chunks = []
         for start in range(0, inputs_BT.shape[1], width):
             end = start + width
@@ -201,7 +212,12 @@ class Scorer:
         ]
 
     def split(
-        self, params: Any, split: Split, rows: bool = False, last_only: bool = False
+        self,
+        params: Any,
+        split: Split,
+        rows: bool = False,
+        last_only: bool = False,
+        carry: Carry = None,
     ) -> TokenScores:
         """Return the scores of a split.
 
@@ -210,10 +226,22 @@ class Scorer:
           split: the text, as token ids and as lines.
           rows: whether each line is a row of its own; if False, the whole text is one stream.
           last_only: with `rows`, whether to score only the last token of each line.
+          carry: with `rows`, the carry of one row, from which each line starts; None for the
+            initial carry.
         """
         if not rows:
             return self.stream(params, split.ids)
-        return self.rows(params, *rows_of(split), last_only)
+        return self.rows(params, *rows_of(split), last_only, carry=carry)
+
+
+def repeated(carry: Carry, rows: int) -> Carry:
+    """Return the carry of one row, repeated for `rows` rows, in NumPy; None for None."""
+    if carry is None or isinstance(carry, np.ndarray):
+        # An n-gram does not need JAX.
+        return None if carry is None else np.repeat(carry, rows, axis=0)
+    import jax
+
+    return jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), rows, axis=0), carry)
 
 
 def _joined(first: Carry, others: Carry) -> Carry:

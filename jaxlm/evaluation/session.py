@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxlm.errors import check_at_least
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import start_of
 
 
 class Session:
@@ -31,10 +32,13 @@ class Session:
 
     Args:
       run: the trained run.
+      start: the state before the text: "fresh", "warm" (after a stretch of training text), or None
+        for warm if the run was trained on a stream of text.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, start: str | None = None) -> None:
         self.run = run
+        self._start = start_of(run, start)
         self._lock = threading.Lock()
         self._ids: list[int] = []
         self._carry: Any = None
@@ -44,11 +48,12 @@ class Session:
     def reset(self) -> None:
         """Forget everything that was read."""
         with self._lock:
-            model, start_id = self.run.model, self.run.vocabulary.start_id
-            self._ids, self._carry, self._log_probs_V = [], model.initial_carry(1), None
-            if start_id is not None:
-                self._read(start_id)
-            elif model.starts_from_nothing:
+            model, start = self.run.model, self._start
+            carry = model.initial_carry(1) if start.carry is None else start.carry
+            self._ids, self._carry, self._log_probs_V = [], carry, None
+            for index in start.ids:
+                self._read(index)
+            if not start.ids and model.starts_from_nothing:
                 self._ask(np.zeros((1, 0), np.int32))
 
     def push(self, text: str) -> list[float]:

@@ -109,7 +109,13 @@ class LanguageModel(abc.ABC):
         """Return the log-probability of every token after the last input, [B, V], and the carry."""
 
     def generate(
-        self, params: Params, prompt_BT: Any, key: "jax.Array", draw: Draw, length: int
+        self,
+        params: Params,
+        prompt_BT: Any,
+        key: "jax.Array",
+        draw: Draw,
+        length: int,
+        carry: Carry = None,
     ) -> Any:
         """Return `length` tokens that continue each prompt, int32 [B, length].
 
@@ -119,17 +125,18 @@ class LanguageModel(abc.ABC):
           key: key of all random draws.
           draw: draws one token for each row from logits and random numbers.
           length: number of tokens to generate, at least 1.
+          carry: the carry before the prompt; None for the initial carry.
         """
         from jaxlm.ops.sampling import drawn, uniforms
 
-        log_probs_BV, carry = self.next_log_probs(params, prompt_BT)
+        log_probs_BV, carry = self.next_log_probs(params, prompt_BT, carry)
         tokens_TB: list[np.ndarray] = []
         for uniform_2B in uniforms(key, length, len(prompt_BT)):
             tokens_TB.append(np.asarray(drawn(log_probs_BV, uniform_2B, draw)))
             log_probs_BV, carry = self.next_log_probs(params, tokens_TB[-1][:, None], carry)
         return np.stack(tokens_TB, axis=1)
 
-    def sources(self, params: Params, tokens_1T: Any, words: Any) -> list[str]:
+    def sources(self, params: Params, tokens_1T: Any, words: Any, carry: Carry = None) -> list[str]:
         """Return the name of the part of the model that each next word's probability comes from.
 
         An n-gram returns the order of the n-gram; other models return empty texts.
@@ -138,6 +145,7 @@ class LanguageModel(abc.ABC):
           params: the parameters.
           tokens_1T: the tokens before the words, int [1, T].
           words: ids of the words.
+          carry: the carry before the tokens; None for the initial carry.
         """
         return [""] * len(words)
 

@@ -37,7 +37,8 @@ def _curve(records: Records, title: str) -> Any:
         points = [
             (record["step"], record["ppl"])
             for record in records
-            if (record.get("run", ""), record["split"]) == (name, split) and "ppl" in record
+            if (record.get("run", ""), record.get("split")) == (name, split)
+            and isinstance(record.get("ppl"), int | float)
         ]
         if points:
             label = f"{name} {split}".strip()

@@ -15,6 +15,7 @@ from jaxlm.models.neural import NeuralModel
 from jaxlm.models.registry import check_trainable, describe_model, name_of
 from jaxlm.runs.log import Callback
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import WARM_START, warm_stretch
 from jaxlm.training.config import RunConfig
 from jaxlm.training.counting import fit_by_counting
 from jaxlm.training.fine_tuning import adapt_model, start_params
@@ -222,7 +223,19 @@ def _settings(
         _check_unused(plain, SCHEDULE_SETTINGS, "schedule")
         custom = custom._replace(schedule=plain["schedule"])
         plain["schedule"] = CUSTOM
-    return settings.with_section_options(plain), custom
+    return _with_warm_start(settings.with_section_options(plain), model, text), custom
+
+
+def _with_warm_start(settings: RunConfig, model: LanguageModel, text: Text) -> RunConfig:
+    """Return the settings of a run that is trained on a stream, with the text of its warm start.
+
+    Other runs are returned unchanged: their state is reset at each line.
+    """
+    start_id = text.vocabulary.start_id
+    if not model.across_lines or settings.protocol(start_id).rows:
+        return settings
+    stretch = warm_stretch(text.train.ids, start_id)
+    return settings.with_about(**{WARM_START: stretch}) if stretch else settings
 
 
 def _check_effects(settings: RunConfig, model: LanguageModel, *, kept: bool, resume: bool) -> None:

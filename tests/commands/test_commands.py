@@ -39,6 +39,26 @@ def test_every_model_learns_the_lecture(shell, tmp_path, model):
     assert (code, err) == (0, "")
     for answer in ("我 讨厌 -> 挨打", "我 喜欢 -> 玩具", "我 爱 -> 爸爸"):
         assert answer in out
+    # The run answers what the README asks.
+    code, out, err = shell("predict", tmp_path / "run", "我 讨厌", "--top", "2")
+    assert (code, err) == (0, "") and "我 讨厌 -> 挨打" in out
+    code, out, err = shell("generate", tmp_path / "run", "--prompt", "我 爱", "--length", "2")
+    assert code == 0 and out.startswith("我 爱 爸爸")
+    learns_all_words = model == "ngram"
+    assert (err == "") is learns_all_words
+    if not learns_all_words:
+        assert err.startswith("note: ") and err.count("\n") == 1 and "--positions all" in err
+
+
+def test_a_model_that_learns_every_word_generates_lines(shell, tmp_path):
+    flags = ("--positions", "all", "--steps", "1000", "--out", tmp_path / "run")
+    assert shell("train", "--model", "lstm", *flags)[0] == 0
+    code, out, err = shell(
+        "generate", tmp_path / "run", "--prompt", "我", "--length", "2", "--samples", "8"
+    )
+    assert (code, err) == (0, "")
+    sentences = {"我 喜欢 玩具", "我 爱 爸爸", "我 讨厌 挨打"}
+    assert set(out.strip().split("\n----\n")) <= sentences
 
 
 def test_train_predicts_short_lines(shell, tmp_path):
@@ -61,7 +81,7 @@ def test_train_predicts_characters_as_the_corpus_has_them(shell, tmp_path):
 
 
 def test_train_accepts_a_window_longer_than_the_lines(shell, tmp_path):
-    sizes = ("--hidden-size", "2", "--inner-size", "2", "--steps", "2")
+    sizes = ("--far-windows", "4", "--hidden-size", "2", "--inner-size", "2", "--steps", "2")
     code, out, err = shell("train", "--model", "modern-nplm", *sizes, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     assert "我 讨厌 ->" in out and "saved in" in out
@@ -110,7 +130,7 @@ def test_predict_reads_standard_input(shell, toy_runs, monkeypatch):
 def test_predict_reports_truncation_and_padding_of_a_context(shell, toy_runs, text_run):
     _, out, _ = shell("predict", toy_runs["nplm"], "爱 我 讨厌")
     assert "of the context's 3 tokens the model sees the last 2" in out
-    _, out, _ = shell("predict", text_run, "the cat")
+    _, out, _ = shell("predict", text_run, "the cat", "--start", "fresh")
     assert "padded with 2 x '<eos>'" in out
 
 
