@@ -16,7 +16,12 @@ import tyro
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.starts import say_start
-from jaxlm.evaluation.generation import SamplingConfig, generation_note, sample
+from jaxlm.evaluation.generation import (
+    SamplingConfig,
+    UnknownWords,
+    generation_note,
+    sample,
+)
 from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt by sampling from the model.
@@ -49,8 +54,10 @@ def main(argv: Sequence[str]) -> int:
     run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     say_start(run, command.start)
     texts = sample(run, command.prompt, command)
-    if note := generation_note(run):
-        print(f"note: {cli.with_flags(note)}", file=sys.stderr)
+    for note in (generation_note(run), UnknownWords(run).note(command.prompt)):
+        if note:
+            # Not on standard output, which has the texts alone.
+            print(f"note: {cli.with_flags(note)}", file=sys.stderr, flush=True)
     print("\n----\n".join(texts))
     return 0
 

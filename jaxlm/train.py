@@ -32,6 +32,7 @@ from jaxlm.commands.settings import (
 )
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.text import Text, TextConfig, read_corpus
+from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import UserError, choose
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
@@ -562,7 +563,7 @@ def prediction_table(run: Run, text: Text) -> Table:
     The model reads the ids that it was trained on. Lines without a token to predict from are left
     out.
     """
-    tokens, start_id = text.vocabulary.tokens, text.vocabulary.start_id
+    start_id = text.vocabulary.start_id
     start = [] if start_id is None else [start_id]
     table = Table(box=None, show_header=False)
     for row in text.train.rows():
@@ -572,9 +573,7 @@ def prediction_table(run: Run, text: Text) -> Table:
         log_probs_1V, _ = run.model.next_log_probs(run.params, ids[None, :])
         log_probs_V = np.asarray(log_probs_1V)[0]
         best, target = int(np.argmax(log_probs_V)), int(row[-1])
-        guess, right = (
-            repr(token) if token.isspace() else token for token in (tokens[best], tokens[target])
-        )
+        guess, right = (quoted(text.tokenizer.token_text(index)) for index in (best, target))
         wrong = "" if best == target else f"   (the corpus has {right})"
         context = text.tokenizer.decode(row[:-1])
         probability = f"{np.exp(log_probs_V[best]):.4f}"

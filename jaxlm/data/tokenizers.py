@@ -14,6 +14,7 @@ Example:
 """
 
 import abc
+import itertools
 import json
 import re
 import sys
@@ -38,6 +39,13 @@ BPE_WORDS = (
     r"|\s{1,24}(?!\S)|\s{1,24}"
 )
 Lines = Iterable[str]
+# Byte-level BPE writes each byte as a letter that can be printed (Radford et al. 2019): a byte that
+# is a visible Latin-1 character as this character, the others as the letters from U+0100 on.
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = sorted(set(range(256)) - set(_VISIBLE))
+BYTE_OF_LETTER = {chr(byte): byte for byte in _VISIBLE} | {
+    chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)
+}
 # A word between ASCII blanks: the white space of C's isspace, and of KenLM.
 NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
 
@@ -94,16 +102,32 @@ class Tokenizer(abc.ABC):
     def encode_context(self, text: str) -> np.ndarray:
         """Return the ids of a context, int32 [tokens].
 
-        `text` is the beginning of a line, so `Words` adds no `<eos>` after it.
+        The text after its last line break is the beginning of a line, so `Words` adds no `<eos>`
+        after it. A line break is what it is in a corpus: `<eos>` for words, or a character.
 
         Raises:
           UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
         """
-        return self.encode([text])
+        return self.encode([text.replace("\r\n", "\n")])
+
+    def pieces(self, lines: Lines) -> Iterator[str]:
+        """Yield the text of each token of `lines`, in the order of their ids.
+
+        A token that becomes `<unk>` is yielded as it stands in the text.
+        """
+        yield from map(self.token_text, self.encode(lines).tolist())
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`."""
+
+    def token_text(self, index: int) -> str:
+        """Return the text of one token, as people read it.
+
+        Tokens of bytes are decoded. A byte that is only a part of a character is written as its
+        number, such as <0xE6>.
+        """
+        return self.vocabulary.tokens[index]
 
     def after_first_token(self, line: str) -> str | None:
         """Return the text of `line` after its first token; None if the tokenizer does not know.
@@ -173,8 +197,13 @@ class Words(Tokenizer):
         return self.vocabulary.ids(self._split(lines, self.eos, self.ascii_blanks))
 
     def encode_context(self, text: str) -> np.ndarray:
-        # Without the <eos> that would end the line.
-        return self.vocabulary.ids(self._split([text], False, self.ascii_blanks))
+        # The last line goes on, so no <eos> ends it.
+        *lines, last = text.split("\n")
+        words = self._split(lines, self.eos, self.ascii_blanks)
+        return self.vocabulary.ids([*words, *self._split([last], False, self.ascii_blanks)])
+
+    def pieces(self, lines: Lines) -> Iterator[str]:
+        return self._split(lines, self.eos, self.ascii_blanks)
 
     def decode(self, ids: Iterable[int]) -> str:
         parts: list[str] = []
@@ -246,6 +275,9 @@ class Characters(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.vocabulary.tokens[index] for index in ids)
 
+    def pieces(self, lines: Lines) -> Iterator[str]:
+        return itertools.chain.from_iterable(lines)
+
     def after_first_token(self, line: str) -> str:
         return line[1:]
 
@@ -290,6 +322,9 @@ class Bytes(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         # bytes(array) would return the memory of the array.
         return bytes(int(index) for index in ids).decode("utf-8", "replace")
+
+    def token_text(self, index: int) -> str:
+        return _text_of_bytes(bytes([index]))
 
     def unseen(self, lines: Lines) -> str | None:
         return None
@@ -358,6 +393,12 @@ class BPE(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(index) for index in ids])
 
+    def token_text(self, index: int) -> str:
+        token = self.vocabulary.tokens[index]
+        if not all(letter in BYTE_OF_LETTER for letter in token):
+            return token
+        return _text_of_bytes(bytes(BYTE_OF_LETTER[letter] for letter in token))
+
     def unseen(self, lines: Lines) -> str | None:
         return None
 
@@ -388,6 +429,30 @@ def _bpe_model(text: str) -> Any:
     if not covers:
         raise UserError("the BPE model is damaged: it does not cover every byte")
     return model
+
+
+def _text_of_bytes(raw: bytes) -> str:
+    """Return the text of `raw`; a byte that is only a part of a character is written as <0xE6>.
+
+    Example:
+      >>> _text_of_bytes("在".encode() + b"\xe6")
+      '在<0xE6>'
+    """
+    text = raw.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda part: f"<0x{ord(part[0]) - 0xDC00:02X}>", text)
+
+
+def quoted(text: str) -> str:
+    """Return the text of a token as a terminal shows it.
+
+    A token whose characters cannot all be seen, such as a line break or a blank at its end, has
+    quotes and Python's escapes.
+
+    Example:
+      >>> quoted("cat"), quoted(" cat"), quoted("\\n")
+      ('cat', "' cat'", "'\\\\n'")
+    """
+    return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {

@@ -51,7 +51,7 @@ class Mixed:
             for weight, item in zip(self.weights, self.alone, strict=True)
         )
         return (
-            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:.4f} bits a token over "
+            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:z.4f} bits a token over "
             f"{best.run} alone."
         )
 
@@ -298,6 +298,7 @@ def check_vocabularies(runs: Sequence[Run]) -> None:
             token = next((token for token in run_tokens.tokens if token not in first_tokens), None)
             has, lacks = run, first
         if token is not None:
+            token = has.tokenizer.token_text(has.vocabulary.tokens.index(token))
             raise UserError(
                 f"{first.name} and {run.name} have different vocabularies "
                 f"({len(first_tokens):,} and {len(run_tokens):,} tokens): {token!r} is in "

@@ -107,7 +107,7 @@ class Log:
             self._clock = time.perf_counter()
         else:
             self._tokens += tokens
-        status = f"loss {loss:.4f}  ppl {perplexity_of(loss):.2f}  {self.rate():,.0f} tokens/s"
+        status = f"loss {loss:z.4f}  ppl {perplexity_of(loss):.2f}  {self.rate():,.0f} tokens/s"
         self._bar.update(self._task, completed=step, status=status)
 
     def rate(self) -> float:

@@ -162,7 +162,7 @@ def _validate(log: Log, run: Run, text: Text) -> None:
     log.record(
         1,
         {"split": "valid", "nll": scores.nll, "tokens": len(scores.log_prob), "ppl": ppl},
-        f"valid loss {loss:.4f}  ppl {ppl:8.2f}",
+        f"valid loss {loss:z.4f}  ppl {ppl:8.2f}",
     )
 
 

@@ -101,10 +101,10 @@ class Meter:
         progress, epoch = self.progress, self.progress.step / self._steps_per_epoch
         loss = progress.interval_nll / progress.interval_count
         rate = f"{self.log.rate():8,.0f} tokens/s"
-        line = f"epoch {epoch:6.2f}  loss {loss:.4f}  ppl {perplexity_of(loss):8.2f}  {rate}"
+        line = f"epoch {epoch:6.2f}  loss {loss:z.4f}  ppl {perplexity_of(loss):8.2f}  {rate}"
         if self._steps_per_epoch == 1:
             # One batch is the whole text: the loss of this step is the loss of the text.
-            loss, line = cost, f"cost {cost:.6f}"
+            loss, line = cost, f"cost {cost:z.6f}"
         self.log.record(
             progress.step,
             {
@@ -137,7 +137,7 @@ class Meter:
         self.log.record(
             progress.step,
             {"split": "valid", "nll": scores.nll, "tokens": tokens, "ppl": ppl},
-            f"step {progress.step:6d}  valid loss {scores.nll / tokens:.4f}  ppl {ppl:8.2f}"
+            f"step {progress.step:6d}  valid loss {scores.nll / tokens:z.4f}  ppl {ppl:8.2f}"
             + ("  best" if improved else ""),
         )
         return improved

@@ -103,9 +103,11 @@ def test_evaluate_scores_a_text_and_writes_its_tokens(shell, text_run, tmp_path)
     assert code == 0
     assert "7 tokens, each once, the first included" in out and "1 <unk>" in out
     header, *lines = scores.read_text(encoding="utf-8").splitlines()
-    assert header.split("\t") == ["token", "log_prob", "surprisal_bits", "rank", "entropy_bits"]
+    columns = ["token", "log_prob", "surprisal_bits", "rank", "entropy_bits", "text"]
+    assert header.split("\t") == columns
     rows = [line.split("\t") for line in lines]
     assert [row[0] for row in rows] == ["the", "cat", "sat", "on", "the", "<unk>", "<eos>"]
+    assert [row[5] for row in rows] == ["the", "cat", "sat", "on", "the", "zebra", "<eos>"]
     log_probs = np.array([float(row[1]) for row in rows])
     np.testing.assert_allclose([float(row[2]) for row in rows], -log_probs / np.log(2), atol=1e-5)
     (printed,) = re.findall(r"│ +7 │ +1 │ +([\d.]+) │", out)
