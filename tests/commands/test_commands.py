@@ -420,7 +420,7 @@ def test_a_column_in_another_encoding_is_trained_on_and_evaluated(shell, tmp_pat
     table = "id,text\n" + "".join(f"{n},the café is {n % 3}\n" for n in range(60))
     (tmp_path / "table.csv").write_bytes(table.encode("cp1252"))
     read = ("--encoding", "cp1252", "--column", "text")
-    flags = ("--model", "ngram", "--order", "2", "--corpus", tmp_path / "table.csv", *read)
+    flags = ("--model", "ngram", "--unk", "always", "--corpus", tmp_path / "table.csv", *read)
     code, out, err = shell("train", *flags, "--out", tmp_path / "run")
     assert (code, err) == (0, "") and "the café is 0" in out
     assert shell("evaluate", tmp_path / "run", "--split", "valid")[0] == 0
