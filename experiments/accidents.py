@@ -48,7 +48,13 @@ class Kind:
 
 @dataclass
 class Row:
-    """What happened to the commands of a kind."""
+    """A row of the table: what happened to the commands of a kind.
+
+    kills: number of SIGKILLs. ends: number of commands that came to their end in spite of kills.
+    resumed: sessions that found finished saves. lost: train steps, tables or shards that were saved
+    and then done again. identical: ends with the bytes of the undisturbed command. faults: lines
+    that say what went wrong.
+    """
 
     kills: int = 0
     ends: int = 0
@@ -59,7 +65,7 @@ class Row:
 
 
 def checkpoints(folder: Path) -> dict[str, int]:
-    """Return {"step": the newest step of which every run in `folder` has a finished checkpoint}."""
+    """Return the newest step with a finished checkpoint of every run in `folder`, as "step"."""
     runs = runs_in(folder)
     steps = [
         {int(path.name) for path in run.glob("checkpoints/last/*") if path.name.isdigit()}
@@ -259,7 +265,7 @@ def lost_saves(before: dict[str, int], now: dict[str, int], output: str) -> int:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Return the folders of the runs in `folder`: itself, or those of --seeds and --sweep."""
+    """Return the folders of the runs in `folder`: itself, or its runs of --seeds and --sweep."""
     configs = [folder / "config.json", *sorted(folder.glob("*/config.json"))]
     return [path.parent for path in configs if path.exists()]
 

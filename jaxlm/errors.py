@@ -5,7 +5,7 @@ shows it as it is; a command shows the flag, `--hidden-size` (`jaxlm.commands.cl
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,9 +46,121 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+# Names that other programs give to a setting, and the name of the setting here.
+SYNONYMS = {
+    "learning_rate": "lr",
+    "hidden": "hidden_size",
+    "hidden_dim": "hidden_size",
+    "hidden_units": "hidden_size",
+    "nhid": "hidden_size",
+    "embed": "embedding_size",
+    "embed_size": "embedding_size",
+    "embed_dim": "embedding_size",
+    "embedding": "embedding_size",
+    "embedding_dim": "embedding_size",
+    "emsize": "embedding_size",
+    "layers": "num_layers",
+    "layer": "num_layers",
+    "nlayers": "num_layers",
+    "n_layers": "num_layers",
+    "n_gram": "order",
+    "ngram": "order",
+    "ngram_order": "order",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "seq_len": "bptt",
+    "seq_length": "bptt",
+    "sequence_length": "bptt",
+    "drop": "dropout",
+    "tie_weights": "tied",
+    "grad_clip": "clip",
+    "clip_grad": "clip",
+    "gradient_clip": "clip",
+    "max_grad_norm": "clip",
+    "wd": "weight_decay",
+    "wdecay": "weight_decay",
+    "warmup": "warmup_steps",
+    "optim": "optimizer",
+    "epoch": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "step": "steps",
+    "max_steps": "steps",
+    "max_iters": "steps",
+    "minutes": "max_minutes",
+    "random_seed": "seed",
+    "log_interval": "log_every",
+    "eval_interval": "eval_every",
+    "data": "corpus",
+    "dataset": "corpus",
+    "tokenizer": "tokens",
+    "output": "out",
+    "output_dir": "out",
+    "out_dir": "out",
+    "save": "out",
+    "max_tokens": "length",
+    "max_new_tokens": "length",
+    "num_samples": "samples",
+    "temp": "temperature",
+    "k": "top",
+    "topk": "top_k",
+    "topp": "top_p",
+}
+
+
+def with_synonym(name: str, known: Container[str]) -> str:
+    """Return the known name that `name` is another program's word for, or else `name` itself.
+
+    Example:
+      >>> with_synonym("learning_rate", ("lr", "epochs")), with_synonym("colour", ("lr",))
+      ('lr', 'colour')
+    """
+    if name in known:
+        return name
+    meant = SYNONYMS.get(name, name)
+    return meant if meant in known else name
+
+
+def in_any_case(name: str, known: Iterable[str]) -> str:
+    """Return the known name that differs from `name` only by case and `_`, or else `name` itself.
+
+    Example:
+      >>> in_any_case("Modern_NPLM", ("nplm", "modern-nplm")), in_any_case("my.txt", ("nplm",))
+      ('modern-nplm', 'my.txt')
+    """
+    choices = list(known)
+    if name in choices:
+        return name
+    plain = _plain(name)
+    return next((choice for choice in choices if _plain(choice) == plain), name)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
 def nearest(name: str, choices: Iterable[object], count: int = 3) -> list[str]:
-    """Return the choices spelled most like `name`, best first; fewer than `count` if few are."""
-    return difflib.get_close_matches(name, [str(choice) for choice in choices], count, 0.5)
+    """Return the choices spelled most like `name`, best first; fewer than `count` if few are.
+
+    Upper and lower case, and `_` and `-`, count as equal.
+    """
+    texts = [str(choice) for choice in choices]
+    # A token may differ from another one by its case alone.
+    plain: dict[str, list[str]] = {}
+    for text in texts:
+        plain.setdefault(_plain(text), []).append(text)
+    found = difflib.get_close_matches(_plain(name), plain, count, 0.5)
+    return [text for match in found for text in plain[match]][:count]
+
+
+def nearest_setting(name: str, settings: Collection[str]) -> str | None:
+    """Return the setting that a wrong name is most likely meant for; None if no name is similar."""
+    meant = with_synonym(name, settings)
+    if meant != name:
+        return meant
+    parts = [item for item in settings if len(name) > 2 and _plain(item).startswith(_plain(name))]
+    close = difflib.get_close_matches(name, settings, 1, 0.7)
+    return next(iter([*parts, *close]), None)
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
@@ -59,7 +171,8 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     """
     if name in table:
         return table[name]
-    close = nearest(name, table, 1)
+    synonym = with_synonym(name, table)
+    close = [synonym] if synonym != name else nearest(name, table, 1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UserError(f"unknown {what} {name!r}{hint}: choose one of {', '.join(table)}")
 

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import (
     Report,
@@ -29,9 +30,9 @@ from jaxlm.evaluation.perplexity import (
     open_split,
     report,
     score,
-    shown,
     write_per_token,
 )
+from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import by_lines
 
@@ -70,15 +71,15 @@ class Command:
     """train, valid or test (none: the first of test, valid and train that exists)."""
     text: Path | None = None
     """A text file to evaluate as a whole, instead of a corpus."""
-    encoding: str | None = None
-    """Encoding of the corpus or the text (none: the run's own for its own corpus, else UTF-8)."""
-    column: str | None = None
-    """Column of the corpus or the text, if it is a table (none: as for --encoding)."""
     lines: bool = False
     """Score each line on its own, from the same state, also in runs that read a stream."""
     start: str | None = None
     """With --lines: fresh, the initial state, or warm, after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
+    encoding: str | None = None
+    """Encoding of the corpus or the text (none: the run's own for its own corpus, else UTF-8)."""
+    column: str | None = None
+    """Column of the corpus or the text, if it is a table (none: as for --encoding)."""
     per_token: Path | None = None
     """File for a table of all tokens: log-probability, surprisal, rank, entropy, text (one run)."""
     mix: bool = False
@@ -115,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
     """Score each run and print one table."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.evaluate", about=ABOUT)
     check_flags(command)
+    command = replace(command, corpus=command.corpus and corpus_name(command.corpus))
     try:
         reports, mixed = measure(command)
     except UserError as error:
@@ -300,7 +302,7 @@ def result_table(reports: Sequence[Report], width: int) -> tuple[Table, list[str
         "tokens": [f"{item.tokens:,}" for item in reports],
         "<unk>": [f"{item.unknown:,}" for item in reports],
         "nats/token": [f"{item.nats_per_token:z.4f}" for item in reports],
-        "perplexity": [shown(item.perplexity) for item in reports],
+        "perplexity": [shown_perplexity(item.perplexity) for item in reports],
     }
     for header, unit in UNITS.items():
         columns[header] = [_bits_per(item, unit) for item in reports]

@@ -12,7 +12,7 @@ import re
 import signal
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -33,9 +33,10 @@ from jaxlm.commands.settings import (
     small_text_config,
 )
 from jaxlm.data.batching import BatchingConfig
+from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.tokenizers import quoted
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import UserError, choose, in_any_case, reason
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -46,9 +47,9 @@ from jaxlm.parallel.multihost import (
     join_processes,
     run_on_first,
 )
-from jaxlm.recipes import recipe_settings
+from jaxlm.recipes import RECIPES, recipe_settings
 from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
-from jaxlm.runs.log import METRICS, read_records, writing
+from jaxlm.runs.log import METRICS, read_records, shown_perplexity, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
@@ -69,6 +70,34 @@ Examples:
   python -m jaxlm.train --from runs/lstm-ptb --corpus my.txt --lr 1e-4
 """
 PROG = "python -m jaxlm.train"
+FIRST = {
+    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "plot"),
+    "text": ("corpus", "tokens"),
+    "network": (
+        "order",
+        "smoothing",
+        "n_step",
+        "embedding_size",
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "tied",
+    ),
+    "training": (
+        "epochs",
+        "steps",
+        "max_minutes",
+        "batch_size",
+        "bptt",
+        "optimizer",
+        "lr",
+        "clip",
+        "seed",
+        "sample_every",
+    ),
+}
+"""The settings that --help shows, in boxes; --help-all shows all. Settings that only a model of the
+user's own has are shown too."""
 MODEL_HELP = (
     f"{', '.join(MODELS)} (none: the recipe's, or nplm). The model decides which flags there are."
 )
@@ -122,6 +151,9 @@ class Flags:
     """Train a run for each value: lr=1e-3,2e-3 dropout=0.2,0.4 (also clip, weight_decay)."""
     resume: bool = False
     """Continue the run in --out (without --out: the newest run of this model and corpus)."""
+    sample_every: int | None = None
+    """Validations between two samples of the model's text, 0 for none (none: with characters, at
+    each validation, if it takes at most 2% of the time)."""
     plot: bool = False
     """Draw loss.png at the end (extra: plots)."""
 
@@ -156,8 +188,7 @@ COMMANDS: dict[str, Any] = {"gradient": Command, "counting": CountingCommand}
 
 def main(argv: Sequence[str]) -> int:
     """Read the flags, train, and show the result."""
-    choice = cli.parse_known(Choice, [flag for flag in argv if flag not in ("-h", "--help")])
-    load_plugin(choice.plugin)
+    choice = _read_choice(argv)
     start = _start_config(choice)
     command = _parse(start, argv)
     _check_effects(command)
@@ -208,6 +239,7 @@ def main(argv: Sequence[str]) -> int:
         "resume": command.resume,
         "config": config,
         "console": _FlagConsole(console),
+        "sample_every": command.sample_every,
     }
     if start_run is not None:
         options["from_run"] = start_run
@@ -221,6 +253,19 @@ def main(argv: Sequence[str]) -> int:
     if is_first():
         show_result(console, run, text, command.plot)
     return 0
+
+
+def _read_choice(argv: Sequence[str]) -> Choice:
+    """Return the flags that decide the defaults of all other flags."""
+    choice = cli.parse_known(Choice, argv, prog=PROG)
+    # The models of the plugin come into MODELS.
+    load_plugin(choice.plugin)
+    return replace(
+        choice,
+        model=choice.model and in_any_case(choice.model, MODELS),
+        recipe=choice.recipe and in_any_case(choice.recipe, RECIPES),
+        corpus=corpus_name(choice.corpus),
+    )
 
 
 class _FlagConsole(Console):
@@ -291,7 +336,43 @@ def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
     kind = COMMANDS[MODELS[start.model].kind.trained_by]
     network = network_class(start.model)
     defaults = kind(network=network(**start.network), **start.sections)
-    return cli.parse(kind[network], argv, prog=PROG, about=ABOUT, default=defaults)
+    command = cli.parse(
+        kind[network],
+        argv,
+        prog=PROG,
+        about=ABOUT,
+        default=defaults,
+        first=FIRST | {"network": (*FIRST["network"], *_own_settings(start.model))},
+        elsewhere=_elsewhere(start.model),
+    )
+    text = replace(command.text, corpus=corpus_name(command.text.corpus))
+    return replace(command, text=text)
+
+
+def _own_settings(model: str) -> list[str]:
+    """Return the settings that only a model of the user's own has."""
+    builtin = {
+        name
+        for entry in MODELS.values()
+        if entry.kind.__module__.startswith("jaxlm.")
+        for name in entry.settings
+    }
+    return [name for name in MODELS[model].settings if name not in builtin]
+
+
+def _elsewhere(model: str) -> dict[str, str]:
+    """Return what to say of the settings that other models have and this model has not."""
+    models: dict[str, list[str]] = {}
+    for name, entry in MODELS.items():
+        config = RunConfig.default(name)
+        sections = [item.name for section in config.sections.values() for item in fields(section)]
+        for setting in [*entry.settings, *sections]:
+            models.setdefault(setting, []).append(name)
+    found = {setting: names for setting, names in models.items() if model not in names}
+    return {
+        setting: f"is a flag of {', '.join(names)}, not of {model}"
+        for setting, names in found.items()
+    }
 
 
 def _check_effects(command: Flags) -> None:
@@ -419,9 +500,9 @@ def many_table(runs: Sequence[Run]) -> Table:
     for setting, results in by_setting.items():
         values = [value for _, value in results]
         finite = len(values) > 1 and math.isfinite(sum(values))
-        spread = f"{statistics.stdev(values):.2f}" if finite else "-"
-        each = " ".join(f"{value:.2f}" for value in values)
-        mean = f"{statistics.mean(values):.2f}"
+        spread = shown_perplexity(statistics.stdev(values)) if finite else "-"
+        each = " ".join(map(shown_perplexity, values))
+        mean = shown_perplexity(statistics.mean(values))
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
 
@@ -535,7 +616,7 @@ def _made(folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}: give another `out`") from None
+        raise UserError(f"cannot write to {folder}: {reason(error)}: give another `out`") from None
     return True
 
 

@@ -7,16 +7,17 @@ import io
 import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from jaxlm.commands.flags import check_flags, first_flags, flags_of, with_known_flags
 from jaxlm.commands.process import keep_compiled_programs, silence_libraries
 from jaxlm.commands.terminal import OutputClosedError, any_terminal, exit_code
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 T = TypeVar("T")
 NONE = "none"
@@ -45,6 +46,8 @@ def _optional(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     )
 
 
+HELP = {"-h", "--help"}
+HELP_ALL = {"--help-all"}
 # Flags of version 0.1.0 and their present names; values of flags and their present spelling.
 OLD_FLAGS = {"--kernel": "--time-loop", "--features": "--positions"}
 OLD_VALUES = {("--positions", "every"): "all"}
@@ -65,7 +68,16 @@ def with_new_flags(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default: Any = None) -> T:
+def parse(
+    kind: type[T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    about: str,
+    default: Any = None,
+    first: Mapping[str, Collection[str]] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
+) -> T:
     """Return the dataclass `kind` with the values of the flags.
 
     Args:
@@ -74,16 +86,29 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
       prog: the command, for the help text.
       about: the description, for the help text.
       default: an instance of `kind` with the default values; None for the defaults of its fields.
+      first: names of the flags that --help shows, by the title of a box; --help-all shows all
+        flags. None: both show all flags.
+      elsewhere: for flags that a user may expect here, what to say of them.
     Raises:
       UserError: for a flag that does not exist, and a value that a flag cannot take.
+      SystemExit: after the help was printed.
     """
+    flags = flags_of(kind, default)
+    words = with_known_flags(with_new_flags(argv), flags)
+    if not HELP_ALL.isdisjoint(words):
+        words = ["--help"]
+    elif first is not None and not HELP.isdisjoint(words):
+        shown, values = first_flags(flags, first)
+        count = len(flags_of(shown, values))
+        more = f"These are {count} of {len(flags)} flags. {prog} --help-all shows all of them."
+        kind, default, about, words = shown, values, f"{about}\n{more}", ["--help"]
     options: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _registry:
             return tyro.cli(
                 kind,
-                args=with_new_flags(argv),
+                args=words,
                 prog=prog,
                 description=about,
                 config=(tyro.conf.OmitArgPrefixes,),
@@ -92,30 +117,57 @@ def parse(kind: type[T], argv: Sequence[str], *, prog: str, about: str, default:
     except SystemExit as exit_:
         if exit_.code in (0, None):
             raise
-        raise UserError(f"{_one_line(errors.getvalue())}; see {prog} --help") from None
+        message = _one_line(errors.getvalue())
+        try:
+            if message.startswith("Unrecognized options"):
+                check_flags(words, flags, elsewhere or {})
+                message = _unexpected(message)
+        except UserError as error:
+            message = str(error)
+        raise UserError(_see_help(message, prog)) from None
 
 
-def parse_known(kind: type[T], argv: Sequence[str]) -> T:
+def _see_help(message: str, prog: str) -> str:
+    """Return a message that ends with the command that shows the help."""
+    return (
+        f"{message} See {prog} --help" if message.endswith("?") else f"{message}; see {prog} --help"
+    )
+
+
+def _unexpected(message: str) -> str:
+    """Return tyro's message about arguments that are no flags, in other words."""
+    words = message.split(":", 1)[1].split("Perhaps you meant")[0].strip()
+    return f"unexpected argument {words}"
+
+
+def parse_known(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
     """Return the dataclass `kind` with the values of its flags; other flags are ignored.
 
+    Args:
+      kind: a dataclass; each field is a flag.
+      argv: the arguments of the command.
+      prog: the command, for the error.
     Raises:
       UserError: for a value that a flag cannot take.
     """
+    words = with_known_flags(with_new_flags(argv), flags_of(kind))
+    words = [word for word in words if word not in HELP | HELP_ALL]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _registry:
-            known, _ = tyro.cli(
-                kind, args=with_new_flags(argv), return_unknown_args=True, add_help=False
-            )
+            known, _ = tyro.cli(kind, args=words, return_unknown_args=True, add_help=False)
             return known
     except SystemExit:
-        raise UserError(_one_line(errors.getvalue())) from None
+        raise UserError(_see_help(_one_line(errors.getvalue()), prog)) from None
 
 
 def _one_line(box: str) -> str:
-    """Return the message of tyro's box on one line, without frame, title and advice."""
+    """Return the message of tyro's box on one line, without frame, title and advice.
+
+    Where the output is not UTF-8, the frame is made of hyphens.
+    """
     lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
-    words = " ".join(line for line in lines[1:] if line)
+    words = " ".join(line for line in lines[1:] if line.strip("-"))
     words = re.split(r"For full helptext|Argument helptext:", words)[0]
     return re.sub(r"\s+", " ", words).strip().removesuffix(".")
 
@@ -137,7 +189,12 @@ def run(main: Callable[[Sequence[str]], int], goes_on: bool = False) -> None:
     gc.freeze()
     with any_terminal(goes_on) as output:
         try:
-            code = main(sys.argv[1:])
+            if "--version" in sys.argv[1:]:
+                # The package itself is above this module, which must not import it by name.
+                print(f"jaxlm {sys.modules['jaxlm'].__version__}")
+                code = 0
+            else:
+                code = main(sys.argv[1:])
             sys.stdout.flush()
         except UserError as error:
             code = fail(str(error))
@@ -147,7 +204,7 @@ def run(main: Callable[[Sequence[str]], int], goes_on: bool = False) -> None:
             code = 0
         code = exit_code(code, output.error)
         if output.error is not None and output.error.errno != errno.EPIPE:
-            why = output.error.strerror
+            why = reason(output.error)
             went_on = "; the command went on without it" if goes_on else ""
             print(f"error: standard output cannot be written: {why}{went_on}", file=sys.stderr)
     # Python would search for garbage for half a second before it exits.

@@ -15,7 +15,7 @@ from jaxlm.data.corpora import CORPORA
 from jaxlm.data.json_files import read_json
 from jaxlm.data.shards import is_prepared
 from jaxlm.data.text import Text
-from jaxlm.errors import SettingError, choose
+from jaxlm.errors import SettingError, choose, reason
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import recipe_settings
 from jaxlm.runs.old_configs import upgrade
@@ -115,7 +115,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except OSError as error:
-        raise SettingError("config", path, f"cannot be read: {error.strerror}") from None
+        raise SettingError("config", path, f"cannot be read: {reason(error)}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SettingError("config", path, f"is not JSON: {error}") from None
     except ValueError as error:

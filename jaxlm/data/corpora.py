@@ -13,7 +13,7 @@ from jaxlm.data.columns import TABLE_ENDINGS
 from jaxlm.data.compression import PACKED_ENDINGS, is_packed
 from jaxlm.data.reading import AS_TEXT, Reading, check_plain, read_text, text_of
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, cuts, split_by_fractions
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, UserError, choose, in_any_case, reason
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
@@ -135,7 +135,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         ) from None
     except PermissionError as error:
         raise UserError(
-            f"cannot write to the cache {folder} ({error.strerror}): set JAXLM_CACHE to another "
+            f"cannot write to the cache {folder} ({reason(error)}): set JAXLM_CACHE to another "
             f"folder"
         ) from None
     except Exception as error:  # the errors of requests and of the system share only this class
@@ -212,6 +212,16 @@ def corpus_sources(
     except UserError as error:
         raise UserError(f"{error}, or give a file or folder that exists") from None
     raise AssertionError(name)
+
+
+def corpus_name(name: str) -> str:
+    """Return the name in CORPORA that `name` spells in any case; other names and paths unchanged.
+
+    Example:
+      >>> corpus_name("PTB"), corpus_name("my.txt")
+      ('ptb', 'my.txt')
+    """
+    return name if os.path.exists(name) else in_any_case(name, CORPORA)
 
 
 def is_cut(name: str) -> bool:

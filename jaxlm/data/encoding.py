@@ -163,8 +163,8 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
             _write(source, tokenizer, path, dtype)
         except OSError as error:
             raise UserError(
-                f"cannot keep the token ids of the text in {folder}: {reason(error)}: "
-                f"free some space, or let JAXLM_CACHE be another folder"
+                f"cannot keep the token ids of the text in {folder}: {reason(error)}: free some "
+                f"space, or let JAXLM_CACHE be another folder"
             ) from None
     size = (path.stat().st_size - DIGEST_BYTES) // dtype.itemsize
     # An empty file cannot be mapped.

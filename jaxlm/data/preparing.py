@@ -402,8 +402,7 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
             file.write(np.asarray(ids, dtype).tobytes())
             tokens += len(ids)
             totals += tuple(asdict(TextSize.of(block)).values())
-    digest = hashlib.sha256(piece.text).hexdigest()
-    size = TextSize(*map(int, totals))
-    shard = Shard(path.name, tokens, size, file_digest(path), digest)
+    text_digest = hashlib.sha256(piece.text).hexdigest()
+    shard = Shard(path.name, tokens, TextSize(*map(int, totals)), text_digest, file_digest(path))
     write_text(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
     return shard

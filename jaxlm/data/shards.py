@@ -42,15 +42,15 @@ class Shard:
       file: name of the file in the prepared folder.
       tokens: number of ids.
       text: size of the text.
-      sha256: the digest of the file; None for a shard of an older version.
-      text_sha256: the digest of the bytes of the text; None for a shard of an older version.
+      text_sha256: digest of the bytes of the text; None in a folder of an older version.
+      sha256: digest of the file; None in a folder of an older version.
     """
 
     file: str
     tokens: int
     text: TextSize
-    sha256: str | None = None
     text_sha256: str | None = None
+    sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry of this shard in prepared.json."""
@@ -69,7 +69,7 @@ class Shard:
         for number in (tokens, *asdict(size).values()):
             if type(number) is not int or number < 0:
                 raise ValueError(f"{file} has a size of {number!r:.60}")
-        return cls(file, tokens, size, saved.get("sha256"), saved.get("text_sha256"))
+        return cls(file, tokens, size, saved.get("text_sha256"), saved.get("sha256"))
 
     def is_whole(self, folder: Path) -> bool:
         """Return whether the file of ids is in `folder` and has its length."""
@@ -270,9 +270,9 @@ def _split(folder: Path, name: str, shards: list[Shard], tokenizer: Tokenizer) -
     for shard in shards:
         if not shard.is_whole(folder):
             raise ValueError(f"{shard.file} is not {shard.tokens} ids long")
-        path = folder / shard.file
         if not shard.tokens:
             continue
+        path = folder / shard.file
         mapped = np.memmap(path, ID_TYPES[path.suffix[1:]], "r")
         if shard.sha256 is not None:
             check_file(path, mapped.nbytes, shard.sha256)

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxlm.data.batching import BATCHINGS, BatchingConfig, no_start_error, rows_of
 from jaxlm.data.text import Text, TextConfig
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, UserError, choose, nearest_setting, with_synonym
 from jaxlm.models.registry import MODELS
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ranges import (
@@ -152,8 +152,8 @@ class RunConfig:
         settings of the model and of the text cannot be changed: `fit` gets both as arguments.
 
         Raises:
-          UserError: for a name that no section of this model has.
-          SettingError: for a value of another type, and for `steps` and `epochs` together.
+          SettingError: for a name that no section of this model has, a value of another type, and
+            `steps` and `epochs` together.
         """
         minutes = self.training.max_minutes if self.training else None
         check_length({"max_minutes": minutes, **options})
@@ -165,9 +165,25 @@ class RunConfig:
         }
         config = self
         for name, value in _with_length(options).items():
-            title = choose(declared, name, "option of fit")
+            if name not in declared:
+                raise self._unknown_option(name, value, declared)
+            title = declared[name]
             config = replace(config, **{title: _with(getattr(config, title), name, value)})
         return config
+
+    def _unknown_option(self, name: str, value: Any, declared: Mapping[str, str]) -> SettingError:
+        """Return the error of an option that `fit` does not have."""
+        model = dict.fromkeys(self.network)
+        if with_synonym(name, model) in model and with_synonym(name, declared) not in declared:
+            meant = with_synonym(name, model)
+            why = f"is a setting of the model: give `{meant}` to the model, not to fit"
+        elif name in {item.name for item in fields(self.text)}:
+            why = "is a setting of the text: give it to read_corpus, not to fit"
+        else:
+            meant = nearest_setting(name, declared) or ""
+            hint = f" (did you mean `{meant}`?)" if meant else ""
+            why = f"is no option of fit{hint}: choose one of {', '.join(declared)}"
+        return SettingError(name, value, why)
 
     def with_steps(self, steps: int | None) -> "RunConfig":
         """Return these settings with another number of train steps."""

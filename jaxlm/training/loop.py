@@ -49,6 +49,7 @@ from jaxlm.training.optimizers import (
     make_optimizer,
 )
 from jaxlm.training.progress import NotFiniteError
+from jaxlm.training.samples import Samples, check_sample_every
 from jaxlm.training.state import (
     TrainState,
     init_state,
@@ -106,6 +107,7 @@ class Extras(NamedTuple):
     console: where lines are printed. callbacks: called with each log record. custom: the user's own
     optimizer or schedule. start_params: initial parameters; None for random initial parameters.
     name_runs: whether the records that callbacks get have the name of the run as `run`.
+    sample_every: validations between two samples; see `Samples`.
     """
 
     console: Console | None = None
@@ -113,6 +115,7 @@ class Extras(NamedTuple):
     custom: CustomParts = CustomParts()
     start_params: Any = None
     name_runs: bool = False
+    sample_every: int | None = None
 
 
 def train_one(
@@ -244,6 +247,7 @@ class _Loop:
 
     def _check_validation(self) -> None:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""
+        check_sample_every(self.extras.sample_every, self._validates, jax.process_count())
         if self._validates:
             return
         training, optimizer = self.training, self.optimizer
@@ -393,7 +397,10 @@ class _Loop:
             run_name=name if self.extras.name_runs else None,
         )
         per_epoch = self.batches[0].steps_per_epoch
-        return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh)
+        # Of several runs the first one shows samples. Several processes show none.
+        shows = index == 0 and jax.process_count() == 1
+        samples = Samples(self.extras.sample_every, self.text, log) if shows else None
+        return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh, samples)
 
     # Claim: the folders, and how many steps fit into a budget.
 
@@ -665,7 +672,10 @@ class _Loop:
                 after.append(one if paused is None else paused)
                 if trainee.out_of_patience:
                     self.final_states.setdefault(index, after[-1])
-            return runner.stack(after)
+        # After the checkpoints are written, and outside of the time that the budget measures.
+        with self.trainees[0].log.clock_stopped():
+            self.trainees[0].show_sample(after[0])
+        return runner.stack(after)
 
     def _unless_failed(self, trainee: Trainee, do: Callable[[], T]) -> T | None:
         """Return do(), or None if the run has failed, or if do() finds that it fails.

@@ -1,5 +1,6 @@
 """Old flags, names of flags in messages, and the cache of compiled programs."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,11 +8,17 @@ import sys
 
 import pytest
 
+import jaxlm
+from jaxlm import train
 from jaxlm.commands import cli, process
+from jaxlm.commands import flags as flags_module
+from jaxlm.commands.settings import network_class
 from jaxlm.data.tokenizers import TOKENIZERS
+from jaxlm.errors import SYNONYMS
 from jaxlm.interop.formats import FORMATS
 from jaxlm.models import MODELS
 from jaxlm.models.heads import HEADS
+from jaxlm.training.config import all_settings
 
 VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert")
 
@@ -36,8 +43,101 @@ def test_train_accepts_an_old_flag(shell, tmp_path):
         "train", "--model", "lstm", "--kernel", "scan", "--steps", 2, "--out", tmp_path / "run"
     )
     assert (code, err) == (0, "")
-    code, out, _ = shell("train", "--model", "lstm", "--help")
+    code, out, _ = shell("train", "--model", "lstm", "--help-all")
     assert "--time-loop" in out and "--kernel" not in out and "--features" not in out
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_help_shows_the_flags_that_people_use_first(shell, model):
+    _, first, _ = shell("train", "--model", model, "--help")
+    _, every, _ = shell("train", "--help-all", "--model", model)
+    shown, known = (set(re.findall(r"--[a-z][a-z0-9-]+", text)) for text in (first, every))
+    assert 15 <= len(shown - {"--help", "--help-all"}) <= 32  # With the forms --no-FLAG.
+    assert {"--model", "--corpus", "--tokens", "--out", "--resume", "--recipe", "--from"} <= shown
+    assert shown - {"--help-all"} < known
+    assert "--help-all shows all of them" in first
+    assert ("--lr FLOAT" in first, "--order INT" in first) == (model != "ngram", model == "ngram")
+    assert "--plugin" in known - shown and "--vocab-size" in known - shown
+
+
+def test_the_first_flags_are_flags():
+    known = {flag.name for flag in cli.flags_of(train.Flags)} | all_settings()
+    assert {name for names in train.FIRST.values() for name in names} <= known
+
+
+def test_help_shows_the_settings_that_only_a_model_of_ones_own_has(shell, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import jaxlm\n"
+        "class Mine(jaxlm.NPLM):\n"
+        "    wonder: int = 3\n"
+        '    """How wonderful."""\n'
+        "jaxlm.register_model('mine', Mine)\n"
+    )
+    try:
+        _, out, _ = shell("train", "--plugin", tmp_path / "mine.py", "--model", "mine", "--help")
+    finally:
+        MODELS.pop("mine", None)
+    assert "--wonder INT" in out and "How wonderful. (default: 3)" in out
+    assert "--residual" not in out
+
+
+@pytest.mark.parametrize("line", ["│", " "])
+def test_the_message_of_a_box_is_one_line(line):
+    words = ("Unrecognized options: ptb", "-" * 20, "For full helptext, run train --help")
+    box = "\n".join(f"{line} {text} {line}" for text in ("title", "-" * 30, *words))
+    assert cli._one_line(box) == "Unrecognized options: ptb"
+
+
+@pytest.mark.parametrize("command", (*VERBS, "__main__"))
+def test_each_command_prints_the_version(command, shell):
+    assert shell(command, "--version") == (0, f"jaxlm {jaxlm.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--learning-rate 1", "--lr 1"),
+        ("--learning_rate=1", "--lr=1"),
+        ("--LR 1", "--lr 1"),
+        ("--hidden 3", "--hidden-size 3"),
+        ("--hidden_size 3", "--hidden-size 3"),
+        ("--epoch 2", "--epochs 2"),
+        ("--embed 2", "--embedding-size 2"),
+        ("--batch 2", "--batch-size 2"),
+        ("--layers 2", "--num-layers 2"),
+        ("--no_tied", "--no-tied"),
+        ("--from run --seeds 2", "--from run --seeds 2"),
+        ("--n-gram 3", "--n-gram 3"),
+        ("-1 -.5 -- x=--hidden", "-1 -.5 -- x=--hidden"),
+    ],
+)
+def test_the_words_of_other_programs_are_understood(given, meant):
+    network = network_class("nplm")
+    flags = cli.flags_of(train.Command[network], train.Command(network=network()))
+    assert flags_module.with_known_flags(given.split(), flags) == meant.split()
+
+
+def test_an_ngram_understands_its_own_words():
+    network = network_class("ngram")
+    flags = cli.flags_of(train.CountingCommand, train.CountingCommand(network=network()))
+    assert flags_module.with_known_flags(["--n_gram", "3"], flags) == ["--order", "3"]
+
+
+def test_each_synonym_means_a_setting_and_is_none_itself():
+    known = all_settings() | {"length", "samples", "temperature", "top_k", "top_p", "top", "out"}
+    assert {*SYNONYMS.values()} <= known
+    assert not {*SYNONYMS} & known
+
+
+def test_models_corpora_and_recipes_are_found_in_any_case(shell, tmp_path):
+    code, out, err = shell(
+        "train", "--Model", "RNN", "--corpus", "Toy", "--recipe", "LECTURE", "--step", 1,
+        "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert (code, err) == (0, "") and "corpus toy" in out
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert (saved["model"], saved["text"]["corpus"]) == ("rnn", "toy")
+    assert saved["training"]["steps"] == 1
 
 
 @pytest.mark.parametrize("command", VERBS)
@@ -118,7 +218,7 @@ def test_the_oldest_compiled_programs_are_removed(tmp_path):
 def test_the_help_of_a_flag_lists_every_name(command, flag, names, shell, monkeypatch):
     # On a wide terminal the help has two columns.
     monkeypatch.setenv("COLUMNS", "80")
-    _, out, _ = shell(*command, "--help")
+    _, out, _ = shell(*command, "--help-all")
     # A long name may wrap after a hyphen, at the end of a line.
     words = re.sub(r"[│\s]+", " ", out).replace("- ", "-")
     text = re.search(rf"{flag} STR (.*?\(default: )", words)[1]

@@ -304,8 +304,9 @@ def test_a_call_killed_before_the_tokenizer_was_written_is_repeated(tmp_path):
         '{"finished": true}',
         '{"finished": 1, "splits": []}',
         "[" * 99_999,
-    ]
-    + ['{"finished": false, "splits": {}, "settings": 3}', '{"finished": true, "splits": {}}'],
+        '{"finished": false, "splits": {}, "settings": 3}',
+        '{"finished": true, "splits": {}}',
+    ],
 )
 def test_a_damaged_prepared_json_is_one_line(tmp_path, content):
     texts = {"train": [write(tmp_path, "text.txt", "a b\n")]}

@@ -232,6 +232,11 @@ def set_first(path, value):
     np.save(path, array)
 
 
+def replace(path, old, new):
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -240,6 +245,9 @@ def set_first(path, value):
         ("probabilities-2", lambda path: set_first(path, 1.5)),
         ("backoffs-1", lambda path: set_first(path, np.nan)),
         ("probabilities-1", lambda path: path.write_bytes(b"")),
+        # The header of the file is a Python expression, whose parenthesis is not closed now.
+        ("probabilities-1", lambda path: replace(path, b",), }", b",}, }")),
+        ("backoffs-2", lambda path: replace(path, b"'descr'", b"'descq'")),
         ("probabilities-3", lambda path: np.save(path, np.load(path)[1:])),
         ("keys-2", lambda path: np.save(path, np.load(path).astype(np.int32))),
     ],

@@ -169,7 +169,7 @@ WRONG_KIND = [
     ({"tensorboard": 1}, "`tensorboard` 1: must be true or false"),
     ({"batch_size": True}, "`batch_size` True: must be an integer"),
     ({"optimizer": jaxlm.BatchingConfig()}, "`optimizer` BatchingConfig: must be a OptimizerConf"),
-    ({"counting": CountingConfig()}, "unknown option of fit 'counting'"),
+    ({"counting": CountingConfig()}, "is no option of fit"),
     ({"config": RunConfig.default("ngram")}, "`config` is of ngram, whose sections are text, co"),
 ]
 
