@@ -78,7 +78,7 @@ class PreparingConfig(VocabularyConfig):
 
     @property
     def reading(self) -> Reading:
-        """How the bytes of the files become text."""
+        """Return the settings by which the bytes of the files become text."""
         kind = choose(TOKENIZERS, self.tokens, "tokens")
         return Reading(self.encoding, self.column, kind.exact)
 
