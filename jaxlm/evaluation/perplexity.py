@@ -15,7 +15,7 @@ from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.files import replacing
 from jaxlm.data.shards import PreparedSplit
 from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
-from jaxlm.errors import SettingError, UserError
+from jaxlm.errors import SettingError, UserError, reason
 from jaxlm.evaluation.scoring import Scorer, TokenScores
 from jaxlm.runs.log import perplexity_of, shown_perplexity
 from jaxlm.runs.protocol import WARM
@@ -382,7 +382,7 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
                     f"{entropy / math.log(2):z.6f}\t{text}\n"
                 )
     except OSError as error:
-        raise SettingError("per_token", path, f"cannot be written: {error.strerror}") from None
+        raise SettingError("per_token", path, f"cannot be written: {reason(error)}") from None
 
 
 def fields(texts: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 from jaxlm.data.files import write_text
 from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 from jaxlm.runs import remote_checkpoints
 from jaxlm.runs.old_configs import complete, upgrade
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
@@ -308,7 +308,7 @@ class RunFolder:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"cannot write to {self.path}: {error.strerror or error}: choose another `folder`, or "
+            f"cannot write to {self.path}: {reason(error)}: choose another `folder`, or "
             f"free some space"
         )
 

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.data.files import write_text
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 Warn = Callable[[str], None]
@@ -257,7 +257,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"could not write {path}: {error.strerror or error}. Checkpoints already written are "
+            f"could not write {path}: {reason(error)}. Checkpoints already written are "
             f"whole: free some space, then repeat the command with `resume`"
         ) from None
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxlm.data.batching import POSITIONS
 from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.config import CountingConfig
@@ -211,7 +211,7 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
         yield scratch
     except OSError as error:
         raise UserError(
-            f"cannot write the tables to {folder}: {error.strerror or error}: free some space, "
+            f"cannot write the tables to {folder}: {reason(error)}: free some space, "
             f"then repeat the command"
         ) from None
     finally:
