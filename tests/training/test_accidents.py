@@ -127,6 +127,9 @@ def test_a_sweep_that_was_killed_while_it_claimed_its_folders_is_resumed(text, t
     options = {"seeds": 2, "console": tiny_runs.quiet(), **SHORT}
     jaxlm.fit_many(model, text, folder=tmp_path / "whole", **options)
     jaxlm.fit_many(model, text, folder=tmp_path / "killed", **options)
+    (tmp_path / "killed/seed-1" / CONFIG).rename(tmp_path / "config")
+    with pytest.raises(UserError, match=r"seed-1 has no config\.json, but tokenizer\.json, "):
+        jaxlm.fit_many(model, text, folder=tmp_path / "killed", resume=True, **options)
     shutil.rmtree(tmp_path / "killed/seed-0/checkpoints")
     shutil.rmtree(tmp_path / "killed/seed-1")
     jaxlm.fit_many(model, text, folder=tmp_path / "killed", resume=True, **options)
