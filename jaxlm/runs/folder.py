@@ -330,6 +330,9 @@ def claim_all(
     # A process that is killed while it claims the folders leaves some of them new.
     begun = any(folder.has_saved for folder in folders)
     if resume and begun and 0 < len(new_folders) < len(folders):
+        for folder in new_folders:
+            if (found := files_of_run(folder.path)) and CONFIG not in found:
+                raise lost_config(folder.path, found)
         # All runs go back to a step that all of them saved: the others would start anew.
         raise UserError(
             f"`resume`: {new_folders[0].path} holds no run, but {len(folders) - len(new_folders)} "
