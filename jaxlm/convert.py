@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,17 +56,17 @@ def main(argv: Sequence[str]) -> int:
     load_plugin(command.plugin)
     source, target = command.source, command.target
     console = Console(highlight=False)
-    if source.is_dir():
-        if target.is_dir():
+    if os.path.isdir(source):
+        if os.path.isdir(target):
             raise UserError(f"{target} is a folder: name the file to write")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)
         write_run(load(source, checkpoint_folder=command.checkpoint_folder), target, command.format)
         console.print(f"written to {target}", soft_wrap=True)
         return 0
-    if not source.exists():
+    if not os.path.exists(source):
         raise UserError(f"{source} does not exist: give a run's folder, or a file to read")
-    if (target / CONFIG).exists():
+    if os.path.exists(target / CONFIG):
         # Said before a large file is read.
         raise UserError(f"{target} already holds a run: name another folder")
     try:

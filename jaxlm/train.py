@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 import contextlib
 import math
+import os
 import re
 import signal
 import statistics
@@ -539,7 +540,9 @@ def run_folder(
         if resume and not here and _holds_run(out, not many):
             raise UserError(f"`resume`: {_other_kind(out, many)}")
         if resume and not here and not _remote_holds_run(out, remote):
-            for folder in (out, *sorted(path.parent for path in out.glob("*/checkpoints"))):
+            # For a name that is too long, `glob` raises OSError.
+            inside = sorted(out.glob("*/checkpoints")) if os.path.isdir(out) else []
+            for folder in (out, *(path.parent for path in inside)):
                 if found := files_of_run(folder):
                     raise lost_config(folder, found)
             raise UserError(
@@ -556,7 +559,9 @@ def run_folder(
 
 def _holds_run(folder: Path, many: bool) -> bool:
     """Return whether a folder holds a run, or with `many` the runs of --seeds and --sweep."""
-    return any(folder.glob(f"*/{CONFIG}")) if many else (folder / CONFIG).exists()
+    if many:
+        return os.path.isdir(folder) and any(folder.glob(f"*/{CONFIG}"))
+    return os.path.exists(folder / CONFIG)
 
 
 def _other_kind(folder: Path, many: bool) -> str:

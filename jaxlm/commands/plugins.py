@@ -1,6 +1,7 @@
 """--plugin FILE.py: models and cells of the user's own, for the commands."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def load_plugin(path: Path | None) -> None:
     """
     if path is None:
         return
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SettingError("plugin", path, "does not exist: give a Python file")
     name = f"jaxlm_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)

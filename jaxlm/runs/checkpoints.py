@@ -242,12 +242,26 @@ class Checkpoints:
             saved = {name: read[name] for name in templates} | {"meta": read["meta"]}
             damaged = [name for name in templates if digest(saved[name]) != saved["meta"][name]]
             reason = f"its {' and '.join(damaged)} are not what was written" if damaged else ""
+            reason = reason or _other_shape(saved, shapes)
         except Exception as error:  # a damaged file can fail in any layer below
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         if not reason:
             return saved
         self._warn(f"the {kind} checkpoint of step {step} is damaged ({reason}): skipped")
         return None
+
+
+def _other_shape(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return the first array whose shape is another than `wanted`, or ''.
+
+    Orbax returns arrays in the shape in which they were saved.
+    """
+    for part, arrays in wanted.items():
+        for path, array in arrays.items():
+            shape = np.shape(saved[part][path])
+            if shape != array.shape:
+                return f"its {path} has the shape {shape}, and this network needs {array.shape}"
+    return ""
 
 
 def _flat(tree: Any) -> dict[str, Any]:

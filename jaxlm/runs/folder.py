@@ -124,10 +124,10 @@ class RunFolder:
         """
         if self.holds_run:
             raise UserError(f"{self.path} already holds a run: choose another `folder`")
-        existed = self.path.exists()
-        if existed and not self.path.is_dir():
+        existed = os.path.exists(self.path)
+        if existed and not os.path.isdir(self.path):
             raise UserError(f"`folder` {self.path} is a file: give a folder")
-        killed = (self.path / CONFIG).is_file()
+        killed = os.path.isfile(self.path / CONFIG)
         if killed and not take_over:
             raise self._being_created()
         # The tokenizer is written after the empty config.json.
@@ -198,9 +198,9 @@ class RunFolder:
           UserError: if the folder holds a run, or cannot be written. A refused folder stays as it
             was.
         """
-        existed, saving = self.path.exists(), self.path / SAVING
+        existed, saving = os.path.exists(self.path), self.path / SAVING
         # Nothing but a save that was stopped makes this folder, so the pieces beside it are its.
-        stopped = saving.is_dir() and not saving.is_symlink() and not self.holds_run
+        stopped = os.path.isdir(saving) and not os.path.islink(saving) and not self.holds_run
         if not stopped:
             self._check_free()
         try:
@@ -276,7 +276,7 @@ class RunFolder:
         """Raise UserError if the folder has files of a run, or is a file."""
         if self.holds_run:
             raise UserError(f"{self.path} already holds a run: choose another `folder`")
-        if self.path.exists() and not self.path.is_dir():
+        if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise UserError(f"`folder` {self.path} is a file: give a folder")
         if found := files_of_run(self.path):
             raise lost_config(self.path, found)
@@ -298,7 +298,9 @@ class RunFolder:
     def has_saved(self) -> bool:
         """True if the run may have a finished checkpoint."""
         last = self.path / CHECKPOINTS / "last"
-        return self.remote is not None or any(path.name.isdigit() for path in last.glob("*"))
+        return self.remote is not None or (
+            os.path.isdir(last) and any(path.name.isdigit() for path in last.glob("*"))
+        )
 
     def _being_created(self) -> UserError:
         return UserError(
@@ -341,7 +343,7 @@ def claim_all(
         )
     claimed: list[tuple[RunFolder, bool]] = []
     for folder in folders:
-        existed = folder.path.exists()
+        existed = os.path.exists(folder.path)
         try:
             is_new = folder.claim(resume)
             if locks is not None:
@@ -358,7 +360,8 @@ def claim_all(
 def holds_run(folder: Path) -> bool:
     """Return whether a folder holds a run: a config.json that is not empty."""
     config = folder / CONFIG
-    return config.is_file() and config.stat().st_size > 0
+    # For a name that is too long, os.path returns False, and Path raises OSError.
+    return os.path.isfile(config) and os.path.getsize(config) > 0
 
 
 def files_of_run(folder: Path) -> list[str]:
@@ -390,7 +393,7 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     Raises:
       UserError: if `folder` holds no run, or a damaged run.
     """
-    if not (folder / CONFIG).is_file():
+    if not os.path.isfile(folder / CONFIG):
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     try:
         config = complete(upgrade(_checked_sections(read_json(folder / CONFIG))))
@@ -433,7 +436,10 @@ def read_sections(folder: Path, section: str) -> dict[str, Any]:
 
 def _runs_nearby(folder: Path) -> str:
     """Return the end of a message: runs in `folder` and in its parent, or how to train."""
-    configs = [*folder.glob(f"*/{CONFIG}"), *folder.parent.glob(f"*/{CONFIG}")]
+    configs: list[Path] = []
+    for place in (folder, folder.parent):
+        with contextlib.suppress(OSError):
+            configs.extend(place.glob(f"*/{CONFIG}"))
     if not configs:
         return "; train a run with python -m jaxlm.train"
     runs = sorted(path.parent for path in configs)

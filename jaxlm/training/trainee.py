@@ -1,6 +1,7 @@
 """One run in training: what it measured, its best parameters, and its checkpoints."""
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -54,7 +55,7 @@ class Spec:
         another value than the default.
         """
         batching, path = self.config.batching, self.folder and self.folder / CONFIG
-        if batching is None or path is None or not path.is_file():
+        if batching is None or path is None or not os.path.isfile(path):
             return self
         try:
             absent = absent_settings(json.loads(path.read_text(encoding="utf-8")))

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import fit, make, write_text
 
 import jaxlm
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.training.config import RunConfig
 
 
@@ -62,7 +62,7 @@ def test_checkpoints_may_be_in_another_folder(fit_tiny, tmp_path):
     assert (tmp_path / "elsewhere/run/last/10").is_dir()
     resumed = fit_tiny(tmp_path / "run", steps=20, resume=True, **place)
     assert_same_params(resumed, fit_tiny(tmp_path / "whole", steps=20))
-    assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
+    assert_same_params(jaxlm.load(tmp_path / "run", **place), resumed)
 
 
 @pytest.mark.full
@@ -75,7 +75,21 @@ def test_a_run_whose_folder_is_lost_resumes_from_its_checkpoints(fit_tiny, tmp_p
     assert not (tmp_path / "run").exists()
     resumed = fit_tiny(tmp_path / "run", steps=20, resume=True, **place)
     assert_same_params(resumed, fit_tiny(tmp_path / "whole", steps=20))
-    assert_same_params(jaxlm.load(tmp_path / "run"), resumed)
+    assert_same_params(jaxlm.load(tmp_path / "run", **place), resumed)
+
+
+def test_a_checkpoint_folder_is_read_only_if_the_caller_names_it(fit_tiny, tmp_path):
+    """A stranger may have written config.json."""
+    place = str(tmp_path / "elsewhere")
+    fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=place)
+    with pytest.raises(SettingError, match=f"to read that place, give `checkpoint_folder` {place}"):
+        jaxlm.load(tmp_path / "run")
+    with pytest.raises(SettingError, match="`checkpoint_folder` other: "):
+        jaxlm.load(tmp_path / "run", checkpoint_folder="other")
+    assert jaxlm.load(tmp_path / "run", checkpoint_folder=place + "/").step == 2
+    fit_tiny(tmp_path / "here", steps=2)
+    with pytest.raises(SettingError, match="in its own folder: leave the setting out"):
+        jaxlm.load(tmp_path / "here", checkpoint_folder=place)
 
 
 def test_a_resumed_run_needs_the_same_checkpoint_folder(fit_tiny, tmp_path):
@@ -114,7 +128,8 @@ def test_two_sweeps_share_a_checkpoint_folder(text, tmp_path):
     for name in ("A", "B"):
         runs = jaxlm.fit_many(model, text, seeds=2, folder=tmp_path / name, **many)
         assert steps_in(tmp_path / "remote" / name / "seed-1" / "last") == [2]
-    assert_same_params(jaxlm.load(tmp_path / "B/seed-1"), runs[1])
+    loaded = jaxlm.load(tmp_path / "B/seed-1", checkpoint_folder=f"{place}/B")
+    assert_same_params(loaded, runs[1])
     shutil.rmtree(tmp_path / "A")
     longer = many | {"steps": 3, "resume": True}
     runs = jaxlm.fit_many(model, text, seeds=2, folder=tmp_path / "A", **longer)
