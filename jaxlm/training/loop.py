@@ -325,7 +325,9 @@ class _Loop:
                 states = self._train(states, interrupts)
                 if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
-                    first.log.note(f"stopped at step {step} of {self.pauses.total}; {self._saved()}")
+                    first.log.note(
+                        f"stopped at step {step} of {self.pauses.total}; {self._saved()}"
+                    )
         finally:
             for trainee in self.trainees:
                 trainee.close()
