@@ -1,4 +1,4 @@
-"""Samples while a model trains: when they are shown, how they look, and that training is the same."""
+"""Samples at validations: when they are shown, how they look, and that training is the same."""
 
 import io
 
