@@ -44,6 +44,9 @@ class Command:
     format: Annotated[str | None, tyro.conf.arg(help=FORMAT_HELP)] = None
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{target} is a folder: name the file to write")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)
-        write_run(load(source), target, command.format)
+        write_run(load(source, checkpoint_folder=command.checkpoint_folder), target, command.format)
         console.print(f"written to {target}", soft_wrap=True)
         return 0
     if not source.exists():

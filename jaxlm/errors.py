@@ -34,6 +34,18 @@ class SettingError(UserError):
         self.field, self.value, self.why = field, value, why
 
 
+def reason(error: Exception) -> str:
+    """Return why an operation of the system failed, never empty.
+
+    An OSError that Python or a library raised with a message alone has no `strerror`.
+
+    Example:
+      >>> reason(OSError(28, "No space left on device")), reason(OSError("10 of 20 written"))
+      ('No space left on device', '10 of 20 written')
+    """
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 # Names that other programs give to a setting, and the name of the setting here.
 SYNONYMS = {
     "learning_rate": "lr",

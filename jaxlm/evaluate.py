@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -14,14 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
-from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
+from jaxlm.evaluation.perplexity import (
+    Report,
+    check_per_token,
+    open_split,
+    report,
+    score,
+    write_per_token,
+)
 from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import by_lines
@@ -52,6 +62,9 @@ class Command:
     """Folders of the runs."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
     corpus: str | None = None
     """Name or path of a corpus (none: the corpus that each run was trained on)."""
     split: str | None = None
@@ -63,8 +76,12 @@ class Command:
     start: str | None = None
     """With --lines: fresh, the initial state, or warm, after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
+    encoding: str | None = None
+    """Encoding of the corpus or the text (none: the run's own for its own corpus, else UTF-8)."""
+    column: str | None = None
+    """Column of the corpus or the text, if it is a table (none: as for --encoding)."""
     per_token: Path | None = None
-    """File for a table of all tokens: log-probability, surprisal, rank and entropy (one run)."""
+    """File for a table of all tokens: log-probability, surprisal, rank, entropy, text (one run)."""
     mix: bool = False
     """Also interpolate the probabilities of the runs: the table shows each run and the mixture."""
     weights: str | None = None
@@ -104,17 +121,28 @@ def main(argv: Sequence[str]) -> int:
         reports, mixed = measure(command)
     except UserError as error:
         raise UserError(adaptation_flags(str(error))) from None
-    # Wide enough for all columns, also where the output is a file.
     console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(result_table(reports))
+    table, left_out = result_table(reports, console.width)
+    (text, *others) = dict.fromkeys(item.split for item in reports)
+    if not others:
+        console.print(f"text: {text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+    if left_out:
+        text = f"left out, as they need a wider terminal: {', '.join(left_out)}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    for line in filter(None, (item.without_unknown for item in reports)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     for item in reports:
         if item.impossible:
             noun = "token" if item.impossible == 1 else "tokens"
             text = f"{item.run} gives {item.impossible:,} {noun} probability 0"
             console.print(text, highlight=False, soft_wrap=True)
-    for protocol in dict.fromkeys(item.protocol for item in reports):
+    protocols = list(dict.fromkeys(item.protocol for item in reports))
+    if mixed:
+        # The protocol of the mixture may consist of the protocols of the runs.
+        whole = mixed.together.protocol
+        protocols = [text for text in protocols if text == whole or text not in whole]
+    for protocol in protocols:
         console.print(protocol, highlight=False, soft_wrap=True)
     if mixed:
         console.print(str(mixed), highlight=False, soft_wrap=True)
@@ -125,6 +153,8 @@ def check_flags(command: Command) -> None:
     """Raise UserError for flags that cannot be used together."""
     if not command.runs:
         raise UserError("name at least one run: python -m jaxlm.evaluate runs/nplm-toy")
+    if command.per_token is not None:
+        check_per_token(command.per_token)
     if command.per_token and len(command.runs) > 1:
         raise UserError(
             f"--per-token takes one run, not {len(command.runs)}: evaluate each run by itself"
@@ -142,13 +172,17 @@ def check_flags(command: Command) -> None:
 def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
     """Return the reports for the table, and the mixture if the command asks for a mixture."""
     adaptation = parse_adaptation(command)
+    if adaptation and command.lines:
+        raise UserError(
+            "--temperature, --cache, --dynamic and --mc-samples read one stream: leave out --lines"
+        )
     if adaptation and command.per_token:
         raise UserError(
             "--per-token needs the run as it was trained: leave out --temperature, --cache, "
             "--dynamic and --mc-samples"
         )
     load_plugin(command.plugin)
-    runs = [load(folder) for folder in command.runs]
+    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
     if command.lines:
         runs = [by_lines(run, command.start) for run in runs]
     where: dict[str, Any] = {
@@ -156,6 +190,12 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
         "split": command.split,
         "text": command.text,
     }
+    if (adaptation or command.mix) and (command.encoding or command.column):
+        # Both also read other splits, of other files.
+        raise UserError(
+            "--encoding and --column are not for --mix and adapted runs: convert the text to a "
+            "UTF-8 file first"
+        )
     if command.mix:
         from jaxlm.evaluation.mixing import mixture
 
@@ -230,44 +270,96 @@ def parse_weights(text: str) -> list[float]:
 
 def evaluate(command: Command, run: Run) -> Report:
     """Return the report of one run; write its table of tokens if the command asks for it."""
-    split = open_split(run, command.corpus, command.split, command.text)
+    split = open_split(
+        run, command.corpus, command.split, command.text, command.encoding, command.column
+    )
     scores = score(run, split, detail=command.per_token is not None)
     if command.per_token:
         write_per_token(run, split, scores, command.per_token)
     return report(run, split, scores)
 
 
-def result_table(reports: Sequence[Report]) -> Table:
-    """Return a table with one row per run.
+# Columns of the table, with the unit that the bits of the whole text are divided by.
+UNITS = {"bits/token": "tokens", "/word": "words", "/char": "characters", "/byte": "bytes"}
+# Columns that are left out if the table is too wide, the first one first.
+LEFT_OUT = ("/byte", "/char", "/word", "bits/token", "<unk>")
+# A name gets at least this width before a column is left out, if it needs it.
+NAME_WIDTH = 18
 
-    The bits of the whole text are divided by its tokens, words, characters and bytes.
+
+def result_table(reports: Sequence[Report], width: int) -> tuple[Table, list[str]]:
+    """Return a table with one row per run, and the columns that were left out.
+
+    The bits of the whole text are divided by its tokens, words, characters and bytes. The texts
+    have a column if they differ.
+
+    Args:
+      reports: the reports.
+      width: width of the terminal, in characters. Columns are left out, and names shortened, so
+        that the table fits.
     """
+    columns = {
+        "tokens": [f"{item.tokens:,}" for item in reports],
+        "<unk>": [f"{item.unknown:,}" for item in reports],
+        "nats/token": [f"{item.nats_per_token:z.4f}" for item in reports],
+        "perplexity": [shown_perplexity(item.perplexity) for item in reports],
+    }
+    for header, unit in UNITS.items():
+        columns[header] = [_bits_per(item, unit) for item in reports]
+    names = {"run": [item.run for item in reports]}
+    if len({item.split for item in reports}) > 1:
+        names["text"] = [item.split for item in reports]
+    # A column has a frame and two blanks beside its cells, and the table one more frame.
+    needed = {header: 3 + _width(header, cells) for header, cells in columns.items()}
+    wanted = sum(3 + min(NAME_WIDTH, _width(header, cells)) for header, cells in names.items())
+    unused = [header for header in UNITS if set(columns[header]) == {"-"}]
+    left_out = []
+    for header in (*unused, *LEFT_OUT):
+        if header in columns and (header in unused or 1 + wanted + sum(needed.values()) > width):
+            del columns[header], needed[header]
+            left_out.append(header)
     table = Table()
-    for header in ("run", "text"):
-        table.add_column(header, overflow="fold")
-    for header in (
-        "tokens",
-        "<unk>",
-        "nats/token",
-        "perplexity",
-        "bits/token",
-        "/word",
-        "/char",
-        "/byte",
-    ):
+    left = max(8 * len(names), width - 1 - 3 * len(names) - sum(needed.values()))
+    for index, header in enumerate(names):
+        # A narrow name leaves its room to the next one.
+        room = left // (len(names) - index)
+        names[header] = shortened(names[header], room)
+        left -= min(room, _width(header, names[header]))
+        table.add_column(header, overflow="fold", max_width=room)
+    for header in columns:
         table.add_column(header, justify="right", no_wrap=True)
-    for item in reports:
-        size = item.size
-        counts = (size.words, size.characters, size.bytes) if size else (0, 0, 0)
-        per = [f"{item.bits / count:.4f}" if count else "-" for count in (item.tokens, *counts)]
-        figures = (
-            f"{item.tokens:,}",
-            f"{item.unknown:,}",
-            f"{item.nats_per_token:.4f}",
-            shown_perplexity(item.perplexity),
-        )
-        table.add_row(item.run, item.split, *figures, *per)
-    return table
+    for cells in zip(*names.values(), *columns.values(), strict=True):
+        table.add_row(*map(escape, cells))
+    return table, [header for header in LEFT_OUT if header in left_out and header not in unused]
+
+
+def _bits_per(item: Report, unit: str) -> str:
+    """Return the bits of a text divided by its length in `unit`; "-" if the length is unknown."""
+    count = item.tokens if unit == "tokens" else getattr(item.size, unit, 0)
+    return f"{item.bits / count:z.4f}" if count else "-"
+
+
+def _width(header: str, cells: Sequence[str]) -> int:
+    """Return the width of a column, in characters of a terminal."""
+    return max(map(cell_len, (header, *cells)))
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Return names without the folders that they share, if one is wider than `width`.
+
+    Example:
+      >>> shortened(["experiments/deep/lstm-1", "experiments/deep/lstm-2"], 10)
+      ['…/lstm-1', '…/lstm-2']
+    """
+    if max(map(cell_len, names)) <= width:
+        return list(names)
+    folders = [name.split("/")[:-1] for name in names if "/" in name]
+    levels = zip(*folders, strict=False)
+    shared = len(list(itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)))
+    return [
+        "/".join(["…", *name.split("/")[shared:]]) if shared and "/" in name else name
+        for name in names
+    ]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,12 @@ import tyro
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.starts import say_start
-from jaxlm.evaluation.generation import SamplingConfig, sample
+from jaxlm.evaluation.generation import (
+    SamplingConfig,
+    UnknownWords,
+    generation_note,
+    sample,
+)
 from jaxlm.runs.run import load
 
 ABOUT = """Continue a prompt by sampling from the model.
@@ -36,15 +42,22 @@ class Command(SamplingConfig):
     """Text to continue (default: the start of a line)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the continuations, separated by lines of dashes."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.generate", about=ABOUT)
     load_plugin(command.plugin)
-    run = load(command.run)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     say_start(run, command.start)
     texts = sample(run, command.prompt, command)
+    for note in (generation_note(run), UnknownWords(run).note(command.prompt)):
+        if note:
+            # Not on standard output, which has the texts alone.
+            print(f"note: {cli.with_flags(note)}", file=sys.stderr, flush=True)
     print("\n----\n".join(texts))
     return 0
 

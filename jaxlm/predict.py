@@ -7,7 +7,7 @@ if __name__ == "__main__":
     end_quietly()
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from rich.table import Table
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.starts import say_start
-from jaxlm.errors import UserError
-from jaxlm.evaluation.generation import encode_context, next_words, word_sources
+from jaxlm.data.tokenizers import quoted
+from jaxlm.errors import UserError, check_at_least
+from jaxlm.evaluation.generation import UnknownWords, encode_context, next_ids, sources
 from jaxlm.runs.run import Run, load
 
 ABOUT = """The most probable next words after a context, with their probabilities.
@@ -49,6 +50,9 @@ class Command:
     warm for a run that was trained on a stream of text)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,17 +63,33 @@ def main(argv: Sequence[str]) -> int:
             'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
         )
     load_plugin(command.plugin)
-    run = load(command.run)
+    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
     say_start(run, command.start)
-    contexts: Iterable[str] = command.contexts or (line.rstrip("\r\n") for line in sys.stdin)
+    contexts: Iterable[str] = command.contexts or read_contexts(sys.stdin)
     console = Console(highlight=False)
+    unknown = UnknownWords(run)
     for context in contexts:
-        show(console, run, context, command.top, command.start)
+        show(console, run, context, command.top, command.start, unknown)
     return 0
 
 
-def show(console: Console, run: Run, context: str, count: int, start: str | None = None) -> None:
-    """Print the context, a note if the model sees another context, and a bar for each word.
+def read_contexts(lines: Iterable[str]) -> Iterator[str]:
+    """Yield each line without its line break, and the first without a byte order mark."""
+    for number, line in enumerate(lines):
+        yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
+
+
+def show(
+    console: Console,
+    run: Run,
+    context: str,
+    count: int,
+    start: str | None = None,
+    unknown: UnknownWords | None = None,
+) -> None:
+    """Print the context, notes if the model sees another context, and a bar for each word.
+
+    The model's answer to a context of words that it has learnt nothing about is printed as "?".
 
     Args:
       console: where to print.
@@ -77,19 +97,28 @@ def show(console: Console, run: Run, context: str, count: int, start: str | None
       context: text before the next word.
       count: number of words.
       start: the state before the context; see `next_words`.
+      unknown: tells the unknown words of `run`; None for a new UnknownWords.
     """
-    words = next_words(run, context, count, start=start)
-    note = encode_context(run, context, start).note
-    console.print(escape(f"{context} -> {words[0][0]}"), soft_wrap=True)
-    if note:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+    check_at_least("count", count, 1)
+    unknown = unknown or UnknownWords(run)
+    encoded = encode_context(run, context, start)
+    best = next_ids(run, encoded, count)
+    words = [quoted(run.tokenizer.token_text(index)) for index, _ in best]
+    note = unknown.note(context)
+    answer = "?" if note and unknown.never_trained else words[0]
+    asked = context if context.isprintable() else repr(context)
+    console.print(escape(f"{asked} -> {answer}"), soft_wrap=True)
+    guess = ""
+    if best[0][0] == run.vocabulary.unk_id:
+        guess = f"the model expects {words[0]}, which stands for every word outside the vocabulary"
+    for text in filter(None, [note, encoded.note, guess]):
+        console.print(f"note: {escape(text)}", soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
     block = "█" if console.encoding.startswith("utf") else "#"
-    sources = word_sources(run, context, [word for word, _ in words], start=start)
-    for (word, probability), source in zip(words, sources, strict=True):
-        shown = repr(word) if word.isspace() else word
+    origins = sources(run, encoded, [index for index, _ in best])
+    for word, (_, probability), origin in zip(words, best, origins, strict=True):
         bar = block * round(BAR * probability)
-        table.add_row(f"  {escape(shown)}", f"{probability:.4f}", *filter(None, [source]), bar)
+        table.add_row(f"  {escape(word)}", f"{probability:.4f}", *filter(None, [origin]), bar)
     console.print(table)
 
 

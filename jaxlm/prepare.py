@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.commands import cli
-from jaxlm.data.preparing import PreparingConfig, Texts, claim_prepared_folder, open_text, prepare
+from jaxlm.data.compression import is_packed
+from jaxlm.data.preparing import PreparingConfig, Texts, claim_prepared_folder, prepare
+from jaxlm.data.reading import open_text
 from jaxlm.data.shards import Shard
 from jaxlm.errors import UserError
 
@@ -37,7 +39,7 @@ class Command(PreparingConfig):
     """The flags of this command."""
 
     texts: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """UTF-8 files of the training text, plain or compressed by gzip or zstd."""
+    """Files of the training text, plain or compressed by gzip or zstd."""
     valid: tuple[Path, ...] = ()
     """Files of the validation text."""
     test: tuple[Path, ...] = ()
@@ -69,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         transient=True,
         disable=not console.is_terminal,
     ) as progress:
-        task = progress.add_task("", total=megabytes(texts), rate="")
+        task = progress.add_task("", total=megabytes(texts, command), rate="")
 
         def on_shard(shard: Shard, newly_written: bool) -> None:
             done["bytes"] += shard.text.bytes * newly_written
@@ -77,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
             rate = done["bytes"] / 1e6 / (time.perf_counter() - began)
             progress.update(task, advance=shard.text.bytes / 1e6, rate=f"{rate:.1f} MB/s")
 
-        splits = prepare(command.out, texts, tokenizer, command.workers, on_shard)
+        reading = command.reading
+        splits = prepare(command.out, texts, tokenizer, command.workers, on_shard, reading)
     seconds = time.perf_counter() - began
     for split, shards in splits.items():
         tokens, size = (
@@ -99,24 +102,24 @@ def texts_of(command: Command) -> Texts:
     """
     if not command.texts:
         raise UserError("give at least one text file; see python -m jaxlm.prepare --help")
+    command.reading.check()
     splits = {"train": command.texts, "valid": command.valid, "test": command.test}
     texts = {split: list(paths) for split, paths in splits.items() if paths}
     for paths in texts.values():
         for path in paths:
-            open_text(path).close()
+            open_text(path, command.reading).close()
     return texts
 
 
-def megabytes(texts: Texts) -> float | None:
-    """Return the size of all texts in MB; None if a file is compressed, so its size is unknown."""
-    total = 0
-    for paths in texts.values():
-        for path in paths:
-            with open_text(path) as file:
-                if type(file).__name__ != "BufferedReader":
-                    return None
-            total += path.stat().st_size
-    return total / 1e6
+def megabytes(texts: Texts, config: PreparingConfig) -> float | None:
+    """Return the size of all texts in MB.
+
+    None if a file is compressed or converted, so that the size of its text is unknown.
+    """
+    files = [path for paths in texts.values() for path in paths]
+    if config.reading.converts or any(is_packed(path) for path in files):
+        return None
+    return sum(path.stat().st_size for path in files) / 1e6
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from jaxlm.commands.settings import (
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
+from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import UserError, choose, in_any_case
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
@@ -45,7 +46,7 @@ from jaxlm.parallel.multihost import (
     run_on_first,
 )
 from jaxlm.recipes import RECIPES, recipe_settings
-from jaxlm.runs.folder import CONFIG, read_description
+from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
 from jaxlm.runs.log import METRICS, read_records, shown_perplexity, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
@@ -199,9 +200,11 @@ def main(argv: Sequence[str]) -> int:
             )
         join_processes(command)
     # Loading uses JAX's devices, and so comes after join_processes.
-    start_run = load(choice.from_run) if choice.from_run else None
+    start_run = _start_run(choice.from_run, command)
     console = Console(quiet=not is_first())
     config = config_of(start.model, command, {"command": ["python", "-m", "jaxlm.train", *argv]})
+    # Before a large text is read.
+    config.check_ranges()
     text = _read_text(command, config, start_run)
     for note in text.notes:
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
@@ -370,6 +373,16 @@ def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> Languag
     return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
 
 
+def _start_run(folder: Path | None, command: Any) -> Run | None:
+    """Return the run of --from, or None. Its checkpoints may be in --checkpoint-folder."""
+    if folder is None:
+        return None
+    kept_elsewhere = read_sections(folder, "training").get("checkpoint_folder") is not None
+    training = getattr(command, "training", None)
+    asked = training.checkpoint_folder if training and kept_elsewhere else None
+    return load(folder, checkpoint_folder=asked)
+
+
 def _vocabulary_note(start_run: Run, text: Text) -> str:
     """Return the line that says whether the run's vocabulary was extended."""
     known, size = len(start_run.vocabulary), len(text.vocabulary)
@@ -451,7 +464,8 @@ def many_table(runs: Sequence[Run]) -> Table:
         setting, _, seed = run.folder.name.rpartition("seed-")
         records = read_records(run.folder / METRICS)
         # The log leaves out a perplexity of infinity.
-        best = min(record.get("ppl", math.inf) for record in records if record["split"] == "valid")
+        valid = [record for record in records if record.get("split") == "valid"]
+        best = min((_perplexity_in(record) for record in valid), default=math.inf)
         by_setting.setdefault(setting.rstrip("-"), []).append((seed, best))
     for setting, results in by_setting.items():
         values = [value for _, value in results]
@@ -461,6 +475,12 @@ def many_table(runs: Sequence[Run]) -> Table:
         mean = shown_perplexity(statistics.mean(values))
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
+
+
+def _perplexity_in(record: dict[str, Any]) -> float:
+    """Return the perplexity in a record of a log, infinity if it has none."""
+    ppl = record.get("ppl")
+    return float(ppl) if isinstance(ppl, int | float) else math.inf
 
 
 def run_folder(
@@ -489,6 +509,9 @@ def run_folder(
         if resume and not here and _holds_run(out, not many):
             raise UserError(f"`resume`: {_other_kind(out, many)}")
         if resume and not here and not _remote_holds_run(out, remote):
+            for folder in (out, *sorted(path.parent for path in out.glob("*/checkpoints"))):
+                if found := files_of_run(folder):
+                    raise lost_config(folder, found)
             raise UserError(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
@@ -621,7 +644,7 @@ def prediction_table(run: Run, text: Text) -> Table:
     The model reads the ids that it was trained on. Lines without a token to predict from are left
     out.
     """
-    tokens, start_id = text.vocabulary.tokens, text.vocabulary.start_id
+    start_id = text.vocabulary.start_id
     start = [] if start_id is None else [start_id]
     table = Table(box=None, show_header=False)
     for row in text.train.rows():
@@ -631,9 +654,7 @@ def prediction_table(run: Run, text: Text) -> Table:
         log_probs_1V, _ = run.model.next_log_probs(run.params, ids[None, :])
         log_probs_V = np.asarray(log_probs_1V)[0]
         best, target = int(np.argmax(log_probs_V)), int(row[-1])
-        guess, right = (
-            repr(token) if token.isspace() else token for token in (tokens[best], tokens[target])
-        )
+        guess, right = (quoted(text.tokenizer.token_text(index)) for index in (best, target))
         wrong = "" if best == target else f"   (the corpus has {right})"
         context = text.tokenizer.decode(row[:-1])
         probability = f"{np.exp(log_probs_V[best]):.4f}"

@@ -27,7 +27,7 @@ FOLDERS = (
     "recipes",
 )
 # Modules at the root of the package that every folder may import.
-SHARED = ("errors", "shapes")
+SHARED = ("errors", "ranges", "shapes")
 VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert")
 
 

@@ -17,6 +17,19 @@ def trained(folder, **options):
     return jaxlm.fit(model, text, folder=folder, steps=6, log_every=2, **rows, **options)
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """Return the list of the pictures that a notebook would show."""
+    pictures = []
+
+    class Place:
+        def update(self, picture):
+            pictures.append(picture)
+
+    monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
+    return pictures
+
+
 def test_callbacks_get_the_records_of_the_log(tmp_path, capsys):
     seen = []
     trained(tmp_path / "run", callbacks=[seen.append])
@@ -24,14 +37,7 @@ def test_callbacks_get_the_records_of_the_log(tmp_path, capsys):
     assert seen == read_records(tmp_path / "run/metrics.jsonl")
 
 
-def test_a_live_curve_draws_records(tmp_path, capsys, monkeypatch):
-    shown = []
-
-    class Place:
-        def update(self, picture):
-            shown.append(picture)
-
-    monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
+def test_a_live_curve_draws_records(tmp_path, capsys, shown):
     curve = jaxlm.LiveCurve(seconds=0)
     trained(tmp_path / "run", callbacks=[curve])
     assert len(curve.records) == 3 and len(shown) == 3
@@ -46,14 +52,7 @@ def test_a_live_curve_draws_records(tmp_path, capsys, monkeypatch):
     assert len(shown) == 5, "there is no new record"
 
 
-def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, monkeypatch):
-    shown = []
-
-    class Place:
-        def update(self, picture):
-            shown.append(picture)
-
-    monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
+def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, shown):
     curve = jaxlm.LiveCurve(seconds=1000)
     trained(tmp_path / "run", callbacks=[curve])
     assert len(curve.records) == 3 and len(shown) == 2

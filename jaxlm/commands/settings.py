@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxlm.data.json_files import read_json
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import recipe_settings
@@ -73,11 +74,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
         `epochs`. The config.json of a run always has both; its `steps` decide unless they are null.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise SettingError("config", path, f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SettingError("config", path, f"is not JSON: {error}") from None
+    except ValueError as error:
+        raise SettingError("config", path, str(error)) from None
     if not isinstance(content, dict):
         why = f'holds a {type(content).__name__}: give an object like {{"lr": 0.1}}'
         raise SettingError("config", path, why)

@@ -22,6 +22,7 @@ from jaxlm.data.chunks import chunk_edges, longest_chunk
 from jaxlm.data.encoding import Split
 from jaxlm.data.shuffling import shuffled
 from jaxlm.errors import SettingError, UserError, check_at_least, choose
+from jaxlm.ranges import Rate, Size, check_settings
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class BatchingConfig:
 
     batching: str = "streams"
     """streams (one long text), windows (n_step words, then the target) or rows (single lines)."""
-    batch_size: int = 20
+    batch_size: Size = 20
     """Number of streams, windows or rows in a batch."""
-    bptt: int = 35
+    bptt: Size = 35
     """Streams only: time steps of truncated back-propagation through time."""
     vary_bptt: bool = False
     """Streams only: chunks of random length around bptt, learning rate in proportion (AWD-LSTM)."""
-    drop_state: float = 0.01
+    drop_state: Rate = 0.01
     """Streams only: probability that a stream starts a chunk from the initial state (Melis et al.
     2020), so that the model learns to start anywhere; 0: the state is always carried on."""
     positions: str = "all"
@@ -306,11 +307,8 @@ def make_batches(
     """
     kind = choose(BATCHINGS, config.batching, "batching")
     choose(dict.fromkeys(POSITIONS), config.positions, "positions")
-    check_at_least("batch_size", config.batch_size, 1)
-    check_at_least("bptt", config.bptt, 1)
+    check_settings(config)
     check_at_least("n_step", n_step, 1)
-    if not 0 <= config.drop_state < 1:
-        raise SettingError("drop_state", config.drop_state, "must be at least 0 and below 1")
     if config.vary_bptt and kind is not Streams:
         raise UserError(f"`vary_bptt` needs `batching` streams, not {config.batching}")
     rows_B = np.arange(config.batch_size) if rows_B is None else rows_B

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxlm.data.columns import TABLE_ENDINGS
+from jaxlm.data.compression import PACKED_ENDINGS, is_packed
+from jaxlm.data.reading import AS_TEXT, Reading, check_plain, read_text, text_of
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, cuts, split_by_fractions
 from jaxlm.errors import SettingError, UserError, choose, in_any_case
 
@@ -148,19 +151,22 @@ def _one_line(error: Exception) -> str:
 
 
 def corpus_sources(
-    name: str, fractions: tuple[float, ...] | None, at_lines: bool
+    name: str, fractions: tuple[float, ...] | None, at_lines: bool, reading: Reading = AS_TEXT
 ) -> dict[str, Source]:
     """Return the source of each split of a corpus.
 
     Args:
       name: a name in CORPORA, a file, or a folder with train.txt, valid.txt and test.txt (or with
-        files such as ptb.train.txt, or with input.txt).
+        files such as ptb.train.txt, or with input.txt). Files may be compressed, such as
+        train.txt.gz; with a column, they may be tables, such as train.csv.
       fractions: shares of train, valid and test, if one file is cut into splits. None: the shares
         of the corpus, 0.9 0.05 0.05 for a path.
       at_lines: whether a cut moves to the next line break (`split_by_fractions`).
+      reading: how the bytes of files become text.
     Raises:
       UserError: if the corpus does not exist, has no training text, or cannot be downloaded.
-      SettingError: if `fractions` is given and the corpus has its own splits.
+      SettingError: if `fractions` is given and the corpus has its own splits, and for a setting of
+        `reading` that has no effect.
 
     Example:
       >>> list(corpus_sources("toy", None, at_lines=True)["train"].lines())
@@ -170,7 +176,9 @@ def corpus_sources(
         raise UserError(
             "the corpus was a list of sentences, which no run keeps: give a text or a corpus"
         )
+    reading.check()
     if name in CORPORA:
+        _check_unused(reading, f"{name} is read by its name")
         corpus = CORPORA[name]
         if fractions and not is_cut(name):
             raise SettingError(
@@ -182,15 +190,15 @@ def corpus_sources(
             return {"train": EmbeddedText(corpus.text)}
         paths = {split: fetch(remote, cache_folder()) for split, remote in corpus.files.items()}
         if "all" not in paths:
-            return {split: TextFile(path) for split, path in paths.items()}
-        return _cut(paths["all"], fractions or corpus.fractions, at_lines)
+            return {split: TextFile(path, exact=reading.exact) for split, path in paths.items()}
+        return _cut(paths["all"], fractions or corpus.fractions, at_lines, reading)
     # The functions of os.path return False for a name that the system refuses, such as a whole
     # text. Those of Path raise OSError.
     path = Path(name)
     if os.path.isdir(name):
-        return _folder_sources(path, fractions, at_lines)
+        return _folder_sources(path, fractions, at_lines, reading)
     if os.path.isfile(name):
-        return _cut(path, fractions or DEFAULT_FRACTIONS, at_lines)
+        return _cut(path, fractions or DEFAULT_FRACTIONS, at_lines, reading)
     if os.path.exists(name):
         raise SettingError("corpus", name, "is neither a file nor a folder")
     if len(name) > LONGEST_SHOWN or "\n" in name:
@@ -221,14 +229,23 @@ def is_cut(name: str) -> bool:
     return name not in CORPORA or "all" in CORPORA[name].files
 
 
+def _check_unused(reading: Reading, why: str) -> None:
+    """Raise SettingError for a setting of `reading`, which have an effect on files alone."""
+    for name in ("encoding", "column"):
+        value = getattr(reading, name)
+        if value is not None:
+            raise SettingError(name, value, f"has no effect, because {why}: leave it out")
+
+
 def sentence_sources(
-    sentences: Iterable[str], fractions: tuple[float, ...] | None
+    sentences: Iterable[str], fractions: tuple[float, ...] | None, reading: Reading = AS_TEXT
 ) -> dict[str, Source]:
     """Return the source of each split of sentences. Each sentence is a line.
 
     Args:
       sentences: the sentences, each with or without a line break at its end.
       fractions: shares of train, valid and test, which cut between sentences. None: 0.9 0.05 0.05.
+      reading: must have no encoding and no column.
     Raises:
       UserError: for an item that is no string, has a line break within, or is no Unicode text.
       SettingError: for bad fractions.
@@ -238,11 +255,21 @@ def sentence_sources(
       >>> [list(source.lines()) for source in sources.values()]
       [['a b\\n'], ['c d\\n']]
     """
+    _check_unused(reading, "sentences are text already")
     data = b"".join(_line(number, item) for number, item in enumerate(sentences, start=1))
-    bounds = cuts(io.BytesIO(data), len(data), fractions or DEFAULT_FRACTIONS, at_lines=True)
+    return _cut_data(data, fractions or DEFAULT_FRACTIONS, at_lines=True)
+
+
+def _cut_data(
+    data: bytes, fractions: tuple[float, ...], at_lines: bool, exact: bool = False
+) -> dict[str, Source]:
+    """Return the splits of a text in memory. An empty valid or test split is left out."""
+    file = io.BufferedReader(io.BytesIO(data))
+    bounds = cuts(file, len(data), fractions, at_lines)
     parts = zip(SPLITS, bounds, bounds[1:], strict=False)
+    errors = "surrogateescape" if exact else "strict"
     return {
-        split: EmbeddedText(data[start:stop].decode("utf-8"))
+        split: EmbeddedText(data[start:stop].decode("utf-8", errors), exact)
         for split, start, stop in parts
         if stop > start or split == "train"
     }
@@ -253,7 +280,7 @@ def _line(number: int, sentence: object) -> bytes:
     if not isinstance(sentence, str):
         raise UserError(f"sentence {number} is {sentence!r:.60}: each sentence must be a string")
     line = sentence.removesuffix("\n").removesuffix("\r")
-    if "\n" in line:
+    if "\n" in line or "\r" in line:
         raise UserError(
             f"sentence {number} has a line break within: give each line as a sentence of its own"
         )
@@ -263,14 +290,32 @@ def _line(number: int, sentence: object) -> bytes:
         raise UserError(f"sentence {number} is not Unicode text ({error.reason})") from None
 
 
-def _cut(path: Path, fractions: tuple[float, ...], at_lines: bool) -> dict[str, Source]:
+def _cut(
+    path: Path, fractions: tuple[float, ...], at_lines: bool, reading: Reading
+) -> dict[str, Source]:
     """Return the splits of one file. An empty valid or test split is left out."""
-    parts = zip(SPLITS, split_by_fractions(path, fractions, at_lines), strict=False)
+    if reading.converts or is_packed(path):
+        return _cut_data(read_text(path, reading), fractions, at_lines, reading.exact)
+    check_plain(path, reading)
+    files = split_by_fractions(path, fractions, at_lines, reading.exact)
+    parts = zip(SPLITS, files, strict=False)
     return {split: part for split, part in parts if part.size or split == "train"}
 
 
+def _files(folder: Path, stem: str, column: str | None) -> list[Path]:
+    """Return the files of a folder called STEM.txt or *.STEM.txt, plain or compressed.
+
+    With a column, they may be tables too (`TABLE_ENDINGS`).
+    """
+    endings = (".txt", *(TABLE_ENDINGS if column is not None else ()))
+    names = [f"{stem}{ending}{packed}" for ending in endings for packed in ("", *PACKED_ENDINGS)]
+    return sorted(
+        {path for name in names for path in (*folder.glob(name), *folder.glob(f"*.{name}"))}
+    )
+
+
 def _folder_sources(
-    folder: Path, fractions: tuple[float, ...] | None, at_lines: bool
+    folder: Path, fractions: tuple[float, ...] | None, at_lines: bool, reading: Reading
 ) -> dict[str, Source]:
     """Return the splits of a folder.
 
@@ -279,28 +324,38 @@ def _folder_sources(
         file beside an input.txt.
       SettingError: if `fractions` is given and the folder has a training file.
     """
-    sources: dict[str, Source] = {}
+    found: dict[str, Path] = {}
     for split in SPLITS:
-        names = sorted({*folder.glob(f"{split}.txt"), *folder.glob(f"*.{split}.txt")})
+        names = _files(folder, split, reading.column)
         if len(names) > 1:
             raise UserError(
                 f"{folder} has several {split} files ({', '.join(p.name for p in names)}): keep one"
             )
         if names:
-            sources[split] = TextFile(names[0])
-    if "train" in sources and fractions:
+            found[split] = names[0]
+    if "train" in found and fractions:
         raise SettingError(
             "fractions",
             " ".join(map(str, fractions)),
-            f"{folder} has its own {', '.join(sources)}; leave `fractions` out",
+            f"{folder} has its own {', '.join(found)}; leave `fractions` out",
         )
-    if "train" in sources:
-        return sources
-    if (folder / "input.txt").is_file():
-        if sources:
+    if "train" in found:
+        return {split: text_of(path, reading) for split, path in found.items()}
+    inputs = [path for path in _files(folder, "input", reading.column) if path.is_file()]
+    inputs = [path for path in inputs if path.name.startswith("input.")]
+    if len(inputs) > 1:
+        raise UserError(
+            f"{folder} has several input files ({', '.join(p.name for p in inputs)}): keep one"
+        )
+    if inputs:
+        name = inputs[0].name
+        if found:
             raise UserError(
-                f"{folder} has input.txt, which would be cut into all splits, and its own "
-                f"{' and '.join(sources)}: rename input.txt to train.txt, or keep it alone"
+                f"{folder} has {name}, which would be cut into all splits, and its own "
+                f"{' and '.join(found)}: rename {name} to {name.replace('input', 'train', 1)}, or "
+                f"keep it alone"
             )
-        return _cut(folder / "input.txt", fractions or DEFAULT_FRACTIONS, at_lines)
-    raise UserError(f"{folder} has no train.txt, *.train.txt or input.txt to train on")
+        return _cut(inputs[0], fractions or DEFAULT_FRACTIONS, at_lines, reading)
+    tables = [path.name for path in _files(folder, "train", "") if path.is_file()]
+    hint = f"; to read {tables[0]}, name its `column`" if tables else ""
+    raise UserError(f"{folder} has no train.txt, *.train.txt or input.txt to train on{hint}")

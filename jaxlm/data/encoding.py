@@ -1,18 +1,31 @@
 """Token ids of a split: in memory for a small text, in a memory-mapped file for a large text."""
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxlm.data.file_digests import check_once
 from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
 from jaxlm.data.tokenizers import Tokenizer, to_json
+from jaxlm.errors import UserError, reason
 
 IN_MEMORY_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
+DIGEST_BYTES = hashlib.sha256().digest_size
+# Letters of scripts that are written without blanks between words: Thai, Lao, Tibetan, Burmese,
+# Khmer, Japanese and Chinese.
+UNSPACED = re.compile(
+    "[\u0e01-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
+SAMPLE_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,9 @@ class TextSize:
         """
         totals = np.zeros(4, np.int64)
         for line in lines:
-            totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
+            # Lines of bytes that are not UTF-8 have surrogates (`decode_lines`).
+            size = len(line.encode("utf-8", "surrogateescape"))
+            totals += size, len(line), len(line.split()), 1
         return cls(*map(int, totals))
 
 
@@ -75,7 +90,8 @@ class Split:
           cache_folder: returns the folder for the file of ids; called only for a large text.
           in_memory_bytes: size in bytes above which a text is encoded block by block into a file.
         Raises:
-          UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
+          UserError: at a token that the vocabulary lacks, if it has no `<unk>`, and if the file of
+            ids cannot be written.
         """
         if source.size <= in_memory_bytes:
             return cls(name, tokenizer.encode(source.lines()), source, tokenizer)
@@ -85,9 +101,37 @@ class Split:
         """Return the ids of each line that is not blank, `<eos>` or the line break included."""
         return [self.tokenizer.encode([line]) for line in self.source.lines() if line.strip()]
 
+    def has_words(self) -> bool:
+        """Return whether white space divides the text into words (`divides_words`)."""
+        return divides_words(self.source.lines())
+
     def text_size(self) -> TextSize:
-        """Return the length of the text. CRLF counts as LF, a byte order mark as nothing."""
+        """Return the length of the text as lines, in which CR LF is LF (`Source.lines`)."""
         return TextSize.of(self.source.lines())
+
+
+def divides_words(lines: Iterable[str]) -> bool:
+    """Return whether white space divides a text into words; the beginning of the text decides.
+
+    It does not if most letters belong to scripts without blanks between words, and if fewer than
+    one in ten of these letters has a blank in its line.
+
+    Example:
+      >>> divides_words(["the cat\\n"]), divides_words(["我 喜欢 玩具\\n"])
+      (True, True)
+      >>> divides_words(["我喜欢玩具。他也是。\\n"])
+      False
+    """
+    visible = unspaced = blanks = 0
+    for line in lines:
+        words = line.split()
+        visible += sum(map(len, words))
+        if not line.isascii():
+            unspaced += sum(map(len, UNSPACED.findall(line)))
+        blanks += max(0, len(words) - 1)
+        if visible > SAMPLE_CHARACTERS:
+            break
+    return 2 * unspaced <= visible or 10 * blanks >= unspaced
 
 
 def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:
@@ -107,16 +151,52 @@ def _memory_mapped(source: Source, tokenizer: Tokenizer, folder: Path) -> np.nda
     """Return the ids of `source` as a read-only memory map; encode them unless the file exists.
 
     The name of the file is a hash of the text and the tokenizer, so the file is never out of date.
+    It ends with the sha256 of the ids; a file that is damaged, or has no digest, is written again.
     """
     dtype = np.dtype(np.uint16 if len(tokenizer.vocabulary) <= 1 << 16 else np.uint32)
     key = hashlib.sha256(
         (source.sha256() + to_json(tokenizer)).encode("utf-8", "surrogatepass")
     ).hexdigest()
     path = folder / f"{key[:32]}.{dtype.name}"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
-            for block in in_blocks(source.lines()):
-                tokenizer.encode(block).astype(dtype).tofile(file)
+    if not _is_whole(path, dtype.itemsize):
+        try:
+            _write(source, tokenizer, path, dtype)
+        except OSError as error:
+            raise UserError(
+                f"cannot keep the token ids of the text in {folder}: {reason(error)}: free some "
+                f"space, or let JAXLM_CACHE be another folder"
+            ) from None
+    size = (path.stat().st_size - DIGEST_BYTES) // dtype.itemsize
     # An empty file cannot be mapped.
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+    return np.memmap(path, dtype, "r", shape=(size,)) if size else np.empty(0, dtype)
+
+
+def _write(source: Source, tokenizer: Tokenizer, path: Path, dtype: np.dtype[Any]) -> None:
+    """Write the ids of `source` and their digest to the file `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
+        for block in in_blocks(source.lines()):
+            ids = tokenizer.encode(block).astype(dtype).tobytes()
+            digest.update(ids)
+            file.write(ids)
+        file.write(digest.digest())
+
+
+def _is_whole(path: Path, item_size: int) -> bool:
+    """Return whether there is a file of ids of `item_size` bytes that ends with their digest."""
+
+    def check() -> None:
+        with open(path, "rb") as file:
+            left, digest = os.path.getsize(path) - DIGEST_BYTES, hashlib.sha256()
+            while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
+                digest.update(block)
+                left -= len(block)
+            if left or file.read() != digest.digest():
+                raise ValueError(f"{path} is damaged")
+
+    try:
+        check_once(path, "ids and their digest", check)
+        return (os.path.getsize(path) - DIGEST_BYTES) % item_size == 0
+    except (OSError, ValueError):
+        return False

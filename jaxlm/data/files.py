@@ -10,7 +10,8 @@ from pathlib import Path
 def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
     """Yield the name of a partial file beside `path`, to write; at the end, rename it to `path`.
 
-    After any error the partial file is removed, and `path` stays as it was.
+    After any error the partial file is removed, and `path` stays as it was. A partial file that a
+    killed process left, or a symbolic link in its place, is removed first: a link is not followed.
 
     Args:
       path: the file that appears, or is replaced, at the end of the context.
@@ -28,6 +29,7 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
     process = f".{os.getpid()}" if per_process else ""
     partial = path.with_name(f"{path.name}{process}.partial")
     try:
+        partial.unlink(missing_ok=True)
         yield partial
         os.replace(partial, path)
     except BaseException:

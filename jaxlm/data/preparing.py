@@ -15,10 +15,8 @@ Example:
   ('a', 'b', 'c', '<eos>', '<unk>')
 """
 
-import contextlib
 import functools
-import gzip
-import importlib
+import hashlib
 import itertools
 import json
 import math
@@ -27,16 +25,29 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from jaxlm.data.compression import reading_errors
 from jaxlm.data.encoding import BLOCK_BYTES, TextSize, in_blocks
+from jaxlm.data.file_digests import file_digest
 from jaxlm.data.files import replacing, write_text
-from jaxlm.data.shards import ID_TYPES, PREPARED, TOKENIZER, Shard, id_type
-from jaxlm.data.sources import decode_line
+from jaxlm.data.reading import AS_TEXT, Reading, open_text
+from jaxlm.data.shards import (
+    ID_TYPES,
+    PREPARED,
+    TOKENIZER,
+    Shard,
+    damaged,
+    id_type,
+    read_description,
+    read_tokenizer,
+)
+from jaxlm.data.sources import decode_lines, read_line
 from jaxlm.data.tokenizers import (
     TOKENIZERS,
     Tokenizer,
@@ -45,10 +56,9 @@ from jaxlm.data.tokenizers import (
     from_json,
     to_json,
 )
-from jaxlm.errors import SettingError, UserError, check_at_least, choose
+from jaxlm.errors import SettingError, UserError, check_at_least, choose, reason
 
 PIECE_BYTES = 32 << 20
-GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 @dataclass(frozen=True)
@@ -57,10 +67,20 @@ class PreparingConfig(VocabularyConfig):
 
     tokens: str = "bpe"
     """words, chars, bytes or bpe."""
+    encoding: str | None = None
+    """Encoding of the files, such as gb18030 or cp1252 (none: UTF-8)."""
+    column: str | None = None
+    """Read this column of CSV, TSV or JSON lines files, each cell as a line (none: texts)."""
     fit_megabytes: int = 256
     """Megabytes of training text to learn the vocabulary from, the same amount of each file."""
     workers: int | None = None
     """Number of processes that cut text into tokens (none: one for each core)."""
+
+    @property
+    def reading(self) -> Reading:
+        """How the bytes of the files become text."""
+        kind = choose(TOKENIZERS, self.tokens, "tokens")
+        return Reading(self.encoding, self.column, kind.exact)
 
 
 class Piece(NamedTuple):
@@ -86,33 +106,7 @@ OnShard = Callable[[Shard, bool], None]
 False if an earlier call of `prepare` wrote the shard."""
 
 
-def open_text(path: Path) -> BinaryIO:
-    """Open a file for reading. A file that begins like gzip or zstd data is decompressed.
-
-    Raises:
-      UserError: if the file cannot be read, or zstd is not installed.
-    """
-    try:
-        with open(path, "rb") as file:
-            first = file.read(4)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if first.startswith(GZIP):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if first == ZSTD:
-        return _zstd().open(path, "rb")
-    return open(path, "rb")
-
-
-def _zstd() -> Any:
-    """Return a module for zstd: Python's own since 3.14, else the package backports.zstd."""
-    for name in ("compression.zstd", "backports.zstd"):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(name)
-    raise UserError("text compressed by zstd needs a package: pip install backports.zstd")
-
-
-def pieces_of(texts: Texts, size: int = PIECE_BYTES) -> Iterator[Piece]:
+def pieces_of(texts: Texts, size: int = PIECE_BYTES, reading: Reading = AS_TEXT) -> Iterator[Piece]:
     """Yield pieces of `size` bytes or slightly more: a piece ends at the next line break.
 
     Raises:
@@ -121,7 +115,7 @@ def pieces_of(texts: Texts, size: int = PIECE_BYTES) -> Iterator[Piece]:
     for split, paths in texts.items():
         for path in paths:
             start = 0
-            with open_text(path) as file:
+            with open_text(path, reading) as file:
                 while text := _read(file, size, path):
                     yield Piece(split, path, start, text)
                     start += len(text)
@@ -129,18 +123,19 @@ def pieces_of(texts: Texts, size: int = PIECE_BYTES) -> Iterator[Piece]:
 
 def _read(file: BinaryIO, size: int, path: Path) -> bytes:
     """Return the next `size` bytes and the rest of their last line; `path` is for the error."""
-    try:
+    with reading_errors(path):
         text = file.read(size)
-        return text if not text or text.endswith(b"\n") else text + file.readline()
-    except (OSError, EOFError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path}: {reason}") from None
-    except Exception as error:  # the errors of zlib and zstd share only this class
-        raise UserError(f"cannot read {path}: {error}") from None
+        if not text or text.endswith(b"\n"):
+            return text
+        if text.endswith(b"\r"):
+            # The line has ended, unless the break is CR LF.
+            follows = file.peek(1)[:1]  # type: ignore[attr-defined]
+            return text + file.read(1) if follows == b"\n" else text
+        return text + read_line(file)
 
 
-def lines_of(piece: Piece) -> Iterator[str]:
-    """Yield the lines of a piece. CRLF becomes LF; a byte order mark is dropped.
+def lines_of(piece: Piece, exact: bool = False) -> Iterator[str]:
+    """Yield the lines of a piece, as `decode_lines` reads them.
 
     Raises:
       UserError: if a line is not UTF-8.
@@ -148,7 +143,7 @@ def lines_of(piece: Piece) -> Iterator[str]:
     text, place = piece.text, 0
     while place < len(text):
         end = text.find(b"\n", place) + 1 or len(text)
-        yield decode_line(text[place:end], piece.start + place, piece.file)
+        yield from decode_lines(text[place:end], piece.start + place, piece.file, exact)
         place = end
 
 
@@ -168,29 +163,45 @@ def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
     check_at_least("fit_megabytes", config.fit_megabytes, 1)
     if config.workers is not None:
         check_at_least("workers", config.workers, 1)
-    share = max(1, (config.fit_megabytes << 20) // len(texts["train"]))
-    blocks = math.ceil(share / BLOCK_BYTES)
+    reading = config.reading
+    reading.check()
 
     def lines() -> Iterator[str]:
-        for path in texts["train"]:
-            pieces = pieces_of({"train": [path]}, math.ceil(share / blocks))
-            for piece in itertools.islice(pieces, blocks):
-                yield from lines_of(piece)
+        for piece in _pieces_to_fit(texts, config):
+            yield from lines_of(piece, reading.exact)
 
     if not any(line.strip() for line in lines()):
         raise UserError(f"{texts['train'][0]} is empty: there is no text to train on")
     return kind.fit(lines(), config, kind.closed_vocabulary)
 
 
+def _pieces_to_fit(texts: Texts, config: PreparingConfig) -> Iterator[Piece]:
+    """Yield the beginning of each training file, from which the vocabulary is learnt."""
+    share = max(1, (config.fit_megabytes << 20) // len(texts["train"]))
+    blocks = math.ceil(share / BLOCK_BYTES)
+    for path in texts["train"]:
+        pieces = pieces_of({"train": [path]}, math.ceil(share / blocks), config.reading)
+        yield from itertools.islice(pieces, blocks)
+
+
+def _fitted_text_sha256(texts: Texts, config: PreparingConfig) -> str:
+    """Return the digest of the text from which the vocabulary is learnt."""
+    digest = hashlib.sha256()
+    for piece in _pieces_to_fit(texts, config):
+        digest.update(piece.text)
+    return digest.hexdigest()
+
+
 def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -> Tokenizer:
     """Reserve `folder` for the shards of this text, and return the tokenizer.
 
-    If an earlier call reserved the folder for the same files (paths and sizes) and settings, its
-    tokenizer is read. Else a tokenizer is fitted, and saved with prepared.json.
+    If an earlier call reserved the folder for the same files and settings, its tokenizer is read.
+    Files are the same if their paths, their sizes and the text for the vocabulary are. Else a
+    tokenizer is fitted, and saved with prepared.json.
 
     Raises:
-      UserError: if the folder holds something else, a file of `texts` does not exist, or for the
-        reasons of `fit_tokenizer`.
+      UserError: if the folder holds something else or is damaged, a file of `texts` does not exist
+        or has changed, the folder cannot be written, or for the reasons of `fit_tokenizer`.
     """
     inputs = [
         [split, str(path.resolve()), _size(path)]
@@ -202,21 +213,55 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
     about = {"inputs": inputs, "settings": settings, "piece_bytes": PIECE_BYTES}
     prepared_json = folder / PREPARED
     if prepared_json.exists():
-        saved = json.loads(prepared_json.read_text(encoding="utf-8"))
+        saved = read_description(folder)
+        # A setting that an earlier version did not have has its default value.
+        defaults = {item.name: item.default for item in fields(PreparingConfig)}
+        before = saved.get("settings", {})
+        saved["settings"] = {name: before.get(name, defaults[name]) for name in names}
         changed = [name for name in about if saved.get(name) != json.loads(json.dumps(about[name]))]
         if changed:
             raise UserError(
                 f"{folder} holds another text (its {' and '.join(changed)} differ): give another "
                 f"`folder`, or repeat the command that made it"
             )
-        return from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        fitted = saved.get("fitted_text_sha256")
+        if fitted is not None and fitted != _fitted_text_sha256(texts, config):
+            raise _changed(folder, "a training file")
+        if (folder / TOKENIZER).exists():
+            return read_tokenizer(folder)
+        if saved["finished"]:
+            raise damaged(folder, UserError(f"it has no {TOKENIZER}"))
+    elif folder.exists() and (not folder.is_dir() or _has_other_files(folder)):
         raise SettingError("folder", folder, "exists already: give a new folder")
     tokenizer = fit_tokenizer(texts, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / TOKENIZER, to_json(tokenizer))
-    write_text(prepared_json, json.dumps(about | {"finished": False, "splits": {}}, indent=1))
+    about["fitted_text_sha256"] = _fitted_text_sha256(texts, config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # prepared.json comes first: a folder that has it is this command's own.
+        write_text(prepared_json, json.dumps(about | {"finished": False, "splits": {}}, indent=1))
+        write_text(folder / TOKENIZER, to_json(tokenizer))
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
     return tokenizer
+
+
+def _has_other_files(folder: Path) -> bool:
+    """Return whether a folder has files that a killed call of this command did not leave."""
+    left = {f"{PREPARED}.partial", f"{TOKENIZER}.partial"}
+    return any(path.name not in left for path in folder.iterdir())
+
+
+def _changed(folder: Path, what: str) -> UserError:
+    return UserError(
+        f"{what} has changed since {folder} was begun: remove the folder, or give another `folder`"
+    )
+
+
+def _cannot_write(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"cannot write to {folder}: {reason(error)}: free some space, then repeat the command; it "
+        f"continues where it stopped"
+    )
 
 
 def _size(path: Path) -> int:
@@ -228,11 +273,16 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
 
 
 def prepare(
-    folder: Path, texts: Texts, tokenizer: Tokenizer, workers: int | None, on_shard: OnShard
+    folder: Path,
+    texts: Texts,
+    tokenizer: Tokenizer,
+    workers: int | None,
+    on_shard: OnShard,
+    reading: Reading = AS_TEXT,
 ) -> dict[str, list[Shard]]:
     """Encode all of the text into shards, and list them in prepared.json.
 
@@ -242,11 +292,33 @@ def prepare(
       tokenizer: the tokenizer of that folder.
       workers: number of processes (None: one for each core).
       on_shard: called when a shard is finished; `OnShard` describes its arguments.
+      reading: how the bytes of the files become text (`PreparingConfig.reading`).
     Returns:
       The shards of each split, in the order of the text.
     Raises:
-      UserError: if a file cannot be read, or is not UTF-8.
+      UserError: if a file cannot be read, is not UTF-8, or has changed since an earlier call; if
+        the folder cannot be written; and if a worker process is killed.
     """
+    try:
+        return _prepare(folder, texts, tokenizer, workers, on_shard, reading)
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process that prepares {folder} was killed, perhaps for want of memory: repeat the "
+            f"command, which continues where it stopped; fewer `workers` need less memory"
+        ) from None
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def _prepare(
+    folder: Path,
+    texts: Texts,
+    tokenizer: Tokenizer,
+    workers: int | None,
+    on_shard: OnShard,
+    reading: Reading,
+) -> dict[str, list[Shard]]:
+    """Encode all of the text into shards, as `prepare`, with the errors of the system."""
     splits: dict[str, list[Shard]] = {split: [] for split in texts}
     workers = workers or os.cpu_count() or 1
     waiting: deque[tuple[str, Future[Shard] | Shard]] = deque()
@@ -262,17 +334,19 @@ def prepare(
     context, saved = multiprocessing.get_context("spawn"), to_json(tokenizer)
     with ProcessPoolExecutor(workers, context, _start_worker) as pool:
         counts = dict.fromkeys(texts, 0)
-        for piece in pieces_of(texts, PIECE_BYTES):
+        for piece in pieces_of(texts, PIECE_BYTES, replace(reading, exact=tokenizer.exact)):
             name = f"{piece.split}-{counts[piece.split]:05d}.{id_type(tokenizer)}"
             counts[piece.split] += 1
-            job = _finished_shard(folder, name) or pool.submit(_encode, folder / name, saved, piece)
+            job = _finished_shard(folder, name, piece) or pool.submit(
+                _encode, folder / name, saved, piece
+            )
             waiting.append((piece.split, job))
             # Limit the number of pieces in memory to little more than one for each worker.
             if len(waiting) > workers + 1:
                 finish_next()
         while waiting:
             finish_next()
-    about = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+    about = read_description(folder)
     listed = {split: [shard.as_json() for shard in shards] for split, shards in splits.items()}
     write_text(
         folder / PREPARED, json.dumps(about | {"finished": True, "splits": listed}, indent=1)
@@ -280,13 +354,24 @@ def prepare(
     return splits
 
 
-def _finished_shard(folder: Path, name: str) -> Shard | None:
-    """Return a shard that an earlier call finished, or None.
+def _finished_shard(folder: Path, name: str, piece: Piece) -> Shard | None:
+    """Return the shard of a piece that an earlier call finished, or None.
 
-    The .json file of a shard is written last, so its presence means that the shard is complete.
+    The .json file of a shard is written last, so its presence means that the shard is complete. A
+    shard that is damaged nevertheless counts as not finished.
+
+    Raises:
+      UserError: if the shard was made from another text.
     """
-    about = folder / f"{name}.json"
-    return Shard.from_json(json.loads(about.read_text())) if about.exists() else None
+    try:
+        shard = Shard.from_json(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if shard.file != name or not shard.is_whole(folder):
+        return None
+    if shard.text_sha256 not in (None, hashlib.sha256(piece.text).hexdigest()):
+        raise _changed(folder, str(piece.file))
+    return shard
 
 
 def _start_worker() -> None:
@@ -309,12 +394,13 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
     totals, tokens = np.zeros(4, np.int64), 0
     dtype = ID_TYPES[path.suffix[1:]]
     with replacing(path) as partial, open(partial, "wb") as file:
-        for block in in_blocks(lines_of(piece)):
+        for block in in_blocks(lines_of(piece, tokenizer.exact)):
             ids = tokenizer.encode(block)
-            np.asarray(ids, dtype).tofile(file)
+            # The errors of ndarray.tofile do not say why.
+            file.write(np.asarray(ids, dtype).tobytes())
             tokens += len(ids)
-            for line in block:
-                totals += len(line.encode("utf-8")), len(line), len(line.split()), 1
-    shard = Shard(path.name, tokens, TextSize(*map(int, totals)))
+            totals += tuple(asdict(TextSize.of(block)).values())
+    text_digest = hashlib.sha256(piece.text).hexdigest()
+    shard = Shard(path.name, tokens, TextSize(*map(int, totals)), text_digest, file_digest(path))
     write_text(path.with_name(f"{path.name}.json"), json.dumps(shard.as_json()))
     return shard

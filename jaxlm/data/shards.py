@@ -9,10 +9,12 @@
 `read_corpus("prepared")` read it.
 """
 
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.encoding import Split, TextSize
+from jaxlm.data.file_digests import check_file, check_once
 from jaxlm.data.tokenizers import Tokenizer, from_json
 from jaxlm.errors import SettingError, UserError
 
@@ -32,20 +35,46 @@ DECODE_BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of token ids, their number `tokens`, and the size of the text that they encode."""
+    """A file of token ids, and the text that they encode.
+
+    Attributes:
+      file: name of the file in the prepared folder.
+      tokens: number of ids.
+      text: size of the text.
+      text_sha256: digest of the bytes of the text; None in a folder of an older version.
+      sha256: digest of the file; None in a folder of an older version.
+    """
 
     file: str
     tokens: int
     text: TextSize
+    text_sha256: str | None = None
+    sha256: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry of this shard in prepared.json."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> "Shard":
-        """Return the shard that `as_json` wrote."""
-        return cls(saved["file"], saved["tokens"], TextSize(**saved["text"]))
+        """Return the shard that `as_json` wrote.
+
+        Raises:
+          ValueError, KeyError, TypeError: for another entry, and for a file outside the folder.
+        """
+        file, tokens, size = saved["file"], saved["tokens"], TextSize(**saved["text"])
+        if not re.fullmatch(r"[a-z]+-[0-9]+\.u(16|32)", file):
+            raise ValueError(f"{file!r:.60} is no name of a shard")
+        for number in (tokens, *asdict(size).values()):
+            if type(number) is not int or number < 0:
+                raise ValueError(f"{file} has a size of {number!r:.60}")
+        return cls(file, tokens, size, saved.get("text_sha256"), saved.get("sha256"))
+
+    def is_whole(self, folder: Path) -> bool:
+        """Return whether the file of ids is in `folder` and has its length."""
+        path = folder / self.file
+        wanted = self.tokens * int(ID_TYPES[path.suffix[1:]].itemsize)
+        return path.is_file() and path.stat().st_size == wanted
 
 
 class ShardedIds:
@@ -166,44 +195,90 @@ def id_type(tokenizer: Tokenizer) -> str:
     return "u16" if len(tokenizer.vocabulary) <= 1 << 16 else "u32"
 
 
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the content of prepared.json.
+
+    Raises:
+      UserError: if it cannot be read or is damaged.
+    """
+    try:
+        saved = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+        settings, splits = saved.get("settings", {}), saved["splits"]
+        if not isinstance(settings, dict) or not isinstance(splits, dict):
+            raise TypeError("its settings or splits are not listed by name")
+        if saved["finished"] and "train" not in splits:
+            raise ValueError("it has no training text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(folder, error) from None
+    return dict(saved)
+
+
+def damaged(folder: Path, error: Exception) -> UserError:
+    """Return the error for a prepared folder in which a file is missing or damaged."""
+    why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return UserError(
+        f"{folder} is a damaged prepared text ({why[:200]}): remove the folder, then prepare the "
+        f"text again"
+    )
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a prepared folder.
+
+    Raises:
+      UserError: if it cannot be read or is damaged.
+    """
+    try:
+        return from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(folder, error) from None
+
+
 def read_prepared(folder: Path) -> tuple[Tokenizer, dict[str, Split]]:
     """Return the tokenizer and the splits of a prepared text.
 
     Raises:
       UserError: if the folder is unfinished or damaged.
     """
+    saved = read_description(folder)
+    if not saved["finished"]:
+        raise UserError(
+            f"{folder} is not finished: repeat the command that prepares it; it continues where it "
+            f"stopped"
+        )
+    tokenizer = read_tokenizer(folder)
     try:
-        saved = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
-        if not saved["finished"]:
-            raise UserError(
-                f"{folder} is not finished: repeat the command that prepares it; it continues "
-                f"where it stopped"
-            )
-        tokenizer = from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
         splits = {
             name: _split(folder, name, [Shard.from_json(shard) for shard in shards], tokenizer)
             for name, shards in saved["splits"].items()
         }
-    except UserError:
-        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is a damaged prepared text ({type(error).__name__}: {error}): prepare it "
-            f"again"
-        ) from None
+        raise damaged(folder, error) from None
     return tokenizer, splits
+
+
+def _check_ids(ids: np.ndarray, size: int) -> None:
+    """Raise ValueError if an id is not in a vocabulary of `size` tokens."""
+    if int(ids.max()) >= size:
+        raise ValueError(f"it has the id {ids.max()}, and a vocabulary of {size} tokens")
 
 
 def _split(folder: Path, name: str, shards: list[Shard], tokenizer: Tokenizer) -> Split:
     """Return a split whose ids are memory maps of its shards."""
-    maps = []
+    maps, size = [], len(tokenizer.vocabulary)
     for shard in shards:
-        path = folder / shard.file
-        dtype = ID_TYPES[path.suffix[1:]]
-        if path.stat().st_size != shard.tokens * dtype.itemsize:
+        if not shard.is_whole(folder):
             raise ValueError(f"{shard.file} is not {shard.tokens} ids long")
-        if shard.tokens:
-            maps.append(np.memmap(path, dtype, "r"))
+        if not shard.tokens:
+            continue
+        path = folder / shard.file
+        mapped = np.memmap(path, ID_TYPES[path.suffix[1:]], "r")
+        if shard.sha256 is not None:
+            check_file(path, mapped.nbytes, shard.sha256)
+        else:
+            check = functools.partial(_check_ids, mapped, size)
+            check_once(path, f"ids below {size}", check)
+        maps.append(mapped)
     ids: Any = np.empty(0, ID_TYPES["u16"])
     if maps:
         ids = maps[0] if len(maps) == 1 else ShardedIds(maps)

@@ -19,8 +19,10 @@ from jaxlm.data.corpora import (
     sentence_sources,
 )
 from jaxlm.data.encoding import Split
-from jaxlm.data.shards import PREPARED, is_prepared, read_prepared
-from jaxlm.data.sources import Source, TextFile
+from jaxlm.data.reading import Reading, text_of
+from jaxlm.data.shards import is_prepared, read_description, read_prepared
+from jaxlm.data.sources import Source
+from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.data.tokenizers import (
     TOKENIZERS,
     Tokenizer,
@@ -29,8 +31,14 @@ from jaxlm.data.tokenizers import (
     from_json,
     to_json,
 )
-from jaxlm.data.vocabulary import UNK, Vocabulary
+from jaxlm.data.vocabulary import EOS, UNK, Vocabulary
 from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.ranges import Share, check_settings
+
+UNSPACED_NOTE = (
+    "most of the text has no spaces between words, so it is read by characters: choose `tokens` "
+    "bpe, bytes or words to read it otherwise"
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +46,18 @@ class TextConfig(VocabularyConfig):
     """Settings of the text, and of how it is cut into tokens."""
 
     corpus: str = "toy"
-    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file, or a folder: of train, valid and test
-    files, or made by python -m jaxlm.prepare."""
+    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file (plain, .gz or .zst), or a folder: of
+    train, valid and test files, or made by python -m jaxlm.prepare."""
+    encoding: str | None = None
+    """Encoding of the corpus's files, such as gb18030 or cp1252 (none: UTF-8)."""
+    column: str | None = None
+    """Read this column of a CSV, TSV or JSON lines file, each cell as a line (none: a text)."""
     tokens: str | None = None
-    """words, chars, bytes or bpe (none: the corpus's own way; words for a path)."""
+    """words, chars, bytes or bpe (none: the corpus's own way; for a path words, or chars if most of
+    it has no spaces between words, such as Chinese)."""
     unk: str = "auto"
     """When unlisted tokens become <unk>: auto (if valid or test needs it), always, never."""
-    fractions: tuple[float, ...] | None = None
+    fractions: tuple[Share, ...] | None = None
     """Shares of a single file for train, valid, test (none: corpus's own, or 0.9 0.05 0.05)."""
 
 
@@ -175,7 +188,7 @@ def read_corpus(
         text.split(name)
     if tokenizer is not None or is_prepared(Path(text.name)):
         return text
-    return replace(text, notes=tuple(_notes(text)))
+    return replace(text, notes=(*text.notes, *_notes(text)))
 
 
 def open_text(
@@ -209,28 +222,52 @@ def _open(
         why = "must be a name or a path; read_corpus itself takes sentences"
         raise SettingError("corpus", repr(config.corpus)[:LONGEST_SHOWN], why)
     config = replace(config, corpus=corpus_name(config.corpus))
+    check_settings(config)
     if config.unk not in ("auto", "always", "never"):
         raise SettingError("unk", repr(config.unk), "choose one of auto, always, never")
     if extend and tokenizer is None:
         raise SettingError("extend", extend, "has no effect without a `tokenizer` to extend")
-    named = CORPORA.get(config.corpus)
-    if named is None and is_prepared(Path(config.corpus)):
+    if config.corpus not in CORPORA and is_prepared(Path(config.corpus)):
         return _open_prepared(config, tokenizer)
-    if tokenizer is None:
-        kind = choose(TOKENIZERS, config.tokens or (named.tokens if named else "words"), "tokens")
-    else:
-        kind = type(tokenizer)
+    sentences = None if sentences is None else list(sentences)
+    notes: tuple[str, ...] = ()
+    if tokenizer is not None:
         config = _with_tokenizer(config, tokenizer, extend)
+    elif config.tokens is None:
+        config = replace(config, tokens=_tokens_of(config, sentences))
+        if config.tokens == "chars" and config.corpus not in CORPORA:
+            notes = (UNSPACED_NOTE,)
+    kind = choose(TOKENIZERS, config.tokens or "words", "tokens")
     check_used(kind, config)
-    if sentences is None:
-        sources = corpus_sources(config.corpus, config.fractions, kind.splits_at_lines)
-    else:
-        sources = sentence_sources(sentences, config.fractions)
+    sources = _sources(config, kind, sentences)
     if tokenizer is None:
         tokenizer = _fit(kind, config, sources)
     elif extend:
         tokenizer = extended(tokenizer, config, sources)
-    return Text(config, tokenizer, _Splits(sources, tokenizer))
+    return Text(config, tokenizer, _Splits(sources, tokenizer), notes)
+
+
+def _sources(
+    config: TextConfig, kind: type[Tokenizer], sentences: Iterable[str] | None
+) -> Mapping[str, Source]:
+    """Return the source of each split, as a `kind` of tokenizer reads it."""
+    reading = Reading(config.encoding, config.column, kind.exact)
+    if sentences is not None:
+        return sentence_sources(sentences, config.fractions, reading)
+    return corpus_sources(config.corpus, config.fractions, kind.splits_at_lines, reading)
+
+
+def _tokens_of(config: TextConfig, sentences: Iterable[str] | None) -> str:
+    """Return the name of the tokenizer for a corpus whose `tokens` are not given.
+
+    A corpus with a name has its own. Another text is read by words, or by characters if the
+    beginning of its training split is mostly without spaces.
+    """
+    if config.corpus in CORPORA:
+        return CORPORA[config.corpus].tokens
+    # Cut at characters: a text without line breaks would be training text as a whole.
+    sources = _sources(config, TOKENIZERS["chars"], sentences)
+    return "chars" if mostly_unspaced(sources["train"].lines()) else "words"
 
 
 def _with_tokenizer(config: TextConfig, tokenizer: Tokenizer, extend: bool) -> TextConfig:
@@ -269,18 +306,31 @@ def corpus_name(corpus: str | os.PathLike[str]) -> str:
     return os.path.expanduser(name)
 
 
-def open_file(path: str | Path, tokenizer: Tokenizer) -> Split:
+def open_file(
+    path: str | Path,
+    tokenizer: Tokenizer,
+    encoding: str | None = None,
+    column: str | None = None,
+) -> Split:
     """Return a whole text file as one split.
 
+    Args:
+      path: the file, plain or compressed by gzip or zstd.
+      tokenizer: cuts it into tokens.
+      encoding: the encoding of the file; None for UTF-8.
+      column: name of the column to read, if the file is a table.
     Raises:
-      SettingError: if there is no such file.
+      SettingError: if there is no such file, and for an unknown encoding or column.
+      UserError: if the file cannot be read as text.
     """
+    reading = Reading(encoding, column, tokenizer.exact)
+    reading.check()
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         shown = path[:LONGEST_SHOWN] + "..." * (len(path) > LONGEST_SHOWN)
         shown = shown if shown.isprintable() else repr(shown)
         raise SettingError("text", shown, "does not exist: give the path of a text file")
-    return Split.encode(path, TextFile(Path(path)), tokenizer, cache_folder)
+    return Split.encode(path, text_of(Path(path), reading), tokenizer, cache_folder)
 
 
 def extended(tokenizer: Tokenizer, config: TextConfig, sources: Mapping[str, Source]) -> Tokenizer:
@@ -323,7 +373,7 @@ def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source
       SettingError: if tokens are left out of the vocabulary and `unk` is "never".
     """
     train = sources["train"]
-    if not any(line.strip() for line in train.lines()):
+    if not any(line.strip().strip("\ufeff") for line in train.lines()):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
     tokenizer = kind.fit(train.lines(), config, config.unk == "always")
     leaves_out = config.min_count > 1 or config.vocab_size is not None
@@ -364,7 +414,7 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
             f"{config.corpus} was prepared with other tokens than those of the run: give the text "
             f"itself"
         )
-    prepared_with = json.loads((Path(config.corpus) / PREPARED).read_text(encoding="utf-8"))
+    prepared_with = read_description(Path(config.corpus))
     decided = {"tokens": own.name, "corpus": config.corpus}
     decided |= prepared_with.get("settings", {}) | _own_settings(own)
     for name, default in vars(TextConfig()).items():
@@ -382,7 +432,11 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
 
 
 def _notes(text: Text) -> list[str]:
-    """Return sentences that warn of words without spaces, and of an <unk> that never occurs."""
+    """Return sentences that warn of something unexpected in the training text.
+
+    These are words without spaces, an <unk> that never occurs, NUL bytes, and words that the
+    tokenizer or an ARPA file gives a meaning of its own.
+    """
     notes = []
     train, tokenizer = text.train, text.tokenizer
     if tokenizer.splits_at_lines:
@@ -399,4 +453,28 @@ def _notes(text: Text) -> list[str]:
             f"{UNK} never occurs in the training text, so its probability is not learnt: "
             f"`min_count` 2 mends it"
         )
+    marks = {EOS: 0, "<s>": 0, "</s>": 0}
+    nuls = 0
+    for line in train.source.lines():
+        nuls += line.count("\0")
+        if tokenizer.splits_at_lines and "s>" in line:
+            for word in line.split():
+                if word in marks:
+                    marks[word] += 1
+    if nuls and not tokenizer.exact:
+        notes.append(
+            f"the training text has {nuls:,} NUL characters, which text files do not have: is the "
+            f"file text, and in UTF-8 (`encoding`)?"
+        )
+    if marks[EOS] and tokenizer.vocabulary.start == EOS:
+        notes.append(
+            f"the training text has the word {EOS} {marks[EOS]:,} times: it is the token that ends "
+            f"every line, so a line that has it ends twice; `eos` False adds none"
+        )
+    for word in ("<s>", "</s>"):
+        if marks[word]:
+            notes.append(
+                f"the training text has the word {word} {marks[word]:,} times: it is read as any "
+                f"other word, though ARPA files mark sentences by it"
+            )
     return notes

@@ -14,6 +14,7 @@ Example:
 """
 
 import abc
+import itertools
 import json
 import re
 import sys
@@ -24,8 +25,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxlm.data.json_files import parse_json
 from jaxlm.data.vocabulary import EOS, Vocabulary
-from jaxlm.errors import SettingError, choose
+from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.ranges import Size
 
 BPE_DEFAULT_SIZE = 4096
 # BPE merges within words: contractions, letters, digits and other characters (Radford et al. 2019).
@@ -36,6 +39,13 @@ BPE_WORDS = (
     r"|\s{1,24}(?!\S)|\s{1,24}"
 )
 Lines = Iterable[str]
+# Byte-level BPE writes each byte as a letter that can be printed (Radford et al. 2019): a byte that
+# is a visible Latin-1 character as this character, the others as the letters from U+0100 on.
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = sorted(set(range(256)) - set(_VISIBLE))
+BYTE_OF_LETTER = {chr(byte): byte for byte in _VISIBLE} | {
+    chr(0x100 + index): byte for index, byte in enumerate(_OTHERS)
+}
 # A word between ASCII blanks: the white space of C's isspace, and of KenLM.
 NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
 
@@ -44,9 +54,9 @@ NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
 class VocabularyConfig:
     """The tokens that the vocabulary keeps."""
 
-    vocab_size: int | None = None
+    vocab_size: Size | None = None
     """Largest number of tokens; the rest become <unk> (none: keep all; bpe: learn 4096)."""
-    min_count: int = 1
+    min_count: Size = 1
     """Tokens that occur fewer times than this in the training text become <unk>."""
     eos: bool = True
     """Words only: end every line with <eos>, which is predicted like a word."""
@@ -64,6 +74,8 @@ class Tokenizer(abc.ABC):
     closed_vocabulary: ClassVar[bool]
     """Whether a text can have tokens that the vocabulary lacks. They become <unk>, or are an error
     if the vocabulary has no <unk>."""
+    exact: ClassVar[bool] = False
+    """Whether a file of any bytes is a text, whose every byte counts (`decode_lines`)."""
     uses: ClassVar[tuple[str, ...]] = ("vocab_size", "min_count", "unk")
     """The settings of the vocabulary, of these three, that `fit` uses."""
     vocabulary: Vocabulary
@@ -90,16 +102,32 @@ class Tokenizer(abc.ABC):
     def encode_context(self, text: str) -> np.ndarray:
         """Return the ids of a context, int32 [tokens].
 
-        `text` is the beginning of a line, so `Words` adds no `<eos>` after it.
+        The text after its last line break is the beginning of a line, so `Words` adds no `<eos>`
+        after it. A line break is what it is in a corpus: `<eos>` for words, or a character.
 
         Raises:
           UserError: at a token that the vocabulary lacks, if it has no `<unk>`.
         """
-        return self.encode([text])
+        return self.encode([text.replace("\r\n", "\n")])
+
+    def pieces(self, lines: Lines) -> Iterator[str]:
+        """Yield the text of each token of `lines`, in the order of their ids.
+
+        A token that becomes `<unk>` is yielded as it stands in the text.
+        """
+        yield from map(self.token_text, self.encode(lines).tolist())
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`."""
+
+    def token_text(self, index: int) -> str:
+        """Return the text of one token, as people read it.
+
+        Tokens of bytes are decoded. A byte that is only a part of a character is written as its
+        number, such as <0xE6>.
+        """
+        return self.vocabulary.tokens[index]
 
     def after_first_token(self, line: str) -> str | None:
         """Return the text of `line` after its first token; None if the tokenizer does not know.
@@ -141,6 +169,8 @@ class Words(Tokenizer):
     def __init__(
         self, vocabulary: Vocabulary, eos: bool = True, ascii_blanks: bool = False
     ) -> None:
+        if not (isinstance(eos, bool) and isinstance(ascii_blanks, bool)):
+            raise UserError("`eos` and `ascii_blanks` of a tokenizer must be true or false")
         self.vocabulary, self.eos, self.ascii_blanks = vocabulary, eos, ascii_blanks
 
     @staticmethod
@@ -167,8 +197,13 @@ class Words(Tokenizer):
         return self.vocabulary.ids(self._split(lines, self.eos, self.ascii_blanks))
 
     def encode_context(self, text: str) -> np.ndarray:
-        # Without the <eos> that would end the line.
-        return self.vocabulary.ids(self._split([text], False, self.ascii_blanks))
+        # The last line goes on, so no <eos> ends it.
+        *lines, last = text.split("\n")
+        words = self._split(lines, self.eos, self.ascii_blanks)
+        return self.vocabulary.ids([*words, *self._split([last], False, self.ascii_blanks)])
+
+    def pieces(self, lines: Lines) -> Iterator[str]:
+        return self._split(lines, self.eos, self.ascii_blanks)
 
     def decode(self, ids: Iterable[int]) -> str:
         parts: list[str] = []
@@ -240,6 +275,9 @@ class Characters(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.vocabulary.tokens[index] for index in ids)
 
+    def pieces(self, lines: Lines) -> Iterator[str]:
+        return itertools.chain.from_iterable(lines)
+
     def after_first_token(self, line: str) -> str:
         return line[1:]
 
@@ -254,7 +292,7 @@ class Characters(Tokenizer):
 
 
 class Bytes(Tokenizer):
-    """The 256 bytes of UTF-8. They cover any text.
+    """The 256 bytes. They cover any text in UTF-8, and any file: its bytes are read as they are.
 
     Example:
       >>> Bytes().encode(["é\\n"]).tolist()
@@ -263,10 +301,13 @@ class Bytes(Tokenizer):
 
     name = "bytes"
     closed_vocabulary = False
+    exact = True
     uses = ()
 
     def __init__(self, vocabulary: Vocabulary | None = None) -> None:
         tokens = tuple(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in range(256))
+        if vocabulary is not None and vocabulary.tokens != tokens:
+            raise UserError("the tokens of the vocabulary are not the 256 bytes")
         self.vocabulary = vocabulary or Vocabulary(tokens, start=tokens[10])
 
     @classmethod
@@ -274,11 +315,16 @@ class Bytes(Tokenizer):
         return cls()
 
     def encode(self, lines: Lines) -> np.ndarray:
-        return np.frombuffer("".join(lines).encode("utf-8"), np.uint8).astype(np.int32)
+        return np.frombuffer("".join(lines).encode("utf-8", "surrogateescape"), np.uint8).astype(
+            np.int32
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         # bytes(array) would return the memory of the array.
         return bytes(int(index) for index in ids).decode("utf-8", "replace")
+
+    def token_text(self, index: int) -> str:
+        return _text_of_bytes(bytes([index]))
 
     def unseen(self, lines: Lines) -> str | None:
         return None
@@ -299,11 +345,11 @@ class BPE(Tokenizer):
     uses = ("vocab_size", "min_count")
 
     def __init__(self, vocabulary: Vocabulary | None, model: str) -> None:
-        import tokenizers
-
-        self._model = tokenizers.Tokenizer.from_str(model)
+        self._model = _bpe_model(model)
         size = self._model.get_vocab_size()
         tokens = tuple(self._model.id_to_token(index) or "" for index in range(size))
+        if vocabulary is not None and vocabulary.tokens != tokens:
+            raise UserError("the tokens of the vocabulary are not those of the BPE model")
         line_break = tokens[self._model.encode("\n").ids[0]]
         self.vocabulary = vocabulary or Vocabulary(tokens, start=line_break)
 
@@ -347,11 +393,66 @@ class BPE(Tokenizer):
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(index) for index in ids])
 
+    def token_text(self, index: int) -> str:
+        token = self.vocabulary.tokens[index]
+        if not all(letter in BYTE_OF_LETTER for letter in token):
+            return token
+        return _text_of_bytes(bytes(BYTE_OF_LETTER[letter] for letter in token))
+
     def unseen(self, lines: Lines) -> str | None:
         return None
 
     def state(self) -> dict[str, Any]:
         return {"model": self._model.to_str()}
+
+
+def _bpe_model(text: str) -> Any:
+    """Return the `tokenizers.Tokenizer` of a JSON text.
+
+    Raises:
+      UserError: if the text is damaged, or the model does not cover every byte.
+    """
+    import tokenizers
+
+    if not isinstance(text, str):
+        raise UserError(f"the BPE model is a {type(text).__name__}, not a text")
+    try:
+        model = tokenizers.Tokenizer.from_str(text)
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        covers = all(model.token_to_id(byte) is not None for byte in alphabet)
+        covers = covers and len(model.encode("\n").ids) == 1
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the BPE model is damaged: {reason}") from None
+    if not covers:
+        raise UserError("the BPE model is damaged: it does not cover every byte")
+    return model
+
+
+def _text_of_bytes(raw: bytes) -> str:
+    """Return the text of `raw`; a byte that is only a part of a character is written as <0xE6>.
+
+    Example:
+      >>> _text_of_bytes("在".encode() + b"\xe6")
+      '在<0xE6>'
+    """
+    text = raw.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda part: f"<0x{ord(part[0]) - 0xDC00:02X}>", text)
+
+
+def quoted(text: str) -> str:
+    """Return the text of a token as a terminal shows it.
+
+    A token whose characters cannot all be seen, such as a line break or a blank at its end, has
+    quotes and Python's escapes.
+
+    Example:
+      >>> quoted("cat"), quoted(" cat"), quoted("\\n")
+      ('cat', "' cat'", "'\\\\n'")
+    """
+    return text if text and text.isprintable() and text == text.strip() else repr(text)
 
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -393,8 +494,30 @@ def from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` wrote as `text`.
 
     Raises:
-      UserError: if its name is not in TOKENIZERS.
+      ValueError: if the text is no JSON.
+      UserError: if its name is not in TOKENIZERS, or it is damaged.
     """
-    saved = json.loads(text)
+    return from_saved(parse_json(text, "the tokenizer"))
+
+
+def from_saved(saved: Any) -> Tokenizer:
+    """Return the tokenizer whose `to_json` has the content `saved`.
+
+    Raises:
+      UserError: if its name is not in TOKENIZERS, or it is damaged.
+    """
+    keys = ("tokenizer", "tokens", "unk", "start", "state")
+    kinds: dict[str, Any] = dict(zip(keys, (str, list, str | None, str | None, dict), strict=True))
+    if not isinstance(saved, dict) or not kinds.keys() <= saved.keys():
+        raise UserError(f"the tokenizer lacks one of {', '.join(keys)}")
+    for name, kind in kinds.items():
+        if not isinstance(saved[name], kind):
+            raise UserError(f"`{name}` of the tokenizer is a {type(saved[name]).__name__}")
+    if not all(isinstance(token, str) for token in saved["tokens"]):
+        raise UserError("a token of the vocabulary is not a text")
     vocabulary = Vocabulary(tuple(saved["tokens"]), saved["unk"], saved["start"])
-    return choose(TOKENIZERS, saved["tokenizer"], "tokenizer")(vocabulary, **saved["state"])  # type: ignore[call-arg]
+    kind = choose(TOKENIZERS, saved["tokenizer"], "tokenizer")
+    try:
+        return kind(vocabulary, **saved["state"])  # type: ignore[call-arg]
+    except TypeError as error:
+        raise UserError(f"the state of the tokenizer is damaged: {error}") from None

@@ -1,17 +1,25 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
-import math
+import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from jaxlm.data.corpora import CORPORA
+from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, check_at_least
+from jaxlm.evaluation.perplexity import open_split
 from jaxlm.evaluation.scoring import repeated
+from jaxlm.ranges import NotNegative, Range, Seed, Size, check_settings
 from jaxlm.runs.protocol import FRESH
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
+
+# A longer training text, in tokens, is not read to find out whether it has <unk>.
+SHORT_TEXT = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     note = ""
     if padded:
         note = (
-            f"context of {count} {_tokens(count)} padded with {missing} x {vocabulary.start!r} to "
-            f"the model's {window}"
+            f"context of {count} {_tokens(count)} padded with {missing} x "
+            f"{tokenizer.token_text(begin.ids[-1])!r} to the model's {window}"
         )
     elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
@@ -91,7 +99,8 @@ def next_words(
 ) -> list[tuple[str, float]]:
     """Return the `count` most probable next tokens after `context`, with their probabilities.
 
-    The most probable token is first.
+    The most probable token is first. Tokens are texts that people can read, also for byte-level
+    BPE: `Tokenizer.token_text`.
 
     Example:
       >>> import jaxlm
@@ -113,58 +122,133 @@ def next_words(
       UserError: for an unknown word, or a context that is too short for the model.
     """
     check_at_least("count", count, 1)
-    encoded = encode_context(run, context, start)
-    log_probs_1V, _ = run.model.next_log_probs(run.params, encoded.ids, encoded.start.carry)
+    best = next_ids(run, encode_context(run, context, start), count)
+    return [(run.tokenizer.token_text(index), probability) for index, probability in best]
+
+
+def next_ids(run: Run, context: Context, count: int) -> list[tuple[int, float]]:
+    """Return the ids of the `count` most probable next tokens, with their probabilities."""
+    log_probs_1V, _ = run.model.next_log_probs(run.params, context.ids, context.start.carry)
     log_probs_V = np.asarray(log_probs_1V)[0]
     best = np.argsort(-log_probs_V, kind="stable")[:count]
-    return [(run.vocabulary.tokens[index], float(np.exp(log_probs_V[index]))) for index in best]
+    return [(int(index), float(np.exp(log_probs_V[index]))) for index in best]
 
 
-def word_sources(
-    run: Run, context: str, words: Sequence[str], *, start: str | None = None
-) -> list[str]:
-    """Return, for each word, which part of the model its probability after `context` comes from.
+def sources(run: Run, context: Context, ids: Sequence[int]) -> list[str]:
+    """Return, for each next token, which part of the model its probability comes from.
 
     In an n-gram model the part is an order, such as "3-gram". Other models return empty strings.
     """
-    encoded = encode_context(run, context, start)
-    ids = run.vocabulary.ids(words)
-    return run.model.sources(run.params, encoded.ids, ids, encoded.start.carry)
+    return run.model.sources(run.params, context.ids, np.array(ids), context.start.carry)
+
+
+class UnknownWords:
+    """Says which words of a text are not in the vocabulary of a run, so that it reads `<unk>`.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False, unk="always")
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> UnknownWords(run).note("我 恨")
+      '恨 is not in the vocabulary; the model reads <unk>, which never occurred in training'
+
+    Args:
+      run: the run that reads the text.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def words(self, text: str) -> list[str]:
+        """Return the words of `text` that the run reads as `<unk>`, each once."""
+        tokenizer, vocabulary = self.run.tokenizer, self.run.vocabulary
+        if vocabulary.unk is None or not tokenizer.closed_vocabulary:
+            return []
+        pieces = tokenizer.pieces([text.replace("\r\n", "\n")])
+        return list(dict.fromkeys(piece for piece in pieces if piece not in vocabulary))
+
+    @functools.cached_property
+    def never_trained(self) -> bool:
+        """True if the training text has no `<unk>`, so that the model has learnt nothing about it.
+
+        False if the run cannot tell: its training text is long, is not here, or is downloaded.
+        """
+        vocabulary = self.run.vocabulary
+        settings = self.run.settings.get("text", {})
+        # `Vocabulary.from_counts` adds <unk> as the last token.
+        if vocabulary.unk_id != len(vocabulary) - 1 or settings.get("unk") != "always":
+            return False
+        if (named := CORPORA.get(settings["corpus"])) and named.files:
+            return False
+        with contextlib.suppress(UserError):
+            train = open_split(self.run, split="train")
+            if len(train) <= SHORT_TEXT:
+                return vocabulary.unk_id not in train.ids
+        return False
+
+    def note(self, text: str) -> str:
+        """Return a sentence that names the unknown words of `text`; "" if there are none."""
+        words = self.words(text)
+        if not words:
+            return ""
+        *listed, last = map(quoted, words[:5])
+        if len(words) > 5:
+            listed, last = [*listed, last], f"{len(words) - 5} more"
+        subject = f"{', '.join(listed)} and {last}" if listed else last
+        are = "is" if len(words) == 1 else "are"
+        never = ", which never occurred in training" if self.never_trained else ""
+        unk = self.run.vocabulary.unk
+        return f"{subject} {are} not in the vocabulary; the model reads {unk}{never}"
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """Settings of `sample`."""
 
-    length: int = 100
+    length: Size = 100
     """Tokens to generate."""
-    samples: int = 1
+    samples: Size = 1
     """Continuations to generate, as one batch."""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Divide the logits by this: below 1 less varied, above 1 more; 0: the most probable token."""
-    top_k: int | None = None
+    top_k: Size | None = None
     """Sample from the k most probable tokens only."""
-    top_p: float | None = None
+    top_p: Annotated[float, Range(above=0, most=1)] | None = None
     """Sample from the fewest most probable tokens whose probabilities sum to p (nucleus)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the random numbers."""
     start: str | None = None
     """fresh: from the model's initial state; warm: after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
 
 
+def generation_note(run: Run) -> str:
+    """Return why most words of the run's continuations are arbitrary, and a remedy.
+
+    The note is empty for a run that learnt to predict every word. An n-gram always counts them all.
+    """
+    if not run.protocol.last_only or run.model.trained_by == "counting":
+        return ""
+    eos = "" if run.vocabulary.start_id is not None else " and `eos`, which ends the lines too"
+    return (
+        f"this model was trained to predict the last word of each line alone, so its other words "
+        f"are arbitrary: to generate lines, train with `positions` all{eos}"
+    )
+
+
 def check_sampling(config: SamplingConfig) -> None:
     """Raise SettingError for a value out of its range."""
-    for field in ("length", "samples", "top_k"):
-        value = getattr(config, field)
-        if value is not None:
-            check_at_least(field, value, 1)
-    check_at_least("temperature", config.temperature, 0)
-    if math.isinf(config.temperature):
-        why = "must be finite: it would make impossible words as likely as all others"
-        raise SettingError("temperature", config.temperature, why)
-    if config.top_p is not None and not 0 < config.top_p <= 1:
-        raise SettingError("top_p", config.top_p, "must be above 0 and at most 1")
+    # An infinite temperature would make impossible words as likely as all others.
+    from jaxlm.ops.machine import check_fits, host_memory
+
+    check_settings(config)
+    # A token is a number, and is drawn by two random numbers.
+    check_fits(
+        f"`length` {config.length:,} and `samples` {config.samples:,}",
+        12 * config.length * config.samples,
+        host_memory(),
+        "give smaller numbers",
+    )
 
 
 def sample(
@@ -173,7 +257,9 @@ def sample(
     """Return sampled continuations of `prompt`.
 
     Each text begins with the tokens of the prompt, as the tokenizer decodes them. So a word that is
-    not in the vocabulary becomes `<unk>`, if the vocabulary has it.
+    not in the vocabulary becomes `<unk>`, if the vocabulary has it. A run that learnt the last word
+    of each line alone (`protocol.last_only`) generates arbitrary words elsewhere: train it with
+    positions="all".
 
     Example:
       >>> import jaxlm

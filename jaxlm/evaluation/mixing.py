@@ -51,7 +51,7 @@ class Mixed:
             for weight, item in zip(self.weights, self.alone, strict=True)
         )
         return (
-            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:.4f} bits a token over "
+            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:z.4f} bits a token over "
             f"{best.run} alone."
         )
 
@@ -124,11 +124,11 @@ def mixture(
     alone = [component.report(split, log_probs_T) for component, split, log_probs_T in per_run]
     together = TokenScores(interpolated(measured.log_probs_MT, weights_M))
     mixed = report(runs[0], measured.splits[0], together)
+    mixed = replace(mixed, run="mixture", protocol=_protocol_of(alone))
     if unigram_cache is not None:
         cached = report(runs[0], measured.splits[0], TokenScores(measured.log_probs_MT[-1]))
         protocol = f"Cache: empty at first; a token's weight halves every {unigram_cache:,} tokens."
         alone.append(replace(cached, run="unigram cache", protocol=protocol))
-    mixed = replace(mixed, run="mixture", protocol=_protocol_of(alone))
     return Mixed(tuple(alone), mixed, tuple(map(float, weights_M)), chosen)
 
 
@@ -298,6 +298,7 @@ def check_vocabularies(runs: Sequence[Run]) -> None:
             token = next((token for token in run_tokens.tokens if token not in first_tokens), None)
             has, lacks = run, first
         if token is not None:
+            token = has.tokenizer.token_text(has.vocabulary.tokens.index(token))
             raise UserError(
                 f"{first.name} and {run.name} have different vocabularies "
                 f"({len(first_tokens):,} and {len(run_tokens):,} tokens): {token!r} is in "

@@ -1,9 +1,11 @@
 """Exact perplexity, with its protocol: every token is scored once, from sums and counts."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from jaxlm.data.batching import rows_of
 from jaxlm.data.corpora import SENTENCES, is_cut
 from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.files import replacing
+from jaxlm.data.shards import PreparedSplit
 from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.scoring import Scorer, TokenScores
@@ -18,6 +21,16 @@ from jaxlm.runs.log import perplexity_of, shown_perplexity
 from jaxlm.runs.protocol import WARM
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import start_of
+
+# Texts that pandas or R reads as a missing value, in lower case.
+MISSING = {"#n/a", "#n/a n/a", "#na", "-1.#ind", "-1.#qnan", "-nan", "1.#ind", "1.#qnan"}
+MISSING |= {"<na>", "n/a", "na", "null", "nan", "none"}
+# Texts that a program may read as a number or a truth value, and the integers that are written as
+# that program would write them.
+NUMBER = re.compile(
+    r"\s*([+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?|true|false)\s*", re.ASCII | re.I
+)
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -31,9 +44,11 @@ class Report:
       tokens: number of scored tokens.
       unknown: number of scored tokens that are `<unk>`.
       size: size of the scored part of the text, for bits per word, character and byte; None if
-        only the last token of each line was scored.
+        only the last token of each line was scored. It has 0 words if white space does not divide
+        the text into words, as in Chinese.
       protocol: sentences that say which tokens were counted.
       impossible: number of tokens with probability 0; above 0, the perplexity is infinite.
+      known_nll: `nll` of the scored tokens that are not `<unk>`; None if no token is `<unk>`.
     """
 
     run: str
@@ -44,6 +59,7 @@ class Report:
     size: TextSize | None
     protocol: str
     impossible: int = 0
+    known_nll: float | None = None
 
     @property
     def nats_per_token(self) -> float:
@@ -54,6 +70,28 @@ class Report:
     def perplexity(self) -> float:
         """exp(nll / tokens)."""
         return perplexity_of(self.nats_per_token)
+
+    @property
+    def perplexity_without_unknown(self) -> float:
+        """exp of the mean nll of the scored tokens that are not `<unk>`.
+
+        It is KenLM's "perplexity excluding OOVs". NaN if all scored tokens are `<unk>`.
+        """
+        if self.known_nll is None:
+            return self.perplexity
+        known = self.tokens - self.unknown
+        return perplexity_of(self.known_nll / known) if known else math.nan
+
+    @property
+    def without_unknown(self) -> str:
+        """The line on the perplexity without unknown words; "" if no scored token is `<unk>`."""
+        if not self.unknown:
+            return ""
+        without = shown_perplexity(self.perplexity_without_unknown, digits=4)
+        return (
+            f"{self.run}: perplexity {without} without the {self.unknown:,} <unk>, "
+            f"{shown_perplexity(self.perplexity, digits=4)} with them"
+        )
 
     @property
     def bits(self) -> float:
@@ -72,12 +110,13 @@ class Report:
                 "byte": self.size.bytes,
             }
         bits = ", ".join(
-            f"{self.bits / count:.4f} a {unit}" for unit, count in per.items() if count
+            f"{self.bits / count:z.4f} a {unit}" for unit, count in per.items() if count
         )
-        return (
+        line = (
             f"{self.run} on {self.split}: perplexity {shown_perplexity(self.perplexity)} "
-            f"({self.nats_per_token:.4f} nats a token; bits: {bits}). {self.protocol}"
+            f"({self.nats_per_token:z.4f} nats a token; bits: {bits}). {self.protocol}"
         )
+        return "\n".join(filter(None, [line, self.without_unknown]))
 
 
 def open_split(
@@ -85,6 +124,8 @@ def open_split(
     corpus: str | Path | None = None,
     split: str | None = None,
     text: str | Path | None = None,
+    encoding: str | None = None,
+    column: str | None = None,
 ) -> Split:
     """Return the text to evaluate a run on, cut into tokens by the tokenizer of the run.
 
@@ -93,13 +134,16 @@ def open_split(
       corpus: name or path of the corpus; None for the corpus that the run was trained on.
       split: "train", "valid" or "test"; None for the first of test, valid and train that exists.
       text: a text file to evaluate as a whole, instead of a corpus.
+      encoding: the encoding of the corpus or the text; None for the run's own encoding if the
+        corpus is the one that the run was trained on, and else for UTF-8.
+      column: the column to read, if the corpus or the text is a table; None as for `encoding`.
     Raises:
       UserError: for a text that does not exist, is empty or cannot be encoded.
       SettingError: for a corpus or a split beside a text.
     """
     check_where(corpus, split, text)
     if text is not None:
-        found = open_file(text, run.tokenizer)
+        found = open_file(text, run.tokenizer, encoding, column)
     else:
         trained_on = run.settings.get("text", {})
         name = corpus or trained_on.get("corpus")
@@ -113,8 +157,14 @@ def open_split(
             )
         name = corpus_name(name)
         same = name == trained_on.get("corpus") and is_cut(name)
-        fractions = trained_on.get("fractions") if same else None
-        config = TextConfig(corpus=name, fractions=tuple(fractions) if fractions else None)
+        own = trained_on if same else {}
+        fractions = own.get("fractions")
+        config = TextConfig(
+            corpus=name,
+            fractions=tuple(fractions) if fractions else None,
+            encoding=encoding or own.get("encoding"),
+            column=column or own.get("column"),
+        )
         found = open_text(config, run.tokenizer).split(split)
         found = replace(found, name=f"{name} {found.name}")
     if not len(found):
@@ -154,11 +204,12 @@ def score(
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
     """Return the report of a run on a split whose tokens have been scored (`score`)."""
-    ids = split.ids
+    ids: Any = split.ids
     if run.protocol.rows:
         ids = np.array([id_ for id_, _ in scored_ids(run, split)])
     unk_id = run.vocabulary.unk_id
-    unknown = 0 if unk_id is None else int(np.count_nonzero(ids == unk_id))
+    is_unknown = np.zeros(0, bool) if unk_id is None else np.asarray(ids == unk_id)
+    unknown = int(np.count_nonzero(is_unknown))
     return Report(
         run=run.name,
         split=split.name,
@@ -166,8 +217,9 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
         tokens=len(scores.log_prob),
         unknown=unknown,
         size=_scored_size(run, split),
-        protocol=_protocol(run, len(scores.log_prob), unknown),
+        protocol=_protocol(run, split, len(scores.log_prob), unknown),
         impossible=int(np.count_nonzero(np.isneginf(scores.log_prob))),
+        known_nll=TokenScores(scores.log_prob[~is_unknown]).nll if unknown else None,
     )
 
 
@@ -178,6 +230,12 @@ def _scored_size(run: Run, split: Split) -> TextSize | None:
     the first token of the line if there is no start token. None if only the last token of each
     line is scored, or if the tokenizer does not know where the first token ends.
     """
+    size = _size(run, split)
+    return size if size is None or split.has_words() else replace(size, words=0)
+
+
+def _size(run: Run, split: Split) -> TextSize | None:
+    """Return `_scored_size` with the parts between white space as words, in any text."""
     if run.protocol.last_only:
         return None
     if not run.protocol.rows:
@@ -189,13 +247,19 @@ def _scored_size(run: Run, split: Split) -> TextSize | None:
     return None if None in parts else TextSize.of(part for part in parts if part)
 
 
-def _protocol(run: Run, tokens: int, unknown: int) -> str:
+def _protocol(run: Run, split: Split, tokens: int, unknown: int) -> str:
     """Return the sentence that says which tokens were counted, and in which context."""
     reset = "state reset at each line"
     if run.protocol.start == WARM:
         reset = "each line from the warm state, after a stretch of the training text"
     if run.protocol.last_only:
         counted = f"{tokens:,} tokens, the last of each line alone; {reset}"
+    elif run.protocol.rows and run.vocabulary.start_id is None:
+        unit = run.tokenizer.unit
+        counted = (
+            f"{tokens:,} tokens of {sum(map(len, split.rows())):,} {unit}; the first of each line "
+            f"is context and is not scored; {reset}"
+        )
     elif run.protocol.rows:
         counted = f"{tokens:,} tokens, each once; {reset}"
     else:
@@ -264,12 +328,36 @@ def scored_ids(run: Run, split: Split) -> Iterator[tuple[int, str]]:
         yield from ((int(id_), tokens[id_]) for id_ in scored)
 
 
-def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
-    """Write a tab-separated table: token, log-probability, surprisal, rank and entropy.
+def _scored_texts(run: Run, split: Split) -> Iterator[str]:
+    """Yield the text of every token that is scored, as it stands in the text."""
+    tokenizer = run.tokenizer
+    if run.vocabulary.unk is None or isinstance(split, PreparedSplit):
+        # No token differs from its text, or the text is not kept.
+        yield from (tokenizer.token_text(id_) for id_, _ in scored_ids(run, split))
+    elif not run.protocol.rows:
+        yield from tokenizer.pieces(split.source.lines())
+    else:
+        first = 0 if run.vocabulary.start_id is not None else 1
+        for line in split.source.lines():
+            pieces = list(tokenizer.pieces([line]))[first:] if line.strip() else []
+            yield from pieces[-1:] if run.protocol.last_only else pieces
 
-    The log-probability is natural; surprisal and entropy are in bits. Characters of a token that
-    cannot be printed, such as a tab or a line break, are written with Python's escapes, such as
-    \\n, so that each line is one token.
+
+def check_per_token(path: Path) -> None:
+    """Raise SettingError if `path` cannot be the file of a table of tokens."""
+    if not path.name or path.is_dir():
+        raise SettingError("per_token", repr(str(path)), "is no file: give the name of a file")
+    if not path.parent.is_dir():
+        raise SettingError("per_token", path, f"cannot be written: no folder {path.parent}")
+
+
+def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
+    """Write a tab-separated table with one line per token.
+
+    Its columns are the token, its natural log-probability, its surprisal in bits, its rank, the
+    entropy in bits, and the text of the token, which is the word itself where the token is `<unk>`.
+    `fields` describes the escapes, so that a table that is read by another program has the same
+    rows and different texts for different tokens.
 
     Args:
       run: the run.
@@ -280,25 +368,63 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
       SettingError: if the file cannot be written.
     """
     assert scores.rank is not None and scores.entropy is not None
-    columns = zip(scored_ids(run, split), scores.log_prob, scores.rank, scores.entropy, strict=True)
+    check_per_token(path)
+    tokens = fields([run.tokenizer.token_text(id_) for id_, _ in scored_ids(run, split)])
+    texts = fields(list(_scored_texts(run, split)))
+    columns = zip(tokens, scores.log_prob, scores.rank, scores.entropy, texts, strict=True)
     try:
         with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            file.write("token\tlog_prob\tsurprisal_bits\trank\tentropy_bits\n")
-            for (_, token), log_prob, rank, entropy in columns:
+            file.write("token\tlog_prob\tsurprisal_bits\trank\tentropy_bits\ttext\n")
+            for token, log_prob, rank, entropy, text in columns:
                 bits = -log_prob / math.log(2)
                 file.write(
-                    f"{_printable(token)}\t{log_prob:.6f}\t{bits:.6f}\t{rank}\t"
-                    f"{entropy / math.log(2):.6f}\n"
+                    f"{token}\t{log_prob:z.6f}\t{bits:z.6f}\t{rank}\t"
+                    f"{entropy / math.log(2):z.6f}\t{text}\n"
                 )
     except OSError as error:
         raise SettingError("per_token", path, f"cannot be written: {error.strerror}") from None
 
 
-def _printable(token: str) -> str:
-    """Return a token with Python's escapes for the characters that cannot be printed."""
-    if token.isprintable():
-        return token
+def fields(texts: Sequence[str]) -> list[str]:
+    """Return texts as a column of a tab-separated table that needs no quotes.
+
+    - A backslash is doubled. A double quote, and a character that cannot be printed, such as a tab
+      or a line break, is written with Python's escapes: \\x22, \\t, \\n.
+    - The first character of a text that pandas or R would read as a missing value, such as NA or
+      nan, is escaped too.
+    - If all texts could be numbers or truth values, the same holds for those that a number would
+      not bring back, such as 01 or True.
+    - An empty text is \\e.
+
+    Python's codec `unicode_escape` brings every text back except the empty text.
+
+    Example:
+      >>> fields(["cat", "\\n", "NA", "1.0", ""])
+      ['cat', '\\\\n', '\\\\x4eA', '1.0', '\\\\e']
+    """
+    only_numbers = all(NUMBER.fullmatch(text) for text in set(texts))
+    return [_field(text, only_numbers) for text in texts]
+
+
+def _field(text: str, only_numbers: bool) -> str:
+    """Return one field of `fields`."""
+    if not text:
+        return r"\e"
+    changes = only_numbers and not INTEGER.fullmatch(text)
+    if changes or text.strip().casefold() in MISSING:
+        return _escaped(text[0], always=True) + _escaped(text[1:])
+    return _escaped(text)
+
+
+def _escaped(text: str, always: bool = False) -> str:
+    """Return a text with escapes for the characters that need them, or for all if `always`."""
+    if not always and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in token
+        f"\\x{ord(character):02x}"
+        if character == '"' or (always and " " <= character <= "~")
+        else character
+        if character.isprintable() and character != "\\"
+        else character.encode("unicode_escape").decode()
+        for character in text
     )

@@ -47,7 +47,8 @@ class TokenScores(NamedTuple):
     @property
     def nll(self) -> float:
         """Sum of the negative log-likelihoods in nats, in float64."""
-        return -float(np.sum(self.log_prob, dtype=np.float64))
+        # Not the negative of the sum, which would be -0.0 for a sum of 0.
+        return 0.0 - float(np.sum(self.log_prob, dtype=np.float64))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Session:
             for index in ids:
                 log_probs_V = self._log_probs_V
                 log_prob = math.nan if log_probs_V is None else float(log_probs_V[index])
-                bits.append(-log_prob / math.log(2))
+                bits.append(0.0 - log_prob / math.log(2))
                 self._read(index)
                 self._ids.append(index)
             return bits
@@ -80,7 +80,8 @@ class Session:
     def next_words(self, count: int = 5) -> list[tuple[str, float]]:
         """Return the `count` most probable next tokens, with their probabilities.
 
-        The most probable token is first. The list is empty if nothing was read yet and the run has
+        The most probable token is first. Tokens are texts that people can read, as in
+        `jaxlm.next_words`. The list is empty if nothing was read yet and the run has
         no token that starts a text.
 
         Raises:
@@ -92,8 +93,8 @@ class Session:
         if log_probs_V is None:
             return []
         best = np.argsort(-log_probs_V, kind="stable")[:count]
-        tokens = self.run.vocabulary.tokens
-        return [(tokens[index], float(np.exp(log_probs_V[index]))) for index in best]
+        text_of = self.run.tokenizer.token_text
+        return [(text_of(index), float(np.exp(log_probs_V[index]))) for index in best.tolist()]
 
     @property
     def text(self) -> str:

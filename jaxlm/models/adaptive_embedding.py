@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import SettingError
 from jaxlm.models.heads.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
-from jaxlm.models.layers import Embedding, project, uniform
+from jaxlm.models.layers import Embedding, check_parameter, project, uniform
 from jaxlm.ops.lookup import look_up
 
 
@@ -49,6 +49,7 @@ class AdaptiveEmbedding(nn.Module):
             size = reduced_size(self.features, index)
             scale = self.init_scale
             init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
+            check_parameter((end - first, size))
             tables.append(self.param(f"table_{index}", init, (end - first, size)))
             if index:
                 # A uniform distribution on ±√(3 / D_k) has the variance 1 / D_k.

@@ -1,16 +1,19 @@
 """Building blocks of the neural models: initialisers, affine layers, dropout and the embedding."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.errors import check_at_least, choose
 from jaxlm.ops import products
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.lookup import look_up
-from jaxlm.ops.static import is_static, is_zero
+from jaxlm.ops.machine import check_fits, host_memory
+from jaxlm.ops.static import is_zero
+from jaxlm.ranges import check_settings
 
 # Names of the settings that are dropout rates, of all models.
 RATES = (
@@ -31,9 +34,20 @@ def uniform(scale: float) -> Any:
     """Return an initialiser U(-scale, scale). Flax's own `uniform` is U(0, scale)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        check_parameter(shape)
         return jax.random.uniform(key, shape, dtype, -scale, scale)
 
     return init
+
+
+def check_parameter(shape: tuple[int, ...]) -> None:
+    """Raise UserError if a parameter of this shape is larger than the memory there is.
+
+    It is checked before the random numbers are traced: JAX takes hours to trace absurdly many.
+    """
+    sizes = " x ".join(f"{size:,}" for size in shape)
+    remedy = "make the sizes of the model, or its vocabulary, smaller"
+    check_fits(f"the {sizes} numbers of a parameter", 4 * math.prod(shape), host_memory(), remedy)
 
 
 def project(x_BTF: jax.Array, kernel_FO: jax.Array, dtype: Any) -> jax.Array:
@@ -150,6 +164,7 @@ class Embedding(nn.Module):
 
     def setup(self) -> None:
         scale, shape = self.init_scale, (self.vocab_size, self.features)
+        check_parameter(shape)
         init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
         self.embedding = self.param("embedding", init, shape)
 
@@ -161,16 +176,12 @@ class Embedding(nn.Module):
 
 
 def check_common(model: Any) -> None:
-    """Check the sizes, the dropout rates and the dtype of a neural model.
+    """Check the types and the ranges of the settings of a neural model, and its dtype.
 
     Raises:
-      SettingError: for a size below 1, or a dropout rate that is not from 0 to below 1.
+      SettingError: for a setting that is out of its range.
       UserError: for an unknown dtype.
     """
-    for name in ("vocab_size", "embedding_size", "n_step", "num_layers"):
-        check_at_least(name, getattr(model, name, 1), 1)
-    for name in RATES:
-        rate = getattr(model, name, None)
-        if rate is not None and is_static(rate) and not 0 <= rate < 1:
-            raise SettingError(name, rate, "must be at least 0 and below 1")
+    check_at_least("vocab_size", model.vocab_size, 1)
+    check_settings(model)
     choose(DTYPES, model.compute_dtype, "dtype")

@@ -1,19 +1,19 @@
 """Bengio's model with residual layers, normalisation and a longer context (Sun & Iyyer 2021)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import check_at_least
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import prepend_context, sliding_windows
 from jaxlm.ops.lookup import look_up
+from jaxlm.ranges import Layers, Range, Rate, Size, Window
 
 
 class ModernNPLM(NeuralModel):
@@ -41,30 +41,27 @@ class ModernNPLM(NeuralModel):
       SettingError: for a size below 1, and a negative number of windows.
     """
 
-    n_step: int = 15
+    n_step: Window = 15
     """Words of context the model sees one by one."""
-    far_windows: int = 4
+    far_windows: Annotated[int, Range(0, 1000)] = 4
     """Windows before these words; the model sees a weighted average of each window."""
-    far_size: int = 10
+    far_size: Annotated[int, Range(1, 100_000)] = 10
     """Words in each of these windows."""
-    embedding_size: int = 128
+    embedding_size: Size = 128
     """Size of a word's feature vector (a row of C)."""
-    hidden_size: int = 256
+    hidden_size: Size = 256
     """Features that each residual layer reads and writes."""
-    inner_size: int = 1024
+    inner_size: Size = 1024
     """Features inside a residual layer, between its two matrices."""
-    num_layers: int = 4
+    num_layers: Layers = 4
     """Residual layers, stacked."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout on the word features, on what a layer adds, and before the output."""
 
     pads = True
 
     def setup(self) -> None:
         check_common(self)
-        for name in ("far_size", "hidden_size", "inner_size"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("far_windows", self.far_windows, 0)
         dtype = self.array_dtype
         self.embedding = make_embedding(self, dtype)
         if self.far_windows:

@@ -3,8 +3,9 @@
 import abc
 import contextlib
 import functools
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +17,6 @@ from jaxlm.errors import choose
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
 from jaxlm.models.heads import make_head
 from jaxlm.models.layers import DTYPES
-from jaxlm.models.settings import as_tuples
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.machine import (
@@ -29,6 +29,7 @@ from jaxlm.ops.machine import (
 from jaxlm.ops.sampling import uniforms
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.mesh import Axes, replicate
+from jaxlm.ranges import Layers, Positive, Range, Rate, Size, as_tuples
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,13 +67,13 @@ class NeuralModel(nn.Module, LanguageModel):
 
     vocab_size: int
     start_id: int | None = 0
-    embedding_size: int = 200
+    embedding_size: Size = 200
     """Size of a word's feature vector (a row of C)."""
     tied: bool = False
     """Use the embedding, transposed, as the output matrix (projected if sizes differ)."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout before the output."""
-    init_scale: float | None = None
+    init_scale: Positive | None = None
     """Draw embeddings, weights and biases from U(-s, s) (none: each layer by its own size), but not
     LayerNorm and projections of embeddings."""
     dtype: str | None = None
@@ -81,13 +82,13 @@ class NeuralModel(nn.Module, LanguageModel):
     softmax: str = "full"
     """Output layer: full, adaptive (rare words in small clusters), sampled (in training), mixture
     (of softmaxes)."""
-    cutoffs: tuple[int, ...] = ()
+    cutoffs: tuple[Size, ...] = ()
     """adaptive: ids at which a cluster of rarer words begins (none: a fifth, and three fifths)."""
     adaptive_input: bool = False
     """adaptive: rarer words have fewer features at the input too."""
-    sampled_words: int = 1024
+    sampled_words: Annotated[int, Range(1, 1_000_000)] = 1024
     """sampled: number of words that a train step compares the targets with."""
-    softmaxes: int = 10
+    softmaxes: Layers = 10
     """mixture: number of softmaxes."""
 
     trained_by = "gradient"
@@ -401,6 +402,19 @@ def param_shapes(model: nn.Module) -> Any:
     traced = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     # Without the sharding of a mesh that is active now.
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced)
+
+
+def tree_bytes(shapes: Any) -> int:
+    """Return the bytes of all arrays of a tree, or of a tree of their shapes.
+
+    Example:
+      >>> import jaxlm
+      >>> tree_bytes(param_shapes(jaxlm.RNN(7, embedding_size=3, hidden_size=2))["embedding"])
+      84
+    """
+    # Python's integers: the product of absurd sizes is larger than an int64.
+    leaves = jax.tree.leaves(shapes)
+    return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "detail"))

@@ -1,13 +1,13 @@
 """The n-gram model, which is trained by counting."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from jaxlm.errors import SettingError
 from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.ngrams.tables import MAX_ORDER, NOTHING, Tables
+from jaxlm.ranges import NotNegative, Range, check_settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +34,11 @@ class NGram(LanguageModel):
 
     vocab_size: int
     start_id: int | None = None
-    order: int = 5
+    order: Annotated[int, Range(1, MAX_ORDER)] = 5
     """Words of the longest n-gram, 1 to 20; the model sees order - 1 words of context."""
     smoothing: str = "modified-kneser-ney"
     """modified-kneser-ney, kneser-ney, witten-bell, add-k or maximum-likelihood."""
-    add_k: float = 1.0
+    add_k: NotNegative = 1.0
     """Smoothing add-k only: what is added to every count."""
     stream: bool = False
     """Read over line ends, as the neural models do (default: a context starts anew in each line, as
@@ -48,10 +48,7 @@ class NGram(LanguageModel):
     starts_from_nothing = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= MAX_ORDER:
-            raise SettingError("order", self.order, f"must be from 1 to {MAX_ORDER}")
-        if not 0 <= self.add_k < np.inf:
-            raise SettingError("add_k", self.add_k, "must be 0 or more")
+        check_settings(self)
 
     @property
     def window(self) -> int:

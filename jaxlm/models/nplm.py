@@ -1,5 +1,7 @@
 """The neural probabilistic language model of Bengio et al. 2003."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import prepend_context, sliding_windows
+from jaxlm.ranges import Layers, Range, Rate, Size, Window
 
 
 class NPLM(NeuralModel):
@@ -46,13 +49,13 @@ class NPLM(NeuralModel):
       SettingError: for a size below 1, hidden_size 0 without `direct`, and `tied` with `direct`.
     """
 
-    n_step: int = 4
+    n_step: Window = 4
     """Words of context the model sees."""
-    embedding_size: int = 100
+    embedding_size: Size = 100
     """Size of a word's feature vector (a row of C)."""
-    hidden_size: int = 200
+    hidden_size: Annotated[int, Range(0)] = 200
     """Units in a tanh layer; 0 leaves the layer out, which needs `direct`."""
-    num_layers: int = 1
+    num_layers: Layers = 1
     """Tanh layers, stacked."""
     residual: bool = False
     """Add a tanh layer's input to its output, from the second layer on."""
@@ -60,7 +63,7 @@ class NPLM(NeuralModel):
     """Normalise the input of each tanh layer from the second on, and of the output layer."""
     direct: bool = False
     """Connect the word features directly to the output (W in the paper)."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout on the word features, between layers and before the output."""
 
     pads = True

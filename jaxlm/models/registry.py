@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
-from jaxlm.models.settings import NOT_SETTINGS, Setting, as_tuples, model_settings
+from jaxlm.models.settings import NOT_SETTINGS, Setting, model_settings
+from jaxlm.ranges import as_tuples, checked, kinds_of
 
 if TYPE_CHECKING:
     from jaxlm.models.cells import Cell
@@ -250,12 +251,13 @@ def make_model(
 
     Raises:
       UserError: for an unknown model or setting.
+      SettingError: for a value of another type, or out of its range.
     """
     entry = choose(MODELS, name, "model")
     values: dict[str, Any] = {}
     for key, value in settings.items():
         choose(entry.settings, key, f"setting of {name}")
-        values[key] = as_tuples(value)
+        values[key] = checked(key, value, kinds_of(entry.kind)[key])
     return entry.make(vocab_size, start_id, **values)
 
 

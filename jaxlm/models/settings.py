@@ -13,19 +13,6 @@ from typing import Any, NamedTuple
 NOT_SETTINGS = ("vocab_size", "start_id", "cell", "parent", "name")
 
 
-def as_tuples(value: Any) -> Any:
-    """Return `value` with each list, also inside of lists and tuples, as a tuple.
-
-    JSON stores a tuple as a list. A Flax module is a static argument of compiled functions, and
-    must be hashable.
-
-    Example:
-      >>> as_tuples([[1, 2], [3]]), as_tuples("text")
-      (((1, 2), (3,)), 'text')
-    """
-    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
-
-
 class Setting(NamedTuple):
     """One setting of a model: its name, type, default value and help text."""
 

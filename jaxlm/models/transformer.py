@@ -1,6 +1,6 @@
 """A small decoder-only Transformer with attention over a sliding window."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm import shapes
-from jaxlm.errors import check_at_least
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Affine, Dropout, check_common
 from jaxlm.models.modern_nplm import ResidualLayer
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.windows import prepend_context
+from jaxlm.ranges import Layers, Range, Rate, Size
 
 LayerCache = tuple[jax.Array, jax.Array]
 """The keys and the values of the last N = n_step - 1 positions in one layer, [B, N, A] each."""
@@ -73,26 +73,23 @@ class Transformer(NeuralModel):
       SettingError: for a size below 1, and an `n_step` below 2.
     """
 
-    n_step: int = 64
+    n_step: Annotated[int, Range(2, 100_000)] = 64
     """Words that one layer's attention sees: the present word and those before it."""
-    embedding_size: int = 256
+    embedding_size: Size = 256
     """Size of a word's feature vector (a row of C)."""
-    hidden_size: int = 256
+    hidden_size: Size = 256
     """Features that each layer reads and writes (the width of the model)."""
-    inner_size: int = 1024
+    inner_size: Size = 1024
     """Features inside the feed-forward part of a layer."""
-    num_layers: int = 2
+    num_layers: Layers = 2
     """Layers, stacked; each is attention and a feed-forward part."""
-    num_heads: int = 4
+    num_heads: Size = 4
     """Attention heads in a layer."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout on the word features, on what each part of a layer adds, and before the output."""
 
     def setup(self) -> None:
         check_common(self)
-        check_at_least("n_step", self.n_step, 2)
-        for name in ("hidden_size", "inner_size", "num_heads"):
-            check_at_least(name, getattr(self, name), 1)
         size, dtype = self.hidden_size, self.array_dtype
         self.embedding = make_embedding(self, dtype)
         if self.embedding_size != size:

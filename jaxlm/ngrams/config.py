@@ -13,3 +13,6 @@ class CountingConfig:
     """Count within this much memory, such as 2GB, on disk if needed (none: all in memory)."""
     engine: str = "duckdb"
     """Engine that counts on disk: duckdb or spark, each installed by an extra of its name."""
+    like_lmplz: bool = False
+    """Modified Kneser-Ney only: estimate the discounts exactly as KenLM's lmplz does, which counts
+    one n-gram of each lower order differently (give `unk` always too: lmplz always has <unk>)."""

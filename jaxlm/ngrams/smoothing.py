@@ -7,7 +7,7 @@ number of different words that occur before h w. a(h) = Σ_w a(h w).
 A new smoothing is one function and one line in SMOOTHINGS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -173,7 +173,10 @@ def _no_extra(totals: np.ndarray, types: np.ndarray) -> np.ndarray:
 
 
 def _kneser_ney(
-    counts: Counts, allocate: Allocate, discounts_of: Callable[[np.ndarray], tuple[float, ...]]
+    counts: Counts,
+    allocate: Allocate,
+    discounts_of: Callable[[np.ndarray], tuple[float, ...]],
+    raw: Sequence[int] = (),
 ) -> Estimate:
     """Estimate interpolated Kneser-Ney.
 
@@ -182,6 +185,7 @@ def _kneser_ney(
       allocate: allocates the arrays.
       discounts_of: discounts_of(t) returns the discounts of the counts 1, 2, ... from the counts
         of counts t (`counts_of_counts`). The last discount applies to all larger counts too.
+      raw: the id of an n-gram of each order, from order 1 on, that t counts by its occurrences.
     """
     discounts: list[tuple[float, ...]] = []
     replaced: dict[int, tuple[float, ...]] = {}
@@ -189,7 +193,11 @@ def _kneser_ney(
     def rule_of(order: int, a: np.ndarray) -> SmoothingRule:
         # The start of a line, the last entry of order 1, is never predicted.
         last = counts.vocab_size if order == 1 else len(a)
-        values = discounts_of(counts_of_counts(a[:last]))
+        t = counts_of_counts(a[:last])
+        for ngram in raw[order - 1 : order]:
+            occurrences = counts.orders[order - 1].counts[ngram : ngram + 1]
+            t += counts_of_counts(occurrences) - counts_of_counts(a[ngram : ngram + 1])
+        values = discounts_of(t)
         size = len(values)
         if not all(0 <= value <= count for count, value in enumerate(values, start=1)):
             values = replaced[order] = FALLBACK[:size]
@@ -216,7 +224,7 @@ def _fallback_notes(replaced: dict[int, tuple[float, ...]]) -> tuple[str, ...]:
 
 
 def modified_kneser_ney(
-    counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0
+    counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0, raw: Sequence[int] = ()
 ) -> Estimate:
     """Estimate interpolated modified Kneser-Ney (Chen & Goodman 1998, section 3.4), as KenLM does.
 
@@ -224,13 +232,19 @@ def modified_kneser_ney(
 
     There is a D_i for the counts i = 1, 2, and 3 or more. t_i is the number of n-grams of the order
     with a = i (`counts_of_counts`). If a D_i is undefined or outside of [0, i], the order uses 0.5,
-    1, 1.5, and a note says so. In the t of order 1, KenLM's lmplz counts the last word of the
-    vocabulary by its occurrences, not by a. So the third decimal of D_3 can differ from KenLM's.
+    1, 1.5, and a note says so.
+
+    KenLM's lmplz differs in the t of every order below the top: it counts the last n-gram of the
+    order by its occurrences, not by a. Where few n-grams have low counts, a discount changes in its
+    second decimal, and log10 P(w | h) by some 4e-3. `raw` reproduces it
+    (`jaxlm.ngrams.lmplz.last_ngrams`). The V of lmplz always counts `<unk>`; here V counts `<unk>`
+    if the vocabulary has it.
 
     Args:
       counts: the counts of the text.
       allocate: allocates the arrays.
       add_k: ignored; every smoothing has this argument.
+      raw: the id of an n-gram of each order, from order 1 on, that t counts by its occurrences.
 
     Example:
       >>> from jaxlm.ngrams.counts import Sequences, count_ngrams
@@ -252,7 +266,7 @@ def modified_kneser_ney(
         y = t[1] / (t[1] + 2 * t[2])
         return tuple(float(i - (i + 1) * y * t[i + 1] / t[i]) for i in (1, 2, 3))
 
-    return _kneser_ney(counts, allocate, discounts)
+    return _kneser_ney(counts, allocate, discounts, raw)
 
 
 def kneser_ney(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) -> Estimate:

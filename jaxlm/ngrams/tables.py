@@ -1,16 +1,21 @@
 """The tables of a back-off n-gram model: look-up, scores, distributions, files."""
 
+import json
 import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jaxlm.data.files import replacing
+from jaxlm.data.file_digests import check_file, check_once, file_digest
+from jaxlm.data.files import replacing, write_text
 
 NOTHING = -1
+DIGESTS = "digests.json"
 MAX_ORDER = 20
 """The id that stands for an n-gram that is not listed."""
 Allocate = Callable[[str, int, type], np.ndarray]
@@ -169,7 +174,7 @@ class Tables:
         return named | {f"backoffs-{n}": a for n, a in enumerate(self.backoffs, start=1)}
 
     def save(self, folder: Path) -> None:
-        """Write each array to a .npy file of `folder`.
+        """Write each array to a .npy file of `folder`, and their sizes and digests to DIGESTS.
 
         An array that maps the whole file already, from `in_folder` or `load`, is only flushed.
         """
@@ -180,25 +185,108 @@ class Tables:
                 array.flush()  # type: ignore[attr-defined]
                 continue
             # A file that other arrays map is replaced, not overwritten.
-            with replacing(path) as partial, open(partial, "wb") as file:
-                np.save(file, array)
+            with replacing(path) as written, open(written, "wb") as file:
+                # As np.save does, whose error for a full disk does not say that the disk is full.
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(array).data if array.size else b"")
+        paths = [folder / f"{name}.npy" for name in self.arrays()]
+        digests = {
+            path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in paths
+        }
+        write_text(folder / DIGESTS, json.dumps(digests, indent=1) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "Tables":
-        """Return tables whose arrays are memory maps of the files that `save` wrote."""
+    def load(cls, folder: Path, check: bool = True) -> "Tables":
+        """Return tables whose arrays are memory maps of the files that `save` wrote.
+
+        Args:
+          folder: the folder of the files.
+          check: whether to compare the files with their digests. Tables of older versions have no
+            digests; the values of their arrays are checked instead.
+        Raises:
+          OSError: if a file is missing or cannot be read.
+          ValueError: if a file is damaged.
+        """
         order = len(list(folder.glob("probabilities-*.npy")))
+        has_digests = (folder / DIGESTS).exists()
+        if check and has_digests:
+            for name, saved in _read_digests(folder / DIGESTS).items():
+                check_file(folder / name, saved["bytes"], saved["sha256"])
 
         def read(kind: str, orders: range) -> tuple[np.ndarray, ...]:
-            paths = (folder / f"{kind}-{number}.npy" for number in orders)
-            return tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+            return tuple(_map(folder / f"{kind}-{number}.npy") for number in orders)
 
-        probabilities = read("probabilities", range(1, order + 1))
-        return cls(
+        # The shortest tables have order 1.
+        probabilities = read("probabilities", range(1, max(order, 1) + 1))
+        tables = cls(
             len(probabilities[0]) - 1,
             read("keys", range(2, order + 1)),
             probabilities,
             read("backoffs", range(1, order)),
         )
+        if check and not has_digests:
+            tables._check_shapes()
+            for name, array in tables.arrays().items():
+                check_once(folder / f"{name}.npy", "values", partial(_check, name, array))
+        return tables
+
+    def _check_shapes(self) -> None:
+        """Raise ValueError if arrays that belong together have different lengths, or wrong types.
+
+        Example:
+          >>> Tables(2, (), (np.zeros(2),), ())._check_shapes()
+          Traceback (most recent call last):
+          ValueError: probabilities-1 has 2 entries, not 3
+        """
+        lengths = [self.vocab_size + 1, *map(len, self.keys)]
+        for name, array in self.arrays().items():
+            kind, number = name.split("-")
+            wanted = np.int64 if kind == "keys" else np.float64
+            if array.ndim != 1 or array.dtype != wanted:
+                raise ValueError(f"{name} has the type {array.dtype}, not {np.dtype(wanted)}")
+            if len(array) != lengths[int(number) - 1]:
+                raise ValueError(f"{name} has {len(array)} entries, not {lengths[int(number) - 1]}")
+
+
+def _map(path: Path) -> np.ndarray:
+    """Return a memory map of a .npy file.
+
+    Raises:
+      ValueError: if the file is no array.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, which raises unrelated types
+        raise ValueError(f"{path.name} is no array: {error}") from None
+
+
+def _read_digests(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the sizes and digests that `Tables.save` wrote.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(saved, dict) or not all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() and "/" not in name
+        for name, entry in saved.items()
+    ):
+        raise ValueError(f"{path.name} is no list of digests")
+    return saved
+
+
+def _check(name: str, array: np.ndarray) -> None:
+    """Raise ValueError if an array `name` of tables has values that it cannot have."""
+    if name.startswith("keys"):
+        good = bool(np.all(array[1:] > array[:-1]) and (not len(array) or array[0] >= 0))
+    else:
+        highest = 1 + 1e-6 if name.startswith("probabilities") else np.inf
+        good = bool(np.all(array >= 0) and np.all(array <= highest) and np.isfinite(array).all())
+    if not good:
+        raise ValueError(f"{name} has values that it cannot have")
 
 
 def _maps_file(array: np.ndarray, path: Path) -> bool:

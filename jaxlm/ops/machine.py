@@ -7,13 +7,17 @@ summation).
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+
+from jaxlm.errors import UserError
 
 TIME_LOOPS = ("auto", "scan", "fused", "cudnn")
 # Up to this many time steps, the loop over time is unrolled. For so few time steps, a loop takes
@@ -58,6 +62,50 @@ _target: ContextVar[str | None] = ContextVar("target", default=None)
 def platform() -> str:
     """Return "cpu", "gpu" or "tpu": the platform that programs are compiled for now."""
     return _target.get() or jax.default_backend()
+
+
+def host_memory() -> int | None:
+    """Return the bytes of main memory that this process may use; None if the system does not say.
+
+    A container may have less memory than the machine.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        # The first file holds the word "max" where there is no limit.
+        with contextlib.suppress(OSError, ValueError):
+            found.append(int(Path(limit).read_text()))
+    return min(found, default=None)
+
+
+def devices_memory() -> int | None:
+    """Return the bytes of memory of all devices; None if they do not say. A CPU's is the host's."""
+    if platform() == "cpu":
+        return host_memory()
+    statistics = [device.memory_stats() or {} for device in jax.devices()]
+    limits: list[int] = [one["bytes_limit"] for one in statistics if "bytes_limit" in one]
+    return sum(limits) if len(limits) == len(statistics) else None
+
+
+def check_fits(what: str, size: int, memory: int | None, remedy: str) -> None:
+    """Raise UserError if `size` bytes are more than the memory there is.
+
+    Args:
+      what: what takes the bytes, a plural.
+      size: number of bytes.
+      memory: bytes of memory, from `host_memory` or `devices_memory`; None if it is not known.
+      remedy: what the user can do.
+    """
+    if memory is not None and size > memory:
+        raise UserError(
+            f"{what} take {_gigabytes(size)}, more than the {_gigabytes(memory)} of memory there "
+            f"are: {remedy}"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
 
 
 @contextlib.contextmanager

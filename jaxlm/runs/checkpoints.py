@@ -49,6 +49,10 @@ class Checkpoints:
         self._kept = {"last": keep, "best": 1}
         self._managers: dict[str, Any] = {}
         self._writing: dict[str, int] = {}
+        self._remedy = (
+            "Earlier checkpoints are whole: remove the cause (free some space, if the disk is "
+            "full), then repeat the command with `resume`"
+        )
 
     def _manager(self, kind: str) -> Any:
         """Return orbax's CheckpointManager of a kind, made when it is first asked for."""
@@ -87,6 +91,7 @@ class Checkpoints:
           params: the parameters.
           step: the train step that the parameters are from.
         """
+        self._remedy = "Remove the cause (free some space, if the disk is full), then save again"
         arrays = {path: np.array(to_host(leaf)) for path, leaf in _flat(params).items()}
         self._write(kind, step, arrays, {"step": np.asarray(step, np.int32)}, {})
 
@@ -122,9 +127,8 @@ class Checkpoints:
             reason = os.strerror(int(code[1]))
         reason = reason[:200] or type(error).__name__
         return UserError(
-            f"could not write the checkpoint of step {step} to {self._folder}: {reason}. Earlier "
-            f"checkpoints are whole: remove the cause (free some space, if the disk is full), then "
-            f"repeat the command with `resume`"
+            f"could not write the checkpoint of step {step} to {self._folder}: {reason}. "
+            f"{self._remedy}"
         )
 
     def wait(self) -> None:

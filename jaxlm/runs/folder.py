@@ -8,25 +8,33 @@ runs/nplm-toy/
     timing.jsonl     seconds and tokens/s by step
     checkpoints/     last/ (two checkpoints) and best/ (one)    (models trained by gradient)
     ngrams/          one .npy file a table, memory-mapped       (models trained by counting)
+    run.lock         there while a process trains the run
 """
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxlm.data.files import write_text
-from jaxlm.data.tokenizers import Tokenizer, from_json, to_json
+from jaxlm.data.json_files import read_json
+from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
 from jaxlm.errors import UserError
 from jaxlm.runs import remote_checkpoints
-from jaxlm.runs.old_configs import upgrade
+from jaxlm.runs.old_configs import complete, upgrade
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
-from jaxlm.runs.same_run import check_same_run
+from jaxlm.runs.same_run import changed_settings, check_same_run
 
-CONFIG, TOKENIZER, TABLES = "config.json", "tokenizer.json", "ngrams"
+CONFIG, TOKENIZER, TABLES, LOCK = "config.json", "tokenizer.json", "ngrams", "run.lock"
+# The folder in which `RunFolder.save` makes a run: while it is there, the run is not complete.
+SAVING = "saving.partial"
+# The sections of config.json, and the entries of them that `load` and other readers use as texts.
+SECTIONS = ("network", "text", "batching", "optimizer", "training", "counting")
+TEXTS = (("training", "checkpoint_folder"), ("text", "corpus"), ("batching", "batching"))
 # Everything that a run writes into its folder, config.json first. A new run takes a folder that has
 # none of it.
 OWN = (
@@ -38,6 +46,7 @@ OWN = (
     "timing.jsonl",
     "sessions.jsonl",
     "failed.json",
+    "loss.png",
     "tensorboard",
 )
 
@@ -87,11 +96,21 @@ class RunFolder:
             self.create(take_over=resume)
             return True
         if not resume:
-            advice = ", or continue it with `resume`" if self._can_resume else ""
-            raise UserError(f"{self.path} already holds a run: choose another `folder`{advice}")
+            raise UserError(
+                f"{self.path} already holds a run: choose another `folder`{self._resume_advice()}"
+            )
         saved, saved_tokenizer = read_description(self.path)
         check_same_run(self.path, saved, saved_tokenizer, self.description, self.tokenizer)
         return False
+
+    def changes(self) -> str:
+        """Return the settings in which this run differs from the run in the folder, or ''.
+
+        `resume` allows these settings to change; see `changed_settings`.
+        """
+        if not self.holds_run:
+            return ""
+        return changed_settings(read_description(self.path)[0], self.description)
 
     def create(self, take_over: bool = False) -> None:
         """Write the description of a new run; of two processes that try, one succeeds.
@@ -113,15 +132,12 @@ class RunFolder:
             raise self._being_created()
         # The tokenizer is written after the empty config.json.
         allowed = (CONFIG, TOKENIZER) if killed else ()
-        found = [name for name in OWN if name not in allowed and (self.path / name).exists()]
+        found = [name for name in files_of_run(self.path) if name not in allowed]
         if CONFIG in found:
             # Another process has claimed the folder since the lines above.
             raise self._being_created()
         if found:
-            raise UserError(
-                f"{self.path} has no {CONFIG}, but {', '.join(found)} of another run: choose "
-                f"another `folder`"
-            )
+            raise lost_config(self.path, found)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # The claim: this fails if the file exists. Its content is written last.
@@ -137,6 +153,82 @@ class RunFolder:
             self.write_description()
         except BaseException:
             self.release(keep_folder=existed)
+            raise
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within this context, no other process trains the run; others may load it.
+
+        The system releases the lock if the process dies. A file system that knows no locks is used
+        without.
+
+        Raises:
+          UserError: if another process trains the run.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self.path / LOCK
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"another process trains the run in {self.path}: wait until it ends, or choose "
+                f"another `folder`"
+            ) from None
+        except (OSError, NotImplementedError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            # Before the release: a file that is removed later could be the lock of another process.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            lock.release()
+
+    def save(self, write: Callable[[Path], None]) -> None:
+        """Write a whole run; a save that is stopped half-way can be repeated.
+
+        The parameters are written in the folder SAVING, then renamed; config.json is written last.
+
+        Args:
+          write: write(folder) writes the parameters into a folder.
+        Raises:
+          UserError: if the folder holds a run, or cannot be written. A refused folder stays as it
+            was.
+        """
+        existed, saving = self.path.exists(), self.path / SAVING
+        # Nothing but a save that was stopped makes this folder, so the pieces beside it are its.
+        stopped = saving.is_dir() and not saving.is_symlink() and not self.holds_run
+        if not stopped:
+            self._check_free()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        written: list[str] = []
+        try:
+            with self.locked():
+                if stopped:
+                    self._remove(OWN)
+                    shutil.rmtree(saving, ignore_errors=True)
+                saving.mkdir()
+                write(saving)
+                for path in list(saving.iterdir()):
+                    written.append(path.name)
+                    os.replace(path, self.path / path.name)
+                written += [TOKENIZER, CONFIG]
+                write_description(self.path, self.description, self.tokenizer)
+                saving.rmdir()
+        except BaseException as error:
+            self._remove(written)
+            shutil.rmtree(saving, ignore_errors=True)
+            if not existed:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from None
             raise
 
     def write_description(self) -> None:
@@ -158,13 +250,7 @@ class RunFolder:
         `keep_folder` keeps the folder too if it is empty.
         """
         # config.json is the claim, and so goes last: then another process may take the folder.
-        for name in (f"{CONFIG}.partial", f"{TOKENIZER}.partial", *reversed(OWN)):
-            path = self.path / name
-            with contextlib.suppress(OSError):
-                if path.is_dir() and name in (CHECKPOINTS, TABLES, "tensorboard"):
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+        self._remove((LOCK, f"{CONFIG}.partial", f"{TOKENIZER}.partial", *reversed(OWN)))
         if not keep_folder:
             with contextlib.suppress(OSError):
                 self.path.rmdir()
@@ -176,11 +262,43 @@ class RunFolder:
         if self.remote and not self.holds_run and remote_checkpoints.holds_run(self.checkpoints):
             remote_checkpoints.fetch_description(self.checkpoints, self.path)
 
-    @property
-    def _can_resume(self) -> bool:
-        """False for a run with the best parameters alone, as `Run.save` writes it."""
+    def _remove(self, names: Sequence[str]) -> None:
+        """Remove files of the folder, and folders that a run makes."""
+        for name in names:
+            path = self.path / name
+            with contextlib.suppress(OSError):
+                if path.is_dir() and name in (CHECKPOINTS, TABLES, "tensorboard"):
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def _check_free(self) -> None:
+        """Raise UserError if the folder has files of a run, or is a file."""
+        if self.holds_run:
+            raise UserError(f"{self.path} already holds a run: choose another `folder`")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"`folder` {self.path} is a file: give a folder")
+        if found := files_of_run(self.path):
+            raise lost_config(self.path, found)
+
+    def _resume_advice(self) -> str:
+        """Return the end of a message: `resume` continues the run, if it is this run."""
         kept = self.path / CHECKPOINTS
-        return not (kept / "best").exists() or (kept / "last").exists()
+        if (kept / "best").exists() and not (kept / "last").exists():
+            # The best parameters alone, as `Run.save` writes them, cannot be trained further.
+            return ""
+        try:
+            saved, saved_tokenizer = read_description(self.path)
+            check_same_run(self.path, saved, saved_tokenizer, self.description, self.tokenizer)
+        except UserError:
+            return ""
+        return ", or continue it with `resume`"
+
+    @property
+    def has_saved(self) -> bool:
+        """True if the run may have a finished checkpoint."""
+        last = self.path / CHECKPOINTS / "last"
+        return self.remote is not None or any(path.name.isdigit() for path in last.glob("*"))
 
     def _being_created(self) -> UserError:
         return UserError(
@@ -190,19 +308,28 @@ class RunFolder:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"cannot write to {self.path}: {error.strerror}: choose another `folder`, or free "
-            f"some space"
+            f"cannot write to {self.path}: {error.strerror or error}: choose another `folder`, or "
+            f"free some space"
         )
 
 
-def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
+def claim_all(
+    folders: Sequence[RunFolder], resume: bool, locks: contextlib.ExitStack | None = None
+) -> None:
     """Claim every folder; if a folder is refused, release the folders claimed before it.
 
+    Args:
+      folders: the folders.
+      resume: whether the folders may hold these runs already.
+      locks: keeps the locks of the folders until it is closed (`RunFolder.locked`); None for no
+        locks.
     Raises:
       UserError: if a folder is refused, or if only some of several folders hold a run to resume.
     """
     new_folders = [folder for folder in folders if not folder.holds_run]
-    if resume and 0 < len(new_folders) < len(folders):
+    # A process that is killed while it claims the folders leaves some of them new.
+    begun = any(folder.has_saved for folder in folders)
+    if resume and begun and 0 < len(new_folders) < len(folders):
         # All runs go back to a step that all of them saved: the others would start anew.
         raise UserError(
             f"`resume`: {new_folders[0].path} holds no run, but {len(folders) - len(new_folders)} "
@@ -213,7 +340,11 @@ def claim_all(folders: Sequence[RunFolder], resume: bool) -> None:
     for folder in folders:
         existed = folder.path.exists()
         try:
-            if folder.claim(resume):
+            is_new = folder.claim(resume)
+            if locks is not None:
+                # Without the lock, the claim has passed to a process that resumes the run.
+                locks.enter_context(folder.locked())
+            if is_new:
                 claimed.append((folder, existed))
         except UserError:
             for other, kept in claimed:
@@ -225,6 +356,18 @@ def holds_run(folder: Path) -> bool:
     """Return whether a folder holds a run: a config.json that is not empty."""
     config = folder / CONFIG
     return config.is_file() and config.stat().st_size > 0
+
+
+def files_of_run(folder: Path) -> list[str]:
+    """Return the names of the files and folders of `folder` that a run writes."""
+    return [name for name in OWN if os.path.lexists(folder / name)]
+
+
+def lost_config(folder: Path, found: Sequence[str]) -> UserError:
+    """Return the error for a folder that has the files `found` of a run, but no config.json."""
+    return UserError(
+        f"{folder} has no {CONFIG}, but {', '.join(found)} of another run: choose another `folder`"
+    )
 
 
 def write_description(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -247,13 +390,36 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     try:
-        config = upgrade(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        config = complete(upgrade(_checked_sections(read_json(folder / CONFIG))))
         missing = {"model", "network"} - config.keys()
         if missing:
             raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")
-        return config, from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
+        return config, from_saved(read_json(folder / TOKENIZER))
+    except UserError as error:
+        raise UserError(f"{folder} is a damaged run: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} is a damaged run: {type(error).__name__}: {error}") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{folder} is a damaged run: {reason}") from None
+
+
+def _checked_sections(config: Any) -> dict[str, Any]:
+    """Return the content of a config.json.
+
+    Raises:
+      ValueError: if it, or one of its sections, has another type.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"{CONFIG} holds a {type(config).__name__}, not an object")
+    if not isinstance(config.get("model", ""), str):
+        raise ValueError(f"{CONFIG}: `model` is not a text")
+    for name in SECTIONS:
+        if not isinstance(config.get(name, {}), dict):
+            raise ValueError(f"{CONFIG}: `{name}` is not an object")
+    for section, name in TEXTS:
+        value = config.get(section, {}).get(name)
+        if not isinstance(value, str | None):
+            raise ValueError(f"{CONFIG}: `{name}` of `{section}` is not a text")
+    return config
 
 
 def read_sections(folder: Path, section: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxlm.data.files import write_text
 from jaxlm.errors import UserError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+Warn = Callable[[str], None]
 Callback = Callable[[dict[str, Any]], None]
 """callback(record): called with a record such as {"step": 200, "split": "train", "ppl": 9.5}.
 
@@ -87,7 +88,7 @@ class Log:
         if self._folder is None:
             return
         for name in (METRICS, TIMING):
-            keep_records_up_to(self._folder / name, step)
+            keep_records_up_to(self._folder / name, step, self.warn)
 
     def expect(self, total: int) -> None:
         """Set the length of the progress bar."""
@@ -106,7 +107,7 @@ class Log:
             self._clock = time.perf_counter()
         else:
             self._tokens += tokens
-        status = f"loss {loss:.4f}  ppl {shown_perplexity(perplexity_of(loss))}"
+        status = f"loss {loss:z.4f}  ppl {shown_perplexity(perplexity_of(loss))}"
         status += f"  {self.rate():,.0f} tokens/s"
         self._bar.update(self._task, completed=step, status=status)
 
@@ -192,33 +193,59 @@ def perplexity_of(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-def shown_perplexity(perplexity: float, width: int = 0) -> str:
-    """Return a perplexity as text, with two decimals, or in short above one million.
+def shown_perplexity(perplexity: float, width: int = 0, digits: int = 2) -> str:
+    """Return a perplexity as text: with `digits` decimals, or in powers of ten above one million.
+
+    The text is padded to `width` characters.
 
     Example:
       >>> shown_perplexity(61.234), shown_perplexity(1.23e35), shown_perplexity(math.inf)
       ('61.23', '1.2e+35', 'inf')
     """
-    text = f"{perplexity:.2f}" if perplexity <= 1e6 else f"{perplexity:.1e}"
+    text = f"{perplexity:.{digits}f}" if perplexity <= 1e6 else f"{perplexity:.1e}"
     return text.rjust(width)
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a .jsonl file, without a last line that a crash cut short."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+def read_records(path: Path, warn: Warn | None = None) -> list[dict[str, Any]]:
+    """Return the records of a .jsonl file, without a last line that a crash cut short.
+
+    Args:
+      path: the file. Without it there are no records.
+      warn: called with a line of text if other lines are damaged, which are left out too.
+    """
+    records, damaged = [], []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if record := _record_of(line):
+            records.append(record)
+        # A whole file ends with a line break, so that its last line is empty.
+        elif line.strip() and number < len(lines):
+            damaged.append(str(number))
+    if damaged and warn is not None:
+        shown = ", ".join(damaged[:8]) + ", ..." * (len(damaged) > 8)
+        s, are = ("", "is") if len(damaged) == 1 else ("s", "are")
+        warn(f"{path}: line{s} {shown} {are} damaged and left out")
     return records
 
 
-def keep_records_up_to(path: Path, step: int) -> None:
-    """Rewrite a .jsonl file without the records after `step`, by way of a temporary file."""
+def _record_of(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None if the line is damaged."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def keep_records_up_to(path: Path, step: int, warn: Warn | None = None) -> None:
+    """Rewrite a .jsonl file without the records after `step`, by way of a temporary file.
+
+    Damaged lines are left out; `warn` is called with a line of text that names them.
+    """
     if not path.exists():
         return
-    kept = [record for record in read_records(path) if record["step"] <= step]
+    kept = [record for record in read_records(path, warn) if record["step"] <= step]
     with writing(path):
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -230,8 +257,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"could not write {path}: {error.strerror}. Checkpoints already written are whole: "
-            f"free some space, then repeat the command with `resume`"
+            f"could not write {path}: {error.strerror or error}. Checkpoints already written are "
+            f"whole: free some space, then repeat the command with `resume`"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def _curve(records: Records, title: str) -> Any:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    known = [record for record in records if "ppl" in record]
+    # A damaged metrics.jsonl may have anything in the place of a number.
+    known = [record for record in records if isinstance(record.get("ppl"), int | float)]
     shows_loss = bool(known) and max(record["ppl"] for record in known) < SMALL_PERPLEXITY
     value = _loss if shows_loss else _perplexity
     names = list(dict.fromkeys(record.get("run", "") for record in records))
@@ -45,7 +47,7 @@ def _curve(records: Records, title: str) -> Any:
         points = [
             (record["step"], value(record))
             for record in known
-            if (record.get("run", ""), record["split"]) == (name, split)
+            if (record.get("run", ""), record.get("split")) == (name, split)
         ]
         if points:
             label = f"{name} {split}".strip()
@@ -66,9 +68,12 @@ def _perplexity(record: dict[str, Any]) -> float:
 
 def _loss(record: dict[str, Any]) -> float:
     """Return the loss of a train record or of a validation, in nats per token."""
-    if "loss" in record:
-        return float(record["loss"])
-    return float(record["nll"] / record["tokens"])
+    loss, nll, tokens = (record.get(name) for name in ("loss", "nll", "tokens"))
+    if isinstance(loss, int | float):
+        return loss
+    if isinstance(nll, int | float) and isinstance(tokens, int) and tokens > 0:
+        return nll / tokens
+    return math.log(max(record["ppl"], 1))
 
 
 def _plain_numbers(axes: Any) -> None:

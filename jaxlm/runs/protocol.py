@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.ranges import check_settings
 
 FRESH = "fresh"
 WARM = "warm"
@@ -31,6 +32,7 @@ class Protocol:
     start: str = FRESH
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.last_only and not self.rows:
             raise SettingError("last_only", True, "needs `rows`, as a stream has no last token")
         choose(dict.fromkeys((FRESH, WARM)), self.start, "start")

@@ -1,8 +1,6 @@
 """A trained model with all that its users need: `Run`, `Run.save` and `load`."""
 
 import functools
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.data.vocabulary import Vocabulary
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.models.registry import MODELS, describe_model, make_model
 from jaxlm.runs.folder import TABLES, RunFolder, read_description
@@ -69,7 +67,7 @@ class Run:
         """Write the run to a new folder, and return the run as `load` would bring it back.
 
         The folder has the parameters of this run, without what training would need to continue. If
-        they cannot be written, the folder is left as it was.
+        they cannot be written, the folder is left as it was. A save that is killed can be repeated.
 
         Raises:
           UserError: if the folder holds a run already, cannot be written, or if the model is not
@@ -85,34 +83,33 @@ class Run:
         training = description.get("training")
         if isinstance(training, dict):
             description["training"] = training | {"checkpoint_folder": None}
+        write = WRITERS[self.model.trained_by]
         place = RunFolder(Path(folder), description, self.tokenizer)
-        existed = place.path.exists()
-        place.create()
-        try:
-            WRITERS[self.model.trained_by](self, place.path)
-        except BaseException as error:
-            place.release(keep_folder=existed)
-            if not isinstance(error, OSError | UserError):
-                raise
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write the run to {folder}: {reason}") from None
+        place.save(lambda partial: write(self, partial))
         return load(place.path)
 
 
-def load(folder: str | Path, warn: Warn = print) -> Run:
+def load(folder: str | Path, warn: Warn = print, *, checkpoint_folder: str | None = None) -> Run:
     """Return the run that a folder keeps, with the best parameters by validation, or else the last.
 
         run = jaxlm.load("runs/nplm-toy")
 
-    No file is unpickled. `warn` is called with a line of text for each damaged checkpoint that is
-    skipped.
+    No file is unpickled.
 
+    Args:
+      folder: the folder of the run.
+      warn: called with a line of text for each damaged checkpoint that is skipped.
+      checkpoint_folder: the folder of the checkpoints, if training wrote them elsewhere. The
+        config.json of the run names this folder too, but a stranger may have written the file, so
+        that the place is read only if you name it here.
     Raises:
       UserError: if the folder holds no run, no whole checkpoint, a model that is not registered, or
         a protocol that this version does not know.
+      SettingError: for another `checkpoint_folder` than the run has.
     """
     folder = Path(folder)
     settings, tokenizer = read_description(folder)
+    _check_place(folder, settings, checkpoint_folder)
     vocabulary = tokenizer.vocabulary
     name = settings["model"]
     check_registered(folder, name)
@@ -128,6 +125,21 @@ def load(folder: str | Path, warn: Warn = print) -> Run:
         )
     params, step = restored
     return Run(model, params, tokenizer, protocol, settings, folder, step)
+
+
+def _check_place(folder: Path, settings: dict[str, Any], asked: str | None) -> None:
+    """Raise SettingError unless `asked` is the folder in which the run has its checkpoints."""
+    remote = settings.get("training", {}).get("checkpoint_folder")
+    if (asked or "").rstrip("/") == (remote or "").rstrip("/"):
+        return
+    if remote is None:
+        why = f"{folder} has its checkpoints in its own folder: leave the setting out"
+    else:
+        why = (
+            f"{folder} says that its checkpoints are in {remote}: to read that place, give "
+            f"`checkpoint_folder` {remote}"
+        )
+    raise SettingError("checkpoint_folder", "none" if asked is None else asked, why)
 
 
 def check_registered(folder: Path, name: str) -> None:
@@ -146,12 +158,15 @@ def _read_checkpoint(
     import jax
     import jax.numpy as jnp
 
-    from jaxlm.models.neural import param_shapes
+    from jaxlm.models.neural import param_shapes, tree_bytes
+    from jaxlm.ops.machine import check_fits, host_memory
     from jaxlm.runs.checkpoints import Checkpoints
 
     remote = settings.get("training", {}).get("checkpoint_folder")
+    shapes = param_shapes(model)
+    check_fits(f"the parameters of {folder}", tree_bytes(shapes), host_memory(), "is it whole?")
     checkpoints = Checkpoints(checkpoints_of(folder, remote), warn)
-    restored = checkpoints.restore_params(param_shapes(model))
+    restored = checkpoints.restore_params(shapes)
     checkpoints.close()
     return (jax.tree.map(jnp.asarray, restored[0]), restored[1]["step"]) if restored else None
 
@@ -170,25 +185,30 @@ def _read_tables(
     model: LanguageModel, folder: Path, settings: dict[str, Any], warn: Warn
 ) -> tuple[Any, int] | None:
     """Return the tables of an n-gram, memory-mapped, and 1 for the step."""
+    return (read_tables(folder), 1) if (folder / TABLES).is_dir() else None
+
+
+def read_tables(folder: Path) -> Any:
+    """Return the tables of the n-gram in a run's folder, memory-mapped.
+
+    Raises:
+      UserError: if they are damaged.
+    """
     from jaxlm.ngrams.tables import Tables
 
-    if not (folder / TABLES).is_dir():
-        return None
     try:
-        return Tables.load(folder / TABLES), 1
+        return Tables.load(folder / TABLES)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / TABLES} is damaged: {error}; count again") from None
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder / TABLES} is damaged: {reason}; remove this folder, then count again with "
+            f"`resume`"
+        ) from None
 
 
 def _write_tables(run: Run, folder: Path) -> None:
     """Write the tables of an n-gram."""
-    # Renamed into place: a folder called TABLES is complete.
-    partial = folder / f"{TABLES}.partial"
-    try:
-        run.params.save(partial)
-        os.replace(partial, folder / TABLES)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    run.params.save(folder / TABLES)
 
 
 READERS: dict[str, Callable[..., tuple[Any, int] | None]] = {

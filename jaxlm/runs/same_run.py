@@ -6,7 +6,6 @@ from typing import Any
 
 from jaxlm.data.tokenizers import Tokenizer, to_json
 from jaxlm.errors import UserError
-from jaxlm.models.registry import MODELS
 from jaxlm.runs.remote_checkpoints import checkpoints_of
 
 TEXT_DIGESTS = "text_sha256"
@@ -33,22 +32,22 @@ def check_same_run(
     """
     now = json.loads(json.dumps(description))
     for section in SAME_SECTIONS:
-        before = _with_defaults(section, saved, now.get(section))
-        if before != now.get(section):
+        before, asked = saved.get(section), now.get(section)
+        if before != asked:
             raise UserError(
                 f"{folder} holds another run: its {section} is "
-                f"{_differences(before, now.get(section))}; repeat the command that made it "
+                f"{_differences(before, asked)}; repeat the command that made it "
                 f"with `resume`, or choose another `folder`"
             )
     for name in ("optimizer", "average", "freeze"):
-        old, new = (run.get("optimizer", {}).get(name) for run in (saved, now))
+        old, new = (_section(run, "optimizer").get(name) for run in (saved, now))
         if _changes_state(name, old, new):
             raise UserError(
                 f"{folder} was trained with `{name}` {_shown(old)}, not {_shown(new)}, and "
                 f"its state would be lost: resume with `{name}` {_shown(old)}, or choose "
                 f"another `folder`"
             )
-    old, new = (run.get("training", {}).get("seed") for run in (saved, now))
+    old, new = (_section(run, "training").get("seed") for run in (saved, now))
     if old != new:
         raise UserError(
             f"{folder} was trained with `seed` {old}, not {new}, which orders the batches: "
@@ -74,12 +73,12 @@ def _check_same_text(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -
 
     A run without digests, which an older version made, is not checked.
     """
-    old, new = (run.get(TEXT_DIGESTS) or {} for run in (saved, now))
+    old, new = (_section(run, TEXT_DIGESTS) for run in (saved, now))
     if not old or not new:
         return
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if names:
-        corpus = now.get("text", {}).get("corpus")
+        corpus = _section(now, "text").get("corpus")
         raise UserError(
             f"{folder} was trained on another text: `corpus` {corpus} has another "
             f"{' and '.join(names)} split; resume with the same `corpus` and `fractions`, or "
@@ -87,25 +86,34 @@ def _check_same_text(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -
         )
 
 
-def _with_defaults(section: str, saved: dict[str, Any], now: Any) -> Any:
-    """Return a section of a saved config.json, with every setting that the section `now` has.
+def changed_settings(saved: dict[str, Any], description: dict[str, Any]) -> str:
+    """Return the settings with which a resumed run goes on differently, with both values.
 
-    A setting that jaxlm did not have yet when the run was made gets its default value: the run was
-    trained as if the setting had this value.
+    Example:
+      >>> changed_settings({"optimizer": {"lr": 0.1}}, {"optimizer": {"lr": 0.2}})
+      '`lr` 0.2 (was 0.1)'
+
+    Args:
+      saved: the content of the folder's config.json.
+      description: the content that config.json will have.
     """
-    before = saved.get(section)
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return before
-    entry = MODELS.get(saved["model"])
-    defaults: dict[str, Any] = {}
-    if section == "network" and entry is not None:
-        defaults = {name: setting.default for name, setting in entry.settings.items()}
-    elif section == "batching":
-        from jaxlm.data.batching import BatchingConfig
+    now = json.loads(json.dumps(description))
+    changes = []
+    for section in ("optimizer", "training"):
+        old, new = (run.get(section) for run in (saved, now))
+        if isinstance(old, dict) and isinstance(new, dict):
+            changes += [
+                f"`{name}` {_shown(value)} (was {_shown(old[name])})"
+                for name, value in new.items()
+                if name in old and old[name] != value
+            ]
+    return ", ".join(changes)
 
-        defaults = vars(BatchingConfig())
-    plain = json.loads(json.dumps(defaults))
-    return {name: value for name, value in plain.items() if name in now} | before
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of a config.json, empty if it is missing or damaged."""
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def _changes_state(name: str, old: Any, new: Any) -> bool:
@@ -121,7 +129,7 @@ def _shown(value: Any) -> Any:
 
 
 def _remote(config: dict[str, Any]) -> str | None:
-    place: str | None = config.get("training", {}).get("checkpoint_folder")
+    place: str | None = _section(config, "training").get("checkpoint_folder")
     return place.rstrip("/") if place else None
 
 

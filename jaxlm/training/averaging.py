@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.errors import choose
+from jaxlm.ranges import check_settings
 from jaxlm.training.optimizers import OptimizerConfig
 from jaxlm.training.state import TrainState
 
@@ -43,8 +44,7 @@ class Average(NamedTuple):
 
 
 def _ema(config: OptimizerConfig) -> Average:
-    if not 0 < config.ema_decay < 1:
-        raise SettingError("ema_decay", config.ema_decay, "must be between 0 and 1")
+    check_settings(config, ["ema_decay"])
 
     def share(count: jax.Array) -> jax.Array:
         # The first averages are over few steps, so that the random start is soon forgotten.
@@ -54,7 +54,7 @@ def _ema(config: OptimizerConfig) -> Average:
 
 
 def _triggered(config: OptimizerConfig) -> Average:
-    check_at_least("trigger_after", config.trigger_after, 1)
+    check_settings(config, ["trigger_after"])
 
     def begins(nlls: list[float]) -> bool:
         before = nlls[:-1][: -config.trigger_after]

@@ -4,19 +4,25 @@ Each setting is declared once, beside what it configures: a model's settings are
 class, and each section below is a dataclass. Precedence: default < recipe < config file < flag.
 """
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from jaxlm.data.batching import BATCHINGS, BatchingConfig, no_start_error, rows_of
 from jaxlm.data.text import Text, TextConfig
 from jaxlm.errors import SettingError, UserError, choose, nearest_setting, with_synonym
 from jaxlm.models.registry import MODELS
-from jaxlm.models.settings import as_tuples
 from jaxlm.ngrams.config import CountingConfig
+from jaxlm.ranges import (
+    LARGEST_INT32,
+    Positive,
+    Seed,
+    Steps,
+    check_settings,
+    check_values,
+    checked,
+    kinds_of,
+)
 from jaxlm.runs.protocol import Protocol
 from jaxlm.training.optimizers import OptimizerConfig
 
@@ -25,28 +31,28 @@ from jaxlm.training.optimizers import OptimizerConfig
 class TrainingConfig:
     """Settings of the length of training, of validation, of the log and of the checkpoints."""
 
-    epochs: float = 10
+    epochs: Positive = 10
     """Passes over the training text. Giving it replaces the steps of a recipe or a file."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Train steps, in place of epochs (none: epochs decides). Give steps or epochs, not both."""
-    max_minutes: float | None = None
+    max_minutes: Positive | None = None
     """Stop within this wall-clock time: train no more steps than fit into it, and shrink the
     schedules to these steps; the number changes if the machine gets slower or faster (with steps:
     train that number, or fewer if the time is over)."""
-    seed: int = 0
+    seed: Seed = 0
     """Determines every random choice: the same command, seed and machine give the same bytes."""
-    log_every: int = 200
+    log_every: Steps = 200
     """Steps between two lines of the log."""
-    eval_every: int | None = None
+    eval_every: Steps | None = None
     """Steps between two validations, which need a validation split (none: every epoch)."""
-    patience: int | None = None
+    patience: Steps | None = None
     """Stop after this many validations without improvement (none: train to the end)."""
-    checkpoint_every: int | None = None
+    checkpoint_every: Steps | None = None
     """Steps between two checkpoints; there is one at every validation too (none: at validations
     alone; without a validation split, every epoch, or every 1,000 steps if an epoch is shorter)."""
-    checkpoint_minutes: float | None = None
+    checkpoint_minutes: Positive | None = None
     """Minutes between two checkpoints, in addition to checkpoint_every (none: by steps alone)."""
-    keep: int = 2
+    keep: Steps = 2
     """How many of the newest checkpoints are kept, beside the best."""
     checkpoint_folder: str | None = None
     """Where checkpoints go, such as gs://bucket/runs (none: into the run's folder)."""
@@ -131,8 +137,8 @@ class RunConfig:
         for name, value in _with_length(options).items():
             choose(known, name, f"setting in {origin}")
             if name in config.network:
-                kind = MODELS[config.model].settings[name].type
-                network = {**config.network, name: _typed(name, value, kind)}
+                kind = kinds_of(MODELS[config.model].kind)[name]
+                network = {**config.network, name: checked(name, value, kind)}
                 config = replace(config, network=network)
             for title, section in config.sections.items():
                 if name in {item.name for item in fields(section)}:
@@ -203,6 +209,13 @@ class RunConfig:
             rows, positions = start_id is None, self.counting.positions
         return Protocol(rows, rows and positions == "last")
 
+    def check_ranges(self) -> None:
+        """Raise SettingError for a setting of another type, or out of its range."""
+        if self.model in MODELS:
+            check_values(MODELS[self.model].kind, self.network)
+        for section in self.sections.values():
+            check_settings(section)
+
     def check_positions(self, start_id: int | None) -> None:
         """Raise UserError if `positions` is "last" and has no effect; see `protocol`."""
         section = self.counting if self.batching is None else self.batching
@@ -261,11 +274,14 @@ def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
     Raises:
       SettingError: for a number that is out of its range.
     """
-    numbers = ("steps", "epochs", "log_every", "eval_every", "checkpoint_every", "patience")
-    _check_positive(config, (*numbers, "max_minutes", "checkpoint_minutes", "keep"))
-    if config.seed < 0:
-        raise SettingError("seed", config.seed, "must be 0 or more")
-    return config.steps or max(1, round(config.epochs * steps_per_epoch))
+    check_settings(config)
+    if config.steps:
+        return config.steps
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    if steps > LARGEST_INT32:
+        why = f"makes {steps:,} steps of {steps_per_epoch:,} an epoch, more than {LARGEST_INT32:,}"
+        raise SettingError("epochs", config.epochs, why)
+    return steps
 
 
 def check_valid_split(text: Text, protocol: Protocol) -> None:
@@ -282,58 +298,6 @@ def check_valid_split(text: Text, protocol: Protocol) -> None:
         ) from None
 
 
-def _check_positive(config: TrainingConfig, names: Iterable[str]) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise SettingError(name, value, "must be above 0, and finite")
-
-
-# The types of settings: the word for an error, and the class of the values.
-_TYPES: dict[Any, tuple[str, type]] = {
-    str: ("a text", str),
-    bool: ("true or false", bool),
-    int: ("an integer", Integral),
-    float: ("a number", Real),
-}
-
-
 def _with(section: Any, name: str, value: Any) -> Any:
     """Return a section with another value of one setting."""
-    kind = get_type_hints(type(section))[name]
-    return replace(section, **{name: _typed(name, value, kind)})
-
-
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` as a setting of the type `kind` keeps it.
-
-    Lists become tuples, and scalars of NumPy and JAX become numbers of Python. A model of the
-    user's own may have settings of other types than _TYPES; they are not checked.
-
-    Raises:
-      SettingError: for a value of another type.
-    """
-    if isinstance(value, list):
-        value = as_tuples(value)
-    elif hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        value = value.item()
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    if not any(_is_of(single, value) for single in kinds):
-        raise SettingError(name, repr(value), f"must be {' or '.join(map(_describe, kinds))}")
-    return value
-
-
-def _is_of(kind: Any, value: Any) -> bool:
-    if get_origin(kind) is tuple:
-        item_kind = get_args(kind)[0]
-        return isinstance(value, tuple) and all(_is_of(item_kind, item) for item in value)
-    if kind not in _TYPES:
-        return kind is not NoneType or value is None
-    # In Python, True is an integer.
-    return isinstance(value, _TYPES[kind][1]) and (kind is bool or not isinstance(value, bool))
-
-
-def _describe(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        return f"a list, each item {_describe(get_args(kind)[0])}"
-    return "none" if kind is NoneType else _TYPES[kind][0]
+    return replace(section, **{name: checked(name, value, kinds_of(type(section))[name])})

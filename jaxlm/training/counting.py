@@ -21,11 +21,12 @@ from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ngrams.counts import Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, parse_memory
-from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate
+from jaxlm.ngrams.lmplz import last_ngrams
+from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, modified_kneser_ney
 from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.folder import TABLES, RunFolder
-from jaxlm.runs.log import Log, perplexity_of, shown_perplexity
-from jaxlm.runs.run import Run
+from jaxlm.runs.log import METRICS, Log, perplexity_of, read_records, shown_perplexity
+from jaxlm.runs.run import Run, read_tables
 from jaxlm.runs.same_run import TEXT_DIGESTS
 from jaxlm.runs.sessions import COUNTING, record_session, session_of
 from jaxlm.training.config import RunConfig, check_valid_split
@@ -43,8 +44,8 @@ def fit_by_counting(
 ) -> Run:
     """Count and smooth n-grams; see `jaxlm.fit`.
 
-    There are no checkpoints: `resume` counts again if the run was interrupted, and leaves a
-    finished run unchanged.
+    There are no checkpoints: `resume` counts again if the run was interrupted before its tables
+    were complete, validates if it was interrupted later, and leaves a finished run unchanged.
 
     Args:
       model: the n-gram.
@@ -70,38 +71,68 @@ def fit_by_counting(
         config = config.with_about(**{TEXT_DIGESTS: text_digests(text)})
     settings = config.as_json(model.start_id)
     run_folder = RunFolder(folder, settings, text.tokenizer) if folder else None
-    claimed = run_folder is not None and run_folder.claim(resume)
     log = Log(folder, console, 1)
 
     def run(tables: Tables) -> Run:
         return Run(model, tables, text.tokenizer, protocol, settings, folder, 1)
 
-    if resume and folder and (folder / TABLES).is_dir():
-        log.note("this run is complete: there is nothing left to count")
-        return run(Tables.load(folder / TABLES))
-    if run_folder and not claimed:
-        run_folder.write_description()
+    with contextlib.ExitStack() as locks:
+        is_new = run_folder is not None and run_folder.claim(resume)
+        if run_folder is not None:
+            locks.enter_context(run_folder.locked())
+        if resume and folder and (folder / TABLES).is_dir():
+            tables = read_tables(folder)
+            if _is_validated(folder, text):
+                log.note("this run is complete: there is nothing left to count")
+                return run(tables)
+            log.note("the tables are complete: there is nothing left to count")
+        else:
+            if run_folder and not is_new:
+                run_folder.write_description()
+            try:
+                tables = _count(log, model, text, config, folder)
+            except UserError:
+                # There is nothing yet that `resume` could continue.
+                if run_folder and is_new:
+                    run_folder.release()
+                raise
+        log.start_from(0)
+        if folder:
+            record_session(folder, config.about.get("command"), session_of(None, COUNTING))
+        counted = run(tables)
+        _validate(log, counted, text)
+        samples = Samples(sample_every and 1, text, log)
+        if samples.is_due(1):
+            samples.show(counted)
+        return counted
+
+
+def _count(log: Log, model: NGram, text: Text, config: RunConfig, folder: Path | None) -> Tables:
+    """Count and smooth the n-grams, log what was found, and return the tables.
+
+    With a folder the tables are kept there. Records of an earlier session are removed first, so
+    that records beside complete tables are of these tables.
+
+    Raises:
+      UserError: if a file cannot be written.
+    """
+    counting = config.counting
+    assert counting is not None
     log.start_from(0)
     began = time.perf_counter()
-    try:
-        with _scratch(folder) as scratch:
-            estimate = _estimate(model, text, counting, scratch)
-            seconds = time.perf_counter() - began
-            tables = _kept(estimate.tables, folder, scratch)
-            if folder:
-                record_session(folder, config.about.get("command"), session_of(None, COUNTING))
-    except UserError:
-        # There is nothing yet that `resume` could continue.
-        if run_folder and claimed:
-            run_folder.release()
-        raise
+    with _scratch(folder) as scratch:
+        estimate = _estimate(model, text, counting, scratch)
+        seconds = time.perf_counter() - began
+        tables = _kept(estimate.tables, folder, scratch)
     _log_estimate(log, estimate, seconds, len(text.train))
-    counted = run(tables)
-    _validate(log, counted, text)
-    samples = Samples(sample_every and 1, text, log)
-    if samples.is_due(1):
-        samples.show(counted)
-    return counted
+    return tables
+
+
+def _is_validated(folder: Path, text: Text) -> bool:
+    """Return whether an earlier session recorded the validation, if the text has one."""
+    if text.valid is None or not len(text.valid):
+        return True
+    return any(record.get("split") == "valid" for record in read_records(folder / METRICS))
 
 
 def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
@@ -113,7 +144,19 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
         parse_memory(counting.memory)
     if model.stream and text.vocabulary.start_id is None:
         raise SettingError("stream", True, "needs a token that ends each line: use `eos`")
+    if counting.like_lmplz:
+        _check_like_lmplz(model, text)
     check_order(sequences(model, text), model.order, model.vocab_size)
+
+
+def _check_like_lmplz(model: NGram, text: Text) -> None:
+    """Raise SettingError if lmplz could not estimate this model."""
+    if model.smoothing != "modified-kneser-ney":
+        why = f"needs the smoothing modified-kneser-ney, which lmplz has; it is {model.smoothing}"
+        raise SettingError("like_lmplz", True, why)
+    if model.stream or text.vocabulary.start_id is None:
+        why = "needs lines that end in <eos>, as lmplz reads them: use `eos` without `stream`"
+        raise SettingError("like_lmplz", True, why)
 
 
 def _validate(log: Log, run: Run, text: Text) -> None:
@@ -128,7 +171,7 @@ def _validate(log: Log, run: Run, text: Text) -> None:
     log.record(
         1,
         {"split": "valid", "nll": scores.nll, "tokens": len(scores.log_prob), "ppl": ppl},
-        f"valid loss {loss:.4f}  ppl {shown_perplexity(ppl, 8)}",
+        f"valid loss {loss:z.4f}  ppl {shown_perplexity(ppl, 8)}",
     )
 
 
@@ -160,13 +203,16 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
             yield Path(temporary)
         return
     scratch = folder / f"{TABLES}.partial"
+    # A link in the place of the folder is removed, not followed.
+    if scratch.is_symlink():
+        scratch.unlink()
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         yield scratch
     except OSError as error:
         raise UserError(
-            f"cannot write the tables to {folder}: {error.strerror}: free some space, then repeat "
-            f"the command"
+            f"cannot write the tables to {folder}: {error.strerror or error}: free some space, "
+            f"then repeat the command"
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -184,6 +230,11 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
         scratch,
         counting.engine,
     )
+    if counting.like_lmplz:
+        vocabulary = text.vocabulary
+        assert vocabulary.start_id is not None
+        raw = last_ngrams(sequences(model, text), counts, vocabulary.start_id, vocabulary.unk_id)
+        return modified_kneser_ney(counts, allocate, raw=raw)
     return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
 
 
@@ -193,7 +244,7 @@ def _kept(tables: Tables, folder: Path | None, scratch: Path) -> Tables:
         return tables
     tables.save(scratch / TABLES)
     os.replace(scratch / TABLES, folder / TABLES)
-    return Tables.load(folder / TABLES)
+    return Tables.load(folder / TABLES, check=False)
 
 
 def _log_estimate(log: Log, estimate: Estimate, seconds: float, tokens: int) -> None:

@@ -21,7 +21,7 @@ from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.models.neural import param_shapes
-from jaxlm.ops.machine import block_if_needed
+from jaxlm.ops.machine import block_if_needed, check_fits, devices_memory
 from jaxlm.parallel.mesh import (
     Mesh,
     check_divides,
@@ -50,7 +50,13 @@ from jaxlm.training.optimizers import (
 )
 from jaxlm.training.progress import NotFiniteError
 from jaxlm.training.samples import Samples, check_sample_every
-from jaxlm.training.state import TrainState, init_state, trace_start
+from jaxlm.training.state import (
+    TrainState,
+    init_state,
+    largest_param,
+    state_bytes,
+    trace_start,
+)
 from jaxlm.training.step import StepMetrics, StepRunner, make_train_block
 from jaxlm.training.trainee import PausePoints, Saved, Spec, Trainee
 
@@ -175,6 +181,8 @@ class _Loop:
         if first.folder and is_first():
             digests = {TEXT_DIGESTS: text_digests(text)}
             self.specs = [replace(spec, config=spec.config.with_about(**digests)) for spec in specs]
+        self.changes: list[str] = []
+        """Of each run that is resumed, the settings that changed; see `RunFolder.changes`."""
         self.trainees: list[Trainee] = []
         self.final_states: dict[int, TrainState] = {}
         """States of the runs that are out of patience, by index. Their rows in the stacked state
@@ -219,6 +227,23 @@ class _Loop:
         if self.extras.custom.schedule is not None:
             check_schedule(self.extras.custom.schedule)
         trace_start(model, self.transform, self.batches[0].batch_size)
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Raise UserError if the state of training is larger than the memory there is."""
+        batches, runs = self.batches[0], len(self.specs)
+        params, state = state_bytes(self.first.model, self.transform, batches.batch_size)
+        if make_average(self.optimizer):
+            state += params
+        words = 4 * batches.batch_size * batches.length * self.first.model.embedding_size
+        check_fits(
+            "the parameters, their gradients, the state of the optimizer and the features of a "
+            "batch",
+            runs * (2 * params + state + words),
+            devices_memory(),
+            f"the largest array is {largest_param(self.first.model)}; a batch has "
+            f"{batches.batch_size:,} x {batches.length:,} tokens",
+        )
 
     def _check_validation(self) -> None:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""
@@ -307,9 +332,14 @@ class _Loop:
 
     def run(self, resume: bool) -> list[Run]:
         """Train, and return the runs that did not fail."""
+        with contextlib.ExitStack() as locks:
+            return self._run(resume, locks)
+
+    def _run(self, resume: bool, locks: contextlib.ExitStack) -> list[Run]:
+        """Do `run`, and keep the locks of the folders in `locks`."""
         if self.training.tensorboard:
             check_tensorboard()
-        self._claim(resume)
+        self._claim(resume, locks)
         # Logs and checkpoints are opened only now: a refused folder must be left as it was.
         self.trainees = [self._trainee(spec, index) for index, spec in enumerate(self.specs)]
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
@@ -322,6 +352,9 @@ class _Loop:
                 states = self._start(resume)
                 if self._first_decides(not resume or self._has_work()):
                     run_on_first(self._record_session)
+                    for trainee, change in zip(self.trainees, self.changes, strict=False):
+                        if change:
+                            trainee.log.note(f"note: the run goes on with {change}")
                 states = self._train(states, interrupts)
                 if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
@@ -382,7 +415,7 @@ class _Loop:
 
     # Claim: the folders, and how many steps fit into a budget.
 
-    def _claim(self, resume: bool) -> None:
+    def _claim(self, resume: bool, locks: contextlib.ExitStack) -> None:
         """Claim the folders, and fit the number of steps to a budget.
 
         A folder that holds the run to resume is not changed: it could still be refused.
@@ -392,7 +425,9 @@ class _Loop:
             # The first process alone may see the folder.
             steps = saved_steps(self.training, self.first.folder)
             self._set_steps(int(allgather_ints([steps or 0])[0, 0]) or None)
-        run_on_first(lambda: claim_all(self._folders(), resume))
+        run_on_first(lambda: claim_all(self._folders(), resume, locks))
+        if resume and is_first():
+            self.changes = [folder.changes() for folder in self._folders()]
         if self.training.max_minutes and not self.training.steps:
             steps = self.budget.first_fit(
                 self._timed_block(),

@@ -3,14 +3,15 @@
 import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.errors import SettingError, choose
 from jaxlm.ops.static import is_zero
+from jaxlm.ranges import NotNegative, Positive, Range, Rate, Size, check_settings
 
 
 @dataclass(frozen=True)
@@ -19,33 +20,33 @@ class OptimizerConfig:
 
     optimizer: str = "adam"
     """adam, adamw, sgd, momentum, rmsprop, adagrad, nadam or lion."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Highest learning rate."""
     schedule: str = "constant"
     """constant, cosine (to 0 at the end), step-decay (by epoch), plateau (by validation)."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Range(0)] = 0
     """Steps over which the rate rises linearly from zero, before the schedule."""
-    decay: float = 0.5
+    decay: Annotated[float, Range(above=0, most=1)] = 0.5
     """step-decay, plateau: factor by which the rate decays."""
-    full_epochs: int = 4
+    full_epochs: Annotated[int, Range(0)] = 4
     """step-decay: epochs at the full rate; from then on it decays before every epoch."""
-    plateau_patience: int = 1
+    plateau_patience: Size = 1
     """plateau: validations without improvement before the rate decays."""
-    clip: float | None = None
+    clip: Positive | None = None
     """Scale the gradient down to this global norm if it is longer (none: no clipping)."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Pull weights, but not biases, towards zero (adamw, lion: decoupled; the others: L2)."""
-    beta1: float = 0.9
+    beta1: Rate = 0.9
     """adam, adamw, nadam, lion, momentum: decay of the mean gradient."""
-    beta2: float = 0.999
+    beta2: Rate = 0.999
     """adam, adamw, nadam, lion, rmsprop: decay of the mean squared gradient."""
-    epsilon: float = 1e-8
+    epsilon: Positive = 1e-8
     """adam, adamw, nadam, rmsprop, adagrad: added to the denominator."""
     average: str = "none"
     """Keep an average of the parameters: ema, or triggered (NT-ASGD: once validation stalls)."""
-    ema_decay: float = 0.999
+    ema_decay: Annotated[float, Range(above=0, below=1)] = 0.999
     """ema: share of the average that a step keeps."""
-    trigger_after: int = 5
+    trigger_after: Size = 5
     """triggered: start when a validation is worse than the best of all but the last n ones."""
     freeze: str | None = None
     """Do not train the parameters whose path matches this pattern, such as embedding* (none: train
@@ -193,11 +194,7 @@ def make_optimizer(
       UserError: for an unknown name.
       SettingError: for a number that is out of its range.
     """
-    for name in ("lr", "decay", *(["clip"] if config.clip is not None else [])):
-        if not getattr(config, name) > 0:
-            raise SettingError(name, getattr(config, name), "must be above 0")
-    for name, minimum in {"weight_decay": 0, "warmup_steps": 0, "plateau_patience": 1}.items():
-        check_at_least(name, getattr(config, name), minimum)
+    check_settings(config)
     return unchecked_optimizer(config, horizon, custom)
 
 

@@ -120,10 +120,10 @@ class Meter:
         loss = progress.interval_nll / progress.interval_count
         rate = f"{self.log.rate():8,.0f} tokens/s"
         ppl = shown_perplexity(perplexity_of(loss), 8)
-        line = f"epoch {epoch:6.2f}  loss {loss:.4f}  ppl {ppl}  {rate}"
+        line = f"epoch {epoch:6.2f}  loss {loss:z.4f}  ppl {ppl}  {rate}"
         if self._steps_per_epoch == 1:
             # One batch is the whole text: the loss of this step is the loss of the text.
-            loss, line = cost, f"cost {cost:.6f}"
+            loss, line = cost, f"cost {cost:z.6f}"
         largest = self._largest_norm
         explodes = largest >= LARGE_GRADIENT or loss > 1.5 * math.log(self._vocab_size)
         if explodes:
@@ -169,7 +169,7 @@ class Meter:
         self.log.record(
             progress.step,
             {"split": "valid", "nll": scores.nll, "tokens": tokens, "ppl": ppl},
-            f"step {progress.step:6d}  valid loss {scores.nll / tokens:.4f}  "
+            f"step {progress.step:6d}  valid loss {scores.nll / tokens:z.4f}  "
             f"ppl {shown_perplexity(ppl, 8)}{verdict}",
         )
         return improved

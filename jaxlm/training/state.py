@@ -1,6 +1,7 @@
 """The training state: everything that training changes, as one pytree."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, tree_leaves_with_path, tree_map_with_path
 
-from jaxlm.models.neural import NeuralModel, param_shapes
+from jaxlm.models.neural import NeuralModel, param_shapes, tree_bytes
 from jaxlm.parallel.mesh import Axes, Mesh, shapes_on_mesh, shardings
 from jaxlm.training.optimizers import Transform
 
@@ -112,6 +113,28 @@ def trace_start(model: NeuralModel, optimizer: Transform, batch_size: int) -> No
 
     jax.eval_shape(start, param_shapes(model))
     jax.eval_shape(lambda: model.initial_carry(batch_size))
+
+
+def state_bytes(model: NeuralModel, optimizer: Transform, batch_size: int) -> tuple[int, int]:
+    """Return the bytes of the parameters, and of the optimizer's state and the carry.
+
+    Nothing is computed.
+
+    Args:
+      model: the model.
+      optimizer: makes the optimizer's state.
+      batch_size: number of streams in the carry.
+    """
+    params = param_shapes(model)
+    rest = jax.eval_shape(lambda p: (optimizer.init(p), model.initial_carry(batch_size)), params)
+    return tree_bytes(params), tree_bytes(rest)
+
+
+def largest_param(model: NeuralModel) -> str:
+    """Return the path and the shape of the largest parameter."""
+    leaves = tree_leaves_with_path(param_shapes(model))
+    path, leaf = max(leaves, key=lambda item: math.prod(item[1].shape))
+    return f"{_keys(path)}, {' x '.join(f'{size:,}' for size in leaf.shape)}"
 
 
 def state_shapes(

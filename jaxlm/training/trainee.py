@@ -21,7 +21,7 @@ from jaxlm.parallel.multihost import is_first
 from jaxlm.runs.checkpoints import Checkpoints
 from jaxlm.runs.folder import CONFIG, RunFolder
 from jaxlm.runs.log import Log, writing
-from jaxlm.runs.old_configs import ABSENT
+from jaxlm.runs.old_configs import absent_settings
 from jaxlm.runs.run import Run
 from jaxlm.training.averaging import make_average
 from jaxlm.training.budget import Budget
@@ -57,14 +57,14 @@ class Spec:
         if batching is None or path is None or not path.is_file():
             return self
         try:
-            saved = json.loads(path.read_text(encoding="utf-8")).get("batching", {})
-        except (OSError, ValueError, AttributeError):
+            absent = absent_settings(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
             # The check of the folder will say what is wrong with it.
             return self
         missing: dict[str, Any] = {
             name: value
-            for name, value in ABSENT.items()
-            if name not in saved and getattr(batching, name) == getattr(BatchingConfig, name)
+            for name, value in absent.items()
+            if getattr(batching, name) == getattr(BatchingConfig, name)
         }
         return replace(self, config=replace(self.config, batching=replace(batching, **missing)))
 

@@ -39,6 +39,26 @@ def test_every_model_learns_the_lecture(shell, tmp_path, model):
     assert (code, err) == (0, "")
     for answer in ("我 讨厌 -> 挨打", "我 喜欢 -> 玩具", "我 爱 -> 爸爸"):
         assert answer in out
+    # The run answers what the README asks.
+    code, out, err = shell("predict", tmp_path / "run", "我 讨厌", "--top", "2")
+    assert (code, err) == (0, "") and "我 讨厌 -> 挨打" in out
+    code, out, err = shell("generate", tmp_path / "run", "--prompt", "我 爱", "--length", "2")
+    assert code == 0 and out.startswith("我 爱 爸爸")
+    learns_all_words = model == "ngram"
+    assert (err == "") is learns_all_words
+    if not learns_all_words:
+        assert err.startswith("note: ") and err.count("\n") == 1 and "--positions all" in err
+
+
+def test_a_model_that_learns_every_word_generates_lines(shell, tmp_path):
+    flags = ("--positions", "all", "--steps", "1000", "--out", tmp_path / "run")
+    assert shell("train", "--model", "lstm", *flags)[0] == 0
+    code, out, err = shell(
+        "generate", tmp_path / "run", "--prompt", "我", "--length", "2", "--samples", "8"
+    )
+    assert (code, err) == (0, "")
+    sentences = {"我 喜欢 玩具", "我 爱 爸爸", "我 讨厌 挨打"}
+    assert set(out.strip().split("\n----\n")) <= sentences
 
 
 def test_train_predicts_short_lines(shell, tmp_path):
@@ -61,7 +81,7 @@ def test_train_predicts_characters_as_the_corpus_has_them(shell, tmp_path):
 
 
 def test_train_accepts_a_window_longer_than_the_lines(shell, tmp_path):
-    sizes = ("--hidden-size", "2", "--inner-size", "2", "--steps", "2")
+    sizes = ("--far-windows", "4", "--hidden-size", "2", "--inner-size", "2", "--steps", "2")
     code, out, err = shell("train", "--model", "modern-nplm", *sizes, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     assert "我 讨厌 ->" in out and "saved in" in out
@@ -83,9 +103,11 @@ def test_evaluate_scores_a_text_and_writes_its_tokens(shell, text_run, tmp_path)
     assert code == 0
     assert "7 tokens, each once, the first included" in out and "1 <unk>" in out
     header, *lines = scores.read_text(encoding="utf-8").splitlines()
-    assert header.split("\t") == ["token", "log_prob", "surprisal_bits", "rank", "entropy_bits"]
+    columns = ["token", "log_prob", "surprisal_bits", "rank", "entropy_bits", "text"]
+    assert header.split("\t") == columns
     rows = [line.split("\t") for line in lines]
     assert [row[0] for row in rows] == ["the", "cat", "sat", "on", "the", "<unk>", "<eos>"]
+    assert [row[5] for row in rows] == ["the", "cat", "sat", "on", "the", "zebra", "<eos>"]
     log_probs = np.array([float(row[1]) for row in rows])
     np.testing.assert_allclose([float(row[2]) for row in rows], -log_probs / np.log(2), atol=1e-5)
     (printed,) = re.findall(r"│ +7 │ +1 │ +([\d.]+) │", out)

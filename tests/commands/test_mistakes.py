@@ -180,6 +180,8 @@ def test_mistakes_of_evaluate(shell, toy_runs, tmp_path):
     assert_mistake(
         shell("evaluate", run, "--per-token", tmp_path / "no" / "x.tsv"), ["cannot be written"]
     )
+    for name in ("", tmp_path, "/"):
+        assert_mistake(shell("evaluate", run, "--per-token", name), ["--per-token '", "no file"])
 
 
 def test_an_unknown_command_is_an_error(shell):

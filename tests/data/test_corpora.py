@@ -186,6 +186,7 @@ def test_unk_always_adds_unk_and_never_does_not(tmp_path):
 
 UNLEARNT = "<unk> never occurs in the training text"
 NO_SPACES = "has no spaces, so it counts as one word"
+BY_CHARACTERS = "no spaces between words, so it is read by characters"
 CHINESE = "混沌未分天地乱茫茫渺渺无人见自从盘古破鸿蒙开辟从兹清浊辨\n"
 
 
@@ -197,9 +198,15 @@ CHINESE = "混沌未分天地乱茫茫渺渺无人见自从盘古破鸿蒙开辟
         (TRAIN, "z\n", {"min_count": 2}, []),
         (TRAIN, VALID, {"unk": "always"}, [UNLEARNT]),
         (TRAIN + "<unk>\n", "z\n", {}, []),
-        (CHINESE, CHINESE, {}, [NO_SPACES]),
-        ("\u3000\u3000" + CHINESE, CHINESE, {"unk": "always"}, [NO_SPACES, UNLEARNT]),
-        ("短\n" + CHINESE, CHINESE, {}, [NO_SPACES]),
+        (CHINESE, CHINESE, {}, [BY_CHARACTERS]),
+        (CHINESE, CHINESE, {"tokens": "words"}, [NO_SPACES]),
+        (
+            "\u3000\u3000" + CHINESE,
+            CHINESE,
+            {"unk": "always", "tokens": "words"},
+            [NO_SPACES, UNLEARNT],
+        ),
+        ("短\n" + CHINESE, CHINESE, {}, [BY_CHARACTERS]),
         (CHINESE, CHINESE, {"tokens": "chars"}, []),
         (CHINESE, CHINESE, {"tokens": "bpe"}, []),
         (" ".join(CHINESE), CHINESE, {"unk": "always"}, [UNLEARNT]),
@@ -274,4 +281,6 @@ def test_journey_to_the_west_by_character(real):
     breaks = sum((split.ids == text.vocabulary.start_id).sum() for split in text.splits.values())
     assert characters - breaks == 657_963
     assert lines - breaks <= 3
-    assert any(NO_SPACES in note for note in read_corpus(str(real / "xiyouji")).notes)
+    assert any(BY_CHARACTERS in note for note in read_corpus(str(real / "xiyouji")).notes)
+    by_words = read_corpus(str(real / "xiyouji"), tokens="words")
+    assert any(NO_SPACES in note for note in by_words.notes)

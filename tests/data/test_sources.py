@@ -17,8 +17,8 @@ READ_AS = {
     "empty lines": (b"\n\na\n\n", ["\n", "\n", "a\n", "\n"]),
     "CRLF": (b"a\r\n\r\nb\r\n", ["a\n", "\n", "b\n"]),
     "CRLF and LF": (b"a\r\nb\nc", ["a\n", "b\n", "c"]),
-    "a CR alone": (b"a\rb\n\r", ["a\rb\n", "\r"]),
-    "CR CR LF": (b"a\r\r\nb", ["a\r\n", "b"]),
+    "a CR alone": (b"a\rb\n\r", ["a\n", "b\n", "\n"]),
+    "CR CR LF": (b"a\r\r\nb", ["a\n", "\n", "b"]),
     "BOM": (BOM + "我\nb\n".encode(), ["我\n", "b\n"]),
     "BOM and CRLF": (BOM + b"a\r\nb", ["a\n", "b"]),
     "BOM further on": (b"a\n" + BOM + b"b\n", ["a\n", "\ufeffb\n"]),
@@ -65,7 +65,7 @@ def test_sha256_of_more_than_one_block(path):
 GOOD = "good line 我\n".encode()
 SIZES = {"bpe": {"vocab_size": 300}}
 NOT_UTF8 = {
-    "at the start": (b"\xff\xfea\n", 0, 0xFF),
+    "at the start": (b"\xffa\n", 0, 0xFF),
     "GB18030": (b"good\n" + "我喜欢".encode("gb18030"), 5, 0xCE),
     "after a BOM": (BOM + b"ab\xe9\n", 5, 0xE9),
     "a character cut short at the end": (b"abc\n\xe6\x88", 4, 0xE6),
@@ -86,10 +86,11 @@ def test_text_that_is_not_utf8_is_an_error(data, offset, byte, path):
     assert str(caught.value).startswith(
         f"{path} is not UTF-8: byte 0x{byte:02x} at offset {offset} "
     )
-    assert "iconv" in str(caught.value)
+    # No advice that would turn one encoding into another.
+    assert "iconv" not in str(caught.value)
 
 
-@pytest.mark.parametrize("tokens", ["words", "chars", "bytes", "bpe"])
+@pytest.mark.parametrize("tokens", ["words", "chars", "bpe"])
 def test_the_offset_of_a_bad_byte_counts_from_the_start_of_the_file(tokens, path):
     """The offset counts from the start of the file, not of the split."""
     offset = 990 * len(GOOD) + 3
@@ -115,7 +116,7 @@ def test_splits_together_are_the_whole_text(at_lines, path, text, shares):
     assert len(parts) == len(fractions)
     assert b"".join(data[part.start : part.stop] for part in parts) == data
     assert sum(part.size for part in parts) == len(data)
-    # No cut divides a character, or lines() would fail. No cut divides CRLF, or a CR would remain.
+    # No cut divides a character, or lines() would fail. No cut divides CRLF, or both would break.
     lines = [line for part in parts for line in part.lines()]
     whole = list(TextFile(path).lines())
     assert "".join(lines) == "".join(whole)

@@ -155,16 +155,54 @@ def test_units_and_vocabularies_of_tokenizers(
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@pytest.mark.parametrize("text", ["", "the cat", " the  cat ", "the cat\n"])
+@pytest.mark.parametrize("text", ["", "the cat", " the  cat ", "the cat\nthe", "a\n\n b"])
 def test_a_context_is_encoded_like_the_start_of_a_line(name, text, fitted):
-    tokenizer = fitted[name]
+    tokenizer, lines = fitted[name], as_lines(text) or [""]
     ids = tokenizer.encode_context(text)
     assert ids.dtype == np.int32 and ids.ndim == 1
     if tokenizer.unit == "words":
         # A line has an additional token at its end, <eos>.
-        assert [*ids.tolist(), tokenizer.vocabulary.start_id] == tokenizer.encode([text]).tolist()
+        assert [*ids.tolist(), tokenizer.vocabulary.start_id] == tokenizer.encode(lines).tolist()
     else:
-        assert ids.tolist() == tokenizer.encode([text]).tolist()
+        assert ids.tolist() == tokenizer.encode(lines).tolist()
+
+
+def test_a_line_break_in_a_context_ends_a_line(fitted):
+    words, start = fitted["words"], fitted["words"].vocabulary.start_id
+    assert words.encode_context("the cat\n").tolist() == words.encode(["the cat\n"]).tolist()
+    the, cat, end, again = words.encode_context("the cat\r\nthe").tolist()
+    assert end == start and again == the != cat
+    assert words.decode([the, cat, end, again]) == "the cat\nthe"
+    for name in ("chars", "bytes", "bpe"):
+        assert fitted[name].decode(fitted[name].encode_context("a\r\nb")) == "a\nb"
+    # Without <eos>, a line break divides words like a blank.
+    plain = fit("words", "the cat\n", eos=False)
+    assert plain.encode_context("the\ncat").tolist() == plain.encode_context("the cat").tolist()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@examples
+@given(text=ANY_TEXT)
+def test_pieces_are_the_texts_of_the_ids(name, fitted, text):
+    tokenizer, lines = fitted[name], as_lines(text)
+    pieces, ids = list(tokenizer.pieces(lines)), tokenizer.encode(lines).tolist()
+    assert len(pieces) == len(ids)
+    unk_id = tokenizer.vocabulary.unk_id
+    for piece, id_ in zip(pieces, ids, strict=True):
+        assert piece == tokenizer.token_text(id_) or (
+            id_ == unk_id and piece not in tokenizer.vocabulary
+        )
+
+
+def test_tokens_of_bytes_are_readable(fitted):
+    tokens = fitted["bytes"]
+    shown = "".join(map(tokens.token_text, tokens.encode(["é a\n"]).tolist()))
+    assert shown == "<0xC3><0xA9> a\n"
+    bpe = fit("bpe", "在 我。\n在 他。\n" * 20, vocab_size=300)
+    assert {"在", "。", "\n", "<0xE6>"} <= set(map(bpe.token_text, range(len(bpe.vocabulary))))
+    for tokenizer in (tokens, bpe, fitted["bpe"]):
+        size = len(tokenizer.vocabulary)
+        assert len({tokenizer.token_text(index) for index in range(size)}) == size
 
 
 def test_a_context_with_an_unseen_word_is_an_error():

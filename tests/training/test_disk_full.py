@@ -145,13 +145,22 @@ def test_a_limit_of_file_sizes_is_an_error_and_loses_nothing(argv, tmp_path, tra
 @pytest.mark.full
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("name", ["metrics.jsonl.partial", "timing.jsonl.partial", "loss.png"])
-def test_a_file_that_does_not_fit_is_an_error(name, train, tmp_path):
+def test_a_file_that_does_not_fit_is_an_error(name, train, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5, "--plot"]
     assert train(*argv, "--steps", 5)[0] == 0
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).symlink_to(FULL)
-    code, _, err = train(*argv, "--steps", 10, "--resume")
+    write_text = Path.write_text
+
+    def write_to_a_full_disk(path, *args, **options):
+        # A link in the place of a .partial file would be removed.
+        return write_text(FULL if path.name == name else path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_to_a_full_disk)
+        if not name.endswith(".partial"):
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(FULL)
+        code, _, err = train(*argv, "--steps", 10, "--resume")
     tiny_runs.assert_user_error(code, err)
     assert "No space left" in err and str(folder) in err, err
     (folder / name).unlink(missing_ok=True)

@@ -1,14 +1,11 @@
-"""`python -m jaxlm.train` after Ctrl-C, SIGTERM and SIGKILL."""
+"""`python -m jaxlm.train` after Ctrl-C and SIGTERM; test_accidents.py has SIGKILL."""
 
-import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import tiny_runs
-
-from jaxlm.runs.folder import CONFIG
 
 pytestmark = pytest.mark.xdist_group("signals")
 
@@ -59,65 +56,3 @@ def test_ctrl_c_and_sigterm_save_and_print_how_to_resume(argv, tmp_path, uninter
     assert (code, err) == (0, "")
     assert f"resumed at step {reached} of 400" in printed
     tiny_runs.assert_same_run(folder, uninterrupted)
-
-
-# The moments of kills: seconds after the start (while it imports and compiles), seconds after a
-# checkpoint, or while a checkpoint is being written.
-STARTING, TRAINED, WRITING = "starting", "trained", "writing"
-
-
-def saved(folder: Path) -> set[Path]:
-    return set(folder.glob("checkpoints/last/*[0-9]"))
-
-
-def being_written(folder: Path) -> list[Path]:
-    return list(folder.glob("checkpoints/*/*orbax-checkpoint-tmp*"))
-
-
-def kill(process, when: str, draw: random.Random, folder: Path) -> None:
-    """Kill a running process at a random moment.
-
-    Args:
-      process: the process.
-      when: kind of the moment: STARTING, TRAINED or WRITING.
-      draw: random numbers.
-      folder: folder of the run.
-    """
-    before, deadline = saved(folder), time.monotonic() + 60
-    if when == STARTING:
-        time.sleep(draw.uniform(0.3, 3.0))
-    else:
-        while not saved(folder) - before and process.poll() is None:
-            time.sleep(0.005)
-            assert time.monotonic() < deadline, "nothing happens"
-        time.sleep(draw.uniform(0.0, 0.3))
-    while when == WRITING and process.poll() is None and not being_written(folder):
-        assert time.monotonic() < deadline, "nothing is written"
-    assert process.poll() is None, "the run ended before it was killed; it needs more steps"
-    process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
-
-
-@pytest.mark.full
-def test_a_run_after_ten_kills_equals_an_uninterrupted_run(argv, tmp_path, uninterrupted, train):
-    draw = random.Random(1)
-    folder, argv = tmp_path / "run", [*argv, "--out", tmp_path / "run"]
-    moments = [STARTING] * 2 + [TRAINED] * 4 + [WRITING] * 4
-    draw.shuffle(moments)
-    half_written, resumed = 0, 0
-    for index, when in enumerate(moments):
-        output = tmp_path / f"out{index}"
-        resume = ["--resume"] if (folder / CONFIG).exists() else []
-        # Without the cache, runs that are killed while they start have programs to compile.
-        process = tiny_runs.start([*argv, *OFTEN, *resume], output, cached=when != STARTING)
-        kill(process, when, draw, folder)
-        assert tiny_runs.error_output(output) == ""
-        half_written += bool(being_written(folder))
-        resumed += "resumed at step" in output.read_text()
-    assert half_written >= 1
-    assert resumed >= 5
-    code, printed, err = train(*argv, "--resume")
-    assert (code, err) == (0, "")
-    assert "resumed at step" in printed
-    tiny_runs.assert_same_run(folder, uninterrupted)
-    assert not being_written(folder)

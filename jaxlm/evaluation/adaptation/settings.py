@@ -1,11 +1,13 @@
 """Settings of an adaptation, and which runs can adapt."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from jaxlm.errors import SettingError, UserError, check_at_least, choose
+from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.adaptation.dynamic import UPDATE_RULES
 from jaxlm.models.layers import RATES
 from jaxlm.models.neural import NeuralModel
+from jaxlm.ranges import NotNegative, Positive, Range, Rate, Seed, Share, Size, check_settings
 from jaxlm.runs.run import Run
 
 # The settings of each kind of adaptation, by the setting that turns it on.
@@ -56,37 +58,23 @@ class Adaptation:
         writes this phrase; leave it empty.
     """
 
-    temperature: float | None = 1.0
-    cache: int = 0
-    flatness: float | None = None
-    share: float | None = None
+    temperature: Positive | None = 1.0
+    cache: Annotated[int, Range(0)] = 0
+    flatness: NotNegative | None = None
+    share: Rate | None = None
     dynamic: str = "none"
-    dynamic_lr: float | None = None
-    dynamic_decay: float | None = None
-    dynamic_steps: int = 10
-    samples: int = 0
-    seed: int = 0
+    dynamic_lr: Positive | None = None
+    dynamic_decay: Share | None = None
+    dynamic_steps: Size = 10
+    samples: Annotated[int, Range(0)] = 0
+    seed: Seed = 0
     tuned_on: str = ""
 
     def check(self) -> None:
         """Raise SettingError or UserError for a value that is not possible."""
-        if self.temperature is not None and not self.temperature > 0:
-            raise SettingError(
-                "temperature", self.temperature, "must be above 0, or None to tune it"
-            )
-        check_at_least("cache", self.cache, 0)
-        check_at_least("samples", self.samples, 0)
-        if self.flatness is not None:
-            check_at_least("flatness", self.flatness, 0)
-        if self.share is not None and not 0 <= self.share < 1:
-            raise SettingError("share", self.share, "must be at least 0 and below 1")
+        check_settings(self)
         if self.dynamic != "none":
             choose(UPDATE_RULES, self.dynamic, "rule of dynamic evaluation")
-        if self.dynamic_lr is not None and not self.dynamic_lr > 0:
-            raise SettingError("dynamic_lr", self.dynamic_lr, "must be above 0")
-        if self.dynamic_decay is not None and not 0 <= self.dynamic_decay <= 1:
-            raise SettingError("dynamic_decay", self.dynamic_decay, "must be between 0 and 1")
-        check_at_least("dynamic_steps", self.dynamic_steps, 1)
         for whole, parts in PARTS.items():
             if getattr(self, whole) in (0, "none"):
                 for part in parts:

@@ -6,12 +6,13 @@ A new output layer is one file in this folder and one line in HEADS.
 import dataclasses
 from typing import Any
 
-from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.errors import SettingError, choose
 from jaxlm.models.heads.adaptive_softmax import AdaptiveSoftmax, increasing
 from jaxlm.models.heads.base import Head
 from jaxlm.models.heads.output_layer import OutputLayer, SampledSoftmax
 from jaxlm.models.heads.softmax_mixture import SoftmaxMixture
 from jaxlm.models.layers import DTYPES
+from jaxlm.ranges import check_settings
 
 HEADS: dict[str, type[Head]] = {
     "full": OutputLayer,
@@ -45,8 +46,7 @@ def make_head(model: Any, **module_options: Any) -> Head:
     """
     # The settings of the other output layers have no effect, but a value out of its range is a
     # mistake. How many tokens a cutoff may leave is a matter of the adaptive softmax alone.
-    for name in ("sampled_words", "softmaxes"):
-        check_at_least(name, getattr(model, name), 1)
+    check_settings(model, ("sampled_words", "softmaxes", "init_scale"))
     if not increasing((0, *model.cutoffs)):
         shown = ",".join(map(str, model.cutoffs))
         raise SettingError("cutoffs", shown, "must increase strictly from at least 1")

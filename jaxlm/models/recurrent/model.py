@@ -1,13 +1,13 @@
 """Recurrent language models: any cell of CELLS, any number of layers."""
 
-import math
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import SettingError, check_at_least, choose
+from jaxlm.errors import SettingError, choose
 from jaxlm.models.adaptive_embedding import describe_embedding, make_embedding
 from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.heads import describe_head, make_head
@@ -18,6 +18,7 @@ from jaxlm.ops.dropout import drop_words
 from jaxlm.ops.machine import TIME_LOOPS, fallback_note
 from jaxlm.ops.penalties import activation_penalty, temporal_penalty
 from jaxlm.ops.static import is_zero
+from jaxlm.ranges import Finite, Layers, NotNegative, Range, Rate, Size
 
 
 class Recurrent(NeuralModel):
@@ -52,47 +53,47 @@ class Recurrent(NeuralModel):
     """
 
     cell: Cell = CELLS["lstm"]
-    embedding_size: int = 200
+    embedding_size: Size = 200
     """Size of a word's feature vector."""
-    hidden_size: int = 200
+    hidden_size: Size = 200
     """Units in each recurrent layer."""
-    num_layers: int = 1
+    num_layers: Layers = 1
     """Recurrent layers, stacked."""
-    layer_sizes: tuple[int, ...] = ()
+    layer_sizes: tuple[Size, ...] = ()
     """Units of each layer, if the layers differ (in place of hidden_size and num_layers)."""
     residual: bool = False
     """Add a layer's input to its output, where both have one size."""
     layer_norm: bool = False
     """Normalise the input of each layer, and of the output layer."""
-    dropout: float = 0.0
+    dropout: Rate = 0.0
     """Dropout on all links that are not recurrent: word features, between layers, before the
     output."""
-    dropout_input: float | None = None
+    dropout_input: Rate | None = None
     """Dropout on the word features (none: as dropout)."""
-    dropout_between: float | None = None
+    dropout_between: Rate | None = None
     """Dropout between two layers (none: as dropout)."""
-    dropout_output: float | None = None
+    dropout_output: Rate | None = None
     """Dropout before the output (none: as dropout)."""
-    dropout_words: float = 0.0
+    dropout_words: Rate = 0.0
     """Drop whole words of the vocabulary from the input, for a chunk."""
-    dropout_state: float = 0.0
+    dropout_state: Rate = 0.0
     """Dropout on the state on its way to the next step, one mask for a chunk."""
-    weight_drop: float = 0.0
+    weight_drop: Rate = 0.0
     """Drop numbers of the recurrent matrices, for a chunk."""
     variational: bool = False
     """Use one dropout mask for all steps of a chunk, in place of one mask a step."""
-    activation_penalty: float = 0.0
+    activation_penalty: NotNegative = 0.0
     """AR: factor of the mean square of the last layer's output, after dropout, in the loss."""
-    temporal_penalty: float = 0.0
+    temporal_penalty: NotNegative = 0.0
     """TAR: factor of the mean square of its change from step to step, before dropout."""
-    forget_bias: float | None = None
+    forget_bias: Finite | None = None
     """Added to the forget gate's bias at the start (none: 1, in cells that have one)."""
-    timescale: float = 1.0
+    timescale: Annotated[float, Range(1)] = 1.0
     """Let the units of an Elman layer start as memories that fade over 1 to this many words."""
     time_loop: str = "auto"
     """How the layer runs over time: scan (the definition), fused (the same, faster), cudnn (an
     LSTM), auto."""
-    remat: int = 0
+    remat: Annotated[int, Range(0)] = 0
     """Keep the state of every n-th step only, and compute the rest again for the gradient (0: keep
     every step)."""
 
@@ -135,14 +136,10 @@ class Recurrent(NeuralModel):
         check_common(self)
         self.cell.check()
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
-        for size in self.sizes:
-            check_at_least("layer_sizes" if self.layer_sizes else "hidden_size", size, 1)
         if self.forget_bias and self.cell.forget_gate is None:
             gates = ", ".join(self.cell.gates)
             why = f"{self.cell} has no forget gate (its gates: {gates}); leave the setting out"
             raise SettingError("forget_bias", self.forget_bias, why)
-        if not 1 <= self.timescale < math.inf:
-            raise SettingError("timescale", self.timescale, "must be 1 (no memory) or more words")
         if self.timescale != 1 and not (self.cell.recurrent and len(self.cell.gates) == 1):
             why = f"{self.cell} has gates for that; leave the setting out"
             raise SettingError("timescale", self.timescale, why)
@@ -150,13 +147,9 @@ class Recurrent(NeuralModel):
             if not is_zero(getattr(self, name)) and not self.cell.recurrent:
                 why = f"{self.cell} has no matrix from step to step; leave the setting out"
                 raise SettingError(name, getattr(self, name), why)
-        if self.remat < 0:
-            raise SettingError("remat", self.remat, "must be 0 (keep every step) or more")
         if self.remat and self.time_loop not in ("auto", "fused"):
             why = f"needs `time_loop` fused or auto, not {self.time_loop}"
             raise SettingError("remat", self.remat, why)
-        for name in ("activation_penalty", "temporal_penalty"):
-            check_at_least(name, getattr(self, name), 0)
 
     @property
     def sizes(self) -> tuple[int, ...]:

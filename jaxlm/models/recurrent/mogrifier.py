@@ -1,14 +1,14 @@
 """The Mogrifier LSTM: input and state gate each other before each step of the cell."""
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxlm import shapes
-from jaxlm.errors import SettingError, check_at_least
+from jaxlm.errors import SettingError
 from jaxlm.models.cells import Carry, Cell, LSTMCell
 from jaxlm.models.layers import DTYPES, Affine, uniform
 from jaxlm.models.recurrent.layer import forget_bias_init, shard_over_batch, valid_steps
@@ -18,6 +18,7 @@ from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
 from jaxlm.ops.recurrence import where_valid
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.shard_map import ShardedAxes
+from jaxlm.ranges import Range
 
 
 class CappedLSTMCell(LSTMCell):
@@ -62,10 +63,10 @@ class Mogrifier(Recurrent):
     """
 
     cell: Cell = LSTMCell()
-    rounds: int = 5
+    rounds: Annotated[int, Range(0, 1000)] = 5
     """Gating rounds before each step: odd rounds gate the input, even rounds the state (0: an
     LSTM)."""
-    rank: int = 0
+    rank: Annotated[int, Range(0)] = 0
     """Rank of the gating matrices (0: full)."""
     capped: bool = True
     """Let the input gate open no further than the forget gate is closed."""
@@ -76,8 +77,6 @@ class Mogrifier(Recurrent):
         if self.cell != LSTMCell():
             why = "a mogrifier is an LSTM; leave the setting out (`capped` limits the input gate)"
             raise SettingError("cell", self.cell, why)
-        for name in ("rounds", "rank"):
-            check_at_least(name, getattr(self, name), 0)
         if self.remat:
             raise SettingError("remat", self.remat, "a mogrifier keeps every step; leave it out")
         if self.time_loop == "cudnn":
