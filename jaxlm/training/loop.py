@@ -358,8 +358,9 @@ class _Loop:
                 states = self._train(states, interrupts)
                 if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
-                    saved = "; saved" if self.first.folder else "; there is no folder to save it in"
-                    first.log.note(f"stopped at step {step} of {self.pauses.total}{saved}")
+                    first.log.note(
+                        f"stopped at step {step} of {self.pauses.total}; {self._saved()}"
+                    )
         finally:
             for trainee in self.trainees:
                 trainee.close()
@@ -370,6 +371,16 @@ class _Loop:
         return [
             trainee.run(state, self.stopped_by) for trainee, state in pairs if not trainee.failed
         ]
+
+    def _saved(self) -> str:
+        """Return what is saved of runs that were stopped."""
+        if self.first.folder is None:
+            return "nothing is saved, because there is no folder"
+        missing = [one for one in self.alive if one.saved_step != one.step]
+        if not missing:
+            return "saved"
+        steps = [one.saved_step for one in missing]
+        return f"the newest checkpoint is of step {min(steps)}" if min(steps) >= 0 else "not saved"
 
     @property
     def alive(self) -> list[Trainee]:

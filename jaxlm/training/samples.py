@@ -70,7 +70,7 @@ class Samples:
         return not self._automatic or time.monotonic() >= self._free_at
 
     def show(self, run: Run, validations: int = 1) -> None:
-        """Show a sample of the run, as it is now after this many validations."""
+        """Show a sample of the run; `validations` is the number of its validations so far."""
         self._shown_at = validations
         began = time.monotonic()
         by_characters = self._text.tokenizer.name in ("chars", "bytes")
