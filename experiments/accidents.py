@@ -2,7 +2,7 @@
 
 Command    python experiments/accidents.py --kills 100
 Hardware   two CPU cores
-Minutes    15
+Minutes    29, on cores shared with other programs
 Expected   nothing is lost beyond the last finished save, and every end has the same bytes
 Published  none
 
@@ -48,18 +48,24 @@ class Kind:
 
 @dataclass
 class Row:
-    """What happened to the commands of a kind."""
+    """A row of the table: what happened to the commands of a kind.
+
+    kills: number of SIGKILLs. ends: number of commands that came to their end in spite of kills.
+    continued: sessions that found finished saves. lost: train steps, tables or shards that were
+    saved and then done again. identical: ends with the bytes of the undisturbed command. faults:
+    lines that say what went wrong.
+    """
 
     kills: int = 0
     ends: int = 0
-    resumed: int = 0
+    continued: int = 0
     lost: int = 0
     identical: int = 0
     faults: list[str] = field(default_factory=list)
 
 
 def checkpoints(folder: Path) -> dict[str, int]:
-    """Return {"step": the newest step of which every run in `folder` has a finished checkpoint}."""
+    """Return the newest step with a finished checkpoint of every run in `folder`, as "step"."""
     runs = runs_in(folder)
     steps = [
         {int(path.name) for path in run.glob("checkpoints/last/*") if path.name.isdigit()}
@@ -112,14 +118,14 @@ def main() -> int:
         folder = flags.folder or Path(temporary)
         files = write_texts(folder / "texts", flags.seed) | {"steps": str(flags.steps)}
         draw, faults = random.Random(flags.seed), []
-        print("| kind | kills | resumed | ends | lost | identical |\n|---|---|---|---|---|---|")
+        print("| kind | kills | continued | ends | lost | identical |\n|---|---|---|---|---|---|")
         for index, name in enumerate(flags.kinds):
             # The kills are shared out evenly.
             kills = (flags.kills + index) // len(flags.kinds)
             row = accidents(KINDS[name], files, folder / name, kills, draw)
             faults += [f"{name}: {fault}" for fault in row.faults]
             print(
-                f"| {name} | {row.kills} | {row.resumed} | {row.ends} | {row.lost} | "
+                f"| {name} | {row.kills} | {row.continued} | {row.ends} | {row.lost} | "
                 f"{row.identical} of {row.ends} |",
                 flush=True,
             )
@@ -183,7 +189,7 @@ def accidents(
                 ended = True
             if code not in (0, -signal.SIGKILL):
                 row.faults.append(f"a command ended with {code}: {output[-500:]}")
-            row.resumed += bool(saves)
+            row.continued += bool(saves)
             row.lost += lost_saves(saves, kind.saves(out), output)
             saves |= kind.saves(out)
         row.ends += 1
@@ -259,7 +265,7 @@ def lost_saves(before: dict[str, int], now: dict[str, int], output: str) -> int:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Return the folders of the runs in `folder`: itself, or those of --seeds and --sweep."""
+    """Return the folders of the runs in `folder`: itself, or its runs of --seeds and --sweep."""
     configs = [folder / "config.json", *sorted(folder.glob("*/config.json"))]
     return [path.parent for path in configs if path.exists()]
 

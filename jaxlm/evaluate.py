@@ -30,9 +30,9 @@ from jaxlm.evaluation.perplexity import (
     open_split,
     report,
     score,
-    shown,
     write_per_token,
 )
+from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import by_lines
 
@@ -302,7 +302,7 @@ def result_table(reports: Sequence[Report], width: int) -> tuple[Table, list[str
         "tokens": [f"{item.tokens:,}" for item in reports],
         "<unk>": [f"{item.unknown:,}" for item in reports],
         "nats/token": [f"{item.nats_per_token:z.4f}" for item in reports],
-        "perplexity": [shown(item.perplexity) for item in reports],
+        "perplexity": [shown_perplexity(item.perplexity) for item in reports],
     }
     for header, unit in UNITS.items():
         columns[header] = [_bits_per(item, unit) for item in reports]

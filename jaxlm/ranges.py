@@ -181,8 +181,13 @@ def _check(name: str, value: Any, kind: Any) -> None:
 def _check_range(name: str, value: Any, kind: Any) -> None:
     base, ranges = _parts(kind)
     if typing.get_origin(base) is tuple and isinstance(value, tuple):
-        for item in value:
-            _check_range(name, item, typing.get_args(base)[0])
+        item_base, item_ranges = _parts(typing.get_args(base)[0])
+        if item_base in (int, float):
+            for allowed in item_ranges:
+                wrong = [item for item in value if item not in allowed]
+                if wrong:
+                    why = f"each {allowed.why(wrong[0])}"
+                    raise SettingError(name, " ".join(map(str, value)), why)
     if base in (int, float) and not isinstance(value, bool):
         for allowed in ranges:
             if value not in allowed:

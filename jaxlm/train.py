@@ -26,16 +26,18 @@ from rich.table import Table
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.settings import (
+    SMALL_TEXT,
     config_of,
     default_config,
     network_class,
     read_config_file,
+    small_text_config,
 )
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.tokenizers import quoted
-from jaxlm.errors import UserError, choose, in_any_case
+from jaxlm.errors import UserError, choose, in_any_case, reason
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -48,7 +50,7 @@ from jaxlm.parallel.multihost import (
 )
 from jaxlm.recipes import RECIPES, recipe_settings
 from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
-from jaxlm.runs.log import METRICS, read_records, writing
+from jaxlm.runs.log import METRICS, read_records, shown_perplexity, writing
 from jaxlm.runs.plots import loss_curve
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
@@ -150,6 +152,9 @@ class Flags:
     """Train a run for each value: lr=1e-3,2e-3 dropout=0.2,0.4 (also clip, weight_decay)."""
     resume: bool = False
     """Continue the run in --out (without --out: the newest run of this model and corpus)."""
+    sample_every: int | None = None
+    """Validations between two samples of the model's text, 0 for none (none: with characters, at
+    each validation, if it takes at most 2% of the time)."""
     plot: bool = False
     """Draw loss.png at the end (extra: plots)."""
 
@@ -204,6 +209,18 @@ def main(argv: Sequence[str]) -> int:
     # Before a large text is read.
     config.check_ranges()
     text = _read_text(command, config, start_run)
+    small = _small_text_config(choice, text)
+    if small is not None:
+        command = _parse(small, argv)
+        config = replace(config_of(small.model, command, {}), about=config.about)
+        tokens = f"{len(text.train):,} {text.tokenizer.unit}"
+        text = _read_text(command, config, start_run)
+        console.print(
+            f"note: the text is small ({tokens}), so training starts from the recipe {SMALL_TEXT}, "
+            f"which learns it by heart as the lecture does; flags, --recipe and --config change it",
+            soft_wrap=True,
+            highlight=False,
+        )
     for note in text.notes:
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
     model = _make_model(config, text, start_run)
@@ -223,6 +240,7 @@ def main(argv: Sequence[str]) -> int:
         "resume": command.resume,
         "config": config,
         "console": _FlagConsole(console),
+        "sample_every": command.sample_every,
     }
     if start_run is not None:
         options["from_run"] = start_run
@@ -268,11 +286,27 @@ def _start_config(choice: Choice) -> RunConfig:
 
     With --from, the defaults of the model, the batches and the tokenizer are the run's. With
     --epochs, `steps` is None.
+    """
+    return _with_length(_config_before_flags(choice), choice)
+
+
+def _small_text_config(choice: Choice, text: Text) -> RunConfig | None:
+    """Return the settings before any flag for a small text; None if it needs none of its own.
+
+    A recipe, a file of settings and a run to start from decide instead.
+    """
+    if choice.recipe is not None or choice.config is not None or choice.from_run is not None:
+        return None
+    config = small_text_config(_config_before_flags(choice), text)
+    return None if config is None else _with_length(config, choice)
+
+
+def _with_length(config: RunConfig, choice: Choice) -> RunConfig:
+    """Return the settings, whose `steps` are None if the command gives --epochs.
 
     Raises:
       SettingError: for --steps and --epochs together.
     """
-    config = _config_before_flags(choice)
     if config.training is None or choice.epochs is None:
         return config
     minutes = choice.max_minutes or config.training.max_minutes
@@ -467,9 +501,9 @@ def many_table(runs: Sequence[Run]) -> Table:
     for setting, results in by_setting.items():
         values = [value for _, value in results]
         finite = len(values) > 1 and math.isfinite(sum(values))
-        spread = f"{statistics.stdev(values):.2f}" if finite else "-"
-        each = " ".join(f"{value:.2f}" for value in values)
-        mean = f"{statistics.mean(values):.2f}"
+        spread = shown_perplexity(statistics.stdev(values)) if finite else "-"
+        each = " ".join(map(shown_perplexity, values))
+        mean = shown_perplexity(statistics.mean(values))
         table.add_row(setting or "-", " ".join(seed for seed, _ in results), each, mean, spread)
     return table
 
@@ -587,7 +621,7 @@ def _made(folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}: give another `out`") from None
+        raise UserError(f"cannot write to {folder}: {reason(error)}: give another `out`") from None
     return True
 
 
@@ -605,7 +639,9 @@ def _removed_if_empty(folder: Path | None) -> Iterator[None]:
 def show_corpus(console: Console, text: Text) -> None:
     """Print the first lines of the text, and the number of tokens of each split."""
     for line, _ in zip(text.train.source.lines(), range(3), strict=False):
-        console.print(escape(line.strip()[:96]), highlight=False, soft_wrap=True)
+        # A file of bytes may have characters that a terminal would obey.
+        shown = "".join(c if c.isprintable() else " " for c in line.strip()[:96])
+        console.print(escape(shown), highlight=False, soft_wrap=True)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in text.splits.items())
     console.print(
         f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {text.tokenizer.unit}; "
@@ -649,6 +685,9 @@ def prediction_table(run: Run, text: Text) -> Table:
     start = [] if start_id is None else [start_id]
     table = Table(box=None, show_header=False)
     for row in text.train.rows():
+        if not run.protocol.last_only and len(row) > 1 and row[-1] == start_id:
+            # Of a model that predicts every word, the last word says more than the line's end.
+            row = row[:-1]
         if len(start) + len(row) < 2:
             continue
         ids = np.array([*start, *row[:-1]], np.int32)

@@ -38,6 +38,7 @@ IMPORTERS = {
     "pyarrow": {"jaxlm.ngrams.engines"},
     "pyspark": {"jaxlm.ngrams.engines"},
     "matplotlib": {"jaxlm.runs.plots"},
+    "filelock": {"jaxlm.runs.folder"},
     "torch": set(),
     "pickle": set(),
 }

@@ -90,3 +90,19 @@ def test_a_live_curve_without_a_notebook_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     with pytest.raises(UserError, match="LiveCurve draws in a notebook"):
         jaxlm.LiveCurve()
+
+
+def test_a_curve_has_numbers_that_can_be_read(tmp_path):
+    tiny = [{"step": 1, "split": "train", "loss": 1e-3, "ppl": 1.001}]
+    tiny += [{"step": 1, "split": "valid", "nll": 4e-3, "tokens": 2, "ppl": 1.002}]
+    axes = _curve(tiny, "toy").axes[0]
+    assert axes.get_ylabel() == "loss (nats per token)"
+    assert [line.get_ydata()[0] for line in axes.lines] == [1e-3, 2e-3]
+    for worst in (70, 700, 1e9):
+        records = [{"step": n, "split": "train", "ppl": ppl} for n, ppl in enumerate((worst, 20))]
+        figure = _curve(records, "text")
+        figure.savefig(tmp_path / "curve.png")
+        axes = figure.axes[0]
+        labels = [label.get_text() for label in axes.get_yticklabels()]
+        assert axes.get_ylabel() == "perplexity" and len(labels) >= 3
+        assert not any("$" in label for label in labels)

@@ -17,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from jaxlm.commands.flags import check_flags, first_flags, flags_of, with_known_flags
 from jaxlm.commands.process import keep_compiled_programs, silence_libraries
 from jaxlm.commands.terminal import OutputClosedError, any_terminal, exit_code
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 T = TypeVar("T")
 NONE = "none"
@@ -204,7 +204,7 @@ def run(main: Callable[[Sequence[str]], int], goes_on: bool = False) -> None:
             code = 0
         code = exit_code(code, output.error)
         if output.error is not None and output.error.errno != errno.EPIPE:
-            why = output.error.strerror
+            why = reason(output.error)
             went_on = "; the command went on without it" if goes_on else ""
             print(f"error: standard output cannot be written: {why}{went_on}", file=sys.stderr)
     # Python would search for garbage for half a second before it exits.

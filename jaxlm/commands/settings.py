@@ -5,18 +5,25 @@ Precedence: default < recipe < config file < flag.
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from jaxlm.data.corpora import CORPORA
 from jaxlm.data.json_files import read_json
-from jaxlm.errors import SettingError, choose
+from jaxlm.data.shards import is_prepared
+from jaxlm.data.text import Text
+from jaxlm.errors import SettingError, choose, reason
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import recipe_settings
 from jaxlm.runs.old_configs import upgrade
 from jaxlm.runs.starts import WARM_START
 from jaxlm.training.config import RunConfig, check_length, section_names
+
+SMALL_TEXT, SMALL_TOKENS = "small-text", 200
+"""The recipe for a text of the user's own of fewer tokens than SMALL_TOKENS."""
 
 
 def network_class(model: str) -> type:
@@ -64,6 +71,38 @@ def default_config(
     return config.with_options(from_file, str(config_file))
 
 
+def small_text_config(config: RunConfig, text: Text) -> RunConfig | None:
+    """Return settings with which a model learns a few sentences of the user's own by heart.
+
+    These are the recipe SMALL_TEXT, in batches of all lines, without a validation split. The result
+    is None for a text of SMALL_TOKENS or more, for a corpus with a name, for a prepared text, and
+    for a model that is trained by counting, which needs no recipe.
+
+    Args:
+      config: the settings before any flag.
+      text: the text, as the command reads it without the recipe.
+    """
+    if config.training is None or text.name in CORPORA or is_prepared(Path(text.name)):
+        return None
+    if len(text.train) >= SMALL_TOKENS:
+        return None
+    settings = recipe_settings(SMALL_TEXT, config.model) | {"corpus": text.name}
+    splits = [text.train]
+    if os.path.isfile(text.name):
+        settings["fractions"] = (1.0,)
+        splits = [text.split(name) for name in text.splits]
+    elif text.valid is not None:
+        # An epoch is one step, and the default is a validation at each.
+        settings["eval_every"] = settings["log_every"]
+    # A text cut at characters has lines in two splits.
+    whole = "".join(line for split in splits for line in split.source.lines())
+    # Without a start token, the first token of a line is not predicted.
+    least = 1 if text.vocabulary.start_id is not None else 2
+    lines = sum(len(line.split()) >= least for line in whole.split("\n"))
+    settings["batch_size"] = max(1, lines)
+    return config.with_options(settings, f"recipe {SMALL_TEXT}")
+
+
 def read_config_file(path: Path) -> dict[str, Any]:
     """Return the settings of a JSON file, flat.
 
@@ -76,7 +115,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except OSError as error:
-        raise SettingError("config", path, f"cannot be read: {error.strerror}") from None
+        raise SettingError("config", path, f"cannot be read: {reason(error)}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SettingError("config", path, f"is not JSON: {error}") from None
     except ValueError as error:

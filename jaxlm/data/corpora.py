@@ -13,7 +13,7 @@ from jaxlm.data.columns import TABLE_ENDINGS
 from jaxlm.data.compression import PACKED_ENDINGS, is_packed
 from jaxlm.data.reading import AS_TEXT, Reading, check_plain, read_text, text_of
 from jaxlm.data.sources import EmbeddedText, Source, TextFile, cuts, split_by_fractions
-from jaxlm.errors import SettingError, UserError, choose, in_any_case
+from jaxlm.errors import SettingError, UserError, choose, in_any_case, reason
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = (0.9, 0.05, 0.05)
@@ -135,7 +135,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         ) from None
     except PermissionError as error:
         raise UserError(
-            f"cannot write to the cache {folder} ({error.strerror}): set JAXLM_CACHE to another "
+            f"cannot write to the cache {folder} ({reason(error)}): set JAXLM_CACHE to another "
             f"folder"
         ) from None
     except Exception as error:  # the errors of requests and of the system share only this class

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,13 @@ import numpy as np
 from jaxlm.data.file_digests import check_once
 from jaxlm.data.files import replacing
 from jaxlm.data.sources import Source
+from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.data.tokenizers import Tokenizer, to_json
 from jaxlm.errors import UserError, reason
 
 IN_MEMORY_BYTES = 32 << 20
 BLOCK_BYTES = 1 << 20
 DIGEST_BYTES = hashlib.sha256().digest_size
-# Letters of scripts that are written without blanks between words: Thai, Lao, Tibetan, Burmese,
-# Khmer, Japanese and Chinese.
-UNSPACED = re.compile(
-    "[\u0e01-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
-)
-SAMPLE_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -102,36 +95,12 @@ class Split:
         return [self.tokenizer.encode([line]) for line in self.source.lines() if line.strip()]
 
     def has_words(self) -> bool:
-        """Return whether white space divides the text into words (`divides_words`)."""
-        return divides_words(self.source.lines())
+        """Return whether spaces divide the text into words (`mostly_unspaced`)."""
+        return not mostly_unspaced(self.source.lines())
 
     def text_size(self) -> TextSize:
         """Return the length of the text as lines, in which CR LF is LF (`Source.lines`)."""
         return TextSize.of(self.source.lines())
-
-
-def divides_words(lines: Iterable[str]) -> bool:
-    """Return whether white space divides a text into words; the beginning of the text decides.
-
-    It does not if most letters belong to scripts without blanks between words, and if fewer than
-    one in ten of these letters has a blank in its line.
-
-    Example:
-      >>> divides_words(["the cat\\n"]), divides_words(["我 喜欢 玩具\\n"])
-      (True, True)
-      >>> divides_words(["我喜欢玩具。他也是。\\n"])
-      False
-    """
-    visible = unspaced = blanks = 0
-    for line in lines:
-        words = line.split()
-        visible += sum(map(len, words))
-        if not line.isascii():
-            unspaced += sum(map(len, UNSPACED.findall(line)))
-        blanks += max(0, len(words) - 1)
-        if visible > SAMPLE_CHARACTERS:
-            break
-    return 2 * unspaced <= visible or 10 * blanks >= unspaced
 
 
 def in_blocks(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jaxlm.data.corpora import cache_folder
 
-LARGE_BYTES = 64 << 20
+LARGE_BYTES = 4 << 20
 
 
 def file_digest(path: Path) -> str:

@@ -78,7 +78,7 @@ class PreparingConfig(VocabularyConfig):
 
     @property
     def reading(self) -> Reading:
-        """How the bytes of the files become text."""
+        """Return the settings by which the bytes of the files become text."""
         kind = choose(TOKENIZERS, self.tokens, "tokens")
         return Reading(self.encoding, self.column, kind.exact)
 
@@ -368,6 +368,8 @@ def _finished_shard(folder: Path, name: str, piece: Piece) -> Shard | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if shard.file != name or not shard.is_whole(folder):
+        return None
+    if shard.sha256 not in (None, file_digest(folder / name)):
         return None
     if shard.text_sha256 not in (None, hashlib.sha256(piece.text).hexdigest()):
         raise _changed(folder, str(piece.file))

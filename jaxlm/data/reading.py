@@ -15,7 +15,7 @@ from jaxlm.errors import SettingError, UserError
 
 @dataclass(frozen=True)
 class Reading:
-    """How the bytes of a file become text.
+    """The settings by which the bytes of a file become text.
 
     Attributes:
       encoding: the encoding of the file; None for UTF-8.
@@ -29,7 +29,7 @@ class Reading:
 
     @property
     def converts(self) -> bool:
-        """Whether the text is not the bytes of the uncompressed file."""
+        """Return whether the text is not the bytes of the uncompressed file."""
         return self.column is not None or not is_utf8(self.encoding)
 
     def check(self) -> None:

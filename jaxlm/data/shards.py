@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.file_digests import check_file, check_once
+from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_json
 from jaxlm.errors import SettingError, UserError
 
@@ -202,7 +203,7 @@ def read_description(folder: Path) -> dict[str, Any]:
       UserError: if it cannot be read or is damaged.
     """
     try:
-        saved = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+        saved = read_json(folder / PREPARED)
         settings, splits = saved.get("settings", {}), saved["splits"]
         if not isinstance(settings, dict) or not isinstance(splits, dict):
             raise TypeError("its settings or splits are not listed by name")

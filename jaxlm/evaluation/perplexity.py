@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.files import replacing
 from jaxlm.data.shards import PreparedSplit
 from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
-from jaxlm.errors import SettingError, UserError
+from jaxlm.errors import SettingError, UserError, reason
 from jaxlm.evaluation.scoring import Scorer, TokenScores
-from jaxlm.runs.log import perplexity_of
+from jaxlm.runs.log import perplexity_of, shown_perplexity
 from jaxlm.runs.protocol import WARM
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import start_of
@@ -86,9 +87,10 @@ class Report:
         """The line on the perplexity without unknown words; "" if no scored token is `<unk>`."""
         if not self.unknown:
             return ""
+        without = shown_perplexity(self.perplexity_without_unknown, digits=4)
         return (
-            f"{self.run}: perplexity {shown(self.perplexity_without_unknown, 4)} without the "
-            f"{self.unknown:,} <unk>, {shown(self.perplexity, 4)} with them"
+            f"{self.run}: perplexity {without} without the {self.unknown:,} <unk>, "
+            f"{shown_perplexity(self.perplexity, digits=4)} with them"
         )
 
     @property
@@ -111,20 +113,10 @@ class Report:
             f"{self.bits / count:z.4f} a {unit}" for unit, count in per.items() if count
         )
         line = (
-            f"{self.run} on {self.split}: perplexity {shown(self.perplexity)} "
+            f"{self.run} on {self.split}: perplexity {shown_perplexity(self.perplexity)} "
             f"({self.nats_per_token:z.4f} nats a token; bits: {bits}). {self.protocol}"
         )
         return "\n".join(filter(None, [line, self.without_unknown]))
-
-
-def shown(perplexity: float, digits: int = 2) -> str:
-    """Return a perplexity with `digits` decimals, or in powers of ten from a million on.
-
-    Example:
-      >>> shown(81.756), shown(2.5e30)
-      ('81.76', '2.500e+30')
-    """
-    return f"{perplexity:.{digits}f}" if perplexity < 1e6 else f"{perplexity:.3e}"
 
 
 def open_split(
@@ -212,12 +204,12 @@ def score(
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
     """Return the report of a run on a split whose tokens have been scored (`score`)."""
-    ids = np.asarray(split.ids)
+    ids: Any = split.ids
     if run.protocol.rows:
         ids = np.array([id_ for id_, _ in scored_ids(run, split)])
     unk_id = run.vocabulary.unk_id
-    is_known = np.full(len(ids), True) if unk_id is None else ids != unk_id
-    unknown = len(ids) - int(np.count_nonzero(is_known))
+    is_unknown = np.zeros(0, bool) if unk_id is None else np.asarray(ids == unk_id)
+    unknown = int(np.count_nonzero(is_unknown))
     return Report(
         run=run.name,
         split=split.name,
@@ -227,7 +219,7 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
         size=_scored_size(run, split),
         protocol=_protocol(run, split, len(scores.log_prob), unknown),
         impossible=int(np.count_nonzero(np.isneginf(scores.log_prob))),
-        known_nll=TokenScores(scores.log_prob[is_known]).nll if unknown else None,
+        known_nll=TokenScores(scores.log_prob[~is_unknown]).nll if unknown else None,
     )
 
 
@@ -390,7 +382,7 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
                     f"{entropy / math.log(2):z.6f}\t{text}\n"
                 )
     except OSError as error:
-        raise SettingError("per_token", path, f"cannot be written: {error.strerror}") from None
+        raise SettingError("per_token", path, f"cannot be written: {reason(error)}") from None
 
 
 def fields(texts: Sequence[str]) -> list[str]:

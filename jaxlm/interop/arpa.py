@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.data.vocabulary import EOS, UNK
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 from jaxlm.interop.arpa_text import (
     LOG_ZERO,
     Lines,
@@ -186,7 +186,7 @@ def read_arpa(path: Path) -> Arpa:
             index: dict[bytes, int] = {}
             sections = read_sections(lines, index)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}") from None
     return _build(lines, sections, index)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from jaxlm.data.files import replacing
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 
 @contextlib.contextmanager
@@ -49,4 +49,4 @@ def create(path: Path) -> Iterator[IO[bytes]]:
                 file = cast(IO[bytes], stack.enter_context(packed))
             yield file
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {path}: {reason(error)}") from None

@@ -42,7 +42,7 @@ def import_pyarrow() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise UserError(
-            "counting on disk needs pyarrow: pip install 'jaxlm[duckdb]', or give more `memory`"
+            "counting on disk needs pyarrow: pip install duckdb pyarrow, or give more `memory`"
         ) from None
     return pyarrow
 
@@ -63,7 +63,7 @@ def run_duckdb(query: str, windows: Path, result: Path, memory: int) -> None:
         import duckdb
     except ImportError:
         raise UserError(
-            "the engine duckdb is not installed: pip install 'jaxlm[duckdb]', or give more `memory`"
+            "the engine duckdb is not installed: pip install duckdb pyarrow, or give more `memory`"
         ) from None
     result.mkdir(parents=True)
     spilled = result / "spilled"
@@ -108,7 +108,7 @@ def run_spark(query: str, windows: Path, result: Path, memory: int) -> None:
         from pyspark.sql import SparkSession
     except ImportError:
         raise UserError(
-            "the engine spark is not installed: pip install 'jaxlm[spark]', or use `engine` duckdb"
+            "the engine spark is not installed: pip install pyspark pyarrow, or use `engine` duckdb"
         ) from None
     try:
         # An active session ignores this setting. Spark needs 512 MiB to start.

@@ -257,7 +257,9 @@ def _map(path: Path) -> np.ndarray:
     """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, SyntaxError, TypeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, which raises unrelated types
         raise ValueError(f"{path.name} is no array: {error}") from None
 
 

@@ -49,8 +49,30 @@ def _lecture(**more: Any) -> Recipe:
     }
 
 
+# A text of a few sentences has more words than two features tell apart. The models predict every
+# word and the end of the line, so that each can be asked after any beginning of a line.
+_SMALL_TEXT: dict[str, Any] = {
+    "eos": True,
+    "positions": "all",
+    "n_step": 4,
+    "embedding_size": 16,
+    "hidden_size": 32,
+    "lr": 0.01,
+    "steps": 500,
+    "log_every": 100,
+    "checkpoint_every": 500,
+}
+
+
 LECTURE: dict[str, Recipe] = {
     "lecture": _lecture(),
     "lecture-nplm": _lecture(model="nplm"),
     "lecture-lstm": _lecture(model="lstm"),
+    "small-text": {
+        "settings": _LECTURE | _SMALL_TEXT,
+        "paper": "the lecture's settings, with sizes and a rate for up to 200 words of one's own",
+        "published": {},
+        "expected": {},
+        "measured": {},
+    },
 }

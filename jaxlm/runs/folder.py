@@ -23,7 +23,7 @@ from typing import Any
 from jaxlm.data.files import write_text
 from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 from jaxlm.runs import remote_checkpoints
 from jaxlm.runs.old_configs import complete, upgrade
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
@@ -310,7 +310,7 @@ class RunFolder:
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(
-            f"cannot write to {self.path}: {error.strerror or error}: choose another `folder`, or "
+            f"cannot write to {self.path}: {reason(error)}: choose another `folder`, or "
             f"free some space"
         )
 
@@ -332,6 +332,9 @@ def claim_all(
     # A process that is killed while it claims the folders leaves some of them new.
     begun = any(folder.has_saved for folder in folders)
     if resume and begun and 0 < len(new_folders) < len(folders):
+        for folder in new_folders:
+            if (found := files_of_run(folder.path)) and CONFIG not in found:
+                raise lost_config(folder.path, found)
         # All runs go back to a step that all of them saved: the others would start anew.
         raise UserError(
             f"`resume`: {new_folders[0].path} holds no run, but {len(folders) - len(new_folders)} "

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.data.files import write_text
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 Warn = Callable[[str], None]
@@ -26,7 +26,7 @@ Callback = Callable[[dict[str, Any]], None]
 """callback(record): called with a record such as {"step": 200, "split": "train", "ppl": 9.5}.
 
 A callback may have a method `finish()`, which `fit` calls once at the end of training, also after
-an error."""
+an error, and a method `sample(step, text)`, which gets the samples that `sample_every` asks for."""
 
 
 class Log:
@@ -107,7 +107,8 @@ class Log:
             self._clock = time.perf_counter()
         else:
             self._tokens += tokens
-        status = f"loss {loss:z.4f}  ppl {perplexity_of(loss):.2f}  {self.rate():,.0f} tokens/s"
+        status = f"loss {loss:z.4f}  ppl {shown_perplexity(perplexity_of(loss))}"
+        status += f"  {self.rate():,.0f} tokens/s"
         self._bar.update(self._task, completed=step, status=status)
 
     def rate(self) -> float:
@@ -166,6 +167,18 @@ class Log:
         with writing(self._folder / name), open(self._folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
+    @property
+    def is_shown(self) -> bool:
+        """False if the console is quiet."""
+        return not self._console.quiet
+
+    def sample(self, step: int, text: str) -> None:
+        """Print a text that the model has written, and give it to the callbacks that take it."""
+        self.note(f"step {step:6d}  sample  {text}")
+        for callback in self._callbacks:
+            if take := getattr(callback, "sample", None):
+                take(step, text)
+
     def note(self, text: str) -> None:
         """Print a line above the progress bar."""
         self._console.print(escape(self._label + text), highlight=False, soft_wrap=True)
@@ -178,6 +191,19 @@ class Log:
 def perplexity_of(nats: float) -> float:
     """Return exp(nats), or infinity where a float cannot hold it."""
     return math.exp(nats) if nats < 700 else math.inf
+
+
+def shown_perplexity(perplexity: float, width: int = 0, digits: int = 2) -> str:
+    """Return a perplexity as text: with `digits` decimals, or in powers of ten above one million.
+
+    The text is padded to `width` characters.
+
+    Example:
+      >>> shown_perplexity(61.234), shown_perplexity(1.23e35), shown_perplexity(math.inf)
+      ('61.23', '1.2e+35', 'inf')
+    """
+    text = f"{perplexity:.{digits}f}" if perplexity <= 1e6 else f"{perplexity:.1e}"
+    return text.rjust(width)
 
 
 def read_records(path: Path, warn: Warn | None = None) -> list[dict[str, Any]]:
@@ -231,7 +257,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"could not write {path}: {error.strerror or error}. Checkpoints already written are "
+            f"could not write {path}: {reason(error)}. Checkpoints already written are "
             f"whole: free some space, then repeat the command with `resume`"
         ) from None
 

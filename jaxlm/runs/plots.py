@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from jaxlm.errors import UserError
 
 Records = list[dict[str, Any]]
 """Records of the log, such as {"step": 200, "split": "train", "ppl": 9.5}."""
+# Below this perplexity a curve shows the loss, whose digits can be read.
+SMALL_PERPLEXITY = 1.1
 
 
 def loss_curve(records: Records, path: Path) -> bool:
@@ -27,27 +30,62 @@ def loss_curve(records: Records, path: Path) -> bool:
 
 
 def _curve(records: Records, title: str) -> Any:
-    """Return a figure of matplotlib with a curve for each run and split that has records."""
+    """Return a figure of matplotlib with a curve for each run and split that has records.
+
+    If every perplexity is almost 1, as for a text of three sentences, the curves show the loss.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
+    # A damaged metrics.jsonl may have anything in the place of a number.
+    known = [record for record in records if isinstance(record.get("ppl"), int | float)]
+    shows_loss = bool(known) and max(record["ppl"] for record in known) < SMALL_PERPLEXITY
+    value = _loss if shows_loss else _perplexity
     names = list(dict.fromkeys(record.get("run", "") for record in records))
     for name, (split, marker) in itertools.product(names, (("train", ""), ("valid", "o"))):
         points = [
-            (record["step"], record["ppl"])
-            for record in records
+            (record["step"], value(record))
+            for record in known
             if (record.get("run", ""), record.get("split")) == (name, split)
-            and isinstance(record.get("ppl"), int | float)
         ]
         if points:
             label = f"{name} {split}".strip()
             axes.plot(*zip(*points, strict=True), marker=marker, label=label)
-    axes.set(xlabel="step", ylabel="perplexity", yscale="log", title=title)
+    label = "loss (nats per token)" if shows_loss else "perplexity"
+    axes.set(xlabel="step", ylabel=label, yscale="log", title=title)
     if axes.lines:
         axes.legend()
+        if not shows_loss:
+            _plain_numbers(axes)
     axes.grid(True, which="both", alpha=0.3)
     return figure
+
+
+def _perplexity(record: dict[str, Any]) -> float:
+    return float(record["ppl"])
+
+
+def _loss(record: dict[str, Any]) -> float:
+    """Return the loss of a train record or of a validation, in nats per token."""
+    loss, nll, tokens = (record.get(name) for name in ("loss", "nll", "tokens"))
+    if isinstance(loss, int | float):
+        return loss
+    if isinstance(nll, int | float) and isinstance(tokens, int) and tokens > 0:
+        return nll / tokens
+    return math.log(max(record["ppl"], 1))
+
+
+def _plain_numbers(axes: Any) -> None:
+    """Label the vertical axis with numbers such as 20, 50 and 100, not with powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    narrow = high < 10 * low
+    locator = MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,))
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 class LiveCurve:

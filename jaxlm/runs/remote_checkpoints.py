@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlm.data.files import write_text
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 CHECKPOINTS = "checkpoints"
 # config.json is written last, so its presence means that the description is complete.
@@ -75,7 +75,7 @@ def fetch_description(place: Path | str, folder: Path) -> None:
         for name in DESCRIPTION:
             write_text(folder / name, texts[name])
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}: free some space") from None
+        raise UserError(f"cannot write to {folder}: {reason(error)}: free some space") from None
 
 
 def copy_description(folder: Path, place: Path | str) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxlm.data.batching import POSITIONS
 from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
-from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.config import CountingConfig
@@ -25,11 +25,12 @@ from jaxlm.ngrams.lmplz import last_ngrams
 from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, modified_kneser_ney
 from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.folder import TABLES, RunFolder
-from jaxlm.runs.log import METRICS, Log, perplexity_of, read_records
+from jaxlm.runs.log import METRICS, Log, perplexity_of, read_records, shown_perplexity
 from jaxlm.runs.run import Run, read_tables
 from jaxlm.runs.same_run import TEXT_DIGESTS
 from jaxlm.runs.sessions import COUNTING, record_session, session_of
 from jaxlm.training.config import RunConfig, check_valid_split
+from jaxlm.training.samples import Samples, check_sample_every
 
 
 def fit_by_counting(
@@ -39,6 +40,7 @@ def fit_by_counting(
     folder: Path | None = None,
     resume: bool = False,
     console: Console | None = None,
+    sample_every: int | None = None,
 ) -> Run:
     """Count and smooth n-grams; see `jaxlm.fit`.
 
@@ -52,6 +54,8 @@ def fit_by_counting(
       folder: where the run is kept; None to keep nothing.
       resume: whether the folder may hold this run already.
       console: where the log is printed.
+      sample_every: 0 for no sample, another number for a sample at the end, None for a sample of a
+        text by characters.
     Raises:
       UserError: for a setting that cannot work, an order longer than any line, and a full disk.
     """
@@ -59,6 +63,7 @@ def fit_by_counting(
     assert counting is not None
     # Every setting is checked before a run folder is made.
     _check(model, text, counting)
+    check_sample_every(sample_every, True)
     model = replace(model, start_id=text.vocabulary.start_id)
     protocol = config.protocol(model.start_id)
     check_valid_split(text, protocol)
@@ -94,8 +99,12 @@ def fit_by_counting(
         log.start_from(0)
         if folder:
             record_session(folder, config.about.get("command"), session_of(None, COUNTING))
-        _validate(log, run(tables), text)
-        return run(tables)
+        counted = run(tables)
+        _validate(log, counted, text)
+        samples = Samples(sample_every and 1, text, log)
+        if samples.is_due(1):
+            samples.show(counted)
+        return counted
 
 
 def _count(log: Log, model: NGram, text: Text, config: RunConfig, folder: Path | None) -> Tables:
@@ -162,7 +171,7 @@ def _validate(log: Log, run: Run, text: Text) -> None:
     log.record(
         1,
         {"split": "valid", "nll": scores.nll, "tokens": len(scores.log_prob), "ppl": ppl},
-        f"valid loss {loss:z.4f}  ppl {ppl:8.2f}",
+        f"valid loss {loss:z.4f}  ppl {shown_perplexity(ppl, 8)}",
     )
 
 
@@ -202,7 +211,7 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
         yield scratch
     except OSError as error:
         raise UserError(
-            f"cannot write the tables to {folder}: {error.strerror or error}: free some space, "
+            f"cannot write the tables to {folder}: {reason(error)}: free some space, "
             f"then repeat the command"
         ) from None
     finally:

@@ -41,6 +41,7 @@ def fit(
     mesh: Mapping[str, int] | None = None,
     console: Console | None = None,
     quiet: bool = False,
+    sample_every: int | None = None,
     **options: Any,
 ) -> Run:
     """Train a model on a text, and return the run.
@@ -76,6 +77,10 @@ def fit(
         all devices on data.
       console: a rich Console for the log; None for standard output.
       quiet: whether to print nothing.
+      sample_every: validations between two samples, which the log shows; 0 for none. None: a text
+        by characters has samples at its validations, if they take at most 2% of the time. An
+        n-gram, which has one validation, has one sample at the end. A callback with a method
+        `sample(step, text)` gets the samples too.
       **options: settings by name. For a neural model, fields of BatchingConfig, OptimizerConfig and
         TrainingConfig; `batching`, `optimizer` and `training` can be whole configs too.
         `optimizer` can be any optax GradientTransformation, and `schedule` any function from the
@@ -99,13 +104,13 @@ def fit(
         for name, value in {"mesh": mesh, "callbacks": callbacks, "from_run": from_run}.items():
             if value:
                 raise UserError(f"`{name}` is for models trained by gradient: leave it out")
-        return fit_by_counting(model, text, settings, place, resume, console)  # type: ignore[arg-type]
+        return fit_by_counting(model, text, settings, place, resume, console, sample_every)  # type: ignore[arg-type]
     assert isinstance(model, NeuralModel)
     params = None
     if from_run is not None:
         params = start_params(model, from_run, text)
         settings = settings.with_about(from_run=from_run.name)
-    extras = Extras(console, callbacks, custom, params)
+    extras = Extras(console, callbacks, custom, params, sample_every=sample_every)
     return train_one(Spec(model, settings, place), text, resume, extras, mesh)
 
 
@@ -121,6 +126,7 @@ def fit_many(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
     quiet: bool = False,
+    sample_every: int | None = None,
     **options: Any,
 ) -> list[Run]:
     """Train several runs of one model in parallel, in one compiled function (`jax.vmap`).
@@ -144,6 +150,7 @@ def fit_many(
         `run` of a record is the name of the run, such as lr-0.001-seed-0.
       console: a rich Console for the log; None for standard output.
       quiet: whether to print nothing.
+      sample_every: validations between two samples of the first run; see `fit`.
       **options: settings by name, as for `fit`.
     Returns:
       The runs that did not fail.
@@ -160,7 +167,7 @@ def fit_many(
     place = Path(folder) if folder else None
     specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place, resume)
     console = Console(quiet=True) if quiet else console
-    extras = Extras(console, callbacks, custom, name_runs=True)
+    extras = Extras(console, callbacks, custom, name_runs=True, sample_every=sample_every)
     if len(specs) == 1:
         return [train_one(specs[0], text, resume, extras, {"data": 1})]
     return train_many(specs, text, resume, extras, sweep_runner)

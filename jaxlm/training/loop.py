@@ -49,6 +49,7 @@ from jaxlm.training.optimizers import (
     make_optimizer,
 )
 from jaxlm.training.progress import NotFiniteError
+from jaxlm.training.samples import Samples, check_sample_every
 from jaxlm.training.state import (
     TrainState,
     init_state,
@@ -106,6 +107,7 @@ class Extras(NamedTuple):
     console: where lines are printed. callbacks: called with each log record. custom: the user's own
     optimizer or schedule. start_params: initial parameters; None for random initial parameters.
     name_runs: whether the records that callbacks get have the name of the run as `run`.
+    sample_every: validations between two samples; see `Samples`.
     """
 
     console: Console | None = None
@@ -113,6 +115,7 @@ class Extras(NamedTuple):
     custom: CustomParts = CustomParts()
     start_params: Any = None
     name_runs: bool = False
+    sample_every: int | None = None
 
 
 def train_one(
@@ -244,6 +247,7 @@ class _Loop:
 
     def _check_validation(self) -> None:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""
+        check_sample_every(self.extras.sample_every, self._validates, jax.process_count())
         if self._validates:
             return
         training, optimizer = self.training, self.optimizer
@@ -354,8 +358,9 @@ class _Loop:
                 states = self._train(states, interrupts)
                 if self.stopped_by:
                     step = max(trainee.step for trainee in self.trainees)
-                    saved = "; saved" if self.first.folder else "; there is no folder to save it in"
-                    first.log.note(f"stopped at step {step} of {self.pauses.total}{saved}")
+                    first.log.note(
+                        f"stopped at step {step} of {self.pauses.total}; {self._saved()}"
+                    )
         finally:
             for trainee in self.trainees:
                 trainee.close()
@@ -366,6 +371,16 @@ class _Loop:
         return [
             trainee.run(state, self.stopped_by) for trainee, state in pairs if not trainee.failed
         ]
+
+    def _saved(self) -> str:
+        """Return what is saved of runs that were stopped."""
+        if self.first.folder is None:
+            return "nothing is saved, because there is no folder"
+        missing = [one for one in self.alive if one.saved_step != one.step]
+        if not missing:
+            return "saved"
+        steps = [one.saved_step for one in missing]
+        return f"the newest checkpoint is of step {min(steps)}" if min(steps) >= 0 else "not saved"
 
     @property
     def alive(self) -> list[Trainee]:
@@ -393,7 +408,10 @@ class _Loop:
             run_name=name if self.extras.name_runs else None,
         )
         per_epoch = self.batches[0].steps_per_epoch
-        return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh)
+        # Of several runs the first one shows samples. Several processes show none.
+        shows = index == 0 and jax.process_count() == 1
+        samples = Samples(self.extras.sample_every, self.text, log) if shows else None
+        return Trainee(spec, self.text, log, self.pauses, per_epoch, self.mesh, samples)
 
     # Claim: the folders, and how many steps fit into a budget.
 
@@ -665,7 +683,10 @@ class _Loop:
                 after.append(one if paused is None else paused)
                 if trainee.out_of_patience:
                     self.final_states.setdefault(index, after[-1])
-            return runner.stack(after)
+        # After the checkpoints are written, and outside of the time that the budget measures.
+        with self.trainees[0].log.clock_stopped():
+            self.trainees[0].show_sample(after[0])
+        return runner.stack(after)
 
     def _unless_failed(self, trainee: Trainee, do: Callable[[], T]) -> T | None:
         """Return do(), or None if the run has failed, or if do() finds that it fails.

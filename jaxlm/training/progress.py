@@ -7,9 +7,14 @@ import numpy as np
 
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import TokenScores
-from jaxlm.runs.log import Log, perplexity_of
+from jaxlm.runs.log import Log, perplexity_of, shown_perplexity
 from jaxlm.training.metrics import MUST_BE_FINITE
 from jaxlm.training.step import StepMetrics
+
+LARGE_GRADIENT = 50.0
+"""The log shows a norm of the gradient, before clipping, that is at least this large. The loss is a
+mean over tokens, so the norm of a training that goes well is hardly ever above 10. The log also
+shows the norm beside a loss that is far above that of guessing."""
 
 
 @dataclass
@@ -57,10 +62,22 @@ class Meter:
       log_every: steps between two train records.
       steps_per_epoch: train steps in an epoch.
       total: train steps of the whole run; the last step is always logged.
+      vocab_size: number of tokens that the model chooses from.
+      clips: whether the gradient is clipped.
     """
 
-    def __init__(self, log: Log, log_every: int, steps_per_epoch: int, total: int) -> None:
+    def __init__(
+        self,
+        log: Log,
+        log_every: int,
+        steps_per_epoch: int,
+        total: int,
+        vocab_size: int,
+        clips: bool,
+    ) -> None:
         self.log, self.progress, self.total = log, Progress(), total
+        self._vocab_size, self._clips = vocab_size, clips
+        self._largest_norm, self._advised = 0.0, False
         self._log_every, self._steps_per_epoch = log_every, steps_per_epoch
 
     def steps(self, first: int, count: int, metrics: StepMetrics) -> None:
@@ -91,6 +108,7 @@ class Meter:
             progress.step = first + index + 1
             progress.interval_nll += float(nll_K[index])
             progress.interval_count += float(count_K[index])
+            self._largest_norm = max(self._largest_norm, float(logged["grad_norm"][index]))
             if progress.step % self._log_every == 0 or progress.step == self.total:
                 values = {name: float(values_K[index]) for name, values_K in logged.items()}
                 self._report(float(nll_K[index] / count_K[index]), values)
@@ -101,10 +119,15 @@ class Meter:
         progress, epoch = self.progress, self.progress.step / self._steps_per_epoch
         loss = progress.interval_nll / progress.interval_count
         rate = f"{self.log.rate():8,.0f} tokens/s"
-        line = f"epoch {epoch:6.2f}  loss {loss:z.4f}  ppl {perplexity_of(loss):8.2f}  {rate}"
+        ppl = shown_perplexity(perplexity_of(loss), 8)
+        line = f"epoch {epoch:6.2f}  loss {loss:z.4f}  ppl {ppl}  {rate}"
         if self._steps_per_epoch == 1:
             # One batch is the whole text: the loss of this step is the loss of the text.
             loss, line = cost, f"cost {cost:z.6f}"
+        largest = self._largest_norm
+        explodes = largest >= LARGE_GRADIENT or loss > 1.5 * math.log(self._vocab_size)
+        if explodes:
+            line += f"  gradient {largest:.1e}"
         self.log.record(
             progress.step,
             {
@@ -116,7 +139,12 @@ class Meter:
             },
             f"step {progress.step:6d}  {line}",
         )
-        progress.interval_nll = progress.interval_count = 0.0
+        if explodes and not self._advised:
+            self._advised = True
+            remedy = "a lower `lr`" if self._clips else "`clip` 1, or a lower `lr`"
+            what = f"the training explodes (norm of the gradient {largest:.1e})"
+            self.log.warn(f"{what}: try {remedy}")
+        progress.interval_nll = progress.interval_count = self._largest_norm = 0.0
 
     def validation(self, scores: TokenScores) -> bool:
         """Add and log a validation, and return whether it is the best so far.
@@ -134,10 +162,14 @@ class Meter:
         progress.worse_since_decay = 0 if improved else progress.worse_since_decay + 1
         if improved:
             progress.best_nll, progress.best_step = scores.nll, progress.step
+        verdict = "  best" if improved else ""
+        if ppl > self._vocab_size:
+            # Even the best validation so far is no success then.
+            verdict = f"  worse than guessing (ppl {self._vocab_size:,})"
         self.log.record(
             progress.step,
             {"split": "valid", "nll": scores.nll, "tokens": tokens, "ppl": ppl},
-            f"step {progress.step:6d}  valid loss {scores.nll / tokens:z.4f}  ppl {ppl:8.2f}"
-            + ("  best" if improved else ""),
+            f"step {progress.step:6d}  valid loss {scores.nll / tokens:z.4f}  "
+            f"ppl {shown_perplexity(ppl, 8)}{verdict}",
         )
         return improved

@@ -29,6 +29,7 @@ from jaxlm.training.budget import Budget
 from jaxlm.training.config import RunConfig
 from jaxlm.training.optimizers import CUSTOM
 from jaxlm.training.progress import Meter, NotFiniteError, Progress
+from jaxlm.training.samples import Samples
 from jaxlm.training.state import TrainState
 from jaxlm.training.step import StepMetrics
 
@@ -120,6 +121,7 @@ class Trainee:
       pauses: when to validate and save.
       steps_per_epoch: train steps in an epoch.
       mesh: the devices, or None.
+      samples: shows samples at validations; None to show none.
     """
 
     def __init__(
@@ -130,15 +132,24 @@ class Trainee:
         pauses: PausePoints,
         steps_per_epoch: int,
         mesh: Mesh | None = None,
+        samples: Samples | None = None,
     ) -> None:
         optimizer, training = spec.config.optimizer, spec.config.training
         assert optimizer is not None and training is not None
         self.spec, self.text, self.log, self.pauses = spec, text, log, pauses
         self.optimizer, self.training = optimizer, training
-        self.meter = Meter(log, training.log_every, steps_per_epoch, pauses.total)
+        self.meter = Meter(
+            log,
+            training.log_every,
+            steps_per_epoch,
+            pauses.total,
+            spec.model.vocab_size,
+            clips=optimizer.clip is not None,
+        )
         self.average = make_average(optimizer)
         self.scorer = Scorer(spec.model, mesh=mesh)
         self.protocol = spec.config.protocol(spec.model.start_id)
+        self.samples = samples
         self.best_params: Any = None
         self.saved_step, self.saved_at = -1, time.monotonic()
         self.failed: NotFiniteError | None = None
@@ -271,6 +282,15 @@ class Trainee:
             self._keep_best(state)
         return state
 
+    def show_sample(self, state: TrainState) -> None:
+        """Show a sample, if this step was validated and a sample is due."""
+        progress = self.meter.progress
+        if self.samples is None or self.failed or progress.valid_step != progress.step:
+            return
+        validations = len(progress.valid_nlls)
+        if self.samples.is_due(validations):
+            self.samples.show(self._run(gather(state.params), progress.step), validations)
+
     def _validate(self, state: TrainState) -> tuple[TrainState, bool]:
         """Return the state to continue with, and whether this validation is the best so far."""
         assert self.text.valid is not None
@@ -383,17 +403,15 @@ class Trainee:
     def run(self, state: TrainState, stopped_by: int) -> Run:
         """Return the run with its best parameters, or the last if nothing was validated."""
         validated, progress = self.best_params is not None, self.meter.progress
-        spec = self.spec
-        return Run(
-            spec.model,
-            gather(self.best_params if validated else state.params),
-            self.text.tokenizer,
-            self.protocol,
-            spec.config.as_json(spec.model.start_id),
-            spec.folder,
-            progress.best_step if validated else progress.step,
-            stopped_by,
-        )
+        params = gather(self.best_params if validated else state.params)
+        return self._run(params, progress.best_step if validated else progress.step, stopped_by)
+
+    def _run(self, params: Any, step: int, stopped_by: int = 0) -> Run:
+        """Return the run with these parameters, which `step` steps led to."""
+        model, config = self.spec.model, self.spec.config
+        settings, folder = config.as_json(model.start_id), self.spec.folder
+        tokenizer = self.text.tokenizer
+        return Run(model, params, tokenizer, self.protocol, settings, folder, step, stopped_by)
 
     def close(self) -> None:
         """End the threads that write checkpoints."""

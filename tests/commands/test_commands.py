@@ -362,3 +362,82 @@ def test_convert_uses_a_registered_format(shell, toy_runs, tmp_path, monkeypatch
     code, out, _ = shell("convert", tmp_path / "x.words", tmp_path / "back")
     assert code == 0 and "parameters: " in out
     assert type(jaxlm.load(tmp_path / "back").model).__name__ == "NPLM"
+
+
+FIVE = (
+    "the cat sat on the mat\nthe dog ran in the park\na bird sang in the tree\n"
+    "the cat drinks milk\nmy dog eats meat\n"
+)
+
+
+@pytest.mark.parametrize(
+    "model", ["nplm", pytest.param("lstm", marks=pytest.mark.full)], ids=["nplm", "lstm"]
+)
+def test_five_sentences_are_learnt_by_heart(shell, tmp_path, model):
+    (tmp_path / "five.txt").write_text(FIVE)
+    flags = ("--model", model, "--corpus", tmp_path / "five.txt", "--out", tmp_path / "run")
+    code, out, err = shell("train", *flags)
+    assert (code, err) == (0, "")
+    assert "the text is small (31 words), so training starts from the recipe small-text" in out
+    assert "my dog eats -> meat" in out and "the dog ran in the -> park" in out
+    code, out, err = shell("predict", tmp_path / "run", "my dog", "a bird", "--start", "fresh")
+    assert code == 0
+    assert "my dog -> eats" in out and "a bird -> sang" in out
+    # The same command continues the run.
+    code, out, err = shell("train", *flags, "--resume", "--steps", "501")
+    assert (code, err) == (0, "")
+
+
+def test_flags_a_recipe_and_a_config_replace_the_recipe_of_small_texts(shell, tmp_path):
+    (tmp_path / "five.txt").write_text(FIVE)
+    (tmp_path / "settings.json").write_text('{"batch_size": 2, "bptt": 5}')
+    corpus = ("--model", "nplm", "--corpus", tmp_path / "five.txt")
+    flags = ("--batching", "streams", "--steps", "2", "--hidden-size", "3", "--batch-size", "2")
+    code, out, _ = shell("train", *corpus, *flags, "--out", tmp_path / "flags")
+    config = json.loads((tmp_path / "flags/config.json").read_text())
+    assert code == 0 and config["network"]["hidden_size"] == 3
+    assert config["batching"]["batching"] == "streams" and config["training"]["steps"] == 2
+    file = ("--config", tmp_path / "settings.json", "--epochs", "1")
+    code, out, _ = shell("train", *corpus, *file, "--out", tmp_path / "file")
+    assert code == 0 and "small-text" not in out
+    config = json.loads((tmp_path / "file/config.json").read_text())
+    assert config["batching"]["batching"] == "streams" and config["optimizer"]["lr"] != 0.01
+
+
+def test_unspaced_sentences_are_learnt_by_characters(shell, tmp_path):
+    (tmp_path / "zh.txt").write_text("今天天气很好\n我们去公园玩\n孩子们在唱歌\n", encoding="utf-8")
+    flags = ("--model", "nplm", "--corpus", tmp_path / "zh.txt", "--out", tmp_path / "run")
+    code, out, err = shell("train", *flags)
+    assert (code, err) == (0, "")
+    assert "read by characters: choose --tokens" in out and "recipe small-text" in out
+    assert json.loads((tmp_path / "run/config.json").read_text())["text"]["tokens"] == "chars"
+    assert "我们去公园 -> 玩" in out
+    code, out, err = shell("train", *flags, "--resume")
+    assert (code, err) == (0, "")
+
+
+def test_a_column_in_another_encoding_is_trained_on_and_evaluated(shell, tmp_path):
+    table = "id,text\n" + "".join(f"{n},the café is {n % 3}\n" for n in range(60))
+    (tmp_path / "table.csv").write_bytes(table.encode("cp1252"))
+    read = ("--encoding", "cp1252", "--column", "text")
+    flags = ("--model", "ngram", "--unk", "always", "--corpus", tmp_path / "table.csv", *read)
+    code, out, err = shell("train", *flags, "--out", tmp_path / "run")
+    assert (code, err) == (0, "") and "the café is 0" in out
+    assert shell("evaluate", tmp_path / "run", "--split", "valid")[0] == 0
+    text = ("--text", tmp_path / "table.csv")
+    assert shell("evaluate", tmp_path / "run", *text, *read)[0] == 0
+    code, _, err = shell("evaluate", tmp_path / "run", *text)
+    assert code == 2 and "--encoding cp1252" in err and err.count("\n") == 1
+    code, _, err = shell("evaluate", tmp_path / "run", *text, *read, "--temperature", "1")
+    assert code == 2 and "--encoding and --column are not for" in err
+
+
+def test_predict_drops_a_byte_order_mark_of_standard_input(shell, toy_runs, monkeypatch):
+    plain, marked = "我 讨厌\n我 爱\n", "\ufeff我 讨厌\r\n我 爱\r\n"
+    outputs = []
+    for text in (plain, marked):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text, newline=""))
+        code, out, _ = shell("predict", toy_runs["nplm"])
+        assert code == 0
+        outputs.append(out)
+    assert outputs[0] == outputs[1]

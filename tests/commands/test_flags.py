@@ -56,7 +56,7 @@ def test_help_shows_the_flags_that_people_use_first(shell, model):
     assert {"--model", "--corpus", "--tokens", "--out", "--resume", "--recipe", "--from"} <= shown
     assert shown - {"--help-all"} < known
     assert "--help-all shows all of them" in first
-    assert ("--lr" in shown, "--order" in shown) == (model != "ngram", model == "ngram")
+    assert ("--lr FLOAT" in first, "--order INT" in first) == (model != "ngram", model == "ngram")
     assert "--plugin" in known - shown and "--vocab-size" in known - shown
 
 

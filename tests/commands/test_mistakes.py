@@ -109,7 +109,10 @@ TEXTS = {
 def test_train_rejects_a_bad_text(shell, tmp_path, monkeypatch, content, fragments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_bytes(content)
-    assert_mistake(shell("train", "--corpus", "my.txt"), fragments)
+    assert_mistake(
+        shell("train", "--corpus", "my.txt", "--batching", "streams", "--batch-size", "20"),
+        fragments,
+    )
 
 
 def test_a_run_is_not_overwritten(shell, toy_runs):

@@ -144,7 +144,7 @@ def test_a_folder_may_have_compressed_files(tmp_path):
         ["cat\n"],
     ]
     (tmp_path / "train.txt").write_text("a\n")
-    with pytest.raises(UserError, match=r"several train files \(train.txt, train.txt.gz\)"):
+    with pytest.raises(UserError, match=r"several train files \(train\.txt, train\.txt\.gz\)"):
         read_corpus(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_damaged_compressed_files_are_one_line(tmp_path):
 def test_not_utf8_in_a_compressed_file_is_named(tmp_path):
     path = tmp_path / "text.txt.gz"
     path.write_bytes(gzip.compress(("the café\n" * 9).encode("latin-1")))
-    with pytest.raises(UserError, match="byte 0xe9 at offset 7 .* cp1252"):
+    with pytest.raises(UserError, match=r"byte 0xe9 at offset 7 .* cp1252"):
         read_corpus(path)
 
 
@@ -309,7 +309,7 @@ def test_a_folder_of_tables(tmp_path):
     text = read_corpus(tmp_path, column="review")
     assert list(text.train.source.lines()) == LINES
     assert list(text.valid.source.lines()) == ["good film\n"]
-    with pytest.raises(UserError, match="to read train.csv, name its `column`"):
+    with pytest.raises(UserError, match=r"to read train\.csv, name its `column`"):
         read_corpus(tmp_path)
 
 

@@ -1,10 +1,13 @@
 """Prepared shards hold the ids of the whole text; preparation can be resumed; errors are clear."""
 
+import errno
 import gzip
 import io
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -235,3 +238,167 @@ def test_sharded_ids_index_like_an_array(sizes, data):
     np.testing.assert_array_equal(ids == 7, whole == 7)
     with pytest.raises(IndexError):
         ids[len(whole)]
+
+
+def unfinished(folder):
+    """Make a prepared folder as a killed call leaves it: the list of shards is not written."""
+    about = json.loads((folder / PREPARED).read_text())
+    (folder / PREPARED).write_text(json.dumps(about | {"finished": False, "splits": {}}))
+
+
+def test_a_text_of_the_same_size_that_changed_is_found(tmp_path):
+    """The vocabulary is learnt from the first MiB; later text is compared with its shard."""
+    lines = [f"line {number:06d} of the text\n" for number in range(60_000)]
+    path = write(tmp_path, "text.txt", "".join(lines))
+    texts = {"train": [path]}
+    settings = {"tokens": "bytes", "fit_megabytes": 1}
+    prepared(tmp_path / "out", texts, **settings)
+    unfinished(tmp_path / "out")
+    for place, message in ((10, "a training file has changed"), (59_000, r"text\.txt has changed")):
+        path.write_text("".join([*lines[:place], lines[place].upper(), *lines[place + 1 :]]))
+        with pytest.raises(UserError, match=f"{message} since .* was begun: remove the folder"):
+            prepared(tmp_path / "out", texts, **settings)
+    path.write_text("".join(lines))
+    assert not any(prepared(tmp_path / "out", texts, **settings))
+
+
+def test_a_damaged_shard_is_written_again(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    out = tmp_path / "out"
+    prepared(out, texts, tokens="words")
+    before = {path.name: path.read_bytes() for path in out.glob("train-*.u16")}
+    unfinished(out)
+    (out / "train-00000.u16").write_bytes(before["train-00000.u16"][:-2])
+    (out / "train-00001.u16").unlink()
+    (out / "train-00002.u16.json").write_text("[")
+    flipped = bytearray(before["train-00003.u16"])
+    flipped[0] ^= 1
+    (out / "train-00003.u16").write_bytes(flipped)
+    newly_written = prepared(out, texts, tokens="words")
+    assert newly_written[:4] == [True] * 4 and not any(newly_written[4:])
+    assert {path.name: path.read_bytes() for path in out.glob("train-*.u16")} == before
+
+
+def test_a_call_killed_before_the_tokenizer_was_written_is_repeated(tmp_path):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    out = tmp_path / "out"
+    prepared(out, texts, tokens="words")
+    unfinished(out)
+    (out / "tokenizer.json").unlink()
+    prepared(out, texts, tokens="words")
+    assert len(jaxlm.read_corpus(out).train)
+    # A partial file alone is a call's that was killed earlier still.
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early/prepared.json.partial").write_text("{")
+    prepared(tmp_path / "early", texts, tokens="words")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '{"finished": true}',
+        '{"finished": 1, "splits": []}',
+        "[" * 99_999,
+        '{"finished": false, "splits": {}, "settings": 3}',
+        '{"finished": true, "splits": {}}',
+    ],
+)
+def test_a_damaged_prepared_json_is_one_line(tmp_path, content):
+    texts = {"train": [write(tmp_path, "text.txt", "a b\n")]}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / PREPARED).write_text(content)
+    for act in (lambda: read_prepared(out), lambda: prepared(out, texts, tokens="words")):
+        with pytest.raises(
+            UserError, match=r"is a damaged prepared text .*: remove the folder"
+        ) as it:
+            act()
+        assert "\n" not in str(it.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"tokenizer": "words"}'])
+def test_a_damaged_tokenizer_of_a_prepared_text_is_one_line(tmp_path, content):
+    texts = {"train": [write(tmp_path, "text.txt", "a b\n")]}
+    out = tmp_path / "out"
+    prepared(out, texts, tokens="words")
+    (out / "tokenizer.json").write_text(content)
+    for act in (lambda: read_prepared(out), lambda: prepared(out, texts, tokens="words")):
+        with pytest.raises(UserError, match="is a damaged prepared text"):
+            act()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"file": "../secret.u16"},
+        {"file": "/etc/passwd"},
+        {"file": "train-00000.u64"},
+        {"file": "a/train-00000.u16"},
+        {"file": 3},
+        {"tokens": -1},
+        {"tokens": True},
+        {"text": {"bytes": "x", "characters": 1, "words": 1, "lines": 1}},
+        {"text": {}},
+        {"text": None},
+    ],
+)
+def test_prepared_json_names_no_file_outside_its_folder(tmp_path, entry):
+    out = tmp_path / "out"
+    prepared(out, {"train": [write(tmp_path, "text.txt", "a b\n")]}, tokens="words")
+    (tmp_path / "secret.u16").write_bytes((out / "train-00000.u16").read_bytes())
+    about = json.loads((out / PREPARED).read_text())
+    about["splits"]["train"][0] |= entry
+    (out / PREPARED).write_text(json.dumps(about))
+    with pytest.raises(UserError, match="is a damaged prepared text"):
+        read_prepared(out)
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(preparing, "write_text", full)
+        with pytest.raises(
+            UserError, match=r"cannot write to .*out: No space left on device: free"
+        ):
+            prepared(tmp_path / "out", texts, tokens="words")
+    tokenizer = claim_prepared_folder(tmp_path / "new", texts, PreparingConfig(tokens="words"))
+    with monkeypatch.context() as patched:
+        patched.setattr(preparing, "ProcessPoolExecutor", pool_that(OSError("10 of 20 written")))
+        # An error without `strerror` says why too.
+        with pytest.raises(UserError, match=r"cannot write to .*new: 10 of 20 written: free"):
+            prepare(tmp_path / "new", texts, tokenizer, 1, lambda shard, new: None)
+
+
+def test_a_killed_worker_is_one_line(tmp_path, monkeypatch):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    tokenizer = claim_prepared_folder(tmp_path / "out", texts, PreparingConfig(tokens="words"))
+    with monkeypatch.context() as patched:
+        patched.setattr(preparing, "ProcessPoolExecutor", pool_that(BrokenProcessPool("killed")))
+        with pytest.raises(UserError, match=r"was killed, perhaps .*: repeat the command"):
+            prepare(tmp_path / "out", texts, tokenizer, 1, lambda shard, new: None)
+    assert all(prepared(tmp_path / "out", texts, tokens="words"))
+
+
+def pool_that(error):
+    """Return a ThreadPoolExecutor in the place of a pool of processes, whose jobs fail."""
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, context, initializer):
+            super().__init__(workers)
+
+        def submit(self, job, *args):
+            def fail():
+                raise error
+
+            return super().submit(fail)
+
+    return Pool

@@ -1,5 +1,6 @@
 """Killed commands, damaged files and two processes: nothing is lost, and nothing silently wrong."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -48,11 +49,28 @@ def trained(text, tmp_path_factory):
 @pytest.mark.full
 @pytest.mark.xdist_group("signals")
 def test_killed_commands_end_with_the_same_bytes(tmp_path):
-    argv = [sys.executable, DRIVER, "--kills", "5", "--steps", "40", "--seed", "1"]
+    argv = [sys.executable, DRIVER, "--kills", "4", "--steps", "40", "--seed", "1"]
     argv += ["--kinds", "lstm", "ngram", "--folder", tmp_path / "accidents"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| lstm | 2 |" in done.stdout and "| ngram | 3 |" in done.stdout
+    assert "| lstm | 2 |" in done.stdout and "| ngram | 2 |" in done.stdout
+
+
+def test_the_driver_finds_what_is_lost_and_what_differs(trained, monkeypatch):
+    spec = importlib.util.spec_from_file_location("accidents", DRIVER)
+    driver = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "accidents", driver)
+    spec.loader.exec_module(driver)
+    saved = driver.checkpoints(trained[1])
+    assert saved == {"step": 4}
+    assert driver.lost_saves(saved, saved, "seed-0: resumed at step 4 of 9\n") == 0
+    assert driver.lost_saves(saved, saved, "resumed at step 2 of 9") == 2
+    assert driver.lost_saves(saved, {}, "") == 4
+    assert driver.lost_saves({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}, "") == 1
+    found = driver.contents(trained[1])
+    assert {"metrics.jsonl", "tokenizer.json", "checkpoints/last/4/meta/metadata"} <= found.keys()
+    assert sum("parameters" in name for name in found) > 2
+    assert driver.compare(found, found | {"metrics.jsonl": b""}) == ["metrics.jsonl"]
 
 
 # Two processes.
@@ -109,6 +127,9 @@ def test_a_sweep_that_was_killed_while_it_claimed_its_folders_is_resumed(text, t
     options = {"seeds": 2, "console": tiny_runs.quiet(), **SHORT}
     jaxlm.fit_many(model, text, folder=tmp_path / "whole", **options)
     jaxlm.fit_many(model, text, folder=tmp_path / "killed", **options)
+    (tmp_path / "killed/seed-1" / CONFIG).rename(tmp_path / "config")
+    with pytest.raises(UserError, match=r"seed-1 has no config\.json, but tokenizer\.json, "):
+        jaxlm.fit_many(model, text, folder=tmp_path / "killed", resume=True, **options)
     shutil.rmtree(tmp_path / "killed/seed-0/checkpoints")
     shutil.rmtree(tmp_path / "killed/seed-1")
     jaxlm.fit_many(model, text, folder=tmp_path / "killed", resume=True, **options)
@@ -232,6 +253,11 @@ def set_first(path, value):
     np.save(path, array)
 
 
+def replace(path, old, new):
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -240,6 +266,9 @@ def set_first(path, value):
         ("probabilities-2", lambda path: set_first(path, 1.5)),
         ("backoffs-1", lambda path: set_first(path, np.nan)),
         ("probabilities-1", lambda path: path.write_bytes(b"")),
+        # The header of the file is a Python expression, whose parenthesis is not closed now.
+        ("probabilities-1", lambda path: replace(path, b",), }", b",}, }")),
+        ("backoffs-2", lambda path: replace(path, b"'descr'", b"'descq'")),
         ("probabilities-3", lambda path: np.save(path, np.load(path)[1:])),
         ("keys-2", lambda path: np.save(path, np.load(path).astype(np.int32))),
     ],

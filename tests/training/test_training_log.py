@@ -2,13 +2,14 @@
 
 import io
 import json
+import math
 
 import pytest
 import tiny_runs
 from rich.console import Console
 
 import jaxlm
-from jaxlm.runs.log import Log, keep_records_up_to, perplexity_of, read_records
+from jaxlm.runs.log import Log, keep_records_up_to, perplexity_of, read_records, shown_perplexity
 
 
 def shown(terminal: bool, **options) -> str:
@@ -79,3 +80,32 @@ def test_an_incomplete_last_record_is_ignored(tmp_path):
 def test_a_perplexity_that_overflows_is_infinite():
     assert perplexity_of(0) == 1
     assert perplexity_of(700) == perplexity_of(1e9) == float("inf")
+
+
+def test_exploding_training_is_told_once(text):
+    console = tiny_runs.quiet()
+    model = tiny_runs.make(jaxlm.RNN, text)
+    sizes = {"batch_size": 4, "bptt": 8, "steps": 12, "log_every": 3, "eval_every": 6}
+    tiny_runs.fit(model, text, optimizer="sgd", lr=3000, console=console, **sizes)
+    output = console.file.getvalue()
+    assert output.count("warning: the training explodes (norm of the gradient ") == 1
+    assert "try `clip` 1, or a lower `lr`" in output and "  gradient " in output
+    assert f"worse than guessing (ppl {len(text.vocabulary)})" in output and "best" not in output
+    assert max(len(line) for line in output.splitlines()) < 110
+
+
+def test_training_that_goes_well_does_not_show_its_gradient(text):
+    console = tiny_runs.quiet()
+    model = tiny_runs.make(jaxlm.RNN, text)
+    tiny_runs.fit(model, text, batch_size=4, bptt=8, steps=12, log_every=3, console=console)
+    output = console.file.getvalue()
+    assert "gradient" not in output and "best" in output
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "text"),
+    [(61.234, "61.23"), (1e6, "1000000.00"), (1.23e35, "1.2e+35"), (math.inf, "inf")],
+)
+def test_a_large_perplexity_is_short(perplexity, text):
+    assert shown_perplexity(perplexity) == text
+    assert shown_perplexity(perplexity, 12) == text.rjust(12)
