@@ -400,8 +400,8 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
 
 def read_sections(folder: Path, section: str) -> dict[str, Any]:
     """Return one section of the config.json in `folder`, empty if the run has no such section."""
-    settings: dict[str, Any] = read_description(folder)[0].get(section, {})
-    return settings
+    settings = read_description(folder)[0].get(section)
+    return settings if isinstance(settings, dict) else {}
 
 
 def _runs_nearby(folder: Path) -> str:
