@@ -430,8 +430,8 @@ def _checked_sections(config: Any) -> dict[str, Any]:
 
 def read_sections(folder: Path, section: str) -> dict[str, Any]:
     """Return one section of the config.json in `folder`, empty if the run has no such section."""
-    settings: dict[str, Any] = read_description(folder)[0].get(section, {})
-    return settings
+    settings = read_description(folder)[0].get(section)
+    return settings if isinstance(settings, dict) else {}
 
 
 def _runs_nearby(folder: Path) -> str:
