@@ -167,7 +167,7 @@ def nested(depth: int) -> Any:
 
 
 def check_probabilities(log_probs: Any, sums_to_one: bool = True) -> None:
-    """Raise Wrong if natural logarithms are not those of a distribution."""
+    """Raise Wrong unless `log_probs` are the natural logarithms of a distribution."""
     p_V = np.exp(np.asarray(log_probs, np.float64))
     if np.isnan(p_V).any() or (p_V < 0).any() or (p_V > 1 + 1e-5).any():
         raise Wrong("a probability that is NaN or above 1")
@@ -222,7 +222,7 @@ def text_reader(files: Path, tokens: str) -> Reader:
 
 
 def gzip_reader(files: Path) -> Reader:
-    """Return the reader of a compressed text, of which `prepare` learns the vocabulary."""
+    """Return the reader of a compressed text. It learns a vocabulary as `prepare` does."""
 
     def read(folder: Path, changed: bool, name: str) -> None:
         texts = {"train": [folder / name]}
@@ -255,7 +255,14 @@ def config_reader(files: Path) -> Reader:
 
 
 def run_reader(files: Path, names: tuple[str, ...], as_json: bool, weight: float = 1) -> Reader:
-    """Return the reader of a run's folder, of which the files `names` are damaged."""
+    """Return the reader of a run's folder.
+
+    Args:
+      files: the folder of the whole run.
+      names: the files to damage.
+      as_json: whether values of JSON are changed too.
+      weight: share of the inputs.
+    """
     whole = jaxlm.load(files)
     listed = {
         f"{path.parent.name}/{name}"

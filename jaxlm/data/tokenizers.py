@@ -515,6 +515,10 @@ def from_saved(saved: Any) -> Tokenizer:
             raise UserError(f"`{name}` of the tokenizer is a {type(saved[name]).__name__}")
     if not all(isinstance(token, str) for token in saved["tokens"]):
         raise UserError("a token of the vocabulary is not a text")
+    try:
+        "".join(saved["tokens"]).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"a token of the vocabulary is no Unicode text ({error.reason})") from None
     vocabulary = Vocabulary(tuple(saved["tokens"]), saved["unk"], saved["start"])
     kind = choose(TOKENIZERS, saved["tokenizer"], "tokenizer")
     try:

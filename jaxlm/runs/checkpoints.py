@@ -225,7 +225,12 @@ class Checkpoints:
         """Return the steps of the complete checkpoints of a kind, newest first."""
         if not (self._folder / kind).is_dir():
             return []
-        return sorted(self._manager(kind).all_steps(), reverse=True)
+        try:
+            steps = self._manager(kind).all_steps()
+        except Exception:  # damaged metadata of a checkpoint: `_read` says so
+            names = [path.name for path in (self._folder / kind).iterdir()]
+            steps = [int(name) for name in names if name.isdigit()]
+        return sorted(steps, reverse=True)
 
     def _read(self, kind: str, step: int, templates: dict[str, Any]) -> dict[str, Any] | None:
         """Return the parts of a checkpoint and its meta; warn and return None if it is damaged.

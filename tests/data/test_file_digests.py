@@ -133,7 +133,7 @@ def test_a_text_that_cannot_be_kept_is_one_line(tmp_path):
 def test_a_vocabulary_that_lacks_ids_of_a_shard_is_an_error(prepared):
     """The shard is whole; tokenizer.json is not."""
     saved = json.loads((prepared / "tokenizer.json").read_text())
-    saved |= {"tokens": saved["tokens"][:3], "unk": None}
+    saved |= {"tokens": ["the", "cat", "<eos>"], "unk": None}
     (prepared / "tokenizer.json").write_text(json.dumps(saved))
     with pytest.raises(UserError, match=r"has the id .*, and a vocabulary of"):
         jaxlm.read_corpus(str(prepared))

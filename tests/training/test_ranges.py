@@ -50,7 +50,7 @@ def text(tmp_path_factory):
 
 
 def values_of(kind):
-    """Return the values to try: a tuple of them for a tuple."""
+    """Return the values to try. For a field that is a tuple, each value is in a tuple."""
     return [(value,) if "tuple" in str(kind) else value for value in VALUES.values()]
 
 
@@ -213,7 +213,7 @@ def test_ranges():
 
 
 def test_a_traced_setting_is_not_checked(text):
-    """In a sweep, a rate is an array of JAX."""
+    """A rate is an array of JAX in a sweep."""
     import jax.numpy as jnp
 
     check_settings(jaxlm.RNN(7, dropout=jnp.float32(2)))

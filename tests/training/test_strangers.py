@@ -131,6 +131,7 @@ def test_a_damaged_bpe_model_is_one_line(change):
         {"tokens": ["a", "a"]},
         {"tokens": "abc"},
         {"tokens": [["a"]]},
+        {"tokens": ["\ud800", "<eos>"]},
         {"unk": 5},
         {"unk": "absent"},
         {"start": ["a"]},
@@ -160,6 +161,18 @@ def test_a_path_that_is_too_long_is_one_line(name, folder, tmp_path):
         jaxlm.load(tmp_path / name)
     with pytest.raises(UserError, match=r"cannot write to .*: File name too long"):
         run.save(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"5", b"\xff"])
+def test_damaged_metadata_of_a_checkpoint_is_one_line(content, folder, tmp_path):
+    jaxlm.load(folder).save(tmp_path / "run")
+    (metadata,) = (tmp_path / "run").rglob("_CHECKPOINT_METADATA")
+    metadata.write_bytes(content)
+    warnings = []
+    try:
+        jaxlm.load(tmp_path / "run", warnings.append)
+    except UserError as error:
+        assert "no whole checkpoint" in str(error) and "is damaged" in warnings[0]
 
 
 @pytest.mark.full
