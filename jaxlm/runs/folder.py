@@ -160,7 +160,8 @@ class RunFolder:
         """Within this context, no other process trains the run; others may load it.
 
         The system releases the lock if the process dies. A file system that knows no locks is used
-        without.
+        without. Some versions of filelock put a file in the place of the lock there, which stays if
+        the process dies.
 
         Raises:
           UserError: if another process trains the run.
@@ -174,7 +175,7 @@ class RunFolder:
         except Timeout:
             raise UserError(
                 f"another process trains the run in {self.path}: wait until it ends, or choose "
-                f"another `folder`"
+                f"another `folder`; if no process does, remove {path}"
             ) from None
         except (OSError, NotImplementedError):
             yield
