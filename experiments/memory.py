@@ -2,7 +2,7 @@
 
 Command    python experiments/memory.py
 Hardware   two CPU cores
-Minutes    10; 26 with other work on the cores
+Minutes    26, with other work on the cores
 Expected   after 100,000 steps with few saves, the memory of the 30th percent plus 2 MB; some 18 kB
            more for each save
 Published  none
