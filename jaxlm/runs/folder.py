@@ -421,7 +421,7 @@ def _checked_sections(config: Any) -> dict[str, Any]:
         raise ValueError(f"{CONFIG}: `model` is not a text")
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), dict):
-            raise ValueError(f"{CONFIG}: `{name}` is not an object")
+            raise ValueError(f"{CONFIG}: {name!r} is not an object")
     for section, name in TEXTS:
         value = config.get(section, {}).get(name)
         if not isinstance(value, str | None):
