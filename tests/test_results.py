@@ -91,7 +91,8 @@ def check(command):
         if words[2] != "jaxlm.train":
             cli.parse(verb.Command, argv, prog=words[2], about="")
             return
-        verb._parse(verb._start_config(cli.parse_known(verb.Choice, argv)), argv)
+        choice = cli.parse_known(verb.Choice, argv, prog=words[2])
+        verb._parse(verb._start_config(choice), argv)
         return
     path = ROOT / words[1] if words[0] == "python" else EXPERIMENTS / words[0]
     assert path.exists(), command

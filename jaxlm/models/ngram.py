@@ -90,7 +90,14 @@ class NGram(LanguageModel):
         return np.stack([_log(p_V) for p_V, _ in distributions]), carry
 
     def sources(self, params: Tables, tokens_1T: Any, words: Any, carry: Carry = None) -> list[str]:
-        """Return the order of the n-gram that gave each word its probability, such as "3-gram"."""
+        """Return the order of the n-gram that gave each word its probability, such as "3-gram".
+
+        Args:
+          params: the tables.
+          tokens_1T: the tokens before the words, int [1, T].
+          words: ids of the words.
+          carry: the carry before the tokens; None for the initial carry.
+        """
         ((_, order_V),), _ = self._last(params, tokens_1T, carry)
         return [f"{order_V[word]}-gram" for word in words]
 

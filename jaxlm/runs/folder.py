@@ -160,7 +160,8 @@ class RunFolder:
         """Within this context, no other process trains the run; others may load it.
 
         The system releases the lock if the process dies. A file system that knows no locks is used
-        without.
+        without. Some versions of filelock put a file in the place of the lock there, which stays if
+        the process dies.
 
         Raises:
           UserError: if another process trains the run.
@@ -174,7 +175,7 @@ class RunFolder:
         except Timeout:
             raise UserError(
                 f"another process trains the run in {self.path}: wait until it ends, or choose "
-                f"another `folder`"
+                f"another `folder`; if no process does, remove {path}"
             ) from None
         except (OSError, NotImplementedError):
             yield
@@ -420,7 +421,7 @@ def _checked_sections(config: Any) -> dict[str, Any]:
         raise ValueError(f"{CONFIG}: `model` is not a text")
     for name in SECTIONS:
         if not isinstance(config.get(name, {}), dict):
-            raise ValueError(f"{CONFIG}: `{name}` is not an object")
+            raise ValueError(f"{CONFIG}: {name!r} is not an object")
     for section, name in TEXTS:
         value = config.get(section, {}).get(name)
         if not isinstance(value, str | None):
@@ -430,8 +431,8 @@ def _checked_sections(config: Any) -> dict[str, Any]:
 
 def read_sections(folder: Path, section: str) -> dict[str, Any]:
     """Return one section of the config.json in `folder`, empty if the run has no such section."""
-    settings: dict[str, Any] = read_description(folder)[0].get(section, {})
-    return settings
+    settings = read_description(folder)[0].get(section)
+    return settings if isinstance(settings, dict) else {}
 
 
 def _runs_nearby(folder: Path) -> str:

@@ -53,6 +53,12 @@ def check_same_run(
             f"{folder} was trained with `seed` {old}, not {new}, which orders the batches: "
             f"resume with `seed` {old}, or choose another `folder`"
         )
+    old, new = (_section(run, "counting").get("like_lmplz", False) for run in (saved, now))
+    if old != new:
+        raise UserError(
+            f"{folder} was counted with `like_lmplz` {old}, not {new}, which changes the discounts: "
+            f"resume with the same `like_lmplz`, or choose another `folder`"
+        )
     places = [checkpoints_of(folder, _remote(run)) for run in (saved, now)]
     if str(places[0]) != str(places[1]):
         raise UserError(

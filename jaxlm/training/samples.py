@@ -60,6 +60,8 @@ class Samples:
             self._every = int(text.tokenizer.name == "chars" and log.is_shown)
         self._free_at = 0.0
         """The time from which samples take less than SHARE of the time again."""
+        self._is_compiled = False
+        """False before the first sample, whose compilation does not count in the share."""
         self._shown_at = 0
         """The number of validations at the last sample."""
 
@@ -82,7 +84,9 @@ class Samples:
             return
         self._log.sample(run.step, shown(text))
         ended = time.monotonic()
-        self._free_at = ended + (ended - began) / SHARE
+        if self._is_compiled:
+            self._free_at = ended + (ended - began) / SHARE
+        self._is_compiled = True
 
     def _prompt(self, run: Run) -> str:
         """Return the shortest prompt that the model can continue: empty, or a start of the text."""

@@ -38,7 +38,7 @@ TRAIN = {
         ["--model", "gru", "--temporal-penalty", "-1"],
         ["--temporal-penalty -1.0", "at least 0"],
     ),
-    "a layer of nothing": (["--model", "lstm", "--layer-sizes", "4", "0"], ["--layer-sizes 0"]),
+    "a layer of nothing": (["--model", "lstm", "--layer-sizes", "4", "0"], ["--layer-sizes 4 0"]),
     "no steps": (["--steps", "0"], ["--steps 0", "above 0"]),
     "forget bias": (["--model", "gru", "--forget-bias", "1"], ["GRUCell", "no forget gate"]),
     "timescale below a step": (["--model", "rnn", "--timescale", "0.5"], ["--timescale 0.5"]),

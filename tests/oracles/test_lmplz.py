@@ -64,6 +64,8 @@ def test_like_lmplz_is_a_setting_of_counting(tmp_path):
     plain = jaxlm.fit(model, text)
     like = jaxlm.fit(model, text, like_lmplz=True, folder=tmp_path / "run")
     assert jaxlm.load(tmp_path / "run").settings["counting"]["like_lmplz"]
+    with pytest.raises(jaxlm.UserError, match="counted with `like_lmplz` True, not False"):
+        jaxlm.fit(model, text, folder=tmp_path / "run", resume=True)
     scores = [jaxlm.perplexity(run, "train").nats_per_token for run in (plain, like)]
     assert 0 < abs(scores[0] - scores[1]) < 0.05
 

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import signal
 
 import pytest
 import tiny_runs
@@ -109,3 +110,20 @@ def test_training_that_goes_well_does_not_show_its_gradient(text):
 def test_a_large_perplexity_is_short(perplexity, text):
     assert shown_perplexity(perplexity) == text
     assert shown_perplexity(perplexity, 12) == text.rjust(12)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_says_what_is_saved(kept, text, tmp_path):
+    def interrupt(record):
+        if record["step"] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    console, folder = tiny_runs.quiet(), tmp_path / "run" if kept else None
+    model = tiny_runs.make(jaxlm.RNN, text)
+    sizes = {"batch_size": 4, "bptt": 8, "steps": 10**6, "log_every": 3, "eval_every": 10**6}
+    run = tiny_runs.fit(model, text, folder, console=console, callbacks=[interrupt], **sizes)
+    assert run.stopped_by == signal.SIGINT
+    saved = "saved" if kept else "nothing is saved, because there is no folder"
+    last = console.file.getvalue().splitlines()[-1]
+    assert last == f"stopped at step {run.step} of 1000000; {saved}"
+    assert (tmp_path / f"run/checkpoints/last/{run.step}").is_dir() == kept
