@@ -56,8 +56,8 @@ def check_same_run(
     old, new = (_section(run, "counting").get("like_lmplz", False) for run in (saved, now))
     if old != new:
         raise UserError(
-            f"{folder} was counted with `like_lmplz` {old}, not {new}, which changes the discounts: "
-            f"resume with the same `like_lmplz`, or choose another `folder`"
+            f"{folder} was counted with `like_lmplz` {old}, not {new}: resume with the same "
+            f"`like_lmplz`, or choose another `folder`"
         )
     places = [checkpoints_of(folder, _remote(run)) for run in (saved, now)]
     if str(places[0]) != str(places[1]):
