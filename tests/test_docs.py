@@ -143,7 +143,7 @@ class Shell:
     @functools.cache  # noqa: B019
     def flags(self, command, choice):
         """Return the flags in the help of a command, with --model or --recipe as `choice`."""
-        done = self.call(["python", "-m", command, *choice, "--help"])
+        done = self.call(["python", "-m", command, *choice, "--help-all"])
         assert done.returncode == 0, done.stderr
         return set(re.findall(r"--[a-z][a-z0-9-]*", done.stdout))
 
