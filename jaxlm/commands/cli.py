@@ -220,9 +220,11 @@ def with_flags(message: str) -> str:
     """Return a message of the library with its `settings` spelled as flags, --settings."""
 
     def flag(match: re.Match[str]) -> str:
-        return "--" + FLAGS.get(match[1], match[1]).replace("_", "-")
+        no = "no-" if match[2] == "False" else ""
+        return f"--{no}{FLAGS.get(match[1], match[1]).replace('_', '-')}"
 
-    return re.sub(r"`([a-z][a-z0-9_]*)`", flag, message)
+    # A switch has no value: `eos` False is --no-eos.
+    return re.sub(r"`([a-z][a-z0-9_]*)`(?: (True|False)\b)?", flag, message)
 
 
 def fail(message: str) -> int:

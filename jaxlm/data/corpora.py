@@ -238,16 +238,20 @@ def _check_unused(reading: Reading, why: str) -> None:
 
 
 def sentence_sources(
-    sentences: Iterable[str], fractions: tuple[float, ...] | None, reading: Reading = AS_TEXT
+    sentences: Iterable[str | Iterable[str]],
+    fractions: tuple[float, ...] | None,
+    reading: Reading = AS_TEXT,
 ) -> dict[str, Source]:
     """Return the source of each split of sentences. Each sentence is a line.
 
     Args:
-      sentences: the sentences, each with or without a line break at its end.
+      sentences: the sentences, each a string, with or without a line break at its end, or a list
+        of words.
       fractions: shares of train, valid and test, which cut between sentences. None: 0.9 0.05 0.05.
       reading: must have no encoding and no column.
     Raises:
-      UserError: for an item that is no string, has a line break within, or is no Unicode text.
+      UserError: for an item that is neither, has a line break within, or is no Unicode text, and
+        for a word with white space within.
       SettingError: for bad fractions.
 
     Example:
@@ -277,8 +281,21 @@ def _cut_data(
 
 def _line(number: int, sentence: object) -> bytes:
     """Return a sentence as a line in UTF-8; `number` names the sentence in an error."""
+    if isinstance(sentence, Iterable) and not isinstance(sentence, str | bytes):
+        words = list(sentence)
+        for word in words:
+            # A word with a blank within would become two words.
+            if not isinstance(word, str) or word.split() != [word]:
+                raise UserError(
+                    f"sentence {number} has {word!r:.60}: each word of a list must be a string "
+                    f"without white space; give the sentence as one string"
+                )
+        sentence = " ".join(words)
     if not isinstance(sentence, str):
-        raise UserError(f"sentence {number} is {sentence!r:.60}: each sentence must be a string")
+        raise UserError(
+            f"sentence {number} is {sentence!r:.60}: each sentence must be a string, or a list of "
+            f"words"
+        )
     line = sentence.removesuffix("\n").removesuffix("\r")
     if "\n" in line or "\r" in line:
         raise UserError(

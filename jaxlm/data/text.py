@@ -141,7 +141,7 @@ class _Splits(Mapping[str, Split]):
 
 
 def read_corpus(
-    corpus: str | Path | TextConfig | Iterable[str] = "toy",
+    corpus: str | Path | TextConfig | Iterable[str | Iterable[str]] = "toy",
     *,
     tokenizer: Tokenizer | None = None,
     extend: bool = False,
@@ -159,8 +159,8 @@ def read_corpus(
 
     Args:
       corpus: a name in CORPORA, a file, a folder, a TextConfig, or sentences: a list, a pandas
-        Series, or any other iterable of strings. Each sentence is a line. The name of such a corpus
-        is SENTENCES, and a run keeps this name, not the text.
+        Series, or any other iterable of strings or of lists of words. Each sentence is a line. The
+        name of such a corpus is SENTENCES, and a run keeps this name, not the text.
       tokenizer: a fitted tokenizer, such as the tokenizer of a run; None to fit a tokenizer to the
         training split.
       extend: whether the tokens of the training split that `tokenizer` lacks are added at the end
@@ -212,7 +212,7 @@ def _open(
     config: TextConfig,
     tokenizer: Tokenizer | None,
     extend: bool,
-    sentences: Iterable[str] | None,
+    sentences: Iterable[str | Iterable[str]] | None,
 ) -> Text:
     """Return the text of `open_text`, or the text of `sentences` if they are given.
 
@@ -248,7 +248,7 @@ def _open(
 
 
 def _sources(
-    config: TextConfig, kind: type[Tokenizer], sentences: Iterable[str] | None
+    config: TextConfig, kind: type[Tokenizer], sentences: Iterable[str | Iterable[str]] | None
 ) -> Mapping[str, Source]:
     """Return the source of each split, as a `kind` of tokenizer reads it."""
     reading = Reading(config.encoding, config.column, kind.exact)
@@ -257,7 +257,7 @@ def _sources(
     return corpus_sources(config.corpus, config.fractions, kind.splits_at_lines, reading)
 
 
-def _tokens_of(config: TextConfig, sentences: Iterable[str] | None) -> str:
+def _tokens_of(config: TextConfig, sentences: Iterable[str | Iterable[str]] | None) -> str:
     """Return the name of the tokenizer for a corpus whose `tokens` are not given.
 
     A corpus with a name has its own. Another text is read by words, or by characters if the

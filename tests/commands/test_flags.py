@@ -223,3 +223,9 @@ def test_the_help_of_a_flag_lists_every_name(command, flag, names, shell, monkey
     words = re.sub(r"[│\s]+", " ", out).replace("- ", "-")
     text = re.search(rf"{flag} STR (.*?\(default: )", words)[1]
     assert [name for name in names if not re.search(rf"\b{re.escape(name)}\b", text)] == []
+
+
+def test_a_switch_in_a_message_has_no_value():
+    message = "`eos` False adds none; `like_lmplz` True, or `lr`: see `folder`"
+    shown = "--no-eos adds none; --like-lmplz, or --lr: see --out"
+    assert cli.with_flags(message) == shown

@@ -32,6 +32,7 @@ class Column:
     "sentences",
     [
         ["a b", "c d"],
+        [["a", "b"], ("c", "d")],
         ("a b\n", "c d\r\n"),
         iter(["a b", "c d"]),
         Column("a b", "c d"),
@@ -60,8 +61,10 @@ def test_sentences_are_split_by_fractions_between_sentences(tokens, tmp_path):
 @pytest.mark.parametrize(
     ("sentences", "message"),
     [
-        (["a", 3], "sentence 2 is 3: each sentence must be a string"),
+        (["a", 3], "sentence 2 is 3: each sentence must be a string, or a list of words"),
         (["a", float("nan")], "sentence 2 is nan: each"),
+        ([["a", "b c"]], "sentence 1 has 'b c': each word of a list must be a string without"),
+        ([["a", 3]], "sentence 1 has 3: each word"),
         (["a b\nc"], "sentence 1 has a line break within"),
         (["a", "\ud800"], "sentence 2 is not Unicode text"),
         ([], "<sentences> is empty"),
