@@ -104,7 +104,7 @@ def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
             ),
             "next": jax.make_jaxpr(model.next_log_probs)(params, tokens_BT),
             "generation": jax.make_jaxpr(generate)(
-                params, tokens_BT, np.int32(2), key, np.int32(3)
+                params, tokens_BT, np.int32(2), None, key, length=np.int32(3)
             ),
         }
     for task, program in programs.items():

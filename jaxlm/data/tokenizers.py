@@ -435,7 +435,7 @@ def _text_of_bytes(raw: bytes) -> str:
     """Return the text of `raw`; a byte that is only a part of a character is written as <0xE6>.
 
     Example:
-      >>> _text_of_bytes("在".encode() + b"\xe6")
+      >>> _text_of_bytes("在".encode() + bytes([0xE6]))
       '在<0xE6>'
     """
     text = raw.decode("utf-8", "surrogateescape")

@@ -107,7 +107,7 @@ def test_initial_features_of_rare_and_frequent_words_are_equally_large():
     [
         ({"softmax": "adaptive", "cutoffs": (9, 4)}, "`cutoffs` 9,4"),
         ({"softmax": "adaptive", "cutoffs": (4, V)}, "`cutoffs` 4,13"),
-        ({"softmax": "adaptive", "cutoffs": (0, 5)}, "`cutoffs` 0,5"),
+        ({"softmax": "adaptive", "cutoffs": (0, 5)}, "`cutoffs` 0 5: each must be at least 1"),
         ({"softmax": "sampled", "sampled_words": 0}, "`sampled_words` 0"),
         ({"sampled_words": -1}, "`sampled_words` -1"),  # also where it has no effect
         ({"softmaxes": 0}, "`softmaxes` 0"),

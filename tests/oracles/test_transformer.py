@@ -101,7 +101,7 @@ def test_a_prediction_depends_only_on_its_window(layers):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_step": 1}, "`n_step` 1: must be at least 2"),
+        ({"n_step": 1}, "`n_step` 1: must be from 2 to"),
         ({"num_heads": 0}, "`num_heads` 0: must be at least 1"),
         ({"inner_size": 0}, "`inner_size` 0: must be at least 1"),
         ({"hidden_size": 0}, "`hidden_size` 0: must be at least 1"),

@@ -264,7 +264,7 @@ def test_fine_tuning_keeps_or_extends_the_vocabulary(text, tmp_path):
     assert np.abs(rows[len(known) :]).min() > 0
     # The predictions of known words are unchanged, except for the share of the new words.
     context = " ".join(known[2:4])
-    before, after = (jaxlm.next_words(each, context, 3) for each in (run, tuned))
+    before, after = (jaxlm.next_words(each, context, 3, start="fresh") for each in (run, tuned))
     assert [word for word, _ in before] == [word for word, _ in after if word in known][:3]
     with pytest.raises(UserError, match="not among"):
         jaxlm.read_corpus(str(other), tokenizer=run.tokenizer)

@@ -40,7 +40,7 @@ CONFIGS = {
     "a rate of NaN": (changed("network", dropout=float("nan")), "`dropout` nan: must be at least"),
     "a network of another size": (changed("network", hidden_size=9), "no whole checkpoint"),
     "too large a network": (changed("network", hidden_size=10**9), "more than the .* memory"),
-    "a section of another type": (lambda config: config | {"training": 5}, "`training` is not an"),
+    "a section of another type": (lambda config: config | {"training": 5}, "'training' is not an"),
     "a place of another type": (changed("training", checkpoint_folder=5), "is not a text"),
     "a place elsewhere": (
         changed("training", checkpoint_folder="gs://stranger/runs"),
