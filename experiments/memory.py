@@ -61,11 +61,38 @@ def measure(steps: int, saves_every: int) -> None:
     print(f"| {' | '.join(row)} |", flush=True)
 
 
+def measure_orbax(saves: int) -> None:
+    """Save a small tree with orbax alone, without jaxlm, and print the growth a save."""
+    import numpy as np
+    import orbax.checkpoint as ocp
+    import psutil
+
+    arrays = {f"array{index}": np.zeros((8, 16), np.float32) for index in range(14)}
+    process, seen = psutil.Process(), []
+    with tempfile.TemporaryDirectory() as folder:
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+        manager = ocp.CheckpointManager(f"{folder}/checkpoints", options=options)
+        for step in range(saves):
+            if step in (saves // 4, saves - 1):
+                seen.append(process.memory_info().rss / 1e3)
+            manager.wait_until_finished()
+            save = ocp.args.StandardSave
+            args = ocp.args.Composite(params=save(arrays), rest=save(arrays))
+            manager.save(step, args=args)
+        manager.wait_until_finished()
+        manager.close()
+    growth = (seen[1] - seen[0]) / (saves - 1 - saves // 4)
+    print(f"orbax alone, {saves:,} saves of 28 arrays: {growth:.0f} kB a save")
+
+
 def main() -> None:
     """Print the table, one process a row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--row", type=int, nargs=2, help="steps, and steps between two saves")
+    parser.add_argument("--orbax", type=int, help="number of saves by orbax alone, without jaxlm")
     options = parser.parse_args()
+    if options.orbax:
+        return measure_orbax(options.orbax)
     if options.row:
         return measure(*options.row)
     shares = " | ".join(f"MB at {share}%" for share in (10, 30, 50, 70, 90, 100))
