@@ -1,9 +1,12 @@
 """List the commands, or run one: `python -m jaxlm` and the console script `jaxlm`."""
 
+import contextlib
 import runpy
 import sys
+from typing import NoReturn
 
 import jaxlm
+from jaxlm.commands.terminal import OutputClosedError, any_terminal, exit_code
 from jaxlm.errors import UserError, choose
 
 COMMANDS = {
@@ -16,21 +19,27 @@ COMMANDS = {
 }
 
 
+def _show(*lines: str) -> NoReturn:
+    """Print lines to any terminal, also to a pipe that is closed early, and end the process."""
+    with any_terminal(goes_on=False) as output:
+        with contextlib.suppress(OutputClosedError):
+            print("\n".join(lines), flush=True)
+        sys.exit(exit_code(0, output.error))
+
+
 def main() -> None:
     """Run the command that the first argument names, like `python -m jaxlm.<command>`."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("jaxlm: the ladder of classic language models, in JAX\n\ncommands:")
-        for command, about in COMMANDS.items():
-            print(f"  python -m jaxlm.{command:9} {about}")
-        print(
-            "\nstart with:  python -m jaxlm.train --model nplm\nhelp:        python -m "
-            "jaxlm.train --help"
+        lines = [f"  python -m jaxlm.{command:9} {about}" for command, about in COMMANDS.items()]
+        _show(
+            "jaxlm: the ladder of classic language models, in JAX\n\ncommands:",
+            *lines,
+            "\nstart with:  python -m jaxlm.train --model nplm",
+            "help:        python -m jaxlm.train --help",
         )
-        return
     if name == "--version":
-        print(f"jaxlm {jaxlm.__version__}")
-        return
+        _show(f"jaxlm {jaxlm.__version__}")
     try:
         choose(COMMANDS, name, "command")
     except UserError as error:

@@ -145,3 +145,13 @@ def test_ctrl_c_in_a_callback_is_raised_again(monkeypatch):
     hook = process._Unraisable(lambda unraisable: given.append(unraisable))
     hook(SimpleNamespace(exc_value=KeyboardInterrupt()))
     assert given == [1]
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_the_list_of_commands_is_printed_into_a_closed_pipe(argument):
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-m", "jaxlm", argument]
+    done = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
