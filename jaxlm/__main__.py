@@ -3,7 +3,6 @@
 import contextlib
 import runpy
 import sys
-from typing import NoReturn
 
 import jaxlm
 from jaxlm.commands.terminal import OutputClosedError, any_terminal, exit_code
@@ -19,37 +18,42 @@ COMMANDS = {
 }
 
 
-def _show(*lines: str) -> NoReturn:
-    """Print lines to any terminal, also to a pipe that is closed early, and end the process."""
+def _show(*lines: str) -> int:
+    """Print lines to any terminal, also to a pipe that is closed early; return the exit code."""
     with any_terminal(goes_on=False) as output:
         with contextlib.suppress(OutputClosedError):
             print("\n".join(lines), flush=True)
-        sys.exit(exit_code(0, output.error))
+        return exit_code(0, output.error)
 
 
-def main() -> None:
-    """Run the command that the first argument names, like `python -m jaxlm.<command>`."""
+def main() -> int:
+    """Run the command that the first argument names, like `python -m jaxlm.<command>`.
+
+    Returns:
+      The exit code of the list of commands. A command itself ends the process.
+    """
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         lines = [f"  python -m jaxlm.{command:9} {about}" for command, about in COMMANDS.items()]
-        _show(
+        return _show(
             "jaxlm: the ladder of classic language models, in JAX\n\ncommands:",
             *lines,
             "\nstart with:  python -m jaxlm.train --model nplm",
             "help:        python -m jaxlm.train --help",
         )
     if name == "--version":
-        _show(f"jaxlm {jaxlm.__version__}")
+        return _show(f"jaxlm {jaxlm.__version__}")
     try:
         choose(COMMANDS, name, "command")
     except UserError as error:
         from jaxlm.commands.cli import fail
 
-        sys.exit(fail(str(error)))
+        return fail(str(error))
     # A command is a module that runs as __main__, whoever starts it.
     sys.argv = [f"jaxlm {name}", *sys.argv[2:]]
     runpy.run_module(f"jaxlm.{name}", run_name="__main__")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
