@@ -356,9 +356,9 @@ def _own_settings(model: str) -> list[str]:
         name
         for entry in MODELS.values()
         if entry.kind.__module__.startswith("jaxlm.")
-        for name in entry.settings
+        for name in entry.defaults
     }
-    return [name for name in MODELS[model].settings if name not in builtin]
+    return [name for name in MODELS[model].defaults if name not in builtin]
 
 
 def _elsewhere(model: str) -> dict[str, str]:
@@ -367,7 +367,7 @@ def _elsewhere(model: str) -> dict[str, str]:
     for name, entry in MODELS.items():
         config = RunConfig.default(name)
         sections = [item.name for section in config.sections.values() for item in fields(section)]
-        for setting in [*entry.settings, *sections]:
+        for setting in [*entry.defaults, *sections]:
             models.setdefault(setting, []).append(name)
     found = {setting: names for setting, names in models.items() if model not in names}
     return {

@@ -98,7 +98,7 @@ def parse(
     if not HELP_ALL.isdisjoint(words):
         words = ["--help"]
     elif first is not None and not HELP.isdisjoint(words):
-        shown, values = first_flags(flags, first)
+        shown, values = first_flags(flags_of(kind, default, helps=True), first)
         count = len(flags_of(shown, values))
         more = f"These are {count} of {len(flags)} flags. {prog} --help-all shows all of them."
         kind, default, about, words = shown, values, f"{about}\n{more}", ["--help"]

@@ -16,7 +16,7 @@ class Flag(NamedTuple):
     """One flag of a command.
 
     name: the name of its field. flag: the flag without dashes, such as "hidden_size". type: its
-    type with annotations. default: its default value. help: its help text.
+    type with annotations. default: its default value. help: its help text, or "" (`flags_of`).
     """
 
     name: str
@@ -31,32 +31,33 @@ class Flag(NamedTuple):
         return isinstance(self.default, bool)
 
 
-def flags_of(kind: Any, default: Any = None) -> list[Flag]:
+def flags_of(kind: Any, default: Any = None, helps: bool = False) -> list[Flag]:
     """Return the flags of a command, also of the sections that it holds.
 
     Args:
       kind: a dataclass, whose fields are flags or dataclasses with flags.
       default: an instance of `kind` with the default values; None for the defaults of its fields.
+      helps: whether to find the help texts. The source of the dataclasses is read for them.
     """
-    return list(_flags_of(typing.get_origin(kind) or kind, default))
+    return list(_flags_of(typing.get_origin(kind) or kind, default, helps))
 
 
-def _flags_of(kind: Any, default: Any) -> Iterator[Flag]:
+def _flags_of(kind: Any, default: Any, helps: bool) -> Iterator[Flag]:
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = dataclasses.fields(kind)
-    docs = field_docs(kind, {field.name for field in fields})
+    docs = field_docs(kind, {field.name for field in fields}) if helps else {}
     for field in fields:
         value = field.default if default is None else getattr(default, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _flags_of(type(value), value)
+            yield from _flags_of(type(value), value, helps)
             continue
         notes = typing.get_args(hints[field.name])[1:] if _is_annotated(hints[field.name]) else ()
         if any(note is _POSITIONAL for note in notes):
             continue
         names = [note.name for note in notes if getattr(note, "name", None)]
-        helps = [note.help for note in notes if getattr(note, "help", None)]
+        texts = [note.help for note in notes if getattr(note, "help", None)]
         flag = names[0] if names else field.name
-        help_text = helps[0] if helps else docs.get(field.name, "")
+        help_text = texts[0] if texts else docs.get(field.name, "")
         yield Flag(field.name, flag.replace("-", "_"), hints[field.name], value, help_text)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from jaxlm.models.settings import model_settings
+from jaxlm.models.settings import setting_defaults
 
 if TYPE_CHECKING:
     import jax
@@ -74,7 +74,7 @@ class LanguageModel(abc.ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return the value of each setting by name, as config.json keeps them."""
-        return {name: getattr(self, name) for name in model_settings(type(self))}
+        return {name: getattr(self, name) for name in setting_defaults(type(self))}
 
     @abc.abstractmethod
     def tokens_in_chunk(self, detail: bool) -> int:

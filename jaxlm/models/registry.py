@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.models.base import LanguageModel
-from jaxlm.models.settings import NOT_SETTINGS, Setting, model_settings
+from jaxlm.models.settings import NOT_SETTINGS, Setting, model_settings, setting_defaults
 from jaxlm.ranges import as_tuples, checked, kinds_of
 
 if TYPE_CHECKING:
@@ -46,8 +46,13 @@ class ModelEntry(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """The settings of the model by name."""
+        """The settings of the model by name, with types and help texts."""
         return model_settings(self.kind)
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The default value of each setting by name."""
+        return setting_defaults(self.kind)
 
     def make(self, vocab_size: int, start_id: int | None, **settings: Any) -> LanguageModel:
         """Return the model with these settings. A setting that you leave out has its default."""
@@ -256,7 +261,7 @@ def make_model(
     entry = choose(MODELS, name, "model")
     values: dict[str, Any] = {}
     for key, value in settings.items():
-        choose(entry.settings, key, f"setting of {name}")
+        choose(entry.defaults, key, f"setting of {name}")
         values[key] = checked(key, value, kinds_of(entry.kind)[key])
     return entry.make(vocab_size, start_id, **values)
 

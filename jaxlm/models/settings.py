@@ -6,7 +6,9 @@ import functools
 import inspect
 import itertools
 import textwrap
+import types
 import typing
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # Fields that the library fills in. They are not settings of a user.
@@ -23,23 +25,43 @@ class Setting(NamedTuple):
 
 
 @functools.cache
-def model_settings(model_class: type) -> dict[str, Setting]:
-    """Return the settings of a model class by name, in the order of its fields.
+def setting_defaults(model_class: type) -> Mapping[str, Any]:
+    """Return the default value of each setting of a model class, in the order of its fields.
 
-    A setting is a dataclass field with a default value, and its help is the text below the field.
+    A setting is a dataclass field with a default value.
+
+    Example:
+      >>> from jaxlm.models.nplm import NPLM
+      >>> setting_defaults(NPLM)["n_step"]
+      4
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(model_class)}
+    return types.MappingProxyType(
+        {
+            name: default
+            for name, default in defaults.items()
+            if name not in NOT_SETTINGS and default is not dataclasses.MISSING
+        }
+    )
+
+
+@functools.cache
+def model_settings(model_class: type) -> dict[str, Setting]:
+    """Return the settings of a model class by name, with types and help texts.
+
+    The help of a setting is the text below its field. To find it, the source of the class is read,
+    which takes some hundredths of a second: `setting_defaults` does not.
 
     Example:
       >>> from jaxlm.models.nplm import NPLM
       >>> model_settings(NPLM)["n_step"]
       Setting(name='n_step', type=<class 'int'>, default=4, help='Words of context the model sees.')
     """
-    types = typing.get_type_hints(model_class)
-    names = {field.name for field in dataclasses.fields(model_class)} - {*NOT_SETTINGS}
-    helps = field_docs(model_class, names)
+    hints, defaults = typing.get_type_hints(model_class), setting_defaults(model_class)
+    helps = field_docs(model_class, set(defaults))
     return {
-        field.name: Setting(field.name, types[field.name], field.default, helps.get(field.name, ""))
-        for field in dataclasses.fields(model_class)
-        if field.name in names and field.default is not dataclasses.MISSING
+        name: Setting(name, hints[name], default, helps.get(name, ""))
+        for name, default in defaults.items()
     }
 
 

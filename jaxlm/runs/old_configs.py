@@ -33,7 +33,7 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
     defaults = {"batching": vars(BatchingConfig())}
     entry = MODELS.get(config["model"]) if isinstance(config.get("model"), str) else None
     if entry is not None:
-        defaults["network"] = {name: item.default for name, item in entry.settings.items()}
+        defaults["network"] = dict(entry.defaults)
     return {**config, **_filled(config, defaults)}
 
 

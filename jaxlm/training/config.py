@@ -103,7 +103,7 @@ class RunConfig:
         if trained_by is None:
             entry = choose(MODELS, model, "model")
             trained_by = entry.kind.trained_by
-            network = {name: setting.default for name, setting in entry.settings.items()}
+            network = dict(entry.defaults)
         else:
             network = {}
         sections = {name: section() for name, section in SECTIONS[trained_by].items()}
@@ -241,7 +241,7 @@ class RunConfig:
 
 def all_settings() -> set[str]:
     """Return the names of the settings of all models and sections, and "model"."""
-    names = {name for entry in MODELS.values() for name in entry.settings}
+    names = {name for entry in MODELS.values() for name in entry.defaults}
     sections = {section for kind in SECTIONS.values() for section in kind.values()}
     return names | {item.name for section in sections for item in fields(section)} | {"model"}
 
