@@ -170,23 +170,23 @@ class RunFolder:
 
         path = self.path / LOCK
         lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise UserError(
-                f"another process trains the run in {self.path}: wait until it ends, or choose "
-                f"another `folder`; if no process does, remove {path}"
-            ) from None
-        except (OSError, NotImplementedError):
-            yield
-            return
+        # A file system that knows no locks raises one of these two errors.
+        with contextlib.suppress(OSError, NotImplementedError):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                raise UserError(
+                    f"another process trains the run in {self.path}: wait until it ends, or choose "
+                    f"another `folder`; if no process does, remove {path}"
+                ) from None
         try:
             yield
         finally:
-            # Before the release: a file that is removed later could be the lock of another process.
-            with contextlib.suppress(OSError):
-                path.unlink()
-            lock.release()
+            if lock.is_locked:
+                # Before the release: a file that is removed later could be another process's lock.
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                lock.release()
 
     def save(self, write: Callable[[Path], None]) -> None:
         """Write a whole run; a save that is stopped half-way can be repeated.
