@@ -19,11 +19,15 @@ from jaxlm.errors import SettingError, choose, reason
 from jaxlm.models.registry import MODELS
 from jaxlm.recipes import recipe_settings
 from jaxlm.runs.old_configs import upgrade
+from jaxlm.runs.run import UNK_IN_TRAINING
 from jaxlm.runs.starts import WARM_START
 from jaxlm.training.config import RunConfig, check_length, section_names
 
 SMALL_TEXT, SMALL_TOKENS = "small-text", 200
 """The recipe for a text of the user's own of fewer tokens than SMALL_TOKENS."""
+NO_SETTINGS = {"jaxlm", "command", "protocol", "file", "text_sha256", "from_run"}
+NO_SETTINGS |= {WARM_START, UNK_IN_TRAINING}
+"""The entries of a run's config.json that are no settings."""
 
 
 def network_class(model: str) -> type:
@@ -132,12 +136,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         flat.update(value if is_section else {name: value})
     if not of_a_run:
         check_length(flat)
-    return {
-        name: value
-        for name, value in flat.items()
-        if name
-        not in ("jaxlm", "command", "protocol", "file", "text_sha256", "from_run", WARM_START)
-    }
+    return {name: value for name, value in flat.items() if name not in NO_SETTINGS}
 
 
 def config_of(model: str, command: Any, about: dict[str, Any]) -> RunConfig:

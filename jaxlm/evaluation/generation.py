@@ -1,25 +1,18 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
-import contextlib
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
-from jaxlm.data.corpora import CORPORA
 from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, check_at_least
-from jaxlm.evaluation.perplexity import open_split
 from jaxlm.evaluation.scoring import repeated
 from jaxlm.ranges import NotNegative, Range, Seed, Size, check_settings
 from jaxlm.runs.protocol import FRESH
-from jaxlm.runs.run import Run
+from jaxlm.runs.run import UNK_IN_TRAINING, Run
 from jaxlm.runs.starts import Start, start_of
-
-# A longer training text, in tokens, is not read to find out whether it has <unk>.
-SHORT_TEXT = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -167,24 +160,13 @@ class UnknownWords:
         pieces = tokenizer.pieces([text.replace("\r\n", "\n")])
         return list(dict.fromkeys(piece for piece in pieces if piece not in vocabulary))
 
-    @functools.cached_property
+    @property
     def never_trained(self) -> bool:
         """True if the training text has no `<unk>`, so that the model has learnt nothing about it.
 
-        False if the run cannot tell: its training text is long, is not here, or is downloaded.
+        False also for a run of an older version, which does not say.
         """
-        vocabulary = self.run.vocabulary
-        settings = self.run.settings.get("text", {})
-        # `Vocabulary.from_counts` adds <unk> as the last token.
-        if vocabulary.unk_id != len(vocabulary) - 1 or settings.get("unk") != "always":
-            return False
-        if (named := CORPORA.get(settings["corpus"])) and named.files:
-            return False
-        with contextlib.suppress(UserError):
-            train = open_split(self.run, split="train")
-            if len(train) <= SHORT_TEXT:
-                return vocabulary.unk_id not in train.ids
-        return False
+        return self.run.settings.get(UNK_IN_TRAINING) is False
 
     def note(self, text: str) -> str:
         """Return a sentence that names the unknown words of `text`; "" if there are none."""

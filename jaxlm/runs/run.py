@@ -17,6 +17,8 @@ from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 from jaxlm.runs.starts import WARM_START, carry_after
 
 Warn = Callable[[str], None]
+UNK_IN_TRAINING = "unk_in_training"
+"""The entry of config.json that says whether the training text has `<unk>`."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optax
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.registry import check_trainable, describe_model, name_of
 from jaxlm.runs.log import Callback
-from jaxlm.runs.run import Run
+from jaxlm.runs.run import UNK_IN_TRAINING, Run
 from jaxlm.runs.starts import WARM_START, warm_stretch
 from jaxlm.training.config import RunConfig
 from jaxlm.training.counting import fit_by_counting
@@ -24,6 +25,8 @@ from jaxlm.training.optimizers import CUSTOM, CustomParts, OptimizerConfig
 from jaxlm.training.sweep import sweep_runner, sweep_specs
 from jaxlm.training.trainee import Spec
 
+# Tokens that are looked at together.
+BLOCK = 1 << 20
 # Settings that have no effect with a schedule, and with an optimizer, of the user's own.
 SCHEDULE_SETTINGS = ("lr", "warmup_steps")
 RATE_SETTINGS = (*SCHEDULE_SETTINGS, "schedule", "weight_decay", "beta1", "beta2", "epsilon")
@@ -230,7 +233,19 @@ def _settings(
         _check_unused(plain, SCHEDULE_SETTINGS, "schedule")
         custom = custom._replace(schedule=plain["schedule"])
         plain["schedule"] = CUSTOM
-    return _with_warm_start(settings.with_section_options(plain), model, text), custom
+    settings = _with_unk(settings.with_section_options(plain), text)
+    return _with_warm_start(settings, model, text), custom
+
+
+def _with_unk(settings: RunConfig, text: Text) -> RunConfig:
+    """Return the settings of a run, which say whether the training text has `<unk>`."""
+    unk_id, ids = text.vocabulary.unk_id, text.train.ids
+    if unk_id is None:
+        return settings
+    # `<unk>` occurs early, if it occurs: so few blocks of a large text are read.
+    blocks = (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))
+    seen = any(bool(np.any(np.asarray(block) == unk_id)) for block in blocks)
+    return settings.with_about(**{UNK_IN_TRAINING: seen})
 
 
 def _with_warm_start(settings: RunConfig, model: LanguageModel, text: Text) -> RunConfig:

@@ -1,6 +1,7 @@
 """What predict, generate and evaluate show: tokens, unknown words, and tables of any width."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -168,23 +169,32 @@ def test_a_predicted_unk_is_explained(shell, tmp_path):
     assert "<unk>, which stands for every word outside the vocabulary" in out
 
 
-@pytest.mark.parametrize("change", ["gone", "sentences", "min_count", "listed"])
-def test_nothing_is_claimed_about_a_training_text_that_is_not_known(tmp_path, change):
-    lines = ["a b", "a b", "a c"] + ["a <unk>"] * (change == "listed")
-    if change == "sentences":
-        text = jaxlm.read_corpus(lines, unk="always")
-        model = jaxlm.NGram(len(text.vocabulary), order=2)
-        run = jaxlm.fit(model, text, quiet=True)
-    else:
-        options = {"min_count": 2} if change == "min_count" else {}
-        folder = ngram(tmp_path / "run", lines, order=2, unk="always", **options)
-        run = jaxlm.load(folder)
-    if change == "gone":
-        (tmp_path / "run/my.txt").unlink()
-    unknown = UnknownWords(run)
+LINES = ["a b", "a b", "a c"]
+
+
+@pytest.mark.parametrize("change", ["min_count", "listed", "old"])
+def test_nothing_is_claimed_about_an_unk_that_was_trained_or_may_have_been(tmp_path, change):
+    lines = LINES + ["a <unk>"] * (change == "listed")
+    options = {"min_count": 2} if change == "min_count" else {}
+    folder = ngram(tmp_path / "run", lines, order=2, unk="always", **options)
+    if change == "old":
+        config = json.loads((folder / "config.json").read_text())
+        del config["unk_in_training"]
+        (folder / "config.json").write_text(json.dumps(config))
+    unknown = UnknownWords(jaxlm.load(folder))
     assert not unknown.never_trained
     assert unknown.note("a z") == "z is not in the vocabulary; the model reads <unk>"
     assert unknown.note("a b") == "" and unknown.note("a <unk>") == ""
+
+
+def test_a_run_knows_without_its_text_that_unk_was_never_trained(tmp_path):
+    folder = ngram(tmp_path / "run", LINES, order=2, unk="always")
+    (tmp_path / "run/my.txt").unlink()
+    text = jaxlm.read_corpus(LINES, unk="always")
+    model = jaxlm.LSTM(len(text.vocabulary), embedding_size=2, hidden_size=2)
+    sentences = jaxlm.fit(model, text, batching="rows", batch_size=2, steps=1, quiet=True)
+    for run in (jaxlm.load(folder), sentences):
+        assert UnknownWords(run).note("a z").endswith("which never occurred in training")
 
 
 def test_many_unknown_words_are_counted():
