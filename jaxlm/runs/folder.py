@@ -6,6 +6,7 @@ runs/nplm-toy/
     sessions.jsonl   command, versions, machine and devices of each training session
     metrics.jsonl    losses by step; the seed determines every byte
     timing.jsonl     seconds and tokens/s by step
+    samples.jsonl    what the model wrote at validations, if it was asked to
     checkpoints/     last/ (two checkpoints) and best/ (one)    (models trained by gradient)
     ngrams/          one .npy file a table, memory-mapped       (models trained by counting)
     run.lock         there while a process trains the run
@@ -44,6 +45,7 @@ OWN = (
     TABLES,
     "metrics.jsonl",
     "timing.jsonl",
+    "samples.jsonl",
     "sessions.jsonl",
     "failed.json",
     "loss.png",
