@@ -21,9 +21,11 @@ def labels_of(runs: Sequence[Run]) -> tuple[str, ...]:
     )
 
 
-def collected(runs: Sequence[Run], text: str, options: Options) -> dict[str, Any]:
-    """Return what each view collects, by name."""
-    return {name: view.collect(runs, text, options) for name, view in VIEWS.items()}
+def collected(
+    runs: Sequence[Run], text: str, options: Options, views: Sequence[str] = tuple(VIEWS)
+) -> dict[str, Any]:
+    """Return what each of the views collects, by name."""
+    return {name: VIEWS[name].collect(runs, text, options) for name in views}
 
 
 def page(
@@ -33,6 +35,7 @@ def page(
     *,
     title: str = "",
     foot: dict[str, Any] | None = None,
+    views: Sequence[str] = tuple(VIEWS),
 ) -> str:
     """Return the page as HTML.
 
@@ -42,12 +45,13 @@ def page(
       options: see Options.
       title: title of the page; empty for the names of the runs.
       foot: lines at the foot of the page by name: "command", "date".
+      views: names of the views, in their order.
     """
     options = options or Options()
     if not options.labels:
         options = replace(options, labels=labels_of(runs))
     texts: dict[str, Any] = {}
-    for name in ("page", *VIEWS):
+    for name in ("page", *views):
         texts |= json.loads(asset(f"text_{name}.json"))
     data = {
         "lang": options.lang,
@@ -59,8 +63,12 @@ def page(
         ],
         "foot": foot or {},
         "texts": texts,
-        "order": list(VIEWS),
-        "views": collected(runs, text, options),
+        "order": list(views),
+        "views": collected(runs, text, options, views),
     }
-    scripts = [asset("page.js"), *(asset(view.script) for view in VIEWS.values()), "jaxlm.start();"]
+    scripts = [
+        asset("page.js"),
+        *(asset(VIEWS[name].script) for name in views),
+        "jaxlm.start();",
+    ]
     return document(data["title"], options.lang, [asset("page.css")], scripts, data)
