@@ -9,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxlm.inspection.report import write_report
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
 
 _HOMES = {
+    "jaxlm.inspection.report": ("write_report",),
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -20,6 +22,7 @@ __all__ = [
     "NGramTrace",
     "Trace",
     "trace",
+    "write_report",
 ]
 
 

@@ -36,6 +36,7 @@ def page(
     title: str = "",
     foot: dict[str, Any] | None = None,
     views: Sequence[str] = tuple(VIEWS),
+    keep_missing: bool = True,
 ) -> str:
     """Return the page as HTML.
 
@@ -46,10 +47,15 @@ def page(
       title: title of the page; empty for the names of the runs.
       foot: lines at the foot of the page by name: "command", "date".
       views: names of the views, in their order.
+      keep_missing: whether a view that has nothing to show says why; otherwise it is left out.
     """
     options = options or Options()
     if not options.labels:
         options = replace(options, labels=labels_of(runs))
+    found = collected(runs, text, options, views)
+    if not keep_missing:
+        views = [name for name in views if "missing" not in found[name]]
+        found = {name: found[name] for name in views}
     texts: dict[str, Any] = {}
     for name in ("page", *views):
         texts |= json.loads(asset(f"text_{name}.json"))
@@ -64,7 +70,7 @@ def page(
         "foot": foot or {},
         "texts": texts,
         "order": list(views),
-        "views": collected(runs, text, options, views),
+        "views": found,
     }
     scripts = [
         asset("page.js"),
