@@ -168,8 +168,8 @@ class Flags:
     """Validations between two samples of the model's text, 0 for none (none: with characters, at
     each validation, if it takes at most 2% of the time)."""
     report: bool = True
-    """Write report.html at the end: a page with the learning curve, samples, the layers, and how the
-    model reads a first text."""
+    """Write report.html at the end: a page with the learning curve, samples, the layers, and how
+    the model reads a first text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxlm.inspection.figures import figure
     from jaxlm.inspection.report import write_report
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
     from jaxlm.inspection.units import FEATURES, UnitScore, find_units
 
 _HOMES = {
+    "jaxlm.inspection.figures": ("figure",),
     "jaxlm.inspection.report": ("write_report",),
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
     "jaxlm.inspection.units": ("FEATURES", "UnitScore", "find_units"),
@@ -25,6 +27,7 @@ __all__ = [
     "NGramTrace",
     "Trace",
     "UnitScore",
+    "figure",
     "find_units",
     "trace",
     "write_report",

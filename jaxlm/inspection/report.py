@@ -1,7 +1,6 @@
 """The page that training ends with: the learning curve, the layers, samples and a first text."""
 
 import datetime
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.inspection.pages.building import page
 from jaxlm.inspection.pages.views import VIEWS, Options
-from jaxlm.runs.log import read_records
 from jaxlm.runs.run import Run
 
 REPORT_VIEWS = ("learning", "surprise", "next", "gates", "about")

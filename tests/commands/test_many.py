@@ -3,8 +3,6 @@
 import json
 import random
 
-import pytest
-
 
 def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     corpus = tmp_path / "text"
