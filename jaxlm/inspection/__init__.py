@@ -1,1 +1,32 @@
-"""What a model and a compiled program do inside."""
+"""What a model and a compiled program do inside.
+
+A name is imported when it is first used (PEP 562).
+"""
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "jaxlm.inspection.gradients": (
+        "GradientByLag",
+        "GradientThroughTime",
+        "gradient_by_lag",
+        "gradient_through_time",
+    ),
+    "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'jaxlm.inspection' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
