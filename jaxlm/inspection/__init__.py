@@ -10,25 +10,45 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxlm.inspection.figures import figure
+    from jaxlm.inspection.gradients import (
+        GradientByLag,
+        GradientThroughTime,
+        gradient_by_lag,
+        gradient_through_time,
+    )
     from jaxlm.inspection.report import write_report
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
     from jaxlm.inspection.units import FEATURES, UnitScore, find_units
+    from jaxlm.inspection.unrolled import Unrolled, bptt
 
 _HOMES = {
     "jaxlm.inspection.figures": ("figure",),
+    "jaxlm.inspection.gradients": (
+        "GradientByLag",
+        "GradientThroughTime",
+        "gradient_by_lag",
+        "gradient_through_time",
+    ),
     "jaxlm.inspection.report": ("write_report",),
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
     "jaxlm.inspection.units": ("FEATURES", "UnitScore", "find_units"),
+    "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FEATURES",
+    "GradientByLag",
+    "GradientThroughTime",
     "NGramTrace",
     "Trace",
     "UnitScore",
+    "Unrolled",
+    "bptt",
     "figure",
     "find_units",
+    "gradient_by_lag",
+    "gradient_through_time",
     "trace",
     "write_report",
 ]
