@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
+    from jaxlm.inspection.units import FEATURES, UnitScore, find_units
 
 _HOMES = {
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
+    "jaxlm.inspection.units": ("FEATURES", "UnitScore", "find_units"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FEATURES",
     "NGramTrace",
     "Trace",
+    "UnitScore",
+    "find_units",
     "trace",
 ]
 
