@@ -9,16 +9,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxlm.inspection.gradients import (
+        GradientByLag,
+        GradientThroughTime,
+        gradient_by_lag,
+        gradient_through_time,
+    )
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
+    from jaxlm.inspection.unrolled import Unrolled, bptt
 
 _HOMES = {
+    "jaxlm.inspection.gradients": (
+        "GradientByLag",
+        "GradientThroughTime",
+        "gradient_by_lag",
+        "gradient_through_time",
+    ),
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
+    "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "GradientByLag",
+    "GradientThroughTime",
     "NGramTrace",
     "Trace",
+    "Unrolled",
+    "bptt",
+    "gradient_by_lag",
+    "gradient_through_time",
     "trace",
 ]
 
