@@ -291,18 +291,6 @@
       item.dots ? svg("path", { fill: colour.series(item.index), d: marker(item.index, 13, 6, 3.5) }) : null), ` ${item.name}`)));
   }
 
-  /** Return a row of buttons, of which one is pressed: {value, name} each. */
-  function choice(label, items, chosen, choose) {
-    const group = el("div", { class: "choice", role: "group", "aria-label": label });
-    for (const item of items) {
-      group.append(el("button", {
-        type: "button", "aria-pressed": item.value === chosen ? "true" : "false", "data-value": item.value,
-        onclick: () => choose(item.value),
-      }, item.name));
-    }
-    return group;
-  }
-
   /** Return a `render` that draws into an element of its own, which `draw` may empty and fill again. */
   function inPlace(draw) {
     return (section, data, tools) => {
@@ -312,5 +300,5 @@
     };
   }
 
-  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, choice, inPlace };
+  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace };
 })();

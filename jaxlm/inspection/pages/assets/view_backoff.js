@@ -3,7 +3,7 @@
 // the discount and the weight, and a bar that adds up to the answer.
 (() => {
   const { el, svg, visible } = jaxlm.tools;
-  const { number, percent, shortened, choice, inPlace } = jaxlm.charts;
+  const { number, percent, shortened, inPlace } = jaxlm.charts;
   const kept = { run: 0, at: null };
   let live = null;
 
@@ -34,7 +34,7 @@
     kept.run = Math.min(kept.run, data.runs.length - 1);
     const run = unpacked(data.runs[kept.run], tools);
     if (data.runs.length > 1) {
-      section.append(choice(t("backoff.choose"), data.runs.map((one, i) => ({ value: i, name: one.name })), kept.run, (value) => {
+      section.append(tools.choice(t("backoff.choose"), data.runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
         Object.assign(kept, { run: value, at: null });
         section.replaceChildren();
         showIn(section, data, tools);
@@ -61,7 +61,7 @@
 
     function parts(at) {
       const rungs = ladder(run, at), word = visible(run.tokens[at]), answer = run.answer[at];
-      const says = el("p", { class: "says", "aria-live": "polite", "data-answer": answer }, sentence(run, rungs, word, answer, t));
+      const says = el("p", { class: "finding", "aria-live": "polite", "data-answer": answer }, sentence(run, rungs, word, answer, t));
       const head = ["backoff.order", "backoff.context", "backoff.context_count", "backoff.pair_count", "backoff.discount", "backoff.probability", "backoff.weight", "backoff.adds"];
       const table = el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, head.map((key) => el("th", { scope: "col" }, t(key))))));
       const rows = el("tbody", {});
@@ -80,7 +80,7 @@
       rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 7 }, t("backoff.answer", { word })), el("td", { class: "adds" }, bar(0, 1, -1), el("b", {}, number(answer, 4)))));
       table.append(rows);
       const data = rungs.map((rung) => [rung.order, rung.words.map((w) => (w === null ? "" : visible(w))).join(" "), word, blankIfUnknown(rung.context), blankIfUnknown(rung.pair), blankIfUnknown(rung.discount), rung.probability, rung.weight, rung.contribution]);
-      const found = [says, el("div", { class: "scroller" }, table), el("p", { class: "note" }, t(`backoff.how_${run.kind}`, { smoothing: run.smoothing }))];
+      const found = [says, el("div", { class: "scroll" }, table), el("p", { class: "note" }, t(`backoff.how_${run.kind}`, { smoothing: run.smoothing }))];
       if (run.note) found.push(el("p", { class: "note" }, tools.said(run.note)));
       found.push(tools.table([t("backoff.order"), t("backoff.context"), t("backoff.word"), t("backoff.context_count"), t("backoff.pair_count"), t("backoff.discount"), t("backoff.probability"), t("backoff.weight"), t("backoff.adds")], data));
       return found;

@@ -3,7 +3,7 @@
 // the probability that smoothing puts in its place.
 (() => {
   const { el, visible } = jaxlm.tools;
-  const { percent, choice, inPlace } = jaxlm.charts;
+  const { percent, inPlace } = jaxlm.charts;
   const kept = { run: 0, at: null };
   let live = null;
 
@@ -29,7 +29,7 @@
     kept.run = Math.min(kept.run, data.runs.length - 1);
     const run = unpacked(data.runs[kept.run], tools);
     if (data.runs.length > 1) {
-      section.append(choice(t("counts.choose"), data.runs.map((one, i) => ({ value: i, name: one.name })), kept.run, (value) => {
+      section.append(tools.choice(t("counts.choose"), data.runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
         Object.assign(kept, { run: value, at: null });
         section.replaceChildren();
         showIn(section, data, tools);
@@ -37,7 +37,7 @@
       }));
     }
     const zeros = run.zeros, body = el("div", {});
-    const summary = el("p", { class: "says", "data-zeros": zeros.length, "data-positions": run.counted }, t(zeros.length ? "counts.says_zeros" : "counts.says_none", { zeros: zeros.length, positions: run.counted, n: run.length + 1 }));
+    const summary = el("p", { class: "finding", "data-zeros": zeros.length, "data-positions": run.counted }, t(zeros.length ? "counts.says_zeros" : "counts.says_none", { zeros: zeros.length, positions: run.counted, n: run.length + 1 }));
     section.append(summary);
     const move = el("div", { class: "step-word" });
     section.append(move, body);
@@ -76,7 +76,7 @@
       });
       table.append(rows);
       const more = found.kinds - found.rows.filter((row) => row.times > 0).length;
-      const parts = [el("p", { class: "caption", "aria-live": "polite" }, t(key, words)), el("div", { class: "scroller" }, table)];
+      const parts = [el("p", { class: "caption", "aria-live": "polite" }, t(key, words)), el("div", { class: "scroll" }, table)];
       if (more > 0) parts.push(el("p", { class: "note" }, t("counts.more", { more: more.toLocaleString("en"), kinds: found.kinds.toLocaleString("en"), total: words.total })));
       parts.push(el("p", { class: "note" }, t("counts.protocol", { run: run.name, smoothing: run.smoothing, order: run.order })));
       parts.push(tools.table([t("counts.context"), t("counts.next"), t("counts.times"), t("counts.plain"), t("counts.smoothed")], found.rows.map((row) => [context, visible(row.word), row.times, found.total > 0 ? row.times / found.total : "", row.smoothed])));

@@ -5,47 +5,52 @@
   const { el } = jaxlm.tools;
   const { number, percent, lines, legend, inPlace } = jaxlm.charts;
 
-  const relative = (one) => one.norms.map((norm, i) => [one.lags[i], norm / one.norms[0]]);
+  // The share is 0 everywhere if the gradient at lag 1 is 0.
+  const relative = (one) => one.norms.map((norm, i) => [one.lags[i], one.norms[0] > 0 ? norm / one.norms[0] : 0]);
 
   function showIn(section, data, tools) {
-    const { t } = tools;
-    const says = el("p", { class: "says" });
-    for (const run of data.runs) says.append(el("span", { class: "sentence", "data-run": run.name, "data-below": run.trained.below ?? "" }, sentence(run, t)), " ");
-    section.append(says);
-    const series = data.runs.flatMap((run) => [
-      { name: run.name, index: run.index, points: relative(run.trained), dots: 2.2 },
-      { name: t("gradients.untrained", { run: run.name }), index: run.index, points: relative(run.untrained), dash: true, ends: false },
+    const { t } = tools, unit = (run) => t(`unit.${run.unit}`);
+    section.append(el("p", { class: "finding" }, data.runs.map((run) => [
+      el("span", { class: "sentence", "data-run": run.name, "data-below": run.trained.below ?? "none" }, sentence(run, unit(run), t)), " ",
+    ])));
+    const curves = data.runs.map((run) => ({ run, trained: relative(run.trained), untrained: relative(run.untrained) }));
+    const series = curves.flatMap(({ run, trained, untrained }) => [
+      { name: run.name, index: run.index, points: trained, dots: 2 },
+      { name: t("gradients.untrained", { run: run.name }), index: run.index, points: untrained, dash: true, ends: false },
     ]);
-    section.append(legend([
-      ...data.runs.map((run) => ({ name: run.name, index: run.index, dots: true })),
+    const shares = series.flatMap((s) => s.points.map((p) => p[1])).filter((y) => y > 0);
+    const marks = curves.filter(({ run }) => run.trained.below !== null && run.trained.below <= run.trained.lags.at(-1)).map(({ run, trained }) => {
+      const [x, y] = trained.find(([lag]) => lag === run.trained.below);
+      return { index: run.index, x, y: Math.max(y, 1e-5), text: t("gradients.mark", { run: run.name, lag: x }) };
+    });
+    const body = el("div", {}, legend([
+      ...data.runs.map((run) => ({ name: t("gradients.trained", { run: run.name }), index: run.index, dots: true })),
       { name: t("gradients.dashed"), index: data.runs[0].index, dash: true },
     ]));
-    const positive = series.flatMap((s) => s.points.map((p) => p[1])).filter((y) => y > 0);
-    const marks = data.runs.filter((run) => run.trained.below !== null).map((run) => {
-      const at = run.trained.lags.indexOf(run.trained.below);
-      const y = run.trained.norms[at] / run.trained.norms[0];
-      return { index: run.index, x: run.trained.below, y: Math.max(y, 1e-6), text: t("gradients.mark", { run: run.name, lag: run.trained.below }) };
-    });
-    lines(section, {
-      title: t("gradients.chart"),
-      series,
+    section.append(tools.figure({
+      title: t("gradients.chart"), body,
+      note: data.runs.map((run) => t("gradients.protocol", { run: run.name, positions: run.trained.positions, unit: unit(run), longest: run.trained.lags.at(-1) })).join(" "),
+      table: () => ({
+        headers: ["run", "lag", "norm", "share", "norm_untrained", "share_untrained"].map((key) => t(`gradients.head_${key}`)),
+        rows: curves.flatMap(({ run, trained, untrained }) => run.trained.lags.map((lag, i) => [run.name, lag, run.trained.norms[i], trained[i][1], run.untrained.norms[i], untrained[i][1]])),
+      }),
+    }));
+    lines(body, {
+      title: `${t("gradients.chart")}. ${data.runs.map((run) => sentence(run, unit(run), t)).join(" ")}`,
+      series, marks,
       x: { label: t("gradients.lag"), min: 1, integer: true },
-      y: { label: t("gradients.share"), log: true, min: Math.max(1e-6, Math.min(0.003, ...positive)), max: Math.max(1.5, ...positive), format: shareText },
+      y: { label: t("gradients.share"), log: true, min: Math.max(1e-5, Math.min(0.003, ...shares)), max: Math.max(1.5, ...shares), format: share },
       rules: [{ y: 0.01, text: t("gradients.one_percent") }],
-      marks,
     });
-    section.append(el("p", { class: "note" }, data.runs.map((run) => t("gradients.protocol", { run: run.name, positions: run.trained.positions, unit: t(`gradients.unit_${run.unit}`), longest: run.trained.lags.at(-1) })).join(" ")));
-    for (const run of data.without) section.append(el("p", { class: "note" }, tools.said(run)));
-    const rows = data.runs.flatMap((run) => run.trained.lags.map((lag, i) => [run.name, lag, run.trained.norms[i], run.trained.norms[i] / run.trained.norms[0], run.untrained.norms[i], run.untrained.norms[i] / run.untrained.norms[0]]));
-    section.append(tools.table([t("gradients.run"), t("gradients.lag"), t("gradients.norm"), t("gradients.share"), t("gradients.norm_untrained"), t("gradients.share_untrained")], rows));
+    for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
   }
 
-  const shareText = (y) => (y >= 1e-4 ? `${number(100 * y)}%` : number(y));
+  const share = (y) => (y >= 1e-5 ? `${number(100 * y)}%` : number(y));
 
-  function sentence(run, t) {
-    const one = run.trained, unit = t(`gradients.unit_${run.unit}`);
+  function sentence(run, unit, t) {
+    const one = run.trained;
     const words = { run: run.name, lag: one.below, unit, longest: one.lags.at(-1), share: percent(one.norms.at(-1) / one.norms[0]), time: number(one.time_constant), window: run.window };
-    if (run.window !== null && one.below !== null && one.below > run.window) return t("gradients.says_window", words);
+    if (run.window !== null && one.below !== null && one.below >= run.window) return t("gradients.says_window", words);
     return t(one.below === null ? "gradients.says_long" : "gradients.says", words);
   }
 

@@ -21,19 +21,19 @@
       if (focus) section.querySelector(focus)?.focus();
     };
     if (data.runs.length > 1) {
-      section.append(choice(t("senses.choose_run"), data.runs.map((r, i) => ({ value: i, name: r.name })), kept.run, (value) => {
+      section.append(tools.choice(t("senses.choose_run"), data.runs.map((r, i) => ({ value: i, text: r.name })), kept.run, (value) => {
         Object.assign(kept, { run: value, word: 0, chosen: null });
         again(`.choice [data-value="${value}"]`);
       }));
     }
     if (run.words.length > 1) {
-      section.append(choice(t("senses.choose_word"), run.words.map((w, i) => ({ value: i, name: w.word })), kept.word, (value) => {
+      section.append(tools.choice(t("senses.choose_word"), run.words.map((w, i) => ({ value: i, text: w.word })), kept.word, (value) => {
         Object.assign(kept, { word: value, chosen: null });
         again(`.choice + .choice [data-value="${value}"], .choice [data-value="${value}"]`);
       }));
     }
     const [least, a, b] = apart(similar, count);
-    section.append(el("p", { class: "says" }, t("senses.says", { word: one.word, count, least: number(least), a: a + 1, b: b + 1 })));
+    section.append(el("p", { class: "finding" }, t("senses.says", { word: one.word, count, least: number(least), a: a + 1, b: b + 1 })));
     const pick = (i) => {
       kept.chosen = kept.chosen === i ? null : i;
       again(`.occurrence[data-index="${i}"]`);

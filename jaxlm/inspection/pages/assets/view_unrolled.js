@@ -3,7 +3,7 @@
 // loss of each step, and their sum. A click on a loss lights the paths that its gradient takes.
 (() => {
   const { el, svg, visible } = jaxlm.tools;
-  const { number, percent, shortened, choice, inPlace } = jaxlm.charts;
+  const { number, percent, shortened, inPlace } = jaxlm.charts;
   const STEP = 104, LEFT = 70, HEIGHT = 372;
   const ROW = { sum: 26, loss: 84, word: 132, state: 206, input: 312 };
   const kept = { run: 0, loss: null, every: null };
@@ -138,27 +138,27 @@
     kept.every = Math.min(kept.every ?? count, count);
     if (kept.loss !== null && kept.loss >= count) kept.loss = null;
     const again = (focus) => {
-      const scrolled = section.querySelector(".scroller")?.scrollLeft || 0;
+      const scrolled = section.querySelector(".scroll")?.scrollLeft || 0;
       section.replaceChildren();
       showIn(section, data, tools);
-      section.querySelector(".scroller").scrollLeft = scrolled;
+      section.querySelector(".scroll").scrollLeft = scrolled;
       section.querySelector(focus)?.focus();
     };
     if (runs.length > 1) {
-      section.append(choice(t("unrolled.choose"), runs.map((one, i) => ({ value: i, name: one.name })), kept.run, (value) => {
+      section.append(tools.choice(t("unrolled.choose"), runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
         kept.run = value;
         kept.loss = null;
         kept.every = null;
         again(`.choice [data-value="${value}"]`);
       }));
     }
-    section.append(el("p", { class: "says", "aria-live": "polite" }, says(run, tools)));
+    section.append(el("p", { class: "finding", "aria-live": "polite" }, says(run, tools)));
     const pick = (k) => {
       const step = k ?? kept.loss;
       kept.loss = k;
       again(`.loss[data-step="${step}"]`);
     };
-    section.append(el("div", { class: "scroller" }, draw(run, tools, pick)));
+    section.append(el("div", { class: "scroll" }, draw(run, tools, pick)));
     const left = run.left_out[kept.every - 1];
     const slider = el("input", {
       type: "range", min: 1, max: count, value: kept.every, class: "unrolled-cut",
@@ -171,7 +171,7 @@
     section.append(
       el("label", { class: "control" }, el("span", {}, t("unrolled.truncate")), slider, el("output", { "data-left-out": left }, cutText(run, tools))),
       el("p", { class: "note" }, t("unrolled.contributions", { total: number(run.gradient_norm) })),
-      el("div", { class: "scroller" }, bars(run, tools)),
+      el("div", { class: "scroll" }, bars(run, tools)),
     );
     const rows = run.inputs.map((word, k) => [k + 1, visible(word), visible(run.targets[k]), run.losses[k], run.contributions[k], ...run.gradients[k].slice(0, k + 1)]);
     const heads = [t("unrolled.step"), t("unrolled.input"), t("unrolled.target"), t("unrolled.loss"), t("unrolled.contribution")];

@@ -3,7 +3,7 @@
 // words of the word under the pointer, in the search box, or selected in the text.
 (() => {
   const { el, svg, visible } = jaxlm.tools;
-  const { percent, textWidth, choice, inPlace } = jaxlm.charts;
+  const { percent, textWidth, inPlace } = jaxlm.charts;
   const kept = { run: 0, word: null, box: null };
   let live = null;
 
@@ -32,7 +32,7 @@
     kept.run = Math.min(kept.run, data.runs.length - 1);
     const run = unpacked(data.runs[kept.run], tools);
     if (data.runs.length > 1) {
-      section.append(choice(t("vectors.choose"), data.runs.map((one, i) => ({ value: i, name: one.name })), kept.run, (value) => {
+      section.append(tools.choice(t("vectors.choose"), data.runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
         Object.assign(kept, { run: value, box: null });
         section.replaceChildren();
         showIn(section, data, tools);
@@ -43,7 +43,7 @@
     const start = kept.word !== null && run.place.has(kept.word) ? run.place.get(kept.word) : run.first;
     const map = svg("svg", { class: "map", role: "application", tabindex: 0, "aria-label": t("vectors.map", { count: run.words.length }) });
     const frame = el("div", { class: "map-frame" }, map);
-    const says = el("p", { class: "says", "aria-live": "polite" });
+    const says = el("p", { class: "finding", "aria-live": "polite" });
     const list = el("ol", { class: "neighbours" });
     const search = el("input", { type: "search", list: "vectors-words", class: "word-search", "aria-label": t("vectors.search"), placeholder: t("vectors.search") });
     const options = el("datalist", { id: "vectors-words" }, run.words.map((word) => el("option", { value: visible(word) })));
