@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.gradients import GradientByLag, gradient_by_lag
 from jaxlm.inspection.pages.building import labels_of
+from jaxlm.inspection.pages.view_surprise import LIMITS
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
 from jaxlm.models.neural import NeuralModel
 from jaxlm.runs.log import METRICS, read_records
@@ -53,9 +55,6 @@ METADATA = {
 MOST_TOKENS = {"surprise": 600, "gates": 120}
 MOST_UNITS = 48
 MOST_WORDS = 70
-# Bits from which on the colour of a token is the darkest.
-MOST_BITS = 16.0
-LONGEST_LAG = 100
 
 
 @dataclass(frozen=True)
@@ -216,6 +215,7 @@ def _read(run: Run, asked: Asked, kind: str, notes: list[str]) -> Trace:
         raise UserError(f"the figure {kind} needs a text: give it after the runs")
     most = MOST_TOKENS[kind]
     found = trace(run, asked.text, start=asked.start, count=1)
+    notes.append(f"{run.name}: {found.note}")
     if len(found) > most:
         notes.append(f"the text has {len(found):,} tokens: the figure shows the first {most}")
     return found
@@ -229,6 +229,13 @@ def _visible(token: str) -> str:
     return (shown or "␣").replace("$", r"\$")
 
 
+def lines_end(found: Trace) -> list[bool]:
+    """Return for each token whether a line of the text ends with it."""
+    begins = found.spans[:, 0].tolist()
+    ends = [*begins[1:], len(found.text)]
+    return ["\n" in found.text[begin:end] for begin, end in zip(begins, ends, strict=True)]
+
+
 def _surprise(asked: Asked, notes: list[str]) -> Any:
     """Draw the text of each run, line by line, with the surprisal of a token behind it."""
     from matplotlib import colormaps
@@ -240,46 +247,55 @@ def _surprise(asked: Asked, notes: list[str]) -> Any:
 
     traces = [_read(run, asked, "surprise", notes) for run in asked.runs]
     most = MOST_TOKENS["surprise"]
-    words = [[_visible(token) for token in found.tokens[:most]] for found in traces]
+    words = [
+        [" " if token == " " else _visible(token) for token in found.tokens[:most]]
+        for found in traces
+    ]
+    darkest = max(LIMITS[run.tokenizer.unit][-1] for run in asked.runs)
     use_fonts([*(word for line in words for word in line), *asked.labels], notes)
     renderer, font = RendererAgg(10, 10, 72), FontProperties(size=POINTS)
-    pitch, gap, frame = 1.55 * POINTS, 1.5, PAGE * 72
-    boxes: list[tuple[float, float, float, str, float]] = []
+    pitch, frame = 1.55 * POINTS, PAGE * 72 - 4
+    boxes: list[tuple[float, float, float, float, str, float]] = []
     titles: list[tuple[float, str]] = []
     y = 0.0
     for label, found, shown in zip(asked.labels, traces, words, strict=True):
         known = found.surprisal[np.isfinite(found.surprisal)]
         mean = f": {known.mean():.2f} bits per token" if len(known) else ""
         titles.append((y, f"{label}{mean}"))
+        # Characters stand together as words do.
+        gap, between = (0.3, 0.0) if max(map(len, shown)) == 1 else (1.5, 0.6)
         x, y = 0.0, y + 1.2 * pitch
-        for token, word, bits in zip(found.tokens, shown, found.surprisal, strict=False):
+        ends = lines_end(found)
+        for end, word, bits in zip(ends, shown, found.surprisal, strict=False):
             width = renderer.get_text_width_height_descent(word, font, False)[0] + 2 * gap
             if x and x + width > frame:
                 x, y = 0.0, y + pitch
-            boxes.append((x, y, width, word, bits))
-            x += width + 0.6
-            if token.endswith("\n"):
+            boxes.append((x, y, width, gap, word, bits))
+            x += width + between
+            if end:
                 x, y = 0.0, y + pitch
         y += 1.4 * pitch if x else 0.4 * pitch
-    legend = 3 * pitch
+    legend = 3.6 * pitch
     height = y + legend
-    made = _new_figure(PAGE, height / 72)
+    frame = min(frame, max(COLUMN * 72, max(x + width for x, _, width, *_ in boxes)))
+    made = _new_figure((frame + 4) / 72, height / 72)
     axes = made.add_axes((0, legend / height, 1, y / height))
-    axes.set(xlim=(0, frame), ylim=(y, 0))
+    axes.set(xlim=(-2, frame + 2), ylim=(y, 0))
     axes.axis("off")
-    colours, norm = colormaps["YlOrRd"], Normalize(0, MOST_BITS, clip=True)
+    colours, norm = colormaps["YlOrRd"], Normalize(0, darkest, clip=True)
     for top, title in titles:
         axes.text(0, top + 0.55 * pitch, title, va="center", weight="bold")
-    for x, top, width, word, bits in boxes:
+    for x, top, width, gap, word, bits in boxes:
         known = np.isfinite(bits)
         face = colours(norm(bits)) if known else (1, 1, 1, 1) if np.isnan(bits) else (0, 0, 0, 1)
         light = np.dot(face[:3], (0.299, 0.587, 0.114))
         axes.add_patch(Rectangle((x, top + 0.05 * pitch), width, 0.9 * pitch, color=face, lw=0))
         ink = "black" if light > 0.55 else "white"
         axes.text(x + gap, top + 0.68 * pitch, word, va="baseline", color=ink)
-    bar = made.add_axes((0.01, 1.7 * pitch / height, 0.4, 0.5 * pitch / height))
+    wide = 0.9 * COLUMN * 72 / (frame + 4)
+    bar = made.add_axes((6 / frame, 2.3 * pitch / height, wide, 0.5 * pitch / height))
     made.colorbar(ScalarMappable(norm, colours), cax=bar, orientation="horizontal")
-    bar.set_xlabel(f"surprisal (bits); {MOST_BITS:.0f} or more is the darkest", labelpad=1)
+    bar.set_xlabel(f"surprisal (bits); {darkest:.0f} or more is the darkest", labelpad=1)
     return made
 
 
@@ -297,15 +313,19 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
         notes.append(f"{layer} has {width} units: the figure shows the {len(units)} that vary most")
     words = [_visible(token) for token in found.tokens[:count]]
     use_fonts([*words, label], notes)
-    upright = max(map(len, words)) <= 1
-    panel = min(1.2, max(0.45, 0.03 * len(units)))
+    room = 72 * (PAGE - 1.2) / count
+    size = min(POINTS, room / 1.05)
+    upright = 0.6 * size * max(map(cell_len, words)) <= room
+    panel = min(0.85, max(0.4, 0.03 * len(units)))
     made = _new_figure(PAGE, 0.7 + (panel + 0.08) * len(names), layout="constrained")
     rows = made.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axes, name in zip(rows, names, strict=True):
         array = arrays[name][units]
         # A gate is between 0 and 1. A state and a candidate have both signs.
         signed = bool(array.min() < 0)
-        high = float(np.abs(array).max()) or 1.0
+        most = float(np.abs(array).max())
+        # A few large cell states would leave all others white.
+        high = float(np.quantile(np.abs(array), 0.99)) or most or 1.0
         low, high = (-high, high) if signed else (0.0, max(1.0, high))
         picture = axes.imshow(
             array,
@@ -318,9 +338,10 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set_yticks([])
         axes.tick_params(axis="x", length=0)
-        bar = made.colorbar(picture, ax=axes, pad=0.01, aspect=8, ticks=[low, 0, high])
-        bar.ax.set_yticklabels([f"{tick:.2g}" for tick in (low, 0, high)])
-    size = min(POINTS, 72 * (PAGE - 1.2) / count / (1.05 if upright else 1.15))
+        extend = "neither" if most <= high else "both" if signed else "max"
+        ticks = [low, 0, high] if signed else [low, high]
+        bar = made.colorbar(picture, ax=axes, pad=0.01, aspect=8, ticks=ticks, extend=extend)
+        bar.ax.set_yticklabels([f"{tick:.3g}" for tick in ticks])
     rows[-1].set_xticks(range(count), words, rotation=0 if upright else 90, fontsize=size)
     made.suptitle(f"{label}, {layer}", fontsize=POINTS)
     return made
