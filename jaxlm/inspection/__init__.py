@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts
     from jaxlm.inspection.figures import figure
     from jaxlm.inspection.gradients import (
         GradientByLag,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from jaxlm.inspection.unrolled import Unrolled, bptt
 
 _HOMES = {
+    "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
     "jaxlm.inspection.figures": ("figure",),
     "jaxlm.inspection.gradients": (
         "GradientByLag",
@@ -40,11 +42,16 @@ __all__ = [
     "FEATURES",
     "GradientByLag",
     "GradientThroughTime",
+    "Ladder",
     "NGramTrace",
+    "NextCounts",
+    "Rung",
     "Trace",
     "UnitScore",
     "Unrolled",
+    "backoff",
     "bptt",
+    "counts",
     "figure",
     "find_units",
     "gradient_by_lag",
