@@ -107,7 +107,8 @@ def correlations(
     centred, names = _centred(reading, features)
     sums: dict[str, _Sums] = {}
     equal: set[tuple[str, str]] = set()
-    for piece in read_pieces(run, reading, count=1, chunk=chunk):
+    # With the default count, `trace` and this function share a compiled program.
+    for piece in read_pieces(run, reading, chunk=chunk):
         if not piece.arrays:
             raise UserError(
                 f"{run.name} was trained by {run.model.trained_by} and has no units: find units in "
