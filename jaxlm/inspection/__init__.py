@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts
     from jaxlm.inspection.gradients import (
         GradientByLag,
         GradientThroughTime,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from jaxlm.inspection.unrolled import Unrolled, bptt
 
 _HOMES = {
+    "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
     "jaxlm.inspection.gradients": (
         "GradientByLag",
         "GradientThroughTime",
@@ -33,10 +35,15 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "GradientByLag",
     "GradientThroughTime",
+    "Ladder",
     "NGramTrace",
+    "NextCounts",
+    "Rung",
     "Trace",
     "Unrolled",
+    "backoff",
     "bptt",
+    "counts",
     "gradient_by_lag",
     "gradient_through_time",
     "trace",
