@@ -291,6 +291,29 @@
       item.dots ? svg("path", { fill: colour.series(item.index), d: marker(item.index, 13, 6, 3.5) }) : null), ` ${item.name}`)));
   }
 
+  /** Return the text of a token of a run, as the text has it. */
+  function tokenOf(tools, run, place) {
+    const frame = tools.runs[run], spans = tools.array(frame.spans);
+    return place in frame.names ? frame.names[place] : tools.slice(spans[2 * place], spans[2 * place + 1]);
+  }
+
+  /** Return the place of the selected token in a run; the last token if the end is selected. */
+  const placeOf = (tools, run) => Math.max(0, Math.min(tools.at(run), tools.length(run) - 1));
+
+  /**
+   * Return buttons to the token before and after, around the token in its text. A click selects the
+   * token for every view.
+   */
+  function stepper(tools, run, place, ...more) {
+    const { el, t, visible } = tools, spans = tools.array(tools.runs[run].spans);
+    const from = spans[2 * place], to = spans[2 * place + 1], go = (token) => () => tools.select({ character: spans[2 * token] });
+    return el("div", { class: "stepper" },
+      el("button", { type: "button", class: "back", "aria-label": t("charts.back"), title: t("charts.back"), disabled: place === 0, onclick: go(Math.max(0, place - 1)) }, "‹"),
+      el("span", { class: "in-text", dir: "auto" }, plain(tools.slice(Math.max(0, from - 28), from)), el("mark", {}, visible(tokenOf(tools, run, place))), plain(tools.slice(to, to + 12))),
+      el("button", { type: "button", class: "on", "aria-label": t("charts.on"), title: t("charts.on"), disabled: place >= tools.length(run) - 1, onclick: go(Math.min(tools.length(run) - 1, place + 1)) }, "›"), more);
+  }
+  const plain = (text) => text.replace(/\s*\n\s*/g, " ⏎ ");
+
   /** Return a `render` that draws into an element of its own, which `draw` may empty and fill again. */
   function inPlace(draw) {
     return (section, data, tools) => {
@@ -300,5 +323,5 @@
     };
   }
 
-  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace };
+  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, tokenOf, placeOf, stepper };
 })();
