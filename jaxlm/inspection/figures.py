@@ -338,7 +338,7 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
         axes.set_ylabel(name, rotation=0, ha="right", va="center")
         axes.set_yticks([])
         axes.tick_params(axis="x", length=0)
-        extend = "neither" if most <= high else "both" if signed else "max"
+        extend = "neither" if most <= 1.05 * high else "both" if signed else "max"
         ticks = [low, 0, high] if signed else [low, high]
         bar = made.colorbar(picture, ax=axes, pad=0.01, aspect=8, ticks=ticks, extend=extend)
         bar.ax.set_yticklabels([f"{tick:.3g}" for tick in ticks])
@@ -392,12 +392,15 @@ def _gradients(asked: Asked, notes: list[str]) -> Any:
         colour = f"C{index}"
         trained = gradient_by_lag(run, asked.text, start=asked.start)
         untrained = _untrained(run, asked)
-        _line_by_lag(axes, trained, color=colour, label=label)
-        _line_by_lag(axes, untrained, color=colour, linestyle="--", linewidth=0.9)
-        if trained.below_one_percent is not None:
-            lag = trained.below_one_percent
-            place = np.flatnonzero(trained.lags == lag)[0]
-            axes.plot([lag], [trained.norms[place]], "o", color=colour, markersize=3.5)
+        for found, style in (
+            (trained, {"label": label}),
+            (untrained, {"linestyle": "--", "linewidth": 0.9}),
+        ):
+            lags, shares = _shares(found)
+            axes.plot(lags, shares, color=colour, **style)
+            if found.below_one_percent is not None:
+                here = lags == found.below_one_percent
+                axes.plot(lags[here], shares[here], "o", color=colour, markersize=3.5)
     if not drawn:
         raise UserError(f"{', '.join(asked.labels)}: an n-gram has no gradient; give a neural run")
     axes.set(xlabel="lag k (tokens)", ylabel="norm of the gradient, lag 1 = 1", yscale="log")
@@ -415,13 +418,13 @@ def _untrained(run: Run, asked: Asked) -> GradientByLag:
     return gradient_by_lag(run, asked.text, key=jax.random.key(0), start=asked.start)
 
 
-def _line_by_lag(axes: Any, found: GradientByLag, **style: Any) -> None:
-    """Draw the norms of the lags from 1 on, as shares of the norm of lag 1."""
+def _shares(found: GradientByLag) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lags from 1 on, and their norms as shares of the norm of lag 1."""
     from_one = found.lags >= 1
     lags, norms = found.lags[from_one], found.norms[from_one]
     shares = norms / norms[0] if len(norms) and norms[0] else norms
     # A logarithmic axis has no place for 0.
-    axes.plot(lags, np.where(shares > 0, shares, np.nan), **style)
+    return lags, np.where(shares > 0, shares, np.nan)
 
 
 def _map(asked: Asked, notes: list[str]) -> Any:
