@@ -17,22 +17,42 @@ if TYPE_CHECKING:
         gradient_through_time,
     )
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
+    from jaxlm.inspection.units import FEATURES, UnitScore, find_units
     from jaxlm.inspection.unrolled import Unrolled, bptt
 
 _HOMES = {
-    "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
+    "jaxlm.inspection.backing_off": (
+        "Ladder",
+        "NextCounts",
+        "Rung",
+        "backoff",
+        "counts",
+    ),
     "jaxlm.inspection.gradients": (
         "GradientByLag",
         "GradientThroughTime",
         "gradient_by_lag",
         "gradient_through_time",
     ),
-    "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
-    "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
+    "jaxlm.inspection.traces": (
+        "NGramTrace",
+        "Trace",
+        "trace",
+    ),
+    "jaxlm.inspection.units": (
+        "FEATURES",
+        "UnitScore",
+        "find_units",
+    ),
+    "jaxlm.inspection.unrolled": (
+        "Unrolled",
+        "bptt",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FEATURES",
     "GradientByLag",
     "GradientThroughTime",
     "Ladder",
@@ -40,10 +60,12 @@ __all__ = [
     "NextCounts",
     "Rung",
     "Trace",
+    "UnitScore",
     "Unrolled",
     "backoff",
     "bptt",
     "counts",
+    "find_units",
     "gradient_by_lag",
     "gradient_through_time",
     "trace",
