@@ -472,7 +472,7 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
         console.print(many_table(runs))
     console.print(f"saved in {folder}/*", soft_wrap=True, highlight=False)
     if command.report and is_first():
-        report(console, runs, text, folder / REPORT)
+        report(console, runs, folder / REPORT)
     return 0
 
 
@@ -675,13 +675,13 @@ def show_result(console: Console, run: Run, text: Text, with_report: bool) -> No
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
     if with_report:
         assert run.folder is not None
-        report(console, [run], text, run.folder / REPORT)
+        report(console, [run], run.folder / REPORT)
 
 
-def report(console: Console, runs: Sequence[Run], text: Text, path: Path) -> None:
+def report(console: Console, runs: Sequence[Run], path: Path) -> None:
     """Write the page of the trained runs. The runs are saved, so an error is only a warning."""
     try:
-        write_report(runs, path, text)
+        write_report(runs, path)
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         console.print(f"warning: no {path}: {escape(why)}", soft_wrap=True, highlight=False)

@@ -4,30 +4,32 @@ The same call writes the same bytes. Text stays text in PDF and SVG files, so th
 searched and edited.
 """
 
+import importlib.util
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.cells import cell_len
 
 from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
-from jaxlm.inspection.gradients import GradientByLag, gradient_by_lag
 from jaxlm.inspection.pages.building import labels_of
 from jaxlm.inspection.pages.view_surprise import LIMITS
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
-from jaxlm.models.neural import NeuralModel
 from jaxlm.runs.log import METRICS, read_records
 from jaxlm.runs.plots import draw_curves
 from jaxlm.runs.run import Run
 
+if TYPE_CHECKING:
+    from jaxlm.inspection.gradients import GradientByLag
+
 # Inches. A column of a paper, and the width of its page.
 COLUMN, PAGE = 3.4, 6.8
 POINTS = 8
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": POINTS,
     "axes.titlesize": POINTS,
     "legend.fontsize": POINTS - 1,
@@ -109,10 +111,9 @@ def figure(
     """
     draw = choose(FIGURES, kind, "figure")
     path = Path(out)
-    if path.suffix.lower() not in METADATA:
-        why = f"the name of a figure ends in {', '.join(METADATA)}"
-        raise SettingError("out", out, why)
-    matplotlib = _matplotlib()
+    check_figure(kind, path)
+    import matplotlib
+
     several = [runs] if isinstance(runs, Run) else list(runs)
     asked = Asked(several, labels_of(several), text, start, layer)
     notes: list[str] = []
@@ -121,14 +122,15 @@ def figure(
     return notes
 
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
+def check_figure(kind: str, out: Path) -> None:
+    """Raise UserError if a figure cannot be drawn into this file, before a model works for it."""
+    choose(FIGURES, kind, "figure")
+    if out.suffix.lower() not in METADATA:
+        raise SettingError("out", out, f"the name of a figure ends in {', '.join(METADATA)}")
+    if importlib.util.find_spec("matplotlib") is None:
         raise UserError(
             "figures are drawn with matplotlib, which is not installed: pip install matplotlib"
-        ) from None
-    return matplotlib
+        )
 
 
 def _save(made: Any, path: Path) -> None:
@@ -349,6 +351,8 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
 
 def _run_with_gates(asked: Asked) -> tuple[Run, str]:
     """Return the first run whose model has gates or states, and its label."""
+    from jaxlm.models.neural import NeuralModel
+
     for run, label in zip(asked.runs, asked.labels, strict=True):
         if isinstance(run.model, NeuralModel):
             kinds = recorded_names(run.model)[1].values()
@@ -378,6 +382,9 @@ def _chosen_units(arrays: dict[str, np.ndarray], states: Sequence[str]) -> np.nd
 
 def _gradients(asked: Asked, notes: list[str]) -> Any:
     """Draw the norm of the gradient by lag: trained and untrained, for each run that is neural."""
+    from jaxlm.inspection.gradients import gradient_by_lag
+    from jaxlm.models.neural import NeuralModel
+
     if not asked.text:
         raise UserError("the figure gradients needs a text: give it after the runs")
     use_fonts(asked.labels, notes)
@@ -411,14 +418,16 @@ def _gradients(asked: Asked, notes: list[str]) -> Any:
     return made
 
 
-def _untrained(run: Run, asked: Asked) -> GradientByLag:
+def _untrained(run: Run, asked: Asked) -> "GradientByLag":
     """Return the gradient by lag of the run's model with parameters that are not trained."""
     import jax
+
+    from jaxlm.inspection.gradients import gradient_by_lag
 
     return gradient_by_lag(run, asked.text, key=jax.random.key(0), start=asked.start)
 
 
-def _shares(found: GradientByLag) -> tuple[np.ndarray, np.ndarray]:
+def _shares(found: "GradientByLag") -> tuple[np.ndarray, np.ndarray]:
     """Return the lags from 1 on, and their norms as shares of the norm of lag 1."""
     from_one = found.lags >= 1
     lags, norms = found.lags[from_one], found.norms[from_one]
@@ -516,3 +525,5 @@ FIGURES: dict[str, Callable[[Asked, list[str]], Any]] = {
     "curve": _curve,
 }
 """The figures by name: (what is asked for, notes to add to) -> a figure of matplotlib."""
+READING = ("surprise", "gates", "gradients")
+"""The figures that read a text."""
