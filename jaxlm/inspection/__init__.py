@@ -10,18 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts
+    from jaxlm.inspection.word_senses import Occurrence, Senses, senses
+    from jaxlm.inspection.word_vectors import map2d, neighbours, vectors, write_projector
 
 _HOMES = {
     "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
+    "jaxlm.inspection.word_senses": ("Occurrence", "Senses", "senses"),
+    "jaxlm.inspection.word_vectors": ("map2d", "neighbours", "vectors", "write_projector"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Ladder",
     "NextCounts",
+    "Occurrence",
     "Rung",
+    "Senses",
     "backoff",
     "counts",
+    "map2d",
+    "neighbours",
+    "senses",
+    "vectors",
+    "write_projector",
 ]
 
 
