@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
     from jaxlm.inspection.units import FEATURES, UnitScore, find_units
     from jaxlm.inspection.unrolled import Unrolled, bptt
+    from jaxlm.inspection.word_senses import Occurrence, Senses, senses
+    from jaxlm.inspection.word_vectors import map2d, neighbours, vectors, write_projector
 
 _HOMES = {
     "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
@@ -35,6 +37,8 @@ _HOMES = {
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
     "jaxlm.inspection.units": ("FEATURES", "UnitScore", "find_units"),
     "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
+    "jaxlm.inspection.word_senses": ("Occurrence", "Senses", "senses"),
+    "jaxlm.inspection.word_vectors": ("map2d", "neighbours", "vectors", "write_projector"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -45,7 +49,9 @@ __all__ = [
     "Ladder",
     "NGramTrace",
     "NextCounts",
+    "Occurrence",
     "Rung",
+    "Senses",
     "Trace",
     "UnitScore",
     "Unrolled",
@@ -56,7 +62,12 @@ __all__ = [
     "find_units",
     "gradient_by_lag",
     "gradient_through_time",
+    "map2d",
+    "neighbours",
+    "senses",
     "trace",
+    "vectors",
+    "write_projector",
     "write_report",
 ]
 
