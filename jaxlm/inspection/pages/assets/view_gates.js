@@ -120,7 +120,8 @@ jaxlm.view("gates", (() => {
     pen.font = font(); pen.textAlign = "center"; pen.textBaseline = "middle";
     for (let k = first; k <= last; k++) {
       const x = columns[k] - left, w = columns[k + 1] - columns[k];
-      const rgb = scores && bits[k] === bits[k] ? tools.colour.sequentialRGB(bits[k] / scores.limits[2]) : null;
+      const painted = tools.state.paint;
+      const rgb = painted ? tools.colour.divergingRGB(painted.values[k] / painted.limit) : scores && bits[k] === bits[k] ? tools.colour.sequentialRGB(bits[k] / scores.limits[2]) : null;
       if (rgb) { pen.fillStyle = `rgb(${rgb})`; pen.fillRect(x, 0, w, TOKENS - 3); }
       pen.fillStyle = rgb ? tools.colour.ink(rgb) : ink;
       pen.fillText(tools.visible(text(k)), x + w / 2, TOKENS / 2 - 1, w - 1);
@@ -286,8 +287,9 @@ jaxlm.view("gates", (() => {
     },
     update(state, changed) {
       if (changed.has("run")) { chosen.unit = null; chosen.layer = 0; build(); return; }
-      if (!canvas || !changed.has("token")) return;
-      drawReadout(); reveal(); queue();
+      if (!canvas) return;
+      if (changed.has("token")) { drawReadout(); reveal(); }
+      if (changed.has("token") || changed.has("paint")) queue();
     },
   };
 })());
