@@ -182,6 +182,7 @@ def test_chunks_units_and_files_do_not_change_the_numbers(name, options, tmp_pat
     run = run_of(name, options)
     whole = trace(run, TEXT)
     units = {name: [2, 0] for name in whole.arrays}
+    assert_allclose(trace(run, "w3 w0", chunk=1).surprisal, whole.surprisal[:2], rtol=1e-4)
     parts = trace(run, TEXT, chunk=7, units=units, folder=tmp_path / "arrays")
     for field in ("surprisal", "entropy", "rank", "next_probabilities"):
         assert_allclose(getattr(parts, field), getattr(whole, field), rtol=1e-4, atol=1e-5)

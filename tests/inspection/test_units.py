@@ -78,6 +78,15 @@ def test_correlations_are_those_of_numpy_in_any_chunks():
             assert_allclose(values, parts[name][array], atol=1e-5)
 
 
+def test_a_chunk_may_be_a_single_token():
+    whole, parts = (
+        find_units(planted_run(), TEXT[:30], "inside quotes", chunk=chunk) for chunk in (2048, 1)
+    )
+    assert [score.correlation for score in parts] == pytest.approx(
+        [score.correlation for score in whole], abs=1e-5
+    )
+
+
 def test_a_unit_that_never_changes_comes_last_with_correlation_0():
     run = planted_run()
     params = jax.tree.map(np.array, run.params)
