@@ -69,12 +69,11 @@ jaxlm.view("surprise", (() => {
     const {state, t, number, visible} = tools, run = state.run, numbers = data.runs[run];
     if (index >= tokens.length - 1) return t("surprise.token.end");
     const token = `“${visible(tokenText(run, index))}”`, bits = bitsOf(run)[index];
-    let text = "";
-    if (state.paint) text = t("surprise.token.unit", {token: `${paintName()} · ${token}`, value: number(state.paint.values[index], 3)}) + " · ";
-    if (Number.isNaN(bits)) return text + t("surprise.token.none", {token, run: tools.runs[run].label});
-    text += t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
+    const unit = state.paint ? ` · ${t("surprise.token.unit", {token: paintName(), value: number(state.paint.values[index], 3)})}` : "";
+    if (Number.isNaN(bits)) return t("surprise.token.none", {token, run: tools.runs[run].label}) + unit;
+    let text = t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
     if (new Set(tools.runs[run].unknown).has(index)) text += ` · ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`;
-    return text;
+    return text + unit;
   }
   const paintName = () => tools.state.paint.name();
 
