@@ -22,16 +22,6 @@ def missing(en: str, zh: str) -> dict[str, Both]:
     return {"missing": both(en, zh)}
 
 
-def unit_of(run: Run) -> str:
-    """Return the name of the run's tokens, as its tokenizer calls them: "words", "chars", ..."""
-    return run.tokenizer.name
-
-
-def blank_of(run: Run) -> str:
-    """Return what stands between two tokens when they are shown in a row."""
-    return " " if run.tokenizer.name == "words" else ""
-
-
 def each(
     runs: Sequence[Run],
     labels: Sequence[str],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.inspection.gradients import recurrent_kernels
-from jaxlm.inspection.pages.choosing import Both, both, each, or_missing, unit_of
+from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.unrolled import Unrolled, bptt
 from jaxlm.runs.run import Run
 
@@ -24,7 +24,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         spans = run.tokenizer.spans(text)
         row = text if len(ids) <= MOST_TOKENS else text[: int(spans[MOST_TOKENS - 1][1])]
         return figure_of(bptt(run, row, start=options.start)) | {
-            "unit": unit_of(run),
+            "unit": run.tokenizer.unit,
             "tokens": min(len(ids), MOST_TOKENS),
             "of_tokens": len(ids),
         }

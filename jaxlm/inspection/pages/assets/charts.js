@@ -103,8 +103,8 @@
    * }
    */
   function lines(holder, options) {
-    const frame = el("div", { class: "chart" });
-    const readout = el("p", { class: "readout", "aria-live": "polite" });
+    const frame = el("div", { class: "lines-frame" });
+    const readout = el("p", { class: "chart-values", "aria-live": "polite" });
     holder.append(frame, readout);
     let width = 0;
     const chart = { draw, options, readout, frame };
@@ -154,15 +154,15 @@
     });
     const clip = `clip-${Math.random().toString(36).slice(2)}`;
     root.append(svg("clipPath", { id: clip }, svg("rect", { x: left, y: top - 4, width: inner.w + 4, height: inner.h + 8 })));
-    const grid = svg("g", { class: "grid", "aria-hidden": "true" });
+    const grid = svg("g", { "aria-hidden": "true" });
     for (const tick of yTicks) {
       grid.append(
-        svg("line", { x1: left, x2: left + inner.w, y1: Y(tick), y2: Y(tick) }),
-        svg("text", { x: left - 6, y: Y(tick) + 4, "text-anchor": "end" }, yFormat(tick)),
+        svg("line", { class: "grid", x1: left, x2: left + inner.w, y1: Y(tick), y2: Y(tick) }),
+        svg("text", { x: left - 6, y: Y(tick) + 4, "text-anchor": "end", class: "tick" }, yFormat(tick)),
       );
     }
     for (const tick of xTicks) {
-      grid.append(svg("text", { x: X(tick), y: top + inner.h + 17, "text-anchor": "middle" }, xFormat(tick)));
+      grid.append(svg("text", { x: X(tick), y: top + inner.h + 17, "text-anchor": "middle", class: "tick" }, xFormat(tick)));
     }
     grid.append(
       svg("line", { class: "axis", x1: left, x2: left + inner.w, y1: top + inner.h, y2: top + inner.h }),
