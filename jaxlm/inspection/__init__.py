@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts
+    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, TokenLadders, backoff, counts
     from jaxlm.inspection.gradients import (
         GradientByLag,
         GradientThroughTime,
@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from jaxlm.inspection.traces import NGramTrace, Trace, trace
     from jaxlm.inspection.units import FEATURES, UnitScore, find_units
     from jaxlm.inspection.unrolled import Unrolled, bptt
+    from jaxlm.inspection.word_senses import Occurrence, Senses, senses
+    from jaxlm.inspection.word_vectors import map2d, neighbours, vectors, write_projector
 
 _HOMES = {
     "jaxlm.inspection.backing_off": (
         "Ladder",
         "NextCounts",
         "Rung",
+        "TokenLadders",
         "backoff",
         "counts",
     ),
@@ -48,6 +51,17 @@ _HOMES = {
         "Unrolled",
         "bptt",
     ),
+    "jaxlm.inspection.word_senses": (
+        "Occurrence",
+        "Senses",
+        "senses",
+    ),
+    "jaxlm.inspection.word_vectors": (
+        "map2d",
+        "neighbours",
+        "vectors",
+        "write_projector",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -58,7 +72,10 @@ __all__ = [
     "Ladder",
     "NGramTrace",
     "NextCounts",
+    "Occurrence",
     "Rung",
+    "Senses",
+    "TokenLadders",
     "Trace",
     "UnitScore",
     "Unrolled",
@@ -68,7 +85,12 @@ __all__ = [
     "find_units",
     "gradient_by_lag",
     "gradient_through_time",
+    "map2d",
+    "neighbours",
+    "senses",
     "trace",
+    "vectors",
+    "write_projector",
 ]
 
 

@@ -119,21 +119,9 @@ class Ladder:
 
     def table(self) -> "Table":
         """Return the ladder as a table of at most 80 columns."""
-        from rich.table import Table
-
-        table = Table(
-            title=f"P({_shown(self.word)} | {_shown(self.context)}) = {self.probability:.6g}, "
-            f"{self.smoothing}",
-            caption=self._legend(),
-            title_justify="left",
-            caption_justify="left",
-        )
-        table.add_column("order", justify="right")
-        table.add_column("context", ratio=1, overflow="ellipsis", no_wrap=True)
-        for header in ("count", "pair", "discount", "probability", "weight", "adds"):
-            table.add_column(header, justify="right", no_wrap=True)
-        for rung in self.rungs:
-            table.add_row(
+        headers = ("order", "context", "count", "pair", "discount", "prob.", "weight", "adds")
+        rows = [
+            [
                 str(rung.order) if rung.order else "1/V",
                 _words_shown(rung.context),
                 _count_shown(rung, rung.context_count),
@@ -142,8 +130,14 @@ class Ladder:
                 f"{rung.probability:.4f}",
                 f"{rung.weight:.4f}",
                 f"{rung.contribution:.4f}",
-            )
-        return table
+            ]
+            for rung in self.rungs
+        ]
+        title = (
+            f"P({_shown(self.word)} | {_words_shown(self.context.split(' '))}) = "
+            f"{self.probability:.6g}, {self.smoothing}"
+        )
+        return _table(title, self._legend(), headers, rows, text_column=1)
 
     def _legend(self) -> str:
         """Return what the stars of the table mean, and the note."""
@@ -217,22 +211,17 @@ class NextCounts:
 
     def table(self, top: int = 10) -> "Table":
         """Return the `top` most frequent next words as a table of at most 80 columns."""
-        from rich.table import Table
-
-        shown = _words_shown(self.context) or "(no context)"
-        table = Table(
-            title=f"{shown}: {self.total:,} times", caption=self._zero(), title_justify="left"
-        )
-        table.caption_justify = "left"
-        table.add_column("next word", overflow="ellipsis", no_wrap=True)
-        for header in ("count", "count / total"):
-            table.add_column(header, justify="right")
-        rows = zip(self.words, self.counts, self.frequencies, strict=True)
-        for _, (word, count, frequency) in zip(range(top), rows, strict=False):
-            table.add_row(_shown(word), f"{count:,}", f"{frequency:.4f}")
+        found = zip(self.words, self.counts, self.frequencies, strict=True)
+        rows = [
+            [_shown(word), f"{count:,}", f"{frequency:.4f}"]
+            for _, (word, count, frequency) in zip(range(top), found, strict=False)
+        ]
         if len(self.words) > top:
-            table.add_row(f"... {len(self.words) - top:,} more", "", "")
-        return table
+            rows.append([f"... {len(self.words) - top:,} more", "", ""])
+        times = "once" if self.total == 1 else f"{self.total:,} times"
+        title = f"{_words_shown(self.context) or '(no context)'}: {times}"
+        headers = ("next word", "count", "count / total")
+        return _table(title, self._zero(), headers, rows, text_column=0)
 
     def _zero(self) -> str:
         """Return what the counts say of all other words."""
@@ -634,6 +623,41 @@ def _count_shown(rung: Rung, count: int | None) -> str:
     return f"{count:,}{'*' if rung.kind == CONTINUATION_COUNT else ''}"
 
 
+def _table(
+    title: str, note: str, headers: Sequence[str], rows: Sequence[Sequence[str]], text_column: int
+) -> "Table":
+    """Return a table of at most 80 columns, in which one column is text and the others numbers.
+
+    A text that is too long for the table loses its beginning.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text as RichText
+
+    # In this box Rich draws three spaces before each column, and one at the end.
+    widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
+    widths[text_column] = 0
+    room = max(8, _WIDTH - sum(widths) - 3 * len(headers) - 1)
+    table = Table(
+        title=RichText(title),
+        caption=RichText(note),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        min_width=min(_WIDTH, max(cell_len(line) for line in f"{title}\n{note}".split("\n"))),
+    )
+    for index, header in enumerate(headers):
+        is_text = index == text_column
+        table.add_column(header, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        cells = list(row)
+        while cell_len(cells[text_column]) > room:
+            cells[text_column] = "…" + cells[text_column][2:]
+        table.add_row(*map(RichText, cells))
+    return table
+
+
 def _printed(table: "Table") -> str:
     """Return a table as text of 80 columns."""
     import io
@@ -641,5 +665,5 @@ def _printed(table: "Table") -> str:
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
-    console.print(table, markup=False)
+    console.print(table)
     return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
