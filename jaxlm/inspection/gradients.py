@@ -1,6 +1,7 @@
 """How far back a loss reaches: gradients by lag, and with other recurrent matrices."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -289,7 +290,7 @@ def read_text(
     else:
         if start is not None:
             raise SettingError("start", start, "needs a text, not the ids of tokens")
-        ids = np.array(list(text))
+        ids = np.array(list(itertools.islice(text, most)))
         whole = ids.ndim == 1 and (not len(ids) or ids.dtype.kind in "iu")
         size = network.model.vocab_size
         if not whole or (len(ids) and not 0 <= ids.min() <= ids.max() < size):

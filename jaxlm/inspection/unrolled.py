@@ -179,8 +179,8 @@ class Unrolled:
             for name, share in self.left_out_share().items():
                 norm = np.linalg.norm(self.left_out()[name])
                 text.write(
-                    f"truncated to {self.truncate} steps, dU of {name} lacks a part of norm "
-                    f"{norm:.1e}, {share:.1%} of its own\n"
+                    f"truncated to {self.truncate}: dU of {name} lacks a part of norm {norm:.1e} "
+                    f"({share:.1%})\n"
                 )
         return text.getvalue()
 
