@@ -23,7 +23,7 @@ from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.generation import UnknownWords
 from jaxlm.inspection.pages.building import CHARACTERS, LANGUAGES, labels_of, page, shown
 from jaxlm.inspection.pages.numbers import check_ending, write_numbers
-from jaxlm.inspection.pages.texts import default_text, text_from_file
+from jaxlm.inspection.pages.texts import check_readable, default_text, text_from_file
 from jaxlm.inspection.pages.views import Options
 from jaxlm.runs.folder import CONFIG
 from jaxlm.runs.run import load
@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("the text is empty: give a text with a word")
     part = shown(text)
     for run in runs:
+        check_readable(run, part)
         if unknown := UnknownWords(run).note(part):
             _note(f"{run.name}: {unknown}")
     foot = {"command": command_line(argv), "date": date}

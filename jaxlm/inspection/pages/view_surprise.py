@@ -11,9 +11,11 @@ from jaxlm.runs.run import Run
 if TYPE_CHECKING:
     from jaxlm.inspection.pages.views import Options
 
-LIMITS = {"words": (3.0, 10.0, 16.0), "tokens": (3.0, 10.0, 16.0), "characters": (2.0, 6.0, 10.0)}
-"""Bits by the unit of the tokens: below the first a token was expected, above the second it is
-surprising, and from the third on the colour is the darkest."""
+LETTERS, WORDS = (2.0, 6.0, 10.0), (3.0, 10.0, 16.0)
+"""Bits for small and for large vocabularies: below the first a token was expected, above the second
+it is surprising, and from the third on the colour is the darkest."""
+LARGE = 512
+"""Tokens of a large vocabulary, at least."""
 
 
 def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any]:
@@ -30,7 +32,7 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "surprisal": packed(trace.surprisal),
         "entropy": packed(trace.entropy),
         "rank": packed(trace.rank, "int32"),
-        "limits": LIMITS[run.tokenizer.unit],
+        "limits": WORDS if len(run.vocabulary) >= LARGE else LETTERS,
         "bits": bits,
         "predicted": count,
         "impossible": int(np.isinf(trace.surprisal).sum()),

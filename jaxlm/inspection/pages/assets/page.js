@@ -85,6 +85,20 @@ const jaxlm = (() => {
     return values;
   }
 
+  // value(packed, index): a single number of an array, without decoding the others.
+  function value(packed, index) {
+    if (unpacked.has(packed)) return unpacked.get(packed)[index];
+    const size = {float32: 4, int32: 4, float16: 2, uint16: 2, uint8: 1}[packed.dtype], from = index * size, group = Math.floor(from / 3);
+    const raw = atob(packed.data.slice(4 * group, 4 * (Math.floor((from + size - 1) / 3) + 1))), offset = from - 3 * group;
+    const one = {...packed, data: btoa(raw.slice(offset, offset + size)), shape: [1]};
+    if (Array.isArray(packed.low)) {
+      const column = index % packed.low.length;
+      one.low = packed.low[column]; one.step = packed.step[column];
+      return Math.fround(array(one)[0]);
+    }
+    return array(one)[0];
+  }
+
   // ---- colours --------------------------------------------------------------------------------------
   // Each scale gets steadily darker (on a dark page: lighter), so that it can be read in grey too.
   const STOPS = {
@@ -311,7 +325,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {t, said, number, visible, slice, el, svg, array, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
+  const tools = {t, said, number, visible, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);

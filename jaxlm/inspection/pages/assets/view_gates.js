@@ -5,7 +5,7 @@ jaxlm.view("gates", (() => {
   let data, tools, frame, scroller, canvas, spacer, labels, readout, controls, foundBox, holder, title, columns, queued = false;
   const chosen = {layer: 0, array: null, unit: null, order: null, shown: 16};
   const TOKENS = 26, LINE = 78, GAP = 6, BAND = 96;
-  let bands = [], rows = [], tops = [], images = [];
+  let bands = [], rows = [], tops = [], images = [], turns = 0;
 
   const run = () => data.runs[tools.state.run];
   const layer = () => run().layers[Math.min(chosen.layer, run().layers.length - 1)];
@@ -26,14 +26,14 @@ jaxlm.view("gates", (() => {
     for (let k = 0; k < found.length; k++) found[k] = values[k * width + unit];
     return found;
   }
-  // The largest size of each unit of an array, or 1 if all values are between -1 and 1.
+  // The largest size of each unit of an array, or 1 if all values are between -1 and 1. The least and the
+  // largest value of a unit are known without its values.
   const limits = new WeakMap();
   function limitsOf(array) {
     if (!limits.has(array)) {
-      const values = tools.array(array.values), width = array.values.shape[1], found = new Float32Array(width);
-      for (let k = 0, u = 0; k < values.length; k++, u = u + 1 === width ? 0 : u + 1) found[u] = Math.max(found[u], Math.abs(values[k]));
-      const small = found.every((x) => x <= 1.001);
-      limits.set(array, small ? found.fill(1) : found.map((x) => x || 1));
+      const {low, step, dtype} = array.values, levels = dtype === "uint16" ? 65535 : 255;
+      const found = Float32Array.from(low, (least, u) => Math.max(Math.abs(least), step[u] === 1 ? 0 : Math.abs(least + levels * step[u])));
+      limits.set(array, found.every((x) => x <= 1.001) ? found.fill(1) : found.map((x) => x || 1));
     }
     return limits.get(array);
   }
@@ -64,33 +64,41 @@ jaxlm.view("gates", (() => {
     const table = new Uint8Array(3 * 256);
     for (let k = 0; k < 256; k++) table.set(tools.colour.divergingRGB((k - 127.5) / 127.5), 3 * k);
     bands = layer().arrays;
-    images = bands.map((array) => {
-      const values = tools.array(array.values), [count, width] = array.values.shape, limit = limitsOf(array), here = rows.filter((u) => u < width);
-      const image = new ImageData(count, Math.max(1, here.length));
-      here.forEach((unit, row) => {
-        for (let k = 0; k < count; k++) {
-          const shade = 3 * Math.min(255, Math.max(0, Math.round(127.5 + (127.5 * values[k * width + unit]) / limit[unit]))), at = 4 * (row * count + k);
-          image.data[at] = table[shade]; image.data[at + 1] = table[shade + 1]; image.data[at + 2] = table[shade + 2]; image.data[at + 3] = 255;
-        }
-      });
-      const picture = document.createElement("canvas");
-      picture.width = image.width; picture.height = image.height;
-      picture.getContext("2d").putImageData(image, 0, 0);
-      return picture;
-    });
+    images = bands.map(() => null);
+    // The chosen array is drawn at once, each other one in a task of its own.
+    const turn = ++turns, make = (index) => { images[index] = picture(bands[index], table); };
+    make(bands.indexOf(current()));
+    bands.forEach((_, index) => { if (!images[index]) setTimeout(() => { if (turn === turns) { make(index); queue(); } }); });
+    const counts = bands.map((array) => rows.filter((u) => u < array.values.shape[1]).length);
     const height = Math.max(1, Math.min(16, Math.floor(BAND / rows.length)));
     tops = []; let y = TOKENS + LINE + GAP;
-    for (const image of images) { tops.push({top: y, height: Math.max(22, height * image.height), rows: image.height}); y += Math.max(22, height * image.height) + GAP; }
+    for (const count of counts) { tops.push({top: y, height: Math.max(22, height * count), rows: Math.max(1, count)}); y += Math.max(22, height * count) + GAP; }
     canvas.style.height = `${y}px`;
     frame.style.setProperty("--strip-height", `${y}px`);
   }
+  function picture(array, table) {
+    const values = tools.array(array.values), [count, width] = array.values.shape, limit = limitsOf(array), here = rows.filter((u) => u < width);
+    const image = new ImageData(count, Math.max(1, here.length));
+    here.forEach((unit, row) => {
+      for (let k = 0; k < count; k++) {
+        const shade = 3 * Math.min(255, Math.max(0, Math.round(127.5 + (127.5 * values[k * width + unit]) / limit[unit]))), at = 4 * (row * count + k);
+        image.data[at] = table[shade]; image.data[at + 1] = table[shade + 1]; image.data[at + 2] = table[shade + 2]; image.data[at + 3] = 255;
+      }
+    });
+    const drawn = document.createElement("canvas");
+    drawn.width = image.width; drawn.height = image.height;
+    drawn.getContext("2d").putImageData(image, 0, 0);
+    return drawn;
+  }
+  const widths = new Map();
   function measure() {
     const pen = canvas.getContext("2d"), count = tools.length(tools.state.run);
     pen.font = font();
     columns = new Float64Array(count + 1);
     for (let k = 0; k < count; k++) {
       const shown = tools.visible(text(k));
-      columns[k + 1] = columns[k] + Math.min(150, Math.max(14, Math.ceil(pen.measureText(shown).width) + (shown.length > 1 ? 8 : 4)));
+      if (!widths.has(shown)) widths.set(shown, Math.min(150, Math.max(14, Math.ceil(pen.measureText(shown).width) + (shown.length > 1 ? 8 : 4))));
+      columns[k + 1] = columns[k] + widths.get(shown);
     }
     // A short text takes more of the width.
     const wider = Math.max(1, Math.min(3, (scroller.clientWidth * 0.98) / columns[count]));
@@ -120,7 +128,8 @@ jaxlm.view("gates", (() => {
     pen.font = font(); pen.textAlign = "center"; pen.textBaseline = "middle";
     for (let k = first; k <= last; k++) {
       const x = columns[k] - left, w = columns[k + 1] - columns[k];
-      const rgb = scores && bits[k] === bits[k] ? tools.colour.sequentialRGB(bits[k] / scores.limits[2]) : null;
+      const painted = tools.state.paint;
+      const rgb = painted ? tools.colour.divergingRGB(painted.values[k] / painted.limit) : scores && bits[k] === bits[k] ? tools.colour.sequentialRGB(bits[k] / scores.limits[2]) : null;
       if (rgb) { pen.fillStyle = `rgb(${rgb})`; pen.fillRect(x, 0, w, TOKENS - 3); }
       pen.fillStyle = rgb ? tools.colour.ink(rgb) : ink;
       pen.fillText(tools.visible(text(k)), x + w / 2, TOKENS / 2 - 1, w - 1);
@@ -139,7 +148,9 @@ jaxlm.view("gates", (() => {
     // The bands.
     const end = Math.min(width, columns[columns.length - 1] - left);
     bands.forEach((band, index) => {
-      const {top, height: tall} = tops[index], image = images[index], uniform = columns[last + 1] - columns[first] === (last + 1 - first) * (columns[first + 1] - columns[first]);
+      const {top, height: tall} = tops[index], image = images[index];
+      if (!image) return;
+      const uniform = columns[last + 1] - columns[first] === (last + 1 - first) * (columns[first + 1] - columns[first]);
       if (uniform) pen.drawImage(image, first, 0, last + 1 - first, image.height, columns[first] - left, top, columns[last + 1] - columns[first], tall);
       else for (let k = first; k <= last; k++) pen.drawImage(image, k, 0, 1, image.height, columns[k] - left, top, columns[k + 1] - columns[k], tall);
       pen.strokeStyle = band === array ? ink : rule; pen.lineWidth = band === array ? 2 : 1;
@@ -186,7 +197,7 @@ jaxlm.view("gates", (() => {
     readout.dataset.unit = unit; readout.dataset.token = index; readout.dataset.layer = layer().name;
     readout.replaceChildren(el("strong", {}, last ? t("gates.at.end", {unit}) : t("gates.at", {unit, token: visible(text(index))})),
       last ? "" : el("ul", {class: "values"}, bands.filter((array) => chosen.unit < array.values.shape[1]).map((array) => {
-        const value = tools.array(array.values)[index * array.values.shape[1] + chosen.unit], key = `gates.say.${array.name}.${value >= 0.5 ? "high" : "low"}`;
+        const value = tools.value(array.values, index * array.values.shape[1] + chosen.unit), key = `gates.say.${array.name}.${value >= 0.5 ? "high" : "low"}`;
         return el("li", {"data-array": array.name, "data-value": value}, `${arrayName(array)} `, el("b", {}, number(value, digits())), array.kind === "gates" && tools.page.texts[key] ? ` ${t(key)}` : "");
       })));
   }
@@ -286,8 +297,9 @@ jaxlm.view("gates", (() => {
     },
     update(state, changed) {
       if (changed.has("run")) { chosen.unit = null; chosen.layer = 0; build(); return; }
-      if (!canvas || !changed.has("token")) return;
-      drawReadout(); reveal(); queue();
+      if (!canvas) return;
+      if (changed.has("token")) { drawReadout(); reveal(); }
+      if (changed.has("token") || changed.has("paint")) queue();
     },
   };
 })());

@@ -90,11 +90,11 @@ jaxlm.view("surprise", (() => {
     readout.textContent = describe(index) + (Number.isFinite(bits) ? ` · ${tools.t("surprise.entropy", {entropy: tools.number(tools.array(data.runs[run].entropy)[index], 2)})}` : "");
     readout.dataset.token = index;
     readout.dataset.bits = bits === undefined ? "" : bits;
-    if (scroll) {
-      // Only the box scrolls, never the page.
+    // Only the box scrolls, never the page. In the next frame the layout is known without extra work.
+    if (scroll) requestAnimationFrame(() => {
       const top = span.offsetTop - box.offsetTop;
       if (top < box.scrollTop || top + span.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 2;
-    }
+    });
   }
   function hover(event) {
     const span = event.target.closest(".token");
