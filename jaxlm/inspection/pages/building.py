@@ -90,7 +90,9 @@ def page(
     shared = [asset(f"{name}.js") for name in SHARED]
     scripts = [*shared, *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
     shown_title = data["title"] if isinstance(data["title"], str) else data["title"][options.lang]
-    return document(shown_title, options.lang, [asset(f"{name}.css") for name in SHARED], scripts, data)
+    return document(
+        shown_title, options.lang, [asset(f"{name}.css") for name in SHARED], scripts, data
+    )
 
 
 def cut_note(length: int) -> dict[str, str]:

@@ -53,9 +53,7 @@ def each(
     return shown, without
 
 
-def or_missing(
-    shown: list[dict[str, Any]], without: list[Both], **more: Any
-) -> dict[str, Any]:
+def or_missing(shown: list[dict[str, Any]], without: list[Both], **more: Any) -> dict[str, Any]:
     """Return the runs that are shown, or the reasons if there is none."""
     if shown:
         return {"runs": shown, "without": without} | more

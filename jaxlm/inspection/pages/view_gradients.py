@@ -22,9 +22,15 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         largest = largest_lag(run, text)
         seed = run.settings.get("training", {}).get("seed", 0)
         found = {
-            "trained": gradient_by_lag(run, text, largest, start=options.start, positions=POSITIONS),
+            "trained": gradient_by_lag(
+                run, text, largest, start=options.start, positions=POSITIONS
+            ),
             "untrained": gradient_by_lag(
-                run, text, largest, key=jax.random.key(seed), start=options.start,
+                run,
+                text,
+                largest,
+                key=jax.random.key(seed),
+                start=options.start,
                 positions=POSITIONS,
             ),
         }

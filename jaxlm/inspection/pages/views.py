@@ -13,8 +13,10 @@ from jaxlm.inspection.pages import (
     view_gradients,
     view_learning,
     view_next,
+    view_senses,
     view_surprise,
     view_unrolled,
+    view_vectors,
 )
 from jaxlm.inspection.traces import Trace, trace
 from jaxlm.runs.run import Run
@@ -74,6 +76,8 @@ VIEWS: dict[str, View] = {
     "gradients": View(view_gradients.collect, "view_gradients.js"),
     "exploding": View(view_exploding.collect, "view_exploding.js"),
     "unrolled": View(view_unrolled.collect, "view_unrolled.js"),
+    "vectors": View(view_vectors.collect, "view_vectors.js"),
+    "senses": View(view_senses.collect, "view_senses.js"),
     "counts": View(view_counts.collect, "view_counts.js"),
     "backoff": View(view_backoff.collect, "view_backoff.js"),
     "learning": View(view_learning.collect, "view_learning.js"),

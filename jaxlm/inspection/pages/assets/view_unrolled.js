@@ -4,7 +4,7 @@
 (() => {
   const { el, svg, visible } = jaxlm.tools;
   const { number, percent, shortened, inPlace } = jaxlm.charts;
-  const STEP = 104, LEFT = 84, HEIGHT = 352, RIGHT = 108;
+  const STEP = 95, LEFT = 84, HEIGHT = 352, RIGHT = 98;
   const ROW = { sum: 26, loss: 82, target: 128, state: 204, input: 316 };
   const kept = { run: 0, loss: null, reach: null };
 
@@ -38,7 +38,7 @@
         svg("text", { class: "weight", x: x + 6, y: ROW.input - 34 }, "W"),
       );
       if (cut) {
-        const at = x - STEP / 2 - 12;
+        const at = x - STEP / 2 - 16;
         parts.push(svg("line", { class: "scissors", x1: at, x2: at, y1: ROW.sum + 18, y2: ROW.input + 6 }), svg("text", { class: "scissors-name middle", x: at, y: ROW.input + 24 }, `✂ ${t("unrolled.cut")}`));
       }
     }
@@ -61,9 +61,9 @@
   function step(run, s, tools, pick) {
     const { t } = tools, x = centre(s), chosen = kept.loss === s, press = () => pick(chosen ? null : s);
     const parts = [
-      svg("g", { class: "input" }, svg("rect", { x: x - 44, y: ROW.input - 15, width: 88, height: 30, rx: 6 }), name(x, ROW.input + 4, run.inputs[s], 80)),
+      svg("g", { class: "input" }, svg("rect", { x: x - 41, y: ROW.input - 15, width: 82, height: 30, rx: 6 }), name(x, ROW.input + 4, run.inputs[s], 76)),
       state(run, s, x, tools),
-      svg("g", { class: "target" }, name(x, ROW.target, run.targets[s], 94)),
+      svg("g", { class: "target" }, name(x, ROW.target, run.targets[s], 88)),
       svg("g", {
         class: chosen ? "loss chosen" : "loss", role: "button", tabindex: 0, "aria-pressed": String(chosen), "data-step": s, "data-loss": run.losses[s],
         "aria-label": t("unrolled.press", { step: s + 1, word: visible(run.targets[s]), loss: number(run.losses[s]) }), onclick: press,
@@ -76,7 +76,7 @@
     ];
     if (kept.loss !== null && s <= kept.loss) {
       const value = flow(run, kept.loss, s), cut = kept.loss - s >= kept.reach;
-      parts.push(svg("text", { class: cut ? "flow cut" : "flow", x: x - STEP / 2 - 12, y: ROW.state + 20, "data-step": s, "data-gradient": value }, cut ? t("unrolled.not_reached") : number(value, 2)));
+      parts.push(svg("text", { class: cut ? "flow cut" : "flow", x: x - STEP / 2, y: ROW.state + 18, "data-step": s, "data-gradient": value }, cut ? t("unrolled.not_reached") : number(value, 2)));
     }
     return parts;
   }
@@ -131,9 +131,9 @@
     section.append(tools.figure({
       title: t("unrolled.chart", { run: run.name }),
       body: el("div", {},
-        el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("unrolled.chart", { run: run.name }) }, figure(run, tools, pick), bars(run, tools)),
+        el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": t("unrolled.chart", { run: run.name }) }, figure(run, tools, pick), bars(run, tools)),
         el("div", { class: "control" }, el("span", {}, t("unrolled.truncate")), slider, el("output", { "data-left-out": run.left_out[kept.reach - 1], "data-reach": kept.reach }, reach))),
-      note: [t("unrolled.how", { units: run.states[0].length, of: run.units }), layers, part].filter(Boolean).join(" "),
+      note: [run.last_only ? t("unrolled.last_only") : "", t("unrolled.how", { units: run.states[0].length, of: run.units }), layers, part].filter(Boolean).join(" "),
       table: () => ({
         headers: [...["step", "input", "target", "loss", "contribution"].map((key) => t(`unrolled.${key}`)), ...run.inputs.map((_, s) => t("unrolled.through", { step: s + 1 }))],
         rows: run.inputs.map((word, s) => [s + 1, word, run.targets[s], run.losses[s], run.contributions[s], ...run.gradients[s]]),
