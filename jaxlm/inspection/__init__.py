@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts
+    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, TokenLadders, backoff, counts
     from jaxlm.inspection.figures import figure
     from jaxlm.inspection.gradients import (
         GradientByLag,
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from jaxlm.inspection.word_vectors import map2d, neighbours, vectors, write_projector
 
 _HOMES = {
-    "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
+    "jaxlm.inspection.backing_off": (
+        "Ladder",
+        "NextCounts",
+        "Rung",
+        "TokenLadders",
+        "backoff",
+        "counts",
+    ),
     "jaxlm.inspection.figures": ("figure",),
     "jaxlm.inspection.gradients": (
         "GradientByLag",
@@ -52,6 +59,7 @@ __all__ = [
     "Occurrence",
     "Rung",
     "Senses",
+    "TokenLadders",
     "Trace",
     "UnitScore",
     "Unrolled",

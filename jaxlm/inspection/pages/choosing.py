@@ -22,16 +22,6 @@ def missing(en: str, zh: str) -> dict[str, Both]:
     return {"missing": both(en, zh)}
 
 
-def unit_of(run: Run) -> str:
-    """Return the name of the run's tokens, as its tokenizer calls them: "words", "chars", ..."""
-    return run.tokenizer.name
-
-
-def blank_of(run: Run) -> str:
-    """Return what stands between two tokens when they are shown in a row."""
-    return " " if run.tokenizer.name == "words" else ""
-
-
 def each(
     runs: Sequence[Run],
     labels: Sequence[str],
@@ -63,9 +53,7 @@ def each(
     return shown, without
 
 
-def or_missing(
-    shown: list[dict[str, Any]], without: list[Both], **more: Any
-) -> dict[str, Any]:
+def or_missing(shown: list[dict[str, Any]], without: list[Both], **more: Any) -> dict[str, Any]:
     """Return the runs that are shown, or the reasons if there is none."""
     if shown:
         return {"runs": shown, "without": without} | more

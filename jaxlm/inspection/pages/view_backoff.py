@@ -63,7 +63,9 @@ def table_of(run: Run, ladder_of_token: Sequence[tuple[Rung, ...]]) -> dict[str,
     model: Any = run.model
     tokens, longest = len(ladder_of_token), model.order
     orders = list(range(longest, -1, -1))
-    counts = {name: np.full((tokens, len(orders)), NOWHERE, np.int32) for name in ("context", "pair")}
+    counts = {
+        name: np.full((tokens, len(orders)), NOWHERE, np.int32) for name in ("context", "pair")
+    }
     numbers = {
         name: np.full((tokens, len(orders)), np.nan, np.float32)
         for name in ("discount", "probability", "weight", "contribution")

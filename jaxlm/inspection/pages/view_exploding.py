@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.inspection.gradients import gradient_through_time
+from jaxlm.inspection.gradients import gradient_through_time, recurrent_kernels
 from jaxlm.inspection.pages import view_gradients
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.runs.run import Run
 
-RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5)
-# Each run costs a pass for each radius. The runs with the fewest gates show the effect best.
-MOST_RUNS = 2
+RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+MOST_WEIGHTS = 300_000
+"""Numbers in the recurrent matrices of all runs that are shown, so that a page is made in seconds.
+The first run is shown in any case."""
 # Below and above these factors over the whole range of lags, a gradient vanishes or explodes.
 VANISHED, EXPLODED = 0.01, 100.0
 
@@ -57,9 +58,17 @@ def _gates(run: Run) -> int | None:
 
 
 def _simplest(runs: Sequence[Run]) -> list[int]:
-    """Return which runs are shown, by their index: those with the fewest gates."""
+    """Return which runs are shown, by their index: those with the fewest gates, which follow the
+    radius most; all runs if none has a recurrent matrix."""
     able = [(gates, index) for index, run in enumerate(runs) if (gates := _gates(run)) is not None]
-    return sorted(index for _, index in sorted(able)[:MOST_RUNS]) or list(range(len(runs)))
+    chosen: list[int] = []
+    weights = 0
+    for _, index in sorted(able):
+        model: Any = runs[index].model
+        weights += sum(u.size for u in recurrent_kernels(model, runs[index].params).values())
+        if not chosen or weights <= MOST_WEIGHTS:
+            chosen.append(index)
+    return sorted(chosen) or list(range(len(runs)))
 
 
 def _reason(run: Run, text: str) -> Both | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.inspection.gradients import GradientByLag, gradient_by_lag
-from jaxlm.inspection.pages.choosing import Both, both, each, or_missing, unit_of
+from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.runs.run import Run
 
 # With these numbers a run by characters with two layers of 256 units takes about half a second.
@@ -22,14 +22,20 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         largest = largest_lag(run, text)
         seed = run.settings.get("training", {}).get("seed", 0)
         found = {
-            "trained": gradient_by_lag(run, text, largest, start=options.start, positions=POSITIONS),
+            "trained": gradient_by_lag(
+                run, text, largest, start=options.start, positions=POSITIONS
+            ),
             "untrained": gradient_by_lag(
-                run, text, largest, key=jax.random.key(seed), start=options.start,
+                run,
+                text,
+                largest,
+                key=jax.random.key(seed),
+                start=options.start,
                 positions=POSITIONS,
             ),
         }
         curves = {name: _from_lag_1(one) for name, one in found.items()}
-        return curves | {"unit": unit_of(run), "window": run.model.window}
+        return curves | {"unit": run.tokenizer.unit, "window": run.model.window}
 
     shown, without = each(runs, options.labels, of_run, lambda run: reason(run, text))
     return or_missing(shown, without)

@@ -117,7 +117,8 @@
     }
     if (!seen) return t("backoff.says_never", words);
     const key = seen.starred ? "backoff.after" : "backoff.times";
-    words.times = seen.pair === 1 ? t(`${key}_1`) : seen.pair === 2 ? t(`${key}_2`) : t(key, { n: seen.pair.toLocaleString("en") });
+    const unit = t(`unit.${jaxlm.tools.runs[run.index].unit}`);
+    words.times = seen.pair < 3 ? t(`${key}_${seen.pair}`, { unit }) : t(key, { n: seen.pair.toLocaleString("en"), unit });
     return t(top && seen.order < top.order ? "backoff.says_lower" : "backoff.says_seen", words);
   }
 
