@@ -9,20 +9,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlm.inspection.traces import NGramTrace, Trace, trace
+    from jaxlm.inspection.backing_off import (
+        Ladder,
+        NextCounts,
+        Rung,
+        TokenLadders,
+        backoff,
+        counts,
+    )
+    from jaxlm.inspection.traces import Trace, trace
     from jaxlm.inspection.units import FEATURES, UnitScore, find_units
 
 _HOMES = {
-    "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
+    "jaxlm.inspection.backing_off": (
+        "Ladder",
+        "NextCounts",
+        "Rung",
+        "TokenLadders",
+        "backoff",
+        "counts",
+    ),
+    "jaxlm.inspection.traces": ("Trace", "trace"),
     "jaxlm.inspection.units": ("FEATURES", "UnitScore", "find_units"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "FEATURES",
-    "NGramTrace",
+    "Ladder",
+    "NextCounts",
+    "Rung",
+    "TokenLadders",
     "Trace",
     "UnitScore",
+    "backoff",
+    "counts",
     "find_units",
     "trace",
 ]
