@@ -75,8 +75,9 @@ LECTURE: dict[str, Recipe] = {
         "expected": {},
         "measured": {},
     },
-    # The words before 苹果 and apple tell their sense; the lines that are held out combine known
-    # words anew. Without dropout the state follows the last words, and the senses mix.
+    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after some
+    # 200 steps, but the senses go on parting: so there is one validation, at the end, and the last
+    # parameters are the best ones.
     "apple": {
         "settings": {
             "model": "lstm",
@@ -88,15 +89,13 @@ LECTURE: dict[str, Recipe] = {
             "hidden_size": 64,
             "dropout": 0.5,
             "batch_size": 28,
-            "optimizer": "adamw",
-            "weight_decay": 0.3,
+            "optimizer": "adam",
             "lr": 0.01,
             "clip": 1.0,
-            "schedule": "cosine",
-            "steps": 300,
+            "steps": 400,
             "log_every": 50,
-            "eval_every": 50,
-            "checkpoint_every": 300,
+            "eval_every": 400,
+            "checkpoint_every": 400,
         },
         "paper": "ours: the lecture's example of a word with two senses, in 112 lines, for seconds",
         "published": {},
