@@ -13,7 +13,7 @@ from jaxlm.runs.run import Run
 if TYPE_CHECKING:
     from jaxlm.inspection.pages.views import Options
 
-BYTES = 900_000
+BYTES = 780_000
 """Bytes of the arrays of all runs on a page, before base64 makes 4 of 3."""
 FEWEST = 64
 """In a text of fewer tokens some unit follows any property by chance, so none is named."""
