@@ -67,6 +67,7 @@ jaxlm.view("gates", (() => {
     // The chosen array is drawn at once, each other one in a task of its own.
     const turn = ++turns, make = (index) => { images[index] = picture(bands[index], table); };
     make(bands.indexOf(current()));
+    if (tools.printing()) bands.forEach((_, index) => make(index));
     bands.forEach((_, index) => { if (!images[index]) setTimeout(() => { if (turn === turns) { make(index); queue(); } }); });
     const counts = bands.map((array) => rows.filter((u) => u < array.values.shape[1]).length);
     const height = Math.max(1, Math.min(16, Math.floor(BAND / rows.length)));
@@ -167,7 +168,7 @@ jaxlm.view("gates", (() => {
       pen.strokeRect(columns[token] - left, 1, columns[token + 1] - columns[token], height - GAP - 1);
     }
   }
-  function queue() { if (!queued) { queued = true; requestAnimationFrame(paint); } }
+  function queue() { if (tools.printing()) paint(); else if (!queued) { queued = true; requestAnimationFrame(paint); } }
   function reveal() {
     const token = Math.min(tools.state.token, columns.length - 2), from = columns[token], to = columns[token + 1];
     if (from < scroller.scrollLeft || to > scroller.scrollLeft + scroller.clientWidth) scroller.scrollLeft = Math.max(0, (from + to - scroller.clientWidth) / 2);
