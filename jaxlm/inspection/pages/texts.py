@@ -76,7 +76,7 @@ def default_text(run: Run) -> tuple[str, dict[str, str]]:
         return _kept_stretch(run)
     return text, {
         "en": f"No text was given: this is the beginning of the {split} text of {name}.",
-        "zh": f"没有给出文本:这是 {name} 的{SPLIT_ZH[split]}文本的开头。",
+        "zh": f"没有给出文本：这是 {name} 的{SPLIT_ZH[split]}文本的开头。",
     }
 
 
@@ -123,5 +123,5 @@ def _kept_stretch(run: Run) -> tuple[str, dict[str, str]]:
         raise UserError(f"{run.name} keeps no text, and its corpus is not there: give a text")
     return run.tokenizer.decode(stretch).strip("\n"), {
         "en": f"No text was given: this is a stretch of the training text, which {run.name} keeps.",
-        "zh": f"没有给出文本:这是 {run.name} 保存的一段训练文本。",
+        "zh": f"没有给出文本：这是 {run.name} 保存的一段训练文本。",
     }
