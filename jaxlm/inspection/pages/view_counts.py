@@ -1,5 +1,6 @@
 """The view "counts": what follows two words in the training text, and what smoothing adds to it."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ def following(lines: Sequences, contexts: np.ndarray, vocab_size: int) -> list[F
     pairs, counts = np.unique(context_of * base + words, return_counts=True)
     first = np.searchsorted(pairs // base, np.arange(len(contexts) + 1))
     result = []
-    for start, stop in zip(first[:-1], first[1:], strict=True):
+    for start, stop in itertools.pairwise(first.tolist()):
         # The most frequent first; of equal counts the smaller id.
         order = start + np.argsort(-counts[start:stop], kind="stable")
         result.append(Following(pairs[order] % base, counts[order]))
@@ -178,7 +179,7 @@ def table_of(
 
 
 def distribution(run: Run, context: np.ndarray) -> np.ndarray:
-    """Return P(w | context) of every word, as the run smooths it, with no word before the context."""
+    """Return the smoothed P(w | context) of every word, with no word before the context."""
     model: Any = run.model
     carry = np.full((1, model.order - 1), NOTHING, np.int64)
     contexts, _ = model.contexts(run.params, context[None], carry)

@@ -58,17 +58,17 @@ def _gates(run: Run) -> int | None:
 
 
 def _simplest(runs: Sequence[Run]) -> list[int]:
-    """Return which runs are shown, by their index: those with the fewest gates, which follow the
-    radius most; all runs if none has a recurrent matrix."""
+    """Return which runs are shown, by their index: those with the fewest gates first, because
+    they follow the radius most; all runs if none has a recurrent matrix."""
     able = [(gates, index) for index, run in enumerate(runs) if (gates := _gates(run)) is not None]
     chosen: list[int] = []
     weights = 0
     for _, index in sorted(able):
-        model: Any = runs[index].model
-        weights += sum(u.size for u in recurrent_kernels(model, runs[index].params).values())
+        run = runs[index]
+        weights += sum(kernel.size for kernel in recurrent_kernels(run.params, run.name).values())
         if not chosen or weights <= MOST_WEIGHTS:
             chosen.append(index)
-    return sorted(chosen) or list(range(len(runs)))
+    return chosen or list(range(len(runs)))
 
 
 def _reason(run: Run, text: str) -> Both | None:
@@ -83,6 +83,6 @@ def _reason(run: Run, text: str) -> Both | None:
 
 
 def _kind(norms: np.ndarray) -> str:
-    """Return what a gradient does from the first to the last lag, as the texts of the view name it."""
+    """Return what a gradient does from the first to the last lag; the texts of the view name it."""
     ratio = norms[-1] / norms[0] if norms[0] > 0 else 0.0
     return "vanishes" if ratio < VANISHED else "explodes" if ratio > EXPLODED else "kept"

@@ -20,19 +20,11 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         import jax
 
         largest = largest_lag(run, text)
-        seed = run.settings.get("training", {}).get("seed", 0)
+        settings: dict[str, Any] = {"start": options.start, "positions": POSITIONS}
+        key = jax.random.key(run.settings.get("training", {}).get("seed", 0))
         found = {
-            "trained": gradient_by_lag(
-                run, text, largest, start=options.start, positions=POSITIONS
-            ),
-            "untrained": gradient_by_lag(
-                run,
-                text,
-                largest,
-                key=jax.random.key(seed),
-                start=options.start,
-                positions=POSITIONS,
-            ),
+            "trained": gradient_by_lag(run, text, largest, **settings),
+            "untrained": gradient_by_lag(run, text, largest, key=key, **settings),
         }
         curves = {name: _from_lag_1(one) for name, one in found.items()}
         return curves | {"unit": run.tokenizer.unit, "window": run.model.window}

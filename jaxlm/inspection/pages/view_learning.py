@@ -88,6 +88,6 @@ def _reason(run: Run) -> Both | None:
         return both(
             f"the folder of this run has no {METRICS} with losses. Train the run with "
             f"`python -m jaxlm.train` to get one.",
-            f"这个模型的文件夹里没有带损失的 {METRICS}。请用 `python -m jaxlm.train` 训练来得到它。",
+            f"模型的文件夹里没有带损失的 {METRICS}。用 `python -m jaxlm.train` 训练会得到它。",
         )
     return None

@@ -23,7 +23,7 @@ OCCURRENCES = 24
 FEWEST = 2
 BEFORE, AFTER = 48, 32
 """Characters of a sentence that are shown before and after the word."""
-STATIC_NUMBERS = 4
+STATIC_NUMBERS = 3
 """Numbers of the static vector that the page shows."""
 COMMON = 60
 """Words among the first of a vocabulary are too common to have senses, such as "the"."""
@@ -38,8 +38,8 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     """Return the vectors of the words that occur at least twice, for each neural run."""
     if not any(view_vectors.reason(run) is None for run in runs):
         return missing(
-            "No run on this page has word vectors: n-grams count words, and a word has no senses to "
-            "them. Add a neural run.",
+            "No run on this page has word vectors: to an n-gram, a word has no senses. Add a "
+            "neural run.",
             "本页没有带词向量的模型:n-gram 只数词,不分词义。请加上一个神经网络模型。",
         )
 
@@ -70,7 +70,7 @@ def _too_few(word: str | None) -> Both:
             "这段文本里没有出现两次的词。请给出更长的文本,或一个词有两种意思(如 苹果)的文本。",
         )
     return both(
-        f"the text has {word!r} fewer than twice. Give a text in which the word occurs twice or more.",
+        f"the text has {word!r} fewer than twice. Give a text in which it occurs twice.",
         f"这段文本里“{word}”出现不足两次。请给出这个词出现两次以上的文本。",
     )
 
@@ -84,7 +84,9 @@ def repeated_words(run: Run, text: str) -> list[str]:
     if run.tokenizer.unit == "words":
         vocabulary = run.vocabulary
         pieces = [piece for line in text.splitlines() for piece in line.split()]
-        counts = Counter(piece for piece in pieces if piece in vocabulary and piece.isalpha())
+        counts = Counter(
+            piece for piece in pieces if piece in vocabulary and len(piece) > 1 and piece.isalpha()
+        )
         common = set(vocabulary.tokens[: min(COMMON, len(vocabulary) // 20)])
     else:
         counts = Counter(_SPACED.findall(text)) + Counter(_CHINESE.findall(text))

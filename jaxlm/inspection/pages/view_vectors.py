@@ -11,9 +11,11 @@ from jaxlm.inspection.word_vectors import cosines, map2d, vectors
 from jaxlm.runs.run import Run
 
 FREQUENT = 300
-"""The map shows the first words of the vocabulary, which are its most frequent, up to this number."""
+"""The map shows the first words of the vocabulary, its most frequent, up to this number."""
 OF_TEXT = 250
 """It also shows the words of the text, up to this number."""
+COMMON = 100
+"""Words among the first of a vocabulary that are not selected at first."""
 NEIGHBOURS = 8
 PLANE = 2
 """Vectors of this size are a plane already."""
@@ -99,14 +101,16 @@ def nearest_words(
 
 
 def _first(run: Run, of_text: list[int]) -> int:
-    """Return the word that is selected at first: the rarest of the text's words that has letters."""
+    """Return the word that is selected at first: the most frequent of the text's words of letters,
+    without the most common words of a large vocabulary, whose neighbours say little."""
     special = {run.vocabulary.unk_id, run.vocabulary.start_id}
+    common = min(COMMON, len(run.vocabulary) // 20)
     named = [
         index
         for index in of_text
-        if index not in special and run.tokenizer.token_text(index).strip("'").isalpha()
+        if index not in special and run.tokenizer.token_text(index).isalpha()
     ]
-    return max(named or of_text or [0])
+    return min((index for index in named if index >= common), default=(named or of_text or [0])[0])
 
 
 def _share(vectors_ND: np.ndarray, points_N2: np.ndarray) -> float:

@@ -224,7 +224,7 @@
       }
     }
     // Names of marks: above or below the point, moved until no two cover one another.
-    const boxes = [];
+    const boxes = (options.marks || []).filter((mark) => inside(mark.y)).map((mark) => ({ x: X(mark.x) - 8, w: 16, y: Y(mark.y) + 5 }));
     for (const mark of options.marks || []) {
       if (!inside(mark.y)) continue;
       const x = X(mark.x), y = Y(mark.y), wide = textWidth(mark.text, 12, 600) + 4;
@@ -232,7 +232,7 @@
       const from = Math.min(Math.max(left, x + 8), left + inner.w + (atEnds ? right : 0) - wide);
       let at = y - 10;
       const hits = () => boxes.some((b) => b.x < from + wide && from < b.x + b.w && Math.abs(b.y - at) < 15);
-      for (const shift of [-10, 18, -26, 34, -42, 50, -58, 66]) {
+      for (const shift of [-12, 20, -28, 36, -44, 52, -60, 68, -76, 84]) {
         at = y + shift;
         if (at > top + 8 && at < top + inner.h - 2 && !hits()) break;
       }

@@ -110,7 +110,7 @@
   function sentence(run, rungs, word, answer, t) {
     const top = rungs.find((rung) => rung.order > 1), real = rungs.filter((rung) => rung.order > 0);
     const seen = real.find((rung) => rung.pair > 0);
-    const words = { word, answer: percent(answer, answer < 0.001 ? 4 : 1), high: top ? top.order : 1, n: seen ? seen.order : 0 };
+    const words = { word, answer: answer < 0.001 ? number(answer, 2) : percent(answer, 1), high: top ? top.order : 1, n: seen ? seen.order : 0 };
     if (!run.known) {
       const by = rungs.find((rung) => rung.contribution > 0);
       return t("backoff.says_unknown", { ...words, n: by ? by.order : 0 });

@@ -11,7 +11,8 @@
   function whole(run) {
     const xs = run.points.map((p) => p[0]), ys = run.points.map((p) => p[1]);
     const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const half = 0.56 * Math.max(right - left, high - low, 1e-6);
+    // The frame is wider than high.
+    const half = Math.max(0.46 * (right - left), 0.55 * (high - low), 1e-6);
     return { x: (left + right) / 2, y: (low + high) / 2, half };
   }
 
