@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "exact perplexity of one run or several",
     "predict": "the next words after a context",
     "generate": "continue a prompt",
+    "show": "a page that shows what a model does inside",
     "prepare": "any amount of text to memory-mapped token ids",
     "convert": "a run to a file of another program, or a file to a run",
 }

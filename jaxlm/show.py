@@ -6,6 +6,10 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import datetime
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,42 +17,178 @@ from pathlib import Path
 import tyro
 
 from jaxlm.commands import cli
+from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.files import write_text
-from jaxlm.inspection.pages.building import page
+from jaxlm.errors import SettingError, UserError, choose, reason
+from jaxlm.evaluation.generation import UnknownWords
+from jaxlm.inspection.pages.building import CHARACTERS, LANGUAGES, labels_of, page, shown
+from jaxlm.inspection.pages.numbers import check_ending, write_numbers
+from jaxlm.inspection.pages.texts import check_readable, default_text, text_from_file
 from jaxlm.inspection.pages.views import Options
+from jaxlm.runs.folder import CONFIG
 from jaxlm.runs.run import load
 
-ABOUT = """A page that shows what a model does inside: one file, which needs no network.
+ABOUT = """A page that shows what a model does inside: one HTML file, which needs no network.
 
 Examples:
-  python -m jaxlm.show runs/lstm-ptb "the price of the stock"
+  python -m jaxlm.show runs/lstm-ptb "the price of the stock fell sharply"
+  python -m jaxlm.show runs/lstm-ptb runs/ngram-ptb --text article.txt --out article.html
+  python -m jaxlm.show runs/lstm-toy "我 讨厌" --lang zh
 """
+# Longer words are cut short in an error.
+LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Command:
     """Settings of `python -m jaxlm.show`."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]]
-    """Folders of runs, and the text, in quotes."""
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders of runs; then the text, in quotes (none: the beginning of the first run's validation
+    text)."""
+    text: Path | None = None
+    """Read the text from this file."""
     out: Path = Path("page.html")
-    """The file to write."""
+    """The page to write."""
     lang: str = "en"
-    """Language of the page at first: en or zh."""
+    """Language of the page at first, en or zh; the page has a switch."""
+    data: Path | None = None
+    """Write the numbers to this file too, .npz or .json, of the whole text."""
     start: str | None = None
     """fresh: from the model's initial state; warm: after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
+    date: str | None = None
+    """Date at the foot of the page (none: today, or that of SOURCE_DATE_EPOCH)."""
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the page."""
+    """Write the page, and print where it is."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.show", about=ABOUT)
-    folders = [word for word in command.runs if Path(word).is_dir()]
-    text = next((word for word in command.runs if word not in folders), "")
-    runs = [load(folder) for folder in folders]
-    write_text(command.out, page(runs, text, Options(command.start, command.lang)))
-    print(command.out)
+    folders, text = runs_and_text(command.words)
+    choose(dict.fromkeys(LANGUAGES), command.lang, "lang")
+    if command.text is not None and text is not None:
+        raise SettingError("text", command.text, "has no effect with a text: leave one of them out")
+    for path in filter(None, (command.out, command.data)):
+        check_writable(path)
+    if command.data is not None:
+        check_ending(command.data)
+    date = date_of(command.date)
+    load_plugin(command.plugin)
+    runs = [load(folder, _note) for folder in folders]
+    notes = []
+    if command.text is not None:
+        text = text_from_file(command.text)
+    elif text is None:
+        text, note = default_text(runs[0])
+        notes.append(note)
+    if not text.strip():
+        raise UserError("the text is empty: give a text with a word")
+    part = shown(text)
+    for run in runs:
+        check_readable(run, part)
+        if unknown := UnknownWords(run).note(part):
+            _note(f"{run.name}: {unknown}")
+    foot = {"command": command_line(argv), "date": date}
+    options = Options(command.start, command.lang, labels_of(runs))
+    content = page(runs, text, options, notes=notes, foot=foot)
+    for note in notes:
+        _note(note["en"])
+    if len(part) < len(text):
+        whole = "" if command.data else "; `data` writes the numbers of the whole text"
+        _note(
+            f"the text has {len(text):,} characters, and the page shows the first "
+            f"{CHARACTERS:,}{whole}"
+        )
+    if command.data is not None:
+        try:
+            for note in write_numbers(command.data, runs, text, options):
+                _note(note)
+        except OSError as error:
+            raise _unwritable(command.data, error) from None
+    try:
+        write_text(command.out, content)
+    except OSError as error:
+        raise _unwritable(command.out, error) from None
+    if command.data is not None:
+        print(f"numbers: {command.data}")
+    print(f"page: {command.out} (open it in a browser)")
     return 0
+
+
+def runs_and_text(words: Sequence[str]) -> tuple[list[Path], str | None]:
+    """Return the folders of runs among the words of a command, and the text after them.
+
+    The last word is the text, unless it is the first word, a folder, or a path in a folder that
+    exists.
+
+    Raises:
+      UserError: if there is no run, and for a folder that is not there or holds no run.
+    """
+    if not words:
+        raise UserError("give the folder of a run: python -m jaxlm.show RUN [RUN ...] [TEXT]")
+    *first, last = words
+    text = None
+    if first and not _like_a_folder(last):
+        words, text = first, last
+    for word in words:
+        if not os.path.isfile(os.path.join(word, CONFIG)):
+            shown_word = word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}..."
+            why = "holds no run" if os.path.isdir(word) else "does not exist"
+            raise UserError(
+                f"the folder {shown_word!r} {why}: give folders of runs, then a text in quotes"
+            )
+    return [Path(word) for word in words], text
+
+
+def _like_a_folder(word: str) -> bool:
+    """Return whether a word names a folder: one that exists, or one beside others."""
+    if os.path.isdir(word):
+        return True
+    parent, name = os.path.split(word.rstrip(os.sep))
+    return bool(parent and name) and not any(map(str.isspace, word)) and os.path.isdir(parent)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError if a file cannot be written, before a model works for it."""
+    folder = path.parent
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder; give the name of a file")
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{path} cannot be written: the folder {folder} is not yours to write to")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {reason(error)}")
+
+
+def date_of(given: str | None) -> str:
+    """Return the date for the foot of the page.
+
+    It is `given`, or the day of SOURCE_DATE_EPOCH (seconds since 1970), or today.
+    """
+    if given is not None:
+        return given
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isdigit():
+        return str(datetime.datetime.fromtimestamp(int(epoch), datetime.UTC).date())
+    return str(datetime.datetime.now(datetime.UTC).date())
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return the command that makes this page again, with a long text cut short."""
+    words = (
+        word if len(word) <= 4 * LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…" for word in argv
+    )
+    return f"python -m jaxlm.show {shlex.join(words)}"
+
+
+def _note(text: str) -> None:
+    # Not on standard output, which has the names of the files alone.
+    print(f"note: {cli.with_flags(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

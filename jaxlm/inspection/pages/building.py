@@ -1,29 +1,40 @@
 """Make the page of one run or several: collect the views, and put them into one file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxlm.inspection.pages.html import asset, document
+import numpy as np
+
+from jaxlm.inspection.pages.html import asset, document, packed
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.runs.run import Run
 
+CHARACTERS = 2000
+"""The page shows the first characters of a longer text."""
+LANGUAGES = ("en", "zh")
+
 
 def labels_of(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return a short name for each run: its folder's, or with the parent's if two are equal."""
+    """Return a short name for each run, all different.
+
+    The name is that of the run's folder, or the path of the folder if two runs have the same name.
+    """
     names = [Path(run.name).name for run in runs]
-    long = [Path(run.name) for run in runs]
+    labels = [
+        name if names.count(name) == 1 else run.name for name, run in zip(names, runs, strict=True)
+    ]
     return tuple(
-        name if names.count(name) == 1 else "/".join(path.parts[-2:])
-        for name, path in zip(names, long, strict=True)
+        label if labels.count(label) == 1 else f"{label} ({number})"
+        for number, label in enumerate(labels, start=1)
     )
 
 
-def collected(runs: Sequence[Run], text: str, options: Options) -> dict[str, Any]:
-    """Return what each view collects, by name."""
-    return {name: view.collect(runs, text, options) for name, view in VIEWS.items()}
+def shown(text: str) -> str:
+    """Return the part of a text that the page shows."""
+    return text[:CHARACTERS]
 
 
 def page(
@@ -31,36 +42,93 @@ def page(
     text: str,
     options: Options | None = None,
     *,
-    title: str = "",
-    foot: dict[str, Any] | None = None,
+    title: str | Mapping[str, str] = "",
+    notes: Sequence[Mapping[str, str]] = (),
+    foot: Mapping[str, str] | None = None,
+    views: Sequence[str] | None = None,
 ) -> str:
-    """Return the page as HTML.
+    """Return the page of some runs as one HTML file.
 
     Args:
       runs: the runs.
-      text: the text that they read.
+      text: the text that they read; the page shows its first CHARACTERS characters.
       options: see Options.
-      title: title of the page; empty for the names of the runs.
-      foot: lines at the foot of the page by name: "command", "date".
+      title: title of the page, or one in each language; empty for the names of the runs.
+      notes: what the reader must know of the text, in each language, such as where it is from.
+      foot: entries of the foot by name: "command", "date".
+      views: names of the views; None for all.
+    Raises:
+      UserError: if a run cannot read the text; see `jaxlm.inspection.trace`.
     """
     options = options or Options()
-    if not options.labels:
-        options = replace(options, labels=labels_of(runs))
+    labels = options.labels or labels_of(runs)
+    options = replace(options, labels=labels)
+    names = list(VIEWS if views is None else views)
+    part = shown(text)
+    if len(part) < len(text):
+        notes = (*notes, cut_note(len(text)))
     texts: dict[str, Any] = {}
-    for name in ("page", *VIEWS):
+    for name in ("page", *names):
         texts |= json.loads(asset(f"text_{name}.json"))
+    listed = ", ".join(labels)
     data = {
         "lang": options.lang,
-        "title": title or ", ".join(options.labels),
-        "text": text,
+        "title": title or {"en": f"Inside {listed}", "zh": f"{listed} 的内部"},
+        "text": part,
         "runs": [
-            {"label": label, "name": run.name}
-            for label, run in zip(options.labels, runs, strict=True)
+            _frame(run, part, label, options) for run, label in zip(runs, labels, strict=True)
         ],
-        "foot": foot or {},
+        "notes": list(notes),
+        "first": _first(runs[0], part, options),
+        "foot": dict(foot or {}),
         "texts": texts,
-        "order": list(VIEWS),
-        "views": collected(runs, text, options),
+        "order": names,
+        "views": {name: VIEWS[name].collect(runs, part, options) for name in names},
     }
-    scripts = [asset("page.js"), *(asset(view.script) for view in VIEWS.values()), "jaxlm.start();"]
-    return document(data["title"], options.lang, [asset("page.css")], scripts, data)
+    scripts = [asset("page.js"), *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
+    shown_title = data["title"] if isinstance(data["title"], str) else data["title"][options.lang]
+    return document(shown_title, options.lang, [asset("page.css")], scripts, data)
+
+
+def cut_note(length: int) -> dict[str, str]:
+    """Return the note that the page shows only the beginning of a text."""
+    return {
+        "en": f"The text has {length:,} characters. This page shows the first {CHARACTERS:,}.",
+        "zh": f"全文有 {length:,} 个字符,本页显示前 {CHARACTERS:,} 个。",
+    }
+
+
+def _frame(run: Run, text: str, label: str, options: Options) -> dict[str, Any]:
+    """Return what every view may ask of a run: its name, and its tokens in the text."""
+    trace = options.trace(run, text)
+    names, end = {}, 0
+    for index, (token, (first, last)) in enumerate(
+        zip(trace.tokens, trace.spans.tolist(), strict=True)
+    ):
+        # A token of bytes can be a part of a character, which the text cannot show.
+        if first < end:
+            names[index] = token
+        end = last
+    return {
+        "label": label,
+        "name": run.name,
+        "model": type(run.model).__name__,
+        "unit": run.tokenizer.unit,
+        "tokenizer": run.tokenizer.name,
+        "spans": packed(trace.spans, "int32"),
+        "names": names,
+        "unknown": trace.unknown.nonzero()[0].tolist(),
+        "unk": run.vocabulary.unk,
+        "start": trace.start.name,
+    }
+
+
+def _first(run: Run, text: str, options: Options) -> int:
+    """Return the token that is selected at first: the most surprising one near the beginning.
+
+    In a text of a few words it is the place after the last word.
+    """
+    surprisal = options.trace(run, text).surprisal
+    if len(surprisal) < 6:
+        return len(surprisal)
+    return 1 + int(np.argmax(np.nan_to_num(surprisal[1:120], nan=-1.0)))

@@ -21,15 +21,16 @@ def asset(name: str) -> str:
     return resources.files(__package__).joinpath(ASSETS, name).read_text(encoding="utf-8")
 
 
-def packed(array: Any, dtype: str = "float32") -> dict[str, Any]:
+def packed(array: Any, dtype: str = "float32", by_column: bool = False) -> dict[str, Any]:
     """Return an array as a JSON object, whose `data` is base64 of its bytes, little-endian.
 
     `tools.array` of page.js reads it.
 
     Args:
-      array: any array of numbers.
+      array: any array of finite numbers; with float32 and float16, NaN may be among them.
       dtype: "float32", "float16", "int32", or "uint16" and "uint8" for numbers in fixed point:
         value = low + step * integer, with low and step from the least and the largest number.
+      by_column: whether each column of an array [T, units] has its own low and step.
 
     Example:
       >>> packed([0.0, 0.5, 1.0], "uint8")["data"], packed([7], "int32")["shape"]
@@ -39,10 +40,13 @@ def packed(array: Any, dtype: str = "float32") -> dict[str, Any]:
     result: dict[str, Any] = {"dtype": dtype, "shape": list(values.shape)}
     if dtype in FIXED:
         values = np.asarray(values, np.float64)
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        step = (high - low) / FIXED[dtype] or 1.0
+        axis = 0 if by_column else None
+        low = np.min(values, axis, initial=np.inf) if values.size else np.zeros(())
+        high = np.max(values, axis, initial=-np.inf) if values.size else np.zeros(())
+        step = (high - low) / FIXED[dtype]
+        step = np.where(step > 0, step, 1.0)
         values = np.rint((values - low) / step)
-        result |= {"low": low, "step": step}
+        result |= {"low": low.tolist(), "step": step.tolist()}
     raw = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).tobytes()
     return result | {"data": base64.b64encode(raw).decode("ascii")}
 

@@ -1,11 +1,51 @@
 """The view "surprise": the text, coloured by the bits of each token."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from jaxlm.inspection.pages.html import packed
 from jaxlm.runs.run import Run
 
+if TYPE_CHECKING:
+    from jaxlm.inspection.pages.views import Options
 
-def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
-    """Return the text."""
-    return {"text": text}
+LETTERS, WORDS = (2.0, 6.0, 10.0), (3.0, 10.0, 16.0)
+"""Bits for small and for large vocabularies: below the first a token was expected, above the second
+it is surprising, and from the third on the colour is the darkest."""
+LARGE = 512
+"""Tokens of a large vocabulary, at least."""
+
+
+def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any]:
+    """Return surprisal, entropy and rank of each token for each run, and the sums."""
+    return {"runs": [_numbers(run, text, options) for run in runs]}
+
+
+def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
+    trace = options.trace(run, text)
+    known = np.isfinite(trace.surprisal)
+    bits = float(trace.surprisal[known].sum())
+    count, characters = int(known.sum()), _characters(trace.spans[known])
+    return {
+        "surprisal": packed(trace.surprisal),
+        "entropy": packed(trace.entropy),
+        "rank": packed(trace.rank, "int32"),
+        "limits": WORDS if len(run.vocabulary) >= LARGE else LETTERS,
+        "bits": bits,
+        "predicted": count,
+        "impossible": int(np.isinf(trace.surprisal).sum()),
+        "bits_per_token": bits / count if count else None,
+        "bits_per_character": bits / characters if characters else None,
+        "unknown": int(trace.unknown.sum()),
+        "vocabulary": len(run.vocabulary),
+    }
+
+
+def _characters(spans: np.ndarray) -> int:
+    """Return how many characters the tokens and the blanks between them have.
+
+    The blank before a word belongs to the word.
+    """
+    return int(spans[-1, 1] - spans[0, 0]) if len(spans) else 0

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxlm.inspection.pages import view_surprise
+from jaxlm.inspection.pages import view_about, view_gates, view_next, view_surprise
+from jaxlm.inspection.traces import Trace, trace
 from jaxlm.runs.run import Run
 
 Collected = dict[str, Any]
@@ -12,11 +13,15 @@ Collected = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What a view may be asked for, beside the runs and the text.
+    """What the views are asked for, beside the runs and the text.
 
-    start: "fresh", "warm" or None, as in `next_words`. lang: "en" or "zh", the language of the page
-    at first. labels: a short name for each run. count: number of next words. word: the word whose
-    senses are shown; None for a default. extra: options of single views, by name.
+    Attributes:
+      start: "fresh", "warm" or None, as in `next_words`.
+      lang: "en" or "zh", the language of the page at first.
+      labels: a short name for each run.
+      count: number of next words.
+      word: the word whose senses are shown; None for a default.
+      extra: options of single views, by name.
     """
 
     start: str | None = None
@@ -25,6 +30,14 @@ class Options:
     count: int = 5
     word: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    _traces: dict[Any, Trace] = field(default_factory=dict, repr=False, compare=False)
+
+    def trace(self, run: Run, text: str) -> Trace:
+        """Return the trace of a text, computed once for all views."""
+        key = id(run), text
+        if key not in self._traces:
+            self._traces[key] = trace(run, text, start=self.start, count=self.count)
+        return self._traces[key]
 
 
 Collect = Callable[[Sequence[Run], str, Options], Collected]
@@ -45,5 +58,8 @@ class View:
 
 VIEWS: dict[str, View] = {
     "surprise": View(view_surprise.collect, "view_surprise.js"),
+    "next": View(view_next.collect, "view_next.js"),
+    "gates": View(view_gates.collect, "view_gates.js"),
+    "about": View(view_about.collect, "view_about.js"),
 }
 """The views by name, in the order of the page."""

@@ -7,7 +7,7 @@ const jaxlm = (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const content = JSON.parse(document.getElementById("data").textContent);
   const views = {};
-  const state = {lang: content.lang, run: 0, character: 0, token: 0};
+  const state = {lang: content.lang, run: 0, character: 0, token: 0, paint: null};
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let drawing = 0;
 
@@ -19,7 +19,7 @@ const jaxlm = (() => {
       else if (name === "style") Object.assign(element.style, value);
       else element.setAttribute(name, value === true ? "" : String(value));
     }
-    for (const child of children.flat()) {
+    for (const child of children.flat(Infinity)) {
       if (child !== null && child !== undefined) element.append(child instanceof Node ? child : String(child));
     }
     return element;
@@ -74,10 +74,29 @@ const jaxlm = (() => {
     const kinds = {float32: Float32Array, int32: Int32Array, float16: Uint16Array, uint16: Uint16Array, uint8: Uint8Array};
     let values = new kinds[packed.dtype](bytes.buffer);
     if (packed.dtype === "float16") values = Float32Array.from(values, half);
-    else if ("step" in packed) values = Float64Array.from(values, (q) => packed.low + packed.step * q);
+    else if ("step" in packed) {
+      // Fixed point: one low and step for all, or one for each column.
+      const columns = Array.isArray(packed.low) ? packed.low.length : 0, fixed = values;
+      values = columns ? new Float32Array(fixed.length) : Float64Array.from(fixed, (q) => packed.low + packed.step * q);
+      for (let i = 0, k = 0; columns && i < fixed.length; i++, k = k + 1 === columns ? 0 : k + 1) values[i] = packed.low[k] + packed.step[k] * fixed[i];
+    }
     values.shape = packed.shape;
     unpacked.set(packed, values);
     return values;
+  }
+
+  // value(packed, index): a single number of an array, without decoding the others.
+  function value(packed, index) {
+    if (unpacked.has(packed)) return unpacked.get(packed)[index];
+    const size = {float32: 4, int32: 4, float16: 2, uint16: 2, uint8: 1}[packed.dtype], from = index * size, group = Math.floor(from / 3);
+    const raw = atob(packed.data.slice(4 * group, 4 * (Math.floor((from + size - 1) / 3) + 1))), offset = from - 3 * group;
+    const one = {...packed, data: btoa(raw.slice(offset, offset + size)), shape: [1]};
+    if (Array.isArray(packed.low)) {
+      const column = index % packed.low.length;
+      one.low = packed.low[column]; one.step = packed.step[column];
+      return Math.fround(array(one)[0]);
+    }
+    return array(one)[0];
   }
 
   // ---- colours --------------------------------------------------------------------------------------
@@ -145,6 +164,23 @@ const jaxlm = (() => {
       el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": t("page.data")},
         el("table", {}, el("thead", {}, el("tr", {}, headers.map((h, k) => el("th", {scope: "col", class: numeric[k] ? "number" : null}, h)))),
           el("tbody", {}, rows.slice(0, SHOWN).map(line)))));
+  }
+  // plainTable(headers, rows, footer): a table that is a part of the page.
+  function plainTable(headers, rows, footer) {
+    const numeric = headers.map((_, k) => rows.some((row) => typeof row[k] === "number"));
+    const line = (tag) => (row) => el("tr", {}, row.map((x, k) => el(tag, {class: numeric[k] ? "number" : null, "data-value": typeof x === "number" ? x : null}, typeof x === "number" ? number(x) : x ?? "–")));
+    return el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": headers.join(", ")}, el("table", {}, el("thead", {}, el("tr", {}, headers.map((h, k) => el("th", {scope: "col", class: numeric[k] ? "number" : null}, h)))),
+      el("tbody", {}, rows.map(line("td"))), footer ? el("tfoot", {}, [footer].map(line("th"))) : null));
+  }
+  // choice(label, [{value, text, title}], current, pick): buttons of which one is pressed, or a list if they
+  // are many.
+  function choice(label, options, current, pick) {
+    if (options.length > 8) {
+      const list = el("select", {onchange: () => pick(options[list.selectedIndex].value)}, options.map((o) => el("option", {selected: o.value === current}, o.text)));
+      return el("label", {class: "choice"}, el("span", {class: "label"}, label), " ", list);
+    }
+    return el("div", {class: "choice", role: "group", "aria-label": label}, el("span", {class: "label"}, label), " ",
+      options.map((o) => [el("button", {type: "button", title: o.title, "aria-pressed": String(o.value === current), "data-value": o.value, onclick: () => pick(o.value)}, o.text), " "]));
   }
   // figure({title, description, body, table: () => ({headers, rows}), note}): a chart with its text
   // alternative and its "data" button. `description` says in a sentence what the chart shows.
@@ -245,11 +281,13 @@ const jaxlm = (() => {
   }
 
   // ---- selection ------------------------------------------------------------------------------------
-  // The position that all runs share is the character. at(run) is the token of that run that holds it.
+  // The position that all runs share is the character. at(run) is the token of that run that holds it, or
+  // length(run), the place after the last token, at the end of the text.
   const spans = content.runs.map((run) => (run.spans ? array(run.spans) : null));
   function at(run, character = state.character) {
     const offsets = spans[run];
     if (!offsets) return 0;
+    if (character >= codes.length) return offsets.length / 2;
     let low = 0, high = offsets.length / 2 - 1;
     while (low < high) {
       const middle = (low + high + 1) >> 1;
@@ -260,15 +298,15 @@ const jaxlm = (() => {
     return low;
   }
   const length = (run) => (spans[run] ? spans[run].length / 2 : 0);
-  // select({token: 3}) or {character}, {run}, {lang}, {layer, array, unit} or anything else: changes `state`
-  // and tells every view. `token` counts the tokens of `state.run`.
+  // select({token: 3}) or {character}, {run}, {lang}, {paint}, or anything else: changes `state` and tells
+  // every view. `token` counts the tokens of `state.run`; it is length(run) after the last token.
   function select(patch) {
     const before = {...state};
     Object.assign(state, patch);
     if (patch.run !== undefined && patch.token === undefined) state.token = at(state.run);
     if (patch.token !== undefined && length(state.run)) {
-      state.token = Math.min(Math.max(patch.token, 0), length(state.run) - 1);
-      state.character = spans[state.run][2 * state.token];
+      state.token = Math.min(Math.max(patch.token, 0), length(state.run));
+      state.character = state.token === length(state.run) ? codes.length : spans[state.run][2 * state.token];
     } else if (patch.character !== undefined) state.token = at(state.run);
     const changed = new Set(Object.keys(state).filter((key) => state[key] !== before[key]));
     if (!changed.size) return;
@@ -287,7 +325,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {t, said, number, visible, slice, el, svg, array, colour, table, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
+  const tools = {t, said, number, visible, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);
@@ -308,19 +346,20 @@ const jaxlm = (() => {
     }
   }
   // The first view is drawn at once, each other one in a task of its own, so that no task is long.
-  function draw() {
+  function draw(now) {
     const turn = ++drawing, root = document.getElementById("page"), scroll = scrollY;
     document.documentElement.lang = state.lang === "zh" ? "zh-Hans" : state.lang;
     document.documentElement.dataset.ready = "false";
     const names = content.order.filter((name) => views[name] && content.views[name]);
     const sections = names.map((name) => el("section", {id: name, "aria-labelledby": `h-${name}`}));
     for (const name of names) views[name].drawn = false;
+    document.title = said(content.title);
     root.replaceChildren(
       el("a", {class: "skip", href: "#main"}, t("page.skip")),
       el("header", {}, el("h1", {}, said(content.title)),
         el("button", {type: "button", id: "language", lang: state.lang === "zh" ? "en" : "zh", "aria-label": t("page.language.label"), onclick: () => select({lang: state.lang === "zh" ? "en" : "zh"})}, t("page.language"))),
       el("nav", {"aria-label": t("page.contents")}, el("ul", {}, names.map((name) => el("li", {}, el("a", {href: `#${name}`}, t(content.texts[`${name}.nav`] ? `${name}.nav` : `${name}.title`)))))),
-      el("main", {id: "main"}, sections), foot());
+      el("main", {id: "main"}, content.notes.map((note) => el("p", {class: "note about-text"}, said(note))), sections), foot());
     const next = (index) => {
       if (turn !== drawing) return;
       if (index === names.length) {
@@ -329,15 +368,24 @@ const jaxlm = (() => {
       }
       drawView(names[index], sections[index]);
       if (index === 0 && scroll) scrollTo(0, scroll);
-      setTimeout(next, 0, index + 1);
+      if (now === true) next(index + 1);
+      else setTimeout(next, 0, index + 1);
     };
     next(0);
   }
   dark.addEventListener("change", draw);
+  addEventListener("beforeprint", () => { if (dark.matches) { printing = true; draw(true); } });
+  addEventListener("afterprint", () => { if (printing) { printing = false; draw(); } });
 
   return {
     view(name, object) { views[name] = object; },
-    start() { draw(); },
+    start() {
+      if (content.runs.length && length(0)) {
+        state.token = content.first;
+        state.character = state.token >= length(0) ? codes.length : spans[0][2 * state.token];
+      }
+      draw();
+    },
     tools,
   };
 })();

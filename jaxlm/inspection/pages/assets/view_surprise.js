@@ -1,6 +1,186 @@
 "use strict";
-jaxlm.view("surprise", {
-  render(section, data, tools) {
-    section.append(tools.el("p", {class: "text"}, data.text));
-  },
-});
+// The text, coloured by surprise or by the value of a unit (state.paint, which the view "gates" sets:
+// {run, values, limit, name: key or text}).
+jaxlm.view("surprise", (() => {
+  let data, tools, box, tokens, lead, readout, legend, marks, tip, choices, summary, drawnRun, colours;
+  const bitsOf = (run) => tools.array(data.runs[run].surprisal);
+  const step = (run, bits) => {
+    if (Number.isNaN(bits)) return "none";
+    const [low, high] = data.runs[run].limits;
+    return bits < low ? 0 : bits < high ? 1 : 2;
+  };
+  function tokenText(run, index) {
+    const frame = tools.runs[run], spans = tools.array(frame.spans);
+    return index in frame.names ? frame.names[index] : tools.slice(spans[2 * index], spans[2 * index + 1]);
+  }
+
+  // ---- the text ----
+  function drawText() {
+    const run = tools.state.run, frame = tools.runs[run], spans = tools.array(frame.spans), count = spans.length / 2;
+    const unknown = new Set(frame.unknown), pieces = document.createDocumentFragment();
+    tokens = [];
+    let end = 0;
+    for (let index = 0; index < count; index++) {
+      const first = spans[2 * index], last = spans[2 * index + 1], named = index in frame.names;
+      if (first > end) pieces.append(tools.slice(end, first));
+      const text = named ? frame.names[index] : tools.slice(first, last), breaks = /[\n\r]/.test(text);
+      const span = document.createElement("span");
+      span.className = "token" + (unknown.has(index) ? " unknown" : "") + (named ? " part" : "");
+      span.id = `token-${index}`;
+      span.dataset.token = index;
+      span.setAttribute("role", "option");
+      span.textContent = breaks ? "⏎" : named ? text : /[\u0000-\u0008\u000b-\u001f\u007f]/.test(text) ? tools.visible(text) : text;
+      pieces.append(span);
+      if (breaks) pieces.append("\n");
+      tokens.push(span);
+      end = Math.max(end, last);
+    }
+    const rest = tools.slice(end, Infinity);
+    if (rest) pieces.append(rest);
+    const last = document.createElement("span");
+    last.className = "token after";
+    last.id = `token-${count}`;
+    last.dataset.token = count;
+    last.setAttribute("role", "option");
+    last.setAttribute("aria-label", tools.t("surprise.end"));
+    last.textContent = "▮";
+    tokens.push(last);
+    pieces.append(last);
+    box.replaceChildren(pieces);
+    drawnRun = run;
+    colours = [];
+  }
+  function colourOf(index) {
+    const paint = tools.state.paint, run = tools.state.run;
+    if (paint) return index < paint.values.length ? tools.colour.divergingRGB(paint.values[index] / paint.limit) : null;
+    const bits = bitsOf(run)[index];
+    return Number.isNaN(bits) || bits === undefined ? null : tools.colour.sequentialRGB(bits / data.runs[run].limits[2]);
+  }
+  function paintText() {
+    for (let index = 0; index < tokens.length; index++) {
+      const rgb = colourOf(index), text = rgb ? `rgb(${rgb})` : "";
+      if (colours[index] === text) continue;
+      colours[index] = text;
+      tokens[index].style.backgroundColor = text;
+      tokens[index].style.color = rgb ? tools.colour.ink(rgb) : "";
+    }
+  }
+  function describe(index) {
+    const {state, t, number, visible} = tools, run = state.run, numbers = data.runs[run];
+    if (index >= tokens.length - 1) return t("surprise.token.end");
+    const token = `“${visible(tokenText(run, index))}”`, bits = bitsOf(run)[index];
+    let text = "";
+    if (state.paint) text = t("surprise.token.unit", {token: `${paintName()} · ${token}`, value: number(state.paint.values[index], 3)}) + " · ";
+    if (Number.isNaN(bits)) return text + t("surprise.token.none", {token, run: tools.runs[run].label});
+    text += t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
+    if (new Set(tools.runs[run].unknown).has(index)) text += ` · ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`;
+    return text;
+  }
+  const paintName = () => tools.state.paint.name();
+
+  // ---- selection ----
+  function showSelected(scroll) {
+    const index = tools.state.token;
+    for (const span of box.querySelectorAll(".selected")) { span.classList.remove("selected"); span.removeAttribute("aria-selected"); }
+    const span = tokens[index];
+    span.classList.add("selected");
+    span.setAttribute("aria-selected", "true");
+    box.setAttribute("aria-activedescendant", span.id);
+    const run = tools.state.run, bits = bitsOf(run)[index];
+    readout.textContent = describe(index) + (Number.isFinite(bits) ? ` · ${tools.t("surprise.entropy", {entropy: tools.number(tools.array(data.runs[run].entropy)[index], 2)})}` : "");
+    readout.dataset.token = index;
+    readout.dataset.bits = bits === undefined ? "" : bits;
+    // Only the box scrolls, never the page. In the next frame the layout is known without extra work.
+    if (scroll) requestAnimationFrame(() => {
+      const top = span.offsetTop - box.offsetTop;
+      if (top < box.scrollTop || top + span.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 2;
+    });
+  }
+  function hover(event) {
+    const span = event.target.closest(".token");
+    if (!span || event.pointerType === "touch") { tip.hidden = true; return; }
+    tip.textContent = describe(Number(span.dataset.token));
+    tip.hidden = false;
+    const frame = box.parentElement.getBoundingClientRect(), at = span.getClientRects()[0];
+    tip.style.left = `${Math.max(0, Math.min(at.left - frame.left, frame.width - tip.offsetWidth))}px`;
+    tip.style.top = `${at.bottom - frame.top + 4}px`;
+  }
+
+  // ---- around the text ----
+  function drawChoices() {
+    const {state, t, el} = tools;
+    choices.replaceChildren();
+    if (tools.runs.length > 1) choices.append(tools.choice(t("surprise.run"), tools.runs.map((run, index) => ({value: index, text: run.label})), state.run, (run) => tools.select({run, paint: null})));
+    if (state.paint) choices.append(tools.choice(t("surprise.paint"), [{value: "bits", text: t("surprise.bits")}, {value: "unit", text: paintName()}], "unit", (value) => { if (value === "bits") tools.select({paint: null}); }));
+    lead.textContent = t(state.paint ? "surprise.intro.unit" : "surprise.intro");
+  }
+  function drawLegend() {
+    const {state, t, el, number, colour} = tools, run = state.run;
+    const steps = 40, bar = el("div", {class: "scale", "aria-hidden": "true"});
+    for (let k = 0; k < steps; k++) bar.append(el("i", {style: {background: state.paint ? colour.diverging((2 * k) / (steps - 1) - 1) : colour.sequential(k / (steps - 1))}}));
+    if (state.paint) {
+      legend.replaceChildren(bar, el("div", {class: "ends"}, el("span", {}, number(-state.paint.limit, 2)), el("span", {}, t("surprise.zero")), el("span", {}, number(state.paint.limit, 2))));
+      return;
+    }
+    const [low, high, top] = data.runs[run].limits;
+    const names = [[low, t("surprise.below", {bits: low})], [high - low, t("surprise.between", {low, high})], [top - high, t("surprise.above", {bits: high})]];
+    legend.replaceChildren(bar, el("div", {class: "steps"}, names.map(([width, range], k) => el("span", {style: {flexGrow: width}}, el("b", {}, t(`surprise.step.${k}`)), el("small", {}, range)))),
+      el("p", {class: "note"}, t("surprise.legend"), tools.runs[run].unknown.length ? [" · ", el("span", {class: "token unknown"}, "abc"), ` ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`] : null));
+  }
+  function drawSummary() {
+    const {state, t, el, number, visible} = tools, run = state.run, bits = bitsOf(run), kinds = [0, 0, 0];
+    let all = 0;
+    for (const x of bits) if (!Number.isNaN(x)) { kinds[step(run, x)]++; all++; }
+    const order = Array.from(bits.keys()).filter((k) => !Number.isNaN(bits[k])).sort((a, b) => bits[b] - bits[a] || a - b).slice(0, 5);
+    summary.replaceChildren(el("p", {class: "finding"}, t("surprise.summary", {run: tools.runs[run].label, expected: kinds[0], all, shocks: kinds[2], unit: t(`unit.${tools.runs[run].unit}`)})),
+      order.length ? el("p", {class: "jumps"}, t("surprise.hardest"), " ", order.map((k) => [el("button", {type: "button", dir: "auto", onclick: () => tools.select({token: k})}, el("bdi", {}, visible(tokenText(run, k))), ` ${number(bits[k], 1)}`), " "])) : null);
+  }
+  function totals() {
+    const {t} = tools;
+    return {
+      headers: ["run", "tokens", "bits", "per_token", "per_character", "perplexity", "unknown"].map((key) => t(`surprise.head.${key}`)),
+      rows: data.runs.map((run, k) => [tools.runs[k].label, run.predicted, run.bits, run.bits_per_token, run.bits_per_character, run.bits_per_token === null ? null : 2 ** run.bits_per_token, run.unknown]),
+    };
+  }
+  function perToken() {
+    const {t, state} = tools, run = state.run, bits = bitsOf(run), others = tools.runs.map((_, k) => k).filter((k) => k !== run);
+    const entropy = tools.array(data.runs[run].entropy), rank = tools.array(data.runs[run].rank), spans = tools.array(tools.runs[run].spans);
+    return {
+      headers: ["#", t("surprise.head.token"), t("surprise.head.bits_of", {run: tools.runs[run].label}), t("surprise.head.entropy"), t("surprise.head.rank"), ...others.map((k) => t("surprise.head.bits_of", {run: tools.runs[k].label}))],
+      rows: Array.from(bits, (x, k) => [k, tokenText(run, k), x, entropy[k], rank[k], ...others.map((other) => bitsOf(other)[tools.at(other, spans[2 * k])])]),
+    };
+  }
+  function notes() {
+    const {t, el} = tools, units = [...new Set(tools.runs.map((run) => run.unit))], sizes = [...new Set(data.runs.map((run) => run.vocabulary))];
+    const listed = tools.runs.map((run) => `${run.label} (${t(`unit.${run.unit}`)})`).join(", ");
+    const sized = tools.runs.map((run, k) => `${run.label} (${data.runs[k].vocabulary})`).join(", ");
+    return [units.length > 1 ? el("p", {class: "note aligned"}, t("surprise.units", {units: listed})) : sizes.length > 1 ? el("p", {class: "note aligned"}, t("surprise.vocabularies", {units: sized})) : null,
+      data.runs.map((run, k) => (run.impossible ? el("p", {class: "note"}, t("surprise.impossible", {run: tools.runs[k].label, count: run.impossible})) : null))];
+  }
+
+  return {
+    render(section, given, given_tools) {
+      data = given; tools = given_tools;
+      const {el, t} = tools;
+      lead = el("p", {class: "lead"});
+      summary = el("div", {});
+      choices = el("div", {class: "choices"});
+      tip = el("div", {class: "tip", hidden: true, role: "presentation"});
+      box = el("div", {class: "text", role: "listbox", tabindex: 0, "aria-label": t("surprise.text"), dir: "auto",
+        onclick: (event) => { const span = event.target.closest(".token"); if (span) tools.select({token: Number(span.dataset.token)}); },
+        onpointerover: hover, onpointerleave: () => { tip.hidden = true; }});
+      readout = el("p", {class: "readout", role: "status", "aria-live": "polite", id: "surprise-readout"});
+      legend = el("div", {class: "legend-scale"});
+      section.append(lead, summary, choices,
+        tools.figure({title: t("surprise.nav"), class: "surprise", body: el("div", {}, el("div", {class: "text-frame"}, box, tip), readout, legend), table: perToken}),
+        tools.figure({title: t("surprise.table"), class: "totals", body: tools.plainTable(totals().headers, totals().rows), table: totals}),
+        el("div", {}, notes()));
+      drawChoices(); drawText(); paintText(); drawLegend(); drawSummary(); showSelected(true);
+    },
+    update(state, changed) {
+      if (changed.has("run")) { drawText(); drawSummary(); }
+      if (changed.has("run") || changed.has("paint")) { paintText(); drawChoices(); drawLegend(); }
+      if (changed.has("run") || changed.has("paint") || changed.has("token")) showSelected(true);
+    },
+  };
+})());
