@@ -37,7 +37,7 @@ IMPORTERS = {
     "duckdb": {"jaxlm.ngrams.engines"},
     "pyarrow": {"jaxlm.ngrams.engines"},
     "pyspark": {"jaxlm.ngrams.engines"},
-    "matplotlib": {"jaxlm.runs.plots"},
+    "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "filelock": {"jaxlm.runs.folder"},
     "torch": set(),
     "pickle": set(),

@@ -35,7 +35,7 @@ NATS_PER_BIT = np.log(2.0)
 
 @dataclass(frozen=True, eq=False)
 class NGramTrace:
-    """How an n-gram found the probability of each token.
+    """The order of the n-gram that gave each token its probability, and how smoothing changed it.
 
         P(token | context) = backoff_weight · probability of the n-gram of `order` words
 
@@ -57,7 +57,7 @@ class NGramTrace:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a run computes while it reads a text of T tokens. Arrays are NumPy arrays.
+    """The values that a run computes while it reads a text of T tokens, as NumPy arrays.
 
     Row t of `arrays` is the value after token t. Row t of the next tokens is the distribution
     before token t, from which its surprisal comes; row T comes after the last token.
@@ -229,7 +229,7 @@ class Reading(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What a run computes while it reads some consecutive tokens.
+    """The values that a run computes while it reads some consecutive tokens.
 
     Attributes:
       tokens: the tokens, a slice of [0, T); `arrays` has a row for each.
@@ -316,7 +316,18 @@ def read_pieces(
     units: Mapping[str, Sequence[int]] | None = None,
     chunk: int = 2048,
 ) -> Iterator[Piece]:
-    """Yield what the run computes, in the order of the text; see `trace` for the arguments."""
+    """Yield the values that a run computes, piece by piece, in the order of the text.
+
+    Args:
+      run: the run.
+      reading: the text, from `read`.
+      count: number of next tokens to keep for each position.
+      units: the units to keep, by the name of the array. None for all.
+      chunk: largest number of tokens that the model reads in one call.
+    Raises:
+      UserError: for `units` that the run does not have.
+      SettingError: for a count or a chunk below 1.
+    """
     check_at_least("count", count, 1)
     check_at_least("chunk", chunk, 1)
     count = min(count, len(run.vocabulary))
@@ -373,7 +384,11 @@ def _neural_pieces(
                 slice(row, end),
                 {name: arrays[name][skipped:] for name in order if name in arrays},
                 kinds,
-                **{name: value[used] for name, value in scores.items()},
+                surprisal=scores["surprisal"][used],
+                entropy=scores["entropy"][used],
+                rank=scores["rank"][used],
+                next_ids=scores["next_ids"][used],
+                next_probabilities=scores["next_probabilities"][used],
             )
 
 
