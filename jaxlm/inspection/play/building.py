@@ -10,7 +10,6 @@ from typing import Any
 from jaxlm.data.corpora import CORPORA
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.inspection.pages.building import labels_of
-from jaxlm.inspection.pages.html import asset as shared_asset
 from jaxlm.inspection.pages.html import document
 from jaxlm.inspection.play.models import describe, describe_tokenizer
 from jaxlm.inspection.play.packing import DTYPES
@@ -113,13 +112,12 @@ def play_page(
         "texts": json.loads(asset("texts.json")),
         "shelves": described,
         "tokenizers": tokenizers,
-        "sentences": {"zh": CORPORA["toy"].text, "en": ENGLISH_SENTENCES},
+        "sentences": {"zh": CORPORA["toy"].texts["train"], "en": ENGLISH_SENTENCES},
         "foot": dict(foot or {}),
     }
     titles = [title if isinstance(title := shelf.title, str) else title[lang] for shelf in shelves]
-    styles = [shared_asset("page.css"), asset("play.css")]
     scripts = ["\n".join(map(asset, SCRIPTS))]
-    page = document(f"jaxlm: {', '.join(titles)}", lang, styles, scripts, data)
+    page = document(f"jaxlm: {', '.join(titles)}", lang, [asset("play.css")], scripts, data)
     if len(page) > MOST_BYTES:
         raise UserError(
             f"the page would have {len(page) / 1e6:.0f} MB, and a browser opens at most "

@@ -27,7 +27,7 @@ from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
 
-PLAYABLE = "the page runs n-gram, nplm, rnn, gru, lstm, mingru and minlstm, with a full softmax"
+PLAYABLE = "it runs ngram, nplm, rnn, gru, lstm, mingru and minlstm, with a full softmax"
 # The cells that models.js has, by their name there.
 CELL_NAMES: dict[type[Cell], str] = {
     ElmanCell: "rnn",
@@ -89,21 +89,21 @@ def _describer(run: Run) -> Describer:
     Raises:
       UserError: if the page does not have the mathematics of the model.
     """
-    model = run.model
+    model: Any = run.model
     if isinstance(model, NGram):
         return _ngram
-    describer = DESCRIBERS.get(type(model).encode) if isinstance(model, NeuralModel) else None
-    own_layers = isinstance(model, Recurrent) and (
-        type(model).make_layer is not Recurrent.make_layer or type(model.cell) not in CELL_NAMES
-    )
     kind = type(model).__name__
-    if isinstance(model, Recurrent) and type(model.cell) not in CELL_NAMES:
+    describer = DESCRIBERS.get(type(model).encode) if isinstance(model, NeuralModel) else None
+    if isinstance(model, Recurrent):
         kind += f" with {model.cell}"
-    if describer is None or own_layers or model.overrides_logits:  # type: ignore[attr-defined]
-        raise UserError(f"{run.name} is a model of the kind {kind}, which the page cannot run: {PLAYABLE}")
-    if model.softmax not in FULL or model.adaptive_input:  # type: ignore[attr-defined]
+        own_layer = type(model).make_layer is not Recurrent.make_layer
+        if own_layer or type(model.cell) not in CELL_NAMES:
+            describer = None
+    if describer is None or model.overrides_logits:
+        raise UserError(f"the page cannot run {run.name}, which is a {kind}: {PLAYABLE}")
+    if model.softmax not in FULL or model.adaptive_input:
         raise UserError(
-            f"{run.name} has the output layer {model.softmax}, which the page cannot run: {PLAYABLE}"  # type: ignore[attr-defined]
+            f"the page cannot run {run.name}, whose softmax is {model.softmax}: {PLAYABLE}"
         )
     return describer
 
