@@ -67,9 +67,10 @@ def type_text(page, text):
 # The distribution after the text, of every model of the first shelf.
 DISTRIBUTIONS = """() => jaxlmPlay.Playing.shelves[0].cards.map(({reader}) =>
   Array.from(reader.next(reader.stateBefore()), Math.exp))"""
-BITS = (
-    "() => jaxlmPlay.Playing.shelves[0].cards.map(({reader}) => reader.entries.map((e) => e.bits))"
-)
+BITS = """() => jaxlmPlay.Playing.shelves[0].cards.map(({reader}) =>
+  reader.entries.map((entry) => entry.bits))"""
+PROBABILITIES = "rows => rows.map((row) => Number(row.dataset.probability))"
+IDS = "rows => rows.map((row) => Number(row.dataset.id))"
 
 
 def expected_distribution(run, text, start=None):
