@@ -177,7 +177,7 @@ def test_help_of_train_lists_the_flags_of_the_chosen_model(shell):
 def test_the_package_lists_its_commands(shell):
     code, out, _ = shell("__main__")
     assert code == 0
-    for command in ("train", "evaluate", "predict", "generate", "convert"):
+    for command in ("train", "evaluate", "predict", "generate", "show", "convert"):
         assert f"python -m jaxlm.{command}" in out
     assert shell("__main__", "predict", "--help")[1].startswith("usage: python -m jaxlm.predict")
 

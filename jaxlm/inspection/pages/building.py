@@ -78,7 +78,7 @@ def page(
     listed = ", ".join(labels)
     data = {
         "lang": options.lang,
-        "title": title or {"en": f"Inside {listed}", "zh": f"{listed} 的内部"},
+        "title": title or {"en": f"Inside {listed}", "zh": f"{'、'.join(labels)} 的内部"},
         "text": part,
         "runs": [
             _frame(run, part, label, options) for run, label in zip(runs, labels, strict=True)
@@ -99,7 +99,7 @@ def cut_note(length: int) -> dict[str, str]:
     """Return the note that the page shows only the beginning of a text."""
     return {
         "en": f"The text has {length:,} characters. This page shows the first {CHARACTERS:,}.",
-        "zh": f"全文有 {length:,} 个字符,本页显示前 {CHARACTERS:,} 个。",
+        "zh": f"全文有 {length:,} 个字符，本页显示前 {CHARACTERS:,} 个。",
     }
 
 
@@ -131,9 +131,10 @@ def _frame(run: Run, text: str, label: str, options: Options) -> dict[str, Any]:
 def _first(run: Run, text: str, options: Options) -> int:
     """Return the token that is selected at first: the most surprising one near the beginning.
 
-    In a text of a few words it is the place after the last word.
+    In a text of a few words it is the place after the last word; if the run learnt to predict the
+    third word of each line alone, as in the lecture, it is the last of three words.
     """
     surprisal = options.trace(run, text).surprisal
     if len(surprisal) < 6:
-        return len(surprisal)
+        return len(surprisal) - (run.protocol.last_only and len(surprisal) > 2)
     return 1 + int(np.argmax(np.nan_to_num(surprisal[1:120], nan=-1.0)))

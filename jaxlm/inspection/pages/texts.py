@@ -64,7 +64,7 @@ def default_text(run: Run) -> tuple[str, dict[str, str]]:
       >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
       >>> text, note = default_text(run)
       >>> text.splitlines()[0], note["en"]
-      ('我 喜欢 玩具', 'The text is the beginning of the train text of toy.')
+      ('我 喜欢 玩具', 'No text was given: this is the beginning of the train text of toy.')
     """
     try:
         name, sources = _sources(run)
@@ -75,8 +75,8 @@ def default_text(run: Run) -> tuple[str, dict[str, str]]:
     if not text.strip():
         return _kept_stretch(run)
     return text, {
-        "en": f"The text is the beginning of the {split} text of {name}.",
-        "zh": f"文本取自 {name} 的{SPLIT_ZH[split]}文本的开头。",
+        "en": f"No text was given: this is the beginning of the {split} text of {name}.",
+        "zh": f"没有给出文本：这是 {name} 的{SPLIT_ZH[split]}文本的开头。",
     }
 
 
@@ -122,6 +122,6 @@ def _kept_stretch(run: Run) -> tuple[str, dict[str, str]]:
     if not stretch:
         raise UserError(f"{run.name} keeps no text, and its corpus is not there: give a text")
     return run.tokenizer.decode(stretch).strip("\n"), {
-        "en": f"The text is a stretch of the training text, which {run.name} keeps.",
-        "zh": f"文本是 {run.name} 保存的一段训练文本。",
+        "en": f"No text was given: this is a stretch of the training text, which {run.name} keeps.",
+        "zh": f"没有给出文本：这是 {run.name} 保存的一段训练文本。",
     }

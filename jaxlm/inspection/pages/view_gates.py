@@ -13,7 +13,7 @@ from jaxlm.runs.run import Run
 if TYPE_CHECKING:
     from jaxlm.inspection.pages.views import Options
 
-BYTES = 900_000
+BYTES = 780_000
 """Bytes of the arrays of all runs on a page, before base64 makes 4 of 3."""
 FEWEST = 64
 """In a text of fewer tokens some unit follows any property by chance, so none is named."""
@@ -176,7 +176,7 @@ def no_gates(label: str, having: Sequence[str]) -> dict[str, str]:
     return {
         "en": f"{label} has no gates and no hidden units. On this page {_and(having)} "
         f"{'has' if len(having) == 1 else 'have'} them: choose it above.",
-        "zh": f"{label} 没有门,也没有隐藏单元。本页中有的是:{'、'.join(having)},请在上方选择。",
+        "zh": f"{label} 没有门，也没有隐藏单元。本页中有的是：{'、'.join(having)}，请在上方选择。",
     }
 
 
@@ -186,7 +186,7 @@ def nothing_recorded(labels: Sequence[str]) -> dict[str, str]:
     are = "is an n-gram: it has" if len(labels) == 1 else "are n-grams: they have"
     return {
         "en": f"{_and(labels)} {are} no gates. Add a run of another model to see them: {models}.",
-        "zh": f"{'、'.join(labels)} 是 n 元模型,没有门。请加上一个有门的模型的运行:{models}。",
+        "zh": f"{'、'.join(labels)} 是 n 元模型，没有门。请加上一个有门的模型的运行：{models}。",
     }
 
 

@@ -40,6 +40,7 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "bits_per_character": bits / characters if characters else None,
         "unknown": int(trace.unknown.sum()),
         "vocabulary": len(run.vocabulary),
+        "last_only": run.protocol.last_only and run.model.trained_by == "gradient",
     }
 
 

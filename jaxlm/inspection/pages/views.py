@@ -13,7 +13,7 @@ Collected = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What the views are asked for, beside the runs and the text.
+    """The options of a page: what the views are asked for.
 
     Attributes:
       start: "fresh", "warm" or None, as in `next_words`.
@@ -49,7 +49,7 @@ class View:
 
     collect: (runs, text, options) -> a JSON-able dict, or {"missing": {"en": ..., "zh": ...}},
     which says why there is nothing to show and what to do. script: a file in assets, which calls
-    jaxlm.view(name, ...). text_<name>.json beside it has the view's texts.
+    jaxlm.view(name, ...). The file text_<name>.json in assets has the view's texts.
     """
 
     collect: Collect

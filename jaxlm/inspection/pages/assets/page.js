@@ -325,7 +325,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {t, said, number, visible, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
+  const tools = {printing: () => printing, t, said, number, visible, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);

@@ -2,7 +2,7 @@
 // A strip of gates and states on a canvas: a band for each array of a layer, a row for each unit, a column
 // for each token. Only the visible columns are drawn; units that are not shown are nowhere in the page.
 jaxlm.view("gates", (() => {
-  let data, tools, frame, scroller, canvas, spacer, labels, readout, controls, foundBox, holder, title, columns, queued = false;
+  let data, tools, frame, strip, scroller, canvas, spacer, labels, readout, controls, foundBox, holder, title, columns, queued = false;
   const chosen = {layer: 0, array: null, unit: null, order: null, shown: 16};
   const TOKENS = 26, LINE = 78, GAP = 6, BAND = 96;
   let bands = [], rows = [], tops = [], images = [], turns = 0;
@@ -13,7 +13,6 @@ jaxlm.view("gates", (() => {
     const key = `gates.${array.kind}.${array.name}`;
     return tools.page.texts[key] ? tools.t(key) : array.name;
   };
-  const layerName = (name) => name.replace(/^layers_(\d+)$/, (_, k) => `${tools.t("gates.layer")} ${Number(k) + 1}`);
   const featureName = (name) => (tools.page.texts[`gates.feature.${name}`] ? tools.t(`gates.feature.${name}`) : name);
   const current = () => layer().arrays.find((a) => a.name === chosen.array) || layer().arrays[0];
   const digits = () => (run().bits === 16 ? 3 : 2);
@@ -68,6 +67,7 @@ jaxlm.view("gates", (() => {
     // The chosen array is drawn at once, each other one in a task of its own.
     const turn = ++turns, make = (index) => { images[index] = picture(bands[index], table); };
     make(bands.indexOf(current()));
+    if (tools.printing()) bands.forEach((_, index) => make(index));
     bands.forEach((_, index) => { if (!images[index]) setTimeout(() => { if (turn === turns) { make(index); queue(); } }); });
     const counts = bands.map((array) => rows.filter((u) => u < array.values.shape[1]).length);
     const height = Math.max(1, Math.min(16, Math.floor(BAND / rows.length)));
@@ -168,7 +168,7 @@ jaxlm.view("gates", (() => {
       pen.strokeRect(columns[token] - left, 1, columns[token + 1] - columns[token], height - GAP - 1);
     }
   }
-  function queue() { if (!queued) { queued = true; requestAnimationFrame(paint); } }
+  function queue() { if (tools.printing()) paint(); else if (!queued) { queued = true; requestAnimationFrame(paint); } }
   function reveal() {
     const token = Math.min(tools.state.token, columns.length - 2), from = columns[token], to = columns[token + 1];
     if (from < scroller.scrollLeft || to > scroller.scrollLeft + scroller.clientWidth) scroller.scrollLeft = Math.max(0, (from + to - scroller.clientWidth) / 2);
@@ -183,7 +183,7 @@ jaxlm.view("gates", (() => {
     if (!paints) { drawReadout(); return; }
     const state = tools.state, array = current(), layer_ = layer(), unit = layer_.units[chosen.unit], run_ = state.run;
     const painted = {run: run_, layer: layer_.name, array: array.name, unit, values: column(array, chosen.unit), limit: limitsOf(array)[chosen.unit],
-      name: () => tools.t("gates.paint", {run: tools.runs[run_].label, layer: layerName(layer_.name), unit, array: arrayName(array)})};
+      name: () => tools.t("gates.paint", {run: tools.runs[run_].label, layer: layer_.name, unit, array: arrayName(array)})};
     tools.select({...paints, paint: painted});
     drawReadout();
   }
@@ -236,7 +236,10 @@ jaxlm.view("gates", (() => {
     const {t} = tools, l = layer(), notes = [t("gates.bits", {bits: run().bits})];
     if (l.units.length < l.of) notes.unshift(t("gates.some", {kept: l.units.length, all: l.of}));
     if (l.arrays.some((a) => limitsOf(a).some((x) => x > 1.001))) notes.push(t("gates.own"));
-    title.textContent = notes.join(" ");
+    title.textContent = notes.join(tools.state.lang === "zh" ? "" : " ");
+    const {state} = tools;
+    strip.querySelector(".name").textContent = t("gates.chart", {run: tools.runs[state.run].label, layer: l.name});
+    strip.querySelector(".described").textContent = t("gates.described", {arrays: l.arrays.map(arrayName).join(", ")});
   }
   function refresh() { drawControls(); measure(); choose({}, null); drawTitle(); reveal(); }
   function build() {
@@ -262,10 +265,11 @@ jaxlm.view("gates", (() => {
     readout = el("div", {class: "readout gates-readout", role: "status", "aria-live": "polite"});
     title = el("p", {class: "note"});
     canvas.addEventListener("click", click);
-    holder.append(foundBox, controls, tools.figure({title: t("gates.chart", {run: tools.runs[tools.state.run].label, layer: layer().name}), class: "gates",
+    strip = tools.figure({title: t("gates.chart", {run: tools.runs[tools.state.run].label, layer: layer().name}), class: "gates",
       description: t("gates.described", {arrays: layer().arrays.map(arrayName).join(", ")}), body: el("div", {}, readout, frame, title),
       table: () => ({headers: ["#", t("gates.head.token"), ...bands.map((a) => `${layer().name}/${a.name} ${layer().units[chosen.unit]}`)],
-        rows: Array.from({length: tools.length(tools.state.run)}, (_, k) => [k, text(k), ...bands.map((a) => tools.array(a.values)[k * a.values.shape[1] + chosen.unit])])})}));
+        rows: Array.from({length: tools.length(tools.state.run)}, (_, k) => [k, text(k), ...bands.map((a) => tools.array(a.values)[k * a.values.shape[1] + chosen.unit])])})});
+    holder.append(foundBox, controls, strip);
     drawFound();
     refresh();
     new ResizeObserver(queue).observe(scroller);

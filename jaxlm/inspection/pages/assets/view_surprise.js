@@ -69,12 +69,11 @@ jaxlm.view("surprise", (() => {
     const {state, t, number, visible} = tools, run = state.run, numbers = data.runs[run];
     if (index >= tokens.length - 1) return t("surprise.token.end");
     const token = `“${visible(tokenText(run, index))}”`, bits = bitsOf(run)[index];
-    let text = "";
-    if (state.paint) text = t("surprise.token.unit", {token: `${paintName()} · ${token}`, value: number(state.paint.values[index], 3)}) + " · ";
-    if (Number.isNaN(bits)) return text + t("surprise.token.none", {token, run: tools.runs[run].label});
-    text += t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
+    const unit = state.paint ? ` · ${t("surprise.token.unit", {token: paintName(), value: number(state.paint.values[index], 3)})}` : "";
+    if (Number.isNaN(bits)) return t("surprise.token.none", {token, run: tools.runs[run].label}) + unit;
+    let text = t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
     if (new Set(tools.runs[run].unknown).has(index)) text += ` · ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`;
-    return text;
+    return text + unit;
   }
   const paintName = () => tools.state.paint.name();
 
@@ -131,7 +130,7 @@ jaxlm.view("surprise", (() => {
     const {state, t, el, number, visible} = tools, run = state.run, bits = bitsOf(run), kinds = [0, 0, 0];
     let all = 0;
     for (const x of bits) if (!Number.isNaN(x)) { kinds[step(run, x)]++; all++; }
-    const order = Array.from(bits.keys()).filter((k) => !Number.isNaN(bits[k])).sort((a, b) => bits[b] - bits[a] || a - b).slice(0, 5);
+    const order = Array.from(bits.keys()).filter((k) => bits[k] >= data.runs[run].limits[0]).sort((a, b) => bits[b] - bits[a] || a - b).slice(0, 5);
     summary.replaceChildren(el("p", {class: "finding"}, t("surprise.summary", {run: tools.runs[run].label, expected: kinds[0], all, shocks: kinds[2], unit: t(`unit.${tools.runs[run].unit}`)})),
       order.length ? el("p", {class: "jumps"}, t("surprise.hardest"), " ", order.map((k) => [el("button", {type: "button", dir: "auto", onclick: () => tools.select({token: k})}, el("bdi", {}, visible(tokenText(run, k))), ` ${number(bits[k], 1)}`), " "])) : null);
   }
@@ -155,6 +154,7 @@ jaxlm.view("surprise", (() => {
     const listed = tools.runs.map((run) => `${run.label} (${t(`unit.${run.unit}`)})`).join(", ");
     const sized = tools.runs.map((run, k) => `${run.label} (${data.runs[k].vocabulary})`).join(", ");
     return [units.length > 1 ? el("p", {class: "note aligned"}, t("surprise.units", {units: listed})) : sizes.length > 1 ? el("p", {class: "note aligned"}, t("surprise.vocabularies", {units: sized})) : null,
+      data.runs.some((run) => run.last_only) ? el("p", {class: "note"}, t("surprise.last_only", {run: tools.runs.filter((_, k) => data.runs[k].last_only).map((run) => run.label).join(", ")})) : null,
       data.runs.map((run, k) => (run.impossible ? el("p", {class: "note"}, t("surprise.impossible", {run: tools.runs[k].label, count: run.impossible})) : null))];
   }
 
@@ -166,7 +166,7 @@ jaxlm.view("surprise", (() => {
       summary = el("div", {});
       choices = el("div", {class: "choices"});
       tip = el("div", {class: "tip", hidden: true, role: "presentation"});
-      box = el("div", {class: "text", role: "listbox", tabindex: 0, "aria-label": t("surprise.text"), dir: "auto",
+      box = el("div", {class: "text", role: "listbox", tabindex: 0, "aria-label": t("surprise.text"),
         onclick: (event) => { const span = event.target.closest(".token"); if (span) tools.select({token: Number(span.dataset.token)}); },
         onpointerover: hover, onpointerleave: () => { tip.hidden = true; }});
       readout = el("p", {class: "readout", role: "status", "aria-live": "polite", id: "surprise-readout"});
