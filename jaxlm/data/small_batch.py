@@ -10,7 +10,7 @@ from jaxlm.errors import SettingError, UserError, check_at_least
 
 
 class SmallBatch(NamedTuple):
-    """A batch as indices and as words. Printing it shows all four parts, as the lecture does.
+    """A batch as indices and as words, from `jaxlm.make_batch`; print shows all four parts.
 
     Attributes:
       input_batch: token ids, int32 [B, T]; each row is a line without its last word.
