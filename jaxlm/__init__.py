@@ -134,6 +134,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "inspection":
+        return importlib.import_module("jaxlm.inspection")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'jaxlm' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)

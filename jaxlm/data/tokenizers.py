@@ -48,6 +48,8 @@ BYTE_OF_LETTER = {chr(byte): byte for byte in _VISIBLE} | {
 }
 # A word between ASCII blanks: the white space of C's isspace, and of KenLM.
 NOT_BLANK = re.compile(r"[^ \t\n\r\v\f]+")
+# A word between any white space, as in `str.split`.
+NOT_SPACE = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ class Tokenizer(abc.ABC):
         A token that becomes `<unk>` is yielded as it stands in the text.
         """
         yield from map(self.token_text, self.encode(lines).tolist())
+
+    @abc.abstractmethod
+    def spans(self, text: str) -> np.ndarray:
+        """Return where each token of `encode_context(text)` stands in `text`, int64 [tokens, 2].
+
+        A row is the offset of the token's first character, and the offset after its last character.
+        `<eos>` stands at its line break. Tokens that are parts of one character all have the span
+        of this character.
+        """
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -205,6 +216,16 @@ class Words(Tokenizer):
     def pieces(self, lines: Lines) -> Iterator[str]:
         return self._split(lines, self.eos, self.ascii_blanks)
 
+    def spans(self, text: str) -> np.ndarray:
+        word, begin, found = NOT_BLANK if self.ascii_blanks else NOT_SPACE, 0, []
+        for line in text.split("\n"):
+            found += [(begin + match.start(), begin + match.end()) for match in word.finditer(line)]
+            begin += len(line) + 1
+            if self.eos:
+                found.append((begin - 1, begin))
+        # No line break follows the last line.
+        return _as_spans(found[:-1] if self.eos else found)
+
     def decode(self, ids: Iterable[int]) -> str:
         parts: list[str] = []
         for token in (self.vocabulary.tokens[index] for index in ids):
@@ -278,6 +299,9 @@ class Characters(Tokenizer):
     def pieces(self, lines: Lines) -> Iterator[str]:
         return itertools.chain.from_iterable(lines)
 
+    def spans(self, text: str) -> np.ndarray:
+        return _character_spans(text)
+
     def after_first_token(self, line: str) -> str:
         return line[1:]
 
@@ -318,6 +342,11 @@ class Bytes(Tokenizer):
         return np.frombuffer("".join(lines).encode("utf-8", "surrogateescape"), np.uint8).astype(
             np.int32
         )
+
+    def spans(self, text: str) -> np.ndarray:
+        characters = text.replace("\r\n", "\n")
+        sizes = [len(character.encode("utf-8", "surrogateescape")) for character in characters]
+        return np.repeat(_character_spans(text), sizes, axis=0)
 
     def decode(self, ids: Iterable[int]) -> str:
         # bytes(array) would return the memory of the array.
@@ -390,6 +419,12 @@ class BPE(Tokenizer):
             [np.empty(0, np.int32), *(np.array(e.ids, np.int32) for e in encodings)]
         )
 
+    def spans(self, text: str) -> np.ndarray:
+        characters = _character_spans(text)
+        offsets = _as_spans(self._model.encode(text.replace("\r\n", "\n")).offsets)
+        first, last = offsets[:, 0], offsets[:, 1] - 1
+        return np.stack([characters[first, 0], characters[last, 1]], axis=1)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._model.decode([int(index) for index in ids])
 
@@ -429,6 +464,27 @@ def _bpe_model(text: str) -> Any:
     if not covers:
         raise UserError("the BPE model is damaged: it does not cover every byte")
     return model
+
+
+def _as_spans(offsets: Iterable[tuple[int, int]]) -> np.ndarray:
+    """Return pairs of offsets as an int64 array [pairs, 2], also if there are none."""
+    return np.array(list(offsets), np.int64).reshape(-1, 2)
+
+
+def _character_spans(text: str) -> np.ndarray:
+    """Return the span of each character of `text`, int64 [characters, 2].
+
+    A line break of two characters, "\\r\\n", is one character.
+
+    Example:
+      >>> _character_spans("a\\r\\nb").tolist()
+      [[0, 1], [1, 3], [3, 4]]
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    is_pair = np.zeros(len(codes), bool)
+    is_pair[1:] = (codes[:-1] == ord("\r")) & (codes[1:] == ord("\n"))
+    ends = 1 + np.flatnonzero(~np.append(is_pair[1:], False)) if len(codes) else np.zeros(0, int)
+    return np.stack([np.concatenate([[0], ends])[:-1], ends], axis=1).astype(np.int64)
 
 
 def _text_of_bytes(raw: bytes) -> str:

@@ -52,8 +52,7 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
         the vocabulary has no `<unk>`, and a context that is too short and cannot be padded.
     """
     vocabulary, tokenizer, begin = run.vocabulary, run.tokenizer, start_of(run, start)
-    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
+    check_unicode(text)
     # A context is the beginning of a line, so no <eos> follows it. The tokenizer for words would
     # add <eos>.
     words = tokenizer.encode_context(text)
@@ -80,6 +79,12 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
     return Context(ids_1T, note, begin)
+
+
+def check_unicode(text: str) -> None:
+    """Raise UserError for text with lone surrogates, which come from bytes that are not UTF-8."""
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
 
 
 def _tokens(count: int) -> str:

@@ -1,1 +1,35 @@
-"""What a model and a compiled program do inside."""
+"""What a trained model does inside: its gates, states and probabilities, as data.
+
+    trace = jaxlm.inspection.trace(run, "the text")
+
+A name is imported when it is first used (PEP 562).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxlm.inspection.traces import NGramTrace, Trace, trace
+
+_HOMES = {
+    "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "NGramTrace",
+    "Trace",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'jaxlm.inspection' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -109,8 +109,10 @@ class ModernNPLM(NeuralModel):
         if self.far_windows:
             x_BTX = jnp.concatenate([x_BTX, self.far(words_BSD, x_BTX.shape[1])], axis=-1)
         h_BTH = self.first(x_BTX)
-        for layer in self.residual:
+        self.record(features=x_BTX, hidden_0=h_BTH)
+        for index, layer in enumerate(self.residual, start=1):
             h_BTH = layer(h_BTH, deterministic)
+            self.record(**{f"hidden_{index}": h_BTH})
         return self.norm(h_BTH), carry
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 LOGITS_IN_CHUNK = 1 << 23
 # Values of the argument `positions`.
 POSITIONS = dict.fromkeys(("all", "last"))
+FEATURES = "features"
+"""The collection in which a model records the features between its layers (`record`)."""
+RECORD = "record"
+"""The name of what `NeuralModel.record` records in this collection."""
 # Axes of the parameters that may be sharded over devices, by the parameter's path.
 SHARDED: dict[str, Axes] = {
     "embedding/embedding": ("vocabulary", None),
@@ -146,6 +150,15 @@ class NeuralModel(nn.Module, LanguageModel):
         Returns:
           The features, [B, T or 1, F], and the carry after the last token that is read.
         """
+
+    def record(self, **arrays_BTF: jax.Array) -> None:
+        """Record features between layers, [B, T, F] each, by name, for `jaxlm.inspection.trace`.
+
+        `encode` may call this method. It does nothing unless the collection "features" is mutable.
+        The method puts the arrays under one name of the collection, so that they may have the
+        names of layers.
+        """
+        self.sow(FEATURES, RECORD, arrays_BTF)
 
     def output_dropout(self, hidden_BTF: jax.Array, deterministic: bool) -> jax.Array:
         """Return the features after dropout, as the output layer reads them.

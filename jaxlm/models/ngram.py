@@ -68,7 +68,7 @@ class NGram(LanguageModel):
     def token_scores(
         self, params: Tables, inputs_BT: Any, targets_BT: Any, carry: Carry, detail: bool = False
     ) -> tuple[tuple[np.ndarray, ...], Carry]:
-        contexts, carry = self._contexts(params, inputs_BT, carry)
+        contexts, carry = self.contexts(params, inputs_BT, carry)
         targets_BT = np.asarray(targets_BT)
         contexts = [context_BP[:, 1:] for context_BP in contexts]
         probability_BT, _ = params.score(contexts, targets_BT)
@@ -110,14 +110,14 @@ class NGram(LanguageModel):
         probability comes from, [V].
         """
         carry = self.initial_carry(len(tokens_BT)) if carry is None else carry
-        contexts, carry = self._contexts(tables, np.asarray(tokens_BT), carry)
+        contexts, carry = self.contexts(tables, np.asarray(tokens_BT), carry)
         rows = range(len(carry))
         return [
             tables.distribution([int(context_BP[row, -1]) for context_BP in contexts])
             for row in rows
         ], carry
 
-    def _contexts(
+    def contexts(
         self, tables: Tables, tokens_BT: Any, carry: np.ndarray
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the ids of the contexts of 1 ... n - 1 tokens at each input, and the carry.

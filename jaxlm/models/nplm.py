@@ -128,13 +128,16 @@ class NPLM(NeuralModel):
         shapes.check(words_BSD, "BSD", B=tokens_BT.shape[0], D=self.embedding_size)
         # X: the concatenated features of n_step words.
         x_BTX = sliding_windows(words_BSD, self.n_step)
+        self.record(features=x_BTX)
         parts: list[jax.Array] = []
         if self.hidden_size:
             a_BTH = self.drop(jnp.tanh(self.hidden(x_BTX)), deterministic)
+            self.record(hidden_0=a_BTH)
             for index, layer in enumerate(self.further):
                 input_BTH = self.norms[index](a_BTH) if self.layer_norm else a_BTH
                 new_BTH = self.drop(jnp.tanh(layer(input_BTH)), deterministic)
                 a_BTH = a_BTH + new_BTH if self.residual else new_BTH
+                self.record(**{f"hidden_{index + 1}": a_BTH})
             parts.append(self.norms[-1](a_BTH) if self.layer_norm else a_BTH)
         if self.direct:
             parts.append(x_BTX)

@@ -138,9 +138,11 @@ class Transformer(NeuralModel):
         h_BTH = self.drop(words_BTD, deterministic)
         if self.embedding_size != self.hidden_size:
             h_BTH = self.first(h_BTH)
+        self.record(hidden_0=h_BTH)
         new_caches = []
-        for layer, cache in zip(self.blocks, caches, strict=True):
+        for index, (layer, cache) in enumerate(zip(self.blocks, caches, strict=True), start=1):
             h_BTH, cache = layer(h_BTH, cache, seen_BS != NO_TOKEN, deterministic, length)
+            self.record(**{f"hidden_{index}": h_BTH})
             new_caches.append(cache)
         h_BTH = h_BTH[:, -1:] if last else h_BTH
         return self.norm(h_BTH), (tokens_BN, tuple(new_caches))

@@ -20,6 +20,10 @@ from jaxlm.ops.recurrence import recurrence, run_in_segments, where_valid
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
+RECORDED = ("gates", "states")
+"""The collections that a recurrent layer records, if they are mutable: the value of each gate, and
+each array of the carry after the step, [B, T, H], by the names that the cell gives them."""
+
 
 class DropoutMasks(NamedTuple):
     """Dropout masks of U and of h_{t-1}, the same at each time step. None means no dropout."""
@@ -73,6 +77,8 @@ class Recurrence(nn.Module):
         for name, value_BH in gates.items():
             self.sow("gates", name, value_BH)
         carry = where_valid(valid, self.cell.update(carry, gates), carry)
+        for name, state_BH in zip(self.cell.carry, carry, strict=True):
+            self.sow("states", name, state_BH)
         return carry, carry[0].astype(self.dtype)
 
     def _recurrent_product(self, h_BH: jax.Array, masks: DropoutMasks) -> jax.Array:
@@ -98,7 +104,7 @@ class RecurrentLayer(nn.Module):
     Parameters: input/kernel W [D, G], input/bias b [G], and for cells that need them
     recurrent/kernel U [H, G] and recurrent/bias [G]. The gates are concatenated in the cell's
     order, so PyTorch's matrices are the transposes of these. If "gates" is a mutable collection,
-    the layer records each gate, [B, T, H].
+    the layer records each gate, [B, T, H]; if "states" is mutable, each array of the carry.
 
     Dropout is active in training only, with a key from rngs={"dropout": key}.
 
@@ -164,8 +170,8 @@ class RecurrentLayer(nn.Module):
         kernel_init = timescale_init(kernel_init, self.timescale, diagonal=False)
         inputs = Affine(width, size, dtype, scale, bias_init, kernel_init, name="input")
         settings = (self.cell, size, dtype, scale, self.timescale)
-        # Only `nn.scan` creates parameters and records gates.
-        needs_scan = self.is_initializing() or self.is_mutable_collection("gates")
+        # Only `nn.scan` creates parameters and records gates and states.
+        needs_scan = self.is_initializing() or any(map(self.is_mutable_collection, RECORDED))
         masks = DropoutMasks() if deterministic else self._draw_masks(batch, width)
         plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
         recurrent = self.cell.recurrent
@@ -182,7 +188,7 @@ class RecurrentLayer(nn.Module):
         scan = nn.scan(
             Recurrence,
             variable_broadcast="params",
-            variable_axes={"gates": 1},
+            variable_axes=dict.fromkeys(RECORDED, 1),
             split_rngs={"params": False},
             in_axes=(1, nn.broadcast, 0),
             out_axes=1,

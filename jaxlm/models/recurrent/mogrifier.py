@@ -11,7 +11,12 @@ from jaxlm import shapes
 from jaxlm.errors import SettingError
 from jaxlm.models.cells import Carry, Cell, LSTMCell
 from jaxlm.models.layers import DTYPES, Affine, uniform
-from jaxlm.models.recurrent.layer import forget_bias_init, shard_over_batch, valid_steps
+from jaxlm.models.recurrent.layer import (
+    RECORDED,
+    forget_bias_init,
+    shard_over_batch,
+    valid_steps,
+)
 from jaxlm.models.recurrent.model import Recurrent
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
@@ -142,7 +147,7 @@ class Rounds(nn.Module):
 class RecurrentKernel(nn.Module):
     """The recurrent matrix U [H, G].
 
-    The module also records the gates. So they have the same path as in RecurrentLayer.
+    The module also records gates and states. So they have the same path as in RecurrentLayer.
     """
 
     width: int
@@ -156,10 +161,14 @@ class RecurrentKernel(nn.Module):
         init = uniform(self.init_scale or hidden**-0.5)
         return self.param("kernel", init, (hidden, self.width))
 
-    def record(self, gates_TBH: dict[str, jax.Array]) -> None:
-        """Record the gates of every step, [B, T, H] each, in the collection "gates"."""
-        for name, value_TBH in gates_TBH.items():
-            self.sow("gates", name, value_TBH.swapaxes(0, 1))
+    def record(self, recorded_TBH: dict[str, dict[str, jax.Array]]) -> None:
+        """Record the gates and the states of every step, [B, T, H] each.
+
+        `recorded_TBH` has the arrays [T, B, H] by collection and name.
+        """
+        for collection, arrays in recorded_TBH.items():
+            for name, value_TBH in arrays.items():
+                self.sow(collection, name, value_TBH.swapaxes(0, 1))
 
 
 class MogrifierLayer(nn.Module):
@@ -207,20 +216,20 @@ class MogrifierLayer(nn.Module):
             mask_BH = keep_mask(self.make_rng("dropout"), (batch, size), self.state_dropout)
         kernels = kernels | {"input": kernel_DG, "recurrent": recurrent_HG}
         step = functools.partial(_step, self.cell, self.rounds, self.rank > 0)
-        records = self.is_mutable_collection("gates")
+        records = any(map(self.is_mutable_collection, RECORDED))
         if not (self.time_loop == "scan" or records or self.is_initializing()):
             run = shard_over_batch(functools.partial(_fused, step, dtype))
             return run((kernels, bias_G), x_BTD, carry, mask_BH, length)
         loop_inputs = x_BTD.swapaxes(0, 1).astype(jnp.float32), valid_steps(length, time)
         constants = bias_G, mask_BH
-        h_TBH, carry, gates_TBH = self._scan(step, kernels, constants, carry, loop_inputs, records)
-        recurrent.record(gates_TBH)
+        h_TBH, carry, recorded = self._scan(step, kernels, constants, carry, loop_inputs, records)
+        recurrent.record(recorded)
         return h_TBH.swapaxes(0, 1).astype(dtype), carry
 
     @nn.nowrap
     def _scan(
         self, step: Any, kernels: Any, constants: Any, carry: Carry, inputs: Any, records: bool
-    ) -> tuple[jax.Array, Carry, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, Carry, dict[str, dict[str, jax.Array]]]:
         """Run the layer over time by `jax.lax.scan`, with automatic differentiation.
 
         Args:
@@ -229,9 +238,10 @@ class MogrifierLayer(nn.Module):
           constants: bias_G, and mask_BH or None.
           carry: initial (h, c).
           inputs: x_TBD, and valid_T or None.
-          records: whether to return the gates.
+          records: whether to return the gates and the states.
         Returns:
-          Every hidden state [T, B, H], the last carry, and with `records` every gate [T, B, H].
+          Every hidden state [T, B, H], the last carry, and with `records` every gate and state
+          [T, B, H], by collection and name.
         """
 
         def multiply(name: str, a_BF: jax.Array) -> jax.Array:
@@ -239,10 +249,11 @@ class MogrifierLayer(nn.Module):
 
         def body(carry: Carry, inputs_t: Any) -> tuple[Carry, Any]:
             carry, gates_BH = step(multiply, carry, inputs_t, constants)
-            return carry, (carry[0], gates_BH if records else {})
+            states_BH = dict(zip(self.cell.carry, carry, strict=True))
+            return carry, (carry[0], {"gates": gates_BH, "states": states_BH} if records else {})
 
-        carry, (h_TBH, gates_TBH) = jax.lax.scan(body, carry, inputs)
-        return h_TBH, carry, gates_TBH
+        carry, (h_TBH, recorded_TBH) = jax.lax.scan(body, carry, inputs)
+        return h_TBH, carry, recorded_TBH
 
 
 def _fused(

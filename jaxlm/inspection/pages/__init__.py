@@ -1,0 +1,1 @@
+"""Pages that show what a model does: one file, without network, in English and Chinese."""

@@ -1,0 +1,343 @@
+"use strict";
+// The frame of the page. Each view calls jaxlm.view(name, {render, update}) with the name that it has in
+// views.py. render(section, data, tools) draws the view into an empty section. It is called again when the
+// language or the colours change. update(state, changed) is called after tools.select(...).
+// No text of a corpus is ever parsed as HTML: elements get it as textContent.
+const jaxlm = (() => {
+  const SVG = "http://www.w3.org/2000/svg";
+  const content = JSON.parse(document.getElementById("data").textContent);
+  const views = {};
+  const state = {lang: content.lang, run: 0, character: 0, token: 0};
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  let drawing = 0;
+
+  // ---- elements -------------------------------------------------------------------------------------
+  function fill(element, attributes, children) {
+    for (const [name, value] of Object.entries(attributes || {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (name === "style") Object.assign(element.style, value);
+      else element.setAttribute(name, value === true ? "" : String(value));
+    }
+    for (const child of children.flat()) {
+      if (child !== null && child !== undefined) element.append(child instanceof Node ? child : String(child));
+    }
+    return element;
+  }
+  // el("p", {class: "note", onclick: f, style: {color: "red"}}, "text", otherElement)
+  const el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+  const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+  // ---- texts and numbers ----------------------------------------------------------------------------
+  // t("surprise.bits", {bits: "3.2"}): the text of the key in the page's language, {bits} filled in.
+  function t(key, args) {
+    const entry = content.texts[key];
+    const text = entry ? entry[state.lang] || entry.en : key;
+    return text.replace(/\{(\w+)\}/g, (whole, name) => (args && name in args ? String(args[name]) : whole));
+  }
+  // said({en: ..., zh: ...}): a text that Python wrote in both languages.
+  const said = (both) => (typeof both === "string" ? both : both[state.lang] || both.en);
+  // number(0.1234): three significant digits, or `digits` after the point. A missing number is a dash.
+  function number(x, digits) {
+    if (x === null || x === undefined || Number.isNaN(x)) return "–";
+    if (!Number.isFinite(x)) return x > 0 ? "∞" : "−∞";
+    let text;
+    if (digits !== undefined) text = x.toFixed(digits);
+    else if (Number.isInteger(x)) text = String(x);
+    else if (Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3) text = x.toExponential(1);
+    else text = Number(x.toPrecision(3)).toString();
+    return text.replace(/-/g, "−");
+  }
+  // The text of a token as it can be seen: a line break and blanks have a sign of their own.
+  function visible(token) {
+    const shown = token.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ +| +$/g, (s) => "␣".repeat(s.length))
+      .replace(/[\u0000-\u001f\u007f]/g, (c) => (c === "\u007f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0))));
+    return shown === "" ? "∅" : shown;
+  }
+  const codes = Array.from(content.text);
+  // slice(from, to): the text between two character offsets of Python (code points).
+  const slice = (from, to) => codes.slice(from, to).join("");
+
+  // ---- arrays ---------------------------------------------------------------------------------------
+  const unpacked = new WeakMap();
+  function half(bits) {
+    const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    if (exponent === 0) return sign * fraction * 2 ** -24;
+    if (exponent === 31) return fraction ? NaN : sign * Infinity;
+    return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  }
+  // array(packed): a typed array of the numbers, with the property `shape`.
+  function array(packed) {
+    if (unpacked.has(packed)) return unpacked.get(packed);
+    const raw = atob(packed.data), bytes = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+    const kinds = {float32: Float32Array, int32: Int32Array, float16: Uint16Array, uint16: Uint16Array, uint8: Uint8Array};
+    let values = new kinds[packed.dtype](bytes.buffer);
+    if (packed.dtype === "float16") values = Float32Array.from(values, half);
+    else if ("step" in packed) values = Float64Array.from(values, (q) => packed.low + packed.step * q);
+    values.shape = packed.shape;
+    unpacked.set(packed, values);
+    return values;
+  }
+
+  // ---- colours --------------------------------------------------------------------------------------
+  // Each scale gets steadily darker (on a dark page: lighter), so that it can be read in grey too.
+  const STOPS = {
+    sequential: {
+      light: [[255, 255, 255], [255, 237, 190], [253, 190, 120], [233, 122, 92], [181, 54, 100], [96, 15, 92]],
+      dark: [[22, 24, 29], [66, 32, 74], [126, 40, 92], [190, 66, 84], [238, 128, 72], [255, 214, 120]],
+    },
+    diverging: {
+      light: [[5, 48, 97], [33, 102, 172], [103, 169, 207], [209, 229, 240], [255, 255, 255], [253, 219, 199], [239, 138, 98], [178, 24, 43], [103, 0, 31]],
+      dark: [[160, 205, 255], [96, 165, 230], [54, 112, 175], [36, 62, 96], [22, 24, 29], [92, 46, 34], [168, 74, 48], [226, 120, 78], [255, 190, 150]],
+    },
+  };
+  // The colours of runs and lines: Okabe and Ito 2008, which colour-blind people can tell apart.
+  const SERIES = {
+    light: ["#0072b2", "#d55e00", "#007a5a", "#b0528a", "#8a6d00", "#3a8fc4", "#555555", "#000000"],
+    dark: ["#5ab4e8", "#ff8a3d", "#2fc79b", "#e493c0", "#e8cf3f", "#9cd3f5", "#b5b5b5", "#ffffff"],
+  };
+  const mode = () => (dark.matches && !printing ? "dark" : "light");
+  let printing = false;
+  function mix(stops, x) {
+    const place = Math.min(Math.max(x, 0), 1) * (stops.length - 1), index = Math.min(Math.floor(place), stops.length - 2);
+    return stops[index].map((low, k) => Math.round(low + (place - index) * (stops[index + 1][k] - low)));
+  }
+  const css = (rgb) => `rgb(${rgb.join(",")})`;
+  const ink = (rgb) => (0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 140 ? "#111" : "#fff");
+  const colour = {
+    sequentialRGB: (x) => mix(STOPS.sequential[mode()], Number.isFinite(x) ? x : 0),
+    divergingRGB: (x) => mix(STOPS.diverging[mode()], Number.isFinite(x) ? (x + 1) / 2 : 0.5),
+    sequential: (x) => css(colour.sequentialRGB(x)), // x from 0 to 1
+    diverging: (x) => css(colour.divergingRGB(x)), // x from -1 to 1; white (the page's ground) at 0
+    ink, // ink(rgb): black or white, whichever is read better on the colour
+    series: (index) => SERIES[mode()][index % SERIES[mode()].length], // the colour of run or line `index`
+    dark: () => mode() === "dark",
+  };
+
+  // ---- tables and figures ---------------------------------------------------------------------------
+  const SHOWN = 200;
+  const cell = (x) => (typeof x === "number" ? number(x) : x === null || x === undefined ? "" : visible(String(x)));
+  // table(headers, rows): an element with the table and a button that copies it as TSV, all digits.
+  function table(headers, rows) {
+    const status = el("span", {class: "status", role: "status"});
+    const plain = (x) => (x === null || x === undefined ? "" : String(x).replace(/[\t\n\r]/g, visible));
+    async function copy() {
+      const tsv = [headers, ...rows].map((row) => row.map(plain).join("\t")).join("\n") + "\n";
+      try {
+        await navigator.clipboard.writeText(tsv);
+        status.textContent = t("page.copied");
+      } catch {
+        const area = el("textarea", {class: "offscreen", "aria-hidden": "true"});
+        area.value = tsv;
+        document.body.append(area);
+        area.select();
+        status.textContent = document.execCommand("copy") ? t("page.copied") : t("page.copy.failed");
+        area.remove();
+      }
+    }
+    const numeric = headers.map((_, k) => rows.length > 0 && typeof rows[0][k] === "number");
+    const line = (row) => el("tr", {}, row.map((x, k) =>
+      el("td", {class: numeric[k] ? "number" : null, "data-value": typeof x === "number" ? x : null, dir: numeric[k] ? null : "auto"}, cell(x))));
+    return el("div", {class: "data"},
+      el("p", {class: "tools"}, el("button", {type: "button", class: "copy", onclick: copy}, t("page.copy")), " ", status,
+        rows.length > SHOWN ? el("span", {class: "note"}, " ", t("page.more_rows", {shown: SHOWN, rows: rows.length})) : null),
+      el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": t("page.data")},
+        el("table", {}, el("thead", {}, el("tr", {}, headers.map((h, k) => el("th", {scope: "col", class: numeric[k] ? "number" : null}, h)))),
+          el("tbody", {}, rows.slice(0, SHOWN).map(line)))));
+  }
+  // figure({title, description, body, table: () => ({headers, rows}), note}): a chart with its text
+  // alternative and its "data" button. `description` says in a sentence what the chart shows.
+  function figure(options) {
+    const place = el("div", {class: "behind", hidden: true});
+    const button = el("button", {type: "button", class: "show-data", "aria-expanded": "false", title: t("page.data.label"), "aria-label": `${t("page.data.label")}: ${options.title}`}, t("page.data"));
+    button.addEventListener("click", () => {
+      place.hidden = !place.hidden;
+      button.setAttribute("aria-expanded", String(!place.hidden));
+      place.replaceChildren();
+      if (!place.hidden) {
+        const made = options.table();
+        place.append(table(made.headers, made.rows));
+      }
+    });
+    return el("figure", {class: options.class, "aria-label": options.title},
+      el("figcaption", {}, el("span", {class: "name"}, options.title), options.table ? button : null),
+      options.description ? el("p", {class: "described"}, options.description) : null,
+      options.body, options.note ? el("p", {class: "note"}, options.note) : null, place);
+  }
+
+  // ---- line charts ----------------------------------------------------------------------------------
+  function ticks(low, high, log, count) {
+    if (log) {
+      const found = [], from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
+      const every = Math.max(1, Math.ceil((to - from) / count)), subs = to - from <= 2 ? [1, 2, 5] : [1];
+      for (let e = from; e <= to; e += every) for (const s of subs) found.push(s * 10 ** e);
+      return found.filter((x) => x >= low * 0.999 && x <= high * 1.001);
+    }
+    const raw = (high - low) / count || 1, base = 10 ** Math.floor(Math.log10(raw));
+    const step = [1, 2, 5, 10].map((m) => m * base).find((s) => s >= raw), found = [];
+    for (let x = Math.ceil(low / step) * step; x <= high + step * 1e-6; x += step) found.push(Math.abs(x) < step * 1e-6 ? 0 : x);
+    return found;
+  }
+  function tickText(x, log) {
+    if (log && (x >= 1e4 || x < 1e-2)) {
+      const e = Math.floor(Math.log10(x) + 1e-9), m = x / 10 ** e;
+      const power = String(e).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+      return (Math.abs(m - 1) < 1e-6 ? "" : `${Math.round(m)}·`) + `10${power}`;
+    }
+    return Math.abs(x) >= 1e4 ? x.toLocaleString("en") : number(Number(x.toPrecision(6)));
+  }
+  // chart({title, description, x: {label, log, low, high}, y: {...}, series: [{name, points: [[x, y], ...],
+  // colour: index, dash: true, dots: true, marks: [{x, y, label}]}], height, note}): a figure with lines in
+  // SVG, a legend, and the table of all points. Points with y null, or not above 0 on a log axis, break the
+  // line.
+  function chart(options) {
+    const width = 640, height = options.height || 300, left = 58, right = 14, top = 12, bottom = 44;
+    const {x, y} = options;
+    const drawable = ([a, b]) => Number.isFinite(a) && Number.isFinite(b) && a !== null && b !== null && !(x.log && a <= 0) && !(y.log && b <= 0);
+    const all = options.series.flatMap((s) => s.points).filter(drawable);
+    const range = (axis, k) => {
+      let low = Infinity, high = -Infinity;
+      for (const point of all) { low = Math.min(low, point[k]); high = Math.max(high, point[k]); }
+      if (low > high) [low, high] = axis.log ? [0.1, 1] : [0, 1];
+      low = axis.low ?? low; high = axis.high ?? high;
+      if (low === high) [low, high] = axis.log ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
+      return [low, high];
+    };
+    const [x0, x1] = range(x, 0), [y0, y1] = range(y, 1);
+    const scale = (axis, low, high, from, to) => (v) => {
+      const f = axis.log ? Math.log : (u) => u;
+      return from + ((f(v) - f(low)) / (f(high) - f(low))) * (to - from);
+    };
+    const px = scale(x, x0, x1, left, width - right), py = scale(y, y0, y1, height - bottom, top);
+    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": `${options.title}. ${options.description || ""}`});
+    for (const v of ticks(x0, x1, x.log, 7)) picture.append(
+      svg("line", {x1: px(v), x2: px(v), y1: top, y2: height - bottom, class: "grid"}),
+      svg("text", {x: px(v), y: height - bottom + 16, class: "tick middle"}, tickText(v, x.log)));
+    for (const v of ticks(y0, y1, y.log, 6)) picture.append(
+      svg("line", {x1: left, x2: width - right, y1: py(v), y2: py(v), class: "grid"}),
+      svg("text", {x: left - 6, y: py(v) + 4, class: "tick end"}, tickText(v, y.log)));
+    picture.append(svg("text", {x: (left + width - right) / 2, y: height - 8, class: "axis middle"}, x.label || ""),
+      svg("text", {x: 14, y: (top + height - bottom) / 2, class: "axis middle", transform: `rotate(-90 14 ${(top + height - bottom) / 2})`}, y.label || ""));
+    options.series.forEach((s, index) => {
+      const ink_ = colour.series(s.colour ?? index);
+      let path = "", pen = "M";
+      for (const point of s.points) {
+        if (!drawable(point)) { pen = "M"; continue; }
+        const v = y.high !== undefined || y.low !== undefined ? Math.min(Math.max(point[1], y0), y1) : point[1];
+        path += `${pen}${px(point[0]).toFixed(1)} ${py(v).toFixed(1)}`;
+        pen = "L";
+      }
+      picture.append(svg("path", {d: path, class: s.dash ? "line dash" : "line", stroke: ink_, "data-series": s.name}));
+      if (s.dots) for (const point of s.points.filter(drawable)) picture.append(
+        svg("circle", {cx: px(point[0]), cy: py(point[1]), r: 3, fill: ink_}, svg("title", {}, `${s.name}: ${number(point[0])}, ${number(point[1])}`)));
+      for (const mark of s.marks || []) {
+        const right_ = px(mark.x) > width * 0.7;
+        picture.append(svg("circle", {cx: px(mark.x), cy: py(mark.y), r: 5, fill: "none", stroke: ink_, class: "mark"}),
+          svg("text", {x: px(mark.x) + (right_ ? -8 : 8), y: py(mark.y) - 8, class: right_ ? "marked end" : "marked", fill: ink_}, mark.label));
+      }
+    });
+    const legend = options.series.length > 1 || options.legend ? el("ul", {class: "legend"}, options.series.map((s, index) =>
+      el("li", {}, svg("svg", {width: 26, height: 10, "aria-hidden": "true"}, svg("path", {d: "M1 5L25 5", class: s.dash ? "line dash" : "line", stroke: colour.series(s.colour ?? index)})), " ", s.name))) : null;
+    return figure({title: options.title, description: options.description, note: options.note, class: options.class,
+      body: el("div", {class: "chart-frame"}, picture, legend),
+      table: options.table || (() => ({headers: ["", x.label || "x", y.label || "y"], rows: options.series.flatMap((s) => s.points.map((p) => [s.name, p[0], p[1]]))}))});
+  }
+
+  // ---- selection ------------------------------------------------------------------------------------
+  // The position that all runs share is the character. at(run) is the token of that run that holds it.
+  const spans = content.runs.map((run) => (run.spans ? array(run.spans) : null));
+  function at(run, character = state.character) {
+    const offsets = spans[run];
+    if (!offsets) return 0;
+    let low = 0, high = offsets.length / 2 - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (offsets[2 * middle] <= character) low = middle; else high = middle - 1;
+    }
+    // Tokens of bytes share the character: take the first of them.
+    while (low > 0 && offsets[2 * low - 2] === offsets[2 * low] && offsets[2 * low - 1] === offsets[2 * low + 1]) low--;
+    return low;
+  }
+  const length = (run) => (spans[run] ? spans[run].length / 2 : 0);
+  // select({token: 3}) or {character}, {run}, {lang}, {layer, array, unit} or anything else: changes `state`
+  // and tells every view. `token` counts the tokens of `state.run`.
+  function select(patch) {
+    const before = {...state};
+    Object.assign(state, patch);
+    if (patch.run !== undefined && patch.token === undefined) state.token = at(state.run);
+    if (patch.token !== undefined && length(state.run)) {
+      state.token = Math.min(Math.max(patch.token, 0), length(state.run) - 1);
+      state.character = spans[state.run][2 * state.token];
+    } else if (patch.character !== undefined) state.token = at(state.run);
+    const changed = new Set(Object.keys(state).filter((key) => state[key] !== before[key]));
+    if (!changed.size) return;
+    if (changed.has("lang")) { draw(); return; }
+    for (const name of content.order) {
+      const view = views[name];
+      if (view && view.drawn && view.update) view.update(state, changed);
+    }
+  }
+  addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented) return;
+    const step = {ArrowLeft: -1, ArrowRight: 1}[event.key], target = event.target;
+    if (!step || target.closest("input, select, textarea, [data-own-keys], .scroll")) return;
+    event.preventDefault();
+    select({token: state.token + step});
+  });
+
+  // ---- the page -------------------------------------------------------------------------------------
+  const tools = {t, said, number, visible, slice, el, svg, array, colour, table, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
+
+  function foot() {
+    const rows = Object.entries(content.foot).filter(([, value]) => value);
+    return el("footer", {}, el("dl", {}, el("dt", {}, t("page.runs")), el("dd", {}, content.runs.map((run) => run.name).join(", ")),
+      rows.map(([name, value]) => [el("dt", {}, t(`page.${name}`)), el("dd", {}, name === "command" ? el("code", {}, value) : said(value))])),
+      el("p", {class: "note keys"}, t("page.keys")));
+  }
+  function drawView(name, section) {
+    const data = content.views[name], view = views[name];
+    section.append(el("h2", {id: `h-${name}`}, t(`${name}.title`)));
+    if (content.texts[`${name}.lead`]) section.append(el("p", {class: "lead"}, t(`${name}.lead`)));
+    if (data.missing) { section.append(el("p", {class: "missing"}, said(data.missing))); return; }
+    try {
+      view.render(section, data, tools);
+      view.drawn = true;
+    } catch (error) {
+      section.append(el("p", {class: "missing"}, t("page.failed", {why: error.message})));
+    }
+  }
+  // The first view is drawn at once, each other one in a task of its own, so that no task is long.
+  function draw() {
+    const turn = ++drawing, root = document.getElementById("page"), scroll = scrollY;
+    document.documentElement.lang = state.lang === "zh" ? "zh-Hans" : state.lang;
+    document.documentElement.dataset.ready = "false";
+    const names = content.order.filter((name) => views[name] && content.views[name]);
+    const sections = names.map((name) => el("section", {id: name, "aria-labelledby": `h-${name}`}));
+    for (const name of names) views[name].drawn = false;
+    root.replaceChildren(
+      el("a", {class: "skip", href: "#main"}, t("page.skip")),
+      el("header", {}, el("h1", {}, said(content.title)),
+        el("button", {type: "button", id: "language", lang: state.lang === "zh" ? "en" : "zh", "aria-label": t("page.language.label"), onclick: () => select({lang: state.lang === "zh" ? "en" : "zh"})}, t("page.language"))),
+      el("nav", {"aria-label": t("page.contents")}, el("ul", {}, names.map((name) => el("li", {}, el("a", {href: `#${name}`}, t(content.texts[`${name}.nav`] ? `${name}.nav` : `${name}.title`)))))),
+      el("main", {id: "main"}, sections), foot());
+    const next = (index) => {
+      if (turn !== drawing) return;
+      if (index === names.length) {
+        document.documentElement.dataset.ready = "true";
+        return;
+      }
+      drawView(names[index], sections[index]);
+      if (index === 0 && scroll) scrollTo(0, scroll);
+      setTimeout(next, 0, index + 1);
+    };
+    next(0);
+  }
+  dark.addEventListener("change", draw);
+
+  return {
+    view(name, object) { views[name] = object; },
+    start() { draw(); },
+    tools,
+  };
+})();
