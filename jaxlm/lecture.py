@@ -187,8 +187,8 @@ def figures_folder(folder: Path | None) -> Path | None:
 def main(argv: Sequence[str]) -> int:
     """List the steps, show one step, or show all."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.lecture", about=ABOUT)
-    language = choose(LANGUAGES, command.lang or default_language(os.environ), "lang")
-    language = next(name for name, full in LANGUAGES.items() if full == language)
+    language = command.lang or default_language(os.environ)
+    choose(LANGUAGES, language, "language")
     steps = read_steps()
     if command.list:
         size = max(map(len, steps))
