@@ -6,21 +6,21 @@ A name is imported when it is first used (PEP 562).
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from jaxlm.inspection.traces import NGramTrace, Trace, trace
+from typing import Any
 
 _HOMES = {
+    "jaxlm.inspection.gradients": (
+        "GradientByLag",
+        "GradientThroughTime",
+        "gradient_by_lag",
+        "gradient_through_time",
+    ),
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
+    "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "NGramTrace",
-    "Trace",
-    "trace",
-]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
