@@ -141,8 +141,13 @@ def joined(markdown: str) -> str:
             lines.append(line)
         else:
             line = line.strip()
-            lines[-1] += line if wide(above[-1]) and wide(line[0]) else f" {line}"
+            lines[-1] += line if _touch(above[-1], line[0]) else f" {line}"
     return "\n".join(lines)
+
+
+def _touch(last: str, first: str) -> bool:
+    """Return whether no blank comes between two lines, by their last and first character."""
+    return (wide(last) and wide(first)) or last in "，。、；：？！）」”" or first in "（「“"
 
 
 def wide(character: str) -> bool:

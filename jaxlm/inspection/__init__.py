@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
     "jaxlm.inspection.gradients": (
         "GradientByLag",
         "GradientThroughTime",
