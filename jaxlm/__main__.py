@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "prepare": "any amount of text to memory-mapped token ids",
     "convert": "a run to a file of another program, or a file to a run",
+    "lecture": "the lecture on these models, step by step",
 }
 
 
