@@ -18,6 +18,8 @@ _HOMES = {
     ),
     "jaxlm.inspection.traces": ("NGramTrace", "Trace", "trace"),
     "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
+    "jaxlm.inspection.word_senses": ("Occurrence", "Senses", "senses"),
+    "jaxlm.inspection.word_vectors": ("map2d", "neighbours", "vectors", "write_projector"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

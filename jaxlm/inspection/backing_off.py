@@ -13,7 +13,7 @@ which is read and counted again. A run of an ARPA file, and a run whose text is 
 counts: they are None, and a note says why.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from jaxlm.evaluation.perplexity import open_split
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.counts import Counts, Sequences, count_ngrams
 from jaxlm.ngrams.lmplz import last_ngrams
-from jaxlm.ngrams.smoothing import SMOOTHINGS, adjusted_counts
+from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, adjusted_counts
 from jaxlm.ngrams.tables import NOTHING, Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
@@ -119,21 +119,9 @@ class Ladder:
 
     def table(self) -> "Table":
         """Return the ladder as a table of at most 80 columns."""
-        from rich.table import Table
-
-        table = Table(
-            title=f"P({_shown(self.word)} | {_shown(self.context)}) = {self.probability:.6g}, "
-            f"{self.smoothing}",
-            caption=self._legend(),
-            title_justify="left",
-            caption_justify="left",
-        )
-        table.add_column("order", justify="right")
-        table.add_column("context", ratio=1, overflow="ellipsis", no_wrap=True)
-        for header in ("count", "pair", "discount", "probability", "weight", "adds"):
-            table.add_column(header, justify="right", no_wrap=True)
-        for rung in self.rungs:
-            table.add_row(
+        headers = ("order", "context", "count", "pair", "discount", "prob.", "weight", "adds")
+        rows = [
+            [
                 str(rung.order) if rung.order else "1/V",
                 _words_shown(rung.context),
                 _count_shown(rung, rung.context_count),
@@ -142,8 +130,14 @@ class Ladder:
                 f"{rung.probability:.4f}",
                 f"{rung.weight:.4f}",
                 f"{rung.contribution:.4f}",
-            )
-        return table
+            ]
+            for rung in self.rungs
+        ]
+        title = (
+            f"P({_shown(self.word)} | {_words_shown(self.context.split(' '))}) = "
+            f"{self.probability:.6g}, {self.smoothing}"
+        )
+        return _table(title, self._legend(), headers, rows, text_column=1)
 
     def _legend(self) -> str:
         """Return what the stars of the table mean, and the note."""
@@ -217,22 +211,17 @@ class NextCounts:
 
     def table(self, top: int = 10) -> "Table":
         """Return the `top` most frequent next words as a table of at most 80 columns."""
-        from rich.table import Table
-
-        shown = _words_shown(self.context) or "(no context)"
-        table = Table(
-            title=f"{shown}: {self.total:,} times", caption=self._zero(), title_justify="left"
-        )
-        table.caption_justify = "left"
-        table.add_column("next word", overflow="ellipsis", no_wrap=True)
-        for header in ("count", "count / total"):
-            table.add_column(header, justify="right")
-        rows = zip(self.words, self.counts, self.frequencies, strict=True)
-        for _, (word, count, frequency) in zip(range(top), rows, strict=False):
-            table.add_row(_shown(word), f"{count:,}", f"{frequency:.4f}")
+        found = zip(self.words, self.counts, self.frequencies, strict=True)
+        rows = [
+            [_shown(word), f"{count:,}", f"{frequency:.4f}"]
+            for _, (word, count, frequency) in zip(range(top), found, strict=False)
+        ]
         if len(self.words) > top:
-            table.add_row(f"... {len(self.words) - top:,} more", "", "")
-        return table
+            rows.append([f"... {len(self.words) - top:,} more", "", ""])
+        times = "once" if self.total == 1 else f"{self.total:,} times"
+        title = f"{_words_shown(self.context) or '(no context)'}: {times}"
+        headers = ("next word", "count", "count / total")
+        return _table(title, self._zero(), headers, rows, text_column=0)
 
     def _zero(self) -> str:
         """Return what the counts say of all other words."""
@@ -455,7 +444,7 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     model, tables = _ngram(run)
     if model.smoothing not in SMOOTHINGS:
         return None, "counts are unknown: an ARPA file does not hold them"
-    counting = run.settings.get("counting", {})
+    counting, is_known = run.settings.get("counting", {}), False
     if text is None:
         if counting.get("memory"):
             return None, "counts are unknown: the text was counted on disk; give it as `text`"
@@ -466,7 +455,8 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
         saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
         if saved is not None and saved != split_digest(split):
             return None, f"counts are unknown: {split.name} is not the text of the training"
-        text = Text(TextConfig(), run.tokenizer, {"train": split})
+        is_known = saved is not None
+        text = Text(TextConfig(corpus=split.name), run.tokenizer, {"train": split})
     read = sequences(model, text)
     try:
         found = count_ngrams(read, model.order, model.vocab_size)
@@ -476,15 +466,14 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     vocabulary = run.vocabulary
     if counting.get("like_lmplz") and vocabulary.start_id is not None:
         raw = last_ngrams(read, found, vocabulary.start_id, vocabulary.unk_id)
-    # Orders 1 and 2 determine P(w) of order 1, from which the weight of 1 / V comes.
-    lowest = Counts(found.vocab_size, found.orders[:2])
-    estimate_of = SMOOTHINGS[model.smoothing]
-    estimate = (
-        estimate_of(lowest, add_k=model.add_k, raw=raw)  # type: ignore[call-arg]
-        if raw
-        else estimate_of(lowest, add_k=model.add_k)  # type: ignore[call-arg]
-    )
-    if not _is_counted_from(tables, found, estimate.tables):
+    # With a digest the text is known to be the right one, and orders 1 and 2 determine P(w).
+    # Without a digest, all probabilities are estimated again and compared.
+    again = Counts(found.vocab_size, found.orders[:2]) if is_known else found
+    more = {"raw": raw} if raw else {}
+    smooth: Callable[..., Estimate] = SMOOTHINGS[model.smoothing]
+    estimate = smooth(again, add_k=model.add_k, **more)
+    compared = 1 if is_known else model.order
+    if not _is_counted_from(tables, found, estimate.tables, compared):
         return None, f"counts are unknown: {text.name} is not the text of the training"
     continuation = model.smoothing in CONTINUATION
     numbers = tuple(
@@ -501,14 +490,22 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     return Recount(numbers, tuple(totals), starts, estimate.uniform_weight), ""
 
 
-def _is_counted_from(tables: Tables, found: Counts, lowest: Tables) -> bool:
-    """Return whether the tables list the n-grams of the counts, with the P(w) of `lowest`."""
+def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: int) -> bool:
+    """Return whether the tables list the n-grams of the counts, and have probabilities of them.
+
+    Args:
+      tables: the tables of the run.
+      found: the counts of a text.
+      estimated: tables of these counts.
+      orders: the number of orders, from 1 on, whose probabilities are compared.
+    """
     keys = [own.keys for own in found.orders[1:]]
+    pairs = zip(tables.probabilities[:orders], estimated.probabilities[:orders], strict=True)
     return (
         tables.vocab_size == found.vocab_size
         and len(tables.keys) == len(keys)
         and all(np.array_equal(a, b) for a, b in zip(tables.keys, keys, strict=True))
-        and np.allclose(tables.probabilities[0], lowest.probabilities[0], rtol=1e-9, atol=0)
+        and all(np.allclose(a, b, rtol=1e-9, atol=0) for a, b in pairs)
     )
 
 
@@ -634,6 +631,41 @@ def _count_shown(rung: Rung, count: int | None) -> str:
     return f"{count:,}{'*' if rung.kind == CONTINUATION_COUNT else ''}"
 
 
+def _table(
+    title: str, note: str, headers: Sequence[str], rows: Sequence[Sequence[str]], text_column: int
+) -> "Table":
+    """Return a table of at most 80 columns, in which one column is text and the others numbers.
+
+    A text that is too long for the table loses its beginning.
+    """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text as RichText
+
+    # In this box Rich draws three spaces before each column, and one at the end.
+    widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
+    widths[text_column] = 0
+    room = max(8, _WIDTH - sum(widths) - 3 * len(headers) - 1)
+    table = Table(
+        title=RichText(title),
+        caption=RichText(note),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        min_width=min(_WIDTH, max(cell_len(line) for line in f"{title}\n{note}".split("\n"))),
+    )
+    for index, header in enumerate(headers):
+        is_text = index == text_column
+        table.add_column(header, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        cells = list(row)
+        while cell_len(cells[text_column]) > room:
+            cells[text_column] = "…" + cells[text_column][2:]
+        table.add_row(*map(RichText, cells))
+    return table
+
+
 def _printed(table: "Table") -> str:
     """Return a table as text of 80 columns."""
     import io
@@ -641,5 +673,5 @@ def _printed(table: "Table") -> str:
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
-    console.print(table, markup=False)
+    console.print(table)
     return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
