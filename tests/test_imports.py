@@ -28,11 +28,7 @@ FOLDERS = (
 )
 # Modules at the root of the package that every folder may import.
 SHARED = ("errors", "ranges", "shapes")
-<<<<<<< HEAD
-VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert")
-=======
-VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert", "lecture")
->>>>>>> h28-g
+VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert", "lecture")
 
 
 IMPORTERS = {

@@ -20,11 +20,7 @@ from jaxlm.models import MODELS
 from jaxlm.models.heads import HEADS
 from jaxlm.training.config import all_settings
 
-<<<<<<< HEAD
-VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert")
-=======
-VERBS = ("train", "evaluate", "predict", "generate", "prepare", "convert", "lecture")
->>>>>>> h28-g
+VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert", "lecture")
 
 
 @pytest.mark.parametrize(
