@@ -134,7 +134,7 @@ class Flags:
 
     model: Annotated[str | None, tyro.conf.arg(help=MODEL_HELP)] = None
     recipe: str | None = None
-    """Start from a recipe's settings, such as lecture (the toy corpus's default), zaremba-small."""
+    """Start from a recipe's settings, such as zaremba-small (none: the corpus's own, or none)."""
     config: Path | None = None
     """Start from a JSON file of settings, such as the config.json of another run."""
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None

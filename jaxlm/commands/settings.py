@@ -55,7 +55,7 @@ def default_config(
 ) -> RunConfig:
     """Return the settings before any flag: defaults, then the recipe, then the file.
 
-    For the toy corpus without recipe and file, the recipe is "lecture".
+    Without recipe and file, the recipe is the corpus's own, such as "lecture" for the toy corpus.
 
     Args:
       model: a name in MODELS; None for the file's or the recipe's model, or nplm.
@@ -65,8 +65,8 @@ def default_config(
     Raises:
       UserError: for an unknown name, and a value of another type.
     """
-    if recipe is None and config_file is None and corpus == "toy":
-        recipe = "lecture"
+    if recipe is None and config_file is None and corpus in CORPORA:
+        recipe = CORPORA[corpus].recipe
     from_file = read_config_file(config_file) if config_file else {}
     model = model or from_file.get("model")
     from_recipe = recipe_settings(recipe, model) if recipe else {}

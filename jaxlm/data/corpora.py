@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxlm.data.apple import TEXTS as APPLE
 from jaxlm.data.columns import TABLE_ENDINGS
 from jaxlm.data.compression import PACKED_ENDINGS, is_packed
 from jaxlm.data.reading import AS_TEXT, Reading, check_plain, read_text, text_of
@@ -36,16 +37,18 @@ class Corpus:
     Attributes:
       about: a description, with the number of words or characters.
       files: for each split the file to download, or "all" for a file that is cut into splits.
-      text: the text itself, instead of files.
+      texts: for each split the text itself, instead of files.
       tokens: name of the default tokenizer.
       fractions: default shares of train, valid and test, if one file is cut into splits.
+      recipe: name of the recipe whose settings are the defaults of a command, or None.
     """
 
     about: str
     files: Mapping[str, RemoteFile] = field(default_factory=dict)
-    text: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
     tokens: str = "words"
     fractions: tuple[float, ...] = DEFAULT_FRACTIONS
+    recipe: str | None = None
 
 
 # Longer names are cut short in an error.
@@ -58,7 +61,15 @@ _SHAKESPEARE = (
 
 CORPORA: dict[str, Corpus] = {
     "toy": Corpus(
-        "the three sentences of the lecture", text="我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n"
+        "the three sentences of the lecture",
+        texts={"train": "我 喜欢 玩具\n我 爱 爸爸\n我 讨厌 挨打\n"},
+        recipe="lecture",
+    ),
+    "apple": Corpus(
+        "144 lines, Chinese and English, in which 苹果 and apple are a fruit or a company: "
+        "112 / 16 / 16 lines (ours, `jaxlm.data.apple`)",
+        texts=APPLE,
+        recipe="apple",
     ),
     "ptb": Corpus(
         "Penn Treebank as Mikolov prepared it: 929,589 / 73,760 / 82,430 words (LDC, research use)",
@@ -186,8 +197,8 @@ def corpus_sources(
                 " ".join(map(str, fractions)),
                 f"{name} has its own {', '.join(corpus.files) or 'train'}; leave `fractions` out",
             )
-        if corpus.text:
-            return {"train": EmbeddedText(corpus.text)}
+        if corpus.texts:
+            return {split: EmbeddedText(text) for split, text in corpus.texts.items()}
         paths = {split: fetch(remote, cache_folder()) for split, remote in corpus.files.items()}
         if "all" not in paths:
             return {split: TextFile(path, exact=reading.exact) for split, path in paths.items()}

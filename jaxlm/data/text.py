@@ -46,8 +46,8 @@ class TextConfig(VocabularyConfig):
     """Settings of the text, and of how it is cut into tokens."""
 
     corpus: str = "toy"
-    """toy, ptb, wikitext-2, tinyshakespeare, a UTF-8 file (plain, .gz or .zst), or a folder: of
-    train, valid and test files, or made by python -m jaxlm.prepare."""
+    """toy, apple, ptb, wikitext-2, tinyshakespeare, a UTF-8 file (plain, .gz or .zst), or a folder:
+    of train, valid and test files, or made by python -m jaxlm.prepare."""
     encoding: str | None = None
     """Encoding of the corpus's files, such as gb18030 or cp1252 (none: UTF-8)."""
     column: str | None = None

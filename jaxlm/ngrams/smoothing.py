@@ -30,11 +30,14 @@ class Estimate:
       discounts: the discounts of each order, from order 1 on; empty for a smoothing without
         discounts.
       notes: sentences that a report should print.
+      uniform_weight: the weight of the uniform distribution 1 / V in P(w) of order 1. The tables do
+        not keep this weight, because every word is listed.
     """
 
     tables: Tables
     discounts: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    uniform_weight: float = 1.0
 
 
 class SmoothingRule(NamedTuple):
@@ -90,8 +93,10 @@ def _interpolated(
     allocate: Allocate,
     counts_of: Callable[[int], np.ndarray],
     rule_of: Callable[[int, np.ndarray], SmoothingRule],
-) -> Tables:
+) -> tuple[Tables, float]:
     """Interpolate every order with the next lower order, and order 1 with the uniform distribution.
+
+    Returns the tables and backoff() of order 1, the weight of the uniform distribution.
 
         P(w | h) = n(h w) / d(h) + backoff(h) · P(w | h')
         d(h) = a(h) + extra(h)          backoff(h) = (d(h) - Σ_w n(h w)) / d(h)
@@ -103,6 +108,7 @@ def _interpolated(
       rule_of: rule_of(order, a) returns the formulas of n and extra.
     """
     V, base = counts.vocab_size, counts.vocab_size + 1
+    uniform_weight = 1.0
     probabilities: list[np.ndarray] = []
     backoffs: list[np.ndarray] = []
     for order, own in enumerate(counts.orders, start=1):
@@ -119,11 +125,12 @@ def _interpolated(
             probability[chunk] = ratio + backoff[context] * below
         if order == 1:
             probability[V] = 0
+            uniform_weight = float(backoff[0])
         else:
             backoffs.append(backoff)
         probabilities.append(probability)
     keys = tuple(order.keys for order in counts.orders[1:])
-    return Tables(V, keys, tuple(probabilities), tuple(backoffs))
+    return Tables(V, keys, tuple(probabilities), tuple(backoffs)), uniform_weight
 
 
 def _context_sums(
@@ -205,10 +212,10 @@ def _kneser_ney(
         discount_of = np.array([0.0, *values])
         return SmoothingRule(lambda a: a - discount_of[np.minimum(a, size)], _no_extra)
 
-    tables = _interpolated(
+    tables, uniform_weight = _interpolated(
         counts, allocate, lambda order: adjusted_counts(counts, order, allocate), rule_of
     )
-    return Estimate(tables, tuple(discounts), _fallback_notes(replaced))
+    return Estimate(tables, tuple(discounts), _fallback_notes(replaced), uniform_weight)
 
 
 def _fallback_notes(replaced: dict[int, tuple[float, ...]]) -> tuple[str, ...]:
@@ -294,7 +301,10 @@ def witten_bell(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1
     """
     rule = SmoothingRule(lambda a: a.astype(np.float64), lambda totals, types: types)
     raw = [order.counts for order in counts.orders]
-    return Estimate(_interpolated(counts, allocate, lambda order: raw[order - 1], lambda *_: rule))
+    tables, uniform_weight = _interpolated(
+        counts, allocate, lambda order: raw[order - 1], lambda *_: rule
+    )
+    return Estimate(tables, uniform_weight=uniform_weight)
 
 
 def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) -> Estimate:
@@ -307,6 +317,7 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
     """
     V, base, k = counts.vocab_size, counts.vocab_size + 1, add_k
     top = len(counts.orders)
+    uniform_weight = 1.0
     probabilities, backoffs = [], []
     for order, own in enumerate(counts.orders, start=1):
         contexts = len(counts.orders[order - 2]) if order > 1 else 1
@@ -332,6 +343,8 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
                 probability[chunk] = (own.counts[chunk] + k) / (c_h + k * V)
         if order == 1:
             probability[V] = 0
+            if top == 1 and total > 0:
+                uniform_weight = float(k * V / (total + k * V))
         else:
             for chunk in chunked(contexts, backoff):
                 c_h = backoff[chunk] - 1
@@ -339,7 +352,8 @@ def add_k(counts: Counts, allocate: Allocate = in_memory, add_k: float = 1.0) ->
             backoffs.append(backoff)
         probabilities.append(probability)
     keys = tuple(order.keys for order in counts.orders[1:])
-    return Estimate(Tables(V, keys, tuple(probabilities), tuple(backoffs)))
+    tables = Tables(V, keys, tuple(probabilities), tuple(backoffs))
+    return Estimate(tables, uniform_weight=uniform_weight)
 
 
 def maximum_likelihood(

@@ -75,4 +75,31 @@ LECTURE: dict[str, Recipe] = {
         "expected": {},
         "measured": {},
     },
+    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after some
+    # 200 steps, but the senses go on parting: so there is one validation, at the end, and the last
+    # parameters are the best ones.
+    "apple": {
+        "settings": {
+            "model": "lstm",
+            "corpus": "apple",
+            "eos": True,
+            "batching": "rows",
+            "positions": "all",
+            "embedding_size": 32,
+            "hidden_size": 64,
+            "dropout": 0.5,
+            "batch_size": 28,
+            "optimizer": "adam",
+            "lr": 0.01,
+            "clip": 1.0,
+            "steps": 400,
+            "log_every": 50,
+            "eval_every": 400,
+            "checkpoint_every": 400,
+        },
+        "paper": "ours: the lecture's example of a word with two senses, in 112 lines, for seconds",
+        "published": {},
+        "expected": {},
+        "measured": {},
+    },
 }

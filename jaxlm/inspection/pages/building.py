@@ -15,6 +15,8 @@ from jaxlm.runs.run import Run
 CHARACTERS = 2000
 """The page shows the first characters of a longer text."""
 LANGUAGES = ("en", "zh")
+SHARED = ("page", "charts")
+"""Names of the scripts, styles and texts that all views share."""
 
 
 def labels_of(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ def page(
     if len(part) < len(text):
         notes = (*notes, cut_note(len(text)))
     texts: dict[str, Any] = {}
-    for name in ("page", *names):
+    for name in (*SHARED, *names):
         texts |= json.loads(asset(f"text_{name}.json"))
     titles = title or {"en": f"Inside {', '.join(labels)}", "zh": f"{'、'.join(labels)} 的内部"}
     data = {
@@ -85,9 +87,11 @@ def page(
         "order": names,
         "views": {name: VIEWS[name].collect(runs, part, options) for name in names},
     }
-    scripts = [asset("page.js"), *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
+    shared = [asset(f"{name}.js") for name in SHARED]
+    scripts = [*shared, *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
+    styles = [asset(f"{name}.css") for name in SHARED]
     first_title = titles if isinstance(titles, str) else titles[options.lang]
-    return document(first_title, options.lang, [asset("page.css")], scripts, data)
+    return document(first_title, options.lang, styles, scripts, data)
 
 
 def cut_note(length: int) -> dict[str, str]:

@@ -1,0 +1,69 @@
+"""The view "gradients": how far back the loss of each run reaches, trained and untrained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxlm.inspection.gradients import GradientByLag, gradient_by_lag
+from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
+from jaxlm.runs.run import Run
+
+# With these numbers a run by characters with two layers of 256 units takes about half a second.
+LARGEST_LAG, POSITIONS = 60, 16
+# A curve needs lag 1 and a few lags more.
+FEWEST_TOKENS = 6
+
+
+def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
+    """Return the gradient by lag of each neural run, as trained and as its training began."""
+
+    def of_run(run: Run) -> dict[str, Any]:
+        import jax
+
+        largest = largest_lag(run, text)
+        settings: dict[str, Any] = {"start": options.start, "positions": POSITIONS}
+        key = jax.random.key(run.settings.get("training", {}).get("seed", 0))
+        found = {
+            "trained": gradient_by_lag(run, text, largest, **settings),
+            "untrained": gradient_by_lag(run, text, largest, key=key, **settings),
+        }
+        curves = {name: _from_lag_1(one) for name, one in found.items()}
+        return curves | {"unit": run.tokenizer.unit, "window": run.model.window}
+
+    shown, without = each(runs, options.labels, of_run, lambda run: reason(run, text))
+    return or_missing(shown, without)
+
+
+def largest_lag(run: Run, text: str) -> int:
+    """Return the largest lag of the curves: half of a short text, so that there are positions."""
+    tokens = len(run.tokenizer.encode_context(text))
+    return max(2, min(LARGEST_LAG, tokens // 2))
+
+
+def reason(run: Run, text: str) -> Both | None:
+    """Return why a run has no gradient by lag, or None if it has."""
+    if run.model.trained_by != "gradient":
+        return both(
+            "this run counts n-grams, so that its loss has no gradient. Add a neural run, such as "
+            "an LSTM, to see one.",
+            "这个模型靠计数，损失没有梯度。请加上一个神经网络模型（例如 LSTM）再看。",
+        )
+    tokens = len(run.tokenizer.encode_context(text))
+    if tokens < FEWEST_TOKENS:
+        return both(
+            f"the text has {tokens} tokens, too few for a gradient by lag. Give a text of "
+            f"{FEWEST_TOKENS} tokens or more; 100 make a smooth curve.",
+            f"这段文本只有 {tokens} 个词元，太短，画不出随距离变化的梯度。"
+            f"请给出至少 {FEWEST_TOKENS} 个词元的文本；100 个以上曲线才平滑。",
+        )
+    return None
+
+
+def _from_lag_1(found: GradientByLag) -> dict[str, Any]:
+    keep = found.lags >= 1
+    return {
+        "lags": found.lags[keep],
+        "norms": found.norms[keep],
+        "time_constant": found.time_constant,
+        "below": found.below_one_percent,
+        "positions": found.positions,
+    }
