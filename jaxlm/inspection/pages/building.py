@@ -48,6 +48,7 @@ def page(
     notes: Sequence[Mapping[str, str]] = (),
     foot: Mapping[str, str] | None = None,
     views: Sequence[str] | None = None,
+    keep_missing: bool = True,
 ) -> str:
     """Return the page of some runs as one HTML file.
 
@@ -59,6 +60,7 @@ def page(
       notes: what the reader must know of the text, in each language, such as where it is from.
       foot: entries of the foot by name: "command", "date".
       views: names of the views; None for all.
+      keep_missing: whether a view that has nothing to show says why; otherwise it is left out.
     Raises:
       UserError: if a run cannot read the text; see `jaxlm.inspection.trace`.
     """
@@ -69,6 +71,9 @@ def page(
     part = shown(text)
     if len(part) < len(text):
         notes = (*notes, cut_note(len(text)))
+    found = {name: VIEWS[name].collect(runs, part, options) for name in names}
+    if not keep_missing:
+        names = [name for name in names if "missing" not in found[name]]
     texts: dict[str, Any] = {}
     for name in (*SHARED, *names):
         texts |= json.loads(asset(f"text_{name}.json"))
@@ -85,7 +90,7 @@ def page(
         "foot": dict(foot or {}),
         "texts": texts,
         "order": names,
-        "views": {name: VIEWS[name].collect(runs, part, options) for name in names},
+        "views": {name: found[name] for name in names},
     }
     shared = [asset(f"{name}.js") for name in SHARED]
     scripts = [*shared, *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
