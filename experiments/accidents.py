@@ -308,7 +308,7 @@ def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         # Times, commands and their folders differ.
-        differs = path.name in ("timing.jsonl", "sessions.jsonl", "config.json")
+        differs = path.name in ("timing.jsonl", "samples.jsonl", "sessions.jsonl", "config.json")
         if path.is_file() and "checkpoints" not in name.parts and not differs:
             yield str(name), path.read_bytes()
 

@@ -21,12 +21,14 @@ from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.files import write_text
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.generation import UnknownWords
+from jaxlm.inspection.figures import READING, check_figure, figure
 from jaxlm.inspection.pages.building import CHARACTERS, LANGUAGES, labels_of, page, shown
 from jaxlm.inspection.pages.numbers import check_ending, write_numbers
 from jaxlm.inspection.pages.texts import check_readable, default_text, text_from_file
 from jaxlm.inspection.pages.views import Options
+from jaxlm.inspection.play.building import play_page, shelves_of
 from jaxlm.runs.folder import CONFIG
-from jaxlm.runs.run import load
+from jaxlm.runs.run import Run, load
 
 ABOUT = """A page that shows what a model does inside: one HTML file, which needs no network.
 
@@ -34,6 +36,8 @@ Examples:
   python -m jaxlm.show runs/lstm-ptb "the price of the stock fell sharply"
   python -m jaxlm.show runs/lstm-ptb runs/ngram-ptb --text article.txt --out article.html
   python -m jaxlm.show runs/lstm-toy "我 讨厌" --lang zh
+  python -m jaxlm.show runs/lstm-ptb "the price of the stock" --figure gates --out gates.pdf
+  python -m jaxlm.show runs/lstm-ptb runs/ngram-ptb --play --out play.html
 """
 # Longer words are cut short in an error.
 LONGEST_SHOWN = 60
@@ -48,8 +52,18 @@ class Command:
     text)."""
     text: Path | None = None
     """Read the text from this file."""
-    out: Path = Path("page.html")
-    """The page to write."""
+    out: Path | None = None
+    """The file to write (none: page.html, play.html with --play, or with --figure the figure's name
+    and .pdf)."""
+    figure: str | None = None
+    """Draw a figure for a paper in place of the page: surprise, gates, gradients, map or curve,
+    into a .pdf, .svg or .png file (extra: plots)."""
+    layer: str | None = None
+    """With --figure gates: the layer, such as layers_0 (none: the last)."""
+    play: bool = False
+    """Write a page to play with in place of the page: the models run in the browser."""
+    dtype: str | None = None
+    """With --play: the type of the weights in the page, float16 or float32 (none: float16)."""
     lang: str = "en"
     """Language of the page at first, en or zh; the page has a switch."""
     data: Path | None = None
@@ -64,25 +78,38 @@ class Command:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the page, and print where it is."""
+    """Write the page or the figure, and print where it is."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.show", about=ABOUT)
+    page_name = "play.html" if command.play else "page.html"
+    out = command.out or Path(page_name if command.figure is None else f"{command.figure}.pdf")
+    check_play(command)
+    if command.layer is not None and command.figure != "gates":
+        raise SettingError("layer", command.layer, "has no effect without `figure` gates")
     folders, text = runs_and_text(command.words)
     choose(dict.fromkeys(LANGUAGES), command.lang, "lang")
     if command.text is not None and text is not None:
         raise SettingError("text", command.text, "has no effect with a text: leave one of them out")
-    for path in filter(None, (command.out, command.data)):
+    for path in filter(None, (out, command.data)):
         check_writable(path)
     if command.data is not None:
         check_ending(command.data)
+    if command.figure is not None:
+        check_figure(command.figure, out)
+        if command.data is not None:
+            raise SettingError("data", command.data, "has no effect with `figure`: leave it out")
     date = date_of(command.date)
     load_plugin(command.plugin)
     runs = [load(folder, _note) for folder in folders]
+    if command.play:
+        return write_play(command, runs, text, out, {"command": command_line(argv), "date": date})
+    if command.figure is not None:
+        return draw_figure(command, runs, text, out)
     notes = []
     if command.text is not None:
         text = text_from_file(command.text)
     elif text is None:
-        text, note = default_text(runs[0])
-        notes.append(note)
+        text, origin = default_text(runs[0])
+        notes.append(origin)
     if not text.strip():
         raise UserError("the text is empty: give a text with a word")
     part = shown(text)
@@ -93,8 +120,8 @@ def main(argv: Sequence[str]) -> int:
     foot = {"command": command_line(argv), "date": date}
     options = Options(command.start, command.lang, labels_of(runs))
     content = page(runs, text, options, notes=notes, foot=foot)
-    for note in notes:
-        _note(note["en"])
+    for source in notes:
+        _note(source["en"])
     if len(part) < len(text):
         whole = "" if command.data else "; `data` writes the numbers of the whole text"
         _note(
@@ -103,17 +130,80 @@ def main(argv: Sequence[str]) -> int:
         )
     if command.data is not None:
         try:
-            for note in write_numbers(command.data, runs, text, options):
-                _note(note)
+            for line in write_numbers(command.data, runs, text, options):
+                _note(line)
         except OSError as error:
             raise _unwritable(command.data, error) from None
     try:
-        write_text(command.out, content)
+        write_text(out, content)
     except OSError as error:
-        raise _unwritable(command.out, error) from None
+        raise _unwritable(out, error) from None
     if command.data is not None:
         print(f"numbers: {command.data}")
-    print(f"page: {command.out} (open it in a browser)")
+    print(f"page: {out} (open it in a browser)")
+    return 0
+
+
+def check_play(command: Command) -> None:
+    """Raise SettingError for flags that have no effect with `play`, or without it."""
+    if not command.play and command.dtype is not None:
+        raise SettingError("dtype", command.dtype, "has no effect without `play`: leave it out")
+    for name in ("figure", "data") if command.play else ():
+        value = getattr(command, name)
+        if value is not None:
+            raise SettingError(name, value, "has no effect with `play`: leave one of them out")
+
+
+def write_play(
+    command: Command, runs: Sequence[Run], text: str | None, out: Path, foot: dict[str, str]
+) -> int:
+    """Write the page to play with, and print where it is.
+
+    Args:
+      command: the flags.
+      runs: the runs.
+      text: the text after the runs, which stands in the page at first; None if there is none.
+      out: the file.
+      foot: lines at the foot of the page by name.
+    """
+    if command.text is not None:
+        text = text_from_file(command.text)
+    shelves = shelves_of(runs, text or "")
+    foot |= {"runs": ", ".join(run.name for run in runs)}
+    content = play_page(
+        shelves,
+        lang=command.lang,
+        dtype=command.dtype or "float16",
+        start=command.start,
+        foot=foot,
+    )
+    try:
+        write_text(out, content)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    print(f"page: {out} (open it in a browser, and type)")
+    return 0
+
+
+def draw_figure(command: Command, runs: Sequence[Run], text: str | None, out: Path) -> int:
+    """Draw the figure, and print where it is.
+
+    Args:
+      command: the flags.
+      runs: the runs.
+      text: the text after the runs; None if there is none.
+      out: the file.
+    """
+    assert command.figure is not None
+    if command.text is not None:
+        text = text_from_file(command.text)
+    elif text is None and command.figure in READING:
+        text, note = default_text(runs[0])
+        _note(note["en"])
+    options = {"start": command.start, "layer": command.layer}
+    for line in figure(command.figure, runs, text or "", out=out, **options):
+        _note(line)
+    print(f"figure: {out}")
     return 0
 
 

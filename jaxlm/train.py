@@ -38,6 +38,7 @@ from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import UserError, choose, in_any_case, reason
+from jaxlm.inspection import write_report
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -49,9 +50,15 @@ from jaxlm.parallel.multihost import (
     run_on_first,
 )
 from jaxlm.recipes import RECIPES, recipe_settings
-from jaxlm.runs.folder import CONFIG, files_of_run, lost_config, read_description, read_sections
-from jaxlm.runs.log import METRICS, read_records, shown_perplexity, writing
-from jaxlm.runs.plots import loss_curve
+from jaxlm.runs.folder import (
+    CONFIG,
+    REPORT,
+    files_of_run,
+    lost_config,
+    read_description,
+    read_sections,
+)
+from jaxlm.runs.log import METRICS, read_records, shown_perplexity
 from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
 from jaxlm.runs.run import Run, check_registered, load
 from jaxlm.training.config import RunConfig, TrainingConfig, check_length
@@ -72,7 +79,7 @@ Examples:
 """
 PROG = "python -m jaxlm.train"
 FIRST = {
-    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "plot"),
+    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "report"),
     "text": ("corpus", "tokens"),
     "network": (
         "order",
@@ -101,6 +108,11 @@ FIRST = {
 user's own has are shown too."""
 MODEL_HELP = (
     f"{', '.join(MODELS)} (none: the recipe's, or nplm). The model decides which flags there are."
+)
+
+NO_PLOT = (
+    f"is gone: every run ends with {REPORT}, which has the learning curve. For a picture: "
+    f"python -m jaxlm.show RUN --figure curve --out curve.png"
 )
 
 
@@ -155,8 +167,9 @@ class Flags:
     sample_every: int | None = None
     """Validations between two samples of the model's text, 0 for none (none: with characters, at
     each validation, if it takes at most 2% of the time)."""
-    plot: bool = False
-    """Draw loss.png at the end (extra: plots)."""
+    report: bool = True
+    """Write report.html at the end: a page with the learning curve, samples, the layers, and how
+    the model reads a first text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +265,7 @@ def main(argv: Sequence[str]) -> int:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(run.stopped_by)
     if is_first():
-        show_result(console, run, text, command.plot)
+        show_result(console, run, text, command.report)
     return 0
 
 
@@ -370,7 +383,7 @@ def _elsewhere(model: str) -> dict[str, str]:
         for setting in [*entry.defaults, *sections]:
             models.setdefault(setting, []).append(name)
     found = {setting: names for setting, names in models.items() if model not in names}
-    return {
+    return {"plot": NO_PLOT} | {
         setting: f"is a flag of {', '.join(names)}, not of {model}"
         for setting, names in found.items()
     }
@@ -383,8 +396,6 @@ def _check_effects(command: Flags) -> None:
         raise UserError(
             "`vocabulary` keep has no effect without `from`: a new run makes its own vocabulary"
         )
-    if command.plot and isinstance(command, CountingCommand):
-        raise UserError("`plot` draws the loss of train steps, and a count has none: leave it out")
 
 
 def _read_text(command: Any, config: RunConfig, start_run: Run | None) -> Text:
@@ -459,9 +470,9 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
         return 128 + signal.Signals(runs[0].stopped_by)
     if text.valid is not None and len(text.valid):
         console.print(many_table(runs))
-    for run in runs if command.plot else ():
-        draw_loss(console, run)
     console.print(f"saved in {folder}/*", soft_wrap=True, highlight=False)
+    if command.report and is_first():
+        report(console, runs, folder / REPORT)
     return 0
 
 
@@ -650,29 +661,32 @@ def show_corpus(console: Console, text: Text) -> None:
     )
 
 
-def show_result(console: Console, run: Run, text: Text, plot: bool) -> None:
+def show_result(console: Console, run: Run, text: Text, with_report: bool) -> None:
     """Print the predictions for a small corpus of rows, and the folder of the run.
 
     Args:
       console: where to print.
       run: the trained run.
       text: its corpus.
-      plot: whether to draw loss.png.
+      with_report: whether to write report.html.
     """
     if run.protocol.rows and len(text.train) < 100:
         console.print(prediction_table(run, text))
-    if plot:
-        draw_loss(console, run)
     console.print(f"saved in {run.folder}", soft_wrap=True, highlight=False)
+    if with_report:
+        assert run.folder is not None
+        report(console, [run], run.folder / REPORT)
 
 
-def draw_loss(console: Console, run: Run) -> None:
-    """Draw loss.png in the folder of the run, or print why it cannot be drawn."""
-    assert run.folder is not None
-    with writing(run.folder / "loss.png"):
-        drawn = loss_curve(read_records(run.folder / METRICS), run.folder / "loss.png")
-    if not drawn:
-        console.print("no loss.png: --plot needs matplotlib: pip install matplotlib")
+def report(console: Console, runs: Sequence[Run], path: Path) -> None:
+    """Write the page of the trained runs. The runs are saved, so an error is only a warning."""
+    try:
+        write_report(runs, path)
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        console.print(f"warning: no {path}: {escape(why)}", soft_wrap=True, highlight=False)
+    else:
+        console.print(f"look at it in a browser: {path}", soft_wrap=True, highlight=False)
 
 
 def prediction_table(run: Run, text: Text) -> Table:

@@ -28,7 +28,7 @@ FOLDERS = (
 )
 # Modules at the root of the package that every folder may import.
 SHARED = ("errors", "ranges", "shapes")
-VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert")
+VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert", "lecture")
 
 
 IMPORTERS = {
@@ -37,7 +37,7 @@ IMPORTERS = {
     "duckdb": {"jaxlm.ngrams.engines"},
     "pyarrow": {"jaxlm.ngrams.engines"},
     "pyspark": {"jaxlm.ngrams.engines"},
-    "matplotlib": {"jaxlm.runs.plots"},
+    "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "filelock": {"jaxlm.runs.folder"},
     "torch": set(),
     "pickle": set(),

@@ -18,7 +18,7 @@ COMMAS = ",，、"
 
 
 class UnitScore(NamedTuple):
-    """How closely a unit follows a feature of the text."""
+    """The correlation of a unit with a feature of the text."""
 
     name: str
     """Name of the array in a trace, such as "layers_1/c"."""
@@ -114,12 +114,19 @@ def correlations(
                 f"{run.name} was trained by {run.model.trained_by} and has no units: find units in "
                 f"a run that was trained by gradient"
             )
+        if piece.tokens.start == piece.tokens.stop:
+            # The model has read the start token alone.
+            continue
         if not sums:
             sums = {name: _Sums(rows[0], len(names)) for name, rows in piece.arrays.items()}
             equal = set(itertools.combinations(_by_preference(piece), 2))
         for name, rows in piece.arrays.items():
             sums[name].add(rows, centred[:, piece.tokens])
-        equal = {pair for pair in equal if np.array_equal(*(piece.arrays[name] for name in pair))}
+        equal = {
+            (first, second)
+            for first, second in equal
+            if np.array_equal(piece.arrays[first], piece.arrays[second])
+        }
     repeated = {second for _, second in equal}
     kept = {name: total.correlations(centred) for name, total in sums.items()}
     return {

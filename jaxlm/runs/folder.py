@@ -3,9 +3,11 @@
 runs/nplm-toy/
     config.json      every setting of the run, written before step 0
     tokenizer.json   tokenizer and vocabulary, written before step 0
+    report.html      a page that shows how the run learned and reads, written at the end
     sessions.jsonl   command, versions, machine and devices of each training session
     metrics.jsonl    losses by step; the seed determines every byte
     timing.jsonl     seconds and tokens/s by step
+    samples.jsonl    what the model wrote at validations, if it was asked to
     checkpoints/     last/ (two checkpoints) and best/ (one)    (models trained by gradient)
     ngrams/          one .npy file a table, memory-mapped       (models trained by counting)
     run.lock         there while a process trains the run
@@ -30,6 +32,7 @@ from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 from jaxlm.runs.same_run import changed_settings, check_same_run
 
 CONFIG, TOKENIZER, TABLES, LOCK = "config.json", "tokenizer.json", "ngrams", "run.lock"
+REPORT = "report.html"
 # The folder in which `RunFolder.save` makes a run: while it is there, the run is not complete.
 SAVING = "saving.partial"
 # The sections of config.json, and the entries of them that `load` and other readers use as texts.
@@ -44,9 +47,10 @@ OWN = (
     TABLES,
     "metrics.jsonl",
     "timing.jsonl",
+    "samples.jsonl",
     "sessions.jsonl",
     "failed.json",
-    "loss.png",
+    REPORT,
     "tensorboard",
 )
 

@@ -1,7 +1,8 @@
 """The log of a run: metrics.jsonl, a progress bar or plain lines, and TensorBoard if asked for.
 
 metrics.jsonl holds only what the seed determines, so that two runs of one command can be compared
-byte for byte. Times go to timing.jsonl.
+byte for byte. Times go to timing.jsonl, and samples, which may be left out to save time, go to
+samples.jsonl.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from jaxlm.data.files import write_text
 from jaxlm.errors import UserError, reason
 
-METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+METRICS, TIMING, SAMPLES = "metrics.jsonl", "timing.jsonl", "samples.jsonl"
 Warn = Callable[[str], None]
 Callback = Callable[[dict[str, Any]], None]
 """callback(record): called with a record such as {"step": 200, "split": "train", "ppl": 9.5}.
@@ -33,7 +34,7 @@ class Log:
     """Writes records to a folder and shows progress; a context manager.
 
     Args:
-      folder: where metrics.jsonl and timing.jsonl go; None to write no files.
+      folder: where the .jsonl files go; None to write no files.
       console: where lines and the progress bar are printed.
       total_steps: the length of the progress bar.
       tensorboard: whether to write TensorBoard event files too.
@@ -87,7 +88,7 @@ class Log:
         self._bar.update(self._task, completed=step)
         if self._folder is None:
             return
-        for name in (METRICS, TIMING):
+        for name in (METRICS, TIMING, SAMPLES):
             keep_records_up_to(self._folder / name, step, self.warn)
 
     def expect(self, total: int) -> None:
@@ -173,8 +174,13 @@ class Log:
         return not self._console.quiet
 
     def sample(self, step: int, text: str) -> None:
-        """Print a text that the model has written, and give it to the callbacks that take it."""
+        """Print a text that the model has written, and append it to samples.jsonl.
+
+        The callbacks that have a method `sample` get the text too.
+        """
         self.note(f"step {step:6d}  sample  {text}")
+        if self._folder is not None:
+            self._append(SAMPLES, {"step": step, "text": text})
         for callback in self._callbacks:
             if take := getattr(callback, "sample", None):
                 take(step, text)

@@ -1,10 +1,9 @@
-"""The loss curve of a run, in a file or in a notebook: drawn with matplotlib."""
+"""The learning curve of runs, and the live curve of a notebook: drawn with matplotlib."""
 
 import io
 import itertools
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 from jaxlm.errors import UserError
@@ -15,29 +14,25 @@ Records = list[dict[str, Any]]
 SMALL_PERPLEXITY = 1.1
 
 
-def loss_curve(records: Records, path: Path) -> bool:
-    """Draw training and validation perplexity by step, and save the picture to `path`.
-
-    Returns:
-      True, or False if matplotlib (extra `plots`) is not installed: then no file is written.
-    """
-    try:
-        figure = _curve(records, path.parent.name)
-    except ImportError:
-        return False
-    figure.savefig(path, dpi=120)
-    return True
-
-
 def _curve(records: Records, title: str) -> Any:
-    """Return a figure of matplotlib with a curve for each run and split that has records.
-
-    If every perplexity is almost 1, as for a text of three sentences, the curves show the loss.
-    """
+    """Return a figure of matplotlib with the learning curves."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
+    draw_curves(figure.add_subplot(), records)
+    figure.axes[0].set_title(title)
+    return figure
+
+
+def draw_curves(axes: Any, records: Records) -> None:
+    """Draw a curve for each run and split that has records.
+
+    If every perplexity is almost 1, as for a text of three sentences, the curves show the loss.
+
+    Args:
+      axes: axes of matplotlib.
+      records: records of the log, with the entry `run` if they are of several runs.
+    """
     # A damaged metrics.jsonl may have anything in the place of a number.
     known = [record for record in records if isinstance(record.get("ppl"), int | float)]
     shows_loss = bool(known) and max(record["ppl"] for record in known) < SMALL_PERPLEXITY
@@ -53,13 +48,12 @@ def _curve(records: Records, title: str) -> Any:
             label = f"{name} {split}".strip()
             axes.plot(*zip(*points, strict=True), marker=marker, label=label)
     label = "loss (nats per token)" if shows_loss else "perplexity"
-    axes.set(xlabel="step", ylabel=label, yscale="log", title=title)
+    axes.set(xlabel="step", ylabel=label, yscale="log")
     if axes.lines:
         axes.legend()
         if not shows_loss:
             _plain_numbers(axes)
     axes.grid(True, which="both", alpha=0.3)
-    return figure
 
 
 def _perplexity(record: dict[str, Any]) -> float:

@@ -35,8 +35,13 @@ def text_run(tmp_path_factory):
 
 
 def call(command, *argv):
-    """Run `python -m jaxlm.<command>` in this process, and return its exit code."""
+    """Run `python -m jaxlm.<command>` in this process, and return its exit code.
+
+    Runs have no report, which takes a second, unless `argv` has --report.
+    """
     before = sys.argv
+    if command == "train" and "--report" not in argv:
+        argv = ["--no-report", *argv]
     sys.argv = [command, *map(str, argv)]
     try:
         # Another test may have imported the module; a new process would import it again.

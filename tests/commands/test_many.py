@@ -3,8 +3,6 @@
 import json
 import random
 
-import pytest
-
 
 def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     corpus = tmp_path / "text"
@@ -53,11 +51,3 @@ def test_a_setting_that_is_swept_twice_is_an_error(shell, tmp_path):
     code, _, error = shell("train", "--steps", "1", *sweep)
     assert code == 2 and "--sweep gives lr twice" in error
     assert not (tmp_path / "runs").exists()
-
-
-def test_plot_draws_every_run(shell, tmp_path):
-    pytest.importorskip("matplotlib")
-    flags = ("--steps", "2", "--seeds", "2", "--plot", "--out", tmp_path / "runs")
-    assert shell("train", *flags)[0] == 0
-    for seed in (0, 1):
-        assert (tmp_path / f"runs/seed-{seed}/loss.png").stat().st_size > 0

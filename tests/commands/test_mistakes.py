@@ -67,7 +67,7 @@ TRAIN = {
     "rounds below none": (["--model", "mogrifier", "--rounds", "-1"], ["--rounds -1"]),
     "unknown mesh": (["--mesh", "date=2"], ["'date'", "did you mean 'data'", "data, model"]),
     "a mesh of none": (["--mesh", "data=0"], ["--mesh data=0", "data=4,model=2"]),
-    "nothing to plot": (["--model", "ngram", "--plot"], ["--plot", "leave it out"]),
+    "a plot": (["--plot"], ["--plot", "report.html", "python -m jaxlm.show RUN --figure curve"]),
     "no vocabulary to keep": (["--vocabulary", "keep"], ["--vocabulary keep", "without --from"]),
     "no validation": (["--patience", "2"], ["--patience 2", "validation split", "--fractions"]),
     "last of streams": (["--eos", "--batching", "streams"], ["--positions last", "rows"]),

@@ -144,10 +144,10 @@ def test_a_limit_of_file_sizes_is_an_error_and_loses_nothing(argv, tmp_path, tra
 
 @pytest.mark.full
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("name", ["metrics.jsonl.partial", "timing.jsonl.partial", "loss.png"])
+@pytest.mark.parametrize("name", ["metrics.jsonl.partial", "timing.jsonl.partial"])
 def test_a_file_that_does_not_fit_is_an_error(name, train, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5, "--plot"]
+    argv = ["--model", "rnn", "--out", folder, "--log-every", 5, "--checkpoint-every", 5]
     assert train(*argv, "--steps", 5)[0] == 0
     write_text = Path.write_text
 
@@ -157,16 +157,11 @@ def test_a_file_that_does_not_fit_is_an_error(name, train, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", write_to_a_full_disk)
-        if not name.endswith(".partial"):
-            (folder / name).unlink(missing_ok=True)
-            (folder / name).symlink_to(FULL)
         code, _, err = train(*argv, "--steps", 10, "--resume")
     tiny_runs.assert_user_error(code, err)
     assert "No space left" in err and str(folder) in err, err
-    (folder / name).unlink(missing_ok=True)
     assert train(*argv, "--steps", 10, "--resume")[0] == 0
     assert jaxlm.load(folder).step == 10
-    assert (folder / "loss.png").stat().st_size > 0
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")

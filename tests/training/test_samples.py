@@ -9,6 +9,7 @@ from rich.console import Console
 
 import jaxlm
 from jaxlm.errors import SettingError
+from jaxlm.runs.log import SAMPLES, Log, read_records
 from jaxlm.training.samples import WIDTH, Samples, shown
 
 STREAMS = {"batch_size": 4, "bptt": 8, "steps": 12, "eval_every": 3, "log_every": 6}
@@ -48,6 +49,17 @@ def test_samples_are_shown_at_validations_and_change_no_byte(characters, tmp_pat
     tiny_runs.assert_same_run(*folders)
     assert run.step == without.step == 12, "the last validation is the best"
     assert taker.samples[-1][1] == shown(jaxlm.sample(run, length=60)[0])
+    kept = read_records(folders[1] / SAMPLES)
+    assert [(record["step"], record["text"]) for record in kept] == taker.samples
+    assert not (folders[0] / SAMPLES).exists()
+
+
+def test_a_resumed_log_has_no_samples_of_later_steps(tmp_path):
+    log = Log(tmp_path, tiny_runs.quiet(), 9)
+    for step in (3, 6, 9):
+        log.sample(step, f"a text of step {step}")
+    log.start_from(6)
+    assert [record["step"] for record in read_records(tmp_path / SAMPLES)] == [3, 6]
 
 
 def test_text_by_characters_has_samples_by_default(characters, text, tmp_path):
@@ -72,14 +84,14 @@ def test_samples_take_a_small_share_of_the_time(characters, monkeypatch):
     monkeypatch.setattr("jaxlm.training.samples.sample", slow_sample)
     monkeypatch.setattr("jaxlm.training.samples.encode_context", lambda run, text: None)
 
-    class Log:
+    class Shown:
         is_shown = True
         sample = note = staticmethod(lambda *text: None)
 
     class Run:
         step = 1
 
-    automatic, asked = Samples(None, characters, Log), Samples(1, characters, Log)
+    automatic, asked = Samples(None, characters, Shown), Samples(1, characters, Shown)
     for seconds, due in ((0, True), (0, True), (10, False), (39, False), (2, True)):
         now[0] += seconds
         for samples in (automatic, asked):

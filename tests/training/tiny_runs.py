@@ -119,9 +119,17 @@ def records(folder: Path, split: str | None = None) -> list[dict]:
     return [record for record in found if split in (None, record["split"])]
 
 
+def without_report(argv: list) -> list[str]:
+    """Return the arguments with --no-report, unless they have --report: a report takes a second."""
+    return list(map(str, argv if "--report" in argv else ["--no-report", *argv]))
+
+
 def run_here(argv: list) -> int:
-    """Run `python -m jaxlm.train ARGV` in this process, and return its exit code."""
-    before, sys.argv = sys.argv, ["train", *map(str, argv)]
+    """Run `python -m jaxlm.train ARGV` in this process, and return its exit code.
+
+    The run has no report, unless ARGV has --report.
+    """
+    before, sys.argv = sys.argv, ["train", *without_report(argv)]
     try:
         # Another test may have imported the module; a new process would import it again.
         sys.modules.pop("jaxlm.train", None)
@@ -144,6 +152,8 @@ runpy.run_module("jaxlm.train", run_name="__main__")
 def start(argv: list, output: Path, cached: bool = True, file_size: int | None = None):
     """Start `python -m jaxlm.train ARGV` in a new process.
 
+    The run has no report, unless ARGV has --report.
+
     Args:
       argv: arguments of the command.
       output: file for standard output; standard error goes to a file with the suffix .err.
@@ -156,7 +166,7 @@ def start(argv: list, output: Path, cached: bool = True, file_size: int | None =
         del environment["JAX_COMPILATION_CACHE_DIR"]
     with open(output, "wb") as out, open(f"{output}.err", "wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-u", *map(str, [*command, *argv])],
+            [sys.executable, "-u", *map(str, command), *without_report(argv)],
             stdout=out,
             stderr=err,
             env=environment,

@@ -48,6 +48,7 @@ def page(
     notes: Sequence[Mapping[str, str]] = (),
     foot: Mapping[str, str] | None = None,
     views: Sequence[str] | None = None,
+    keep_missing: bool = True,
 ) -> str:
     """Return the page of some runs as one HTML file.
 
@@ -59,6 +60,7 @@ def page(
       notes: what the reader must know of the text, in each language, such as where it is from.
       foot: entries of the foot by name: "command", "date".
       views: names of the views; None for all.
+      keep_missing: whether a view that has nothing to show says why; otherwise it is left out.
     Raises:
       UserError: if a run cannot read the text; see `jaxlm.inspection.trace`.
     """
@@ -69,13 +71,16 @@ def page(
     part = shown(text)
     if len(part) < len(text):
         notes = (*notes, cut_note(len(text)))
+    found = {name: VIEWS[name].collect(runs, part, options) for name in names}
+    if not keep_missing:
+        names = [name for name in names if "missing" not in found[name]]
     texts: dict[str, Any] = {}
     for name in (*SHARED, *names):
         texts |= json.loads(asset(f"text_{name}.json"))
-    listed = ", ".join(labels)
+    titles = title or {"en": f"Inside {', '.join(labels)}", "zh": f"{'、'.join(labels)} 的内部"}
     data = {
         "lang": options.lang,
-        "title": title or {"en": f"Inside {listed}", "zh": f"{'、'.join(labels)} 的内部"},
+        "title": titles,
         "text": part,
         "runs": [
             _frame(run, part, label, options) for run, label in zip(runs, labels, strict=True)
@@ -85,14 +90,13 @@ def page(
         "foot": dict(foot or {}),
         "texts": texts,
         "order": names,
-        "views": {name: VIEWS[name].collect(runs, part, options) for name in names},
+        "views": {name: found[name] for name in names},
     }
     shared = [asset(f"{name}.js") for name in SHARED]
     scripts = [*shared, *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
-    shown_title = data["title"] if isinstance(data["title"], str) else data["title"][options.lang]
-    return document(
-        shown_title, options.lang, [asset(f"{name}.css") for name in SHARED], scripts, data
-    )
+    styles = [asset(f"{name}.css") for name in SHARED]
+    first_title = titles if isinstance(titles, str) else titles[options.lang]
+    return document(first_title, options.lang, styles, scripts, data)
 
 
 def cut_note(length: int) -> dict[str, str]:

@@ -5,28 +5,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
-from jaxlm.runs.log import read_records
+from jaxlm.runs.log import METRICS, SAMPLES, read_records
 from jaxlm.runs.run import Run
 
-METRICS = "metrics.jsonl"
-# Points of a curve; a longer log is thinned out evenly.
-MOST_POINTS = 400
+# Points of a curve, and samples; a longer log is thinned out evenly.
+MOST_POINTS, MOST_SAMPLES = 400, 12
 
 
 def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
-    """Return the records of each run's log. `options.extra["samples"]` has samples by run label."""
-    samples = options.extra.get("samples", {})
+    """Return the records of each run's log, and the samples that it wrote at validations."""
 
     def of_run(run: Run) -> dict[str, Any]:
         train, valid = _points(run, "train"), _points(run, "valid")
         best = min(valid, key=lambda point: point["loss"], default=None)
-        label = options.labels[list(runs).index(run)]
         return {
             "train": _thinned(train),
             "valid": _thinned(valid),
             "best": best,
             "clip": run.settings.get("optimizer", {}).get("clip"),
-            "samples": samples.get(label, []),
+            "samples": _samples(run),
         }
 
     shown, without = each(runs, options.labels, of_run, _reason)
@@ -39,6 +36,15 @@ def _records(run: Run) -> list[dict[str, Any]]:
     if path is None or not path.exists():
         return []
     return [record for record in read_records(path) if isinstance(record.get("step"), int)]
+
+
+def _samples(run: Run) -> list[dict[str, Any]]:
+    """Return step and text of the samples of a run, evenly thinned out to MOST_SAMPLES."""
+    path = run.folder / SAMPLES if run.folder else None
+    found = [] if path is None else read_records(path)
+    found = [record for record in found if isinstance(record.get("text"), str)]
+    step = max(1.0, (len(found) - 1) / (MOST_SAMPLES - 1))
+    return [found[round(index * step)] for index in range(min(len(found), MOST_SAMPLES))]
 
 
 def _points(run: Run, split: str) -> list[dict[str, Any]]:
