@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from jaxlm.commands import cli
 from jaxlm.commands.lecture_steps import (
     LANGUAGES,

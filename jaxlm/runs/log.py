@@ -67,7 +67,10 @@ class Log:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not live or not (self._console.is_terminal or self._console.is_jupyter),
+            # A live bar takes over what other code prints, and a quiet console would drop it.
+            disable=self._console.quiet
+            or not live
+            or not (self._console.is_terminal or self._console.is_jupyter),
         )
         self._task = self._bar.add_task("", total=total_steps, status="compiling")
         self._named = {} if run_name is None else {"run": run_name}

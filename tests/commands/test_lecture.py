@@ -48,10 +48,9 @@ def notebooks():
 
 
 def test_the_lecture_has_its_steps_in_order():
-    assert list(STEPS) == (
-        "setup apple counts corpus nplm limits rnn bptt gradients gru lstm gates new-words speed "
-        "next"
-    ).split()
+    first = ["setup", "apple", "counts", "corpus", "nplm", "limits", "rnn", "bptt"]
+    second = ["gradients", "gru", "lstm", "gates", "new-words", "speed", "next"]
+    assert list(STEPS) == first + second
 
 
 @pytest.mark.parametrize(("name", "cell"), TEXTS)
@@ -70,13 +69,14 @@ def test_each_text_is_in_both_languages(name, cell):
 @pytest.mark.parametrize(("name", "cell"), CODE)
 def test_each_code_cell_is_short_and_uses_public_names_only(name, cell):
     lines = cell.code.splitlines()
-    assert len(lines) <= 28
+    assert len(lines) <= 30
     for line in lines:
         assert cell_len(line) <= 76, line
-    assert "figure" in cell.marks or "print(" in cell.code or "show(" in cell.code
+    shows = ("print(", "show(", "plt.show(", "print_cost")
+    assert any(word in cell.code for word in shows)
     for node in ast.walk(ast.parse(cell.code)):
         if isinstance(node, ast.Attribute):
-            assert not node.attr.startswith("_")
+            assert node.attr == "__version__" or not node.attr.startswith("_")
             if isinstance(node.value, ast.Name) and node.value.id == "jaxlm":
                 assert node.attr in {*jaxlm.__all__, "__version__", "inspection"}
         if isinstance(node, ast.ImportFrom):
@@ -112,6 +112,20 @@ def test_a_step_names_the_steps_that_it_needs(name):
     assert read <= given
 
 
+def test_the_lines_about_apple_are_new_to_the_model():
+    (code,) = [cell.code for _, cell in CODE if cell.code.startswith("fruit = ")]
+    found: dict = {}
+    exec(code, found)
+    known = jaxlm.read_corpus("apple")
+    for by_word in (found["fruit"], found["company"]):
+        for word, lines in by_word.items():
+            for line in lines.split("\n"):
+                words = line.split()
+                assert set(words) <= {*known.vocabulary.tokens}, line
+                beginning = " ".join(words[: words.index(word) + 1])
+                assert not any(seen.startswith(beginning) for seen in known.train.source.lines())
+
+
 def test_a_file_of_a_step_is_read():
     step = read_step(
         "name",
@@ -137,7 +151,7 @@ def test_paragraphs_are_joined_without_a_blank_in_chinese():
 
 def test_no_line_begins_with_a_closing_mark_or_ends_with_an_opening_mark():
     text = "第一（甲乙）：丙丁，戊己。“庚”辛word（word），壬。" * 3
-    for width in range(8, 30):
+    for width in range(10, 30):
         lines = list(wrapped(text, width))
         assert "".join(lines).replace(" ", "") == text.replace(" ", "")
         for line in lines:
@@ -147,9 +161,9 @@ def test_no_line_begins_with_a_closing_mark_or_ends_with_an_opening_mark():
 
 def test_the_terminal_aligns_chinese_in_tables():
     lines = list(terminal_lines("| 年 | b |\n|---|---|\n| **甲乙** | `x` |\n| c | y |", 40))
-    assert [line.index(mark) for line, mark in zip(lines, "b─xy", strict=False)][0] == 5
-    assert [cell_len(line[: line.index(mark)]) for line, mark in ((lines[2], "x"), (lines[3], "y"))]
-    assert cell_len(lines[2][: lines[2].index("x")]) == cell_len(lines[3][: lines[3].index("y")])
+    lines.pop(1)
+    columns = [cell_len(line[: line.index(m)]) for line, m in zip(lines, "bxy", strict=False)]
+    assert columns == [8, 8, 8]
 
 
 def test_the_command_lists_its_steps(capsys):
@@ -205,7 +219,7 @@ def test_enter_goes_on_and_q_ends(monkeypatch, capsys):
 
 
 def test_code_that_fails_is_one_line(capsys):
-    with pytest.raises(jaxlm.UserError, match="the step small stopped .* ZeroDivisionError"):
+    with pytest.raises(jaxlm.UserError, match=r"the step small stopped .* ZeroDivisionError"):
         Teller("zh", False, None).show(STEP)
 
 
@@ -218,8 +232,8 @@ def test_the_notebook_in_the_repository_is_made_from_the_steps(language, noteboo
     )
     for cell in again.cells:
         if cell.cell_type == "code":
-            timed = "timed" in cell.metadata.get("tags", [])
-            assert bool(cell.outputs) != (timed or cell.id == "install" and not cell.outputs)
+            silent = "timed" in cell.metadata.get("tags", [])
+            assert bool(cell.outputs) != silent, cell.id
             assert not [o for o in cell.outputs if o.output_type == "error"]
             assert not [o for o in cell.outputs if o.get("name") == "stderr"]
 

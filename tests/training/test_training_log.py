@@ -67,6 +67,13 @@ def test_the_live_line_is_removed_when_a_run_fails():
         log.note("a second log may be live on the same terminal")
 
 
+def test_a_quiet_log_leaves_what_callbacks_print(capsys):
+    # In a notebook and on a terminal a live bar would take it, and a quiet console would drop it.
+    with Log(None, Console(quiet=True, force_terminal=True), 3, callbacks=[print]) as log:
+        log.record(1, {"split": "train"}, "step 1")
+    assert "'split': 'train'" in capsys.readouterr().out
+
+
 def test_an_incomplete_last_record_is_ignored(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "loss": step / 3}) + "\n" for step in range(1, 6)]
