@@ -119,7 +119,7 @@ class Trace:
 
     def _names(self, layer: str, kind: str) -> list[str]:
         if layer not in self.layers:
-            raise missing(f"{layer}/...", self.run, self.kinds)
+            raise missing(layer, self.run, self.kinds)
         return [
             name.rpartition("/")[2]
             for name, found in self.kinds.items()
