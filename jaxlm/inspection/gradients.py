@@ -344,7 +344,8 @@ def _mean_norms(
 ) -> tuple[np.ndarray, int]:
     """Return the mean norm of each lag from 0 to `largest`, float64, and the number of positions.
 
-    A window begins `step` tokens after the window before it. One pass over the text gives the carry before each.
+    A window begins `step` tokens after the window before it. One pass over the text gives the carry
+    before each window.
     """
     check_at_least("positions", positions, 1)
     ids, size = reading.ids, largest + 1
