@@ -14,6 +14,18 @@ its own corpus; the path of the corpus is in its config.json.
 
 The second table has the same gradient with the recurrent matrix of the Elman network scaled to
 other spectral radii, beside the product of the matrices alone.
+
+Results:
+- Before training every gradient fades by a constant factor a lag. Its time constant is 1.4
+  characters for the minGRU, 1.8 for the Elman network, 2.2 for the GRU and 6.6 for the LSTM, whose
+  forget gates start at 0.73.
+- Training makes the time constant of the GRU 11 and that of the LSTM 19. The Elman network stays at
+  1.9: 100 characters back nothing is left.
+- The first lag below 1% of lag 1 says little about a trained network: its gradient at lag 1 is 20
+  times as large as before training, and has a long tail.
+- The product of the matrices vanishes below a spectral radius of 1, and explodes above 1. The
+  gradient of the untrained network explodes at 1.5. The trained network has a radius of 2.1, and
+  its gradient vanishes, because its units are saturated.
 """
 
 import argparse
@@ -52,8 +64,8 @@ def measure(run: jaxlm.Run, ids: np.ndarray, key: jax.Array | None) -> GradientB
     return gradient_by_lag(run, ids, LARGEST, key=key, positions=64)
 
 
-def row(run: jaxlm.Run, name: str, when: str, found: GradientByLag) -> str:
-    """Return a row of the first table."""
+def row(name: str, when: str, found: GradientByLag) -> str:
+    """Return a row of the first table; `when` is before or after training."""
     norms = " | ".join(f"{norm:.1e}" for norm in found.norms[list(SHOWN)])
     first, last = found.fitted
     tau = "no decay" if math.isinf(found.time_constant) else f"{found.time_constant:.1f}"
@@ -66,8 +78,8 @@ def by_lag(run: jaxlm.Run, name: str) -> list[str]:
     ids = valid_ids(run)
     seed = int(run.settings.get("training", {}).get("seed", 0))
     return [
-        row(run, name, "before", measure(run, ids, jax.random.key(seed))),
-        row(run, name, "after", measure(run, ids, None)),
+        row(name, "before", measure(run, ids, jax.random.key(seed))),
+        row(name, "after", measure(run, ids, None)),
     ]
 
 
@@ -84,8 +96,8 @@ def through_time(run: jaxlm.Run) -> list[str]:
         for key in (jax.random.key(seed), None)
     )
     lines = [
-        "| radius | product alone, 10 lags | 100 lags | network before, 10 lags | 100 lags | after, "
-        "10 lags | 100 lags |",
+        "| radius | matrix alone, 10 lags | 100 lags | network before training, 10 lags | 100 lags "
+        + "| after, 10 lags | 100 lags |",
         "|---|---|---|---|---|---|---|",
     ]
     for index, radius in enumerate(RADII):
@@ -107,9 +119,10 @@ def main() -> None:
     runs = {f"{cell}, characters": jaxlm.load(train(cell, corpus)) for cell in CELLS}
     others = {folder.name: jaxlm.load(folder) for folder in arguments.also}
     rows = [line for name, run in (runs | others).items() for line in by_lag(run, name)]
+    command = "python experiments/gradients.py"
     lines = [
         "The norm of the gradient of the loss with respect to the word features k tokens before it",
-        "(`python experiments/gradients.py`): mean over 64 positions of the validation split.",
+        f"(`{command}`): mean over 64 positions of the validation split.",
         "",
         "The time constant τ is in tokens: exp(-k/τ), fitted to the lags named beside it. The next",
         "column has the first lag whose norm is below 1% of the norm of lag 1.",
@@ -122,8 +135,9 @@ def main() -> None:
         "",
         "## Other spectral radii",
         "",
-        "The Elman network with its recurrent matrix scaled to a spectral radius: the norm at a lag",
-        "divided by the norm at lag 0.",
+        "The Elman network with its recurrent matrix scaled to a spectral radius",
+        f"(`{command}`): the norm at a lag divided by the norm at lag 0.",
+        "A norm of 0 is below the range of float32.",
         "",
         *through_time(runs["rnn, characters"]),
         "",
