@@ -36,7 +36,7 @@ def lstm(text):
 
 def lines_of(language, *splits):
     """Return the lines of a language in some splits, and their senses."""
-    lines = [line for line in apple.LINES if line.language == language and line.split in splits]
+    lines = apple.lines(language, *splits)
     return [line.text for line in lines], [line.sense for line in lines]
 
 
