@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.errors import UserError, check_at_least, choose
-from jaxlm.inspection.traces import STATES, Piece, Reading, read, read_pieces
+from jaxlm.inspection.pieces import Piece, Reading, read, read_pieces
+from jaxlm.inspection.recorded import STATES
 from jaxlm.runs.run import Run
 
 Feature = Callable[[str], Any]
