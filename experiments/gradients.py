@@ -19,8 +19,8 @@ Results:
 - Before training every gradient fades by a constant factor a lag. Its time constant is 1.4
   characters for the minGRU, 1.8 for the Elman network, 2.2 for the GRU and 6.7 for the LSTM, whose
   forget gates start at 0.73.
-- Training makes the time constant of the GRU 12 and that of the LSTM 14. The minGRU reaches 3.2. The
-  Elman network stays at 2.0: 100 characters back nothing is left.
+- Training makes the time constant of the GRU 12 and that of the LSTM 14. The minGRU reaches 3.2.
+  The Elman network stays at 2.0: 100 characters back nothing is left.
 - The first lag below 1% of lag 1 says little about a trained network: its gradient at lag 1 is 9 to
   25 times as large as before training, and has a long tail.
 - The product of the matrices vanishes below a spectral radius of 1, and explodes above 1. The
