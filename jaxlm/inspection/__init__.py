@@ -9,12 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts
+    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, backoff, counts, ladders
     from jaxlm.inspection.word_senses import Occurrence, Senses, senses
     from jaxlm.inspection.word_vectors import map2d, neighbours, vectors, write_projector
 
 _HOMES = {
-    "jaxlm.inspection.backing_off": ("Ladder", "NextCounts", "Rung", "backoff", "counts"),
+    "jaxlm.inspection.backing_off": (
+        "Ladder",
+        "NextCounts",
+        "Rung",
+        "backoff",
+        "counts",
+        "ladders",
+    ),
     "jaxlm.inspection.word_senses": ("Occurrence", "Senses", "senses"),
     "jaxlm.inspection.word_vectors": ("map2d", "neighbours", "vectors", "write_projector"),
 }
@@ -28,6 +35,7 @@ __all__ = [
     "Senses",
     "backoff",
     "counts",
+    "ladders",
     "map2d",
     "neighbours",
     "senses",

@@ -13,6 +13,7 @@ which is read and counted again. A run of an ARPA file, and a run whose text is 
 counts: they are None, and a note says why.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -133,10 +134,9 @@ class Ladder:
             ]
             for rung in self.rungs
         ]
-        title = (
-            f"P({_shown(self.word)} | {_words_shown(self.context.split(' '))}) = "
-            f"{self.probability:.6g}, {self.smoothing}"
-        )
+        answer = f") = {self.probability:.6g}, {self.smoothing}"
+        given = _end_of(_shown(self.context), 20) if self.context else ""
+        title = f"P({_end_of(_shown(self.word), 20)} | {given}{answer}"
         return _table(title, self._legend(), headers, rows, text_column=1)
 
     def _legend(self) -> str:
@@ -175,7 +175,7 @@ class TokenLadders:
 
 @dataclass(frozen=True)
 class NextCounts:
-    """What follows a context in a text, and how often; see `counts`.
+    """The words that follow a context in a text, with their counts; see `counts`.
 
     Attributes:
       context: the words of the context.
@@ -191,7 +191,7 @@ class NextCounts:
 
     @property
     def total(self) -> int:
-        """How often the context occurs with a word after it."""
+        """The number of times that the context occurs with a word after it."""
         return sum(self.counts)
 
     @property
@@ -219,7 +219,7 @@ class NextCounts:
         if len(self.words) > top:
             rows.append([f"... {len(self.words) - top:,} more", "", ""])
         times = "once" if self.total == 1 else f"{self.total:,} times"
-        title = f"{_words_shown(self.context) or '(no context)'}: {times}"
+        title = f"{_end_of(_words_shown(self.context), 60) or '(no context)'}: {times}"
         headers = ("next word", "count", "count / total")
         return _table(title, self._zero(), headers, rows, text_column=0)
 
@@ -292,21 +292,78 @@ def backoff(
     index = next_ids(run, encoded, 1)[0][0] if word is None else _one_token(run, word)
     known, why = recount(run, text)
     carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
-    ids, seen = model.contexts(tables, encoded.ids, carry)
-    longest = [(int(length_ids[0, -1])) for length_ids in ids]
-    rungs = _rungs(run, seen[0], longest, index, known)
-    notes = [encoded.note, why]
-    if model.smoothing not in INTERPOLATED:
+    contexts, seen_1S = model.contexts(tables, encoded.ids, carry)
+    rungs = _rungs(run, seen_1S[0], [int(ids_1P[0, -1]) for ids_1P in contexts], index, known)
+    return _ladder(run, context, index, rungs, encoded.note, why)
+
+
+def ladders(
+    run: Run, passage: str, *, text: Text | None = None, start: str | None = None
+) -> list[Ladder]:
+    """Return the ladder of every token of a passage, given the tokens before it.
+
+    This is `backoff` at every token, with one look-up for the whole passage.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> [(ladder.word, ladder.order) for ladder in ladders(run, "我 爱 挨打")]
+      [('我', 2), ('爱', 3), ('挨打', 1)]
+
+    Args:
+      run: the run of an n-gram.
+      passage: the text whose tokens are answered. It goes on, so that no `<eos>` ends it.
+      text: the training text, to count again; None for the corpus that the run's settings name.
+      start: the state from which the model reads the passage; see `jaxlm.next_words`.
+    Returns:
+      A ladder for each token. Its context is the last n - 1 tokens that the model saw.
+    Raises:
+      UserError: for a run of another model, and an unknown word.
+    """
+    model, tables = _ngram(run)
+    encoded = encode_context(run, passage, start)
+    words = encoded.text_ids.tolist()
+    known, why = recount(run, text)
+    carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
+    contexts, _ = model.contexts(tables, encoded.ids, carry)
+    seen_S = model.seen(encoded.ids, carry)[0]
+    found = []
+    for place, word in enumerate(words, start=len(encoded.start.ids)):
+        # Column `place` of the contexts is the context before token `place`.
+        seen = seen_S[place : place + model.order - 1]
+        rungs = _rungs(run, seen, [int(ids_1P[0, place]) for ids_1P in contexts], word, known)
+        context = " ".join(rungs[0].context)
+        found.append(_ladder(run, context, word, rungs, "", why))
+    return found
+
+
+def _ladder(
+    run: Run, context: str, word: int, rungs: tuple[Rung, ...], note: str, why: str
+) -> Ladder:
+    """Return the ladder of some rungs.
+
+    Args:
+      run: the run of an n-gram.
+      context: the context as a text.
+      word: id of the next word.
+      rungs: the rungs.
+      note: how the model reads the context.
+      why: why counts are unknown.
+    """
+    smoothing = _ngram(run)[0].smoothing
+    notes = [note, why]
+    if smoothing not in INTERPOLATED:
         notes.append(
-            f"the smoothing {model.smoothing} does not say whether it interpolates: the longest "
-            f"listed n-gram is shown with the whole probability"
+            f"the smoothing {smoothing} does not say whether it interpolates: the longest listed "
+            f"n-gram is shown with the whole probability"
         )
     return Ladder(
         context,
-        run.tokenizer.token_text(index),
+        run.tokenizer.token_text(word),
         rungs,
         sum(rung.contribution for rung in rungs),
-        model.smoothing,
+        smoothing,
         "; ".join(filter(None, notes)),
     )
 
@@ -491,7 +548,7 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
 
 
 def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: int) -> bool:
-    """Return whether the tables list the n-grams of the counts, and have probabilities of them.
+    """Return whether tables list the n-grams of the counts, with the estimated probabilities.
 
     Args:
       tables: the tables of the run.
@@ -647,23 +704,38 @@ def _table(
     widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
     widths[text_column] = 0
     room = max(8, _WIDTH - sum(widths) - 3 * len(headers) - 1)
+    lines = [line for part in note.split("\n") for line in textwrap.wrap(part, _WIDTH)]
     table = Table(
-        title=RichText(title),
-        caption=RichText(note),
+        title=_unwrapped(title),
+        caption=_unwrapped("\n".join(lines)),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
-        min_width=min(_WIDTH, max(cell_len(line) for line in f"{title}\n{note}".split("\n"))),
     )
     for index, header in enumerate(headers):
         is_text = index == text_column
         table.add_column(header, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         cells = list(row)
-        while cell_len(cells[text_column]) > room:
-            cells[text_column] = "…" + cells[text_column][2:]
+        cells[text_column] = _end_of(cells[text_column], room)
         table.add_row(*map(RichText, cells))
     return table
+
+
+def _end_of(text: str, width: int) -> str:
+    """Return a text of at most `width` columns: a longer text loses its beginning."""
+    from rich.cells import cell_len
+
+    while cell_len(text) > width:
+        text = "…" + text[2:]
+    return text
+
+
+def _unwrapped(text: str) -> Any:
+    """Return a text that Rich does not break at the width of its table."""
+    from rich.text import Text as RichText
+
+    return RichText(text, no_wrap=True, overflow="ignore")
 
 
 def _printed(table: "Table") -> str:
@@ -674,4 +746,5 @@ def _printed(table: "Table") -> str:
 
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
     console.print(table)
-    return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)
