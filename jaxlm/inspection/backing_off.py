@@ -293,7 +293,9 @@ def backoff(
     known, why = recount(run, text)
     carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
     contexts, seen_1S = model.contexts(tables, encoded.ids, carry)
-    rungs = _rungs(run, seen_1S[0], [int(ids_1P[0, -1]) for ids_1P in contexts], index, known)
+    ids = [int(ids_1P[0, -1]) for ids_1P in contexts]
+    ngrams = _ngrams(tables, [np.array([context]) for context in ids], np.array([index]))
+    rungs = _rungs(run, seen_1S[0], ids, [int(found[0]) for found in ngrams], known)
     return _ladder(run, context, index, rungs, encoded.note, why)
 
 
@@ -323,19 +325,32 @@ def ladders(
     """
     model, tables = _ngram(run)
     encoded = encode_context(run, passage, start)
-    words = encoded.text_ids.tolist()
     known, why = recount(run, text)
     carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
     contexts, _ = model.contexts(tables, encoded.ids, carry)
-    seen_S = model.seen(encoded.ids, carry)[0]
+    seen_S, first = model.seen(encoded.ids, carry)[0], len(encoded.start.ids)
+    # Column i of the contexts is the context before token i.
+    ids = [ids_1P[0, first:-1] for ids_1P in contexts]
+    ngrams = _ngrams(tables, ids, encoded.text_ids.astype(np.int64))
     found = []
-    for place, word in enumerate(words, start=len(encoded.start.ids)):
-        # Column `place` of the contexts is the context before token `place`.
-        seen = seen_S[place : place + model.order - 1]
-        rungs = _rungs(run, seen, [int(ids_1P[0, place]) for ids_1P in contexts], word, known)
-        context = " ".join(rungs[0].context)
-        found.append(_ladder(run, context, word, rungs, "", why))
+    for place, word in enumerate(encoded.text_ids.tolist()):
+        seen = seen_S[first + place : first + place + model.order - 1]
+        before = [int(of_length[place]) for of_length in ids]
+        rungs = _rungs(run, seen, before, [int(of_order[place]) for of_order in ngrams], known)
+        found.append(_ladder(run, " ".join(rungs[0].context), word, rungs, "", why))
     return found
+
+
+def _ngrams(tables: Tables, contexts: Sequence[np.ndarray], words: np.ndarray) -> list[np.ndarray]:
+    """Return the ids of the n-grams (context, word) of orders 1 ... n, int64 [T] each.
+
+    Args:
+      tables: the tables.
+      contexts: for lengths 1 ... n - 1, the ids of the contexts, int64 [T].
+      words: word ids, int64 [T].
+    """
+    longer = [tables.find(order, ids, words) for order, ids in enumerate(contexts, start=2)]
+    return [words, *longer]
 
 
 def _ladder(
@@ -567,26 +582,30 @@ def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: i
 
 
 def _rungs(
-    run: Run, seen: np.ndarray, contexts: Sequence[int], word: int, known: Recount | None
+    run: Run,
+    seen: np.ndarray,
+    contexts: Sequence[int],
+    ngrams: Sequence[int],
+    known: Recount | None,
 ) -> tuple[Rung, ...]:
-    """Return the rungs of P(word | seen), longest order first.
+    """Return the rungs of the answer P(word | seen), longest order first.
 
     Args:
       run: the run of an n-gram.
       seen: the last n - 1 tokens; V at the start of a line, NOTHING before the text.
       contexts: for each length 1 ... n - 1, the id of the context, or NOTHING.
-      word: id of the next word.
+      ngrams: for each order 1 ... n, the id of the n-gram of context and word, or NOTHING.
       known: the counts, or None.
     """
     model, tables = _ngram(run)
     V = model.vocab_size
-    lower, steps = 1.0 / V, []
+    lower, steps, last = 1.0 / V, [], seen.tolist()
     for order in range(1, model.order + 1):
-        words = seen[len(seen) - (order - 1) :]
+        words = last[len(last) - (order - 1) :]
         if NOTHING in words or V in words[1:]:
             break
         context = contexts[order - 2] if order > 1 else 0
-        ngram = int(tables.find(order, np.array([context]), np.array([word]))[0])
+        ngram = ngrams[order - 1]
         if order > 1:
             passed = float(tables.backoffs[order - 2][context]) if context >= 0 else 1.0
         else:
@@ -609,7 +628,7 @@ def _rungs(
             is_continuation = model.smoothing in CONTINUATION and shorter
             kind = CONTINUATION_COUNT if is_continuation else COUNT
         texts = tuple(
-            LINE_START if token == V else run.tokenizer.token_text(int(token)) for token in words
+            LINE_START if token == V else run.tokenizer.token_text(token) for token in words
         )
         rungs.append(
             Rung(
