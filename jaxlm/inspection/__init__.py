@@ -1,4 +1,4 @@
-"""What a trained model does inside: its gates, states and probabilities, as data.
+"""What a trained model does inside: its gates, states, gradients and probabilities, as data.
 
     trace = jaxlm.inspection.trace(run, "the text")
 
@@ -9,7 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxlm.inspection.backing_off import Ladder, NextCounts, Rung, TokenLadders, backoff, counts
+    from jaxlm.inspection.backing_off import (
+        Ladder,
+        NextCounts,
+        Rung,
+        TokenLadders,
+        backoff,
+        counts,
+        ladders,
+        token_ladders,
+    )
     from jaxlm.inspection.figures import figure
     from jaxlm.inspection.gradients import (
         GradientByLag,
@@ -32,6 +41,8 @@ _HOMES = {
         "TokenLadders",
         "backoff",
         "counts",
+        "ladders",
+        "token_ladders",
     ),
     "jaxlm.inspection.figures": ("figure",),
     "jaxlm.inspection.gradients": (
@@ -41,11 +52,30 @@ _HOMES = {
         "gradient_through_time",
     ),
     "jaxlm.inspection.report": ("write_report",),
-    "jaxlm.inspection.traces": ("Trace", "trace"),
-    "jaxlm.inspection.units": ("FEATURES", "UnitScore", "find_units"),
-    "jaxlm.inspection.unrolled": ("Unrolled", "bptt"),
-    "jaxlm.inspection.word_senses": ("Occurrence", "Senses", "senses"),
-    "jaxlm.inspection.word_vectors": ("map2d", "neighbours", "vectors", "write_projector"),
+    "jaxlm.inspection.traces": (
+        "Trace",
+        "trace",
+    ),
+    "jaxlm.inspection.units": (
+        "FEATURES",
+        "UnitScore",
+        "find_units",
+    ),
+    "jaxlm.inspection.unrolled": (
+        "Unrolled",
+        "bptt",
+    ),
+    "jaxlm.inspection.word_senses": (
+        "Occurrence",
+        "Senses",
+        "senses",
+    ),
+    "jaxlm.inspection.word_vectors": (
+        "map2d",
+        "neighbours",
+        "vectors",
+        "write_projector",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -69,9 +99,11 @@ __all__ = [
     "find_units",
     "gradient_by_lag",
     "gradient_through_time",
+    "ladders",
     "map2d",
     "neighbours",
     "senses",
+    "token_ladders",
     "trace",
     "vectors",
     "write_projector",
