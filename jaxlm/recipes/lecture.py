@@ -75,9 +75,9 @@ LECTURE: dict[str, Recipe] = {
         "expected": {},
         "measured": {},
     },
-    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after some
-    # 200 steps, but the senses go on parting: so there is one validation, at the end, and the last
-    # parameters are the best ones.
+    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after
+    # some 200 steps, but the senses go on parting: so there is one validation, at the end, and the
+    # last parameters are the best ones.
     "apple": {
         "settings": {
             "model": "lstm",
