@@ -77,10 +77,10 @@ def page(
     texts: dict[str, Any] = {}
     for name in (*SHARED, *names):
         texts |= json.loads(asset(f"text_{name}.json"))
-    listed = ", ".join(labels)
+    titles = title or {"en": f"Inside {', '.join(labels)}", "zh": f"{'、'.join(labels)} 的内部"}
     data = {
         "lang": options.lang,
-        "title": title or {"en": f"Inside {listed}", "zh": f"{'、'.join(labels)} 的内部"},
+        "title": titles,
         "text": part,
         "runs": [
             _frame(run, part, label, options) for run, label in zip(runs, labels, strict=True)
@@ -94,10 +94,9 @@ def page(
     }
     shared = [asset(f"{name}.js") for name in SHARED]
     scripts = [*shared, *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
-    shown_title = data["title"] if isinstance(data["title"], str) else data["title"][options.lang]
-    return document(
-        shown_title, options.lang, [asset(f"{name}.css") for name in SHARED], scripts, data
-    )
+    styles = [asset(f"{name}.css") for name in SHARED]
+    first_title = titles if isinstance(titles, str) else titles[options.lang]
+    return document(first_title, options.lang, styles, scripts, data)
 
 
 def cut_note(length: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from jaxlm.runs.run import Run
 Both = dict[str, str]
 """A text in the languages of the page: {"en": ..., "zh": ...}."""
 # The Chinese explanation of an error that only Python's message explains.
-OTHERWISE = "原因(英文):{error}"
+OTHERWISE = "原因（英文）：{error}"
 
 
 def both(en: str, zh: str) -> Both:
@@ -49,7 +49,7 @@ def each(
                 continue
             except UserError as error:
                 why = both(str(error), OTHERWISE.format(error=error))
-        without.append(both(f"{label}: {why['en']}", f"{label}:{why['zh']}"))
+        without.append(both(f"{label}: {why['en']}", f"{label}：{why['zh']}"))
     return shown, without
 
 

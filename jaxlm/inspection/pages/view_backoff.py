@@ -32,7 +32,7 @@ def reason(run: Run) -> Both | None:
         return None
     return both(
         "this run is no n-gram, so that it does not back off. Add an n-gram run to see its ladder.",
-        "这个模型不是 n-gram,不会回退。请加上一个 n-gram 模型再看。",
+        "这个模型不是 n-gram，不会回退。请加上一个 n-gram 模型再看。",
     )
 
 

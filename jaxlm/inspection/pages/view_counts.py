@@ -64,12 +64,12 @@ def _reason(run: Run) -> Both | None:
         return both(
             "this run is no n-gram: it keeps no counts. Add an n-gram run to see the table of "
             "counts.",
-            "这个模型不是 n-gram,没有计数。请加上一个 n-gram 模型再看计数表。",
+            "这个模型不是 n-gram，没有计数。请加上一个 n-gram 模型再看计数表。",
         )
     if model.order < 2:
         return both(
             "this n-gram counts single words, without a context. Add an n-gram of order 3 or more.",
-            "这个 n-gram 只数单个词,没有上文。请加上一个阶数不小于 3 的 n-gram 模型。",
+            "这个 n-gram 只数单个词，没有上文。请加上一个阶数不小于 3 的 n-gram 模型。",
         )
     return view_backoff.reason(run)
 

@@ -77,7 +77,7 @@ def _reason(run: Run, text: str) -> Both | None:
         return both(
             "this run has no recurrent matrix, so that no gradient passes through one at each "
             "step. Add a run of an Elman network, a GRU or an LSTM.",
-            "这个模型没有循环矩阵,梯度不会在每一步都乘上同一个矩阵。请加上一个 RNN、GRU 或 LSTM。",
+            "这个模型没有循环矩阵，梯度不会在每一步都乘上同一个矩阵。请加上一个 RNN、GRU 或 LSTM。",
         )
     return view_gradients.reason(run, text)
 

@@ -45,15 +45,15 @@ def reason(run: Run, text: str) -> Both | None:
         return both(
             "this run counts n-grams, so that its loss has no gradient. Add a neural run, such as "
             "an LSTM, to see one.",
-            "这个模型靠计数,损失没有梯度。请加上一个神经网络模型(例如 LSTM)再看。",
+            "这个模型靠计数，损失没有梯度。请加上一个神经网络模型（例如 LSTM）再看。",
         )
     tokens = len(run.tokenizer.encode_context(text))
     if tokens < FEWEST_TOKENS:
         return both(
             f"the text has {tokens} tokens, too few for a gradient by lag. Give a text of "
             f"{FEWEST_TOKENS} tokens or more; 100 make a smooth curve.",
-            f"这段文本只有 {tokens} 个词元,太短,画不出随距离变化的梯度。"
-            f"请给出至少 {FEWEST_TOKENS} 个词元的文本;100 个以上曲线才平滑。",
+            f"这段文本只有 {tokens} 个词元，太短，画不出随距离变化的梯度。"
+            f"请给出至少 {FEWEST_TOKENS} 个词元的文本；100 个以上曲线才平滑。",
         )
     return None
 

@@ -82,7 +82,7 @@ def _reason(run: Run) -> Both | None:
         return both(
             "this run was counted in one pass over the text, so that it has no learning curve. Add "
             "a neural run to see one.",
-            "这个模型只把文本数了一遍,没有学习曲线。请加上一个神经网络模型再看。",
+            "这个模型只把文本数了一遍，没有学习曲线。请加上一个神经网络模型再看。",
         )
     if not _points(run, "train") and not _points(run, "valid"):
         return both(

@@ -30,7 +30,7 @@ COMMON = 60
 SENSE_OF_LINE = {line.text: line.sense for line in LINES}
 """The senses that the lines of the corpus `apple` have."""
 # A word of letters that blanks separate; or two Chinese characters.
-_SPACED = re.compile(r"[^\W\d_]{3,}")
+_SPACED = re.compile(r"[^\W\d_\u3400-\u9fff]{3,}")
 _CHINESE = re.compile(r"(?=([\u3400-\u9fff]{2}))")
 
 
@@ -40,7 +40,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         return missing(
             "No run on this page has word vectors: to an n-gram, a word has no senses. Add a "
             "neural run.",
-            "本页没有带词向量的模型:n-gram 只数词,不分词义。请加上一个神经网络模型。",
+            "本页没有带词向量的模型：n-gram 只数词，不分词义。请加上一个神经网络模型。",
         )
 
     def of_run(run: Run) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _too_few(word: str | None) -> Both:
         return both(
             "no word of this text occurs twice. Give a longer text, or one in which a word has two "
             "senses, such as apple.",
-            "这段文本里没有出现两次的词。请给出更长的文本,或一个词有两种意思(如 苹果)的文本。",
+            "这段文本里没有出现两次的词。请给出更长的文本，或一个词有两种意思（如 苹果）的文本。",
         )
     return both(
         f"the text has {word!r} fewer than twice. Give a text in which it occurs twice.",
@@ -79,20 +79,27 @@ def repeated_words(run: Run, text: str) -> list[str]:
     """Return the words that occur at least twice, the most frequent first; common words come last.
 
     In a run by words they are its words; otherwise words of letters and pairs of Chinese
-    characters.
+    characters, of which none overlaps one before it.
     """
     if run.tokenizer.unit == "words":
         vocabulary = run.vocabulary
-        pieces = [piece for line in text.splitlines() for piece in line.split()]
-        counts = Counter(
-            piece for piece in pieces if piece in vocabulary and len(piece) > 1 and piece.isalpha()
-        )
+        words = (word for line in text.splitlines() for word in line.split())
+        counts = Counter(word for word in words if word in vocabulary and word.isalpha())
         common = set(vocabulary.tokens[: min(COMMON, len(vocabulary) // 20)])
     else:
         counts = Counter(_SPACED.findall(text)) + Counter(_CHINESE.findall(text))
         common = {word for word in counts if word.isascii() and len(word) < 4}
     often = [(word in common, -count, word) for word, count in counts.items() if count >= FEWEST]
-    return [word for _, _, word in sorted(often)]
+    found: list[str] = []
+    for _, _, word in sorted(often):
+        if not (word.isascii() and len(word) < 2) and not any(_overlap(word, w) for w in found):
+            found.append(word)
+    return found
+
+
+def _overlap(word: str, other: str) -> bool:
+    """Return whether two Chinese words share an end, such as 老魔 and 魔道."""
+    return not word.isascii() and len(word) > 1 and (word[0] == other[-1] or word[-1] == other[0])
 
 
 def places_of(run: Run, text: str, word: str, options: Any) -> list[tuple[int, int, int]]:

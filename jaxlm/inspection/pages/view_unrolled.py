@@ -94,7 +94,7 @@ def _reason(run: Run, text: str) -> Both | None:
         return both(
             "this run has no recurrent matrix, so that there is nothing to unroll. Add a run of an "
             "Elman network, a GRU or an LSTM.",
-            "这个模型没有循环矩阵,没有可以展开的东西。请加上一个 RNN、GRU 或 LSTM。",
+            "这个模型没有循环矩阵，没有可以展开的东西。请加上一个 RNN、GRU 或 LSTM。",
         )
     if len(run.tokenizer.encode_context(text)) < 2:
         return both(

@@ -38,7 +38,7 @@ def reason(run: Run) -> Both | None:
     return both(
         "this run counts n-grams: to it, words are numbers without neighbours. Add a neural run to "
         "see word vectors.",
-        "这个模型只数 n-gram:在它看来,词只是编号,没有远近。请加上一个神经网络模型再看词向量。",
+        "这个模型只数 n-gram：在它看来，词只是编号，没有远近。请加上一个神经网络模型再看词向量。",
     )
 
 

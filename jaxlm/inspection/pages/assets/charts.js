@@ -225,6 +225,7 @@
     }
     // Names of marks: above or below the point, moved until no two cover one another.
     const boxes = (options.marks || []).filter((mark) => inside(mark.y)).map((mark) => ({ x: X(mark.x) - 8, w: 16, y: Y(mark.y) + 5 }));
+    for (const rule of options.rules || []) boxes.push({ x: left + inner.w - textWidth(rule.text), w: textWidth(rule.text), y: Y(rule.y) - 5 });
     for (const mark of options.marks || []) {
       if (!inside(mark.y)) continue;
       const x = X(mark.x), y = Y(mark.y), wide = textWidth(mark.text, 12, 600) + 4;
