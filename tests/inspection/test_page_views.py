@@ -242,6 +242,14 @@ def test_the_ladders_are_those_of_backoff(lstm, ngram, options):
         assert rungs == len(ladder.rungs)
 
 
+def test_a_run_that_reads_lines_has_the_ladders_of_each_line(ngram):
+    by_lines = jaxlm.by_lines(ngram)
+    (shown,) = view_backoff.collect([by_lines], TEXT, Options(labels=("lines",)))["runs"]
+    trace = inspection.trace(by_lines, TEXT)
+    assert "<eos>" in trace.tokens
+    assert_allclose(shown["answers"], 2**-trace.surprisal, rtol=1e-9)
+
+
 def test_counts_are_those_of_the_training_text(lstm, ngram, corpus, options):
     shown = only(view_counts.collect([lstm, ngram], TEXT, options))
     arrays = {name: unpacked(packed) for name, packed in shown["arrays"].items()}

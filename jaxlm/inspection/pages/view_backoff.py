@@ -36,7 +36,7 @@ def reason(run: Run) -> Both | None:
 
 
 def rungs_of(run: Run, reading: Reading) -> list[tuple[Rung, ...]]:
-    """Return the rungs of each token's probability, longest order first, as the run reads a text."""
+    """Return the rungs of each token's probability, longest order first."""
     found: list[tuple[Rung, ...]] = []
     for segment in reading.segments:
         first, last = reading.spans[segment][0][0], reading.spans[segment][-1][1]
