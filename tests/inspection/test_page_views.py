@@ -27,7 +27,7 @@ from jaxlm.inspection.pages.html import asset
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.inspection.word_senses import senses
 from jaxlm.inspection.word_vectors import map2d, neighbours, vectors
-from jaxlm.runs.log import read_records
+from jaxlm.runs.log import SAMPLES, read_records
 
 LINES = (
     "the red apple fell on the old horse",
@@ -124,7 +124,7 @@ def test_the_curves_of_each_radius_are_those_of_gradient_through_time(lstm, ngra
     radii = np.array(found["radii"])
     assert (radii.min(), radii.max()) == (0.5, 1.5)
     kinds = dict(zip(radii.tolist(), shown["kinds"], strict=True))
-    assert (kinds[0.5], kinds[1.0]) == ("vanishes", "kept")
+    assert (kinds[0.9], kinds[1.0], kinds[1.1]) == ("vanishes", "kept", "explodes")
     assert view_exploding._kind(np.array([1.0, 101.0])) == "explodes"
 
 
@@ -242,6 +242,14 @@ def test_the_ladders_are_those_of_backoff(lstm, ngram, options):
         assert rungs == len(ladder.rungs)
 
 
+def test_a_run_that_reads_lines_has_the_ladders_of_each_line(ngram):
+    by_lines = jaxlm.by_lines(ngram)
+    (shown,) = view_backoff.collect([by_lines], TEXT, Options(labels=("lines",)))["runs"]
+    trace = inspection.trace(by_lines, TEXT)
+    assert "<eos>" in trace.tokens
+    assert_allclose(shown["answers"], 2**-trace.surprisal, rtol=1e-9)
+
+
 def test_counts_are_those_of_the_training_text(lstm, ngram, corpus, options):
     shown = only(view_counts.collect([lstm, ngram], TEXT, options))
     arrays = {name: unpacked(packed) for name, packed in shown["arrays"].items()}
@@ -298,9 +306,10 @@ def test_a_run_without_its_text_has_no_counts():
 
 
 def test_the_learning_curve_is_that_of_the_log(lstm, ngram, options):
-    samples = [{"step": 10, "text": "the red"}]
-    asked = replace(options, extra={"samples": {"lstm": samples}})
-    shown = only(view_learning.collect([lstm, ngram], TEXT, asked))
+    samples = [{"step": step, "text": f"the red {step}"} for step in range(30)]
+    lines = [json.dumps(sample) for sample in samples]
+    (lstm.folder / SAMPLES).write_text("\n".join(lines) + "\n")
+    shown = only(view_learning.collect([lstm, ngram], TEXT, options))
     records = read_records(lstm.folder / "metrics.jsonl")
     train = [record for record in records if record["split"] == "train"]
     valid = [record for record in records if record["split"] == "valid"]
@@ -311,7 +320,9 @@ def test_the_learning_curve_is_that_of_the_log(lstm, ngram, options):
         np.exp([point["loss"] for point in shown["valid"]]), [r["ppl"] for r in valid], rtol=1e-9
     )
     best = min(valid, key=lambda record: record["ppl"])
-    assert shown["best"]["step"] == best["step"] and shown["samples"] == samples
+    assert shown["best"]["step"] == best["step"]
+    assert len(shown["samples"]) == view_learning.MOST_SAMPLES
+    assert (shown["samples"][0], shown["samples"][-1]) == (samples[0], samples[-1])
 
 
 def test_a_long_log_is_thinned_out_between_its_ends():
