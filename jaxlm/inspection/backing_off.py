@@ -293,9 +293,7 @@ def backoff(
     known, why = recount(run, text)
     carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
     contexts, seen_1S = model.contexts(tables, encoded.ids, carry)
-    ids = [int(ids_1P[0, -1]) for ids_1P in contexts]
-    ngrams = _ngrams(tables, [np.array([context]) for context in ids], np.array([index]))
-    rungs = _rungs(run, seen_1S[0], ids, [int(found[0]) for found in ngrams], known)
+    rungs = _rungs(run, seen_1S[0], [int(ids_1P[0, -1]) for ids_1P in contexts], index, known)
     return _ladder(run, context, index, rungs, encoded.note, why)
 
 
@@ -323,22 +321,47 @@ def ladders(
     Raises:
       UserError: for a run of another model, and an unknown word.
     """
+    ids = encode_context(run, passage, start).text_ids
+    why = recount(run, text)[1]
+    answers = zip(ids.tolist(), token_rungs(run, ids, text=text, start=start), strict=True)
+    return [
+        _ladder(run, " ".join(rungs[0].context), word, rungs, "", why) for word, rungs in answers
+    ]
+
+
+def token_rungs(
+    run: Run, ids: Any, *, text: Text | None = None, start: str | None = None
+) -> list[tuple[Rung, ...]]:
+    """Return the rungs of every token of a text, longest order first; see `ladders`.
+
+    Args:
+      run: the run of an n-gram.
+      ids: token ids of the text, int [T].
+      text: the training text, to count again; None for the corpus that the run's settings name.
+      start: the state from which the model reads the text; see `jaxlm.next_words`.
+    Raises:
+      UserError: for a run of another model.
+    """
     model, tables = _ngram(run)
-    encoded = encode_context(run, passage, start)
-    known, why = recount(run, text)
-    carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
-    contexts, _ = model.contexts(tables, encoded.ids, carry)
-    seen_S, first = model.seen(encoded.ids, carry)[0], len(encoded.start.ids)
+    begin, words = start_of(run, start), np.asarray(ids, np.int64)
+    known = recount(run, text)[0]
+    carry = model.initial_carry(1) if begin.carry is None else begin.carry
+    read_1T = np.concatenate([np.array(begin.ids, np.int64), words])[None]
+    contexts, _ = model.contexts(tables, read_1T, carry)
+    seen_S, first = model.seen(read_1T, carry)[0], len(begin.ids)
     # Column i of the contexts is the context before token i.
-    ids = [ids_1P[0, first:-1] for ids_1P in contexts]
-    ngrams = _ngrams(tables, ids, encoded.text_ids.astype(np.int64))
-    found = []
-    for place, word in enumerate(encoded.text_ids.tolist()):
-        seen = seen_S[first + place : first + place + model.order - 1]
-        before = [int(of_length[place]) for of_length in ids]
-        rungs = _rungs(run, seen, before, [int(of_order[place]) for of_order in ngrams], known)
-        found.append(_ladder(run, " ".join(rungs[0].context), word, rungs, "", why))
-    return found
+    before = [ids_1P[0, first:-1] for ids_1P in contexts]
+    ngrams = _ngrams(tables, before, words)
+    return [
+        _rungs_of(
+            run,
+            seen_S[first + place : first + place + model.order - 1],
+            [int(of_length[place]) for of_length in before],
+            [int(of_order[place]) for of_order in ngrams],
+            known,
+        )
+        for place in range(len(words))
+    ]
 
 
 def _ngrams(tables: Tables, contexts: Sequence[np.ndarray], words: np.ndarray) -> list[np.ndarray]:
@@ -582,6 +605,15 @@ def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: i
 
 
 def _rungs(
+    run: Run, seen: np.ndarray, contexts: Sequence[int], word: int, known: Recount | None
+) -> tuple[Rung, ...]:
+    """Return the rungs of the answer P(word | seen); see `_rungs_of`."""
+    tables = _ngram(run)[1]
+    ngrams = _ngrams(tables, [np.array([context]) for context in contexts], np.array([word]))
+    return _rungs_of(run, seen, contexts, [int(found[0]) for found in ngrams], known)
+
+
+def _rungs_of(
     run: Run,
     seen: np.ndarray,
     contexts: Sequence[int],
