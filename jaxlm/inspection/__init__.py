@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         gradient_through_time,
     )
     from jaxlm.inspection.report import write_report
-    from jaxlm.inspection.traces import NGramTrace, Trace, trace
+    from jaxlm.inspection.traces import Trace, trace
     from jaxlm.inspection.units import FEATURES, UnitScore, find_units
     from jaxlm.inspection.unrolled import Unrolled, bptt
     from jaxlm.inspection.word_senses import Occurrence, Senses, senses
@@ -51,7 +51,6 @@ _HOMES = {
     ),
     "jaxlm.inspection.report": ("write_report",),
     "jaxlm.inspection.traces": (
-        "NGramTrace",
         "Trace",
         "trace",
     ),
@@ -83,7 +82,6 @@ __all__ = [
     "GradientByLag",
     "GradientThroughTime",
     "Ladder",
-    "NGramTrace",
     "NextCounts",
     "Occurrence",
     "Rung",
