@@ -209,6 +209,7 @@ def test_words_of_a_run_by_characters_are_words_and_pairs_of_chinese_characters(
     run = jaxlm.Run(None, None, text.tokenizer)
     found = view_senses.repeated_words(run, "苹果好吃 apple ale\n买苹果手机 apple ale")
     assert found == ["apple", "苹果", "ale"]
+    assert view_senses.repeated_words(run, "ale ale ale apple apple") == ["apple", "ale"]
 
 
 def test_a_word_that_is_asked_for_must_occur_twice(lstm, options):
@@ -275,6 +276,9 @@ def test_counts_are_those_of_the_training_text(lstm, ngram, corpus, options):
         top = tuple(shown["words"][index] for index in listed if index >= 0)
         assert top == expected.words[: view_counts.SHOWN]
         assert tuple(arrays["times"][context][: len(top)]) == expected.counts[: len(top)]
+        p_V = view_counts.distribution(ngram, ngram.vocabulary.ids(before))
+        seen = ngram.vocabulary.ids(expected.words)
+        assert arrays["unseen"][context] == pytest.approx(1 - p_V[seen].sum(), abs=1e-6)
     assert zeros and shown["zeros"].tolist() == zeros
 
 

@@ -146,7 +146,8 @@
     const left = 14 + Math.max(...yTicks.map((tick) => textWidth(yTick(tick))), 10);
     const right = atEnds ? 16 + Math.min(210, Math.max(...labelled.map((s) => textWidth(s.name, 12, 600)))) : 12;
     const top = 22, bottom = 40;
-    const inner = { w: Math.max(60, width - left - right), h: height - top - bottom };
+    const lastTick = textWidth(xFormat(xAxis.high)) / 2 + 2;
+    const inner = { w: Math.max(60, width - left - Math.max(right, lastTick)), h: height - top - bottom };
     const place = (a, v, from, size) => {
       const share = a.log ? Math.log(v / a.low) / Math.log(a.high / a.low) : (v - a.low) / (a.high - a.low);
       return from + share * size;

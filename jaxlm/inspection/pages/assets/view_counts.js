@@ -24,7 +24,7 @@
     }
     if (!rows.some((row) => row.actual)) rows.push({ word: run.words[actual], times: run.actual_times[place], smoothed: run.actual_smoothed[place], actual: true });
     const words = Array.from({ length: run.length }, (_, j) => run.words[run.contexts[context * run.length + j]]);
-    return { words, rows, total: run.total[context], kinds: run.kinds[context] };
+    return { words, rows, total: run.total[context], kinds: run.kinds[context], never: run.vocabulary - run.kinds[context], unseen: run.unseen[context] };
   }
 
   function showIn(section, data, tools) {
@@ -48,7 +48,10 @@
       note: t("counts.protocol", { run: run.name, smoothing: run.smoothing, length: run.length }),
       table: () => ({
         headers: ["context", "next", "times", "plain", "smoothed"].map((key) => t(`counts.${key}`)),
-        rows: found ? found.rows.map((row) => [context, row.word, row.times, found.total > 0 ? row.times / found.total : null, row.smoothed]) : [],
+        rows: found ? [
+          ...found.rows.map((row) => [context, row.word, row.times, found.total > 0 ? row.times / found.total : null, row.smoothed]),
+          [context, t("counts.never", { never: found.never }), 0, found.total > 0 ? 0 : null, found.unseen],
+        ] : [],
       }),
     }));
     for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
@@ -91,6 +94,9 @@
       el("td", { class: "times" }, el("span", { class: "count-bar", style: { width: `${(64 * row.times) / largest}px` } }), el("b", {}, row.times.toLocaleString("en"))),
       el("td", { class: "number" }, found.total > 0 ? percent(row.times / found.total, 2) : "0 / 0"),
       el("td", { class: "number" }, share(row.smoothed))));
+    rows.push(el("tr", { class: "zero never", "data-never": found.never, "data-unseen": found.unseen },
+      el("td", { dir: "auto" }, context), el("td", { class: "next" }, t("counts.never", { never: found.never.toLocaleString("en") })), el("td", { class: "times" }, el("b", {}, "0")),
+      el("td", { class: "number" }, found.total > 0 ? "0%" : "0 / 0"), el("td", { class: "number" }, t("counts.together", { share: share(found.unseen) }))));
     return el("table", { class: "counts-table" }, el("thead", {}, el("tr", {}, ["context", "next", "times", "plain", "smoothed"].map((key, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, t(`counts.${key}`))))), el("tbody", {}, rows));
   }
 
