@@ -25,6 +25,7 @@ from jaxlm.commands.lecture_steps import (
     read_steps,
     terminal_lines,
 )
+from jaxlm.commands.terminal import OutputClosedError
 from jaxlm.errors import SettingError, UserError, choose, reason
 
 ABOUT = """The lecture on language models, step by step: text, code, and what the code prints.
@@ -138,12 +139,16 @@ class Teller:
         Raises:
           UserError: if the code fails, for example without the memory or the extra that it needs.
         """
+        place = f"<lecture: {step.name}>"
         try:
-            exec(compile(cell.code, f"<lecture: {step.name}>", "exec"), self._names)
+            exec(compile(cell.code, place, "exec"), self._names)
+        except OutputClosedError:
+            raise
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            line = [frame.lineno for frame in frames if frame.filename == place][-1]
             what = f"{type(error).__name__}: {error}"
-            raise UserError(f"the step {step.name} stopped in {where.name}: {what}") from error
+            raise UserError(f"the step {step.name} stopped in line {line}: {what}") from error
 
     def _save(self, name: str) -> None:
         """Write the figure that was drawn last."""

@@ -218,8 +218,25 @@ def test_enter_goes_on_and_q_ends(monkeypatch, capsys):
     assert "x is 1" in shown and "two" not in shown
 
 
+@pytest.mark.full
+def test_a_pipe_that_is_closed_early_ends_the_lecture_in_silence():
+    done = subprocess.run(
+        f"{sys.executable} -m jaxlm.lecture --step counts | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+
+
 def test_code_that_fails_is_one_line(capsys):
-    with pytest.raises(jaxlm.UserError, match=r"the step small stopped .* ZeroDivisionError"):
+    with pytest.raises(
+        jaxlm.UserError, match="the step small stopped in line 1: ZeroDivisionError"
+    ):
         Teller("zh", False, None).show(STEP)
 
 
