@@ -185,7 +185,7 @@ const Playing = (() => {
     if (!entry || entry.bits === null) return [t(entry ? "line.none" : "line.empty")];
     const token = el("b", { class: "token" }, shown(reader, entry.token));
     const step = STEPS.find(([limit]) => entry.bits < limit) || STEPS[2];
-    const args = { bits: number(entry.bits), p: percent(2 ** -entry.bits), rank: entry.rank, size: reader.model.size.toLocaleString("en") };
+    const args = { bits: number(entry.bits), p: percent(2 ** -entry.bits), rank: entry.rank.toLocaleString("en"), size: reader.model.size.toLocaleString("en") };
     return [token, " ", el("span", { class: "step" }, t(`step.${step[1]}`)), el("span", { class: "bits", "data-bits": entry.bits }, t("line", args))];
   }
 
