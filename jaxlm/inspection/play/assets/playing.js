@@ -276,7 +276,7 @@ const Playing = (() => {
     const { reader } = shelf.cards[index];
     const arrays = reader.model.inside(reader.begin);
     const names = arrays.length ? arrays : [{ layer: 1, name: "hidden" }, { layer: 0, name: "features" }];
-    if (shelf.array[index] === null) shelf.array[index] = names.findLastIndex(({ name }) => name === "h" || name === "hidden");
+    if (shelf.array[index] === null) shelf.array[index] = names.map(({ name }) => name === "h" || name === "hidden").lastIndexOf(true);
     const select = el("select", {
       "aria-label": t("inside.choose"),
       onchange: (event) => {
