@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxlm.data.batching import BatchingConfig
     from jaxlm.data.corpora import CORPORA
+    from jaxlm.data.small_batch import SmallBatch, make_batch
     from jaxlm.data.text import Text, TextConfig, read_corpus
     from jaxlm.data.vocabulary import Vocabulary
     from jaxlm.errors import SettingError, UserError
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "jaxlm.data.batching": ("BatchingConfig",),
     "jaxlm.data.corpora": ("CORPORA",),
+    "jaxlm.data.small_batch": ("SmallBatch", "make_batch"),
     "jaxlm.data.text": ("Text", "TextConfig", "read_corpus"),
     "jaxlm.data.vocabulary": ("Vocabulary",),
     "jaxlm.errors": ("SettingError", "UserError"),
@@ -108,6 +110,7 @@ __all__ = [
     "SamplingConfig",
     "Session",
     "SettingError",
+    "SmallBatch",
     "Text",
     "TextConfig",
     "TrainingConfig",
@@ -119,6 +122,7 @@ __all__ = [
     "fit",
     "fit_many",
     "load",
+    "make_batch",
     "mixture",
     "next_words",
     "perplexity",

@@ -108,8 +108,8 @@ def main(argv: Sequence[str]) -> int:
     if command.text is not None:
         text = text_from_file(command.text)
     elif text is None:
-        text, note = default_text(runs[0])
-        notes.append(note)
+        text, origin = default_text(runs[0])
+        notes.append(origin)
     if not text.strip():
         raise UserError("the text is empty: give a text with a word")
     part = shown(text)
@@ -120,8 +120,8 @@ def main(argv: Sequence[str]) -> int:
     foot = {"command": command_line(argv), "date": date}
     options = Options(command.start, command.lang, labels_of(runs))
     content = page(runs, text, options, notes=notes, foot=foot)
-    for note in notes:
-        _note(note["en"])
+    for source in notes:
+        _note(source["en"])
     if len(part) < len(text):
         whole = "" if command.data else "; `data` writes the numbers of the whole text"
         _note(

@@ -136,7 +136,7 @@ my mother peeled an apple in the kitchen
 fresh fruit such as a banana or an apple is good for you
 the cook baked an apple cake
 grandma cooked apple jam with sugar
-the children washed the apple in the kitchen
+the children washed an apple in the kitchen
 he ate a ripe apple under the tree
 the farmer cut a ripe apple into slices
 grandma washed an apple for the children

@@ -13,7 +13,7 @@ which is read and counted again. A run of an ARPA file, and a run whose text is 
 counts: they are None, and a note says why.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from jaxlm.evaluation.perplexity import open_split
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.counts import Counts, Sequences, count_ngrams
 from jaxlm.ngrams.lmplz import last_ngrams
-from jaxlm.ngrams.smoothing import SMOOTHINGS, adjusted_counts
+from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, adjusted_counts
 from jaxlm.ngrams.tables import NOTHING, Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
@@ -444,7 +444,7 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     model, tables = _ngram(run)
     if model.smoothing not in SMOOTHINGS:
         return None, "counts are unknown: an ARPA file does not hold them"
-    counting = run.settings.get("counting", {})
+    counting, is_known = run.settings.get("counting", {}), False
     if text is None:
         if counting.get("memory"):
             return None, "counts are unknown: the text was counted on disk; give it as `text`"
@@ -455,7 +455,8 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
         saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
         if saved is not None and saved != split_digest(split):
             return None, f"counts are unknown: {split.name} is not the text of the training"
-        text = Text(TextConfig(), run.tokenizer, {"train": split})
+        is_known = saved is not None
+        text = Text(TextConfig(corpus=split.name), run.tokenizer, {"train": split})
     read = sequences(model, text)
     try:
         found = count_ngrams(read, model.order, model.vocab_size)
@@ -465,15 +466,14 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     vocabulary = run.vocabulary
     if counting.get("like_lmplz") and vocabulary.start_id is not None:
         raw = last_ngrams(read, found, vocabulary.start_id, vocabulary.unk_id)
-    # Orders 1 and 2 determine P(w) of order 1, from which the weight of 1 / V comes.
-    lowest = Counts(found.vocab_size, found.orders[:2])
-    estimate_of = SMOOTHINGS[model.smoothing]
-    estimate = (
-        estimate_of(lowest, add_k=model.add_k, raw=raw)  # type: ignore[call-arg]
-        if raw
-        else estimate_of(lowest, add_k=model.add_k)  # type: ignore[call-arg]
-    )
-    if not _is_counted_from(tables, found, estimate.tables):
+    # With a digest the text is known to be the right one, and orders 1 and 2 determine P(w).
+    # Without a digest, all probabilities are estimated again and compared.
+    again = Counts(found.vocab_size, found.orders[:2]) if is_known else found
+    more = {"raw": raw} if raw else {}
+    smooth: Callable[..., Estimate] = SMOOTHINGS[model.smoothing]
+    estimate = smooth(again, add_k=model.add_k, **more)
+    compared = 1 if is_known else model.order
+    if not _is_counted_from(tables, found, estimate.tables, compared):
         return None, f"counts are unknown: {text.name} is not the text of the training"
     continuation = model.smoothing in CONTINUATION
     numbers = tuple(
@@ -490,14 +490,22 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     return Recount(numbers, tuple(totals), starts, estimate.uniform_weight), ""
 
 
-def _is_counted_from(tables: Tables, found: Counts, lowest: Tables) -> bool:
-    """Return whether the tables list the n-grams of the counts, with the P(w) of `lowest`."""
+def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: int) -> bool:
+    """Return whether the tables list the n-grams of the counts, and have probabilities of them.
+
+    Args:
+      tables: the tables of the run.
+      found: the counts of a text.
+      estimated: tables of these counts.
+      orders: the number of orders, from 1 on, whose probabilities are compared.
+    """
     keys = [own.keys for own in found.orders[1:]]
+    pairs = zip(tables.probabilities[:orders], estimated.probabilities[:orders], strict=True)
     return (
         tables.vocab_size == found.vocab_size
         and len(tables.keys) == len(keys)
         and all(np.array_equal(a, b) for a, b in zip(tables.keys, keys, strict=True))
-        and np.allclose(tables.probabilities[0], lowest.probabilities[0], rtol=1e-9, atol=0)
+        and all(np.allclose(a, b, rtol=1e-9, atol=0) for a, b in pairs)
     )
 
 

@@ -167,7 +167,7 @@ def use_fonts(texts: Iterable[str], notes: list[str]) -> None:
     own = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     families = ["DejaVu Sans"]
     seen = {character for text in texts for character in text if not character.isspace()}
-    missing = {character for character in seen if ord(character) not in own.get_charmap()}
+    missing = {character for character in seen if not own.get_char_index(ord(character))}
     if missing:
         # The list that matplotlib keeps may be older than the fonts of the system.
         listed = {font.fname for font in font_manager.fontManager.ttflist}
@@ -188,10 +188,10 @@ def use_fonts(texts: Iterable[str], notes: list[str]) -> None:
         if any(word in name.lower().replace(" ", "") for word in UNFIT):
             continue
         try:
-            known = ft2font.FT2Font(fonts[name]).get_charmap()
+            font = ft2font.FT2Font(fonts[name])
         except (OSError, RuntimeError):
             continue
-        found = {character for character in missing if ord(character) in known}
+        found = {character for character in missing if font.get_char_index(ord(character))}
         if found:
             families.append(name)
             missing -= found
@@ -440,6 +440,8 @@ def _shares(found: "GradientByLag") -> tuple[np.ndarray, np.ndarray]:
 
 def _map(asked: Asked, notes: list[str]) -> Any:
     """Draw the vectors of the first words of the vocabulary on the plane of their PCA."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     from jaxlm.inspection.word_vectors import map2d, vectors
 
     words, vectors_VD = vectors(asked.runs[0])
@@ -457,7 +459,8 @@ def _map(asked: Asked, notes: list[str]) -> Any:
     axes.set(ylim=(low[1] - margin[1], high[1] + margin[1]))
     axes.set(xlabel="first component", ylabel="second component", title=asked.labels[0])
     axes.grid(True, alpha=0.3)
-    made.draw_without_rendering()
+    # The places of the labels are measured in pixels.
+    FigureCanvasAgg(made).draw()
     left_out = _label_points(axes, points, shown)
     if left_out:
         notes.append(f"{left_out} labels are left out, because they would cover others")

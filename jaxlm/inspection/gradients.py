@@ -201,7 +201,7 @@ def gradient_through_time(
         raise SettingError("radii", list(radii), "must be finite numbers above 0, at least one")
     if steps is not None:
         check_at_least("steps", steps, 1)
-    own = {path: _block_radii(kernel) for path, kernel in kernels.items()}
+    own = {path: block_radii(kernel) for path, kernel in kernels.items()}
     for path, found in own.items():
         if min(found) < 1e-12:
             raise UserError(
@@ -463,7 +463,7 @@ def _blocks(kernel_HG: Any) -> np.ndarray:
     return np.stack(np.split(kernel_HG, kernel_HG.shape[1] // kernel_HG.shape[0], axis=1))
 
 
-def _block_radii(kernel_HG: Any) -> list[float]:
+def block_radii(kernel_HG: Any) -> list[float]:
     """Return the spectral radius of each block of U."""
     return [float(np.abs(np.linalg.eigvals(block)).max()) for block in _blocks(kernel_HG)]
 

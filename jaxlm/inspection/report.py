@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxlm.data.files import write_text
 from jaxlm.inspection.pages.building import page
 from jaxlm.inspection.pages.texts import default_text
-from jaxlm.inspection.pages.views import VIEWS, Options
+from jaxlm.inspection.pages.views import Options
 from jaxlm.runs.run import Run
 
 REPORT_VIEWS = ("learning", "surprise", "next", "gates", "about")
@@ -61,8 +61,9 @@ def write_report(
         "command": shlex.join(map(str, command)) if command else "",
         "date": str(datetime.datetime.now(datetime.UTC).date()) if date is None else date,
     }
-    names = ", ".join(run.name for run in shown)
-    title = {"en": f"How {names} learned", "zh": f"{names} 学得怎样"}
+    # Several runs of a command have a folder each in one folder.
+    name = shown[0].name if len(several) == 1 else str(Path(shown[0].name).parent)
+    title = {"en": f"How {name} learned", "zh": f"{name} 学得怎样"}
     content = page(
         shown,
         text,
@@ -70,7 +71,7 @@ def write_report(
         title=title,
         notes=notes,
         foot=foot,
-        views=[name for name in REPORT_VIEWS if name in VIEWS],
+        views=REPORT_VIEWS,
         keep_missing=False,
     )
     write_text(Path(path), content)

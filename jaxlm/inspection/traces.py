@@ -14,7 +14,7 @@ import numpy as np
 from jaxlm.data.files import replacing
 from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, check_at_least, reason
-from jaxlm.evaluation.generation import UnknownWords, check_unicode, generation_note
+from jaxlm.evaluation.generation import UnknownWords, check_unicode
 from jaxlm.models.registry import MODELS
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
@@ -22,6 +22,7 @@ from jaxlm.runs.starts import Start, start_of
 if TYPE_CHECKING:
     import jax
 
+    from jaxlm.inspection.backing_off import TokenLadders
     from jaxlm.models.neural import NeuralModel
     from jaxlm.models.ngram import NGram
 
@@ -31,28 +32,6 @@ GATES, STATES = "gates", "states"
 # A chunk is padded to 8, 16, 32, ... tokens, so that few programs are compiled.
 SMALLEST_CHUNK = 8
 NATS_PER_BIT = np.log(2.0)
-
-
-@dataclass(frozen=True, eq=False)
-class NGramTrace:
-    """The order of the n-gram that gave each token its probability, and how smoothing changed it.
-
-        P(token | context) = backoff_weight · probability of the n-gram of `order` words
-
-    Attributes:
-      order: words of the longest listed n-gram that ends with the token, int64 [T].
-      backoff_weight: product of the back-off weights of the longer contexts, float64 [T]; 1 where
-        the longest context answered.
-      count: how often the n-gram of `order` words occurs in the training text, float64 [T]; NaN
-        where the run does not know.
-      discount: what smoothing subtracts from this count, float64 [T]; NaN where the run does not
-        know.
-    """
-
-    order: np.ndarray
-    backoff_weight: np.ndarray
-    count: np.ndarray
-    discount: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +57,8 @@ class Trace:
       arrays: the recorded arrays by name, float32 [T, units]: "layers_0/forget", "layers_0/h", ...;
         "hidden", the features that the output layer reads; and the features of other layers.
       kinds: for each name in `arrays` its kind: "gates", "states", "features" or "hidden".
-      ngram: how an n-gram found each probability; None for other models.
+      ngram: the order that gave each token its probability, the count of this n-gram, its discount
+        and the back-off weight, of an n-gram; None for other models.
       start: the state from which the text was read.
       note: how the text was read, in a sentence.
     """
@@ -97,7 +77,7 @@ class Trace:
     next_words: list[list[str]]
     arrays: dict[str, np.ndarray]
     kinds: dict[str, str]
-    ngram: NGramTrace | None
+    ngram: "TokenLadders | None"
     start: Start
     note: str
 
@@ -238,7 +218,6 @@ class Piece(NamedTuple):
       kinds: the kind of each array.
       surprisal, entropy, rank: of each prediction; the value of row T has no meaning.
       next_ids, next_probabilities: the most probable tokens of each prediction.
-      ngram: NGramTrace of the predictions, or None.
     """
 
     tokens: slice
@@ -250,7 +229,6 @@ class Piece(NamedTuple):
     rank: np.ndarray
     next_ids: np.ndarray
     next_probabilities: np.ndarray
-    ngram: NGramTrace | None = None
 
 
 def read(run: Run, text: str, start: str | None = None) -> Reading:
@@ -273,7 +251,7 @@ def read(run: Run, text: str, start: str | None = None) -> Reading:
     begin = start_of(run, (run.protocol.start if by_lines else None) if start is None else start)
     spans = run.tokenizer.spans(text)
     segments = _lines(text, spans) if by_lines else [slice(0, len(ids))]
-    notes = [_note(run, begin, by_lines), UnknownWords(run).note(text), generation_note(run)]
+    notes = [_note(run, begin, by_lines), UnknownWords(run).note(text)]
     note = "; ".join(filter(None, notes))
     return Reading(text, ids, spans, begin, segments, note)
 
@@ -297,6 +275,8 @@ def _note(run: Run, start: Start, by_lines: bool) -> str:
     note = f"{unit} is read from {state} (start {start.name})"
     if not start.ids and not run.model.starts_from_nothing:
         note += f"; the first token of {unit} is not predicted"
+    if run.protocol.last_only:
+        note += "; the run was trained to predict the last token of each line alone"
     if not run.model.across_lines:
         note += "; the context begins anew in each line"
     window = run.model.window
@@ -652,7 +632,7 @@ def _ngram_piece(
 
     `last` is the end of the tokens of these predictions.
     """
-    probability, order = tables.score(contexts, targets)
+    probability, _ = tables.score(contexts, targets)
     entropy, rank = np.empty(len(targets)), np.empty(len(targets), np.int64)
     next_ids = np.empty((len(targets), count), np.int32)
     next_probabilities = np.empty((len(targets), count))
@@ -662,11 +642,6 @@ def _ngram_piece(
         next_ids[index], next_probabilities[index] = best, p_V[best]
         rank[index] = 1 + np.count_nonzero(p_V > p_V[target])
         entropy[index] = 0.0 - p_V @ np.log(np.where(p_V > 0, p_V, 1))
-    weight = np.ones(len(targets))
-    for longer, ids in enumerate(contexts, start=2):
-        passed = (order < longer) & (ids >= 0)
-        weight[passed] *= tables.backoffs[longer - 2][ids[passed]]
-    unknown = np.full(len(targets), np.nan)
     with np.errstate(divide="ignore"):
         surprisal = 0.0 - np.log(probability)
     return Piece(
@@ -679,12 +654,30 @@ def _ngram_piece(
         rank,
         next_ids,
         next_probabilities,
-        NGramTrace(order, weight, unknown, unknown),
+    )
+
+
+def _ladders(run: Run, reading: Reading) -> "TokenLadders":
+    """Return the order that answered for each token of a text, with its count."""
+    from jaxlm.inspection.backing_off import TokenLadders, token_ladders
+
+    parts = [
+        token_ladders(run, reading.ids[segment], start=reading.start.name)
+        for segment in reading.segments
+    ]
+    return TokenLadders(
+        order=np.concatenate([part.order for part in parts]),
+        count=np.concatenate([part.count for part in parts]),
+        discount=np.concatenate([part.discount for part in parts]),
+        backoff_weight=np.concatenate([part.backoff_weight for part in parts]),
+        note=parts[0].note,
     )
 
 
 PIECES: dict[str, Any] = {"gradient": _neural_pieces, "counting": _ngram_pieces}
 """How a run reads a text, by `trained_by` of its model."""
+LADDERS = {"counting": _ladders}
+"""How a run says which order answered, by `trained_by` of its model."""
 
 
 def _assembled(
@@ -696,23 +689,18 @@ def _assembled(
     rank = np.zeros(total + 1, np.int64)
     next_ids = np.full((total + 1, width), -1, np.int32)
     next_probabilities = np.full((total + 1, width), np.nan)
-    ngram = NGramTrace(np.zeros(total + 1, np.int64), *np.full((3, total + 1), np.nan))
     kinds: dict[str, str] = {}
-    is_ngram = False
     for piece in pieces:
         rows = piece.predictions
         nats[0, rows], nats[1, rows], rank[rows] = piece.surprisal, piece.entropy, piece.rank
         next_ids[rows], next_probabilities[rows] = piece.next_ids, piece.next_probabilities
         kinds = {name: piece.kinds[name] for name in piece.kinds if name in arrays}
-        if piece.ngram is not None:
-            is_ngram = True
-            for name, value in vars(piece.ngram).items():
-                getattr(ngram, name)[rows] = value
     # The sum makes a negative zero positive.
     bits = nats / NATS_PER_BIT + 0.0
     texts = [run.tokenizer.token_text(index) for index in range(len(run.vocabulary))]
     unk_id = run.vocabulary.unk_id
-    found = NGramTrace(**{name: value[:total] for name, value in vars(ngram).items()})
+    ladders = LADDERS.get(run.model.trained_by)
+    ngram = ladders(run, reading) if ladders else None
     return Trace(
         run=run.name,
         text=reading.text,
@@ -728,9 +716,9 @@ def _assembled(
         next_words=[[texts[index] for index in row if index >= 0] for row in next_ids.tolist()],
         arrays={name: arrays[name] for name in kinds},
         kinds=kinds,
-        ngram=found if is_ngram else None,
+        ngram=ngram,
         start=reading.start,
-        note=reading.note,
+        note="; ".join(filter(None, [reading.note, ngram.note if ngram else ""])),
     )
 
 

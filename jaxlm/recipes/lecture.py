@@ -75,8 +75,9 @@ LECTURE: dict[str, Recipe] = {
         "expected": {},
         "measured": {},
     },
-    # The words before 苹果 and apple tell their sense; the lines that are held out combine known
-    # words anew. Without dropout the state follows the last words, and the senses mix.
+    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after some
+    # 200 steps, but the senses go on parting: so there is one validation, at the end, and the last
+    # parameters are the best ones.
     "apple": {
         "settings": {
             "model": "lstm",
@@ -86,15 +87,15 @@ LECTURE: dict[str, Recipe] = {
             "positions": "all",
             "embedding_size": 32,
             "hidden_size": 64,
-            "dropout": 0.3,
+            "dropout": 0.5,
             "batch_size": 28,
             "optimizer": "adam",
             "lr": 0.01,
             "clip": 1.0,
-            "steps": 200,
+            "steps": 400,
             "log_every": 50,
-            "eval_every": 50,
-            "checkpoint_every": 200,
+            "eval_every": 400,
+            "checkpoint_every": 400,
         },
         "paper": "ours: the lecture's example of a word with two senses, in 112 lines, for seconds",
         "published": {},

@@ -228,6 +228,17 @@ def test_the_orders_of_an_ngram_are_its_sources_and_explain_the_probability():
         p = tables.probabilities[order - 1][listed] * found.ngram.backoff_weight[token]
         assert p == pytest.approx(2.0 ** -found.surprisal[token], rel=1e-9)
     assert {1.0} < set(found.ngram.backoff_weight)
+    # The tables of this run hold no counts, and no corpus is named.
+    assert np.isnan(found.ngram.count).all() and "counts are unknown" in found.note
+
+
+def test_an_ngram_of_lines_has_its_counts():
+    text = jaxlm.read_corpus("toy", eos=False)
+    run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+    found = trace(run, "我 讨厌 挨打\n我 讨厌 我")
+    assert found.ngram.order.tolist() == [2, 3, 3, 2, 3, 1]
+    assert found.ngram.count.tolist()[:5] == [3, 1, 1, 3, 1]
+    assert found.next_words[2][0] == "挨打" and found.rank[2] == 1
 
 
 def test_a_warm_trace_begins_where_next_words_does():

@@ -15,6 +15,8 @@ from jaxlm.runs.run import Run
 CHARACTERS = 2000
 """The page shows the first characters of a longer text."""
 LANGUAGES = ("en", "zh")
+SHARED = ("page", "charts")
+"""Names of the scripts, styles and texts that all views share."""
 
 
 def labels_of(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -73,12 +75,12 @@ def page(
     if not keep_missing:
         names = [name for name in names if "missing" not in found[name]]
     texts: dict[str, Any] = {}
-    for name in ("page", *names):
+    for name in (*SHARED, *names):
         texts |= json.loads(asset(f"text_{name}.json"))
-    listed = ", ".join(labels)
+    titles = title or {"en": f"Inside {', '.join(labels)}", "zh": f"{'、'.join(labels)} 的内部"}
     data = {
         "lang": options.lang,
-        "title": title or {"en": f"Inside {listed}", "zh": f"{'、'.join(labels)} 的内部"},
+        "title": titles,
         "text": part,
         "runs": [
             _frame(run, part, label, options) for run, label in zip(runs, labels, strict=True)
@@ -90,9 +92,11 @@ def page(
         "order": names,
         "views": {name: found[name] for name in names},
     }
-    scripts = [asset("page.js"), *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
-    shown_title = data["title"] if isinstance(data["title"], str) else data["title"][options.lang]
-    return document(shown_title, options.lang, [asset("page.css")], scripts, data)
+    shared = [asset(f"{name}.js") for name in SHARED]
+    scripts = [*shared, *(asset(VIEWS[name].script) for name in names), "jaxlm.start();"]
+    styles = [asset(f"{name}.css") for name in SHARED]
+    first_title = titles if isinstance(titles, str) else titles[options.lang]
+    return document(first_title, options.lang, styles, scripts, data)
 
 
 def cut_note(length: int) -> dict[str, str]:

@@ -9,7 +9,7 @@ from jaxlm.runs.run import Run
 Both = dict[str, str]
 """A text in the languages of the page: {"en": ..., "zh": ...}."""
 # The Chinese explanation of an error that only Python's message explains.
-OTHERWISE = "原因(英文):{error}"
+OTHERWISE = "原因（英文）：{error}"
 
 
 def both(en: str, zh: str) -> Both:
@@ -20,16 +20,6 @@ def both(en: str, zh: str) -> Both:
 def missing(en: str, zh: str) -> dict[str, Both]:
     """Return what a view collects that has nothing to show: why, and what to do."""
     return {"missing": both(en, zh)}
-
-
-def unit_of(run: Run) -> str:
-    """Return the name of the run's tokens, as its tokenizer calls them: "words", "chars", ..."""
-    return run.tokenizer.name
-
-
-def blank_of(run: Run) -> str:
-    """Return what stands between two tokens when they are shown in a row."""
-    return " " if run.tokenizer.name == "words" else ""
 
 
 def each(
@@ -59,13 +49,11 @@ def each(
                 continue
             except UserError as error:
                 why = both(str(error), OTHERWISE.format(error=error))
-        without.append(both(f"{label}: {why['en']}", f"{label}:{why['zh']}"))
+        without.append(both(f"{label}: {why['en']}", f"{label}：{why['zh']}"))
     return shown, without
 
 
-def or_missing(
-    shown: list[dict[str, Any]], without: list[Both], **more: Any
-) -> dict[str, Any]:
+def or_missing(shown: list[dict[str, Any]], without: list[Both], **more: Any) -> dict[str, Any]:
     """Return the runs that are shown, or the reasons if there is none."""
     if shown:
         return {"runs": shown, "without": without} | more

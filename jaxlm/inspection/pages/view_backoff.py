@@ -32,7 +32,7 @@ def reason(run: Run) -> Both | None:
         return None
     return both(
         "this run is no n-gram, so that it does not back off. Add an n-gram run to see its ladder.",
-        "这个模型不是 n-gram,不会回退。请加上一个 n-gram 模型再看。",
+        "这个模型不是 n-gram，不会回退。请加上一个 n-gram 模型再看。",
     )
 
 
@@ -63,7 +63,9 @@ def table_of(run: Run, ladder_of_token: Sequence[tuple[Rung, ...]]) -> dict[str,
     model: Any = run.model
     tokens, longest = len(ladder_of_token), model.order
     orders = list(range(longest, -1, -1))
-    counts = {name: np.full((tokens, len(orders)), NOWHERE, np.int32) for name in ("context", "pair")}
+    counts = {
+        name: np.full((tokens, len(orders)), NOWHERE, np.int32) for name in ("context", "pair")
+    }
     numbers = {
         name: np.full((tokens, len(orders)), np.nan, np.float32)
         for name in ("discount", "probability", "weight", "contribution")

@@ -1,5 +1,6 @@
 """The view "counts": what follows two words in the training text, and what smoothing adds to it."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -49,8 +50,8 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
             )
         model: Any = run.model
         lines = sequences(model, Text(TextConfig(), run.tokenizer, {"train": split}))
-        ids = read(run, text, options.start).ids
-        return table_of(run, lines, ids)
+        reading = read(run, text, options.start)
+        return table_of(run, lines, reading.ids, reading.segments)
 
     shown, without = each(runs, options.labels, of_run, _reason)
     return or_missing(shown, without)
@@ -63,12 +64,12 @@ def _reason(run: Run) -> Both | None:
         return both(
             "this run is no n-gram: it keeps no counts. Add an n-gram run to see the table of "
             "counts.",
-            "这个模型不是 n-gram,没有计数。请加上一个 n-gram 模型再看计数表。",
+            "这个模型不是 n-gram，没有计数。请加上一个 n-gram 模型再看计数表。",
         )
     if model.order < 2:
         return both(
             "this n-gram counts single words, without a context. Add an n-gram of order 3 or more.",
-            "这个 n-gram 只数单个词,没有上文。请加上一个阶数不小于 3 的 n-gram 模型。",
+            "这个 n-gram 只数单个词，没有上文。请加上一个阶数不小于 3 的 n-gram 模型。",
         )
     return view_backoff.reason(run)
 
@@ -102,29 +103,37 @@ def following(lines: Sequences, contexts: np.ndarray, vocab_size: int) -> list[F
     pairs, counts = np.unique(context_of * base + words, return_counts=True)
     first = np.searchsorted(pairs // base, np.arange(len(contexts) + 1))
     result = []
-    for start, stop in zip(first[:-1], first[1:], strict=True):
+    for start, stop in itertools.pairwise(first.tolist()):
         # The most frequent first; of equal counts the smaller id.
         order = start + np.argsort(-counts[start:stop], kind="stable")
         result.append(Following(pairs[order] % base, counts[order]))
     return result
 
 
-def table_of(run: Run, lines: Sequences, ids: np.ndarray) -> dict[str, Any]:
+def table_of(
+    run: Run, lines: Sequences, ids: np.ndarray, segments: Sequence[slice]
+) -> dict[str, Any]:
     """Return the table of counts at each token of a text, and the smoothed probabilities.
 
     Args:
       run: the run of an n-gram.
       lines: its training text.
       ids: the tokens of the text, int [T].
+      segments: the parts of the text that are read on their own; no context reaches over them.
     """
     model: Any = run.model
     length = min(LENGTH, model.order - 1)
-    start_id = None if model.stream else model.start_id
-    windows = np.stack([ids[back : len(ids) - length + back] for back in range(length)], axis=1)
-    inside = np.ones(len(windows), bool) if start_id is None else ~(windows == start_id).any(axis=1)
-    contexts, place = np.unique(windows[inside], axis=0, return_inverse=True)
+    # The words before each token, the nearest last.
+    before = np.full((len(ids), length), NOTHING, np.int64)
+    for segment in segments:
+        for back in range(1, length + 1):
+            before[segment, -back][back:] = ids[segment][:-back]
+    inside = (before >= 0).all(axis=1)
+    if not model.stream and model.start_id is not None:
+        inside &= (before != model.start_id).all(axis=1)
+    contexts, place = np.unique(before[inside], axis=0, return_inverse=True)
     context_of = np.full(len(ids), NOTHING, np.int32)
-    context_of[length:][inside] = place.reshape(-1)
+    context_of[inside] = place.reshape(-1)
     found = following(lines, contexts, model.vocab_size) if len(contexts) else []
     next_ids = np.full((len(contexts), SHOWN), NOTHING, np.int32)
     times, smoothed = np.zeros_like(next_ids), np.zeros(next_ids.shape, np.float32)
@@ -170,7 +179,7 @@ def table_of(run: Run, lines: Sequences, ids: np.ndarray) -> dict[str, Any]:
 
 
 def distribution(run: Run, context: np.ndarray) -> np.ndarray:
-    """Return P(w | context) of every word, as the run smooths it, with no word before the context."""
+    """Return the smoothed P(w | context) of every word, with no word before the context."""
     model: Any = run.model
     carry = np.full((1, model.order - 1), NOTHING, np.int64)
     contexts, _ = model.contexts(run.params, context[None], carry)

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.inspection.gradients import gradient_through_time
+from jaxlm.inspection.gradients import gradient_through_time, recurrent_kernels
 from jaxlm.inspection.pages import view_gradients
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.runs.run import Run
 
-RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4, 1.5)
-# Each run costs a pass for each radius. The runs with the fewest gates show the effect best.
-MOST_RUNS = 2
+RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+MOST_WEIGHTS = 300_000
+"""Numbers in the recurrent matrices of all runs that are shown, so that a page is made in seconds.
+The first run is shown in any case."""
 # Below and above these factors over the whole range of lags, a gradient vanishes or explodes.
 VANISHED, EXPLODED = 0.01, 100.0
 
@@ -57,9 +58,17 @@ def _gates(run: Run) -> int | None:
 
 
 def _simplest(runs: Sequence[Run]) -> list[int]:
-    """Return which runs are shown, by their index: those with the fewest gates."""
+    """Return which runs are shown, by their index: those with the fewest gates first, because
+    they follow the radius most; all runs if none has a recurrent matrix."""
     able = [(gates, index) for index, run in enumerate(runs) if (gates := _gates(run)) is not None]
-    return sorted(index for _, index in sorted(able)[:MOST_RUNS]) or list(range(len(runs)))
+    chosen: list[int] = []
+    weights = 0
+    for _, index in sorted(able):
+        run = runs[index]
+        weights += sum(kernel.size for kernel in recurrent_kernels(run.params, run.name).values())
+        if not chosen or weights <= MOST_WEIGHTS:
+            chosen.append(index)
+    return chosen or list(range(len(runs)))
 
 
 def _reason(run: Run, text: str) -> Both | None:
@@ -68,12 +77,12 @@ def _reason(run: Run, text: str) -> Both | None:
         return both(
             "this run has no recurrent matrix, so that no gradient passes through one at each "
             "step. Add a run of an Elman network, a GRU or an LSTM.",
-            "这个模型没有循环矩阵,梯度不会在每一步都乘上同一个矩阵。请加上一个 RNN、GRU 或 LSTM。",
+            "这个模型没有循环矩阵，梯度不会在每一步都乘上同一个矩阵。请加上一个 RNN、GRU 或 LSTM。",
         )
     return view_gradients.reason(run, text)
 
 
 def _kind(norms: np.ndarray) -> str:
-    """Return what a gradient does from the first to the last lag, as the texts of the view name it."""
+    """Return what a gradient does from the first to the last lag; the texts of the view name it."""
     ratio = norms[-1] / norms[0] if norms[0] > 0 else 0.0
     return "vanishes" if ratio < VANISHED else "explodes" if ratio > EXPLODED else "kept"

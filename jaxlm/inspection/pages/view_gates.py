@@ -30,7 +30,9 @@ def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any
     having = [label for label, found in zip(options.labels, layers, strict=True) if found]
     if not having:
         return {"missing": nothing_recorded(options.labels)}
-    room, collected, features = BYTES // len(having), [], {}
+    room = BYTES // len(having)
+    collected: list[dict[str, Any]] = []
+    features: dict[str, None] = {}
     for run, label, trace, found in zip(runs, options.labels, traces, layers, strict=True):
         if not found:
             collected.append({"missing": no_gates(label, having)})

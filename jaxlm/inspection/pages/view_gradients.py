@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.inspection.gradients import GradientByLag, gradient_by_lag
-from jaxlm.inspection.pages.choosing import Both, both, each, or_missing, unit_of
+from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.runs.run import Run
 
 # With these numbers a run by characters with two layers of 256 units takes about half a second.
@@ -20,16 +20,14 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         import jax
 
         largest = largest_lag(run, text)
-        seed = run.settings.get("training", {}).get("seed", 0)
+        settings: dict[str, Any] = {"start": options.start, "positions": POSITIONS}
+        key = jax.random.key(run.settings.get("training", {}).get("seed", 0))
         found = {
-            "trained": gradient_by_lag(run, text, largest, start=options.start, positions=POSITIONS),
-            "untrained": gradient_by_lag(
-                run, text, largest, key=jax.random.key(seed), start=options.start,
-                positions=POSITIONS,
-            ),
+            "trained": gradient_by_lag(run, text, largest, **settings),
+            "untrained": gradient_by_lag(run, text, largest, key=key, **settings),
         }
         curves = {name: _from_lag_1(one) for name, one in found.items()}
-        return curves | {"unit": unit_of(run), "window": run.model.window}
+        return curves | {"unit": run.tokenizer.unit, "window": run.model.window}
 
     shown, without = each(runs, options.labels, of_run, lambda run: reason(run, text))
     return or_missing(shown, without)
@@ -47,15 +45,15 @@ def reason(run: Run, text: str) -> Both | None:
         return both(
             "this run counts n-grams, so that its loss has no gradient. Add a neural run, such as "
             "an LSTM, to see one.",
-            "这个模型靠计数,损失没有梯度。请加上一个神经网络模型(例如 LSTM)再看。",
+            "这个模型靠计数，损失没有梯度。请加上一个神经网络模型（例如 LSTM）再看。",
         )
     tokens = len(run.tokenizer.encode_context(text))
     if tokens < FEWEST_TOKENS:
         return both(
             f"the text has {tokens} tokens, too few for a gradient by lag. Give a text of "
             f"{FEWEST_TOKENS} tokens or more; 100 make a smooth curve.",
-            f"这段文本只有 {tokens} 个词元,太短,画不出随距离变化的梯度。"
-            f"请给出至少 {FEWEST_TOKENS} 个词元的文本;100 个以上曲线才平滑。",
+            f"这段文本只有 {tokens} 个词元，太短，画不出随距离变化的梯度。"
+            f"请给出至少 {FEWEST_TOKENS} 个词元的文本；100 个以上曲线才平滑。",
         )
     return None
 

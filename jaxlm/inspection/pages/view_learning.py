@@ -82,12 +82,12 @@ def _reason(run: Run) -> Both | None:
         return both(
             "this run was counted in one pass over the text, so that it has no learning curve. Add "
             "a neural run to see one.",
-            "这个模型只把文本数了一遍,没有学习曲线。请加上一个神经网络模型再看。",
+            "这个模型只把文本数了一遍，没有学习曲线。请加上一个神经网络模型再看。",
         )
     if not _points(run, "train") and not _points(run, "valid"):
         return both(
             f"the folder of this run has no {METRICS} with losses. Train the run with "
             f"`python -m jaxlm.train` to get one.",
-            f"这个模型的文件夹里没有带损失的 {METRICS}。请用 `python -m jaxlm.train` 训练来得到它。",
+            f"模型的文件夹里没有带损失的 {METRICS}。用 `python -m jaxlm.train` 训练会得到它。",
         )
     return None

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.inspection.gradients import recurrent_kernels
-from jaxlm.inspection.pages.choosing import Both, both, each, or_missing, unit_of
+from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.unrolled import Unrolled, bptt
 from jaxlm.runs.run import Run
 
 # Tokens of the text in the figure; more do not fit beside each other.
-MOST_TOKENS = 12
+MOST_TOKENS = 10
 # Units of a state that are drawn.
 SHOWN_UNITS = 16
 
@@ -20,17 +19,29 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     """Return the network of each recurrent run, unrolled."""
 
     def of_run(run: Run) -> dict[str, Any]:
-        ids = run.tokenizer.encode_context(text)
-        spans = run.tokenizer.spans(text)
-        row = text if len(ids) <= MOST_TOKENS else text[: int(spans[MOST_TOKENS - 1][1])]
+        row, tokens = row_of(run, text)
         return figure_of(bptt(run, row, start=options.start)) | {
-            "unit": unit_of(run),
-            "tokens": min(len(ids), MOST_TOKENS),
-            "of_tokens": len(ids),
+            "tokens": tokens,
+            "of_tokens": len(run.tokenizer.encode_context(text)),
+            "last_only": run.protocol.last_only,
         }
 
     shown, without = each(runs, options.labels, of_run, lambda run: _reason(run, text))
     return or_missing(shown, without)
+
+
+def row_of(run: Run, text: str) -> tuple[str, int]:
+    """Return the beginning of a text for the figure, and its number of tokens.
+
+    A run that reads each line on its own gets the first line of two tokens or more.
+    """
+    lines = text.splitlines() if run.protocol.rows else []
+    long_enough = (line for line in lines if len(run.tokenizer.encode_context(line)) > 1)
+    line = next(long_enough, text)
+    spans = run.tokenizer.spans(line)
+    if len(spans) <= MOST_TOKENS:
+        return line, len(spans)
+    return line[: int(spans[MOST_TOKENS - 1][1])], MOST_TOKENS
 
 
 def figure_of(unrolled: Unrolled) -> dict[str, Any]:
@@ -83,7 +94,7 @@ def _reason(run: Run, text: str) -> Both | None:
         return both(
             "this run has no recurrent matrix, so that there is nothing to unroll. Add a run of an "
             "Elman network, a GRU or an LSTM.",
-            "这个模型没有循环矩阵,没有可以展开的东西。请加上一个 RNN、GRU 或 LSTM。",
+            "这个模型没有循环矩阵，没有可以展开的东西。请加上一个 RNN、GRU 或 LSTM。",
         )
     if len(run.tokenizer.encode_context(text)) < 2:
         return both(

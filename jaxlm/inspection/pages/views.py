@@ -4,7 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxlm.inspection.pages import view_about, view_gates, view_next, view_surprise
+from jaxlm.inspection.pages import (
+    view_about,
+    view_backoff,
+    view_counts,
+    view_exploding,
+    view_gates,
+    view_gradients,
+    view_learning,
+    view_next,
+    view_senses,
+    view_surprise,
+    view_unrolled,
+    view_vectors,
+)
 from jaxlm.inspection.traces import Trace, trace
 from jaxlm.runs.run import Run
 
@@ -60,6 +73,14 @@ VIEWS: dict[str, View] = {
     "surprise": View(view_surprise.collect, "view_surprise.js"),
     "next": View(view_next.collect, "view_next.js"),
     "gates": View(view_gates.collect, "view_gates.js"),
+    "gradients": View(view_gradients.collect, "view_gradients.js"),
+    "exploding": View(view_exploding.collect, "view_exploding.js"),
+    "unrolled": View(view_unrolled.collect, "view_unrolled.js"),
+    "vectors": View(view_vectors.collect, "view_vectors.js"),
+    "senses": View(view_senses.collect, "view_senses.js"),
+    "counts": View(view_counts.collect, "view_counts.js"),
+    "backoff": View(view_backoff.collect, "view_backoff.js"),
+    "learning": View(view_learning.collect, "view_learning.js"),
     "about": View(view_about.collect, "view_about.js"),
 }
 """The views by name, in the order of the page."""

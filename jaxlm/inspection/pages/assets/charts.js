@@ -81,12 +81,20 @@
   /** Return the path of the marker of the n-th run: a second sign beside the colour. */
   const marker = (index, x, y, r) => MARKERS[MARKER_NAMES[index % MARKER_NAMES.length]](x, y, r);
 
-  let measuring = null;
-  /** Return the width in pixels of a text in the font of the charts. */
-  function textWidth(text, size = 12) {
+  let measuring = null, family = "";
+  /** Return the width in pixels of a text in the font of the page; bold for names. */
+  function textWidth(text, size = 12, weight = 400) {
     measuring = measuring || document.createElement("canvas").getContext("2d");
-    measuring.font = `${size}px system-ui, sans-serif`;
+    family = family || getComputedStyle(document.body).fontFamily;
+    measuring.font = `${weight} ${size}px ${family}`;
     return measuring.measureText(text).width;
+  }
+
+  /** Return the text of a tick: a power of ten where it is far from 1. */
+  function tickText(value) {
+    const exponent = Math.log10(Math.abs(value));
+    if (value > 0 && Math.abs(exponent) >= 4 && Math.abs(exponent - Math.round(exponent)) < 1e-9) return `10${raised(Math.round(exponent))}`;
+    return Math.abs(value) >= 1e4 ? value.toLocaleString("en") : number(value);
   }
 
   /**
@@ -103,8 +111,8 @@
    * }
    */
   function lines(holder, options) {
-    const frame = el("div", { class: "chart" });
-    const readout = el("p", { class: "readout", "aria-live": "polite" });
+    const frame = el("div", { class: "lines-frame" });
+    const readout = el("p", { class: "chart-values", "aria-live": "polite" });
     holder.append(frame, readout);
     let width = 0;
     const chart = { draw, options, readout, frame };
@@ -131,12 +139,12 @@
     const points = series.flatMap((s) => s.points);
     const xAxis = axis(options.x, points.map((p) => p[0]));
     const yAxis = axis(options.y, points.map((p) => p[1]).concat((options.rules || []).map((r) => r.y)));
-    const yFormat = options.y.format || number, xFormat = options.x.format || number;
-    const yTicks = yAxis.log ? logTicks(yAxis.low, yAxis.high, 6) : linearTicks(yAxis.low, yAxis.high, 5, options.y.integer);
+    const yFormat = options.y.format || number, yTick = options.y.format || tickText, xFormat = options.x.format || tickText;
+    const yTicks = options.y.ticks || (yAxis.log ? logTicks(yAxis.low, yAxis.high, 6) : linearTicks(yAxis.low, yAxis.high, 5, options.y.integer));
     const labelled = series.filter((s) => s.name && s.ends !== false && s.points.length);
     const atEnds = !narrow && labelled.length > 0;
-    const left = 14 + Math.max(...yTicks.map((t) => textWidth(yFormat(t))), 10);
-    const right = atEnds ? 14 + Math.min(200, Math.max(...labelled.map((s) => textWidth(s.name)))) : 12;
+    const left = 14 + Math.max(...yTicks.map((tick) => textWidth(yTick(tick))), 10);
+    const right = atEnds ? 16 + Math.min(210, Math.max(...labelled.map((s) => textWidth(s.name, 12, 600)))) : 12;
     const top = 22, bottom = 40;
     const inner = { w: Math.max(60, width - left - right), h: height - top - bottom };
     const place = (a, v, from, size) => {
@@ -154,15 +162,15 @@
     });
     const clip = `clip-${Math.random().toString(36).slice(2)}`;
     root.append(svg("clipPath", { id: clip }, svg("rect", { x: left, y: top - 4, width: inner.w + 4, height: inner.h + 8 })));
-    const grid = svg("g", { class: "grid", "aria-hidden": "true" });
+    const grid = svg("g", { "aria-hidden": "true" });
     for (const tick of yTicks) {
       grid.append(
-        svg("line", { x1: left, x2: left + inner.w, y1: Y(tick), y2: Y(tick) }),
-        svg("text", { x: left - 6, y: Y(tick) + 4, "text-anchor": "end" }, yFormat(tick)),
+        svg("line", { class: "grid", x1: left, x2: left + inner.w, y1: Y(tick), y2: Y(tick) }),
+        svg("text", { x: left - 6, y: Y(tick) + 4, "text-anchor": "end", class: "tick" }, yTick(tick)),
       );
     }
     for (const tick of xTicks) {
-      grid.append(svg("text", { x: X(tick), y: top + inner.h + 17, "text-anchor": "middle" }, xFormat(tick)));
+      grid.append(svg("text", { x: X(tick), y: top + inner.h + 17, "text-anchor": "middle", class: "tick" }, xFormat(tick)));
     }
     grid.append(
       svg("line", { class: "axis", x1: left, x2: left + inner.w, y1: top + inner.h, y2: top + inner.h }),
@@ -212,19 +220,20 @@
       }).filter(Boolean).sort((a, b) => a.y - b.y);
       spread(ends, 15, top + 4, top + inner.h);
       for (const { one, y } of ends) {
-        root.append(svg("text", { class: `series-name${one.faint ? " pale" : ""}`, style: { fill: one.faint ? "var(--faint)" : colour.series(one.index || 0) }, x: left + inner.w + 8, y: y + 4 }, shortened(one.name, 200)));
+        root.append(svg("text", { class: `series-name${one.faint ? " pale" : ""}`, style: { fill: one.faint ? "var(--faint)" : colour.series(one.index || 0) }, x: left + inner.w + 8, y: y + 4 }, shortened(one.name, 200, 12, 600)));
       }
     }
     // Names of marks: above or below the point, moved until no two cover one another.
-    const boxes = [];
+    const boxes = (options.marks || []).filter((mark) => inside(mark.y)).map((mark) => ({ x: X(mark.x) - 8, w: 16, y: Y(mark.y) + 5 }));
+    for (const rule of options.rules || []) boxes.push({ x: left + inner.w - textWidth(rule.text), w: textWidth(rule.text), y: Y(rule.y) - 5 });
     for (const mark of options.marks || []) {
       if (!inside(mark.y)) continue;
-      const x = X(mark.x), y = Y(mark.y), wide = textWidth(mark.text, 12) + 6;
+      const x = X(mark.x), y = Y(mark.y), wide = textWidth(mark.text, 12, 600) + 4;
       root.append(svg("path", { class: "point", stroke: colour.series(mark.index || 0), d: marker(mark.index || 0, x, y, 5), "data-x": mark.x, "data-y": mark.y }));
       const from = Math.min(Math.max(left, x + 8), left + inner.w + (atEnds ? right : 0) - wide);
       let at = y - 10;
       const hits = () => boxes.some((b) => b.x < from + wide && from < b.x + b.w && Math.abs(b.y - at) < 15);
-      for (const shift of [-10, 18, -26, 34, -42, 50, -58, 66]) {
+      for (const shift of [-12, 20, -28, 36, -44, 52, -60, 68, -76, 84]) {
         at = y + shift;
         if (at > top + 8 && at < top + inner.h - 2 && !hits()) break;
       }
@@ -277,10 +286,10 @@
   }
 
   /** Return a text that is cut with "…" at a width in pixels. */
-  function shortened(text, width, size = 12) {
-    if (textWidth(text, size) <= width) return text;
+  function shortened(text, width, size = 12, weight = 400) {
+    if (textWidth(text, size, weight) <= width) return text;
     const characters = [...text];
-    while (characters.length > 1 && textWidth(`${characters.join("")}…`, size) > width) characters.pop();
+    while (characters.length > 1 && textWidth(`${characters.join("")}…`, size, weight) > width) characters.pop();
     return `${characters.join("")}…`;
   }
 

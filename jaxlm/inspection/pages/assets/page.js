@@ -302,6 +302,8 @@ const jaxlm = (() => {
   // every view. `token` counts the tokens of `state.run`; it is length(run) after the last token.
   function select(patch) {
     const before = {...state};
+    // The colours of a unit belong to the tokens of its run.
+    if (patch.run !== undefined && patch.paint === undefined && state.paint && state.paint.run !== patch.run) patch = {...patch, paint: null};
     Object.assign(state, patch);
     if (patch.run !== undefined && patch.token === undefined) state.token = at(state.run);
     if (patch.token !== undefined && length(state.run)) {
@@ -347,7 +349,8 @@ const jaxlm = (() => {
   }
   // The first view is drawn at once, each other one in a task of its own, so that no task is long.
   function draw(now) {
-    const turn = ++drawing, root = document.getElementById("page"), scroll = scrollY;
+    const turn = ++drawing, root = document.getElementById("page"), scroll = scrollY, focused = document.activeElement && document.activeElement.id;
+    root.style.minHeight = scroll ? `${root.offsetHeight}px` : "";
     document.documentElement.lang = state.lang === "zh" ? "zh-Hans" : state.lang;
     document.documentElement.dataset.ready = "false";
     const names = content.order.filter((name) => views[name] && content.views[name]);
@@ -363,15 +366,17 @@ const jaxlm = (() => {
     const next = (index) => {
       if (turn !== drawing) return;
       if (index === names.length) {
+        root.style.minHeight = "";
         document.documentElement.dataset.ready = "true";
         return;
       }
       drawView(names[index], sections[index]);
-      if (index === 0 && scroll) scrollTo(0, scroll);
       if (now === true) next(index + 1);
       else setTimeout(next, 0, index + 1);
     };
+    if (focused && document.getElementById(focused)) document.getElementById(focused).focus({preventScroll: true});
     next(0);
+    if (scroll) scrollTo(0, scroll);
   }
   dark.addEventListener("change", draw);
   addEventListener("beforeprint", () => { if (dark.matches) { printing = true; draw(true); } });

@@ -83,13 +83,13 @@
         el("th", { scope: "row" }, rung.order > 0 ? t("backoff.gram", { n: rung.order }) : t("backoff.uniform")),
         el("td", { class: "context", dir: "auto" }, contextOf(rung, lineStart, t), " ", el("b", {}, rung.order > 0 ? word : t("backoff.any"))),
         el("td", { class: "number" }, counted(rung.context, rung)), el("td", { class: "number pair" }, counted(rung.pair, rung)),
-        el("td", { class: "number" }, rung.pair > 0 ? number(rung.discount) : ""),
-        el("td", { class: "number" }, number(rung.probability)), el("td", { class: "number" }, number(rung.weight)),
+        el("td", { class: "number extra" }, rung.pair > 0 ? number(rung.discount) : ""),
+        el("td", { class: "number extra" }, number(rung.probability)), el("td", { class: "number extra" }, number(rung.weight)),
         el("td", { class: "adds" }, bar(from, share, "part"), el("span", {}, number(rung.contribution)))));
       from += share;
     }
-    rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 7 }, t("backoff.answer", { word })), el("td", { class: "adds" }, bar(0, 1, "whole"), el("b", {}, number(answer, 4)))));
-    return el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", { scope: "col", class: /context$|order|adds/.test(key) ? null : "number" }, t(`backoff.${key}`))))), rows);
+    rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 4 }, t("backoff.answer", { word })), [1, 2, 3].map(() => el("td", { class: "extra" })), el("td", { class: "adds" }, bar(0, 1, "whole"), el("b", {}, number(answer, 4)))));
+    return el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", { scope: "col", class: /^(order|context|adds)$/.test(key) ? null : /count$/.test(key) ? "number" : "number extra" }, t(`backoff.${key}`))))), rows);
   }
 
   const known = (n) => (Number.isNaN(n) || n < 0 ? null : n);
@@ -110,14 +110,15 @@
   function sentence(run, rungs, word, answer, t) {
     const top = rungs.find((rung) => rung.order > 1), real = rungs.filter((rung) => rung.order > 0);
     const seen = real.find((rung) => rung.pair > 0);
-    const words = { word, answer: percent(answer, answer < 0.001 ? 4 : 1), high: top ? top.order : 1, n: seen ? seen.order : 0 };
+    const words = { word, answer: answer < 0.001 ? number(answer, 2) : percent(answer, 1), high: top ? top.order : 1, n: seen ? seen.order : 0 };
     if (!run.known) {
       const by = rungs.find((rung) => rung.contribution > 0);
       return t("backoff.says_unknown", { ...words, n: by ? by.order : 0 });
     }
     if (!seen) return t("backoff.says_never", words);
     const key = seen.starred ? "backoff.after" : "backoff.times";
-    words.times = seen.pair === 1 ? t(`${key}_1`) : seen.pair === 2 ? t(`${key}_2`) : t(key, { n: seen.pair.toLocaleString("en") });
+    const unit = t(`unit.${jaxlm.tools.runs[run.index].unit}`);
+    words.times = seen.pair < 3 ? t(`${key}_${seen.pair}`, { unit }) : t(key, { n: seen.pair.toLocaleString("en"), unit });
     return t(top && seen.order < top.order ? "backoff.says_lower" : "backoff.says_seen", words);
   }
 

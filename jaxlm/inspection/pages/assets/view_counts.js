@@ -3,7 +3,7 @@
 // the probability that smoothing puts in its place.
 (() => {
   const { el, visible } = jaxlm.tools;
-  const { percent, inPlace, placeOf, tokenOf, stepper } = jaxlm.charts;
+  const { number, percent, inPlace, placeOf, tokenOf, stepper } = jaxlm.charts;
   const kept = { run: 0 };
   let live = null;
 
@@ -54,7 +54,9 @@
     for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
 
     function show() {
-      const place = placeOf(tools, run.index), spans = tools.array(tools.runs[run.index].spans);
+      // A token at the start of a line has no context: the next token that has one is shown.
+      const selected = placeOf(tools, run.index), after = run.context_of.findIndex((c, i) => i >= selected && c >= 0);
+      const place = after < 0 ? selected : after, spans = tools.array(tools.runs[run.index].spans);
       const next = zeros.find((zero) => zero > place) ?? zeros[0];
       const focused = move.contains(document.activeElement) ? document.activeElement.className : null;
       move.replaceChildren(stepper(tools, run.index, place, zeros.length ? el("button", { type: "button", class: "next-zero", onclick: () => tools.select({ character: spans[2 * next] }) }, t("counts.next_zero")) : null));
@@ -68,7 +70,7 @@
       }
       context = found.words.map(visible).join(blank);
       const actual = found.rows.find((row) => row.actual), zero = actual.times === 0;
-      const words = { word: visible(tokenOf(tools, run.index, place)), context, total: found.total.toLocaleString("en"), times: actual.times.toLocaleString("en"), plain: percent(actual.times / found.total, 1), smoothed: percent(actual.smoothed, actual.smoothed < 0.001 ? 4 : 2) };
+      const words = { word: visible(tokenOf(tools, run.index, place)), context, total: found.total.toLocaleString("en"), times: actual.times.toLocaleString("en"), plain: percent(actual.times / found.total, 1), smoothed: share(actual.smoothed) };
       says.textContent = t(found.total === 0 ? "counts.no_context" : zero ? "counts.zero" : "counts.seen", words);
       Object.assign(says.dataset, { times: actual.times, total: found.total, smoothed: actual.smoothed });
       body.replaceChildren(drawn(found, context, t));
@@ -80,13 +82,15 @@
     live = { show };
   }
 
+  const share = (p) => (p < 1e-4 ? number(p, 2) : percent(p, 2));
+
   function drawn(found, context, t) {
     const largest = Math.max(1, ...found.rows.map((row) => row.times));
     const rows = found.rows.map((row) => el("tr", { class: [row.actual ? "actual" : "", row.times === 0 ? "zero" : ""].join(" "), "data-word": row.word, "data-times": row.times, "data-smoothed": row.smoothed },
       el("td", { dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, visible(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
       el("td", { class: "times" }, el("span", { class: "count-bar", style: { width: `${(64 * row.times) / largest}px` } }), el("b", {}, row.times.toLocaleString("en"))),
       el("td", { class: "number" }, found.total > 0 ? percent(row.times / found.total, 2) : "0 / 0"),
-      el("td", { class: "number" }, percent(row.smoothed, row.smoothed < 0.001 ? 4 : 2))));
+      el("td", { class: "number" }, share(row.smoothed))));
     return el("table", { class: "counts-table" }, el("thead", {}, el("tr", {}, ["context", "next", "times", "plain", "smoothed"].map((key, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, t(`counts.${key}`))))), el("tbody", {}, rows));
   }
 

@@ -33,7 +33,7 @@
       title: t("exploding.chart"), series: [], height: 320,
       x: { label: t("exploding.lag"), min: 0, max: longest, integer: true },
       // The scale stays as it is while the radius changes, so that the curve moves and not the axis.
-      y: { label: t("exploding.factor"), log: true, min: 1e-10, max: 1e10 },
+      y: { label: t("exploding.factor"), log: true, min: 1e-10, max: 1e10, ticks: [1e-10, 1e-5, 1, 1e5, 1e10] },
       rules: [{ y: 1, text: t("exploding.kept_line") }],
     };
     function series() {

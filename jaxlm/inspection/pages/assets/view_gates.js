@@ -286,14 +286,16 @@ jaxlm.view("gates", (() => {
     if (event.altKey || event.ctrlKey || event.metaKey || !(move || step)) return;
     event.preventDefault();
     if (step) tools.select({token: tools.state.token + step});
-    else {
-      const order = sorted(), next = order[Math.min(order.length - 1, Math.max(0, order.indexOf(chosen.unit) + move))];
-      choose({unit: next}, {});
-    }
+    else moveUnit(move);
+  }
+  function moveUnit(move) {
+    const order = sorted();
+    choose({unit: order[Math.min(order.length - 1, Math.max(0, order.indexOf(chosen.unit) + move))]}, {});
   }
   return {
     render(section, given, given_tools) {
       data = given; tools = given_tools;
+      tools.state.moveUnit = moveUnit;
       section.append(tools.el("p", {class: "lead"}, tools.t("gates.intro")));
       holder = tools.el("div", {});
       section.append(holder);

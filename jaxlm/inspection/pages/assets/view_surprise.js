@@ -105,6 +105,17 @@ jaxlm.view("surprise", (() => {
     tip.style.top = `${at.bottom - frame.top + 4}px`;
   }
 
+  // Home and End; and up and down change the unit that colours the text.
+  function keys(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const move = {ArrowUp: -1, ArrowDown: 1}[event.key];
+    if (event.key === "Home") tools.select({token: 0});
+    else if (event.key === "End") tools.select({token: tokens.length - 1});
+    else if (move && tools.state.paint && tools.state.moveUnit) tools.state.moveUnit(move);
+    else return;
+    event.preventDefault();
+  }
+
   // ---- around the text ----
   function drawChoices() {
     const {state, t, el} = tools;
@@ -168,7 +179,7 @@ jaxlm.view("surprise", (() => {
       tip = el("div", {class: "tip", hidden: true, role: "presentation"});
       box = el("div", {class: "text", role: "listbox", tabindex: 0, "aria-label": t("surprise.text"),
         onclick: (event) => { const span = event.target.closest(".token"); if (span) tools.select({token: Number(span.dataset.token)}); },
-        onpointerover: hover, onpointerleave: () => { tip.hidden = true; }});
+        onkeydown: keys, onpointerover: hover, onpointerleave: () => { tip.hidden = true; }});
       readout = el("p", {class: "readout", role: "status", "aria-live": "polite", id: "surprise-readout"});
       legend = el("div", {class: "legend-scale"});
       section.append(lead, summary, choices,

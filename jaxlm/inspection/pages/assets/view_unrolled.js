@@ -4,199 +4,171 @@
 (() => {
   const { el, svg, visible } = jaxlm.tools;
   const { number, percent, shortened, inPlace } = jaxlm.charts;
-  const STEP = 104, LEFT = 70, HEIGHT = 372;
-  const ROW = { sum: 26, loss: 84, word: 132, state: 206, input: 312 };
-  const kept = { run: 0, loss: null, every: null };
+  const STEP = 95, LEFT = 84, HEIGHT = 352, RIGHT = 98;
+  const ROW = { sum: 26, loss: 82, target: 128, state: 204, input: 316 };
+  const kept = { run: 0, loss: null, reach: null };
 
-  /** Return the norm of d loss[t] / d state[k], 0 where a cut lies between the steps. */
-  function flow(run, t, k, every) {
-    if (k > t || Math.floor(k / every) !== Math.floor(t / every)) return 0;
-    return run.gradients[t][k];
-  }
+  /** Return what step s contributes to dU through loss t, 0 beyond the reach of the gradient. */
+  const flow = (run, t, s) => (s > t || t - s >= kept.reach ? 0 : run.gradients[t][s]);
+  const centre = (s) => LEFT + s * STEP + STEP / 2;
+  const thickness = (share) => (1.5 + 8.5 * Math.sqrt(share)).toFixed(2);
 
-  function arrow(from, to, attributes) {
-    return svg("path", { d: `M${from[0]},${from[1]}L${to[0]},${to[1]}`, ...attributes });
-  }
-
-  function draw(run, tools, pick) {
-    const { t } = tools, count = run.inputs.length, every = kept.every;
-    const width = LEFT + count * STEP + 96;
-    const x = (k) => LEFT + k * STEP + STEP / 2 - 10;
+  function figure(run, tools, pick) {
+    const { t } = tools, count = run.inputs.length, width = LEFT + count * STEP + RIGHT;
     const root = svg("svg", { class: "unrolled", viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "group", "aria-label": t("unrolled.figure", { count }) });
     root.append(svg("defs", {}, svg("marker", { id: "unrolled-head", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, svg("path", { d: "M0,0L8,4L0,8z", class: "head" }))));
-    const names = [["sum", "unrolled.sum"], ["loss", "unrolled.loss"], ["word", "unrolled.target"], ["state", "unrolled.state"], ["input", "unrolled.input"]];
-    for (const [row, key] of names) root.append(svg("text", { class: "row-name", x: 4, y: ROW[row] + 4 }, t(key)));
-
-    const most = kept.loss === null ? 0 : Math.max(...run.gradients[kept.loss]);
-    const strength = (k) => (kept.loss === null || !most ? 0 : flow(run, kept.loss, k, every) / most);
-    // The plain network first: the lit paths lie above it.
-    const plain = { class: "edge", "marker-end": "url(#unrolled-head)" };
-    for (let k = 0; k < count; k++) {
-      const cut = k > 0 && k % every === 0;
-      root.append(
-        arrow([x(k), ROW.input - 16], [x(k), ROW.state + 31], plain),
-        arrow([x(k), ROW.state - 31], [x(k), ROW.word + 14], plain),
-        arrow([x(k), ROW.word - 14], [x(k), ROW.loss + 18], plain),
-        svg("path", { class: "edge", d: `M${x(k)},${ROW.loss - 18}V${ROW.sum}` }),
-        arrow([k ? x(k - 1) + 26 : x(k) - 58, ROW.state], [x(k) - 28, ROW.state], { ...plain, class: cut ? "edge cut" : "edge" }),
-        svg("text", { class: "weight", x: x(k) - STEP / 2, y: ROW.state - 9, "text-anchor": "middle" }, "U"),
-        svg("text", { class: "weight", x: x(k) + 5, y: ROW.input - 44 }, "W"),
-      );
-      if (cut) {
-        root.append(
-          svg("line", { class: "scissors", x1: x(k) - STEP / 2 - 2, x2: x(k) - STEP / 2 - 2, y1: ROW.sum + 22, y2: ROW.input + 22 }),
-          svg("text", { class: "scissors-name", x: x(k) - STEP / 2 - 2, y: ROW.input + 36, "text-anchor": "middle" }, `✂ ${t("unrolled.cut")}`),
-        );
-      }
-    }
-    root.append(svg("path", { class: "edge", d: `M${x(0)},${ROW.sum}H${x(count - 1) + 34}`, "marker-end": "url(#unrolled-head)" }));
-
-    if (kept.loss !== null) {
-      const last = kept.loss;
-      root.append(svg("path", { class: "lit", d: `M${x(last)},${ROW.loss + 18}V${ROW.state - 30}`, "stroke-width": 7 }));
-      for (let k = last; k >= 0; k--) {
-        const share = strength(k);
-        if (share <= 0) break;
-        if (k < last) {
-          root.append(svg("path", { class: "lit", d: `M${x(k + 1) - 28},${ROW.state}H${x(k) + 26}`, "stroke-width": thickness(share) }));
-        }
-        root.append(
-          svg("path", { class: "lit", d: `M${x(k)},${ROW.state + 30}V${ROW.input - 15}`, "stroke-width": thickness(share) }),
-        );
-      }
-    }
-
-    for (let k = 0; k < count; k++) {
-      root.append(
-        svg("g", { class: "input" }, svg("rect", { x: x(k) - 44, y: ROW.input - 15, width: 88, height: 30, rx: 6 }), label(x(k), ROW.input + 4, visible(run.inputs[k]), 82)),
-        state(run, k, x(k)),
-        svg("g", { class: "target" }, label(x(k), ROW.word, visible(run.targets[k]), 92), svg("title", {}, run.targets[k])),
-      );
-      const share = strength(k);
-      if (kept.loss !== null && k <= kept.loss) {
-        root.append(svg("text", { class: "flow", x: x(k), y: ROW.state + 45, "text-anchor": "middle", "data-step": k, "data-gradient": flow(run, kept.loss, k, every) }, share > 0 ? number(flow(run, kept.loss, k, every)) : t("unrolled.nothing")));
-      }
-      root.append(lossButton(run, k, x(k), tools, pick));
-    }
-    root.append(
-      svg("g", { class: "total" }, svg("rect", { x: x(count - 1) + 36, y: ROW.sum - 18, width: 84, height: 36, rx: 8 }), svg("text", { x: x(count - 1) + 78, y: ROW.sum + 5, "text-anchor": "middle", "data-total": run.total }, `Σ ${number(run.total)}`)),
-    );
+    for (const row of Object.keys(ROW)) root.append(svg("text", { class: "row-name", x: 2, y: ROW[row] + 4 }, t(`unrolled.row_${row}`)));
+    root.append(...network(run, t), ...lit(run));
+    for (let s = 0; s < count; s++) root.append(...step(run, s, tools, pick));
+    const last = centre(count - 1);
+    root.append(svg("g", { class: "total" }, svg("rect", { x: last + 32, y: ROW.sum - 17, width: 92, height: 34, rx: 8 }), svg("text", { x: last + 78, y: ROW.sum + 5, class: "middle", "data-total": run.total }, `Σ = ${number(run.total)}`)));
     return root;
   }
 
-  const thickness = (share) => (1.2 + 8 * Math.sqrt(share)).toFixed(2);
-
-  function label(x, y, text, wide) {
-    return svg("text", { x, y, "text-anchor": "middle" }, shortened(text, wide), svg("title", {}, text));
+  /** Return the plain network: arrows from input to state, state to state, state to loss, and the sum. */
+  function network(run, t) {
+    const count = run.inputs.length, parts = [], arrow = (d, cut) => svg("path", { class: cut ? "edge cut" : "edge", d, "marker-end": "url(#unrolled-head)" });
+    for (let s = 0; s < count; s++) {
+      const x = centre(s), cut = kept.loss !== null && kept.loss - s === kept.reach - 1 && s > 0;
+      parts.push(
+        arrow(`M${x},${ROW.input - 16}V${ROW.state + 31}`), arrow(`M${x},${ROW.state - 31}V${ROW.target + 8}`), arrow(`M${x},${ROW.target - 14}V${ROW.loss + 17}`),
+        svg("path", { class: "edge", d: `M${x},${ROW.loss - 17}V${ROW.sum}` }),
+        arrow(s ? `M${centre(s - 1) + 28},${ROW.state}H${x - 29}` : `M${x - 62},${ROW.state}H${x - 29}`),
+        svg("text", { class: "weight middle", x: x - STEP / 2, y: ROW.state - 9 }, "U"),
+        svg("text", { class: "weight", x: x + 6, y: ROW.input - 34 }, "W"),
+      );
+      if (cut) {
+        const at = x - STEP / 2 - 16;
+        parts.push(svg("line", { class: "scissors", x1: at, x2: at, y1: ROW.sum + 18, y2: ROW.input + 6 }), svg("text", { class: "scissors-name middle", x: at, y: ROW.input + 24 }, `✂ ${t("unrolled.cut")}`));
+      }
+    }
+    parts.push(arrow(`M${centre(0)},${ROW.sum}H${centre(count - 1) + 31}`));
+    return parts;
   }
 
-  function state(run, k, x) {
-    const cells = run.states[k], columns = Math.min(4, cells.length), rows = Math.ceil(cells.length / columns);
-    const w = 48 / columns, h = Math.min(w, 56 / rows);
-    const box = svg("g", { class: "state" }, svg("rect", { x: x - 28, y: ROW.state - 30, width: 56, height: 60, rx: 8 }));
-    cells.forEach((value, i) => {
-      box.append(svg("rect", { x: x - 24 + (i % columns) * w, y: ROW.state - (rows * h) / 2 + Math.floor(i / columns) * h, width: w - 1, height: h - 1, class: "unit", style: { fill: run.colour(value) } }, svg("title", {}, number(value))));
-    });
-    return box;
+  /** Return the paths that the gradient of the chosen loss takes. */
+  function lit(run) {
+    if (kept.loss === null) return [];
+    const last = kept.loss, most = Math.max(...run.gradients[last]) || 1;
+    const parts = [svg("path", { class: "lit", d: `M${centre(last)},${ROW.loss + 17}V${ROW.state - 30}`, "stroke-width": thickness(1) })];
+    for (let s = last; s >= 0 && last - s < kept.reach; s--) {
+      const share = flow(run, last, s) / most;
+      if (share > 0) parts.push(svg("path", { class: "lit", d: `M${centre(s) - 28},${ROW.state}H${s ? centre(s - 1) + 28 : centre(s) - 62}`, "stroke-width": thickness(share), "data-step": s }));
+    }
+    return parts;
   }
 
-  function lossButton(run, k, x, tools, pick) {
-    const chosen = kept.loss === k;
-    const press = () => pick(chosen ? null : k);
-    return svg("g", {
-      class: chosen ? "loss chosen" : "loss", role: "button", tabindex: 0, "aria-pressed": chosen ? "true" : "false",
-      "aria-label": tools.t("unrolled.press", { step: k + 1, word: visible(run.targets[k]), loss: number(run.losses[k]) }),
-      "data-step": k, "data-loss": run.losses[k], onclick: press,
-      onkeydown: (event) => {
-        if (event.key === "Enter" || event.key === " ") {
+  function step(run, s, tools, pick) {
+    const { t } = tools, x = centre(s), chosen = kept.loss === s, press = () => pick(chosen ? null : s);
+    const parts = [
+      svg("g", { class: "input" }, svg("rect", { x: x - 41, y: ROW.input - 15, width: 82, height: 30, rx: 6 }), name(x, ROW.input + 4, run.inputs[s], 76)),
+      state(run, s, x, tools),
+      svg("g", { class: "target" }, name(x, ROW.target, run.targets[s], 88)),
+      svg("g", {
+        class: chosen ? "loss chosen" : "loss", role: "button", tabindex: 0, "aria-pressed": String(chosen), "data-step": s, "data-loss": run.losses[s],
+        "aria-label": t("unrolled.press", { step: s + 1, word: visible(run.targets[s]), loss: number(run.losses[s]) }), onclick: press,
+        onkeydown: (event) => {
+          if (event.key !== "Enter" && event.key !== " ") return;
           event.preventDefault();
           press();
-        }
-      },
-    },
-    svg("rect", { x: x - 36, y: ROW.loss - 18, width: 72, height: 36, rx: 18 }),
-    svg("text", { x, y: ROW.loss + 5, "text-anchor": "middle" }, number(run.losses[k])));
+        },
+      }, svg("rect", { x: x - 38, y: ROW.loss - 17, width: 76, height: 34, rx: 17 }), svg("text", { x, y: ROW.loss + 5, class: "middle" }, number(run.losses[s]))),
+    ];
+    if (kept.loss !== null && s <= kept.loss) {
+      const value = flow(run, kept.loss, s), cut = kept.loss - s >= kept.reach;
+      parts.push(svg("text", { class: cut ? "flow cut" : "flow", x: x - STEP / 2, y: ROW.state + 18, "data-step": s, "data-gradient": value }, cut ? t("unrolled.not_reached") : number(value, 2)));
+    }
+    return parts;
   }
 
-  /** Return the sentence about the lit paths, or how to light them. */
-  function says(run, tools) {
-    const { t } = tools, count = run.inputs.length;
-    if (kept.loss === null) return t("unrolled.how");
-    const first = Math.floor(kept.loss / kept.every) * kept.every;
-    const near = flow(run, kept.loss, kept.loss, kept.every), far = flow(run, kept.loss, first, kept.every);
-    const words = { step: kept.loss + 1, word: visible(run.targets[kept.loss]), first: first + 1, near: number(near), far: number(far), share: percent(near ? far / near : 0) };
-    if (first === kept.loss) return t(kept.every < count && kept.loss > 0 ? "unrolled.all_cut" : "unrolled.one_step", words);
-    return t(far < near ? "unrolled.fades" : "unrolled.grows", words);
+  const name = (x, y, text, wide) => svg("text", { x, y, class: "middle" }, shortened(visible(text), wide), svg("title", {}, text));
+
+  /** Draw the first units of the state as coloured cells. */
+  function state(run, s, x, tools) {
+    const cells = run.states[s], columns = Math.min(4, cells.length), rows = Math.ceil(cells.length / columns);
+    const w = 48 / columns, h = Math.min(w, 52 / rows);
+    return svg("g", { class: "state" }, svg("rect", { x: x - 28, y: ROW.state - 30, width: 56, height: 60, rx: 8 }), cells.map((value, i) =>
+      svg("rect", { class: "unit", x: x - 24 + (i % columns) * w, y: ROW.state - (rows * h) / 2 + Math.floor(i / columns) * h, width: w - 1, height: h - 1, style: { fill: tools.colour.diverging(value / run.largest) } }, svg("title", {}, tools.t("unrolled.unit", { unit: i, value: number(value) })))));
   }
 
   function showIn(section, data, tools) {
     const { t } = tools;
-    const runs = data.runs;
-    kept.run = Math.min(kept.run, runs.length - 1);
-    const run = { ...runs[kept.run], colour: (value) => tools.colour.diverging(value / runs[kept.run].largest) };
-    const count = run.inputs.length;
-    kept.every = Math.min(kept.every ?? count, count);
-    if (kept.loss !== null && kept.loss >= count) kept.loss = null;
+    kept.run = Math.min(kept.run, data.runs.length - 1);
+    const run = data.runs[kept.run], count = run.inputs.length;
+    kept.reach = Math.min(kept.reach ?? count, count);
+    // At first the last loss is lit, so that the figure shows what it is for.
+    if (kept.loss === null || kept.loss >= count) kept.loss = kept.cleared ? null : count - 1;
     const again = (focus) => {
-      const scrolled = section.querySelector(".scroll")?.scrollLeft || 0;
+      const at = section.querySelector(".scroll")?.scrollLeft || 0;
       section.replaceChildren();
       showIn(section, data, tools);
-      section.querySelector(".scroll").scrollLeft = scrolled;
-      section.querySelector(focus)?.focus();
+      section.querySelector(".scroll").scrollLeft = at;
+      section.querySelector(focus)?.focus({ preventScroll: true });
     };
-    if (runs.length > 1) {
-      section.append(tools.choice(t("unrolled.choose"), runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
-        kept.run = value;
-        kept.loss = null;
-        kept.every = null;
+    if (data.runs.length > 1) {
+      section.append(tools.choice(t("unrolled.choose"), data.runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
+        Object.assign(kept, { run: value, loss: null, reach: null, cleared: false });
         again(`.choice [data-value="${value}"]`);
       }));
     }
-    section.append(el("p", { class: "finding", "aria-live": "polite" }, says(run, tools)));
-    const pick = (k) => {
-      const step = k ?? kept.loss;
-      kept.loss = k;
-      again(`.loss[data-step="${step}"]`);
+    section.append(el("p", { class: "finding", "aria-live": "polite" }, says(run, t)));
+    const pick = (s) => {
+      const focus = s ?? kept.loss;
+      Object.assign(kept, { loss: s, cleared: s === null });
+      again(`.loss[data-step="${focus}"]`);
     };
-    section.append(el("div", { class: "scroll" }, draw(run, tools, pick)));
-    const left = run.left_out[kept.every - 1];
+    const reach = reachText(run, t);
     const slider = el("input", {
-      type: "range", min: 1, max: count, value: kept.every, class: "unrolled-cut",
-      "aria-label": t("unrolled.truncate"), "aria-valuetext": cutText(run, tools),
+      type: "range", min: 1, max: count, class: "reach", "aria-label": t("unrolled.truncate"), "aria-valuetext": reach,
       oninput: (event) => {
-        kept.every = Number(event.target.value);
-        again(".unrolled-cut");
+        kept.reach = Number(event.target.value);
+        again(".reach");
       },
     });
-    section.append(
-      el("label", { class: "control" }, el("span", {}, t("unrolled.truncate")), slider, el("output", { "data-left-out": left }, cutText(run, tools))),
-      el("p", { class: "note" }, t("unrolled.contributions", { total: number(run.gradient_norm) })),
-      el("div", { class: "scroll" }, bars(run, tools)),
-    );
-    const rows = run.inputs.map((word, k) => [k + 1, visible(word), visible(run.targets[k]), run.losses[k], run.contributions[k], ...run.gradients[k].slice(0, k + 1)]);
-    const heads = [t("unrolled.step"), t("unrolled.input"), t("unrolled.target"), t("unrolled.loss"), t("unrolled.contribution")];
-    section.append(tools.table([...heads, ...run.inputs.map((_, k) => t("unrolled.gradient_at", { step: k + 1 }))], rows));
+    slider.value = kept.reach;
+    const part = run.tokens < run.of_tokens ? t("unrolled.part", { tokens: run.tokens, of: run.of_tokens }) : "";
+    const layers = run.matrices > 1 ? t("unrolled.layers", { layers: run.matrices }) : "";
+    section.append(tools.figure({
+      title: t("unrolled.chart", { run: run.name }),
+      body: el("div", {},
+        el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": t("unrolled.chart", { run: run.name }) }, figure(run, tools, pick), bars(run, tools)),
+        el("div", { class: "control" }, el("span", {}, t("unrolled.truncate")), slider, el("output", { "data-left-out": run.left_out[kept.reach - 1], "data-reach": kept.reach }, reach))),
+      note: [run.last_only ? t("unrolled.last_only") : "", t("unrolled.how", { units: run.states[0].length, of: run.units }), layers, part].filter(Boolean).join(" "),
+      table: () => ({
+        headers: [...["step", "input", "target", "loss", "contribution"].map((key) => t(`unrolled.${key}`)), ...run.inputs.map((_, s) => t("unrolled.through", { step: s + 1 }))],
+        rows: run.inputs.map((word, s) => [s + 1, word, run.targets[s], run.losses[s], run.contributions[s], ...run.gradients[s]]),
+      }),
+    }));
+    for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
   }
 
-  function cutText(run, tools) {
-    const count = run.inputs.length;
-    if (kept.every >= count) return tools.t("unrolled.no_cut");
-    return tools.t("unrolled.cut_every", { steps: kept.every, share: percent(run.left_out[kept.every - 1]) });
+  /** Return the sentence about the lit paths, or how to light them. */
+  function says(run, t) {
+    if (kept.loss === null) return t("unrolled.light");
+    const last = kept.loss, near = flow(run, last, last);
+    // The first state may be 0, so that the first step contributes nothing.
+    const reached = Array.from({ length: last + 1 }, (_, s) => s).filter((s) => flow(run, last, s) > 0);
+    const first = reached.length ? reached[0] : last, far = flow(run, last, first);
+    const words = { step: last + 1, word: visible(run.targets[last]), first: first + 1, back: last - first, near: number(near), far: number(far), share: percent(near > 0 ? far / near : 0) };
+    if (first >= last) return t(last > 0 && kept.reach === 1 ? "unrolled.says_cut" : "unrolled.says_one", words);
+    return t(far < near ? "unrolled.says_fades" : "unrolled.says_grows", words);
   }
 
-  /** Draw what each step contributes to the gradient of U, a bar a step under the figure. */
+  function reachText(run, t) {
+    if (kept.reach >= run.inputs.length) return t("unrolled.no_cut");
+    return t("unrolled.cut_after", { steps: kept.reach, share: percent(run.left_out[kept.reach - 1]) });
+  }
+
+  /** Draw what each step contributes to dL/dU, a bar a step under the figure. */
   function bars(run, tools) {
-    const count = run.inputs.length, most = Math.max(...run.contributions) || 1;
-    const width = LEFT + count * STEP + 96;
-    const root = svg("svg", { class: "contributions", viewBox: `0 0 ${width} 76`, width, height: 76, role: "img", "aria-label": tools.t("unrolled.contribution") });
-    run.contributions.forEach((value, k) => {
-      const x = LEFT + k * STEP + STEP / 2 - 10, size = (44 * value) / most;
-      root.append(
-        svg("rect", { class: "bar", x: x - 20, y: 48 - size, width: 40, height: Math.max(size, 0.5), "data-step": k, "data-contribution": value }),
-        svg("text", { x, y: 64, "text-anchor": "middle" }, number(value)),
-      );
-    });
-    return root;
+    const { t } = tools, count = run.inputs.length, most = Math.max(...run.contributions) || 1, width = LEFT + count * STEP + RIGHT;
+    return svg("svg", { class: "contributions", viewBox: `0 0 ${width} 74`, width, height: 74, role: "img", "aria-label": t("unrolled.contribution") },
+      svg("text", { class: "row-name", x: 2, y: 44 }, "‖dL/dU‖"),
+      run.contributions.map((value, s) => [
+        svg("rect", { class: "bar", x: centre(s) - 20, y: 50 - (42 * value) / most, width: 40, height: Math.max((42 * value) / most, 0.5), "data-step": s, "data-contribution": value }),
+        svg("text", { x: centre(s), y: 66, class: "middle" }, number(value, 2)),
+      ]),
+      svg("text", { class: "total-name", x: centre(count - 1) + 40, y: 44, "data-gradient-norm": run.gradient_norm }, `‖Σ‖ = ${number(run.gradient_norm)}`));
   }
 
   jaxlm.view("unrolled", { render: inPlace(showIn) });

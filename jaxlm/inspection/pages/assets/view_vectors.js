@@ -3,7 +3,7 @@
 // words of the word under the pointer, in the search box, or selected in the text.
 (() => {
   const { el, svg, visible } = jaxlm.tools;
-  const { percent, textWidth, inPlace } = jaxlm.charts;
+  const { percent, textWidth, inPlace, tokenOf, placeOf } = jaxlm.charts;
   const kept = { run: 0, word: null, box: null };
   let live = null;
 
@@ -11,13 +11,14 @@
   function whole(run) {
     const xs = run.points.map((p) => p[0]), ys = run.points.map((p) => p[1]);
     const [left, right, low, high] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const half = 0.56 * Math.max(right - left, high - low, 1e-6);
+    // The frame is wider than high.
+    const half = Math.max(0.46 * (right - left), 0.55 * (high - low), 1e-6);
     return { x: (left + right) / 2, y: (low + high) / 2, half };
   }
 
   function unpacked(run, tools) {
     const flat = tools.array(run.xy), near = tools.array(run.neighbours), cosines = tools.array(run.cosines);
-    const k = run.count;
+    const k = run.neighbours.shape[1];
     return {
       ...run,
       points: run.words.map((_, i) => [flat[2 * i], flat[2 * i + 1]]),
@@ -41,22 +42,25 @@
     }
     kept.box = kept.box || whole(run);
     const start = kept.word !== null && run.place.has(kept.word) ? run.place.get(kept.word) : run.first;
-    const map = svg("svg", { class: "map", role: "application", tabindex: 0, "aria-label": t("vectors.map", { count: run.words.length }) });
-    const frame = el("div", { class: "map-frame" }, map);
+    const map = svg("svg", { class: "map", role: "application", tabindex: 0, "data-own-keys": true, "aria-label": t("vectors.map", { count: run.words.length }) });
     const says = el("p", { class: "finding", "aria-live": "polite" });
     const list = el("ol", { class: "neighbours" });
     const search = el("input", { type: "search", list: "vectors-words", class: "word-search", "aria-label": t("vectors.search"), placeholder: t("vectors.search") });
     const options = el("datalist", { id: "vectors-words" }, run.words.map((word) => el("option", { value: visible(word) })));
-    const buttons = el("div", { class: "map-buttons" },
-      el("button", { type: "button", "aria-label": t("vectors.closer"), title: t("vectors.closer"), onclick: () => zoom(0.7) }, "+"),
-      el("button", { type: "button", "aria-label": t("vectors.wider"), title: t("vectors.wider"), onclick: () => zoom(1 / 0.7) }, "−"),
-      el("button", { type: "button", "aria-label": t("vectors.all"), title: t("vectors.all"), onclick: () => see(whole(run)) }, "⤢"));
-    frame.append(buttons);
-    const side = el("div", { class: "map-side" }, search, options, el("h4", {}), list);
-    section.append(says, el("div", { class: "map-row" }, frame, side));
-    const plane = t(run.plane ? "vectors.plane" : "vectors.pca", { share: percent(run.share) });
-    const chosen = run.words.length < run.vocabulary ? ` ${t("vectors.part", { count: run.words.length, frequent: run.frequent, vocabulary: run.vocabulary })}` : "";
-    section.append(el("p", { class: "note" }, plane + chosen));
+    const button = (key, sign, press) => el("button", { type: "button", "aria-label": t(key), title: t(key), onclick: press }, sign);
+    const frame = el("div", { class: "map-frame" }, map, el("div", { class: "map-buttons" },
+      button("vectors.closer", "+", () => zoom(0.7)), button("vectors.wider", "−", () => zoom(1 / 0.7)), button("vectors.all", "⤢", () => see(whole(run)))));
+    const side = el("div", { class: "map-side" }, search, options, el("h3", {}), list);
+    const notes = [t(run.plane ? "vectors.plane" : "vectors.pca", { size: run.size, share: percent(run.share, 0) })];
+    if (run.words.length < run.vocabulary) notes.push(t("vectors.part", { frequent: run.frequent, vocabulary: run.vocabulary }));
+    section.append(says, tools.figure({
+      title: t("vectors.chart", { run: run.name }), body: el("div", { class: "map-row" }, frame, side), note: notes.join(" "),
+      table: () => ({
+        headers: [t("vectors.word"), "x", "y", t("vectors.place"), t("vectors.neighbour"), t("vectors.cosine")],
+        rows: run.words.flatMap((word, i) => run.near[i].map((near, j) => [word, run.points[i][0], run.points[i][1], j + 1, run.named(near.id), near.cosine])),
+      }),
+    }));
+    for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
 
     let size = { w: 600, h: 420 }, word = start, over = null, queued = false;
     const X = (x) => size.w / 2 + ((x - kept.box.x) / kept.box.half) * (Math.min(size.w, size.h) / 2);
@@ -116,7 +120,7 @@
 
     function tell() {
       const shown = over ?? word, near = run.near[shown];
-      side.querySelector("h4").textContent = t("vectors.nearest", { word: visible(run.words[shown]) });
+      side.querySelector("h3").textContent = t("vectors.nearest", { word: visible(run.words[shown]) });
       list.replaceChildren(...near.map((n) => {
         const name = run.named(n.id), known = n.id < run.words.length;
         const bar = el("span", { class: "cosine-bar", style: { width: `${Math.max(0, 100 * n.cosine).toFixed(1)}%` } });
@@ -232,10 +236,7 @@
       if (found < 0) found = run.words.findIndex((w) => visible(w).toLowerCase() === wanted.toLowerCase());
       if (found >= 0) pick(found);
     });
-    search.addEventListener("keydown", (event) => event.stopPropagation());
 
-    const rows = run.words.flatMap((w, i) => run.near[i].map((n, j) => [visible(w), run.points[i][0], run.points[i][1], j + 1, visible(run.named(n.id)), n.cosine]));
-    section.append(tools.table([t("vectors.word"), "x", "y", t("vectors.place"), t("vectors.neighbour"), t("vectors.cosine")], rows));
     tell();
     draw();
     if (typeof ResizeObserver !== "undefined") {
@@ -246,9 +247,11 @@
     live = { run, pick };
   }
 
-  function update(selection) {
-    const name = live && selection.word;
-    if (name && live.run.place.has(name)) live.pick(live.run.place.get(name));
+  /** The token that is selected in the text is selected on the map too. */
+  function update(state, changed) {
+    if (!live || !changed.has("character")) return;
+    const name = tokenOf(jaxlm.tools, live.run.index, placeOf(jaxlm.tools, live.run.index));
+    if (live.run.place.has(name)) live.pick(live.run.place.get(name));
   }
 
   jaxlm.view("vectors", { render: inPlace(showIn), update });
