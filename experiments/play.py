@@ -27,9 +27,11 @@ run(
     f"--out {FOLDER}/journey-ngram",
     f"python -m jaxlm.train --model lstm {SHAKESPEARE} {NEURAL} --embedding-size 32 "
     f"--hidden-size 256 --lr 4e-3 --epochs 12 --max-minutes 9 --out {FOLDER}/shakespeare-lstm",
-    f"python -m jaxlm.train --model lstm {JOURNEY} {NEURAL} --embedding-size 64 --tied "
-    f"--hidden-size 208 --dropout 0.1 --lr 4e-3 --epochs 10 --max-minutes 28 "
-    f"--out {FOLDER}/journey-lstm",
+    f"python -m jaxlm.train --model lstm {JOURNEY} {NEURAL} --embedding-size 96 --tied "
+    f"--hidden-size 224 --dropout 0.1 --lr 4e-3 --epochs 10 --max-minutes 14 "
+    f"--out {FOLDER}/journey-lstm-start",
+    f"python -m jaxlm.train --from {FOLDER}/journey-lstm-start --corpus xiyouji --sample-every 0 "
+    f"{NEURAL} --lr 2e-3 --epochs 10 --max-minutes 18 --out {FOLDER}/journey-lstm",
     f"python -m jaxlm.train --model nplm {SHAKESPEARE} {NEURAL} --n-step 8 --embedding-size 16 "
     f"--hidden-size 384 --lr 2e-3 --epochs 6 --out {FOLDER}/shakespeare-nplm",
     f"python -m jaxlm.train --model nplm {JOURNEY} {NEURAL} --n-step 5 --embedding-size 64 --tied "

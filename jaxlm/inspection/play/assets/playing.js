@@ -185,7 +185,7 @@ const Playing = (() => {
     if (!entry || entry.bits === null) return [t(entry ? "line.none" : "line.empty")];
     const token = el("b", { class: "token" }, shown(reader, entry.token));
     const step = STEPS.find(([limit]) => entry.bits < limit) || STEPS[2];
-    const args = { bits: number(entry.bits), p: percent(2 ** -entry.bits), rank: entry.rank, size: reader.model.size.toLocaleString("en") };
+    const args = { bits: number(entry.bits), p: percent(2 ** -entry.bits), rank: entry.rank.toLocaleString("en"), size: reader.model.size.toLocaleString("en") };
     return [token, " ", el("span", { class: "step" }, t(`step.${step[1]}`)), el("span", { class: "bits", "data-bits": entry.bits }, t("line", args))];
   }
 
@@ -276,7 +276,7 @@ const Playing = (() => {
     const { reader } = shelf.cards[index];
     const arrays = reader.model.inside(reader.begin);
     const names = arrays.length ? arrays : [{ layer: 1, name: "hidden" }, { layer: 0, name: "features" }];
-    if (shelf.array[index] === null) shelf.array[index] = names.findLastIndex(({ name }) => name === "h" || name === "hidden");
+    if (shelf.array[index] === null) shelf.array[index] = names.map(({ name }) => name === "h" || name === "hidden").lastIndexOf(true);
     const select = el("select", {
       "aria-label": t("inside.choose"),
       onchange: (event) => {
