@@ -2,18 +2,30 @@
 
 Command    python experiments/gradients.py [folder of corpora] [--also RUN ...]
 Hardware   two CPU cores (AMD EPYC), shared with other programs
-Minutes    25; the folders of the runs are kept, so that a second call only measures
+Minutes    20; the folders of the runs are kept, so that a second call trains nothing
 Expected   experiments/gradients.md, which this file writes
 Published  none
 
 The four cells are trained on tiny Shakespeare by characters: 32 features, 128 units, 2 epochs in
 chunks of 70. `jaxlm.inspection.gradient_by_lag` measures ||d loss_t / d embedding_{t-k}|| on the
-validation split, for lags up to 100, as a mean over 64 positions. "Before" is the same model with
+validation split, for lags up to 100, as a mean over 512 positions. "Before" is the same model with
 the parameters that training starts from. `--also` adds other runs, each on the validation split of
 its own corpus; the path of the corpus is in its config.json.
 
 The second table has the same gradient with the recurrent matrix of the Elman network scaled to
 other spectral radii, beside the product of the matrices alone.
+
+Results:
+- Before training every gradient fades by a constant factor a lag. Its time constant is 1.4
+  characters for the minGRU, 1.8 for the Elman network, 2.2 for the GRU and 6.7 for the LSTM, whose
+  forget gates start at 0.73.
+- Training makes the time constant of the GRU 12 and that of the LSTM 14. The minGRU reaches 3.2.
+  The Elman network stays at 2.0: 100 characters back nothing is left.
+- The first lag below 1% of lag 1 says little about a trained network: its gradient at lag 1 is 9 to
+  25 times as large as before training, and has a long tail.
+- The product of the matrices vanishes below a spectral radius of 1, and explodes above 1. The
+  gradient of the untrained network explodes at 1.5. The trained network has a radius of 2.1, and
+  its gradient vanishes, because its units are saturated.
 """
 
 import argparse
@@ -32,6 +44,7 @@ PAGE = Path(__file__).with_suffix(".md")
 CELLS = ("rnn", "gru", "lstm", "mingru")
 SHOWN = (1, 10, 30, 100)
 LARGEST = max(SHOWN)
+POSITIONS = 512
 RADII = (0.5, 0.9, 1.0, 1.1, 1.5)
 
 
@@ -49,11 +62,11 @@ def train(model: str, corpus: str) -> Path:
 
 def measure(run: jaxlm.Run, ids: np.ndarray, key: jax.Array | None) -> GradientByLag:
     """Return the gradient by lag of a run; with `key`, of its model before training."""
-    return gradient_by_lag(run, ids, LARGEST, key=key, positions=64)
+    return gradient_by_lag(run, ids, LARGEST, key=key, positions=POSITIONS)
 
 
-def row(run: jaxlm.Run, name: str, when: str, found: GradientByLag) -> str:
-    """Return a row of the first table."""
+def row(name: str, when: str, found: GradientByLag) -> str:
+    """Return a row of the first table; `when` is before or after training."""
     norms = " | ".join(f"{norm:.1e}" for norm in found.norms[list(SHOWN)])
     first, last = found.fitted
     tau = "no decay" if math.isinf(found.time_constant) else f"{found.time_constant:.1f}"
@@ -66,8 +79,8 @@ def by_lag(run: jaxlm.Run, name: str) -> list[str]:
     ids = valid_ids(run)
     seed = int(run.settings.get("training", {}).get("seed", 0))
     return [
-        row(run, name, "before", measure(run, ids, jax.random.key(seed))),
-        row(run, name, "after", measure(run, ids, None)),
+        row(name, "before", measure(run, ids, jax.random.key(seed))),
+        row(name, "after", measure(run, ids, None)),
     ]
 
 
@@ -80,12 +93,12 @@ def through_time(run: jaxlm.Run) -> list[str]:
     """Return the second table."""
     ids, seed = valid_ids(run), int(run.settings.get("training", {}).get("seed", 0))
     before, after = (
-        gradient_through_time(run, ids, RADII, LARGEST, key=key, positions=64)
+        gradient_through_time(run, ids, RADII, LARGEST, key=key, positions=POSITIONS)
         for key in (jax.random.key(seed), None)
     )
     lines = [
-        "| radius | product alone, 10 lags | 100 lags | network before, 10 lags | 100 lags | after, "
-        "10 lags | 100 lags |",
+        "| radius | matrix alone, 10 lags | 100 lags | network before training, 10 lags | 100 lags "
+        + "| after, 10 lags | 100 lags |",
         "|---|---|---|---|---|---|---|",
     ]
     for index, radius in enumerate(RADII):
@@ -107,9 +120,10 @@ def main() -> None:
     runs = {f"{cell}, characters": jaxlm.load(train(cell, corpus)) for cell in CELLS}
     others = {folder.name: jaxlm.load(folder) for folder in arguments.also}
     rows = [line for name, run in (runs | others).items() for line in by_lag(run, name)]
+    command = "python experiments/gradients.py"
     lines = [
         "The norm of the gradient of the loss with respect to the word features k tokens before it",
-        "(`python experiments/gradients.py`): mean over 64 positions of the validation split.",
+        f"(`{command}`): mean over {POSITIONS} positions of the validation split.",
         "",
         "The time constant τ is in tokens: exp(-k/τ), fitted to the lags named beside it. The next",
         "column has the first lag whose norm is below 1% of the norm of lag 1.",
@@ -122,8 +136,9 @@ def main() -> None:
         "",
         "## Other spectral radii",
         "",
-        "The Elman network with its recurrent matrix scaled to a spectral radius: the norm at a lag",
-        "divided by the norm at lag 0.",
+        "The Elman network with its recurrent matrix scaled to a spectral radius",
+        f"(`{command}`): the norm at a lag divided by the norm at lag 0.",
+        "A norm of 0 is below the range of float32.",
         "",
         *through_time(runs["rnn, characters"]),
         "",

@@ -71,6 +71,8 @@ class Command:
     start: str | None = None
     """fresh: from the model's initial state; warm: after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
+    word: str | None = None
+    """Show the senses of this word (none: words that the text has at least twice)."""
     date: str | None = None
     """Date at the foot of the page (none: today, or that of SOURCE_DATE_EPOCH)."""
     plugin: Path | None = None
@@ -85,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
     check_play(command)
     if command.layer is not None and command.figure != "gates":
         raise SettingError("layer", command.layer, "has no effect without `figure` gates")
+    if command.word is not None and (command.play or command.figure is not None):
+        raise SettingError("word", command.word, "has no effect without the page: leave it out")
     folders, text = runs_and_text(command.words)
     choose(dict.fromkeys(LANGUAGES), command.lang, "lang")
     if command.text is not None and text is not None:
@@ -118,7 +122,7 @@ def main(argv: Sequence[str]) -> int:
         if unknown := UnknownWords(run).note(part):
             _note(f"{run.name}: {unknown}")
     foot = {"command": command_line(argv), "date": date}
-    options = Options(command.start, command.lang, labels_of(runs))
+    options = Options(command.start, command.lang, labels_of(runs), word=command.word)
     content = page(runs, text, options, notes=notes, foot=foot)
     for source in notes:
         _note(source["en"])

@@ -9,6 +9,8 @@ train. The lines were written for jaxlm.
 
 from typing import NamedTuple
 
+from jaxlm.errors import choose
+
 WORDS = {"zh": "苹果", "en": "apple"}
 """The word with two senses, by language."""
 SENSES = ("fruit", "company")
@@ -59,7 +61,7 @@ _LINES = {
 厨房 里 有 一 篮 苹果 又 红 又 甜
 老师 用 刀 切 苹果 给 孩子 吃
 妈妈 在 厨房 里 烤 苹果 派
-奶奶 烤 的 苹果 派 很 好吃
+妈妈 烤 苹果 派 给 我 吃
 爷爷 洗 好 苹果 给 弟弟 吃
 我 买 了 一 篮 红 苹果 和 香蕉
 奶奶 洗 了 一 篮 苹果 给 孩子 吃
@@ -211,6 +213,31 @@ Example:
   >>> LINES[0]
   Line(text='妈妈 洗 了 一 个 苹果 给 我 吃', language='zh', sense='fruit', split='train')
 """
+
+
+def lines(language: str, *splits: str) -> tuple[Line, ...]:
+    """Return the lines of a language in some splits; without splits, in all.
+
+    Example:
+      >>> len(lines("zh")), [line.sense for line in lines("en", "valid", "test")].count("fruit")
+      (72, 8)
+
+    Args:
+      language: "zh" or "en".
+      *splits: "train", "valid" or "test".
+    Raises:
+      UserError: for another language or split.
+    """
+    choose(WORDS, language, "language")
+    for split in splits:
+        choose(TEXTS, split, "split")
+    return tuple(
+        line
+        for line in LINES
+        if line.language == language and line.split in (splits or tuple(TEXTS))
+    )
+
+
 TEXTS = {
     split: "".join(f"{line.text}\n" for line in LINES if line.split == split)
     for split in ("train", *HELD_OUT)

@@ -192,10 +192,11 @@ def corpus_sources(
         _check_unused(reading, f"{name} is read by its name")
         corpus = CORPORA[name]
         if fractions and not is_cut(name):
+            own = ", ".join(corpus.files or corpus.texts)
             raise SettingError(
                 "fractions",
                 " ".join(map(str, fractions)),
-                f"{name} has its own {', '.join(corpus.files) or 'train'}; leave `fractions` out",
+                f"{name} has its own {own}; leave `fractions` out",
             )
         if corpus.texts:
             return {split: EmbeddedText(text) for split, text in corpus.texts.items()}

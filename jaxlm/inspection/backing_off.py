@@ -13,6 +13,7 @@ which is read and counted again. A run of an ARPA file, and a run whose text is 
 counts: they are None, and a note says why.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -133,10 +134,9 @@ class Ladder:
             ]
             for rung in self.rungs
         ]
-        title = (
-            f"P({_shown(self.word)} | {_words_shown(self.context.split(' '))}) = "
-            f"{self.probability:.6g}, {self.smoothing}"
-        )
+        answer = f") = {self.probability:.6g}, {self.smoothing}"
+        given = _end_of(_shown(self.context), 20) if self.context else ""
+        title = f"P({_end_of(_shown(self.word), 20)} | {given}{answer}"
         return _table(title, self._legend(), headers, rows, text_column=1)
 
     def _legend(self) -> str:
@@ -175,7 +175,7 @@ class TokenLadders:
 
 @dataclass(frozen=True)
 class NextCounts:
-    """What follows a context in a text, and how often; see `counts`.
+    """The words that follow a context in a text, with their counts; see `counts`.
 
     Attributes:
       context: the words of the context.
@@ -191,7 +191,7 @@ class NextCounts:
 
     @property
     def total(self) -> int:
-        """How often the context occurs with a word after it."""
+        """The number of times that the context occurs with a word after it."""
         return sum(self.counts)
 
     @property
@@ -219,7 +219,7 @@ class NextCounts:
         if len(self.words) > top:
             rows.append([f"... {len(self.words) - top:,} more", "", ""])
         times = "once" if self.total == 1 else f"{self.total:,} times"
-        title = f"{_words_shown(self.context) or '(no context)'}: {times}"
+        title = f"{_end_of(_words_shown(self.context), 60) or '(no context)'}: {times}"
         headers = ("next word", "count", "count / total")
         return _table(title, self._zero(), headers, rows, text_column=0)
 
@@ -292,21 +292,116 @@ def backoff(
     index = next_ids(run, encoded, 1)[0][0] if word is None else _one_token(run, word)
     known, why = recount(run, text)
     carry = model.initial_carry(1) if encoded.start.carry is None else encoded.start.carry
-    ids, seen = model.contexts(tables, encoded.ids, carry)
-    longest = [(int(length_ids[0, -1])) for length_ids in ids]
-    rungs = _rungs(run, seen[0], longest, index, known)
-    notes = [encoded.note, why]
-    if model.smoothing not in INTERPOLATED:
+    contexts, seen_1S = model.contexts(tables, encoded.ids, carry)
+    rungs = _rungs(run, seen_1S[0], [int(ids_1P[0, -1]) for ids_1P in contexts], index, known)
+    return _ladder(run, context, index, rungs, encoded.note, why)
+
+
+def ladders(
+    run: Run, passage: str, *, text: Text | None = None, start: str | None = None
+) -> list[Ladder]:
+    """Return the ladder of every token of a passage, given the tokens before it.
+
+    This is `backoff` at every token, with one look-up for the whole passage.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> [(ladder.word, ladder.order) for ladder in ladders(run, "我 爱 挨打")]
+      [('我', 2), ('爱', 3), ('挨打', 1)]
+
+    Args:
+      run: the run of an n-gram.
+      passage: the text whose tokens are answered. It goes on, so that no `<eos>` ends it.
+      text: the training text, to count again; None for the corpus that the run's settings name.
+      start: the state from which the model reads the passage; see `jaxlm.next_words`.
+    Returns:
+      A ladder for each token. Its context is the last n - 1 tokens that the model saw.
+    Raises:
+      UserError: for a run of another model, and an unknown word.
+    """
+    ids = encode_context(run, passage, start).text_ids
+    why = recount(run, text)[1]
+    answers = zip(ids.tolist(), token_rungs(run, ids, text=text, start=start), strict=True)
+    return [
+        _ladder(run, " ".join(rungs[0].context), word, rungs, "", why) for word, rungs in answers
+    ]
+
+
+def token_rungs(
+    run: Run, ids: Any, *, text: Text | None = None, start: str | None = None
+) -> list[tuple[Rung, ...]]:
+    """Return the rungs of every token of a text, longest order first; see `ladders`.
+
+    Args:
+      run: the run of an n-gram.
+      ids: token ids of the text, int [T].
+      text: the training text, to count again; None for the corpus that the run's settings name.
+      start: the state from which the model reads the text; see `jaxlm.next_words`.
+    Raises:
+      UserError: for a run of another model.
+    """
+    model, tables = _ngram(run)
+    begin, words = start_of(run, start), np.asarray(ids, np.int64)
+    known = recount(run, text)[0]
+    carry = model.initial_carry(1) if begin.carry is None else begin.carry
+    read_1T = np.concatenate([np.array(begin.ids, np.int64), words])[None]
+    contexts, _ = model.contexts(tables, read_1T, carry)
+    seen_S, first = model.seen(read_1T, carry)[0], len(begin.ids)
+    # Column i of the contexts is the context before token i.
+    before = [ids_1P[0, first:-1] for ids_1P in contexts]
+    ngrams = _ngrams(tables, before, words)
+    return [
+        _rungs_of(
+            run,
+            seen_S[first + place : first + place + model.order - 1],
+            [int(of_length[place]) for of_length in before],
+            [int(of_order[place]) for of_order in ngrams],
+            known,
+        )
+        for place in range(len(words))
+    ]
+
+
+def _ngrams(tables: Tables, contexts: Sequence[np.ndarray], words: np.ndarray) -> list[np.ndarray]:
+    """Return the ids of the n-grams (context, word) of orders 1 ... n, int64 [T] each.
+
+    Args:
+      tables: the tables.
+      contexts: for lengths 1 ... n - 1, the ids of the contexts, int64 [T].
+      words: word ids, int64 [T].
+    """
+    longer = [tables.find(order, ids, words) for order, ids in enumerate(contexts, start=2)]
+    return [words, *longer]
+
+
+def _ladder(
+    run: Run, context: str, word: int, rungs: tuple[Rung, ...], note: str, why: str
+) -> Ladder:
+    """Return the ladder of some rungs.
+
+    Args:
+      run: the run of an n-gram.
+      context: the context as a text.
+      word: id of the next word.
+      rungs: the rungs.
+      note: how the model reads the context.
+      why: why counts are unknown.
+    """
+    smoothing = _ngram(run)[0].smoothing
+    notes = [note, why]
+    if smoothing not in INTERPOLATED:
         notes.append(
-            f"the smoothing {model.smoothing} does not say whether it interpolates: the longest "
-            f"listed n-gram is shown with the whole probability"
+            f"the smoothing {smoothing} does not say whether it interpolates: the longest listed "
+            f"n-gram is shown with the whole probability"
         )
     return Ladder(
         context,
-        run.tokenizer.token_text(index),
+        run.tokenizer.token_text(word),
         rungs,
         sum(rung.contribution for rung in rungs),
-        model.smoothing,
+        smoothing,
         "; ".join(filter(None, notes)),
     )
 
@@ -491,7 +586,7 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
 
 
 def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: int) -> bool:
-    """Return whether the tables list the n-grams of the counts, and have probabilities of them.
+    """Return whether tables list the n-grams of the counts, with the estimated probabilities.
 
     Args:
       tables: the tables of the run.
@@ -512,24 +607,37 @@ def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: i
 def _rungs(
     run: Run, seen: np.ndarray, contexts: Sequence[int], word: int, known: Recount | None
 ) -> tuple[Rung, ...]:
-    """Return the rungs of P(word | seen), longest order first.
+    """Return the rungs of the answer P(word | seen); see `_rungs_of`."""
+    tables = _ngram(run)[1]
+    ngrams = _ngrams(tables, [np.array([context]) for context in contexts], np.array([word]))
+    return _rungs_of(run, seen, contexts, [int(found[0]) for found in ngrams], known)
+
+
+def _rungs_of(
+    run: Run,
+    seen: np.ndarray,
+    contexts: Sequence[int],
+    ngrams: Sequence[int],
+    known: Recount | None,
+) -> tuple[Rung, ...]:
+    """Return the rungs of the answer P(word | seen), longest order first.
 
     Args:
       run: the run of an n-gram.
       seen: the last n - 1 tokens; V at the start of a line, NOTHING before the text.
       contexts: for each length 1 ... n - 1, the id of the context, or NOTHING.
-      word: id of the next word.
+      ngrams: for each order 1 ... n, the id of the n-gram of context and word, or NOTHING.
       known: the counts, or None.
     """
     model, tables = _ngram(run)
     V = model.vocab_size
-    lower, steps = 1.0 / V, []
+    lower, steps, last = 1.0 / V, [], seen.tolist()
     for order in range(1, model.order + 1):
-        words = seen[len(seen) - (order - 1) :]
+        words = last[len(last) - (order - 1) :]
         if NOTHING in words or V in words[1:]:
             break
         context = contexts[order - 2] if order > 1 else 0
-        ngram = int(tables.find(order, np.array([context]), np.array([word]))[0])
+        ngram = ngrams[order - 1]
         if order > 1:
             passed = float(tables.backoffs[order - 2][context]) if context >= 0 else 1.0
         else:
@@ -552,7 +660,7 @@ def _rungs(
             is_continuation = model.smoothing in CONTINUATION and shorter
             kind = CONTINUATION_COUNT if is_continuation else COUNT
         texts = tuple(
-            LINE_START if token == V else run.tokenizer.token_text(int(token)) for token in words
+            LINE_START if token == V else run.tokenizer.token_text(token) for token in words
         )
         rungs.append(
             Rung(
@@ -647,23 +755,38 @@ def _table(
     widths = [max(map(cell_len, column)) for column in zip(headers, *rows, strict=True)]
     widths[text_column] = 0
     room = max(8, _WIDTH - sum(widths) - 3 * len(headers) - 1)
+    lines = [line for part in note.split("\n") for line in textwrap.wrap(part, _WIDTH)]
     table = Table(
-        title=RichText(title),
-        caption=RichText(note),
+        title=_unwrapped(title),
+        caption=_unwrapped("\n".join(lines)),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
-        min_width=min(_WIDTH, max(cell_len(line) for line in f"{title}\n{note}".split("\n"))),
     )
     for index, header in enumerate(headers):
         is_text = index == text_column
         table.add_column(header, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         cells = list(row)
-        while cell_len(cells[text_column]) > room:
-            cells[text_column] = "…" + cells[text_column][2:]
+        cells[text_column] = _end_of(cells[text_column], room)
         table.add_row(*map(RichText, cells))
     return table
+
+
+def _end_of(text: str, width: int) -> str:
+    """Return a text of at most `width` columns: a longer text loses its beginning."""
+    from rich.cells import cell_len
+
+    while cell_len(text) > width:
+        text = "…" + text[2:]
+    return text
+
+
+def _unwrapped(text: str) -> Any:
+    """Return a text that Rich does not break at the width of its table."""
+    from rich.text import Text as RichText
+
+    return RichText(text, no_wrap=True, overflow="ignore")
 
 
 def _printed(table: "Table") -> str:
@@ -674,4 +797,5 @@ def _printed(table: "Table") -> str:
 
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None)
     console.print(table)
-    return console.file.getvalue().rstrip("\n")  # type: ignore[attr-defined]
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)

@@ -22,7 +22,7 @@ from jaxlm.training.state import init_key, init_params
 
 # Tokens of a text that are read, counted from its start. More tokens would only move the positions
 # further apart.
-MOST_TOKENS = 20_000
+MOST_TOKENS = 5_000
 # Tokens of the windows that one call of the compiled gradient reads.
 TOKENS_IN_BATCH = 8192
 # Largest lag if no lags are given.
@@ -107,7 +107,7 @@ def gradient_by_lag(
     backward pass over the largest lag gives the gradients of all lags. The products are computed in
     float32.
 
-    Of a text with more than 20,000 tokens, the first 20,000 are read.
+    Of a text with more than 5,000 tokens, the first 5,000 are read.
 
     Example:
       >>> import jaxlm, jax
@@ -196,9 +196,11 @@ def gradient_through_time(
     """
     network = inspected(run_or_model, params, key)
     kernels = recurrent_kernels(network.params, network.name)
-    asked = np.array(list(radii), np.float64)
-    if not len(asked) or not np.all(np.isfinite(asked)) or np.any(asked <= 0):
-        raise SettingError("radii", list(radii), "must be finite numbers above 0, at least one")
+    asked = np.array(radii)
+    numbers = asked.ndim == 1 and asked.size > 0 and asked.dtype.kind in "iuf"
+    if not numbers or not np.all(np.isfinite(asked)) or np.any(asked <= 0):
+        raise SettingError("radii", radii, "must be finite numbers above 0, at least one")
+    asked = asked.astype(np.float64)
     if steps is not None:
         check_at_least("steps", steps, 1)
     own = {path: block_radii(kernel) for path, kernel in kernels.items()}
@@ -277,7 +279,17 @@ def inspected(run_or_model: Any, params: Any = None, key: jax.Array | None = Non
 def read_text(
     network: Network, text: str | Iterable[int], start: str | None, most: int = MOST_TOKENS
 ) -> Reading:
-    """Return the first `most` tokens of a text, and the carry before them."""
+    """Return the first tokens of a text, and the carry before them.
+
+    Args:
+      network: the network that reads.
+      text: the text, which needs a run; or the ids of its tokens.
+      start: "fresh", "warm", or None for the default of the run.
+      most: largest number of tokens to return.
+    Raises:
+      UserError: for a text that cannot be encoded, and ids that are out of range.
+      SettingError: for a start with ids.
+    """
     carry = None
     if isinstance(text, str):
         if network.run is None:
@@ -313,16 +325,16 @@ def _checked_lags(
         raise UserError(f"the text has {tokens} tokens: a gradient by lag needs at least 3")
     if lags is None:
         lags = min(DEFAULT_LAG, max(1, tokens // 2))
-    chosen = np.arange(lags + 1) if isinstance(lags, int | np.integer) else np.array(list(lags))
-    if not len(chosen) or chosen.dtype.kind not in "iu" or chosen.min() < 0:
+    chosen = np.arange(lags + 1) if isinstance(lags, int | np.integer) else np.asarray(lags)
+    if chosen.ndim != 1 or not chosen.size or chosen.dtype.kind not in "iu" or chosen.min() < 0:
         raise SettingError(name, lags, "must be whole numbers from 0, at least one")
     largest = max(1, int(chosen.max()))
     if largest > most:
         raise SettingError(
             name,
             largest,
-            f"the text has {tokens} tokens, so that the largest lag is {most}: give a longer text "
-            f"or smaller lags",
+            f"{tokens} tokens of the text are read, so that the largest lag is {most}: give a "
+            f"longer text or smaller lags",
         )
     return largest, chosen.astype(np.int64)
 
@@ -332,7 +344,8 @@ def _mean_norms(
 ) -> tuple[np.ndarray, int]:
     """Return the mean norm of each lag from 0 to `largest`, float64, and the number of positions.
 
-    The windows begin `step` tokens apart. One pass over the text gives the carry before each.
+    A window begins `step` tokens after the window before it. One pass over the text gives the carry
+    before each window.
     """
     check_at_least("positions", positions, 1)
     ids, size = reading.ids, largest + 1

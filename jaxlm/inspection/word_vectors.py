@@ -17,10 +17,10 @@ VECTORS, METADATA = "vectors.tsv", "metadata.tsv"
 
 
 def vectors(run: Run) -> tuple[list[str], np.ndarray]:
-    """Return the tokens of a neural model by id, and the vector that it reads for each of them.
+    """Return the tokens of a neural model by id, and the vector of each token.
 
-    The vectors are the rows of C (Bengio et al. 2003). A rare word of an adaptive embedding has its
-    projected vector, so that all vectors have the same size.
+    The vectors are those that the model reads: the rows of C (Bengio et al. 2003). A rare word of
+    an adaptive embedding has its projected vector, so that all vectors have the same size.
 
     Example:
       >>> import jaxlm

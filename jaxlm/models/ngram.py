@@ -125,13 +125,20 @@ class NGram(LanguageModel):
         The ids are [B, 1 + T] for each length; column 0 is the context before the first input. In
         the names of arrays, P is 1 + T positions, and S is the n - 1 + T tokens that are read.
         """
-        tokens_BT = np.asarray(tokens_BT, np.int64)
-        if not self.stream and self.start_id is not None:
-            tokens_BT = np.where(tokens_BT == self.start_id, self.vocab_size, tokens_BT)
-        seen_BS = np.concatenate([carry, tokens_BT], axis=1)
+        seen_BS = self.seen(tokens_BT, carry)
         first = self.order - 2
         contexts = [ids_BS[:, first:] for ids_BS in tables.contexts(seen_BS)]
         return contexts, seen_BS[:, seen_BS.shape[1] - (self.order - 1) :]
+
+    def seen(self, tokens_BT: Any, carry: np.ndarray) -> np.ndarray:
+        """Return the tokens of the carry and the tokens that are read after it, int64 [B, n-1+T].
+
+        Without `stream`, the token that ends a line is V, the start of the next line.
+        """
+        tokens_BT = np.asarray(tokens_BT, np.int64)
+        if not self.stream and self.start_id is not None:
+            tokens_BT = np.where(tokens_BT == self.start_id, self.vocab_size, tokens_BT)
+        return np.concatenate([carry, tokens_BT], axis=1)
 
     def summary(self) -> "Table":
         from rich.table import Table

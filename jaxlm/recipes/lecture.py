@@ -75,9 +75,9 @@ LECTURE: dict[str, Recipe] = {
         "expected": {},
         "measured": {},
     },
-    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after some
-    # 200 steps, but the senses go on parting: so there is one validation, at the end, and the last
-    # parameters are the best ones.
+    # The words before 苹果 and apple tell their sense. The validation perplexity is lowest after
+    # some 200 steps, but the senses go on parting: so there is one validation, at the end, and the
+    # last parameters are the best ones.
     "apple": {
         "settings": {
             "model": "lstm",
@@ -99,7 +99,13 @@ LECTURE: dict[str, Recipe] = {
         },
         "paper": "ours: the lecture's example of a word with two senses, in 112 lines, for seconds",
         "published": {},
-        "expected": {},
-        "measured": {},
+        "expected": {"valid": (11.0, 17.0)},
+        # Each run took some 10 seconds of computing; the cores had other work too.
+        "measured": {
+            "valid": 13.57,
+            "hardware": "two CPU cores (AMD EPYC)",
+            "minutes": 0.5,
+            "seeds": 3,
+        },
     },
 }

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import encode_context
-from jaxlm.inspection import backoff, counts
+from jaxlm.inspection import backoff, counts, ladders
 from jaxlm.inspection.backing_off import CONTINUATION_COUNT, COUNT, recount, token_ladders
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
 from jaxlm.ngrams.counts import count_ngrams
@@ -77,6 +77,17 @@ def test_the_contributions_sum_to_the_probability_of_every_next_word(path, smoot
             assert abs(total - probability) < 1e-9
             assert ladder.rungs[-1].order == 0 and not ladder.note.startswith("counts")
             assert all(rung.probability >= 0 and rung.weight >= 0 for rung in ladder.rungs)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_a_unigram_and_a_bigram_have_ladders_too(path, smoothing):
+    for order in (1, 2):
+        run = trained(path, smoothing=smoothing, order=order)
+        for word, probability in jaxlm.next_words(run, "b a", len(run.vocabulary)):
+            ladder = backoff(run, "b a", word)
+            assert abs(ladder.probability - probability) < 1e-9
+            assert [rung.order for rung in ladder.rungs] == list(range(order, -1, -1))
+            assert ladders(run, f"b a {word}")[-1].rungs == ladder.rungs
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,9 +207,12 @@ def test_the_ladders_of_a_text_are_those_of_each_context(path, smoothing, kind):
     words = list("bacabaeed")
     found = token_ladders(run, run.vocabulary.ids(words))
     assert not found.note and len(found.order) == len(words)
+    whole = ladders(run, " ".join(words))
+    assert len(whole) == len(words)
     for place, word in enumerate(words):
         ladder = backoff(run, " ".join(words[:place]), word)
         rung = next(rung for rung in ladder.rungs if rung.listed)
+        assert whole[place].rungs == ladder.rungs and whole[place].word == word
         assert found.order[place] == rung.order
         assert found.count[place] == rung.pair_count
         np.testing.assert_allclose(found.discount[place], rung.discount, atol=1e-9)

@@ -65,7 +65,7 @@ def loss(name, params, words_TD, target):
 
 
 def differences(name, params, ids, position, lag, distance=1e-5):
-    """Return d loss / d embedding by central differences."""
+    """Return d loss / d embedding of the token `lag` before `position`, by central differences."""
     words_TD = params["embedding"]["embedding"][ids[: position + 1]]
     gradient = []
     for feature in range(words_TD.shape[1]):
@@ -243,9 +243,10 @@ def test_each_block_of_a_gated_cell_is_scaled_to_the_radius():
         ((run_of("ngram"), "w1 w2 w3"), "trained by counting"),
         ((small("rnn"), IDS), "give `params` or `key`"),
         ((run_of("rnn"), ""), "1 tokens"),
-        ((run_of("rnn"), "w1 w2 w3", 3), "`lags` 3: the text has 4 tokens"),
+        ((run_of("rnn"), "w1 w2 w3", 3), "`lags` 3: 4 tokens of the text are read"),
         ((run_of("rnn"), "w1 w2 w3", [-1]), "whole numbers from 0"),
         ((run_of("rnn"), "w1 w2 w3", []), "at least one"),
+        ((run_of("rnn"), "w1 w2 w3", 1.5), "`lags` 1.5"),
         ((run_of("rnn"), [1, 2, 99]), "ids from 0 to 12"),
         ((run_of("rnn"), "w1 w2 w99"), "w99"),
     ],
@@ -272,7 +273,7 @@ def test_bad_options_are_one_line():
 
 def test_bad_radii_and_networks_without_a_matrix_are_one_line():
     run = run_of("rnn")
-    for radii in ((), (0.0,), (-1.0,), (math.inf,), (math.nan,)):
+    for radii in ((), (0.0,), (-1.0,), (math.inf,), (math.nan,), 1.0, "x"):
         with pytest.raises(jaxlm.SettingError, match="`radii`"):
             gradient_through_time(run, "w1 w2 w3", radii)
     with pytest.raises(jaxlm.SettingError, match="`steps` 9"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def page(
     part = shown(text)
     if len(part) < len(text):
         notes = (*notes, cut_note(len(text)))
-    found = {name: VIEWS[name].collect(runs, part, options) for name in names}
+    found = collected(runs, part, options, names)
     if not keep_missing:
         names = [name for name in names if "missing" not in found[name]]
     texts: dict[str, Any] = {}
@@ -97,6 +98,22 @@ def page(
     styles = [asset(f"{name}.css") for name in SHARED]
     first_title = titles if isinstance(titles, str) else titles[options.lang]
     return document(first_title, options.lang, styles, scripts, data)
+
+
+def collected(
+    runs: Sequence[Run], text: str, options: Options, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return what each view collects, by name.
+
+    Two views are collected at a time: most of the time JAX compiles, which needs one core for most
+    programs.
+    """
+    for run in runs:
+        # Every view reads the trace, and none should wait for another to compute it.
+        options.trace(run, text)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = pool.map(lambda name: VIEWS[name].collect(runs, text, options), names)
+        return dict(zip(names, found, strict=True))
 
 
 def cut_note(length: int) -> dict[str, str]:

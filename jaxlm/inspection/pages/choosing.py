@@ -36,11 +36,11 @@ def each(
       collect: returns the data of a run.
       reason: returns why a run has nothing to show, or None if it may have.
     Returns:
-      The data of the runs, with "name" and "index" of the run on the page; and for each other run a
-      sentence that says why it is left out.
+      The data of the runs, with "name" and "index" of the run on the page; and sentences that say
+      why the other runs are left out, one for each reason.
     """
     shown: list[dict[str, Any]] = []
-    without: list[Both] = []
+    without: dict[tuple[str, str], list[str]] = {}
     for index, (run, label) in enumerate(zip(runs, labels, strict=True)):
         why = reason(run)
         if why is None:
@@ -49,8 +49,11 @@ def each(
                 continue
             except UserError as error:
                 why = both(str(error), OTHERWISE.format(error=error))
-        without.append(both(f"{label}: {why['en']}", f"{label}：{why['zh']}"))
-    return shown, without
+        without.setdefault((why["en"], why["zh"]), []).append(label)
+    return shown, [
+        both(f"{', '.join(left)}: {en}", f"{'、'.join(left)}：{zh}")
+        for (en, zh), left in without.items()
+    ]
 
 
 def or_missing(shown: list[dict[str, Any]], without: list[Both], **more: Any) -> dict[str, Any]:

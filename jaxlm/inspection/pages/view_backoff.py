@@ -1,11 +1,11 @@
 """The view "backoff": how an n-gram answers at each token of the text, order by order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxlm.inspection.backing_off import CONTINUATION, LINE_START, Rung, _rungs, recount
+from jaxlm.inspection.backing_off import CONTINUATION, LINE_START, Rung, ladders, recount
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.pages.html import packed
 from jaxlm.inspection.traces import Reading, read
@@ -19,8 +19,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     """Return the ladder of every token, for each n-gram."""
 
     def of_run(run: Run) -> dict[str, Any]:
-        reading = read(run, text, options.start)
-        return table_of(run, [rungs for _, rungs in ladders(run, reading)])
+        return table_of(run, rungs_of(run, read(run, text, options.start)))
 
     shown, without = each(runs, options.labels, of_run, reason)
     return or_missing(shown, without, line_start=LINE_START)
@@ -36,26 +35,14 @@ def reason(run: Run) -> Both | None:
     )
 
 
-def ladders(run: Run, reading: Reading) -> Iterator[tuple[int, tuple[Rung, ...]]]:
-    """Yield each token's place in the text, and the rungs of its probability, longest order first.
-
-    The rungs are those of `jaxlm.inspection.backoff`, with the context that the run reads there.
-    """
-    model: Any = run.model
-    known, _ = recount(run)
-    before = np.array(reading.start.ids, np.int64)
+def rungs_of(run: Run, reading: Reading) -> list[tuple[Rung, ...]]:
+    """Return the rungs of each token's probability, longest order first."""
+    found: list[tuple[Rung, ...]] = []
     for segment in reading.segments:
-        carry = model.initial_carry(1) if reading.start.carry is None else reading.start.carry
-        read_S = np.concatenate([before, reading.ids[segment]])
-        contexts, _ = model.contexts(run.params, read_S[None], carry)
-        is_start = np.zeros(len(read_S), bool) if model.stream else read_S == model.start_id
-        seen_S = np.concatenate([carry[0], np.where(is_start, model.vocab_size, read_S)])
-        for place in range(segment.start, segment.stop):
-            # `model.contexts` has the context before its first input in column 0.
-            column = len(before) + place - segment.start
-            seen = seen_S[column : column + model.order - 1]
-            ids = [int(ids_1P[0, column]) for ids_1P in contexts]
-            yield place, _rungs(run, seen, ids, int(reading.ids[place]), known)
+        first, last = reading.spans[segment][0][0], reading.spans[segment][-1][1]
+        passage = reading.text[int(first) : int(last)]
+        found += [ladder.rungs for ladder in ladders(run, passage, start=reading.start.name)]
+    return found
 
 
 def table_of(run: Run, ladder_of_token: Sequence[tuple[Rung, ...]]) -> dict[str, Any]:

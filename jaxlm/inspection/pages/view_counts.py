@@ -139,11 +139,13 @@ def table_of(
     times, smoothed = np.zeros_like(next_ids), np.zeros(next_ids.shape, np.float32)
     actual_times = np.zeros(len(ids), np.int32)
     actual_smoothed = np.zeros(len(ids), np.float32)
+    unseen = np.zeros(len(contexts), np.float32)
     for index, (context, after) in enumerate(zip(contexts, found, strict=True)):
         p_V = distribution(run, context)
         top = after.ids[:SHOWN]
         next_ids[index, : len(top)], times[index, : len(top)] = top, after.counts[:SHOWN]
         smoothed[index, : len(top)] = p_V[top]
+        unseen[index] = 1 - p_V[after.ids].sum()
         for position in np.flatnonzero(context_of == index):
             actual_times[position] = after.count_of(ids[position])
             actual_smoothed[position] = p_V[ids[position]]
@@ -163,6 +165,7 @@ def table_of(
         "smoothed": packed(smoothed, "float32"),
         "actual_times": packed(actual_times, "int32"),
         "actual_smoothed": packed(actual_smoothed, "float32"),
+        "unseen": packed(unseen, "float32"),
         "total": packed(np.array([after.counts.sum() for after in found], np.int32), "int32"),
         "kinds": packed(np.array([len(after.ids) for after in found], np.int32), "int32"),
     }
@@ -171,6 +174,7 @@ def table_of(
         "order": model.order,
         "smoothing": model.smoothing,
         "shown": SHOWN,
+        "vocabulary": model.vocab_size,
         "counted": len(counted),
         "zeros": counted[actual_times[counted] == 0],
         "words": [run.tokenizer.token_text(index) for index in words],

@@ -14,7 +14,8 @@ RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 MOST_WEIGHTS = 300_000
 """Numbers in the recurrent matrices of all runs that are shown, so that a page is made in seconds.
 The first run is shown in any case."""
-# Below and above these factors over the whole range of lags, a gradient vanishes or explodes.
+# Below and above these factors over the whole range of lags, a network's gradient vanishes or
+# explodes.
 VANISHED, EXPLODED = 0.01, 100.0
 
 
@@ -31,7 +32,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
             "lags": found.lags[1:],
             "norms": found.norms[:, 1:],
             "linear": found.linear,
-            "kinds": [_kind(row) for row in found.linear],
+            "kinds": [_asymptotic(radius) for radius in RADII],
             "network_kinds": [_kind(row[1:]) for row in found.norms],
             "factors": found.factors,
             "own_radii": own,
@@ -80,6 +81,11 @@ def _reason(run: Run, text: str) -> Both | None:
             "这个模型没有循环矩阵，梯度不会在每一步都乘上同一个矩阵。请加上一个 RNN、GRU 或 LSTM。",
         )
     return view_gradients.reason(run, text)
+
+
+def _asymptotic(radius: float) -> str:
+    """Return what the product with a matrix of this spectral radius does in the long run."""
+    return "vanishes" if radius < 1 else "explodes" if radius > 1 else "kept"
 
 
 def _kind(norms: np.ndarray) -> str:

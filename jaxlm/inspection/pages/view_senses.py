@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.data.apple import LINES, SENSES
+from jaxlm.data.apple import WORDS as TWO_SENSES
 from jaxlm.errors import UserError
 from jaxlm.inspection.pages import view_vectors
 from jaxlm.inspection.pages.choosing import Both, both, each, missing, or_missing
@@ -29,6 +30,7 @@ COMMON = 60
 """Words among the first of a vocabulary are too common to have senses, such as "the"."""
 SENSE_OF_LINE = {line.text: line.sense for line in LINES}
 """The senses that the lines of the corpus `apple` have."""
+WORDS_WITH_SENSES = tuple(TWO_SENSES.values())
 # A word of letters that blanks separate; or two Chinese characters.
 _SPACED = re.compile(r"[^\W\d_\u3400-\u9fff]{3,}")
 _CHINESE = re.compile(r"(?=([\u3400-\u9fff]{2}))")
@@ -89,9 +91,14 @@ def repeated_words(run: Run, text: str) -> list[str]:
     else:
         counts = Counter(_SPACED.findall(text)) + Counter(_CHINESE.findall(text))
         common = {word for word in counts if word.isascii() and len(word) < 4}
-    often = [(word in common, -count, word) for word, count in counts.items() if count >= FEWEST]
+    # The words of the corpus `apple` come first, and single characters last.
+    often = [
+        (word not in WORDS_WITH_SENSES, word in common or len(word) < 2, -count, word)
+        for word, count in counts.items()
+        if count >= FEWEST
+    ]
     found: list[str] = []
-    for _, _, word in sorted(often):
+    for *_, word in sorted(often):
         if not (word.isascii() and len(word) < 2) and not any(_overlap(word, w) for w in found):
             found.append(word)
     return found

@@ -69,7 +69,7 @@
       slider.setAttribute("aria-valuetext", `${radius}: ${t(`exploding.${kind}`)}`);
       Object.assign(says.dataset, { kind, radius, last, network: own, networkKind: run.network_kinds[i] });
       says.replaceChildren(el("b", {}, t(`exploding.says_${kind}`, { radius, lag: longest, last: number(last) })), " ",
-        t(`exploding.network_${run.network_kinds[i]}`, { run: run.name, lag: longest, share: number(own) }));
+        t(`exploding.network_${run.network_kinds[i]}${run.network_kinds[i] === kind ? "" : "_but"}`, { run: run.name, lag: longest, share: number(own) }));
     }
 
     slider.value = kept.radius;

@@ -113,7 +113,7 @@ jaxlm.view("gates", (() => {
   }
   function paint() {
     queued = false;
-    if (!canvas.isConnected || !run().layers) return;
+    if (!canvas || !canvas.isConnected || !run().layers) return;
     const width = scroller.clientWidth, height = parseFloat(canvas.style.height), ratio = Math.min(3, devicePixelRatio || 1);
     if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
       canvas.width = Math.round(width * ratio); canvas.height = Math.round(height * ratio);

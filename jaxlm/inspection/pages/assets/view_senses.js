@@ -54,7 +54,7 @@
       note: `${t(one.labelled ? "senses.labelled" : "senses.grouped")} ${t("senses.protocol", { static_size: one.static_size, size: one.size, share: percent(one.share, 0) })}`,
       table: () => ({
         headers: [...["number", "sentence", "label"].map((key) => t(`senses.${key}`)), "x", "y", ...uses.map((_, j) => t("senses.similarity", { number: j + 1 }))],
-        rows: uses.map((use, i) => [i + 1, use.before + use.word + use.after, use.label, xy[2 * i], xy[2 * i + 1], ...uses.map((_, j) => similar[i * count + j])]),
+        rows: uses.map((use, i) => [i + 1, use.before + use.word + use.after, use.label || null, xy[2 * i], xy[2 * i + 1], ...uses.map((_, j) => similar[i * count + j])]),
       }),
     }));
     for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
