@@ -64,6 +64,7 @@ const Playing = (() => {
   function take(text) {
     const shelf = current();
     shelf.text = text;
+    if (!shelf.cards) return; // the models are being unpacked, and read the text afterwards
     for (const { reader } of shelf.cards) reader.take(text);
     clearTimeout(timer);
     // A browser may tell of a long text line by line; only its last line is read at once.
@@ -100,6 +101,7 @@ const Playing = (() => {
   /** Tells a screen reader what each model expects first. */
   function tell() {
     const shelf = current();
+    if (!shelf.cards) return;
     const parts = shelf.cards.map(({ reader }, index) => {
       const rows = shelf.shown[index] ? reader.expected(1) : null;
       if (!rows || !rows.length) return null;
@@ -370,6 +372,7 @@ const Playing = (() => {
 
   function start() {
     const shelf = current();
+    if (!shelf.cards) return;
     const { reader } = shelf.cards[shelf.model];
     reader.advance(Infinity);
     // A word that is still being typed is taken as it stands.
@@ -444,6 +447,7 @@ const Playing = (() => {
         onclick: (event) => {
           shelf.shown[index] = !shelf.shown[index];
           event.currentTarget.setAttribute("aria-pressed", String(shelf.shown[index]));
+          if (!shelf.cards) return;
           layCards(shelf);
           pump();
         },
@@ -472,6 +476,8 @@ const Playing = (() => {
   async function render(section) {
     const shelf = current();
     clearTimeout(timer);
+    clearTimeout(telling);
+    document.documentElement.dataset.left = "all";
     const again = () => render(section);
     view.area = el("textarea", { id: "text", rows: 3, maxlength: MOST, spellcheck: "false", autocapitalize: "off", autocomplete: "off", placeholder: t("text.placeholder"), "aria-describedby": "text-note", dir: "auto" });
     view.area.value = shelf.text;
@@ -480,7 +486,7 @@ const Playing = (() => {
     view.cards = el("div", { class: "cards" });
     const typed = (event) => {
       // While a Chinese word is being composed, the box holds the letters of its sound.
-      if (event.isComposing || !shelf.cards) return;
+      if (event.isComposing) return;
       if (shelf.writer) stop();
       shelf.selected = null;
       take(view.area.value);
