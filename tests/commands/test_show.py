@@ -33,11 +33,11 @@ STRANGE = (
 core = functools.partial(page, views=("surprise", "next", "gates", "about"))
 
 
-def untrained(text, **options):
-    """Return an LSTM run with parameters as training would begin with them."""
+def untrained(text, kind=jaxlm.LSTM, **options):
+    """Return a run with parameters as training would begin with them."""
     vocabulary = text.vocabulary
     options = {"embedding_size": 4, "hidden_size": 6, "num_layers": 2} | options
-    model = jaxlm.LSTM(len(vocabulary), start_id=vocabulary.start_id, init_scale=1.0, **options)
+    model = kind(len(vocabulary), start_id=vocabulary.start_id, init_scale=1.0, **options)
     params = model.init(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
     return Run(model, params, text.tokenizer)
 
@@ -209,6 +209,14 @@ def test_gates_and_their_correlations_are_those_of_python(runs):
         first = item["units"][0]
         assert (f"{first['layer']}/{first['array']}", first["unit"]) == (best.name, best.unit)
         assert first["r"] == pytest.approx(best.correlation)
+
+
+def test_the_gate_of_an_elman_network_is_shown_once_as_its_state():
+    text = jaxlm.read_corpus(LINES, tokens="chars", fractions=(1.0,))
+    run = untrained(text, kind=jaxlm.RNN)
+    _, data = read(core([run], "the cat sat"))
+    layers = data["views"]["gates"]["runs"][0]["layers"]
+    assert [[array["name"] for array in layer["arrays"]] for layer in layers] == [["h"], ["h"]]
 
 
 def test_a_page_without_gates_says_which_models_have_them(runs):

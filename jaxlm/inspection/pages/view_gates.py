@@ -51,15 +51,16 @@ def layers_of(trace: Trace) -> Layers:
     An array that belongs to no layer makes a layer of its own. Of equal arrays, one is kept: the
     gate of an Elman layer is its state.
     """
+    names = sorted(trace.arrays, key=lambda name: trace.kinds[name] != STATES)
+    kept: list[str] = []
+    for name in names:
+        if not any(_same(trace.arrays[name], trace.arrays[other]) for other in kept):
+            kept.append(name)
     layers: Layers = {}
-    arrays = list(trace.arrays.items())
-    for index, (name, array) in enumerate(arrays):
-        others = arrays[index + 1 :] if trace.kinds[name] != STATES else []
-        states = [other for other in others if trace.kinds[other[0]] == STATES]
-        if any(_same(array, other) for _, other in [*states, *arrays[:index]]):
-            continue
-        layer, _, short = name.rpartition("/")
-        layers.setdefault(layer or name, {})[short] = array
+    for name, array in trace.arrays.items():
+        if name in kept:
+            layer, _, short = name.rpartition("/")
+            layers.setdefault(layer or name, {})[short] = array
     return layers
 
 
