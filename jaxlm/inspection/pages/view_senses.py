@@ -173,7 +173,7 @@ def _occurrence(text: str, start: int, end: int) -> dict[str, str]:
     left, right = max(line_start, start - BEFORE), min(line_end, end + AFTER)
     return {
         "line": text[line_start:line_end].strip(),
-        "before": ("…" if left > line_start else "") + text[left:start],
+        "before": "…" + text[left:start] if left > line_start else text[left:start].lstrip(),
         "word": text[start:end],
         "after": text[end:right] + ("…" if right < line_end else ""),
     }
