@@ -139,7 +139,7 @@
     const points = series.flatMap((s) => s.points);
     const xAxis = axis(options.x, points.map((p) => p[0]));
     const yAxis = axis(options.y, points.map((p) => p[1]).concat((options.rules || []).map((r) => r.y)));
-    const yFormat = options.y.format || number, yTick = options.y.format || tickText, xFormat = options.x.format || tickText;
+    const yFormat = options.y.format || number, yTick = options.y.format || tickText, xFormat = options.x.format || ((x) => (Math.abs(x) >= 1e4 ? x.toLocaleString("en") : number(x)));
     const yTicks = options.y.ticks || (yAxis.log ? logTicks(yAxis.low, yAxis.high, 6) : linearTicks(yAxis.low, yAxis.high, 5, options.y.integer));
     const labelled = series.filter((s) => s.name && s.ends !== false && s.points.length);
     const atEnds = !narrow && labelled.length > 0;
@@ -309,6 +309,12 @@
     return place in frame.names ? frame.names[place] : tools.slice(spans[2 * place], spans[2 * place + 1]);
   }
 
+  /** Return a token as it is shown, with the token that the run reads in its place if it is unknown. */
+  function nameOf(tools, run, place) {
+    const frame = tools.runs[run], name = tools.visible(tokenOf(tools, run, place));
+    return frame.unknown.includes(place) ? `${name} (${frame.unk})` : name;
+  }
+
   /** Return the place of the selected token in a run; the last token if the end is selected. */
   const placeOf = (tools, run) => Math.max(0, Math.min(tools.at(run), tools.length(run) - 1));
 
@@ -335,5 +341,5 @@
     };
   }
 
-  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, tokenOf, placeOf, stepper };
+  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, tokenOf, nameOf, placeOf, stepper };
 })();

@@ -3,7 +3,7 @@
 // the discount and the weight, and a bar that adds up to the answer.
 (() => {
   const { el, svg, visible } = jaxlm.tools;
-  const { number, percent, shortened, inPlace, placeOf, tokenOf, stepper } = jaxlm.charts;
+  const { number, percent, shortened, inPlace, placeOf, nameOf, stepper } = jaxlm.charts;
   const kept = { run: 0 };
   let live = null;
 
@@ -43,7 +43,7 @@
         section.querySelector(`.choice [data-value="${value}"]`)?.focus();
       }));
     }
-    const move = el("div", {}), says = el("p", { class: "finding", "aria-live": "polite" }), body = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("backoff.chart") });
+    const move = el("div", {}), says = el("p", { class: "finding", "aria-live": "polite" }), body = el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": t("backoff.chart") });
     let rungs = [], place = 0, word = "";
     section.append(move, says, tools.figure({
       title: t("backoff.chart"), body,
@@ -57,7 +57,7 @@
 
     function show() {
       place = placeOf(tools, run.index);
-      word = visible(tokenOf(tools, run.index, place));
+      word = nameOf(tools, run.index, place);
       rungs = ladder(run, place, data.line_start);
       const focused = move.contains(document.activeElement) ? document.activeElement.className : null;
       move.replaceChildren(stepper(tools, run.index, place));
@@ -82,14 +82,14 @@
       rows.append(el("tr", { class: seen, "data-order": rung.order, "data-contribution": rung.contribution, "data-pair": rung.pair, "data-context": rung.context, "data-weight": rung.weight, "data-probability": rung.probability },
         el("th", { scope: "row" }, rung.order > 0 ? t("backoff.gram", { n: rung.order }) : t("backoff.uniform")),
         el("td", { class: "context", dir: "auto" }, contextOf(rung, lineStart, t), " ", el("b", {}, rung.order > 0 ? word : t("backoff.any"))),
-        el("td", { class: "number" }, counted(rung.context, rung)), el("td", { class: "number pair" }, counted(rung.pair, rung)),
+        el("td", { class: "number extra" }, counted(rung.context, rung)), el("td", { class: "number pair" }, counted(rung.pair, rung)),
         el("td", { class: "number extra" }, rung.pair > 0 ? number(rung.discount) : ""),
         el("td", { class: "number extra" }, number(rung.probability)), el("td", { class: "number extra" }, number(rung.weight)),
         el("td", { class: "adds" }, bar(from, share, "part"), el("span", {}, number(rung.contribution)))));
       from += share;
     }
-    rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 4 }, t("backoff.answer", { word })), [1, 2, 3].map(() => el("td", { class: "extra" })), el("td", { class: "adds" }, bar(0, 1, "whole"), el("b", {}, number(answer, 4)))));
-    return el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", { scope: "col", class: /^(order|context|adds)$/.test(key) ? null : /count$/.test(key) ? "number" : "number extra" }, t(`backoff.${key}`))))), rows);
+    rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 2 }, t("backoff.answer", { word })), ["extra", null, "extra", "extra", "extra"].map((name) => el("td", { class: name })), el("td", { class: "adds" }, bar(0, 1, "whole"), el("b", {}, number(answer, 4)))));
+    return el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", { scope: "col", class: /^(order|context|adds)$/.test(key) ? key : key === "pair_count" ? "number" : "number extra" }, t(`backoff.${key}`))))), rows);
   }
 
   const known = (n) => (Number.isNaN(n) || n < 0 ? null : n);

@@ -3,7 +3,7 @@
 // the probability that smoothing puts in its place.
 (() => {
   const { el, visible } = jaxlm.tools;
-  const { number, percent, inPlace, placeOf, tokenOf, stepper } = jaxlm.charts;
+  const { number, percent, inPlace, placeOf, nameOf, stepper } = jaxlm.charts;
   const kept = { run: 0 };
   let live = null;
 
@@ -41,7 +41,7 @@
     }
     const blank = tools.runs[run.index].unit === "words" ? " " : "";
     section.append(el("p", { class: "finding", "data-zeros": zeros.length, "data-counted": run.counted }, t(!run.counted ? "counts.says_short" : zeros.length ? "counts.says_zeros" : "counts.says_none", { zeros: zeros.length, counted: run.counted, n: run.length + 1, length: run.length, share: percent(zeros.length / run.counted, 0) })));
-    const move = el("div", {}), says = el("p", { class: "counted", "aria-live": "polite" }), body = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("counts.chart") }), more = el("p", { class: "note" });
+    const move = el("div", {}), says = el("p", { class: "counted", "aria-live": "polite" }), body = el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": t("counts.chart") }), more = el("p", { class: "note" });
     let found = null, context = "";
     section.append(move, says, tools.figure({
       title: t("counts.chart"), body: el("div", {}, body, more),
@@ -73,7 +73,7 @@
       }
       context = found.words.map(visible).join(blank);
       const actual = found.rows.find((row) => row.actual), zero = actual.times === 0;
-      const words = { word: visible(tokenOf(tools, run.index, place)), context, total: found.total.toLocaleString("en"), times: actual.times.toLocaleString("en"), plain: percent(actual.times / found.total, 1), smoothed: share(actual.smoothed) };
+      const words = { word: nameOf(tools, run.index, place), context, total: found.total.toLocaleString("en"), times: actual.times.toLocaleString("en"), plain: percent(actual.times / found.total, 1), smoothed: share(actual.smoothed) };
       says.textContent = t(found.total === 0 ? "counts.no_context" : zero ? "counts.zero" : "counts.seen", words);
       Object.assign(says.dataset, { times: actual.times, total: found.total, smoothed: actual.smoothed });
       body.replaceChildren(drawn(found, context, t));
@@ -90,14 +90,14 @@
   function drawn(found, context, t) {
     const largest = Math.max(1, ...found.rows.map((row) => row.times));
     const rows = found.rows.map((row) => el("tr", { class: [row.actual ? "actual" : "", row.times === 0 ? "zero" : ""].join(" "), "data-word": row.word, "data-times": row.times, "data-smoothed": row.smoothed },
-      el("td", { dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, visible(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
+      el("td", { class: "extra", dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, visible(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
       el("td", { class: "times" }, el("span", { class: "count-bar", style: { width: `${(64 * row.times) / largest}px` } }), el("b", {}, row.times.toLocaleString("en"))),
       el("td", { class: "number" }, found.total > 0 ? percent(row.times / found.total, 2) : "0 / 0"),
       el("td", { class: "number" }, share(row.smoothed))));
     rows.push(el("tr", { class: "zero never", "data-never": found.never, "data-unseen": found.unseen },
-      el("td", { dir: "auto" }, context), el("td", { class: "next" }, t("counts.never", { never: found.never.toLocaleString("en") })), el("td", { class: "times" }, el("b", {}, "0")),
+      el("td", { class: "extra", dir: "auto" }, context), el("td", { class: "next" }, t("counts.never", { never: found.never.toLocaleString("en") })), el("td", { class: "times" }, el("b", {}, "0")),
       el("td", { class: "number" }, found.total > 0 ? "0%" : "0 / 0"), el("td", { class: "number" }, t("counts.together", { share: share(found.unseen) }))));
-    return el("table", { class: "counts-table" }, el("thead", {}, el("tr", {}, ["context", "next", "times", "plain", "smoothed"].map((key, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, t(`counts.${key}`))))), el("tbody", {}, rows));
+    return el("table", { class: "counts-table" }, el("thead", {}, el("tr", {}, ["context", "next", "times", "plain", "smoothed"].map((key, i) => el("th", { scope: "col", class: ["extra", "next", null, "number", "number"][i] }, t(`counts.${key}`))))), el("tbody", {}, rows));
   }
 
   function update(state, changed) {
