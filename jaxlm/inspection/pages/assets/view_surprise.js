@@ -69,7 +69,8 @@ jaxlm.view("surprise", (() => {
     const {state, t, number, visible} = tools, run = state.run, numbers = data.runs[run];
     if (index >= tokens.length - 1) return t("surprise.token.end");
     const token = `“${visible(tokenText(run, index))}”`, bits = bitsOf(run)[index];
-    const unit = state.paint ? ` · ${t("surprise.token.unit", {token: paintName(), value: number(state.paint.values[index], 3)})}` : "";
+    const paint = state.paint, painted = paint && number(paint.values[index], paint.other === undefined ? 3 : 2);
+    const unit = !paint ? "" : ` · ${paint.other === undefined ? t("surprise.token.unit", {token: paintName(), value: painted}) : t("surprise.token.compared", {name: paintName(), value: painted})}`;
     if (Number.isNaN(bits)) return t("surprise.token.none", {token, run: tools.runs[run].label}) + unit;
     let text = t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
     if (new Set(tools.runs[run].unknown).has(index)) text += ` · ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`;
@@ -116,13 +117,48 @@ jaxlm.view("surprise", (() => {
     event.preventDefault();
   }
 
+  // ---- two runs compared ----
+  // The bits of a run for each character: a token's bits are spread evenly over its characters and the
+  // blanks before it.
+  function perCharacter(run) {
+    const spans = tools.array(tools.runs[run].spans), bits = bitsOf(run), found = new Float64Array(spans.length ? spans[spans.length - 1] : 0);
+    for (let k = 0, end = 0, first = 0; k < bits.length; k++) {
+      if (!k || spans[2 * k] !== spans[2 * k - 2]) first = Math.min(end, spans[2 * k]);
+      end = spans[2 * k + 1];
+      for (let c = first; c < end; c++) found[c] += bits[k] / (end - first);
+    }
+    return found;
+  }
+  // How many bits `other` needs more than `run` for each token of `run`.
+  function compared(run, other) {
+    const spans = tools.array(tools.runs[run].spans), own = bitsOf(run), bits = bitsOf(other), theirs = tools.array(tools.runs[other].spans), values = new Float32Array(own.length);
+    const same = spans.length === theirs.length && spans.every((x, k) => x === theirs[k]), spread = same ? null : perCharacter(other);
+    for (let k = 0, end = 0; k < own.length; k++) {
+      let sum = same ? bits[k] : 0;
+      if (!same) for (let c = Math.min(end, spans[2 * k]); c < spans[2 * k + 1]; c++) sum += spread[c];
+      end = spans[2 * k + 1];
+      values[k] = Math.max(-99, Math.min(99, sum - own[k]));
+    }
+    return {run, other, values, limit: 6, name: () => tools.t("surprise.compared", {run: tools.runs[other].label})};
+  }
+
   // ---- around the text ----
   function drawChoices() {
     const {state, t, el} = tools;
     choices.replaceChildren();
     if (tools.runs.length > 1) choices.append(tools.choice(t("surprise.run"), tools.runs.map((run, index) => ({value: index, text: run.label})), state.run, (run) => tools.select({run, paint: null})));
-    if (state.paint) choices.append(tools.choice(t("surprise.paint"), [{value: "bits", text: t("surprise.bits")}, {value: "unit", text: paintName()}], "unit", (value) => { if (value === "bits") tools.select({paint: null}); }));
-    lead.textContent = t(state.paint ? "surprise.intro.unit" : "surprise.intro");
+    const paint = state.paint, others = tools.runs.map((_, k) => k).filter((k) => k !== state.run);
+    const colours_ = [{value: "bits", text: t("surprise.bits")}, ...others.map((k) => ({value: k, text: t("surprise.compared", {run: tools.runs[k].label})}))];
+    if (paint && paint.other === undefined) colours_.push({value: "unit", text: paintName()});
+    if (colours_.length > 1) choices.append(tools.choice(t("surprise.paint"), colours_, paint ? paint.other ?? "unit" : "bits", (value) => {
+      if (value !== "unit") tools.select({paint: value === "bits" ? null : compared(state.run, value)});
+    }));
+    if (!paint) lead.textContent = t("surprise.intro");
+    else if (paint.other === undefined) lead.textContent = t("surprise.intro.unit");
+    else {
+      const known = Array.from(paint.values).filter((x) => !Number.isNaN(x)), total = known.reduce((sum, x) => sum + x, 0);
+      lead.textContent = t("surprise.intro.compared", {run: tools.runs[state.run].label, other: tools.runs[paint.other].label, better: known.filter((x) => x > 0).length, all: known.length, unit: t(`unit.${tools.runs[state.run].unit}`), bits: tools.number(Math.abs(total), 1), less: t(total >= 0 ? "surprise.fewer" : "surprise.more")});
+    }
   }
   function drawLegend() {
     const {state, t, el, number, colour} = tools, run = state.run;
