@@ -51,16 +51,16 @@ def layers_of(trace: Trace) -> Layers:
     An array that belongs to no layer makes a layer of its own. Of equal arrays, one is kept: the
     gate of an Elman layer is its state.
     """
-    names = sorted(trace.arrays, key=lambda name: trace.kinds[name] != STATES)
-    kept: list[str] = []
-    for name in names:
-        if not any(_same(trace.arrays[name], trace.arrays[other]) for other in kept):
-            kept.append(name)
     layers: Layers = {}
+    states = {name: array for name, array in trace.arrays.items() if trace.kinds[name] == STATES}
+    kept: list[np.ndarray] = []
     for name, array in trace.arrays.items():
-        if name in kept:
-            layer, _, short = name.rpartition("/")
-            layers.setdefault(layer or name, {})[short] = array
+        others = kept if name in states else [*states.values(), *kept]
+        if any(_same(array, other) for other in others):
+            continue
+        kept.append(array)
+        layer, _, short = name.rpartition("/")
+        layers.setdefault(layer or name, {})[short] = array
     return layers
 
 
