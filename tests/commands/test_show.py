@@ -276,6 +276,13 @@ def test_a_text_comes_from_a_file_with_its_numbers(runs, shell, tmp_path):
     assert numbers["trigram"]["next_words"] == expected.next_words
 
 
+def test_a_file_may_have_another_encoding(runs, shell, tmp_path):
+    (tmp_path / "my.txt").write_bytes("the 猫 cat\n".encode("gb18030"))
+    flags = ("--text", tmp_path / "my.txt", "--encoding", "gb18030", "--out", tmp_path / "p.html")
+    assert shell("show", runs["trigram"].folder, *flags)[0] == 0
+    assert read((tmp_path / "p.html").read_text("utf-8"))[1]["text"] == "the 猫 cat\n"
+
+
 def test_without_a_text_the_corpus_of_the_run_is_read(shell, tmp_path):
     text = jaxlm.read_corpus("toy", eos=False)
     jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, folder=tmp_path / "r", quiet=True)
@@ -293,6 +300,12 @@ MISTAKES = {
     "two texts": (["{run}", "a", "b"], "'a' does not exist"),
     "text and file": (["{run}", "a", "--text", "x"], "--text x: has no effect with a text"),
     "no such file": (["{run}", "--text", "x.txt"], "--text x.txt: does not exist"),
+    "text is a folder": (["{run}", "--text", "{folder}"], "is a folder"),
+    "encoding": (["{run}", "--text", __file__, "--encoding", "utf-99"], "utf-99"),
+    "encoding without a file": (
+        ["{run}", "a", "--encoding", "gb18030"],
+        "--encoding gb18030: has no effect without --text",
+    ),
     "empty": (["{run}", "  "], "the text is empty"),
     "language": (["{run}", "a", "--lang", "de"], "unknown lang 'de'"),
     "start": (["{run}", "a", "--start", "warm"], "--start warm"),
