@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.data.digests import split_digest
-from jaxlm.data.text import Text, TextConfig
+from jaxlm.data.text import Text
 from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import encode_context, next_ids
@@ -34,7 +34,6 @@ from jaxlm.ngrams.tables import NOTHING, Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
 from jaxlm.runs.starts import start_of
-from jaxlm.training.counting import sequences
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -491,11 +490,8 @@ def counts(run: Run | Text, context: str = "") -> NextCounts:
         if isinstance(run, Text)
         else (open_split(run, split="train"), run.tokenizer)
     )
-    size, start_id = len(tokenizer.vocabulary), tokenizer.vocabulary.start_id
-    if start_id is None:
-        lines = Sequences.rows(split.rows(), size)
-    else:
-        lines = Sequences.lines(np.asarray(split.ids), start_id, size)
+    size = len(tokenizer.vocabulary)
+    lines = Sequences.of_split(split, size)
     wanted = tokenizer.encode_context(context)
     previous = lines.previous
     # previous[i] is the token before words[i] in its line. So previous[i - b] = h_{k-b} for
@@ -551,8 +547,14 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
         if saved is not None and saved != split_digest(split):
             return None, f"counts are unknown: {split.name} is not the text of the training"
         is_known = saved is not None
-        text = Text(TextConfig(corpus=split.name), run.tokenizer, {"train": split})
-    read = sequences(model, text)
+    elif text.vocabulary.tokens != run.vocabulary.tokens:
+        return (
+            None,
+            f"counts are unknown: {text.name} was cut into the tokens of another vocabulary",
+        )
+    else:
+        split = text.train
+    read = Sequences.of_split(split, model.vocab_size, model.stream)
     try:
         found = count_ngrams(read, model.order, model.vocab_size)
     except UserError as error:
@@ -569,7 +571,7 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     estimate = smooth(again, add_k=model.add_k, **more)
     compared = 1 if is_known else model.order
     if not _is_counted_from(tables, found, estimate.tables, compared):
-        return None, f"counts are unknown: {text.name} is not the text of the training"
+        return None, f"counts are unknown: {split.name} is not the text of the training"
     continuation = model.smoothing in CONTINUATION
     numbers = tuple(
         adjusted_counts(found, order) if continuation else found.orders[order - 1].counts

@@ -144,8 +144,9 @@ def map2d(vectors: np.ndarray) -> np.ndarray:
     if size == 1:
         return np.hstack([vectors_VD, np.zeros((count, 1))])
     centred_VD = vectors_VD - vectors_VD.mean(axis=0)
-    _, _, directions_KD = np.linalg.svd(centred_VD, full_matrices=False)
-    directions_KD = directions_KD[:2]
+    # The covariance has the same directions, and is small if there are many vectors.
+    matrix = centred_VD.T @ centred_VD if count > size else centred_VD
+    directions_KD = np.linalg.svd(matrix, full_matrices=False)[2][:2]
     largest_K = np.abs(directions_KD).argmax(axis=1)
     signs_K = np.sign(directions_KD[np.arange(len(directions_KD)), largest_K])
     points_VK = centred_VD @ (directions_KD * signs_K[:, None]).T

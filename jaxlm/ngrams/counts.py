@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jaxlm.errors import SettingError, UserError
 from jaxlm.ngrams.tables import NOTHING
+
+if TYPE_CHECKING:
+    from jaxlm.data.encoding import Split
 
 
 class OrderCounts(NamedTuple):
@@ -94,6 +97,20 @@ class Sequences(NamedTuple):
         rows = list(rows)
         previous = np.concatenate([_previous(row, 0, len(row), vocab_size) for row in rows])
         return cls(np.concatenate(rows), lambda start, stop: previous[start:stop])
+
+    @classmethod
+    def of_split(cls, split: "Split", vocab_size: int, stream: bool = False) -> "Sequences":
+        """Return a split of a corpus as an n-gram counts it.
+
+        Without a start token, the text is rows: contexts stay within a line. With a start token,
+        the text is one stream if `stream`, and lines otherwise.
+        """
+        start_id = split.tokenizer.vocabulary.start_id
+        if start_id is None:
+            return cls.rows(split.rows(), vocab_size)
+        if stream:
+            return cls.stream(split.ids, start_id)
+        return cls.lines(split.ids, start_id, vocab_size)
 
 
 def _previous(ids: np.ndarray, start: int, stop: int, first: int) -> np.ndarray:

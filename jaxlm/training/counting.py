@@ -176,17 +176,8 @@ def _validate(log: Log, run: Run, text: Text) -> None:
 
 
 def sequences(model: NGram, text: Text) -> Sequences:
-    """Return the training text as the n-gram counts it.
-
-    Without a start token, the text is rows: contexts stay within a line. With a start token, the
-    text is one stream if the model has `stream`, and lines otherwise.
-    """
-    start_id, V = text.vocabulary.start_id, model.vocab_size
-    if start_id is None:
-        return Sequences.rows(text.train.rows(), V)
-    if model.stream:
-        return Sequences.stream(text.train.ids, start_id)
-    return Sequences.lines(text.train.ids, start_id, V)
+    """Return the training text as the n-gram counts it; see `Sequences.of_split`."""
+    return Sequences.of_split(text.train, model.vocab_size, model.stream)
 
 
 @contextlib.contextmanager

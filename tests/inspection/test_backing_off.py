@@ -180,6 +180,8 @@ def test_counts_are_unknown_if_the_text_is_missing_or_changed(path, tmp_path):
     assert backoff(run, "a", text=text).rungs[0].pair_count > 0
     wrong = jaxlm.read_corpus(["a b c d e a b"], fractions=(1.0,), tokenizer=run.tokenizer)
     assert "not the text" in backoff(run, "a", text=wrong).note
+    other = jaxlm.read_corpus(["a b c d e f g h i j"], fractions=(1.0,))
+    assert "another vocabulary" in backoff(run, "a", text=other).note
 
 
 def test_a_text_is_counted_once_for_a_run(path):

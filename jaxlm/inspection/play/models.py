@@ -42,7 +42,7 @@ FULL = ("full", "sampled")
 
 @dataclass(frozen=True)
 class Described:
-    """What the page needs to know of a model besides its tokenizer.
+    """A model as the page reads it, without its tokenizer.
 
     Attributes:
       settings: JSON values.

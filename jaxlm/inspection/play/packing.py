@@ -13,7 +13,9 @@ DTYPES = ("float16", "float32")
 def packed(array: Any, dtype: str) -> dict[str, Any]:
     """Return an array as a JSON object, whose `data` is base64 of its bytes, little-endian.
 
-    The bytes are compressed by zlib if this saves a tenth of them.
+    The bytes are compressed by zlib if this makes them fewer. Before that, the first bytes of all
+    numbers are put together, then their second bytes, and so on: the bytes with signs and exponents
+    repeat more than the others.
 
     Args:
       array: any array of numbers.
@@ -27,8 +29,9 @@ def packed(array: Any, dtype: str) -> dict[str, Any]:
     """
     values = np.asarray(array)
     raw = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).tobytes()
-    smaller = zlib.compress(raw, 9)
-    deflated = len(smaller) < 0.9 * len(raw)
+    columns = np.frombuffer(raw, np.uint8).reshape(-1, np.dtype(dtype).itemsize).T
+    smaller = zlib.compress(columns.tobytes(), 9)
+    deflated = len(smaller) < len(raw)
     data = base64.b64encode(smaller if deflated else raw).decode("ascii")
     return {"dtype": dtype, "shape": list(values.shape), "data": data, "deflated": deflated}
 

@@ -16,7 +16,7 @@ const Frame = (() => {
       else if (name === "style") Object.assign(element.style, value);
       else element.setAttribute(name, value === true ? "" : String(value));
     }
-    for (const child of children.flat()) {
+    for (const child of children.flat(Infinity)) {
       if (child !== null && child !== undefined) element.append(child);
     }
     return element;

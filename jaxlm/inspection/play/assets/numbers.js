@@ -40,11 +40,22 @@ const Numbers = (() => {
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
+  /** Returns bytes whose first bytes of all numbers come first, then their second bytes, in order. */
+  function inRows(bytes, size) {
+    const rows = new Uint8Array(bytes.length);
+    const count = bytes.length / size;
+    for (let column = 0, from = 0; column < size; column++) {
+      for (let row = 0; row < count; row++) rows[row * size + column] = bytes[from++];
+    }
+    return rows;
+  }
+
   /** Returns a typed array from {dtype, shape, data, deflated}; float16 becomes float32. */
   async function unpack(packed) {
+    const type = TYPES[packed.dtype];
     let bytes = bytesOf(packed.data);
-    if (packed.deflated) bytes = await inflate(bytes);
-    const raw = new TYPES[packed.dtype](bytes.buffer, 0, bytes.length / TYPES[packed.dtype].BYTES_PER_ELEMENT);
+    if (packed.deflated) bytes = inRows(await inflate(bytes), type.BYTES_PER_ELEMENT);
+    const raw = new type(bytes.buffer);
     if (packed.dtype !== "float16") return raw;
     table = table || float16Table();
     const values = new Float32Array(raw.length);

@@ -8,6 +8,9 @@ const Playing = (() => {
   const MOST = 4000; // characters of the text
   const UNITS = 48; // units in the film
   const SLICE = 12; // milliseconds of reading between two pictures
+  const AT_ONCE = 20; // tokens that are read before the next key
+  const PICTURE = 150; // milliseconds between two pictures of a long text that is being read
+  const PAUSE = 700; // milliseconds without a key, after which a screen reader is told
   const STEPS = [[2, "expected"], [6, "plausible"], [Infinity, "surprising"]];
 
   const shelves = content.shelves.map((spec) => ({
@@ -15,7 +18,7 @@ const Playing = (() => {
     text: spec.text.slice(0, MOST),
     selected: null, // a place in the text; null for its end
     writer: null,
-    model: 0, // which model writes
+    model: spec.models.length - 1, // which model writes
     shown: spec.models.map(() => true),
     array: spec.models.map(() => null),
     cards: null,
@@ -24,6 +27,8 @@ const Playing = (() => {
   const options = { temperature: 0.8, topK: null, topP: null, seed: 1, length: 200 };
   const view = { shelf: 0, area: null, status: null, cards: null, write: null };
   let timer = null;
+  let drawn = 0;
+  let telling = null;
 
   const current = () => shelves[view.shelf];
 
@@ -59,8 +64,14 @@ const Playing = (() => {
   function take(text) {
     const shelf = current();
     shelf.text = text;
+    if (!shelf.cards) return; // the models are being unpacked, and read the text afterwards
     for (const { reader } of shelf.cards) reader.take(text);
-    pump();
+    clearTimeout(timer);
+    // A browser may tell of a long text line by line; only its last line is read at once.
+    if (shelf.cards.some(({ reader }) => reader.waiting.length > AT_ONCE)) {
+      document.documentElement.dataset.left = "all";
+      timer = setTimeout(pump, 0);
+    } else pump();
   }
 
   function pump() {
@@ -79,8 +90,24 @@ const Playing = (() => {
     const left = Math.max(0, ...cards.map(({ reader }) => reader.waiting.length));
     view.status.textContent = left ? t("reading", { left }) : "";
     document.documentElement.dataset.left = String(left);
-    draw();
     if (left) timer = setTimeout(pump, 0);
+    if (left && performance.now() - drawn < PICTURE) return;
+    draw();
+    drawn = performance.now();
+    clearTimeout(telling);
+    telling = setTimeout(tell, PAUSE);
+  }
+
+  /** Tells a screen reader what each model expects first. */
+  function tell() {
+    const shelf = current();
+    if (!shelf.cards) return;
+    const parts = shelf.cards.map(({ reader }, index) => {
+      const rows = shelf.shown[index] ? reader.expected(1) : null;
+      if (!rows || !rows.length) return null;
+      return t("told", { model: kind(shelf.spec.models[index]), token: reader.tokenizer.text(rows[0].id), p: percent(rows[0].probability) });
+    });
+    view.told.textContent = parts.filter(Boolean).join(" ");
   }
 
   // ---- a card ---------------------------------------------------------------------------------------
@@ -96,7 +123,7 @@ const Playing = (() => {
     const entry = shelf.spec.models[index];
     const refs = {
       strip: el("p", { class: "strip", tabindex: 0, "aria-label": t("strip.label"), dir: "auto" }),
-      line: el("p", { class: "line", role: "status" }),
+      line: el("p", { class: "line" }),
       unknown: el("p", { class: "warning" }),
       rows: el("ol", { class: "expected" }),
       heading: el("h4", {}),
@@ -160,7 +187,7 @@ const Playing = (() => {
     if (!entry || entry.bits === null) return [t(entry ? "line.none" : "line.empty")];
     const token = el("b", { class: "token" }, shown(reader, entry.token));
     const step = STEPS.find(([limit]) => entry.bits < limit) || STEPS[2];
-    const args = { bits: number(entry.bits), p: percent(2 ** -entry.bits), rank: entry.rank, size: reader.model.size.toLocaleString("en") };
+    const args = { bits: number(entry.bits), p: percent(2 ** -entry.bits), rank: entry.rank.toLocaleString("en"), size: reader.model.size.toLocaleString("en") };
     return [token, " ", el("span", { class: "step" }, t(`step.${step[1]}`)), el("span", { class: "bits", "data-bits": entry.bits }, t("line", args))];
   }
 
@@ -212,6 +239,7 @@ const Playing = (() => {
     if (truth && truth.token.id !== null && truth.bits !== null && !rows.some(({ id }) => id === truth.token.id)) {
       listed.push({ id: truth.token.id, probability: 2 ** -truth.bits, rank: truth.rank });
     }
+    const focused = [...refs.rows.children].findIndex((row) => row.contains(document.activeElement));
     refs.rows.replaceChildren(...listed.map(({ id, probability, rank }) => {
       const isTrue = truth !== null && truth.token.id === id;
       const text = reader.tokenizer.text(id);
@@ -222,6 +250,8 @@ const Playing = (() => {
           el("span", { class: "p" }, percent(probability)),
           orders ? el("span", { class: "order" }, `${orders[id]}-gram`) : null));
     }));
+    // Who writes by keyboard stays in the same row.
+    if (focused >= 0) (refs.rows.children[focused] || refs.rows.firstChild).firstChild.focus();
   }
 
   /** Continues the text by a token, at its end or in the place of a chosen token. */
@@ -248,7 +278,7 @@ const Playing = (() => {
     const { reader } = shelf.cards[index];
     const arrays = reader.model.inside(reader.begin);
     const names = arrays.length ? arrays : [{ layer: 1, name: "hidden" }, { layer: 0, name: "features" }];
-    if (shelf.array[index] === null) shelf.array[index] = names.findLastIndex(({ name }) => name === "h" || name === "hidden");
+    if (shelf.array[index] === null) shelf.array[index] = names.map(({ name }) => name === "h" || name === "hidden").lastIndexOf(true);
     const select = el("select", {
       "aria-label": t("inside.choose"),
       onchange: (event) => {
@@ -342,6 +372,7 @@ const Playing = (() => {
 
   function start() {
     const shelf = current();
+    if (!shelf.cards) return;
     const { reader } = shelf.cards[shelf.model];
     reader.advance(Infinity);
     // A word that is still being typed is taken as it stands.
@@ -416,6 +447,7 @@ const Playing = (() => {
         onclick: (event) => {
           shelf.shown[index] = !shelf.shown[index];
           event.currentTarget.setAttribute("aria-pressed", String(shelf.shown[index]));
+          if (!shelf.cards) return;
           layCards(shelf);
           pump();
         },
@@ -444,14 +476,17 @@ const Playing = (() => {
   async function render(section) {
     const shelf = current();
     clearTimeout(timer);
+    clearTimeout(telling);
+    document.documentElement.dataset.left = "all";
     const again = () => render(section);
     view.area = el("textarea", { id: "text", rows: 3, maxlength: MOST, spellcheck: "false", autocapitalize: "off", autocomplete: "off", placeholder: t("text.placeholder"), "aria-describedby": "text-note", dir: "auto" });
     view.area.value = shelf.text;
     view.status = el("span", { class: "note", role: "status" });
+    view.told = el("p", { class: "offscreen", role: "status" });
     view.cards = el("div", { class: "cards" });
     const typed = (event) => {
       // While a Chinese word is being composed, the box holds the letters of its sound.
-      if (event.isComposing || !shelf.cards) return;
+      if (event.isComposing) return;
       if (shelf.writer) stop();
       shelf.selected = null;
       take(view.area.value);
@@ -472,7 +507,7 @@ const Playing = (() => {
       ...[shelfButtons(again)].filter(Boolean),
       el("label", { for: "text", class: "name" }, t("text")), view.area,
       el("p", { class: "note", id: "text-note" }, t(shelfUnit(shelf)), " ", view.status),
-      controls(shelf), ...[choices(shelf)].filter(Boolean), legend, view.cards,
+      controls(shelf), ...[choices(shelf)].filter(Boolean), legend, view.cards, view.told,
       el("p", { class: "note" }, t(`dtype.${content.dtype}`)));
     view.cards.append(el("p", { class: "note", role: "status" }, t("loading")));
     await prepare(shelf);
