@@ -63,7 +63,7 @@ MOST_WORDS = 70
 
 @dataclass(frozen=True)
 class Asked:
-    """What a figure is drawn from.
+    """The runs, the text and the options of a figure.
 
     Attributes:
       runs: the runs.
@@ -214,7 +214,7 @@ def _new_figure(width: float, height: float, **options: Any) -> Any:
 
 
 def _read(run: Run, asked: Asked, kind: str, notes: list[str]) -> Trace:
-    """Return the trace of the text, of which a figure shows the first tokens."""
+    """Return the trace of the text; add a note if a figure shows only its first tokens."""
     if not asked.text:
         raise UserError(f"the figure {kind} needs a text: give it after the runs")
     most = MOST_TOKENS[kind]
