@@ -211,6 +211,7 @@ def test_gates_and_their_correlations_are_those_of_python(runs):
         assert first["r"] == pytest.approx(best.correlation)
 
 
+@pytest.mark.full
 def test_the_gate_of_an_elman_network_is_shown_once_as_its_state():
     text = jaxlm.read_corpus(LINES, tokens="chars", fractions=(1.0,))
     run = untrained(text, kind=jaxlm.RNN)
