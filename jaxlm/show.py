@@ -52,6 +52,8 @@ class Command:
     text)."""
     text: Path | None = None
     """Read the text from this file."""
+    encoding: str | None = None
+    """With --text: the encoding of the file, such as gb18030 (none: UTF-8)."""
     out: Path | None = None
     """The file to write (none: page.html, play.html with --play, or with --figure the figure's name
     and .pdf)."""
@@ -93,6 +95,8 @@ def main(argv: Sequence[str]) -> int:
     choose(dict.fromkeys(LANGUAGES), command.lang, "lang")
     if command.text is not None and text is not None:
         raise SettingError("text", command.text, "has no effect with a text: leave one of them out")
+    if command.encoding is not None and command.text is None:
+        raise SettingError("encoding", command.encoding, "has no effect without `text`")
     for path in filter(None, (out, command.data)):
         check_writable(path)
     if command.data is not None:
@@ -110,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
         return draw_figure(command, runs, text, out)
     notes = []
     if command.text is not None:
-        text = text_from_file(command.text)
+        text = text_from_file(command.text, command.encoding)
     elif text is None:
         text, origin = default_text(runs[0])
         notes.append(origin)
@@ -171,7 +175,7 @@ def write_play(
       foot: lines at the foot of the page by name.
     """
     if command.text is not None:
-        text = text_from_file(command.text)
+        text = text_from_file(command.text, command.encoding)
     shelves = shelves_of(runs, text or "")
     foot |= {"runs": ", ".join(run.name for run in runs)}
     content = play_page(
@@ -200,7 +204,7 @@ def draw_figure(command: Command, runs: Sequence[Run], text: str | None, out: Pa
     """
     assert command.figure is not None
     if command.text is not None:
-        text = text_from_file(command.text)
+        text = text_from_file(command.text, command.encoding)
     elif text is None and command.figure in READING:
         text, note = default_text(runs[0])
         _note(note["en"])

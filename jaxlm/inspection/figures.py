@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.pages.building import labels_of
+from jaxlm.inspection.pages.view_gates import layers_of
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
 from jaxlm.runs.log import METRICS, read_records
 from jaxlm.runs.plots import draw_curves
@@ -62,7 +63,7 @@ MOST_WORDS = 70
 
 @dataclass(frozen=True)
 class Asked:
-    """What a figure is drawn from.
+    """The runs, the text and the options of a figure.
 
     Attributes:
       runs: the runs.
@@ -213,7 +214,7 @@ def _new_figure(width: float, height: float, **options: Any) -> Any:
 
 
 def _read(run: Run, asked: Asked, kind: str, notes: list[str]) -> Trace:
-    """Return the trace of the text, of which a figure shows the first tokens."""
+    """Return the trace of the text; add a note if a figure shows only its first tokens."""
     if not asked.text:
         raise UserError(f"the figure {kind} needs a text: give it after the runs")
     most = MOST_TOKENS[kind]
@@ -308,10 +309,12 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
     run, label = _run_with_gates(asked)
     found = _read(run, asked, "gates", notes)
     layer = asked.layer or found.layers[-1]
-    names = [*found.gates(layer), *found.states(layer)]
+    states = found.states(layer)
+    # The gate of an Elman network is its state, and is drawn once.
+    names = list(layers_of(found)[layer])
     count = min(len(found), MOST_TOKENS["gates"])
     arrays = {name: found[f"{layer}/{name}"][:count].T for name in names}
-    units = _chosen_units(arrays, found.states(layer))
+    units = _chosen_units(arrays, states)
     width = next(iter(arrays.values())).shape[0]
     if len(units) < width:
         notes.append(f"{layer} has {width} units: the figure shows the {len(units)} that vary most")

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 import jaxlm
 from jaxlm.inspection import backoff, gradient_by_lag, neighbours, trace
 from jaxlm.inspection.pages.building import page as page_of
+from jaxlm.inspection.pages.view_gates import layers_of
 from jaxlm.inspection.pages.view_gradients import POSITIONS
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.runs.log import read_records
@@ -139,6 +140,11 @@ def test_clicks_show_the_numbers_of_python_in_both_languages(some_views, runs, o
     # What a corpus says is shown, and is not run.
     assert LINES[1] in page.inner_text("#surprise .text")
     assert page.evaluate("window.hacked") is None and not page.query_selector("main img")
+
+
+def test_a_network_whose_gate_is_its_state_has_one_strip(runs):
+    layers = layers_of(trace(runs["elman"], LINES[0]))
+    assert {name: list(arrays) for name, arrays in layers.items()} == {"layers_0": ["h"]}
 
 
 @pytest.mark.full

@@ -33,11 +33,11 @@ STRANGE = (
 core = functools.partial(page, views=("surprise", "next", "gates", "about"))
 
 
-def untrained(text, **options):
-    """Return an LSTM run with parameters as training would begin with them."""
+def untrained(text, kind=jaxlm.LSTM, **options):
+    """Return a run with parameters as training would begin with them."""
     vocabulary = text.vocabulary
     options = {"embedding_size": 4, "hidden_size": 6, "num_layers": 2} | options
-    model = jaxlm.LSTM(len(vocabulary), start_id=vocabulary.start_id, init_scale=1.0, **options)
+    model = kind(len(vocabulary), start_id=vocabulary.start_id, init_scale=1.0, **options)
     params = model.init(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
     return Run(model, params, text.tokenizer)
 
@@ -211,6 +211,15 @@ def test_gates_and_their_correlations_are_those_of_python(runs):
         assert first["r"] == pytest.approx(best.correlation)
 
 
+@pytest.mark.full
+def test_the_gate_of_an_elman_network_is_shown_once_as_its_state():
+    text = jaxlm.read_corpus(LINES, tokens="chars", fractions=(1.0,))
+    run = untrained(text, kind=jaxlm.RNN)
+    _, data = read(core([run], "the cat sat"))
+    layers = data["views"]["gates"]["runs"][0]["layers"]
+    assert [[array["name"] for array in layer["arrays"]] for layer in layers] == [["h"], ["h"]]
+
+
 def test_a_page_without_gates_says_which_models_have_them(runs):
     _, data = read(core([runs["trigram"]], "the cat"))
     missing = data["views"]["gates"]["missing"]
@@ -276,6 +285,13 @@ def test_a_text_comes_from_a_file_with_its_numbers(runs, shell, tmp_path):
     assert numbers["trigram"]["next_words"] == expected.next_words
 
 
+def test_a_file_may_have_another_encoding(runs, shell, tmp_path):
+    (tmp_path / "my.txt").write_bytes("the 猫 cat\n".encode("gb18030"))
+    flags = ("--text", tmp_path / "my.txt", "--encoding", "gb18030", "--out", tmp_path / "p.html")
+    assert shell("show", runs["trigram"].folder, *flags)[0] == 0
+    assert read((tmp_path / "p.html").read_text("utf-8"))[1]["text"] == "the 猫 cat\n"
+
+
 def test_without_a_text_the_corpus_of_the_run_is_read(shell, tmp_path):
     text = jaxlm.read_corpus("toy", eos=False)
     jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, folder=tmp_path / "r", quiet=True)
@@ -293,6 +309,12 @@ MISTAKES = {
     "two texts": (["{run}", "a", "b"], "'a' does not exist"),
     "text and file": (["{run}", "a", "--text", "x"], "--text x: has no effect with a text"),
     "no such file": (["{run}", "--text", "x.txt"], "--text x.txt: does not exist"),
+    "text is a folder": (["{run}", "--text", "{folder}"], "is a folder"),
+    "encoding": (["{run}", "--text", __file__, "--encoding", "utf-99"], "utf-99"),
+    "encoding without a file": (
+        ["{run}", "a", "--encoding", "gb18030"],
+        "--encoding gb18030: has no effect without --text",
+    ),
     "empty": (["{run}", "  "], "the text is empty"),
     "language": (["{run}", "a", "--lang", "de"], "unknown lang 'de'"),
     "start": (["{run}", "a", "--start", "warm"], "--start warm"),

@@ -107,6 +107,12 @@ def collected(
 
     Two views are collected at a time: most of the time JAX compiles, which needs one core for most
     programs.
+
+    Args:
+      runs: the runs.
+      text: the text that they read.
+      options: see Options.
+      names: names of the views.
     """
     for run in runs:
         # Every view reads the trace, and none should wait for another to compute it.

@@ -16,16 +16,23 @@ DEFAULT_CHARACTERS = 600
 SPLIT_ZH = {"train": "训练", "valid": "验证", "test": "测试"}
 
 
-def text_from_file(path: Path) -> str:
+def text_from_file(path: Path, encoding: str | None = None) -> str:
     """Return the text of a file, plain or compressed.
 
+    Args:
+      path: the file.
+      encoding: its encoding, such as gb18030; None for UTF-8.
     Raises:
-      SettingError: if there is no such file.
-      UserError: if it cannot be read as UTF-8 text.
+      SettingError: if there is no such file, and for an unknown encoding.
+      UserError: if it cannot be read as text.
     """
+    if path.is_dir():
+        raise SettingError("text", path, "is a folder: give the path of a text file")
     if not path.is_file():
         raise SettingError("text", path, "does not exist: give the path of a text file")
-    return "".join(text_of(path).lines())
+    reading = Reading(encoding)
+    reading.check()
+    return "".join(text_of(path, reading).lines())
 
 
 def check_readable(run: Run, text: str) -> None:

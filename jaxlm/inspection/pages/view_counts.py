@@ -28,7 +28,10 @@ NOTHING = -1
 
 
 class Following(NamedTuple):
-    """What follows a context in a text: ids of the words, the most frequent first, and counts."""
+    """The words that follow a context in a text.
+
+    ids: ids of the words, the most frequent first. counts: how often each of them follows.
+    """
 
     ids: np.ndarray
     counts: np.ndarray

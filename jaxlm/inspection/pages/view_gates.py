@@ -52,12 +52,13 @@ def layers_of(trace: Trace) -> Layers:
     gate of an Elman layer is its state.
     """
     layers: Layers = {}
-    arrays = list(trace.arrays.items())
-    for index, (name, array) in enumerate(arrays):
-        others = arrays[index + 1 :] if trace.kinds[name] != STATES else []
-        states = [other for other in others if trace.kinds[other[0]] == STATES]
-        if any(_same(array, other) for _, other in [*states, *arrays[:index]]):
+    states = {name: array for name, array in trace.arrays.items() if trace.kinds[name] == STATES}
+    kept: list[np.ndarray] = []
+    for name, array in trace.arrays.items():
+        others = kept if name in states else [*states.values(), *kept]
+        if any(_same(array, other) for other in others):
             continue
+        kept.append(array)
         layer, _, short = name.rpartition("/")
         layers.setdefault(layer or name, {})[short] = array
     return layers

@@ -113,6 +113,15 @@ def places_of(run: Run, text: str, word: str, options: Any) -> list[tuple[int, i
     """Return the occurrences of a word: its offsets in the text, and its last token.
 
     An occurrence that ends inside a token is left out.
+
+    Args:
+      run: the run.
+      text: the text of the page.
+      word: the word.
+      options: the options of the page.
+    Returns:
+      For each occurrence the offsets of its first character and of the character after it, and the
+      index of its last token.
     """
     token_ending_at = {int(end): t for t, (_, end) in enumerate(options.trace(run, text).spans)}
     ends = _ends(word, text, run.tokenizer.splits_at_lines)
@@ -127,6 +136,12 @@ def uses_of(run: Run, text: str, word: str, options: Any) -> dict[str, Any]:
 
     The vectors are those of `jaxlm.inspection.senses` for the text as the run reads it: as one
     sentence, or each line on its own.
+
+    Args:
+      run: the run of a neural model.
+      text: the text of the page.
+      word: a word that occurs in the text.
+      options: the options of the page.
     """
     places = places_of(run, text, word, options)
     hidden_NH = options.trace(run, text)[HIDDEN][[token for _, _, token in places]]
@@ -173,7 +188,7 @@ def _occurrence(text: str, start: int, end: int) -> dict[str, str]:
     left, right = max(line_start, start - BEFORE), min(line_end, end + AFTER)
     return {
         "line": text[line_start:line_end].strip(),
-        "before": ("…" if left > line_start else "") + text[left:start],
+        "before": "…" + text[left:start] if left > line_start else text[left:start].lstrip(),
         "word": text[start:end],
         "after": text[end:right] + ("…" if right < line_end else ""),
     }

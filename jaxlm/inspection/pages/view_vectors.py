@@ -60,11 +60,12 @@ def map_of(run: Run, text_ids: np.ndarray) -> dict[str, Any]:
     place |= {index: number for number, index in enumerate(others, start=len(shown))}
     numbered = np.array([place[index] for index in ids.reshape(-1).tolist()], np.int32)
     on_text = set(of_text)
+    nearest = near[:, 0].tolist() if near.shape[1] else [0.0] * len(shown)
     return {
         "words": [words[index] for index in shown],
         "others": [words[index] for index in others],
         "in_text": [int(index in on_text) for index in shown],
-        "first": place[_first(run, of_text)],
+        "first": place[_first(run, of_text, dict(zip(shown, nearest, strict=True)))],
         "xy": packed(points_N2, "float32"),
         "neighbours": packed(numbered.reshape(ids.shape), "int32"),
         "cosines": packed(near, "float32"),
@@ -100,9 +101,16 @@ def nearest_words(
     return ids, np.take_along_axis(near_NV, ids, axis=1)
 
 
-def _first(run: Run, of_text: list[int]) -> int:
-    """Return the word that is selected at first: the most frequent of the text's words of letters,
-    without the most common words of a large vocabulary, whose neighbours say little."""
+def _first(run: Run, of_text: list[int], nearest: dict[int, float]) -> int:
+    """Return the word that is selected at first: the word of the text with the nearest neighbour.
+
+    Only words of letters count, without the most common words of a large vocabulary.
+
+    Args:
+      run: the run.
+      of_text: ids of the words of the text.
+      nearest: the cosine of each of these words with its nearest neighbour.
+    """
     special = {run.vocabulary.unk_id, run.vocabulary.start_id}
     common = min(COMMON, len(run.vocabulary) // 20)
     named = [
@@ -110,7 +118,9 @@ def _first(run: Run, of_text: list[int]) -> int:
         for index in of_text
         if index not in special and run.tokenizer.token_text(index).isalpha()
     ]
-    return min((index for index in named if index >= common), default=(named or of_text or [0])[0])
+    rarer = [index for index in named if index >= common]
+    candidates = rarer or named or of_text
+    return max(candidates, key=nearest.__getitem__) if candidates else 0
 
 
 def _share(vectors_ND: np.ndarray, points_N2: np.ndarray) -> float:

@@ -171,7 +171,9 @@
       );
     }
     for (const tick of xTicks) {
-      grid.append(svg("text", { x: X(tick), y: top + inner.h + 17, "text-anchor": "middle", class: "tick" }, xFormat(tick)));
+      // The name of the last mark would be cut at the edge.
+      const edge = X(tick) > width - 16;
+      grid.append(svg("text", { x: edge ? width - 1 : X(tick), y: top + inner.h + 17, "text-anchor": edge ? "end" : "middle", class: "tick" }, xFormat(tick)));
     }
     grid.append(
       svg("line", { class: "axis", x1: left, x2: left + inner.w, y1: top + inner.h, y2: top + inner.h }),

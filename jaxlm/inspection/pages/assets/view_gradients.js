@@ -14,14 +14,20 @@
       el("span", { class: "sentence", "data-run": run.name, "data-below": run.trained.below ?? "none" }, sentence(run, unit(run), t)), " ",
     ])));
     const curves = data.runs.map((run) => ({ run, trained: relative(run.trained), untrained: relative(run.untrained) }));
+    const shares = curves.flatMap((curve) => [...curve.trained, ...curve.untrained].map((p) => p[1])).filter((y) => y > 0);
+    const low = Math.max(1e-5, Math.min(0.003, ...shares));
+    // Beyond its window a model has a gradient of exactly 0: its line falls to the axis, and ends.
+    const drawn = (points) => {
+      const end = points.findIndex((p) => p[1] <= 0);
+      return end < 0 ? points : [...points.slice(0, end), [points[end][0], low]];
+    };
     const series = curves.flatMap(({ run, trained, untrained }) => [
-      { name: run.name, index: run.index, points: trained, dots: 2 },
-      { name: t("gradients.untrained", { run: run.name }), index: run.index, points: untrained, dash: true, ends: false },
+      { name: run.name, index: run.index, points: drawn(trained), dots: 2 },
+      { name: t("gradients.untrained", { run: run.name }), index: run.index, points: drawn(untrained), dash: true, ends: false },
     ]);
-    const shares = series.flatMap((s) => s.points.map((p) => p[1])).filter((y) => y > 0);
     const marks = curves.filter(({ run }) => run.trained.below !== null && run.trained.below <= run.trained.lags.at(-1)).map(({ run, trained }) => {
       const [x, y] = trained.find(([lag]) => lag === run.trained.below);
-      return { index: run.index, x, y: Math.max(y, 1e-5), text: t("gradients.mark", { run: run.name, lag: x }) };
+      return { index: run.index, x, y: Math.max(y, low), text: t("gradients.mark", { run: run.name, lag: x }) };
     });
     const body = el("div", {}, legend([
       ...data.runs.map((run) => ({ name: t("gradients.trained", { run: run.name }), index: run.index, dots: true })),
@@ -39,7 +45,11 @@
       title: `${t("gradients.chart")}. ${data.runs.map((run) => sentence(run, unit(run), t)).join(" ")}`,
       series, marks,
       x: { label: t("gradients.lag"), min: 1, integer: true },
-      y: { label: t("gradients.share"), log: true, min: Math.max(1e-5, Math.min(0.003, ...shares)), max: Math.max(1.5, ...shares), format: share },
+      y: { label: t("gradients.share"), log: true, min: low, max: Math.max(1.5, ...shares), format: share },
+      read: (lag) => `${t("gradients.lag")} ${lag}: ${curves.flatMap(({ run, trained, untrained }) => {
+        const at = run.trained.lags.indexOf(lag);
+        return at < 0 ? [] : [`${run.name} ${share(trained[at][1])}`, `${t("gradients.untrained", { run: run.name })} ${share(untrained[at][1])}`];
+      }).join(" · ")}`,
       rules: [{ y: 0.01, text: t("gradients.one_percent") }],
     });
     for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
