@@ -1,14 +1,14 @@
 """Write the lecture's notebooks, in Chinese and in English, from the steps in jaxlm.
 
-Command    python experiments/lecture_notebooks.py [--execute]
+Command    python experiments/lecture_notebooks.py [--execute [STEP ...]]
 Hardware   two CPU cores
 Minutes    2 with --execute
 Expected   lecture.zh.ipynb and lecture.en.ipynb beside this file, with the same code cells
 Published  none
 
 The steps are the files of jaxlm/commands/lecture/; change those, then run this program. --execute
-runs both notebooks and keeps their outputs, except the times. Without it, each cell whose code is
-unchanged keeps the outputs that it has.
+runs both notebooks, or the named steps and the steps that they need, and keeps the outputs, except
+the times. Every other cell keeps the outputs that it has, if its code is unchanged.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from jaxlm.commands.lecture_steps import LANGUAGES, read_steps
+from jaxlm.commands.lecture_steps import LANGUAGES, needed, read_steps
 
 HERE = Path(__file__).parent
 # The cell that installs jaxlm is the cell of this notebook.
@@ -67,17 +67,33 @@ def build(language: str) -> NotebookNode:
     return new_notebook(cells=cells, metadata=metadata)
 
 
-def executed(notebook: NotebookNode) -> NotebookNode:
-    """Run a notebook, and return it with its outputs, except the times."""
+def execute(notebook: NotebookNode, names: list[str]) -> None:
+    """Run steps of a notebook and the steps that they need; cells get outputs, except the times.
+
+    Args:
+      notebook: the notebook, which is changed.
+      names: names of steps; none for all steps.
+    """
     from nbclient import NotebookClient
 
-    metadata = dict(notebook.metadata)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False).execute()
-    notebook.metadata = NotebookNode(metadata)
-    for cell in notebook.cells:
+    steps = read_steps()
+    chosen = {*names, *(step for name in names for step in needed(steps, name))} or {*steps}
+    cells = [
+        cell
+        for cell in notebook.cells
+        if cell.id == "install" or cell.id.rpartition("-")[0] in chosen
+    ]
+    part = new_notebook(cells=cells, metadata=dict(notebook.metadata))
+    NotebookClient(part, timeout=600, kernel_name="python3", record_timing=False).execute()
+    for cell in cells:
         if TIMED in cell.metadata.get("tags", []):
             cell.outputs = []
-    return notebook
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = number
 
 
 def with_outputs_of(notebook: NotebookNode, path: Path) -> NotebookNode:
@@ -96,12 +112,13 @@ def with_outputs_of(notebook: NotebookNode, path: Path) -> NotebookNode:
 def main() -> None:
     """Write both notebooks."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--execute", action="store_true", help="run them and keep the outputs")
+    parser.add_argument("--execute", nargs="*", metavar="STEP", help="run all steps, or these")
     options = parser.parse_args()
     for language in LANGUAGES:
         path = path_of(language)
-        notebook = build(language)
-        notebook = executed(notebook) if options.execute else with_outputs_of(notebook, path)
+        notebook = with_outputs_of(build(language), path)
+        if options.execute is not None:
+            execute(notebook, options.execute)
         nbformat.write(notebook, path)
         print(f"{path} ({path.stat().st_size // 1024} kB)")
 
