@@ -59,6 +59,18 @@ def as_folder(folder: Any) -> Path:
     return Path(folder)
 
 
+def in_a_line(value: Any) -> str:
+    """Return a value as an error shows it: in one line of at most 60 characters.
+
+    Example:
+      >>> import numpy as np
+      >>> in_a_line(np.eye(2, dtype=int))
+      '[[1 0] [0 1]]'
+    """
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 def described(value: Any) -> str:
     """Return the type of a value with its article."""
     if value is None:

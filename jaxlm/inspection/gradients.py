@@ -15,7 +15,7 @@ from jax.tree_util import DictKey, tree_leaves_with_path, tree_map_with_path
 
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.generation import encode_context
-from jaxlm.inspection.arguments import check_run, described
+from jaxlm.inspection.arguments import check_run, described, in_a_line
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel, param_shapes
 from jaxlm.ranges import Size, checked
@@ -202,7 +202,9 @@ def gradient_through_time(
     asked = np.array(radii)
     numbers = asked.ndim == 1 and asked.size > 0 and asked.dtype.kind in "iuf"
     if not numbers or not np.all(np.isfinite(asked)) or np.any(asked <= 0):
-        raise SettingError("radii", radii, "must be finite numbers above 0, at least one")
+        raise SettingError(
+            "radii", in_a_line(radii), "must be finite numbers above 0, at least one"
+        )
     asked = asked.astype(np.float64)
     if steps is not None:
         steps = checked("steps", steps, Size)
@@ -359,7 +361,7 @@ def _checked_lags(
         lags = min(DEFAULT_LAG, max(1, tokens // 2))
     chosen = np.arange(lags + 1) if isinstance(lags, int | np.integer) else np.asarray(lags)
     if chosen.ndim != 1 or not chosen.size or chosen.dtype.kind not in "iu" or chosen.min() < 0:
-        raise SettingError(name, lags, "must be whole numbers from 0, at least one")
+        raise SettingError(name, in_a_line(lags), "must be whole numbers from 0, at least one")
     largest = max(1, int(chosen.max()))
     if largest > most:
         raise SettingError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.errors import SettingError, UserError
+from jaxlm.inspection.arguments import in_a_line
 from jaxlm.models.registry import MODELS
 
 if TYPE_CHECKING:
@@ -124,7 +125,9 @@ def checked_units(
       SettingError: for units that are no dict, or no whole numbers.
     """
     if not isinstance(units, Mapping):
-        raise SettingError("units", units, 'must be a dict, such as {"layers_0/h": [0, 3]}')
+        raise SettingError(
+            "units", in_a_line(units), 'must be a dict, such as {"layers_0/h": [0, 3]}'
+        )
     (_, kinds), (_, widths) = recorded_names(model), _recorded_shapes(model)
     checked = {}
     for name, wanted in units.items():
@@ -137,7 +140,7 @@ def checked_units(
         # An empty list is an array of floating-point numbers.
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             why = f"must be a list of whole numbers, the units of {name}"
-            raise SettingError("units", wanted, why)
+            raise SettingError("units", in_a_line(wanted), why)
         for unit in index[(index < 0) | (index >= widths[name])][:1].tolist():
             last = widths[name] - 1
             raise UserError(f"`units`: {name} of {run} has the units 0 to {last}, not {unit}")
