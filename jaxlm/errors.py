@@ -169,6 +169,8 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     Raises:
       UserError: for an unknown name. The message lists the choices and the nearest one.
     """
+    if not isinstance(name, str):
+        raise UserError(f"the {what} {name!r} is no text: choose one of {', '.join(table)}")
     if name in table:
         return table[name]
     synonym = with_synonym(name, table)

@@ -26,6 +26,7 @@ from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import encode_context, next_ids
 from jaxlm.evaluation.perplexity import open_split
+from jaxlm.inspection.arguments import check_run, check_text, described
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.counts import Counts, Sequences, count_ngrams
 from jaxlm.ngrams.lmplz import last_ngrams
@@ -287,6 +288,7 @@ def backoff(
     1998, sections 2.2 and 2.8.
     """
     model, tables = _ngram(run)
+    check_text(context, "context")
     encoded = encode_context(run, context, start)
     index = next_ids(run, encoded, 1)[0][0] if word is None else _one_token(run, word)
     known, why = recount(run, text)
@@ -484,6 +486,9 @@ def counts(run: Run | Text, context: str = "") -> NextCounts:
     Raises:
       UserError: if the training text of the run is missing, and for an unknown word.
     """
+    if not isinstance(run, Text):
+        check_run(run)
+    check_text(context, "context")
     tokenizer: Tokenizer
     split, tokenizer = (
         (run.train, run.tokenizer)
@@ -521,6 +526,13 @@ def recount(run: Run, text: Text | None = None) -> tuple[Recount | None, str]:
       text: the training text; None for the corpus that the run's settings name.
     """
     if text is not None:
+        if not isinstance(text, Text):
+            raise UserError(
+                f"`text` is {described(text)}: give the training text as jaxlm.read_corpus returns "
+                f"it"
+            )
+        if text.vocabulary.tokens != run.vocabulary.tokens:
+            return None, f"counts are unknown: {text.name} has another vocabulary than the run"
         return _recount(run, text)
     # As functools.cached_property does: the counts live as long as the run.
     kept = vars(run)
@@ -695,6 +707,7 @@ def _ngram(run: Run) -> tuple[NGram, Tables]:
     Raises:
       UserError: for a run of another model.
     """
+    check_run(run)
     if not isinstance(run.model, NGram):
         raise UserError(
             f"{run.name} is a {type(run.model).__name__}: only n-grams back off; train one with "
@@ -709,6 +722,7 @@ def _one_token(run: Run, word: str) -> int:
     Raises:
       UserError: if the run reads it as another number of tokens than one, or does not know it.
     """
+    check_text(word, "word")
     ids = run.tokenizer.encode_context(word)
     if len(ids) != 1:
         raise UserError(

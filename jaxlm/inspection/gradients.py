@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, tree_leaves_with_path, tree_map_with_path
 
-from jaxlm.errors import SettingError, UserError, check_at_least
+from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.generation import encode_context
+from jaxlm.inspection.arguments import check_run, described, in_a_line
 from jaxlm.models.base import LanguageModel
-from jaxlm.models.neural import NeuralModel
+from jaxlm.models.neural import NeuralModel, param_shapes
+from jaxlm.ranges import Size, checked
 from jaxlm.runs.run import Run
 from jaxlm.training.state import init_key, init_params
 
@@ -126,7 +128,8 @@ def gradient_by_lag(
       start: state before the text: "fresh", "warm", or None for the default of the run.
       positions: number of positions t; fewer if the text is short.
     Raises:
-      UserError: for an n-gram, a model without parameters, and a text that is too short.
+      UserError: for an n-gram, a model without parameters or with those of another model, and a
+        text that is too short.
       SettingError: for lags or positions that are out of range.
     """
     network = inspected(run_or_model, params, key)
@@ -191,7 +194,7 @@ def gradient_through_time(
       params, key, start, positions: see `gradient_by_lag`.
     Raises:
       UserError: in the cases of `gradient_by_lag`, for a model without a recurrent matrix, and for
-        a matrix whose radius is 0.
+        a matrix whose radius is 0 or not finite.
       SettingError: for radii or steps that are out of range.
     """
     network = inspected(run_or_model, params, key)
@@ -199,10 +202,15 @@ def gradient_through_time(
     asked = np.array(radii)
     numbers = asked.ndim == 1 and asked.size > 0 and asked.dtype.kind in "iuf"
     if not numbers or not np.all(np.isfinite(asked)) or np.any(asked <= 0):
-        raise SettingError("radii", radii, "must be finite numbers above 0, at least one")
+        raise SettingError(
+            "radii", in_a_line(radii), "must be finite numbers above 0, at least one"
+        )
     asked = asked.astype(np.float64)
     if steps is not None:
-        check_at_least("steps", steps, 1)
+        steps = checked("steps", steps, Size)
+    for path, kernel in kernels.items():
+        if not np.isfinite(kernel).all():
+            raise UserError(f"{path} of {network.name} has NaN or infinite values, and no radius")
     own = {path: block_radii(kernel) for path, kernel in kernels.items()}
     for path, found in own.items():
         if min(found) < 1e-12:
@@ -255,6 +263,8 @@ class Reading:
 
 def inspected(run_or_model: Any, params: Any = None, key: jax.Array | None = None) -> Network:
     """Return the model and the parameters that the arguments of `gradient_by_lag` name."""
+    if not isinstance(run_or_model, LanguageModel):
+        check_run(run_or_model)
     run = run_or_model if isinstance(run_or_model, Run) else None
     model = run_or_model if run is None else run.model
     name = type(model).__name__ if run is None else run.name
@@ -265,7 +275,12 @@ def inspected(run_or_model: Any, params: Any = None, key: jax.Array | None = Non
         )
     if params is not None and key is not None:
         raise UserError("`params` and `key` exclude each other: leave one out")
+    if params is not None:
+        _check_params(params, model, name)
     if key is not None:
+        if not isinstance(key, jax.Array):
+            why = f"is {described(key)}: give a key, such as jax.random.key(0)"
+            raise UserError(f"`key` {why}")
         params = init_params(model, init_key(key))
     if params is None:
         if run is None:
@@ -274,6 +289,23 @@ def inspected(run_or_model: Any, params: Any = None, key: jax.Array | None = Non
     if run is not None:
         run = replace(run, params=params)
     return Network(model.clone(dtype="float32"), params, run, name)
+
+
+def _check_params(params: Any, model: NeuralModel, name: str) -> None:
+    """Raise UserError unless `params` have the paths and the shapes of the model's parameters."""
+    wanted, found = (
+        {path_of(path): np.shape(leaf) for path, leaf in tree_leaves_with_path(tree)}
+        for tree in (param_shapes(model), params)
+    )
+    for path in dict.fromkeys([*wanted, *found]):
+        if wanted.get(path) != found.get(path):
+            has, needs = (
+                f"of shape {tree[path]}" if path in tree else "missing" for tree in (found, wanted)
+            )
+            raise UserError(
+                f"`params` are not those of {name}: {path or 'a number alone'} is {has}"
+                f"{f', and must be {needs}' if path in wanted else ', and the model has none'}"
+            )
 
 
 def read_text(
@@ -302,6 +334,8 @@ def read_text(
     else:
         if start is not None:
             raise SettingError("start", start, "needs a text, not the ids of tokens")
+        if not isinstance(text, Iterable):
+            raise UserError(f"`text` is {described(text)}: give a text, or a list of ids")
         ids = np.array(list(itertools.islice(text, most)))
         whole = ids.ndim == 1 and (not len(ids) or ids.dtype.kind in "iu")
         size = network.model.vocab_size
@@ -327,7 +361,7 @@ def _checked_lags(
         lags = min(DEFAULT_LAG, max(1, tokens // 2))
     chosen = np.arange(lags + 1) if isinstance(lags, int | np.integer) else np.asarray(lags)
     if chosen.ndim != 1 or not chosen.size or chosen.dtype.kind not in "iu" or chosen.min() < 0:
-        raise SettingError(name, lags, "must be whole numbers from 0, at least one")
+        raise SettingError(name, in_a_line(lags), "must be whole numbers from 0, at least one")
     largest = max(1, int(chosen.max()))
     if largest > most:
         raise SettingError(
@@ -347,7 +381,7 @@ def _mean_norms(
     A window begins `step` tokens after the window before it. One pass over the text gives the carry
     before each window.
     """
-    check_at_least("positions", positions, 1)
+    positions = checked("positions", positions, Size)
     ids, size = reading.ids, largest + 1
     # A window has `size` tokens to read and one to predict.
     available = len(ids) - size

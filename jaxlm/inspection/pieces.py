@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxlm.data.tokenizers import quoted
-from jaxlm.errors import UserError, check_at_least
+from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import UnknownWords, check_unicode
+from jaxlm.inspection.arguments import check_run, check_text
 from jaxlm.inspection.recorded import (
     HIDDEN,
     checked_units,
@@ -18,6 +19,7 @@ from jaxlm.inspection.recorded import (
     named_arrays,
     recorded_names,
 )
+from jaxlm.ranges import Size, checked
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
 
@@ -82,10 +84,12 @@ def read(run: Run, text: str, start: str | None = None) -> Reading:
       text: the text.
       start: "fresh", "warm", or None for the default of the run.
     Raises:
-      UserError: for an empty text, text that is not Unicode, and an unknown word if the vocabulary
-        has no `<unk>`.
+      UserError: for a `run` that is no Run, an empty text, text that is not Unicode, and an unknown
+        word if the vocabulary has no `<unk>`.
       SettingError: for a start that the run does not have.
     """
+    check_run(run)
+    check_text(text)
     check_unicode(text)
     ids = run.tokenizer.encode_context(text).astype(np.int32)
     if not len(ids):
@@ -103,8 +107,11 @@ def _lines(text: str, spans: np.ndarray) -> list[slice]:
     """Return the tokens of each line as slices; a line break belongs to the line that it ends."""
     breaks = np.flatnonzero(np.frombuffer(text.encode("utf-32-le"), np.uint32) == ord("\n"))
     line_T = np.searchsorted(breaks, spans[:, 1] - 1)
-    firsts = [0, *(1 + np.flatnonzero(np.diff(line_T))).tolist(), len(spans)]
-    return [slice(a, b) for a, b in itertools.pairwise(firsts)]
+    ends = [*(1 + np.flatnonzero(np.diff(line_T))).tolist(), len(spans)]
+    if len(breaks) and breaks[-1] == spans[-1, 1] - 1:
+        # The last token ends its line, so the prediction after it is that of a new line.
+        ends.append(len(spans))
+    return [slice(a, b) for a, b in itertools.pairwise([0, *ends])]
 
 
 def _note(run: Run, start: Start, by_lines: bool) -> str:
@@ -151,9 +158,8 @@ def read_pieces(
       UserError: for `units` that the run does not have.
       SettingError: for a count or a chunk below 1.
     """
-    check_at_least("count", count, 1)
-    check_at_least("chunk", chunk, 1)
-    count = min(count, len(run.vocabulary))
+    count = min(checked("count", count, Size), len(run.vocabulary))
+    chunk = checked("chunk", chunk, Size)
     return PIECES[run.model.trained_by](run, reading, count, units, chunk)
 
 
@@ -171,7 +177,7 @@ def _neural_pieces(
     assert isinstance(model, NeuralModel)
     order, kinds = recorded_names(model)
     keep = None if units is None else checked_units(run.name, model, units)
-    before, total = list(reading.start.ids), len(reading.ids)
+    before = list(reading.start.ids)
     chunk = min(chunk, max(16, model.tokens_in_chunk(True)))
     for segment in reading.segments:
         carry = model.initial_carry(1) if reading.start.carry is None else reading.start.carry
@@ -199,8 +205,7 @@ def _neural_pieces(
             at = segment.start + begin - len(before) + skipped
             tokens = slice(at, at + size - skipped)
             row = first + begin
-            # After the last token of a line, the next line starts anew.
-            end = min(row + size, segment.stop if segment.stop < total else total + 1)
+            end = min(row + size, _after(reading, segment))
             used = slice(0, end - row)
             yield Piece(
                 tokens,
@@ -213,6 +218,14 @@ def _neural_pieces(
                 next_ids=scores["next_ids"][used],
                 next_probabilities=scores["next_probabilities"][used],
             )
+
+
+def _after(reading: Reading, segment: slice) -> int:
+    """Return the end of the predictions of a segment, as a row of [0, T + 1).
+
+    The prediction after the last token of a line is that of the next line, which starts anew.
+    """
+    return len(reading.ids) + 1 if segment is reading.segments[-1] else int(segment.stop)
 
 
 def _bucket(size: int) -> int:
@@ -273,7 +286,10 @@ def _compute(
     scores = {
         "surprisal": -log_prob_T1[:, 0],
         "entropy": -jnp.sum(terms_TV, axis=-1),
-        "rank": 1 + jnp.sum(log_probs_TV > log_prob_T1, axis=-1),
+        # Parameters with NaN give no probability, and no rank.
+        "rank": jnp.where(
+            jnp.isnan(log_prob_T1[:, 0]), 0, 1 + jnp.sum(log_probs_TV > log_prob_T1, axis=-1)
+        ),
         "next_ids": ids_TK,
         "next_probabilities": jnp.exp(best_TK),
     }
@@ -314,7 +330,7 @@ def _ngram_pieces(
         contexts, _ = model.contexts(tables, inputs_T[None], carry)
         # Without a start token, the first prediction comes from no token at all.
         contexts = [ids_1P[0, len(before) :] for ids_1P in contexts]
-        end = segment.stop if segment.stop < total else total + 1
+        end = _after(reading, segment)
         for row in range(segment.start, end, chunk):
             rows = slice(row, min(row + chunk, end))
             here = slice(rows.start - segment.start, rows.stop - segment.start)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
+from jaxlm.inspection.arguments import in_a_line
 from jaxlm.models.registry import MODELS
 
 if TYPE_CHECKING:
@@ -121,17 +122,29 @@ def checked_units(
       units: the units by the name of the array.
     Raises:
       UserError: for a name or a unit that the model does not record.
+      SettingError: for units that are no dict, or no whole numbers.
     """
+    if not isinstance(units, Mapping):
+        raise SettingError(
+            "units", in_a_line(units), 'must be a dict, such as {"layers_0/h": [0, 3]}'
+        )
     (_, kinds), (_, widths) = recorded_names(model), _recorded_shapes(model)
     checked = {}
     for name, wanted in units.items():
         if name not in kinds:
             raise missing(name, run, kinds)
-        index = np.asarray(wanted, np.int32).reshape(-1)
+        try:
+            index = np.atleast_1d(wanted)
+        except ValueError:  # lists of different lengths
+            index = np.empty((0, 0))
+        # An empty list is an array of floating-point numbers.
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            why = f"must be a list of whole numbers, the units of {name}"
+            raise SettingError("units", in_a_line(wanted), why)
         for unit in index[(index < 0) | (index >= widths[name])][:1].tolist():
             last = widths[name] - 1
             raise UserError(f"`units`: {name} of {run} has the units 0 to {last}, not {unit}")
-        checked[name] = index
+        checked[name] = index.astype(np.int32)
     return checked
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, reason
+from jaxlm.inspection.arguments import as_folder
 from jaxlm.inspection.pieces import Piece, Reading, read, read_pieces
 from jaxlm.inspection.recorded import (
     GATES,
@@ -170,11 +171,12 @@ def trace(
       folder: a folder for the arrays, one .npy file each; the trace then has memory maps.
       chunk: largest number of tokens that the model reads in one call.
     Raises:
-      UserError: for an empty text, text that is not Unicode, an unknown word if the vocabulary has
-        no `<unk>`, and for `units` that the run does not have.
-      SettingError: for a count or a chunk below 1, a start that the run does not have, and a folder
-        that cannot be written.
+      UserError: for a `run` that is no Run, an empty text, text that is not Unicode, an unknown
+        word if the vocabulary has no `<unk>`, and for `units` that the run does not have.
+      SettingError: for a count or a chunk below 1, `units` that are no dict of whole numbers, a
+        start that the run does not have, and a folder that cannot be written.
     """
+    place = None if folder is None else as_folder(folder)
     reading = read(run, text, start)
     with contextlib.ExitStack() as stack:
         arrays: dict[str, Any] = {}
@@ -185,13 +187,13 @@ def trace(
                     shape = len(reading.ids), rows.shape[1]
                     arrays[name] = (
                         np.empty(shape, np.float32)
-                        if folder is None
-                        else stack.enter_context(_appended(Path(folder), name, shape))
+                        if place is None
+                        else stack.enter_context(_appended(place, name, shape))
                     )
                 arrays[name][piece.tokens] = rows
             pieces.append(piece._replace(arrays={}))
-    if folder is not None:
-        arrays = {name: np.load(_path(Path(folder), name), mmap_mode="r") for name in arrays}
+    if place is not None:
+        arrays = {name: np.load(_path(place, name), mmap_mode="r") for name in arrays}
     return _assembled(run, reading, pieces, arrays)
 
 

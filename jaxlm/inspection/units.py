@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.errors import UserError, check_at_least, choose
+from jaxlm.errors import UserError, choose
+from jaxlm.inspection.arguments import described
 from jaxlm.inspection.pieces import Piece, Reading, read, read_pieces
 from jaxlm.inspection.recorded import STATES
+from jaxlm.ranges import Size, checked
 from jaxlm.runs.run import Run
 
 Feature = Callable[[str], Any]
@@ -70,11 +72,16 @@ def find_units(
         cases of `trace`.
       SettingError: for a `top` below 1, and in the cases of `trace`.
     """
-    check_at_least("top", top, 1)
+    top = checked("top", top, Size)
     if isinstance(feature, str):
         name, function = feature, choose(FEATURES, feature, "feature")
-    else:
+    elif callable(feature):
         name, function = getattr(feature, "__name__", "feature"), feature
+    else:
+        raise UserError(
+            f"`feature` is {described(feature)}: give a function of the text, or a name: "
+            f"{', '.join(FEATURES)}"
+        )
     found = correlations(run, text, {name: function}, start=start, chunk=chunk)
     if name not in found:
         raise UserError(
@@ -163,7 +170,14 @@ def _centred(reading: Reading, features: Mapping[str, Feature]) -> tuple[np.ndar
     last_T = reading.spans[:, 1] - 1
     rows, names = [], []
     for name, function in features.items():
-        values = np.asarray(function(reading.text), np.float64)
+        returned = function(reading.text)
+        try:
+            values = np.asarray(returned, np.float64)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"the feature {name!r} returned {described(returned)} that is no array of numbers: "
+                f"return one number for each character"
+            ) from None
         if values.shape != (len(reading.text),):
             raise UserError(
                 f"the feature {name!r} returned an array of shape {values.shape} for a text of "
@@ -173,6 +187,8 @@ def _centred(reading: Reading, features: Mapping[str, Feature]) -> tuple[np.ndar
             raise UserError(f"the feature {name!r} returned a value that is not finite")
         f_T = values[last_T]
         if (f_T != f_T[0]).any():
+            # Scaled by a power of 2, which rounds nothing, so that no square overflows.
+            f_T = np.ldexp(f_T, -np.frexp(np.abs(f_T).max())[1])
             rows.append(f_T - f_T.mean())
             names.append(name)
     return np.array(rows).reshape(len(rows), len(last_T)), names

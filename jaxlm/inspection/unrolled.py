@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import SequenceKey, tree_leaves_with_path, tree_map_with_path
 
-from jaxlm.errors import SettingError, UserError, check_at_least
+from jaxlm.errors import SettingError, UserError
+from jaxlm.inspection.arguments import check_run
 from jaxlm.inspection.gradients import inspected, path_of, read_text, recurrent_kernels
 from jaxlm.models.neural import NeuralModel
+from jaxlm.ranges import Size, checked
 from jaxlm.runs.run import Run
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ class Unrolled:
         count = self.truncate if truncate is None else truncate
         if count is None:
             raise SettingError("truncate", None, "must be a number of steps, at least 1")
-        check_at_least("truncate", count, 1)
+        count = checked("truncate", count, Size)
         return {name: value[count:].sum(0, np.float64) for name, value in self.by_lag.items()}
 
     def left_out_share(self, truncate: int | None = None) -> dict[str, float]:
@@ -224,8 +226,9 @@ def bptt(
         that is too long: the contributions of T steps take T times the memory of U.
       SettingError: for `truncate` below 1.
     """
+    check_run(run)
     if truncate is not None:
-        check_at_least("truncate", truncate, 1)
+        truncate = checked("truncate", truncate, Size)
     network = inspected(run)
     kernels = recurrent_kernels(network.params, network.name)
     most = min(MOST_STEPS, max(1, MOST_NUMBERS // sum(kernel.size for kernel in kernels.values())))

@@ -18,6 +18,7 @@ import numpy as np
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import UnknownWords, encode_context
 from jaxlm.evaluation.scoring import repeated
+from jaxlm.inspection.arguments import check_text, check_texts
 from jaxlm.inspection.word_vectors import cosines, vectors
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import start_of
@@ -84,7 +85,15 @@ class Senses:
         """Return the label whose centroid here is nearest to each vector of `other`.
 
         The distance is the Euclidean one.
+
+        Raises:
+          UserError: without labels, and for vectors of another size.
         """
+        if other.vectors.shape[1:] != self.vectors.shape[1:]:
+            raise UserError(
+                f"the vectors have {self.vectors.shape[1]} numbers here and "
+                f"{other.vectors.shape[1]} there: compare senses of one run"
+            )
         names, points_CH = zip(*self.centroids().items(), strict=True)
         distances_NC = np.linalg.norm(other.vectors[:, None] - np.stack(points_CH)[None], axis=2)
         return tuple(names[index] for index in distances_NC.argmin(axis=1))
@@ -206,8 +215,9 @@ def senses(
         word that is in no sentence, and another number of labels than sentences.
     """
     vectors_VD = vectors(run)[1]
-    sentences = tuple(sentences)
-    given = None if labels is None else tuple(labels)
+    check_text(word, "word")
+    sentences = check_texts(sentences, "sentences")
+    given = None if labels is None else check_texts(labels, "labels")
     if given is not None and len(given) != len(sentences):
         raise UserError(
             f"there are {len(given)} labels and {len(sentences)} sentences: give one for each"

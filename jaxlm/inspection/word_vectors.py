@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.data.files import replacing
-from jaxlm.errors import SettingError, UserError, check_at_least, nearest, reason
+from jaxlm.errors import SettingError, UserError, nearest, reason
+from jaxlm.inspection.arguments import as_folder, check_run, check_text, described
 from jaxlm.models.neural import NeuralModel
+from jaxlm.ranges import Size, checked
 from jaxlm.runs.run import Run
 
 VECTORS, METADATA = "vectors.tsv", "metadata.tsv"
@@ -38,6 +40,7 @@ def vectors(run: Run) -> tuple[list[str], np.ndarray]:
     Raises:
       UserError: for a run of another model, such as an n-gram, which has no word vectors.
     """
+    check_run(run)
     model = run.model
     if not isinstance(model, NeuralModel):
         raise UserError(
@@ -78,7 +81,8 @@ def neighbours(run: Run, word: str, k: int = 10) -> list[tuple[str, float]]:
       UserError: for a run without word vectors, and a word that is no token of the run.
       SettingError: for a `k` below 1.
     """
-    check_at_least("k", k, 1)
+    k = checked("k", k, Size)
+    check_text(word, "word")
     words, vectors_VD = vectors(run)
     if word not in words:
         close = nearest(word, words) or words[:5]
@@ -132,7 +136,11 @@ def map2d(vectors: np.ndarray) -> np.ndarray:
 
     Source: Pearson 1901; Hotelling 1933.
     """
-    vectors_VD = np.asarray(vectors, np.float64)
+    try:
+        vectors_VD = np.asarray(vectors, np.float64)
+    except (TypeError, ValueError):
+        why = "must be an array of numbers, such as the second result of jaxlm.inspection.vectors"
+        raise SettingError("vectors", described(vectors), why) from None
     if vectors_VD.ndim != 2 or 0 in vectors_VD.shape:
         why = "must have the shape [number of vectors, size of a vector]"
         raise SettingError("vectors", f"of shape {vectors_VD.shape}", why)
@@ -175,10 +183,11 @@ def write_projector(run: Run, folder: str | Path) -> tuple[Path, Path]:
     Source: https://projector.tensorflow.org
     """
     words, vectors_VD = vectors(run)
-    folder = Path(folder)
+    folder = as_folder(folder)
     paths = folder / VECTORS, folder / METADATA
-    is_new = not folder.exists()
+    is_new = False
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(paths[0]) as numbers, replacing(paths[1]) as names:
             np.savetxt(numbers, vectors_VD, fmt="%.8g", delimiter="\t", encoding="utf-8")

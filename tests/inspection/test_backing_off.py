@@ -256,6 +256,14 @@ def test_tables_fit_into_80_columns():
     assert "…" in printed and "20 more" in printed
 
 
+def test_a_text_with_another_vocabulary_gives_no_counts():
+    text, other = (jaxlm.read_corpus(name, eos=False) for name in ("toy", "apple"))
+    run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
+    ladder = backoff(run, "我", text=other)
+    assert "apple has another vocabulary" in ladder.note and ladder.rungs[0].pair_count is None
+    assert backoff(run, "我", text=text).rungs[0].pair_count == 1
+
+
 def test_wrong_questions_are_answered_in_one_line(path):
     text = jaxlm.read_corpus(["a b", "b a"], fractions=(1.0,))
     model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)

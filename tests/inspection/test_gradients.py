@@ -264,6 +264,10 @@ def test_bad_options_are_one_line():
         ({"params": params, "key": key}, "exclude each other"),
         ({"params": params, "positions": 0}, "`positions` 0"),
         ({"params": params, "start": "fresh"}, "`start` fresh"),
+        ({"params": {}}, "`params` are not those of RNN"),
+        ({"params": build("lstm", {})[1]}, "`params` are not those of RNN"),
+        ({"params": params | {"more": jnp.ones(3)}}, r"more is of shape \(3,\), and the model has"),
+        ({"key": 0}, "`key` is an int: give a key"),
     ):
         with pytest.raises(jaxlm.UserError, match=said):
             gradient_by_lag(model, IDS, 3, **options)
@@ -284,3 +288,6 @@ def test_bad_radii_and_networks_without_a_matrix_are_one_line():
     silent = jax.tree.map(jnp.zeros_like, run.params)
     with pytest.raises(jaxlm.UserError, match="spectral radius is 0"):
         gradient_through_time(dataclasses.replace(run, params=silent), "w1 w2 w3")
+    diverged = jax.tree.map(lambda leaf: leaf * np.nan, run.params)
+    with pytest.raises(jaxlm.UserError, match="has NaN or infinite values"):
+        gradient_through_time(dataclasses.replace(run, params=diverged), "w1 w2 w3")

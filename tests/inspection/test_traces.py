@@ -253,6 +253,27 @@ def test_a_warm_trace_begins_where_next_words_does():
     assert not np.allclose(fresh["hidden"][0], found["hidden"][0])
 
 
+@pytest.mark.parametrize("name", ["ngram", "nplm", "lstm"])
+def test_a_distribution_does_not_depend_on_later_tokens(name):
+    run = dataclasses.replace(run_of(name, {}), protocol=jaxlm.Protocol(rows=True))
+    text = "w1 w2 w3\nw4\n"
+    # The prediction after a line break is that of a new line, whether the text goes on or not.
+    whole = trace(run, f"{text}w5")
+    for end in ("w1 w2 w3", "w1 w2 w3\n", "w1 w2 w3\nw4", text):
+        part = trace(run, end)
+        assert_allclose(
+            part.next_probabilities, whole.next_probabilities[: len(part) + 1], atol=1e-6
+        )
+    assert_array_equal(whole.next_ids[0], whole.next_ids[6])
+
+
+def test_a_run_with_nan_has_no_rank():
+    run = run_of("rnn", {})
+    params = jax.tree.map(lambda leaf: leaf * np.nan, run.params)
+    found = trace(dataclasses.replace(run, params=params), TEXT)
+    assert np.isnan(found.surprisal).all() and not found.rank.any()
+
+
 def test_without_a_start_token_the_first_token_has_no_number():
     model, params = build("rnn", {})
     words = tuple(f"w{index}" for index in range(V))

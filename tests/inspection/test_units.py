@@ -112,7 +112,20 @@ def test_a_word_has_the_feature_of_its_last_character():
     assert score.correlation == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_a_feature_may_have_any_scale(scale):
+    plain, scaled = (
+        find_units(planted_run(), TEXT, feature, top=5)
+        for feature in (inside_quotes, lambda text: scale * inside_quotes(text))
+    )
+    assert [score.correlation for score in scaled] == pytest.approx(
+        [score.correlation for score in plain]
+    )
+
+
 BAD = {
+    "no numbers": (lambda text: ["a"] * len(text), TEXT, "a list that is no array of numbers"),
+    "nothing": (lambda text: None, TEXT, "array of shape"),
     "the same at every token": ("bracket depth", "“no” no", "'bracket depth' has the same value"),
     "unknown": ("inside quote", TEXT, "inside quotes"),
     "too short": (lambda text: [1.0], TEXT, "one number for each character"),

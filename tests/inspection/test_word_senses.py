@@ -115,6 +115,12 @@ def test_the_nearest_centroid_is_found():
     assert known.mean_similarities() == {("a", "a"): 3.0, ("a", "b"): 0.0, ("b", "b"): 35.0}
 
 
+def test_senses_of_models_of_different_sizes_are_not_compared():
+    small, large = (planted(("a", "b"), [[0] * size, [1] * size]) for size in (2, 3))
+    with pytest.raises(UserError, match="2 numbers here and 3 there"):
+        small.nearest(large)
+
+
 def test_wrong_questions_are_answered_in_one_line(lstm, text):
     counted = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), 0, order=2), text, quiet=True)
     for run, word, sentences, labels, message in (
