@@ -333,6 +333,8 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
         most = float(np.abs(array).max())
         # A few large cell states would leave all others white.
         high = float(np.quantile(np.abs(array), 0.99)) or most or 1.0
+        # The scale of a candidate, which is a tanh, ends at 1 and not at 0.998.
+        high = 1.0 if 0.9 < high < 1 else high
         low, high = (-high, high) if signed else (0.0, max(1.0, high))
         picture = axes.imshow(
             array,
