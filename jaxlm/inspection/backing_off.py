@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.data.digests import split_digest
+from jaxlm.data.encoding import Split
 from jaxlm.data.text import Text, TextConfig
 from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.errors import UserError
@@ -390,17 +391,13 @@ def counts(run: Run | Text, context: str = "") -> NextCounts:
       run: a run of any model, whose training text is read; or a text, as of `jaxlm.read_corpus`.
       context: the words before the next word.
     Raises:
-      UserError: if the training text of the run is missing, and for an unknown word.
+      UserError: if the training text of the run is missing or was changed, and for an unknown word.
     """
     if not isinstance(run, Text):
         check_run(run)
     check_text(context, "context")
-    tokenizer: Tokenizer
-    split, tokenizer = (
-        (run.train, run.tokenizer)
-        if isinstance(run, Text)
-        else (open_split(run, split="train"), run.tokenizer)
-    )
+    split = run.train if isinstance(run, Text) else training_split(run)[0]
+    tokenizer: Tokenizer = run.tokenizer
     size, start_id = len(tokenizer.vocabulary), tokenizer.vocabulary.start_id
     if start_id is None:
         lines = Sequences.rows(split.rows(), size)
@@ -451,6 +448,19 @@ def recount(run: Run, text: Text | None = None) -> tuple[Recount | None, str]:
     return found
 
 
+def training_split(run: Run) -> tuple[Split, bool]:
+    """Return the training text of a run, and whether a digest says that it is the same text.
+
+    Raises:
+      UserError: if the text is missing or was changed.
+    """
+    split = open_split(run, split="train")
+    saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
+    if saved is not None and saved != split_digest(split):
+        raise UserError(f"{split.name} is not the text of the training: it was changed since")
+    return split, saved is not None
+
+
 def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     """Return what `recount` returns, without keeping it."""
     model, tables = _ngram(run)
@@ -461,13 +471,9 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
         if counting.get("memory"):
             return None, "counts are unknown: the text was counted on disk; give it as `text`"
         try:
-            split = open_split(run, split="train")
+            split, is_known = training_split(run)
         except UserError as error:
             return None, f"counts are unknown: {error}"
-        saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
-        if saved is not None and saved != split_digest(split):
-            return None, f"counts are unknown: {split.name} is not the text of the training"
-        is_known = saved is not None
         text = Text(TextConfig(corpus=split.name), run.tokenizer, {"train": split})
     read = sequences(model, text)
     try:
