@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.data.digests import split_digest
+from jaxlm.data.encoding import Split
 from jaxlm.data.text import Text
 from jaxlm.data.tokenizers import Tokenizer
 from jaxlm.errors import UserError
@@ -484,17 +485,13 @@ def counts(run: Run | Text, context: str = "") -> NextCounts:
       run: a run of any model, whose training text is read; or a text, as of `jaxlm.read_corpus`.
       context: the words before the next word.
     Raises:
-      UserError: if the training text of the run is missing, and for an unknown word.
+      UserError: if the training text of the run is missing or was changed, and for an unknown word.
     """
     if not isinstance(run, Text):
         check_run(run)
     check_text(context, "context")
-    tokenizer: Tokenizer
-    split, tokenizer = (
-        (run.train, run.tokenizer)
-        if isinstance(run, Text)
-        else (open_split(run, split="train"), run.tokenizer)
-    )
+    split = run.train if isinstance(run, Text) else training_split(run)[0]
+    tokenizer: Tokenizer = run.tokenizer
     size = len(tokenizer.vocabulary)
     lines = Sequences.of_split(split, size)
     wanted = tokenizer.encode_context(context)
@@ -542,6 +539,19 @@ def recount(run: Run, text: Text | None = None) -> tuple[Recount | None, str]:
     return found
 
 
+def training_split(run: Run) -> tuple[Split, bool]:
+    """Return the training text of a run, and whether a digest says that it is the same text.
+
+    Raises:
+      UserError: if the text is missing or was changed.
+    """
+    split = open_split(run, split="train")
+    saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
+    if saved is not None and saved != split_digest(split):
+        raise UserError(f"{split.name} is not the text of the training: it was changed since")
+    return split, saved is not None
+
+
 def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     """Return what `recount` returns, without keeping it."""
     model, tables = _ngram(run)
@@ -552,13 +562,9 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
         if counting.get("memory"):
             return None, "counts are unknown: the text was counted on disk; give it as `text`"
         try:
-            split = open_split(run, split="train")
+            split, is_known = training_split(run)
         except UserError as error:
             return None, f"counts are unknown: {error}"
-        saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
-        if saved is not None and saved != split_digest(split):
-            return None, f"counts are unknown: {split.name} is not the text of the training"
-        is_known = saved is not None
     elif text.vocabulary.tokens != run.vocabulary.tokens:
         return (
             None,

@@ -254,8 +254,8 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A text that a network reads: the ids of its tokens, int32 [N], and the carry before it."""
+class Encoded:
+    """A text for a network to read: the ids of its tokens, int32 [N], and the carry before it."""
 
     ids: np.ndarray
     carry: Any
@@ -310,7 +310,7 @@ def _check_params(params: Any, model: NeuralModel, name: str) -> None:
 
 def read_text(
     network: Network, text: str | Iterable[int], start: str | None, most: int = MOST_TOKENS
-) -> Reading:
+) -> Encoded:
     """Return the first tokens of a text, and the carry before them.
 
     Args:
@@ -346,7 +346,7 @@ def read_text(
     if carry is not None:
         # The warm carry was computed in the dtype of the run.
         initial = jax.tree.map(lambda old, new: jnp.asarray(old, new.dtype), carry, initial)
-    return Reading(ids, initial)
+    return Encoded(ids, initial)
 
 
 def _checked_lags(
@@ -374,7 +374,7 @@ def _checked_lags(
 
 
 def _mean_norms(
-    network: Network, reading: Reading, largest: int, positions: int
+    network: Network, reading: Encoded, largest: int, positions: int
 ) -> tuple[np.ndarray, int]:
     """Return the mean norm of each lag from 0 to `largest`, float64, and the number of positions.
 

@@ -26,8 +26,8 @@ from jaxlm.runs.starts import start_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Occurrences that are read as one batch.
-_BATCH = 128
+# Occurrences that are read as one batch, and the tokens of such a batch with its padding.
+_BATCH, _TOKENS = 128, 1 << 16
 # Letters of these categories form words that blanks separate. Chinese letters have another one.
 _SPACED = ("Lu", "Ll", "Lt", "Lm", "Nd")
 
@@ -287,8 +287,9 @@ def _features_after(run: Run, contexts: Sequence[np.ndarray], start: str | None)
     while width < max(map(len, contexts)):
         width *= 2
     found = []
-    for first in range(0, len(contexts), _BATCH):
-        batch = contexts[first : first + _BATCH]
+    size = max(1, min(_BATCH, _TOKENS // width))
+    for first in range(0, len(contexts), size):
+        batch = contexts[first : first + size]
         tokens_BT = np.zeros((len(batch), width), np.int32)
         for row, ids in enumerate(batch):
             tokens_BT[row, : len(ids)] = ids

@@ -184,6 +184,20 @@ def test_counts_are_unknown_if_the_text_is_missing_or_changed(path, tmp_path):
     assert "another vocabulary" in backoff(run, "a", text=other).note
 
 
+def test_plain_counts_of_a_changed_text_are_an_error(path, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text(path.read_text())
+    text = jaxlm.read_corpus(own, fractions=(1.0,))
+    model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
+    run = jaxlm.fit(model, text, quiet=True, folder=tmp_path / "run")
+    assert counts(run, "a") == counts(text, "a")
+    own.write_text(path.read_text() + "a a a a a\n")
+    # Plain counts have no note that says so.
+    with pytest.raises(UserError, match="is not the text of the training: it was changed"):
+        counts(jaxlm.load(tmp_path / "run"), "a")
+    assert "it was changed" in backoff(jaxlm.load(tmp_path / "run"), "a").note
+
+
 def test_a_text_is_counted_once_for_a_run(path):
     run = trained(path)
     assert recount(run)[0] is recount(run)[0]

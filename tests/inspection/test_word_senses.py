@@ -8,7 +8,7 @@ import pytest
 import jaxlm
 from jaxlm.data import apple
 from jaxlm.errors import UserError
-from jaxlm.inspection import Senses, senses, vectors
+from jaxlm.inspection import Senses, senses, vectors, word_senses
 from jaxlm.models.neural import param_shapes
 from jaxlm.models.settings import setting_defaults
 
@@ -113,6 +113,12 @@ def test_the_nearest_centroid_is_found():
     assert known.accuracy(other) == 2 / 3
     assert known.accuracy() == 1.0
     assert known.mean_similarities() == {("a", "a"): 3.0, ("a", "b"): 0.0, ("b", "b"): 35.0}
+
+
+def test_occurrences_in_long_sentences_are_read_in_smaller_batches(lstm, monkeypatch):
+    whole = senses(lstm, "苹果", NEAR)
+    monkeypatch.setattr(word_senses, "_TOKENS", 16)
+    np.testing.assert_allclose(senses(lstm, "苹果", NEAR).vectors, whole.vectors, atol=1e-6)
 
 
 def test_senses_of_models_of_different_sizes_are_not_compared():
