@@ -48,7 +48,7 @@ def test_a_value_that_is_no_run_is_named(name, tmp_path):
         write_projector("runs/lstm", tmp_path)
 
 
-@pytest.mark.parametrize("name", set(ASKED) - {"vectors"})
+@pytest.mark.parametrize("name", sorted(set(ASKED) - {"vectors"}))
 def test_a_value_that_is_no_text_is_named(name):
     run = run_of("ngram" if name == "backoff" else "rnn")
     field = {"neighbours": "word", "senses": "word", "backoff": "context", "counts": "context"}

@@ -13,6 +13,8 @@ from jaxlm.runs.starts import WARM_START
 
 DEFAULT_CHARACTERS = 600
 """Length of the text that is chosen if none is given; it ends with a line."""
+MOST_LISTED = 5
+"""Tokens that an error lists."""
 SPLIT_ZH = {"train": "训练", "valid": "验证", "test": "测试"}
 
 
@@ -46,13 +48,29 @@ def check_readable(run: Run, text: str) -> None:
     """
     if run.vocabulary.unk is not None:
         return
-    unseen = run.tokenizer.unseen([text])
-    if unseen is not None:
-        shown = quoted(unseen if len(unseen) <= LONGEST_SHOWN else f"{unseen[:LONGEST_SHOWN]}...")
-        raise UserError(
-            f"{run.name} cannot read the text: {shown} is not among its {len(run.vocabulary)} "
-            f"tokens, and it has no <unk>: give a text of its tokens, or leave this run out"
-        )
+    if run.tokenizer.unseen([text]) is None:
+        return
+    pieces = dict.fromkeys(run.tokenizer.pieces([text]))
+    unseen = [piece for piece in pieces if piece not in run.vocabulary]
+    *listed, last = map(_short, unseen[:MOST_LISTED])
+    if len(unseen) > MOST_LISTED:
+        listed, last = [*listed, last], f"{len(unseen) - MOST_LISTED} more"
+    subject = f"{', '.join(listed)} and {last}" if listed else last
+    are = "is" if len(unseen) == 1 else "are"
+    known = [token for token in run.vocabulary.tokens if token.isalpha()][:MOST_LISTED]
+    such = f", such as {', '.join(known)}" if known else ""
+    blanks = ""
+    if run.tokenizer.unit == "words" and len(text.split()) == 1 and len(text.strip()) > 4:
+        blanks = " Put blanks between the words."
+    raise UserError(
+        f"{run.name} cannot read the text: {subject} {are} not among its {len(run.vocabulary)} "
+        f"tokens, and it has no <unk>: give a text of its tokens{such}, or a run that was trained "
+        f"on a text with these tokens.{blanks}"
+    )
+
+
+def _short(token: str) -> str:
+    return quoted(token if len(token) <= LONGEST_SHOWN else f"{token[:LONGEST_SHOWN]}...")
 
 
 def default_text(run: Run) -> tuple[str, dict[str, str]]:

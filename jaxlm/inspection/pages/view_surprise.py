@@ -25,23 +25,35 @@ def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any
 
 def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
     trace = options.trace(run, text)
-    known = np.isfinite(trace.surprisal)
-    bits = float(trace.surprisal[known].sum())
-    count, characters = int(known.sum()), _characters(trace.spans[known])
+    last_only = run.protocol.last_only and run.model.trained_by == "gradient"
+    surprisal = trace.surprisal
+    if last_only:
+        surprisal = np.where(_ends_line(text, trace.spans), surprisal, np.nan)
+    known = np.isfinite(surprisal)
+    bits = float(surprisal[known].sum())
+    spans = trace.spans[known]
+    count = int(known.sum())
+    characters = int(np.diff(spans).sum()) if last_only else _characters(spans)
     return {
-        "surprisal": packed(trace.surprisal),
+        "surprisal": packed(surprisal),
         "entropy": packed(trace.entropy),
         "rank": packed(trace.rank, "int32"),
         "limits": WORDS if len(run.vocabulary) >= LARGE else LETTERS,
         "bits": bits,
         "predicted": count,
-        "impossible": int(np.isinf(trace.surprisal).sum()),
+        "impossible": int(np.isinf(surprisal).sum()),
         "bits_per_token": bits / count if count else None,
         "bits_per_character": bits / characters if characters else None,
         "unknown": int(trace.unknown.sum()),
         "vocabulary": len(run.vocabulary),
-        "last_only": run.protocol.last_only and run.model.trained_by == "gradient",
+        "last_only": last_only,
     }
+
+
+def _ends_line(text: str, spans: np.ndarray) -> np.ndarray:
+    """Return whether each token is the last word of its line, bool [T]."""
+    rest = (text[end:].split("\n", 1)[0] for end in spans[:, 1].tolist())
+    return np.array([not after.strip() for after in rest], bool)
 
 
 def _characters(spans: np.ndarray) -> int:

@@ -50,7 +50,7 @@
         headers: ["context", "next", "times", "plain", "smoothed"].map((key) => t(`counts.${key}`)),
         rows: found ? [
           ...found.rows.map((row) => [context, row.word, row.times, found.total > 0 ? row.times / found.total : null, row.smoothed]),
-          [context, t("counts.never", { never: found.never }), 0, found.total > 0 ? 0 : null, found.unseen],
+          [context, t("counts.never_all", { never: found.never }), 0, found.total > 0 ? 0 : null, found.unseen],
         ] : [],
       }),
     }));

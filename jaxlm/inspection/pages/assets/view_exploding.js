@@ -28,12 +28,14 @@
 
     const alone = (i) => [0, ...run.lags].map((lag, j) => [lag, run.linear[i][j]]);
     const network = (i) => run.lags.map((lag, j) => [lag, run.norms[i][j] / run.norms[i][0]]);
+    const scale = powers(radii.flatMap((_, i) => [...alone(i), ...network(i)]).map(([, factor]) => factor));
     const body = el("div", {}, legend([{ name: t("exploding.alone"), index: 1, dots: true }, { name: t("exploding.network", { run: run.name }), index: 0, dash: true }]));
     const options = {
       title: t("exploding.chart"), series: [], height: 320,
       x: { label: t("exploding.lag"), min: 0, max: longest, integer: true },
       // The scale stays as it is while the radius changes, so that the curve moves and not the axis.
-      y: { label: t("exploding.factor"), log: true, min: 1e-10, max: 1e10, ticks: [1e-10, 1e-5, 1, 1e5, 1e10] },
+      // A short text has few steps, and a scale of fewer powers of ten.
+      y: { label: t("exploding.factor"), log: true, min: scale[0], max: scale.at(-1), ticks: scale },
       rules: [{ y: 1, text: t("exploding.kept_line") }],
     };
     function series() {
@@ -76,6 +78,14 @@
     slider.addEventListener("input", () => set(Number(slider.value)));
     tell();
     for (const why of data.without) section.append(el("p", { class: "note" }, tools.said(why)));
+  }
+
+  /** Return the powers of ten at the ticks of the axis: as far below 1 as above, at most 1e10. */
+  function powers(factors) {
+    const sizes = factors.filter((x) => x > 0 && Number.isFinite(x)).map((x) => Math.abs(Math.log10(x)));
+    const largest = Math.min(10, Math.max(1, Math.ceil(Math.max(0, ...sizes))));
+    const power = largest > 2 ? largest + (largest % 2) : largest;
+    return (power > 1 ? [-power, -power / 2, 0, power / 2, power] : [-1, 0, 1]).map((p) => 10 ** p);
   }
 
   function nearest(values, wanted) {

@@ -190,7 +190,8 @@ jaxlm.view("gates", (() => {
   function drawLabels() {
     const {el, t} = tools;
     labels.replaceChildren(el("span", {class: "line-label", style: {top: `${TOKENS}px`, height: `${LINE}px`}}, t("gates.line", {unit: layer().units[chosen.unit], array: arrayName(current())})),
-      ...bands.map((array, index) => el("button", {type: "button", "aria-pressed": String(array === current()), "data-array": array.name, style: {top: `${tops[index].top}px`, height: `${Math.max(22, tops[index].height)}px`}, onclick: () => choose({array: array.name}, {})}, arrayName(array))));
+      ...bands.map((array, index) => el("button", {type: "button", "aria-pressed": String(array === current()), "data-array": array.name, style: {top: `${tops[index].top}px`, height: `${Math.max(22, tops[index].height)}px`}, onclick: () => choose({array: array.name}, {})}, arrayName(array),
+        opens(array) && tops[index].height > 48 ? el("small", {}, t("gates.shade", {high: t(`gates.say.${array.name}.high`), low: t(`gates.say.${array.name}.low`)})) : "")));
   }
   function drawReadout() {
     const {el, t, state, number, visible} = tools, index = state.token, unit = layer().units[chosen.unit], last = index >= tools.length(state.run);
@@ -232,6 +233,10 @@ jaxlm.view("gates", (() => {
     choose({unit: run().layers[index].units.indexOf(u.unit)}, {});
     drawTitle();
   }
+  const listed = (l) => l.arrays.map(arrayName).join(tools.state.lang === "zh" ? "、" : ", ");
+  // What the shades mean at a gate that opens and closes, if the layer has one.
+  const opens = (array) => array.kind === "gates" && tools.page.texts[`gates.say.${array.name}.high`];
+  const shades = (l) => (l.arrays.some(opens) ? (tools.state.lang === "zh" ? "" : " ") + tools.t("gates.shades") : "");
   function drawTitle() {
     const {t} = tools, l = layer(), notes = [t("gates.bits", {bits: run().bits})];
     if (l.units.length < l.of) notes.unshift(t("gates.some", {kept: l.units.length, all: l.of}));
@@ -239,7 +244,7 @@ jaxlm.view("gates", (() => {
     title.textContent = notes.join(tools.state.lang === "zh" ? "" : " ");
     const {state} = tools;
     strip.querySelector(".name").textContent = t("gates.chart", {run: tools.runs[state.run].label, layer: l.name});
-    strip.querySelector(".described").textContent = t("gates.described", {arrays: l.arrays.map(arrayName).join(", ")});
+    strip.querySelector(".described").textContent = t("gates.described", {arrays: listed(l)}) + shades(l);
   }
   function refresh() { drawControls(); measure(); choose({}, null); drawTitle(); reveal(); }
   function build() {
@@ -266,7 +271,7 @@ jaxlm.view("gates", (() => {
     title = el("p", {class: "note"});
     canvas.addEventListener("click", click);
     strip = tools.figure({title: t("gates.chart", {run: tools.runs[tools.state.run].label, layer: layer().name}), class: "gates",
-      description: t("gates.described", {arrays: layer().arrays.map(arrayName).join(", ")}), body: el("div", {}, readout, frame, title),
+      description: t("gates.described", {arrays: listed(layer())}) + shades(layer()), body: el("div", {}, readout, frame, title),
       table: () => ({headers: ["#", t("gates.head.token"), ...bands.map((a) => `${layer().name}/${a.name} ${layer().units[chosen.unit]}`)],
         rows: Array.from({length: tools.length(tools.state.run)}, (_, k) => [k, text(k), ...bands.map((a) => tools.array(a.values)[k * a.values.shape[1] + chosen.unit])])})});
     holder.append(foundBox, controls, strip);

@@ -71,7 +71,7 @@ jaxlm.view("surprise", (() => {
     const token = `“${visible(tokenText(run, index))}”`, bits = bitsOf(run)[index];
     const paint = state.paint, painted = paint && number(paint.values[index], paint.other === undefined ? 3 : 2);
     const unit = !paint ? "" : ` · ${paint.other === undefined ? t("surprise.token.unit", {token: paintName(), value: painted}) : t("surprise.token.compared", {name: paintName(), value: painted})}`;
-    if (Number.isNaN(bits)) return t("surprise.token.none", {token, run: tools.runs[run].label}) + unit;
+    if (Number.isNaN(bits)) return t(numbers.last_only ? "surprise.token.untaught" : "surprise.token.none", {token, run: tools.runs[run].label}) + unit;
     let text = t("surprise.token", {token, bits: number(bits, 2), step: t(`surprise.step.${step(run, bits)}`), p: number(2 ** -bits), rank: tools.array(numbers.rank)[index], all: numbers.vocabulary});
     if (new Set(tools.runs[run].unknown).has(index)) text += ` · ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`;
     return text + unit;
@@ -179,7 +179,7 @@ jaxlm.view("surprise", (() => {
     for (const x of bits) if (!Number.isNaN(x)) { kinds[step(run, x)]++; all++; }
     const order = Array.from(bits.keys()).filter((k) => bits[k] >= data.runs[run].limits[0]).sort((a, b) => bits[b] - bits[a] || a - b).slice(0, 5);
     summary.replaceChildren(el("p", {class: "finding"}, t("surprise.summary", {run: tools.runs[run].label, expected: kinds[0], all, shocks: kinds[2], unit: t(`unit.${tools.runs[run].unit}`)})),
-      order.length ? el("p", {class: "jumps"}, t("surprise.hardest"), " ", order.map((k) => [el("button", {type: "button", dir: "auto", onclick: () => tools.select({token: k})}, el("bdi", {}, visible(tokenText(run, k))), ` ${number(bits[k], 1)}`), " "])) : null);
+      order.length ? el("p", {class: "jumps"}, t("surprise.hardest"), " ", order.map((k) => [el("button", {type: "button", dir: "auto", onclick: () => tools.select({token: k})}, el("bdi", {}, visible(tokenText(run, k))), ` ${number(bits[k], 1)}`), " "])) : "");
   }
   function totals() {
     const {t} = tools;
