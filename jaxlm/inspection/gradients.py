@@ -430,17 +430,26 @@ def _gradients(params: Any, ids_PT: jax.Array, carry: Any, model: NeuralModel) -
     inputs_PT, targets_P1 = ids_PT[:, :-1], ids_PT[:, -1:]
 
     def loss(shift_PTD: jax.Array) -> jax.Array:
-        with nn.intercept_methods(_shifted_embedding(shift_PTD)):
+        shifted: list[str] = []
+        with nn.intercept_methods(_shifted_embedding(shift_PTD, shifted)):
             result: Any = model.apply(
                 {"params": params}, inputs_PT, targets_P1, carry, positions="last", method="nll"
+            )
+        if not shifted:
+            # The gradient would be 0 at each lag.
+            raise UserError(
+                f"{type(model).__name__} calls no module of the name `embedding`, so that its word "
+                f"features are unknown: make it in `setup` with make_embedding"
             )
         return jnp.sum(result[0])
 
     return jax.grad(loss)(jnp.zeros((*inputs_PT.shape, model.embedding_size), jnp.float32))
 
 
-def _shifted_embedding(shift_BTD: jax.Array) -> Any:
+def _shifted_embedding(shift_BTD: jax.Array, shifted: list[str]) -> Any:
     """Return a Flax interceptor that adds `shift_BTD` to the output of the module `embedding`.
+
+    It adds the name of the module to `shifted`.
 
     A model with a window also looks up the tokens of its carry, or only the last tokens. So the
     last token of the output is the last token of the shift.
@@ -450,6 +459,7 @@ def _shifted_embedding(shift_BTD: jax.Array) -> Any:
         result = call(*args, **kwargs)
         if context.module.path != ("embedding",) or context.method_name != "__call__":
             return result
+        shifted.append(context.module.name)
         more = result.shape[1] - shift_BTD.shape[1]
         shift = jnp.pad(shift_BTD, ((0, 0), (max(0, more), 0), (0, 0)))[:, max(0, -more) :]
         return result + shift.astype(result.dtype)

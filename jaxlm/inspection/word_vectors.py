@@ -49,6 +49,8 @@ def vectors(run: Run) -> tuple[list[str], np.ndarray]:
         )
 
     def embed(module: Any, tokens_BT: Any) -> Any:
+        if getattr(module, "embedding", None) is None:
+            raise UserError(f"{run.name} has no module `embedding`, and so no word vectors")
         with module.precision:
             return module.embedding(tokens_BT)
 

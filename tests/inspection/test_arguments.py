@@ -1,7 +1,9 @@
 """Wrong arguments of the functions of jaxlm.inspection are one clear line, not a Python error."""
 
+import dataclasses
 from pathlib import Path
 
+import flax.linen as nn
 import numpy as np
 import pytest
 from case_runs import run_of
@@ -96,6 +98,41 @@ def test_a_name_that_is_too_long_for_the_disk_is_one_line(tmp_path):
         with pytest.raises(UserError, match="File name too long"):
             write(run_of("rnn"), tmp_path / ("x" * 300))
     assert not list(tmp_path.iterdir())
+
+
+class Nameless(jaxlm.NeuralModel):
+    """A model whose word features are not those of a module `embedding`."""
+
+    window = 1
+
+    def setup(self):
+        self.table = nn.Embed(self.vocab_size, self.embedding_size)
+
+    def initial_carry(self, batch_size):
+        return ()
+
+    def encode(self, tokens_BT, carry, last, deterministic, length):
+        hidden_BTF = self.table(tokens_BT)
+        return hidden_BTF[:, -1:] if last else hidden_BTF, ()
+
+    def logits(self, hidden_BTF):
+        return self.table.attend(hidden_BTF)
+
+    def layers(self):
+        return {"table": "word features"}
+
+
+def test_a_model_without_embedding_has_no_vectors_and_no_gradient_by_lag():
+    run = run_of("rnn")
+    params = {"table": {"embedding": run.params["embedding"]["embedding"]}}
+    model = Nameless(vocab_size=13, start_id=12, embedding_size=6)
+    run = dataclasses.replace(run, model=model, params=params)
+    assert len(trace(run, TEXT)["hidden"]) == 4
+    # Its gradient at each lag would be 0.
+    with pytest.raises(UserError, match="Nameless calls no module of the name `embedding`"):
+        gradient_by_lag(run, TEXT, 1)
+    with pytest.raises(UserError, match="Nameless has no module `embedding`"):
+        vectors(run)
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers():
