@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxlm.data.corpora import LONGEST_SHOWN, SENTENCES, SPLITS, corpus_sources
+from jaxlm.data.corpora import SENTENCES, SPLITS, corpus_sources
 from jaxlm.data.reading import Reading, text_of
 from jaxlm.data.sources import Source
-from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import WARM_START
@@ -33,26 +32,6 @@ def text_from_file(path: Path, encoding: str | None = None) -> str:
     reading = Reading(encoding)
     reading.check()
     return "".join(text_of(path, reading).lines())
-
-
-def check_readable(run: Run, text: str) -> None:
-    """Raise UserError if a text has a token that a run cannot read, not even as `<unk>`.
-
-    Example:
-      >>> import jaxlm
-      >>> text = jaxlm.read_corpus("toy", eos=False)
-      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
-      >>> check_readable(run, "我 讨厌 玩具")
-    """
-    if run.vocabulary.unk is not None:
-        return
-    unseen = run.tokenizer.unseen([text])
-    if unseen is not None:
-        shown = quoted(unseen if len(unseen) <= LONGEST_SHOWN else f"{unseen[:LONGEST_SHOWN]}...")
-        raise UserError(
-            f"{run.name} cannot read the text: {shown} is not among its {len(run.vocabulary)} "
-            f"tokens, and it has no <unk>: give a text of its tokens, or leave this run out"
-        )
 
 
 def default_text(run: Run) -> tuple[str, dict[str, str]]:

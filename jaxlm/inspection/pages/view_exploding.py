@@ -8,6 +8,7 @@ import numpy as np
 from jaxlm.inspection.gradients import gradient_through_time, recurrent_kernels
 from jaxlm.inspection.pages import view_gradients
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
+from jaxlm.inspection.pieces import readable
 from jaxlm.runs.run import Run
 
 RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
@@ -25,7 +26,12 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     def of_run(run: Run) -> dict[str, Any]:
         steps = view_gradients.largest_lag(run, text)
         found = gradient_through_time(
-            run, text, RADII, steps, start="fresh", positions=view_gradients.POSITIONS
+            run,
+            readable(run, text),
+            RADII,
+            steps,
+            start="fresh",
+            positions=view_gradients.POSITIONS,
         )
         own = [radius for radii in found.own_radii.values() for radius in radii]
         return {

@@ -27,7 +27,7 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
     trace = options.trace(run, text)
     known = np.isfinite(trace.surprisal)
     bits = float(trace.surprisal[known].sum())
-    count, characters = int(known.sum()), _characters(trace.spans[known])
+    count, characters = int(known.sum()), _characters(trace.spans[known], trace.skipped)
     return {
         "surprisal": packed(trace.surprisal),
         "entropy": packed(trace.entropy),
@@ -38,15 +38,20 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "impossible": int(np.isinf(trace.surprisal).sum()),
         "bits_per_token": bits / count if count else None,
         "bits_per_character": bits / characters if characters else None,
-        "unknown": int(trace.unknown.sum()),
+        "unknown": int(trace.unknown.sum()) + len(trace.skipped),
         "vocabulary": len(run.vocabulary),
         "last_only": run.protocol.last_only and run.model.trained_by == "gradient",
     }
 
 
-def _characters(spans: np.ndarray) -> int:
+def _characters(spans: np.ndarray, skipped: np.ndarray) -> int:
     """Return how many characters the tokens and the blanks between them have.
 
-    The blank before a word belongs to the word.
+    The blank before a word belongs to the word. Characters that the model did not read are not
+    counted.
     """
-    return int(spans[-1, 1] - spans[0, 0]) if len(spans) else 0
+    if not len(spans):
+        return 0
+    first, last = spans[0, 0], spans[-1, 1]
+    between = skipped[(skipped[:, 0] >= first) & (skipped[:, 1] <= last)]
+    return int(last - first - (between[:, 1] - between[:, 0]).sum())
