@@ -6,6 +6,12 @@ if __name__ == "__main__":
 
     end_quietly()
 
+    import os
+
+    # NumPy reads this when it is imported. For matrices of a few hundred rows its threads cost more
+    # than they save, above all beside the threads of JAX: a page took more than twice the CPU time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import datetime
 import os
 import shlex
