@@ -6,6 +6,12 @@ if __name__ == "__main__":
 
     end_quietly()
 
+    import os
+
+    # NumPy reads this when it is imported. For matrices of a few hundred rows its threads cost more
+    # than they save, above all beside the threads of JAX: a page took more than twice the CPU time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import datetime
 import os
 import shlex
@@ -20,12 +26,12 @@ from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.files import write_text
 from jaxlm.errors import SettingError, UserError, choose, reason
-from jaxlm.evaluation.generation import UnknownWords
 from jaxlm.inspection.figures import READING, check_figure, figure
 from jaxlm.inspection.pages.building import CHARACTERS, LANGUAGES, labels_of, page, shown
 from jaxlm.inspection.pages.numbers import check_ending, write_numbers
-from jaxlm.inspection.pages.texts import check_readable, default_text, text_from_file
+from jaxlm.inspection.pages.texts import default_text, text_from_file
 from jaxlm.inspection.pages.views import Options
+from jaxlm.inspection.pieces import read, unknown_note
 from jaxlm.inspection.play.building import play_page, shelves_of
 from jaxlm.runs.folder import CONFIG
 from jaxlm.runs.run import Run, load
@@ -122,8 +128,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("the text is empty: give a text with a word")
     part = shown(text)
     for run in runs:
-        check_readable(run, part)
-        if unknown := UnknownWords(run).note(part):
+        # An error, if a run can read nothing of the text, comes before a model works.
+        read(run, part, command.start)
+        if unknown := unknown_note(run, part):
             _note(f"{run.name}: {unknown}")
     foot = {"command": command_line(argv), "date": date}
     options = Options(command.start, command.lang, labels_of(runs), word=command.word)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from jaxlm.data.corpora import LONGEST_SHOWN
 from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.evaluation.scoring import repeated
@@ -178,14 +179,40 @@ class UnknownWords:
         words = self.words(text)
         if not words:
             return ""
-        *listed, last = map(quoted, words[:5])
-        if len(words) > 5:
-            listed, last = [*listed, last], f"{len(words) - 5} more"
-        subject = f"{', '.join(listed)} and {last}" if listed else last
-        are = "is" if len(words) == 1 else "are"
         never = ", which never occurred in training" if self.never_trained else ""
         unk = self.run.vocabulary.unk
-        return f"{subject} {are} not in the vocabulary; the model reads {unk}{never}"
+        return f"{_subject(words)} not in the vocabulary; the model reads {unk}{never}"
+
+
+def unread_note(words: Sequence[str]) -> str:
+    """Return a sentence that names the words that a model leaves out; "" if there are none.
+
+    Args:
+      words: words that the vocabulary of a run lacks, which has no `<unk>`; each once.
+
+    Example:
+      >>> unread_note(["é", "ü"])
+      'é and ü are not in the vocabulary, which has no <unk>: the model reads on without them'
+    """
+    if not words:
+        return ""
+    them = "it" if len(words) == 1 else "them"
+    return (
+        f"{_subject(words)} not in the vocabulary, which has no <unk>: the model reads on "
+        f"without {them}"
+    )
+
+
+def _subject(words: Sequence[str]) -> str:
+    """Return up to five words, how many more there are, and "is" or "are"."""
+    *listed, last = (
+        quoted(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}...")
+        for word in words[:5]
+    )
+    if len(words) > 5:
+        listed, last = [*listed, last], f"{len(words) - 5} more"
+    subject = f"{', '.join(listed)} and {last}" if listed else last
+    return f"{subject} {'is' if len(words) == 1 else 'are'}"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.pages.building import labels_of
 from jaxlm.inspection.pages.view_gates import layers_of
+from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
 from jaxlm.runs.log import METRICS, read_records
 from jaxlm.runs.plots import draw_curves
@@ -404,7 +405,7 @@ def _gradients(asked: Asked, notes: list[str]) -> Any:
             continue
         drawn += 1
         colour = f"C{index}"
-        trained = gradient_by_lag(run, asked.text, start=asked.start)
+        trained = gradient_by_lag(run, readable(run, asked.text), start=asked.start)
         untrained = _untrained(run, asked)
         for found, style in (
             (trained, {"label": label}),
@@ -431,7 +432,7 @@ def _untrained(run: Run, asked: Asked) -> "GradientByLag":
 
     from jaxlm.inspection.gradients import gradient_by_lag
 
-    return gradient_by_lag(run, asked.text, key=jax.random.key(0), start=asked.start)
+    return gradient_by_lag(run, readable(run, asked.text), key=jax.random.key(0), start=asked.start)
 
 
 def _shares(found: "GradientByLag") -> tuple[np.ndarray, np.ndarray]:

@@ -396,8 +396,7 @@ def _mean_norms(
     total = np.zeros(size)
     for first in range(0, count, batch):
         rows = np.minimum(np.arange(first, first + batch), count - 1)
-        carry = jax.tree.map(lambda leaf, rows=rows: leaf[rows], carries)
-        gradients = _gradients(network.params, windows[rows], carry, network.model)
+        gradients = _gradients(network.params, windows[rows], carries, rows, network.model)
         real = np.asarray(gradients, np.float64)[: count - first]
         total += np.linalg.norm(real, axis=-1).sum(axis=0)
     # Lag 0 is the last token of a window.
@@ -421,12 +420,16 @@ def _carries(params: Any, ids_PS: jax.Array, carry: Any, model: NeuralModel) -> 
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _gradients(params: Any, ids_PT: jax.Array, carry: Any, model: NeuralModel) -> jax.Array:
+def _gradients(
+    params: Any, ids_PT: jax.Array, carries: Any, rows_P: jax.Array, model: NeuralModel
+) -> jax.Array:
     """Return d loss / d embedding of each token of each window, float32 [P, T - 1, D].
 
     The loss of a window is the nll of its last token. Windows are rows of a batch, so that the
-    gradient of the sum of their losses has the gradient of each window.
+    gradient of the sum of their losses has the gradient of each window. The carry before window p
+    is row rows_P[p] of `carries`.
     """
+    carry = jax.tree.map(lambda leaf: leaf[rows_P], carries)
     inputs_PT, targets_P1 = ids_PT[:, :-1], ids_PT[:, -1:]
 
     def loss(shift_PTD: jax.Array) -> jax.Array:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxlm.data.corpora import LONGEST_SHOWN
 from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import UserError
-from jaxlm.evaluation.generation import UnknownWords, check_unicode
+from jaxlm.evaluation.generation import UnknownWords, check_unicode, unread_note
 from jaxlm.inspection.arguments import check_run, check_text
 from jaxlm.inspection.recorded import (
     HIDDEN,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from jaxlm.models.neural import NeuralModel
     from jaxlm.models.ngram import NGram
 
+# Tokens that an error lists.
+MOST_LISTED = 5
 # A chunk is padded to 8, 16, 32, ... tokens, so that few programs are compiled.
 SMALLEST_CHUNK = 8
 
@@ -40,6 +43,7 @@ class Reading(NamedTuple):
       text: the text.
       ids: id of each token, int32 [T].
       spans: character offsets of each token, int64 [T, 2].
+      skipped: character offsets of the words that the run cannot read, int64 [N, 2].
       start: the state from which the model reads.
       segments: the tokens that are read from this state on: slices of [0, T).
       note: a sentence that says so.
@@ -48,6 +52,7 @@ class Reading(NamedTuple):
     text: str
     ids: np.ndarray
     spans: np.ndarray
+    skipped: np.ndarray
     start: Start
     segments: list[slice]
     note: str
@@ -79,28 +84,100 @@ class Piece(NamedTuple):
 def read(run: Run, text: str, start: str | None = None) -> Reading:
     """Cut a text into tokens, and decide how the run reads them.
 
+    A word that the vocabulary lacks is read as `<unk>`. If the vocabulary has no `<unk>`, the text
+    is read without it.
+
     Args:
       run: the run.
       text: the text.
       start: "fresh", "warm", or None for the default of the run.
     Raises:
-      UserError: for a `run` that is no Run, an empty text, text that is not Unicode, and an unknown
-        word if the vocabulary has no `<unk>`.
+      UserError: for a `run` that is no Run, an empty text, text that is not Unicode, and a text of
+        which the run can read nothing.
       SettingError: for a start that the run does not have.
     """
     check_run(run)
     check_text(text)
     check_unicode(text)
-    ids = run.tokenizer.encode_context(text).astype(np.int32)
+    skipped = unread(run, text)
+    parts = _without(text, skipped)
+    ids = np.concatenate([run.tokenizer.encode_context(part) for part in parts]).astype(np.int32)
     if not len(ids):
-        raise UserError(f"the text {text!r} has no token to trace: give a word")
+        raise _nothing_to_read(run, text, skipped)
     by_lines = run.protocol.rows
     begin = start_of(run, (run.protocol.start if by_lines else None) if start is None else start)
     spans = run.tokenizer.spans(text)
+    if len(skipped):
+        spans = spans[~np.isin(spans[:, 0], skipped[:, 0])]
     segments = _lines(text, spans) if by_lines else [slice(0, len(ids))]
-    notes = [_note(run, begin, by_lines), UnknownWords(run).note(text)]
+    notes = [_note(run, begin, by_lines), unknown_note(run, text)]
     note = "; ".join(filter(None, notes))
-    return Reading(text, ids, spans, begin, segments, note)
+    return Reading(text, ids, spans, skipped, begin, segments, note)
+
+
+def unread(run: Run, text: str) -> np.ndarray:
+    """Return the offsets of the words or characters that a run cannot read, int64 [N, 2].
+
+    They are those that its vocabulary lacks, if it has no `<unk>`.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> unread(run, "我 恨 玩具").tolist()
+      [[2, 3]]
+    """
+    tokenizer = run.tokenizer
+    if run.vocabulary.unk is not None or not tokenizer.closed_vocabulary:
+        return np.zeros((0, 2), np.int64)
+
+    @functools.cache
+    def lacks(piece: str) -> bool:
+        return tokenizer.unseen([piece.replace("\r\n", "\n")]) is not None
+
+    spans = tokenizer.spans(text)
+    found = [lacks(text[first:last]) for first, last in spans.tolist()]
+    return spans[np.array(found, bool)]
+
+
+def readable(run: Run, text: str) -> str:
+    """Return a text without the words or characters that a run cannot read.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", tokens="chars")
+      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> readable(run, "我 恨 玩具")
+      '我  玩具'
+    """
+    return "".join(_without(text, unread(run, text)))
+
+
+def unknown_note(run: Run, text: str) -> str:
+    """Return a sentence that names the words that a run does not know; "" if there are none."""
+    left_out = dict.fromkeys(text[first:last] for first, last in unread(run, text).tolist())
+    return UnknownWords(run).note(text) or unread_note(list(left_out))
+
+
+def _without(text: str, skipped: np.ndarray) -> list[str]:
+    """Return the parts of a text between the offsets `skipped`."""
+    edges = [0, *skipped.reshape(-1).tolist(), len(text)]
+    return [text[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _nothing_to_read(run: Run, text: str, skipped: np.ndarray) -> UserError:
+    """Return the error for a text of which a run reads nothing."""
+    shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    if not len(skipped):
+        return UserError(f"the text {shown!r} has no token to trace: give a word")
+    known = [token for token in run.vocabulary.tokens if token.isalpha()][:MOST_LISTED]
+    such = f", such as {', '.join(known)}" if known else ""
+    joined = run.tokenizer.unit == "words" and len(text.split()) == 1 and len(text.strip()) > 4
+    return UserError(
+        f"{run.name} can read nothing of the text {shown!r}: it knows {len(run.vocabulary)} "
+        f"tokens, and has no <unk>. Give a text of its tokens{such}, or leave this run out"
+        f"{'; put blanks between the words' * joined}"
+    )
 
 
 def _lines(text: str, spans: np.ndarray) -> list[slice]:

@@ -55,6 +55,9 @@ class Trace:
       tokens: the text of each token, as `Tokenizer.token_text` writes it.
       ids: id of each token, int32 [T].
       spans: offsets of each token's first character and of the character after it, int64 [T, 2].
+      skipped: offsets of the words or characters that the run cannot read, because its vocabulary
+        lacks them and has no `<unk>`, int64 [N, 2]. The model reads on without them; no other
+        array has a row for them.
       unknown: whether the token is `<unk>`, bool [T]; its word is text[start:end] of its span.
       surprisal: -log₂ P(token), float64 [T]; NaN where the run predicts nothing.
       entropy: entropy of the distribution in bits, float64 [T]; NaN where there is none.
@@ -76,6 +79,7 @@ class Trace:
     tokens: list[str]
     ids: np.ndarray
     spans: np.ndarray
+    skipped: np.ndarray
     unknown: np.ndarray
     surprisal: np.ndarray
     entropy: np.ndarray
@@ -148,8 +152,9 @@ def trace(
     """Return every gate, state and feature of a run for each token of a text, and its surprisal.
 
     The text is read from the state `start` on, as `jaxlm.next_words` reads a context. A run whose
-    protocol scores lines on their own reads each line anew. The numbers do not depend on `chunk`.
-    With `units` or `folder` the memory does not grow with the recorded arrays.
+    protocol scores lines on their own reads each line anew. Unknown words are read as `<unk>`; a
+    run whose vocabulary has no `<unk>` reads the text without them. The numbers do not depend on
+    `chunk`. With `units` or `folder` the memory does not grow with the recorded arrays.
 
     Example:
       >>> import jaxlm
@@ -171,8 +176,8 @@ def trace(
       folder: a folder for the arrays, one .npy file each; the trace then has memory maps.
       chunk: largest number of tokens that the model reads in one call.
     Raises:
-      UserError: for a `run` that is no Run, an empty text, text that is not Unicode, an unknown
-        word if the vocabulary has no `<unk>`, and for `units` that the run does not have.
+      UserError: for a `run` that is no Run, an empty text, text that is not Unicode, a text of
+        which the run can read nothing, and for `units` that the run does not have.
       SettingError: for a count or a chunk below 1, `units` that are no dict of whole numbers, a
         start that the run does not have, and a folder that cannot be written.
     """
@@ -245,6 +250,7 @@ def _assembled(
         tokens=[texts[index] for index in reading.ids.tolist()],
         ids=reading.ids,
         spans=reading.spans,
+        skipped=reading.skipped,
         unknown=np.zeros(total, bool) if unk_id is None else reading.ids == unk_id,
         surprisal=bits[0, :total],
         entropy=bits[1, :total],

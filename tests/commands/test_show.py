@@ -321,7 +321,10 @@ MISTAKES = {
     "ending": (["{run}", "a", "--data", "{out}/x.csv"], "must end in .npz or .json"),
     "out in no folder": (["{run}", "a", "--out", "{out}/no/p.html"], "does not exist"),
     "out is a folder": (["{run}", "a", "--out", "{out}"], "it is a folder"),
-    "unknown words, no <unk>": (["{run}", "xyzzy"], "cannot read the text: xyzzy is not among"),
+    "unknown words, no <unk>": (
+        ["{run}", "xyzzy"],
+        "can read nothing of the text 'xyzzy': it knows 3",
+    ),
 }
 
 

@@ -117,7 +117,7 @@ def test_the_curves_of_each_radius_are_those_of_gradient_through_time(lstm, ngra
         view_exploding.RADII,
         int(shown["lags"][-1]),
         start="fresh",
-        positions=view_gradients.POSITIONS,
+        positions=view_exploding.POSITIONS,
     )
     assert_array_equal(shown["norms"], expected.norms[:, 1:])
     assert_array_equal(shown["linear"], expected.linear)

@@ -298,7 +298,7 @@ def test_unknown_words_are_marked_and_keep_their_place():
 BAD = {
     "": ({}, "has no token to trace"),
     " \t": ({}, "has no token to trace"),
-    "w1 hello": ({}, "'hello' is not among"),
+    "hello": ({}, "can read nothing of the text 'hello'"),
     "w1 \udc80": ({}, "not valid UTF-8"),
     "w1": ({"count": 0}, "`count` 0"),
     "w1 w1": ({"chunk": 0}, "`chunk` 0"),
@@ -366,3 +366,37 @@ def test_a_long_text_needs_no_more_memory_for_its_arrays(tmp_path):
     found = trace(run, text, folder=tmp_path)
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown < sum(array.nbytes for array in found.arrays.values()) / 3
+
+
+@pytest.mark.parametrize("kind", [jaxlm.LSTM, jaxlm.NGram])
+def test_characters_without_an_unk_are_left_out_and_reported(kind):
+    text = jaxlm.read_corpus(["to be or not\n", "be not to\n"], tokens="chars", fractions=(1.0,))
+    start = {"start_id": text.vocabulary.start_id}
+    sizes = {"order": 3} if kind is jaxlm.NGram else {"embedding_size": 3, "hidden_size": 4}
+    model = kind(len(text.vocabulary), **start, **sizes)
+    settings = {} if kind is jaxlm.NGram else {"steps": 1, "batch_size": 1, "bptt": 4}
+    run = jaxlm.fit(model, text, quiet=True, **settings)
+    passage = 'to "be"\r\nor é 🎉 not'
+    found, plain = trace(run, passage), trace(run, "to be\nor   not")
+    assert [passage[a:b] for a, b in found.skipped.tolist()] == ['"', '"', "é", "🎉"]
+    assert [passage[a:b].replace("\r", "") for a, b in found.spans.tolist()] == found.tokens
+    assert "".join(found.tokens) == "to be\nor   not"
+    assert_array_equal(found.surprisal, plain.surprisal)
+    for name, array in found.arrays.items():
+        assert_array_equal(array, plain.arrays[name])
+    assert '", é and 🎉 are not in the vocabulary' in found.note
+    assert "which has no <unk>: the model reads on without them" in found.note
+    assert not found.unknown.any() and not len(plain.skipped) and "<unk>" not in plain.note
+    with pytest.raises(jaxlm.UserError, match="can read nothing of the text '🎉é'"):
+        trace(run, "🎉é")
+
+
+def test_words_without_an_unk_are_left_out_line_by_line():
+    text = jaxlm.read_corpus("toy", eos=False)
+    model = jaxlm.LSTM(len(text.vocabulary), embedding_size=2, hidden_size=3)
+    run = jaxlm.fit(model, text, batching="rows", steps=1, batch_size=3, quiet=True)
+    found, plain = trace(run, "我 恨 玩具\n恨\n讨厌 我 恨"), trace(run, "我 玩具\n\n讨厌 我")
+    assert found.skipped.tolist() == [[2, 3], [7, 8], [14, 15]]
+    assert found.tokens == plain.tokens == ["我", "玩具", "讨厌", "我"]
+    assert found.spans.tolist() == [[0, 1], [4, 6], [9, 11], [12, 13]]
+    assert_array_equal(found.surprisal, plain.surprisal)

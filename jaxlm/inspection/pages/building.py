@@ -150,6 +150,7 @@ def _frame(run: Run, text: str, label: str, options: Options) -> dict[str, Any]:
         "spans": packed(trace.spans, "int32"),
         "names": names,
         "unknown": trace.unknown.nonzero()[0].tolist(),
+        "skipped": trace.skipped.tolist(),
         "unk": run.vocabulary.unk,
         "start": trace.start.name,
     }

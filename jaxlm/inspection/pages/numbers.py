@@ -12,6 +12,7 @@ from jaxlm.inspection.pages.building import shown
 from jaxlm.inspection.pages.html import as_json
 from jaxlm.inspection.pages.view_gates import full_name, layers_of
 from jaxlm.inspection.pages.views import Options
+from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.traces import Trace, trace
 from jaxlm.runs.run import Run
 
@@ -62,7 +63,7 @@ def check_ending(path: Path) -> None:
 def _traced(run: Run, text: str, options: Options, room: int) -> tuple[Trace, str]:
     """Return a trace whose arrays have at most `room` bytes, and a note if they lack units."""
     beginning = options.trace(run, shown(text))
-    count = len(run.tokenizer.encode_context(text))
+    count = len(run.tokenizer.encode_context(readable(run, text)))
     widths = {name: array.shape[1] for name, array in beginning.arrays.items()}
     share = room / max(1, 4 * count * sum(widths.values()))
     if share >= 1:
@@ -80,6 +81,7 @@ def _columns(found: Trace) -> dict[str, Any]:
         "tokens": found.tokens,
         "ids": found.ids,
         "spans": found.spans,
+        "skipped": found.skipped,
         "unknown": found.unknown,
         "surprisal": found.surprisal,
         "entropy": found.entropy,

@@ -3,18 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jaxlm.data.corpora import LONGEST_SHOWN, SENTENCES, SPLITS, corpus_sources
+from jaxlm.data.corpora import SENTENCES, SPLITS, corpus_sources
 from jaxlm.data.reading import Reading, text_of
 from jaxlm.data.sources import Source
-from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import WARM_START
 
 DEFAULT_CHARACTERS = 600
 """Length of the text that is chosen if none is given; it ends with a line."""
-MOST_LISTED = 5
-"""Tokens that an error lists."""
 SPLIT_ZH = {"train": "训练", "valid": "验证", "test": "测试"}
 
 
@@ -35,42 +32,6 @@ def text_from_file(path: Path, encoding: str | None = None) -> str:
     reading = Reading(encoding)
     reading.check()
     return "".join(text_of(path, reading).lines())
-
-
-def check_readable(run: Run, text: str) -> None:
-    """Raise UserError if a text has a token that a run cannot read, not even as `<unk>`.
-
-    Example:
-      >>> import jaxlm
-      >>> text = jaxlm.read_corpus("toy", eos=False)
-      >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
-      >>> check_readable(run, "我 讨厌 玩具")
-    """
-    if run.vocabulary.unk is not None:
-        return
-    if run.tokenizer.unseen([text]) is None:
-        return
-    pieces = dict.fromkeys(run.tokenizer.pieces([text]))
-    unseen = [piece for piece in pieces if piece not in run.vocabulary]
-    *listed, last = map(_short, unseen[:MOST_LISTED])
-    if len(unseen) > MOST_LISTED:
-        listed, last = [*listed, last], f"{len(unseen) - MOST_LISTED} more"
-    subject = f"{', '.join(listed)} and {last}" if listed else last
-    are = "is" if len(unseen) == 1 else "are"
-    known = [token for token in run.vocabulary.tokens if token.isalpha()][:MOST_LISTED]
-    such = f", such as {', '.join(known)}" if known else ""
-    blanks = ""
-    if run.tokenizer.unit == "words" and len(text.split()) == 1 and len(text.strip()) > 4:
-        blanks = " Put blanks between the words."
-    raise UserError(
-        f"{run.name} cannot read the text: {subject} {are} not among its {len(run.vocabulary)} "
-        f"tokens, and it has no <unk>: give a text of its tokens{such}, or a run that was trained "
-        f"on a text with these tokens.{blanks}"
-    )
-
-
-def _short(token: str) -> str:
-    return quoted(token if len(token) <= LONGEST_SHOWN else f"{token[:LONGEST_SHOWN]}...")
 
 
 def default_text(run: Run) -> tuple[str, dict[str, str]]:

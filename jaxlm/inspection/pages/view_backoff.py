@@ -8,6 +8,7 @@ import numpy as np
 from jaxlm.inspection.backing_off import CONTINUATION, LINE_START, Rung, ladders, recount
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.pages.html import packed
+from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.traces import Reading, read
 from jaxlm.runs.run import Run
 
@@ -40,7 +41,7 @@ def rungs_of(run: Run, reading: Reading) -> list[tuple[Rung, ...]]:
     found: list[tuple[Rung, ...]] = []
     for segment in reading.segments:
         first, last = reading.spans[segment][0][0], reading.spans[segment][-1][1]
-        passage = reading.text[int(first) : int(last)]
+        passage = readable(run, reading.text[int(first) : int(last)])
         found += [ladder.rungs for ladder in ladders(run, passage, start=reading.start.name)]
     return found
 

@@ -8,8 +8,11 @@ import numpy as np
 from jaxlm.inspection.gradients import gradient_through_time, recurrent_kernels
 from jaxlm.inspection.pages import view_gradients
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
+from jaxlm.inspection.pieces import readable
 from jaxlm.runs.run import Run
 
+# With these positions the 11 radii take about a second for two layers of 256 units.
+POSITIONS = 8
 RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 MOST_WEIGHTS = 300_000
 """Numbers in the recurrent matrices of all runs that are shown, so that a page is made in seconds.
@@ -25,7 +28,12 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     def of_run(run: Run) -> dict[str, Any]:
         steps = view_gradients.largest_lag(run, text)
         found = gradient_through_time(
-            run, text, RADII, steps, start="fresh", positions=view_gradients.POSITIONS
+            run,
+            readable(run, text),
+            RADII,
+            steps,
+            start="fresh",
+            positions=POSITIONS,
         )
         own = [radius for radii in found.own_radii.values() for radius in radii]
         return {

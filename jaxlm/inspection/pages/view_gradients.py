@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxlm.inspection.gradients import GradientByLag, gradient_by_lag
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
+from jaxlm.inspection.pieces import readable
 from jaxlm.runs.run import Run
 
 # With these numbers a run by characters with two layers of 256 units takes about half a second.
@@ -19,12 +20,12 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     def of_run(run: Run) -> dict[str, Any]:
         import jax
 
-        largest = largest_lag(run, text)
+        part, largest = readable(run, text), largest_lag(run, text)
         settings: dict[str, Any] = {"start": options.start, "positions": POSITIONS}
         key = jax.random.key(run.settings.get("training", {}).get("seed", 0))
         found = {
-            "trained": gradient_by_lag(run, text, largest, **settings),
-            "untrained": gradient_by_lag(run, text, largest, key=key, **settings),
+            "trained": gradient_by_lag(run, part, largest, **settings),
+            "untrained": gradient_by_lag(run, part, largest, key=key, **settings),
         }
         curves = {name: _from_lag_1(one) for name, one in found.items()}
         return curves | {"unit": run.tokenizer.unit, "window": run.model.window}
@@ -35,7 +36,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
 
 def largest_lag(run: Run, text: str) -> int:
     """Return the largest lag of the curves: half of a short text, so that there are positions."""
-    tokens = len(run.tokenizer.encode_context(text))
+    tokens = len(run.tokenizer.encode_context(readable(run, text)))
     return max(2, min(LARGEST_LAG, tokens // 2))
 
 
@@ -47,7 +48,7 @@ def reason(run: Run, text: str) -> Both | None:
             "an LSTM, to see one.",
             "这个模型靠计数，损失没有梯度。请加上一个神经网络模型（例如 LSTM）再看。",
         )
-    tokens = len(run.tokenizer.encode_context(text))
+    tokens = len(run.tokenizer.encode_context(readable(run, text)))
     if tokens < FEWEST_TOKENS:
         return both(
             f"the text has {tokens} tokens, too few for a gradient by lag. Give a text of "

@@ -13,6 +13,7 @@ from jaxlm.errors import UserError
 from jaxlm.inspection.pages import view_vectors
 from jaxlm.inspection.pages.choosing import Both, both, each, missing, or_missing
 from jaxlm.inspection.pages.html import packed
+from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.traces import HIDDEN
 from jaxlm.inspection.word_senses import _ends
 from jaxlm.inspection.word_vectors import cosines, map2d, vectors
@@ -146,7 +147,8 @@ def uses_of(run: Run, text: str, word: str, options: Any) -> dict[str, Any]:
     places = places_of(run, text, word, options)
     hidden_NH = options.trace(run, text)[HIDDEN][[token for _, _, token in places]]
     points_N2, similar_NN = map2d(hidden_NH), cosines(hidden_NH, hidden_NH)
-    table_VD, own = vectors(run)[1], run.tokenizer.encode_context(word)
+    # A word that the run reads in part, such as "naïve", has the vectors of this part.
+    table_VD, own = vectors(run)[1], run.tokenizer.encode_context(readable(run, word))
     whole = float(hidden_NH.astype(np.float64).var(axis=0).sum())
     occurrences = [_occurrence(text, start, end) for start, end, _ in places]
     labels = [SENSE_OF_LINE.get(use["line"], "") for use in occurrences]

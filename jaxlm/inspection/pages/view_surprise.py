@@ -31,9 +31,8 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         surprisal = np.where(_ends_line(text, trace.spans), surprisal, np.nan)
     known = np.isfinite(surprisal)
     bits = float(surprisal[known].sum())
-    spans = trace.spans[known]
-    count = int(known.sum())
-    characters = int(np.diff(spans).sum()) if last_only else _characters(spans)
+    spans, count = trace.spans[known], int(known.sum())
+    characters = int(np.diff(spans).sum()) if last_only else _characters(spans, trace.skipped)
     return {
         "surprisal": packed(surprisal),
         "entropy": packed(trace.entropy),
@@ -44,7 +43,7 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "impossible": int(np.isinf(surprisal).sum()),
         "bits_per_token": bits / count if count else None,
         "bits_per_character": bits / characters if characters else None,
-        "unknown": int(trace.unknown.sum()),
+        "unknown": int(trace.unknown.sum()) + len(trace.skipped),
         "vocabulary": len(run.vocabulary),
         "last_only": last_only,
     }
@@ -56,9 +55,14 @@ def _ends_line(text: str, spans: np.ndarray) -> np.ndarray:
     return np.array([not after.strip() for after in rest], bool)
 
 
-def _characters(spans: np.ndarray) -> int:
+def _characters(spans: np.ndarray, skipped: np.ndarray) -> int:
     """Return how many characters the tokens and the blanks between them have.
 
-    The blank before a word belongs to the word.
+    The blank before a word belongs to the word. Characters that the model did not read are not
+    counted.
     """
-    return int(spans[-1, 1] - spans[0, 0]) if len(spans) else 0
+    if not len(spans):
+        return 0
+    first, last = spans[0, 0], spans[-1, 1]
+    between = skipped[(skipped[:, 0] >= first) & (skipped[:, 1] <= last)]
+    return int(last - first - (between[:, 1] - between[:, 0]).sum())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
+from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.unrolled import Unrolled, bptt
 from jaxlm.runs.run import Run
 
@@ -19,10 +20,11 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     """Return the network of each recurrent run, unrolled."""
 
     def of_run(run: Run) -> dict[str, Any]:
-        row, tokens = row_of(run, text)
+        part = readable(run, text)
+        row, tokens = row_of(run, part)
         return figure_of(bptt(run, row, start=options.start)) | {
             "tokens": tokens,
-            "of_tokens": len(run.tokenizer.encode_context(text)),
+            "of_tokens": len(run.tokenizer.encode_context(part)),
             "last_only": run.protocol.last_only,
         }
 
@@ -33,6 +35,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
 def row_of(run: Run, text: str) -> tuple[str, int]:
     """Return the beginning of a text for the figure, and its number of tokens.
 
+    The run can read all of the text.
     A run that reads each line on its own gets the first line of two tokens or more.
     """
     lines = text.splitlines() if run.protocol.rows else []
@@ -96,7 +99,7 @@ def _reason(run: Run, text: str) -> Both | None:
             "Elman network, a GRU or an LSTM.",
             "这个模型没有循环矩阵，没有可以展开的东西。请加上一个 RNN、GRU 或 LSTM。",
         )
-    if len(run.tokenizer.encode_context(text)) < 2:
+    if len(run.tokenizer.encode_context(readable(run, text))) < 2:
         return both(
             "the text has fewer than 2 tokens. Give a longer text.",
             "这段文本不足 2 个词元。请给出更长的文本。",

@@ -293,6 +293,8 @@ const jaxlm = (() => {
       const middle = (low + high + 1) >> 1;
       if (offsets[2 * middle] <= character) low = middle; else high = middle - 1;
     }
+    // Where the run leaves out a character, it predicts the token after it.
+    if (content.runs[run].skipped.some(([first, last]) => first <= character && character < last)) return offsets[2 * low] > character ? low : low + 1;
     // Tokens of bytes share the character: take the first of them.
     while (low > 0 && offsets[2 * low - 2] === offsets[2 * low] && offsets[2 * low - 1] === offsets[2 * low + 1]) low--;
     return low;

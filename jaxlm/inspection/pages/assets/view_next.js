@@ -6,12 +6,12 @@ jaxlm.view("next", (() => {
   // it is not among the first.
   function answers(run) {
     const index = tools.at(run), numbers = data.runs[run], shape = numbers.numbers.shape, ids = tools.array(numbers.numbers), p = tools.array(numbers.probabilities);
-    const found = [], scores = tools.page.views.surprise.runs[run];
+    const found = [], scores = tools.page.views.surprise.runs[run], skips = skipped(run);
     for (let k = 0; k < shape[1]; k++) {
       const id = ids[index * shape[1] + k];
       if (id >= 0) found.push({word: numbers.words[id], p: p[index * shape[1] + k], rank: k + 1, came: false});
     }
-    if (index < tools.length(run) && found.length) {
+    if (index < tools.length(run) && found.length && !skips) {
       const bits = tools.array(scores.surprisal)[index], rank = tools.array(scores.rank)[index], word = came(run, index);
       const hit = found.find((x) => x.word === word.id);
       if (hit) hit.came = true;
@@ -19,6 +19,8 @@ jaxlm.view("next", (() => {
     }
     return found;
   }
+  // Whether the run leaves out the selected character.
+  const skipped = (run) => tools.runs[run].skipped.find(([first, last]) => first <= tools.state.character && tools.state.character < last);
   // The token that came: as the model has it, and as it stands in the text.
   function came(run, index) {
     const frame = tools.runs[run], spans = tools.array(frame.spans), text = index in frame.names ? frame.names[index] : tools.slice(spans[2 * index], spans[2 * index + 1]);
@@ -43,6 +45,7 @@ jaxlm.view("next", (() => {
           el("span", {class: "bar", "aria-hidden": "true"}, el("i", {style: {width: `${Math.max(0.4, (100 * x.p) / full)}%`, background: tools.colour.series(k)}})),
           el("span", {class: "number"}, number(x.p, x.p < 0.0005 ? undefined : 3)),
           x.apart ? el("span", {class: "rank"}, t("next.rank", {rank: x.rank})) : null))) : el("p", {class: "missing"}, t("next.none", {run: tools.runs[k].label})),
+        skipped(k) ? el("p", {class: "note"}, t("next.skipped", {run: tools.runs[k].label, token: visible(slice(...skipped(k)))})) : null,
         order > 0 ? el("p", {class: "note"}, t("next.order", {order, longest: numbers.longest})) : null);
     }));
     scale.textContent = t("next.scale", {p: number(full)});

@@ -19,10 +19,20 @@ jaxlm.view("surprise", (() => {
     const run = tools.state.run, frame = tools.runs[run], spans = tools.array(frame.spans), count = spans.length / 2;
     const unknown = new Set(frame.unknown), pieces = document.createDocumentFragment();
     tokens = [];
-    let end = 0;
+    let end = 0, skipped = 0;
+    // The text between two tokens; what the model does not read is marked.
+    function between(from, to) {
+      for (; skipped < frame.skipped.length && frame.skipped[skipped][0] < to; skipped++) {
+        const [first, last] = frame.skipped[skipped], text = tools.slice(first, last);
+        if (first > from) pieces.append(tools.slice(from, first));
+        pieces.append(tools.el("span", {class: "left-out unknown", role: "option", "data-skipped": skipped}, /\s|[\u0000-\u001f\u007f]/.test(text) ? tools.visible(text) : text));
+        from = last;
+      }
+      if (to > from) pieces.append(tools.slice(from, to));
+    }
     for (let index = 0; index < count; index++) {
       const first = spans[2 * index], last = spans[2 * index + 1], named = index in frame.names;
-      if (first > end) pieces.append(tools.slice(end, first));
+      if (first > end) between(end, first);
       const text = named ? frame.names[index] : tools.slice(first, last), breaks = /[\n\r]/.test(text);
       const span = document.createElement("span");
       span.className = "token" + (unknown.has(index) ? " unknown" : "") + (named ? " part" : "");
@@ -35,8 +45,7 @@ jaxlm.view("surprise", (() => {
       tokens.push(span);
       end = Math.max(end, last);
     }
-    const rest = tools.slice(end, Infinity);
-    if (rest) pieces.append(rest);
+    between(end, Infinity);
     const last = document.createElement("span");
     last.className = "token after";
     last.id = `token-${count}`;
@@ -76,6 +85,8 @@ jaxlm.view("surprise", (() => {
     if (new Set(tools.runs[run].unknown).has(index)) text += ` · ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`;
     return text + unit;
   }
+  const skippedText = (run, index) => tools.slice(...tools.runs[run].skipped[index]);
+  const describeSkipped = (index) => tools.t("surprise.skipped", {token: `“${tools.visible(skippedText(tools.state.run, index))}”`, run: tools.runs[tools.state.run].label});
   const paintName = () => tools.state.paint.name();
 
   // ---- selection ----
@@ -97,15 +108,23 @@ jaxlm.view("surprise", (() => {
     });
   }
   function hover(event) {
-    const span = event.target.closest(".token");
+    const span = event.target.closest(".token, .left-out");
     if (!span || event.pointerType === "touch") { tip.hidden = true; return; }
-    tip.textContent = describe(Number(span.dataset.token));
+    tip.textContent = span.dataset.skipped === undefined ? describe(Number(span.dataset.token)) : describeSkipped(Number(span.dataset.skipped));
     tip.hidden = false;
     const frame = box.parentElement.getBoundingClientRect(), at = span.getClientRects()[0];
     tip.style.left = `${Math.max(0, Math.min(at.left - frame.left, frame.width - tip.offsetWidth))}px`;
     tip.style.top = `${at.bottom - frame.top + 4}px`;
   }
 
+  function click(event) {
+    const span = event.target.closest(".token, .left-out");
+    if (!span) return;
+    if (span.dataset.skipped === undefined) { tools.select({token: Number(span.dataset.token)}); return; }
+    const index = Number(span.dataset.skipped);
+    tools.select({character: tools.runs[tools.state.run].skipped[index][0]});
+    readout.textContent = describeSkipped(index);
+  }
   // Home and End; and up and down change the unit that colours the text.
   function keys(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
@@ -119,23 +138,26 @@ jaxlm.view("surprise", (() => {
 
   // ---- two runs compared ----
   // The bits of a run for each character: a token's bits are spread evenly over its characters and the
-  // blanks before it.
+  // blanks before it. A character that the run does not read has none.
   function perCharacter(run) {
-    const spans = tools.array(tools.runs[run].spans), bits = bitsOf(run), found = new Float64Array(spans.length ? spans[spans.length - 1] : 0);
+    const without = leftOut(run), spans = tools.array(tools.runs[run].spans), bits = bitsOf(run), found = new Float64Array(spans.length ? spans[spans.length - 1] : 0);
     for (let k = 0, end = 0, first = 0; k < bits.length; k++) {
       if (!k || spans[2 * k] !== spans[2 * k - 2]) first = Math.min(end, spans[2 * k]);
       end = spans[2 * k + 1];
-      for (let c = first; c < end; c++) found[c] += bits[k] / (end - first);
+      let read = 0;
+      for (let c = first; c < end; c++) read += !without.has(c);
+      for (let c = first; c < end; c++) if (!without.has(c)) found[c] += bits[k] / read;
     }
     return found;
   }
-  // How many bits `other` needs more than `run` for each token of `run`.
+  const leftOut = (run) => new Set(tools.runs[run].skipped.flatMap(([first, last]) => Array.from({length: last - first}, (_, k) => first + k)));
+  // How many bits `other` needs more than `run` for each token of `run`; NaN where `other` does not read it.
   function compared(run, other) {
     const spans = tools.array(tools.runs[run].spans), own = bitsOf(run), bits = bitsOf(other), theirs = tools.array(tools.runs[other].spans), values = new Float32Array(own.length);
-    const same = spans.length === theirs.length && spans.every((x, k) => x === theirs[k]), spread = same ? null : perCharacter(other);
+    const same = spans.length === theirs.length && spans.every((x, k) => x === theirs[k]), spread = same ? null : perCharacter(other), gone = leftOut(run), lost = leftOut(other);
     for (let k = 0, end = 0; k < own.length; k++) {
       let sum = same ? bits[k] : 0;
-      if (!same) for (let c = Math.min(end, spans[2 * k]); c < spans[2 * k + 1]; c++) sum += spread[c];
+      if (!same) for (let c = Math.min(end, spans[2 * k]); c < spans[2 * k + 1]; c++) if (!gone.has(c)) sum += lost.has(c) ? NaN : c < spread.length ? spread[c] : 0;
       end = spans[2 * k + 1];
       values[k] = Math.max(-99, Math.min(99, sum - own[k]));
     }
@@ -171,7 +193,8 @@ jaxlm.view("surprise", (() => {
     const [low, high, top] = data.runs[run].limits;
     const names = [[low, t("surprise.below", {bits: low})], [high - low, t("surprise.between", {low, high})], [top - high, t("surprise.above", {bits: high})]];
     legend.replaceChildren(bar, el("div", {class: "steps"}, names.map(([width, range], k) => el("span", {style: {flexGrow: width}}, el("b", {}, t(`surprise.step.${k}`)), el("small", {}, range)))),
-      el("p", {class: "note"}, t("surprise.legend"), tools.runs[run].unknown.length ? [" · ", el("span", {class: "token unknown"}, "abc"), ` ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`] : null));
+      el("p", {class: "note"}, t("surprise.legend"), tools.runs[run].unknown.length ? [" · ", el("span", {class: "token unknown"}, "abc"), ` ${t("surprise.step.unknown", {unk: tools.runs[run].unk})}`] : null,
+        tools.runs[run].skipped.length ? [" · ", el("span", {class: "left-out unknown"}, "abc"), ` ${t("surprise.step.skipped")}`] : null));
   }
   function drawSummary() {
     const {state, t, el, number, visible} = tools, run = state.run, bits = bitsOf(run), kinds = [0, 0, 0];
@@ -190,10 +213,10 @@ jaxlm.view("surprise", (() => {
   }
   function perToken() {
     const {t, state} = tools, run = state.run, bits = bitsOf(run), others = tools.runs.map((_, k) => k).filter((k) => k !== run);
-    const entropy = tools.array(data.runs[run].entropy), rank = tools.array(data.runs[run].rank), spans = tools.array(tools.runs[run].spans);
+    const lost = tools.runs.map((_, k) => leftOut(k)), entropy = tools.array(data.runs[run].entropy), rank = tools.array(data.runs[run].rank), spans = tools.array(tools.runs[run].spans);
     return {
       headers: ["#", t("surprise.head.token"), t("surprise.head.bits_of", {run: tools.runs[run].label}), t("surprise.head.entropy"), t("surprise.head.rank"), ...others.map((k) => t("surprise.head.bits_of", {run: tools.runs[k].label}))],
-      rows: Array.from(bits, (x, k) => [k, tokenText(run, k), x, entropy[k], rank[k], ...others.map((other) => bitsOf(other)[tools.at(other, spans[2 * k])])]),
+      rows: Array.from(bits, (x, k) => [k, tokenText(run, k), x, entropy[k], rank[k], ...others.map((other) => (lost[other].has(spans[2 * k]) ? null : bitsOf(other)[tools.at(other, spans[2 * k])]))]),
     };
   }
   function notes() {
@@ -201,6 +224,11 @@ jaxlm.view("surprise", (() => {
     const listed = tools.runs.map((run) => `${run.label} (${t(`unit.${run.unit}`)})`).join(", ");
     const sized = tools.runs.map((run, k) => `${run.label} (${data.runs[k].vocabulary})`).join(", ");
     return [units.length > 1 ? el("p", {class: "note aligned"}, t("surprise.units", {units: listed})) : sizes.length > 1 ? el("p", {class: "note aligned"}, t("surprise.vocabularies", {units: sized})) : null,
+      tools.runs.map((run, k) => {
+        const words = [...new Set(run.skipped.map((_, index) => skippedText(k, index)))];
+        const listed = words.slice(0, 8).map((word) => tools.visible(word)).join(" ") + (words.length > 8 ? " …" : "");
+        return words.length ? el("p", {class: "note skipped"}, t("surprise.skipped.note", {run: run.label, count: run.skipped.length, unit: t(`unit.${run.unit}`), words: listed})) : null;
+      }),
       data.runs.some((run) => run.last_only) ? el("p", {class: "note"}, t("surprise.last_only", {run: tools.runs.filter((_, k) => data.runs[k].last_only).map((run) => run.label).join(", ")})) : null,
       data.runs.map((run, k) => (run.impossible ? el("p", {class: "note"}, t("surprise.impossible", {run: tools.runs[k].label, count: run.impossible})) : null))];
   }
@@ -214,7 +242,7 @@ jaxlm.view("surprise", (() => {
       choices = el("div", {class: "choices"});
       tip = el("div", {class: "tip", hidden: true, role: "presentation"});
       box = el("div", {class: "text", role: "listbox", tabindex: 0, "aria-label": t("surprise.text"),
-        onclick: (event) => { const span = event.target.closest(".token"); if (span) tools.select({token: Number(span.dataset.token)}); },
+        onclick: click,
         onkeydown: keys, onpointerover: hover, onpointerleave: () => { tip.hidden = true; }});
       readout = el("p", {class: "readout", role: "status", "aria-live": "polite", id: "surprise-readout"});
       legend = el("div", {class: "legend-scale"});
