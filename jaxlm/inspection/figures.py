@@ -341,7 +341,7 @@ def _gates(asked: Asked, notes: list[str]) -> Any:
             array,
             aspect="auto",
             interpolation="nearest",
-            cmap="RdBu_r" if signed else "Blues",
+            cmap="RdBu_r" if signed else "Reds",
             vmin=low,
             vmax=high,
         )

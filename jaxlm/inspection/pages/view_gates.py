@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlm.inspection.pages.html import packed
 from jaxlm.inspection.traces import STATES, Trace, models_with_gates
-from jaxlm.inspection.units import FEATURES, UnitScore, correlations, ranked
+from jaxlm.inspection.units import FEATURES, Feature, UnitScore, correlations, ranked
 from jaxlm.runs.run import Run
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ BYTES = 780_000
 """Bytes of the arrays of all runs on a page, before base64 makes 4 of 3."""
 FEWEST = 64
 """In a text of fewer tokens some unit follows any property by chance, so none is named."""
+OF_LETTERS = ("inside a word", "start of a word")
+"""Properties that say nothing of a token that is a whole word."""
 LISTED = 3
 """Units that are named for each property of the text."""
 Layers = dict[str, dict[str, np.ndarray]]
@@ -39,10 +41,16 @@ def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any
             continue
         follows: Correlations = {}
         if len(trace) >= FEWEST:
-            follows = correlations(run, text, FEATURES, start=options.start)
+            follows = correlations(run, text, _features(run), start=options.start)
         features |= dict.fromkeys(follows)
         collected.append(_strips(trace, found, follows, room))
     return {"runs": collected, "features": list(features), "fewest": FEWEST}
+
+
+def _features(run: Run) -> dict[str, Feature]:
+    """Return the properties whose units are sought, by name."""
+    by_words = run.tokenizer.unit == "words"
+    return {k: v for k, v in FEATURES.items() if not (by_words and k in OF_LETTERS)}
 
 
 def layers_of(trace: Trace) -> Layers:

@@ -68,9 +68,10 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
 def _too_few(word: str | None) -> Both:
     if word is None:
         return both(
-            "no word of this text occurs twice. Give a longer text, or one in which a word has two "
-            "senses, such as apple.",
-            "这段文本里没有出现两次的词。请给出更长的文本，或一个词有两种意思（如 苹果）的文本。",
+            "no word of this text occurs twice. Give a longer text, or several lines in which one "
+            "word has two senses, such as apple the fruit and apple the company.",
+            "这段文本里没有出现两次的词。请给出更长的文本，"
+            "或几行含有同一个词、意思不同的句子（如水果苹果和苹果公司）。",
         )
     return both(
         f"the text has {word!r} fewer than twice. Give a text in which it occurs twice.",

@@ -186,6 +186,8 @@ jaxlm.view("surprise", (() => {
     const {state, t, el, number, colour} = tools, run = state.run;
     const steps = 40, bar = el("div", {class: "scale", "aria-hidden": "true"});
     for (let k = 0; k < steps; k++) bar.append(el("i", {style: {background: state.paint ? colour.diverging((2 * k) / (steps - 1) - 1) : colour.sequential(k / (steps - 1))}}));
+    const title = legend.closest("figure").querySelector(".name");
+    title.textContent = state.paint ? paintName() : t("surprise.nav");
     if (state.paint) {
       legend.replaceChildren(bar, el("div", {class: "ends"}, el("span", {}, number(-state.paint.limit, 2)), el("span", {}, t("surprise.zero")), el("span", {}, number(state.paint.limit, 2))));
       return;
