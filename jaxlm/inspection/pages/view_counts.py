@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxlm.data.text import Text, TextConfig
 from jaxlm.errors import UserError
-from jaxlm.evaluation.perplexity import open_split
+from jaxlm.inspection.backing_off import training_split
 from jaxlm.inspection.pages import view_backoff
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.pages.html import packed
@@ -45,7 +45,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     """Return the counts after each two words of the text, for each n-gram."""
 
     def of_run(run: Run) -> dict[str, Any]:
-        split = open_split(run, split="train")
+        split, _ = training_split(run)
         if len(split.ids) > MOST_TOKENS:
             raise UserError(
                 f"the training text has {len(split.ids):,} tokens, and a page counts at most "
