@@ -82,14 +82,14 @@
       rows.append(el("tr", { class: seen, "data-order": rung.order, "data-contribution": rung.contribution, "data-pair": rung.pair, "data-context": rung.context, "data-weight": rung.weight, "data-probability": rung.probability },
         el("th", { scope: "row" }, rung.order > 0 ? t("backoff.gram", { n: rung.order }) : t("backoff.uniform")),
         el("td", { class: "context", dir: "auto" }, contextOf(rung, lineStart, t), " ", el("b", {}, rung.order > 0 ? word : t("backoff.any"))),
-        el("td", { class: "number" }, counted(rung.context, rung)), el("td", { class: "number pair" }, counted(rung.pair, rung)),
+        el("td", { class: "number extra" }, counted(rung.context, rung)), el("td", { class: "number pair" }, counted(rung.pair, rung)),
         el("td", { class: "number extra" }, rung.pair > 0 ? number(rung.discount) : ""),
         el("td", { class: "number extra" }, number(rung.probability)), el("td", { class: "number extra" }, number(rung.weight)),
         el("td", { class: "adds" }, bar(from, share, "part"), el("span", {}, number(rung.contribution)))));
       from += share;
     }
-    rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 4 }, t("backoff.answer", { word })), [1, 2, 3].map(() => el("td", { class: "extra" })), el("td", { class: "adds" }, bar(0, 1, "whole"), el("b", {}, number(answer, 4)))));
-    return el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", { scope: "col", class: /^(order|context|adds)$/.test(key) ? null : /count$/.test(key) ? "number" : "number extra" }, t(`backoff.${key}`))))), rows);
+    rows.append(el("tr", { class: "sum" }, el("th", { scope: "row", colspan: 3 }, t("backoff.answer", { word })), [1, 2, 3, 4].map(() => el("td", { class: "extra" })), el("td", { class: "adds" }, bar(0, 1, "whole"), el("b", {}, number(answer, 4)))));
+    return el("table", { class: "ladder" }, el("thead", {}, el("tr", {}, heads.map((key) => el("th", { scope: "col", class: /^(order|context|adds)$/.test(key) ? null : key === "pair_count" ? "number" : "number extra" }, t(`backoff.${key}`))))), rows);
   }
 
   const known = (n) => (Number.isNaN(n) || n < 0 ? null : n);

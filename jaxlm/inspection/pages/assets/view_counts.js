@@ -90,14 +90,14 @@
   function drawn(found, context, t) {
     const largest = Math.max(1, ...found.rows.map((row) => row.times));
     const rows = found.rows.map((row) => el("tr", { class: [row.actual ? "actual" : "", row.times === 0 ? "zero" : ""].join(" "), "data-word": row.word, "data-times": row.times, "data-smoothed": row.smoothed },
-      el("td", { dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, visible(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
+      el("td", { class: "extra", dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, visible(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
       el("td", { class: "times" }, el("span", { class: "count-bar", style: { width: `${(64 * row.times) / largest}px` } }), el("b", {}, row.times.toLocaleString("en"))),
       el("td", { class: "number" }, found.total > 0 ? percent(row.times / found.total, 2) : "0 / 0"),
       el("td", { class: "number" }, share(row.smoothed))));
     rows.push(el("tr", { class: "zero never", "data-never": found.never, "data-unseen": found.unseen },
-      el("td", { dir: "auto" }, context), el("td", { class: "next" }, t("counts.never", { never: found.never.toLocaleString("en") })), el("td", { class: "times" }, el("b", {}, "0")),
+      el("td", { class: "extra", dir: "auto" }, context), el("td", { class: "next" }, t("counts.never", { never: found.never.toLocaleString("en") })), el("td", { class: "times" }, el("b", {}, "0")),
       el("td", { class: "number" }, found.total > 0 ? "0%" : "0 / 0"), el("td", { class: "number" }, t("counts.together", { share: share(found.unseen) }))));
-    return el("table", { class: "counts-table" }, el("thead", {}, el("tr", {}, ["context", "next", "times", "plain", "smoothed"].map((key, i) => el("th", { scope: "col", class: i > 2 ? "number" : null }, t(`counts.${key}`))))), el("tbody", {}, rows));
+    return el("table", { class: "counts-table" }, el("thead", {}, el("tr", {}, ["context", "next", "times", "plain", "smoothed"].map((key, i) => el("th", { scope: "col", class: i > 2 ? "number" : i === 0 ? "extra" : null }, t(`counts.${key}`))))), el("tbody", {}, rows));
   }
 
   function update(state, changed) {
