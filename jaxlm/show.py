@@ -258,6 +258,12 @@ def _like_a_folder(word: str) -> bool:
 def check_writable(path: Path) -> None:
     """Raise UserError if a file cannot be written, before a model works for it."""
     folder = path.parent
+    if str(path) == "-":
+        raise UserError(
+            "- is not the name of a file, and nothing is written to standard output: give a name"
+        )
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written: it is read-only; give the name of another file")
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder; give the name of a file")
     if not folder.is_dir():

@@ -62,3 +62,23 @@ def test_unread_characters_stand_in_their_place_and_say_so(runs, open_page, tmp_
     bits = [float(x) for x in re.findall(r"needs ([\d.]+) bits", lead)]
     total = found.surprisal.sum() - other.surprisal[both].sum()
     assert bits == pytest.approx([abs(total)], abs=0.051)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a " + "x" * 1990 + " dog"], ids=["one token", "a long word"]
+)
+def test_a_very_short_text_and_a_very_long_word_are_shown(open_page, tmp_path, text):
+    corpus = jaxlm.read_corpus(LINES, unk="always", fractions=(1.0,))
+    model = jaxlm.NGram(len(corpus.vocabulary), corpus.vocabulary.start_id, order=3)
+    run = jaxlm.fit(model, corpus, quiet=True)
+    views = ("surprise", "next", "counts", "backoff")
+    (tmp_path / "p.html").write_text(page_of([run], text, views=views), encoding="utf-8")
+    page = open_page(tmp_path / "p.html", width=390)
+    page.wait_for_selector("html[data-ready=true]")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+        shown = page.inner_text("main")
+        assert not re.search(r"\b(null|undefined|NaN)\b", shown)
+        for view in views:
+            box = page.query_selector(f"#{view}").bounding_box()
+            assert box["height"] < 3000 and box["width"] <= 390, (view, box)

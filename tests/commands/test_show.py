@@ -304,6 +304,7 @@ def test_without_a_text_the_corpus_of_the_run_is_read(shell, tmp_path):
 
 MISTAKES = {
     "no run": ([], "give the folder of a run"),
+    "standard output": (["{run}", "a", "--out", "-"], "- is not the name of a file"),
     "no such folder": (["{folder}/lstn", "the cat"], "lstn' does not exist"),
     "a folder that is no run": (["{folder}", "the cat"], "holds no run"),
     "two texts": (["{run}", "a", "b"], "'a' does not exist"),

@@ -54,6 +54,11 @@ const jaxlm = (() => {
       .replace(/[\u0000-\u001f\u007f]/g, (c) => (c === "\u007f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0))));
     return shown === "" ? "∅" : shown;
   }
+  // The text of a token in a sentence or a table: of a very long one, its beginning and its end.
+  function brief(token) {
+    const shown = Array.from(visible(token));
+    return shown.length > 48 ? `${shown.slice(0, 32).join("")}…${shown.slice(-12).join("")}` : shown.join("");
+  }
   const codes = Array.from(content.text);
   // slice(from, to): the text between two character offsets of Python (code points).
   const slice = (from, to) => codes.slice(from, to).join("");
@@ -329,7 +334,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {printing: () => printing, t, said, number, visible, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
+  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);

@@ -2,7 +2,7 @@
 // The ladder of an n-gram's answer at the selected token: for each order the context, the counts,
 // the discount and the weight, and a bar that adds up to the answer.
 (() => {
-  const { el, svg, visible } = jaxlm.tools;
+  const { el, svg, brief } = jaxlm.tools;
   const { number, percent, shortened, inPlace, placeOf, nameOf, stepper } = jaxlm.charts;
   const kept = { run: 0 };
   let live = null;
@@ -97,7 +97,7 @@
 
   function contextOf(rung, lineStart, t) {
     if (rung.order <= 1) return el("span", { class: "faint" }, t("backoff.no_context"));
-    const text = rung.words.map((w) => (w === lineStart ? t("backoff.line_start") : visible(w))).join(" ");
+    const text = rung.words.map((w) => (w === lineStart ? t("backoff.line_start") : brief(w))).join(" ");
     return el("span", { title: text }, shortened(text, 240, 14));
   }
 

@@ -2,7 +2,7 @@
 // The table of the lecture: context, next word, how often; the zero that breaks plain counts, and
 // the probability that smoothing puts in its place.
 (() => {
-  const { el, visible } = jaxlm.tools;
+  const { el, brief } = jaxlm.tools;
   const { number, percent, inPlace, placeOf, nameOf, stepper } = jaxlm.charts;
   const kept = { run: 0 };
   let live = null;
@@ -71,7 +71,7 @@
         body.replaceChildren();
         return;
       }
-      context = found.words.map(visible).join(blank);
+      context = found.words.map(brief).join(blank);
       const actual = found.rows.find((row) => row.actual), zero = actual.times === 0;
       const words = { word: nameOf(tools, run.index, place), context, total: found.total.toLocaleString("en"), times: actual.times.toLocaleString("en"), plain: percent(actual.times / found.total, 1), smoothed: share(actual.smoothed) };
       says.textContent = t(found.total === 0 ? "counts.no_context" : zero ? "counts.zero" : "counts.seen", words);
@@ -90,7 +90,7 @@
   function drawn(found, context, t) {
     const largest = Math.max(1, ...found.rows.map((row) => row.times));
     const rows = found.rows.map((row) => el("tr", { class: [row.actual ? "actual" : "", row.times === 0 ? "zero" : ""].join(" "), "data-word": row.word, "data-times": row.times, "data-smoothed": row.smoothed },
-      el("td", { class: "extra", dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, visible(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
+      el("td", { class: "extra", dir: "auto" }, context), el("td", { class: "next", dir: "auto" }, brief(row.word), row.actual ? el("span", { class: "tag" }, t("counts.actual")) : null),
       el("td", { class: "times" }, el("span", { class: "count-bar", style: { width: `${(64 * row.times) / largest}px` } }), el("b", {}, row.times.toLocaleString("en"))),
       el("td", { class: "number" }, found.total > 0 ? percent(row.times / found.total, 2) : "0 / 0"),
       el("td", { class: "number" }, share(row.smoothed))));

@@ -194,9 +194,9 @@ jaxlm.view("gates", (() => {
         opens(array) && tops[index].height > 48 ? el("small", {}, t("gates.shade", {high: t(`gates.say.${array.name}.high`), low: t(`gates.say.${array.name}.low`)})) : "")));
   }
   function drawReadout() {
-    const {el, t, state, number, visible} = tools, index = state.token, unit = layer().units[chosen.unit], last = index >= tools.length(state.run);
+    const {el, t, state, number} = tools, index = state.token, unit = layer().units[chosen.unit], last = index >= tools.length(state.run);
     readout.dataset.unit = unit; readout.dataset.token = index; readout.dataset.layer = layer().name;
-    readout.replaceChildren(el("strong", {}, last ? t("gates.at.end", {unit}) : t("gates.at", {unit, token: visible(text(index))})),
+    readout.replaceChildren(el("strong", {}, last ? t("gates.at.end", {unit}) : t("gates.at", {unit, token: tools.brief(text(index))})),
       last ? "" : el("ul", {class: "values"}, bands.filter((array) => chosen.unit < array.values.shape[1]).map((array) => {
         const value = tools.value(array.values, index * array.values.shape[1] + chosen.unit), key = `gates.say.${array.name}.${value >= 0.5 ? "high" : "low"}`;
         return el("li", {"data-array": array.name, "data-value": value}, `${arrayName(array)} `, el("b", {}, number(value, digits())), array.kind === "gates" && tools.page.texts[key] ? ` ${t(key)}` : "");

@@ -33,7 +33,7 @@ jaxlm.view("next", (() => {
     place.replaceChildren(
       el("button", {type: "button", disabled: index === 0, onclick: () => tools.select({token: index - 1})}, t("next.previous")),
       el("p", {class: "where", dir: "auto"}, el("span", {}, context ? t("next.place", {context: tools.runs[run].unit === "words" ? context.replace(/\s+/g, " ").trim() : visible(context)}) : t("next.place.start")), el("br"),
-        el("strong", {}, last ? t("next.end") : t("next.true", {token: visible(came(run, index).text)}))),
+        el("strong", {}, last ? t("next.end") : t("next.true", {token: tools.brief(came(run, index).text)}))),
       el("button", {type: "button", disabled: last, class: "following", onclick: () => tools.select({token: index + 1})}, t("next.following")));
     const all = tools.runs.map((_, k) => answers(k));
     const most = Math.max(0.02, ...all.flat().map((x) => x.p).filter(Number.isFinite)), full = Math.ceil(most * 10) / 10 >= 0.2 ? Math.ceil(most * 10) / 10 : Math.ceil(most * 50) / 50;

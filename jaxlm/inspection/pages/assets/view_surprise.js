@@ -75,9 +75,9 @@ jaxlm.view("surprise", (() => {
     }
   }
   function describe(index) {
-    const {state, t, number, visible} = tools, run = state.run, numbers = data.runs[run];
+    const {state, t, number} = tools, run = state.run, numbers = data.runs[run];
     if (index >= tokens.length - 1) return t("surprise.token.end");
-    const token = `“${visible(tokenText(run, index))}”`, bits = bitsOf(run)[index];
+    const token = `“${tools.brief(tokenText(run, index))}”`, bits = bitsOf(run)[index];
     const paint = state.paint, painted = paint && number(paint.values[index], paint.other === undefined ? 3 : 2);
     const unit = !paint ? "" : ` · ${paint.other === undefined ? t("surprise.token.unit", {token: paintName(), value: painted}) : t("surprise.token.compared", {name: paintName(), value: painted})}`;
     if (Number.isNaN(bits)) return t(numbers.last_only ? "surprise.token.untaught" : "surprise.token.none", {token, run: tools.runs[run].label}) + unit;
@@ -86,7 +86,7 @@ jaxlm.view("surprise", (() => {
     return text + unit;
   }
   const skippedText = (run, index) => tools.slice(...tools.runs[run].skipped[index]);
-  const describeSkipped = (index) => tools.t("surprise.skipped", {token: `“${tools.visible(skippedText(tools.state.run, index))}”`, run: tools.runs[tools.state.run].label});
+  const describeSkipped = (index) => tools.t("surprise.skipped", {token: `“${tools.brief(skippedText(tools.state.run, index))}”`, run: tools.runs[tools.state.run].label});
   const paintName = () => tools.state.paint.name();
 
   // ---- selection ----
@@ -204,7 +204,7 @@ jaxlm.view("surprise", (() => {
     for (const x of bits) if (!Number.isNaN(x)) { kinds[step(run, x)]++; all++; }
     const order = Array.from(bits.keys()).filter((k) => bits[k] >= data.runs[run].limits[0]).sort((a, b) => bits[b] - bits[a] || a - b).slice(0, 5);
     summary.replaceChildren(el("p", {class: "finding"}, t("surprise.summary", {run: tools.runs[run].label, expected: kinds[0], all, shocks: kinds[2], unit: t(`unit.${tools.runs[run].unit}`)})),
-      order.length ? el("p", {class: "jumps"}, t("surprise.hardest"), " ", order.map((k) => [el("button", {type: "button", dir: "auto", onclick: () => tools.select({token: k})}, el("bdi", {}, visible(tokenText(run, k))), ` ${number(bits[k], 1)}`), " "])) : "");
+      order.length ? el("p", {class: "jumps"}, t("surprise.hardest"), " ", order.map((k) => [el("button", {type: "button", dir: "auto", onclick: () => tools.select({token: k})}, el("bdi", {}, tools.brief(tokenText(run, k))), ` ${number(bits[k], 1)}`), " "])) : "");
   }
   function totals() {
     const {t} = tools;
@@ -228,7 +228,7 @@ jaxlm.view("surprise", (() => {
     return [units.length > 1 ? el("p", {class: "note aligned"}, t("surprise.units", {units: listed})) : sizes.length > 1 ? el("p", {class: "note aligned"}, t("surprise.vocabularies", {units: sized})) : null,
       tools.runs.map((run, k) => {
         const words = [...new Set(run.skipped.map((_, index) => skippedText(k, index)))];
-        const listed = words.slice(0, 8).map((word) => tools.visible(word)).join(" ") + (words.length > 8 ? " …" : "");
+        const listed = words.slice(0, 8).map((word) => tools.brief(word)).join(" ") + (words.length > 8 ? " …" : "");
         return words.length ? el("p", {class: "note skipped"}, t("surprise.skipped.note", {run: run.label, count: run.skipped.length, unit: t(`unit.${run.unit}`), words: listed})) : null;
       }),
       data.runs.some((run) => run.last_only) ? el("p", {class: "note"}, t("surprise.last_only", {run: tools.runs.filter((_, k) => data.runs[k].last_only).map((run) => run.label).join(", ")})) : null,
