@@ -18,6 +18,7 @@ from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.pages.building import labels_of
 from jaxlm.inspection.pages.view_gates import layers_of
+from jaxlm.inspection.pages.view_surprise import limits_of
 from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
 from jaxlm.runs.log import METRICS, read_records
@@ -57,8 +58,6 @@ METADATA = {
 # Tokens of a figure at most: more could not be read on a page.
 MOST_TOKENS = {"surprise": 600, "gates": 120}
 MOST_UNITS = 48
-# Bits from which on the colour is the darkest, for a small and for a large vocabulary.
-LARGE, DARKEST = 512, {False: 10.0, True: 16.0}
 MOST_WORDS = 70
 
 
@@ -256,8 +255,8 @@ def _surprise(asked: Asked, notes: list[str]) -> Any:
         [" " if token == " " else _visible(token) for token in found.tokens[:most]]
         for found in traces
     ]
-    large = max(len(run.vocabulary) for run in asked.runs) >= LARGE
-    darkest = DARKEST[large]
+    # One scale for all runs.
+    darkest = max(limits_of(run)[-1] for run in asked.runs)
     use_fonts([*(word for line in words for word in line), *asked.labels], notes)
     renderer, font = RendererAgg(10, 10, 72), FontProperties(size=POINTS)
     pitch, frame = 1.55 * POINTS, PAGE * 72 - 4

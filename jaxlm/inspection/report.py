@@ -1,13 +1,13 @@
 """The page that training ends with: the learning curve, samples, the layers and a first text."""
 
 import datetime
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlm.data.files import write_text
 from jaxlm.inspection.pages.building import page
 from jaxlm.inspection.pages.texts import default_text
+from jaxlm.inspection.pages.view_about import command_of
 from jaxlm.inspection.pages.views import Options
 from jaxlm.runs.run import Run
 
@@ -41,7 +41,7 @@ def write_report(
       lang: language of the page at first, "en" or "zh".
       date: the date at the foot of the page; None for today.
     Raises:
-      UserError: if the runs keep no text, and their corpus is not there.
+      UserError: for another language, and if the runs keep no text and their corpus is not there.
       OSError: if the file cannot be written.
     """
     several = [runs] if isinstance(runs, Run) else list(runs)
@@ -53,12 +53,11 @@ def write_report(
             {
                 "en": f"The command trained {len(several)} runs: this page shows the first "
                 f"{MOST_RUNS}.",
-                "zh": f"这条命令训练了 {len(several)} 个模型,本页显示前 {MOST_RUNS} 个。",
+                "zh": f"这条命令训练了 {len(several)} 个模型，本页显示前 {MOST_RUNS} 个。",
             }
         )
-    command = shown[0].settings.get("command")
     foot = {
-        "command": shlex.join(map(str, command)) if command else "",
+        "command": command_of(shown[0]),
         "date": str(datetime.datetime.now(datetime.UTC).date()) if date is None else date,
     }
     # Several runs of a command have a folder each in one folder.

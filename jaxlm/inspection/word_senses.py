@@ -231,7 +231,7 @@ def senses(
     places = [
         (number, end)
         for number, sentence in enumerate(sentences)
-        for end in _ends(word, sentence, run.tokenizer.splits_at_lines)
+        for end in ends_of(word, sentence, run.tokenizer.splits_at_lines)
     ]
     if not places:
         raise UserError(f"no sentence has the word {word!r}")
@@ -252,7 +252,7 @@ def senses(
     )
 
 
-def _ends(word: str, sentence: str, by_words: bool) -> list[int]:
+def ends_of(word: str, sentence: str, by_words: bool) -> list[int]:
     """Return where the occurrences of a word end in a sentence, as offsets in characters.
 
     Args:
@@ -271,7 +271,7 @@ def _ends(word: str, sentence: str, by_words: bool) -> list[int]:
 
 
 def _joined(left: str, right: str, by_words: bool) -> bool:
-    """Return whether two neighbouring characters belong to one word; see `_ends`."""
+    """Return whether two neighbouring characters belong to one word; see `ends_of`."""
     if by_words:
         return not (left.isspace() or right.isspace())
     return all(unicodedata.category(letter) in _SPACED for letter in (left, right))

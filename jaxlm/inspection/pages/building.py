@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.errors import choose
 from jaxlm.inspection.pages.html import asset, document, packed
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.runs.run import Run
@@ -63,9 +64,11 @@ def page(
       views: names of the views; None for all.
       keep_missing: whether a view that has nothing to show says why; otherwise it is left out.
     Raises:
-      UserError: if a run cannot read the text; see `jaxlm.inspection.trace`.
+      UserError: for another language, and if a run cannot read the text; see
+        `jaxlm.inspection.trace`.
     """
     options = options or Options()
+    choose(dict.fromkeys(LANGUAGES), options.lang, "lang")
     labels = options.labels or labels_of(runs)
     options = replace(options, labels=labels)
     names = list(VIEWS if views is None else views)

@@ -31,12 +31,11 @@ def _about(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "last_only": protocol.last_only,
         "start": options.trace(run, text).start.name,
         "window": run.model.window,
-        "command": _command(run.settings.get("command")),
+        "command": command_of(run),
     }
 
 
-def _command(saved: Any) -> str:
-    """Return the command that trained a run; empty if config.json does not say."""
-    if not isinstance(saved, list):
-        return ""
-    return shlex.join(map(str, saved))
+def command_of(run: Run) -> str:
+    """Return the command that trained a run; "" if config.json does not say."""
+    saved = run.settings.get("command")
+    return shlex.join(map(str, saved)) if isinstance(saved, list) else ""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlm.data.text import Text, TextConfig
 from jaxlm.errors import UserError
 from jaxlm.inspection.backing_off import training_split
 from jaxlm.inspection.pages import view_backoff
@@ -16,7 +15,6 @@ from jaxlm.inspection.traces import read
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.counts import Sequences
 from jaxlm.runs.run import Run
-from jaxlm.training.counting import sequences
 
 LENGTH = 2
 """Words of a context: the table counts trigrams, as the lecture does."""
@@ -52,7 +50,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
                 f"{MOST_TOKENS:,}: ask `jaxlm.inspection.counts` for a single context"
             )
         model: Any = run.model
-        lines = sequences(model, Text(TextConfig(), run.tokenizer, {"train": split}))
+        lines = Sequences.of_split(split, model.vocab_size, model.stream)
         reading = read(run, text, options.start)
         return table_of(run, lines, reading.ids, reading.segments)
 

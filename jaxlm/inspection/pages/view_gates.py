@@ -197,7 +197,7 @@ def nothing_recorded(labels: Sequence[str]) -> dict[str, str]:
     are = "is an n-gram: it has" if len(labels) == 1 else "are n-grams: they have"
     return {
         "en": f"{_and(labels)} {are} no gates. Add a run of another model to see them: {models}.",
-        "zh": f"{'、'.join(labels)} 是 n 元模型，没有门。请加上一个有门的模型的运行：{models}。",
+        "zh": f"{'、'.join(labels)} 是 n-gram 模型，没有门。请加上一个有门的模型再看：{models}。",
     }
 
 

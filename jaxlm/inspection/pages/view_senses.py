@@ -15,7 +15,7 @@ from jaxlm.inspection.pages.choosing import Both, both, each, missing, or_missin
 from jaxlm.inspection.pages.html import packed
 from jaxlm.inspection.pieces import readable
 from jaxlm.inspection.traces import HIDDEN
-from jaxlm.inspection.word_senses import _ends
+from jaxlm.inspection.word_senses import ends_of
 from jaxlm.inspection.word_vectors import cosines, map2d, vectors
 from jaxlm.runs.run import Run
 
@@ -126,7 +126,7 @@ def places_of(run: Run, text: str, word: str, options: Any) -> list[tuple[int, i
       index of its last token.
     """
     token_ending_at = {int(end): t for t, (_, end) in enumerate(options.trace(run, text).spans)}
-    ends = _ends(word, text, run.tokenizer.splits_at_lines)
+    ends = ends_of(word, text, run.tokenizer.splits_at_lines)
     places = [
         (end - len(word), end, token_ending_at[end]) for end in ends if end in token_ending_at
     ]

@@ -37,7 +37,7 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "surprisal": packed(surprisal),
         "entropy": packed(trace.entropy),
         "rank": packed(trace.rank, "int32"),
-        "limits": WORDS if len(run.vocabulary) >= LARGE else LETTERS,
+        "limits": limits_of(run),
         "bits": bits,
         "predicted": count,
         "impossible": int(np.isinf(surprisal).sum()),
@@ -47,6 +47,11 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "vocabulary": len(run.vocabulary),
         "last_only": last_only,
     }
+
+
+def limits_of(run: Run) -> tuple[float, ...]:
+    """Return the bits at which the colour of a token changes its meaning; see LETTERS and WORDS."""
+    return WORDS if len(run.vocabulary) >= LARGE else LETTERS
 
 
 def _ends_line(text: str, spans: np.ndarray) -> np.ndarray:

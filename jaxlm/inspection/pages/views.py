@@ -34,7 +34,6 @@ class Options:
       labels: a short name for each run.
       count: number of next words.
       word: the word whose senses are shown; None for a default.
-      extra: options of single views, by name.
     """
 
     start: str | None = None
@@ -42,7 +41,6 @@ class Options:
     labels: tuple[str, ...] = ()
     count: int = 5
     word: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
     _traces: dict[Any, Trace] = field(default_factory=dict, repr=False, compare=False)
 
     def trace(self, run: Run, text: str) -> Trace:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxlm.data.corpora import CORPORA
 from jaxlm.errors import SettingError, UserError, choose
-from jaxlm.inspection.pages.building import labels_of
+from jaxlm.inspection.pages.building import LANGUAGES, labels_of
 from jaxlm.inspection.pages.html import document
 from jaxlm.inspection.play.models import describe, describe_tokenizer
 from jaxlm.inspection.play.packing import DTYPES
@@ -26,7 +26,6 @@ SCRIPTS = (
     "training.js",
     "main.js",
 )
-LANGUAGES = ("en", "zh")
 # Browsers of phones open a file of this size.
 MOST_BYTES = 64_000_000
 # The sentences that the page learns in English: the lecture's, in another language.

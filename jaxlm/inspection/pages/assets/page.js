@@ -207,84 +207,6 @@ const jaxlm = (() => {
       options.body, options.note ? el("p", {class: "note"}, options.note) : null, place);
   }
 
-  // ---- line charts ----------------------------------------------------------------------------------
-  function ticks(low, high, log, count) {
-    if (log) {
-      const found = [], from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high));
-      const every = Math.max(1, Math.ceil((to - from) / count)), subs = to - from <= 2 ? [1, 2, 5] : [1];
-      for (let e = from; e <= to; e += every) for (const s of subs) found.push(s * 10 ** e);
-      return found.filter((x) => x >= low * 0.999 && x <= high * 1.001);
-    }
-    const raw = (high - low) / count || 1, base = 10 ** Math.floor(Math.log10(raw));
-    const step = [1, 2, 5, 10].map((m) => m * base).find((s) => s >= raw), found = [];
-    for (let x = Math.ceil(low / step) * step; x <= high + step * 1e-6; x += step) found.push(Math.abs(x) < step * 1e-6 ? 0 : x);
-    return found;
-  }
-  function tickText(x, log) {
-    if (log && (x >= 1e4 || x < 1e-2)) {
-      const e = Math.floor(Math.log10(x) + 1e-9), m = x / 10 ** e;
-      const power = String(e).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-      return (Math.abs(m - 1) < 1e-6 ? "" : `${Math.round(m)}·`) + `10${power}`;
-    }
-    return Math.abs(x) >= 1e4 ? x.toLocaleString("en") : number(Number(x.toPrecision(6)));
-  }
-  // chart({title, description, x: {label, log, low, high}, y: {...}, series: [{name, points: [[x, y], ...],
-  // colour: index, dash: true, dots: true, marks: [{x, y, label}]}], height, note}): a figure with lines in
-  // SVG, a legend, and the table of all points. Points with y null, or not above 0 on a log axis, break the
-  // line.
-  function chart(options) {
-    const width = 640, height = options.height || 300, left = 58, right = 14, top = 12, bottom = 44;
-    const {x, y} = options;
-    const drawable = ([a, b]) => Number.isFinite(a) && Number.isFinite(b) && a !== null && b !== null && !(x.log && a <= 0) && !(y.log && b <= 0);
-    const all = options.series.flatMap((s) => s.points).filter(drawable);
-    const range = (axis, k) => {
-      let low = Infinity, high = -Infinity;
-      for (const point of all) { low = Math.min(low, point[k]); high = Math.max(high, point[k]); }
-      if (low > high) [low, high] = axis.log ? [0.1, 1] : [0, 1];
-      low = axis.low ?? low; high = axis.high ?? high;
-      if (low === high) [low, high] = axis.log ? [low / 2, high * 2] : [low - 0.5, high + 0.5];
-      return [low, high];
-    };
-    const [x0, x1] = range(x, 0), [y0, y1] = range(y, 1);
-    const scale = (axis, low, high, from, to) => (v) => {
-      const f = axis.log ? Math.log : (u) => u;
-      return from + ((f(v) - f(low)) / (f(high) - f(low))) * (to - from);
-    };
-    const px = scale(x, x0, x1, left, width - right), py = scale(y, y0, y1, height - bottom, top);
-    const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": `${options.title}. ${options.description || ""}`});
-    for (const v of ticks(x0, x1, x.log, 7)) picture.append(
-      svg("line", {x1: px(v), x2: px(v), y1: top, y2: height - bottom, class: "grid"}),
-      svg("text", {x: px(v), y: height - bottom + 16, class: "tick middle"}, tickText(v, x.log)));
-    for (const v of ticks(y0, y1, y.log, 6)) picture.append(
-      svg("line", {x1: left, x2: width - right, y1: py(v), y2: py(v), class: "grid"}),
-      svg("text", {x: left - 6, y: py(v) + 4, class: "tick end"}, tickText(v, y.log)));
-    picture.append(svg("text", {x: (left + width - right) / 2, y: height - 8, class: "axis middle"}, x.label || ""),
-      svg("text", {x: 14, y: (top + height - bottom) / 2, class: "axis middle", transform: `rotate(-90 14 ${(top + height - bottom) / 2})`}, y.label || ""));
-    options.series.forEach((s, index) => {
-      const ink_ = colour.series(s.colour ?? index);
-      let path = "", pen = "M";
-      for (const point of s.points) {
-        if (!drawable(point)) { pen = "M"; continue; }
-        const v = y.high !== undefined || y.low !== undefined ? Math.min(Math.max(point[1], y0), y1) : point[1];
-        path += `${pen}${px(point[0]).toFixed(1)} ${py(v).toFixed(1)}`;
-        pen = "L";
-      }
-      picture.append(svg("path", {d: path, class: s.dash ? "line dash" : "line", stroke: ink_, "data-series": s.name}));
-      if (s.dots) for (const point of s.points.filter(drawable)) picture.append(
-        svg("circle", {cx: px(point[0]), cy: py(point[1]), r: 3, fill: ink_}, svg("title", {}, `${s.name}: ${number(point[0])}, ${number(point[1])}`)));
-      for (const mark of s.marks || []) {
-        const right_ = px(mark.x) > width * 0.7;
-        picture.append(svg("circle", {cx: px(mark.x), cy: py(mark.y), r: 5, fill: "none", stroke: ink_, class: "mark"}),
-          svg("text", {x: px(mark.x) + (right_ ? -8 : 8), y: py(mark.y) - 8, class: right_ ? "marked end" : "marked", fill: ink_}, mark.label));
-      }
-    });
-    const legend = options.series.length > 1 || options.legend ? el("ul", {class: "legend"}, options.series.map((s, index) =>
-      el("li", {}, svg("svg", {width: 26, height: 10, "aria-hidden": "true"}, svg("path", {d: "M1 5L25 5", class: s.dash ? "line dash" : "line", stroke: colour.series(s.colour ?? index)})), " ", s.name))) : null;
-    return figure({title: options.title, description: options.description, note: options.note, class: options.class,
-      body: el("div", {class: "chart-frame"}, picture, legend),
-      table: options.table || (() => ({headers: ["", x.label || "x", y.label || "y"], rows: options.series.flatMap((s) => s.points.map((p) => [s.name, p[0], p[1]]))}))});
-  }
-
   // ---- selection ------------------------------------------------------------------------------------
   // The position that all runs share is the character. at(run) is the token of that run that holds it, or
   // length(run), the place after the last token, at the end of the text.
@@ -334,7 +256,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, table, plainTable, choice, figure, chart, ticks, tickText, state, select, at, length, runs: content.runs, page: content};
+  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, table, plainTable, choice, figure, state, select, at, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);

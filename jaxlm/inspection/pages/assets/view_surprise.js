@@ -199,7 +199,7 @@ jaxlm.view("surprise", (() => {
         tools.runs[run].skipped.length ? [" · ", el("span", {class: "left-out unknown"}, "abc"), ` ${t("surprise.step.skipped")}`] : null));
   }
   function drawSummary() {
-    const {state, t, el, number, visible} = tools, run = state.run, bits = bitsOf(run), kinds = [0, 0, 0];
+    const {state, t, el, number} = tools, run = state.run, bits = bitsOf(run), kinds = [0, 0, 0];
     let all = 0;
     for (const x of bits) if (!Number.isNaN(x)) { kinds[step(run, x)]++; all++; }
     const order = Array.from(bits.keys()).filter((k) => bits[k] >= data.runs[run].limits[0]).sort((a, b) => bits[b] - bits[a] || a - b).slice(0, 5);
