@@ -1,5 +1,6 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -205,14 +206,18 @@ def unread_note(words: Sequence[str]) -> str:
 
 def _subject(words: Sequence[str]) -> str:
     """Return up to five words, how many more there are, and "is" or "are"."""
-    *listed, last = (
-        quoted(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}...")
-        for word in words[:5]
-    )
+    *listed, last = map(_shown, words[:5])
     if len(words) > 5:
         listed, last = [*listed, last], f"{len(words) - 5} more"
     subject = f"{', '.join(listed)} and {last}" if listed else last
     return f"{subject} {'is' if len(words) == 1 else 'are'}"
+
+
+def _shown(word: str) -> str:
+    """Return a word as a sentence shows it; a mark that stands on a letter gets a place for it."""
+    if unicodedata.combining(word[0]):
+        word = f"◌{word}"
+    return quoted(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}...")
 
 
 @dataclass(frozen=True)

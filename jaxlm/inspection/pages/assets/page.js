@@ -50,7 +50,7 @@ const jaxlm = (() => {
   }
   // The text of a token as it can be seen: a line break and blanks have a sign of their own.
   function visible(token) {
-    const shown = token.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ +| +$/g, (s) => "␣".repeat(s.length))
+    const shown = token.replace(/^\p{M}/u, "◌$&").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ +| +$/g, (s) => "␣".repeat(s.length))
       .replace(/[\u0000-\u001f\u007f]/g, (c) => (c === "\u007f" ? "␡" : String.fromCharCode(0x2400 + c.charCodeAt(0))));
     return shown === "" ? "∅" : shown;
   }
