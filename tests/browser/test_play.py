@@ -267,6 +267,37 @@ def test_sampling_follows_temperature_top_k_top_p_and_seed(open_page, tmp_path, 
     assert len(written("3", writer="1")) == 42
 
 
+@pytest.mark.full
+def test_a_setting_that_makes_no_sense_is_marked_and_not_used(open_page, tmp_path, toy_run):
+    page = open_play(open_page, tmp_path, [toy_run], width=390, touch=True)
+    page.locator("details").evaluate("x => { x.open = true; }")
+    wrong = {"topK": ("0", "1.5", "-3"), "seed": ("", "-1", "5000000000"), "length": ("0", "5000")}
+    before = page.evaluate("({...jaxlmPlay.Playing.options})")
+    for name, values in wrong.items():
+        for value in values:
+            page.fill(f"#{name}", value)
+            marked = page.locator(f"#{name}:invalid").count()
+            assert marked == (value != ""), (name, value)
+        assert page.evaluate("({...jaxlmPlay.Playing.options})") == before
+    page.fill("#topK", "3")
+    assert page.evaluate("jaxlmPlay.Playing.options.topK") == 3
+
+
+@pytest.mark.full
+def test_training_with_a_probability_of_zero_draws_a_curve(open_page, tmp_path, toy_run):
+    page = open_play(open_page, tmp_path, [toy_run])
+    page.click("#tab-train")
+    # The first word that is to be predicted gets a score that is 2,000 below those of the others.
+    page.evaluate("""() => {
+      const { models, rows } = jaxlmPlay.Training.made();
+      const id = rows[0].targets[0][1];
+      for (const { learner } of Object.values(models)) learner.params["output/bias"][id] = -2000;
+      jaxlmPlay.Training.many(1);
+    }""")
+    losses = page.locator("[data-loss]").evaluate_all("all => all.map((x) => x.dataset.loss)")
+    assert [600 < float(loss) < 800 for loss in losses] == [True, True]
+
+
 SPOKEN = [
     "the cat",
     "sat on",

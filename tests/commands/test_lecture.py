@@ -328,3 +328,16 @@ def test_the_command_goes_through_the_whole_lecture(language, shell, tmp_path, m
 def test_each_step_runs_alone(name, shell):
     code, _, err = shell("lecture", "--step", name)
     assert (code, err) == (0, "")
+
+
+@pytest.mark.full
+def test_a_student_may_add_sentences_of_three_words(capsys):
+    names: dict = {}
+    added = ', "我 喜欢 爸爸", "他 爱 玩具"]'
+    for step in [*needed(STEPS, "next"), "lstm", "next"]:
+        for cell in STEPS[step].cells:
+            if cell.code and "figure" not in cell.marks:
+                code = cell.code.replace('"我 讨厌 挨打"]', '"我 讨厌 挨打"' + added)
+                exec(code.replace("5000", "10"), names)
+    assert len(names["sentences"]) == 5 == len(names["features"])
+    assert "['他', '爱']" in capsys.readouterr().out

@@ -60,16 +60,25 @@ const Learning = (() => {
       return this.params["embedding/embedding"].subarray(id * this.features, (id + 1) * this.features);
     }
 
-    predict(hidden) {
+    scores(hidden) {
       const y = Float64Array.from(this.params["output/bias"]);
       multiplyInto(y, hidden, this.params["output/kernel"]);
-      return softmax(y);
+      return y;
+    }
+
+    predict(hidden) {
+      return softmax(this.scores(hidden));
     }
 
     /** Adds the gradients of -weight log P(id); returns its value and the gradient of `hidden`. */
     lossBack(hidden, id, weight, grads) {
-      const dy = this.predict(hidden);
-      const loss = -weight * Math.log(dy[id]);
+      const dy = this.scores(hidden);
+      const largest = Math.max(...dy);
+      const score = dy[id] - largest;
+      softmax(dy);
+      // log P(id) is not the logarithm of P(id), which is 0 where P(id) is too small for a number.
+      // The likeliest word has P = 1 / sum.
+      const loss = weight * (-Math.log(Math.max(...dy)) - score);
       dy[id] -= 1;
       for (let i = 0; i < dy.length; i++) dy[i] *= weight;
       addInto(grads["output/bias"], dy);

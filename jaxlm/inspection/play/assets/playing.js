@@ -418,9 +418,8 @@ const Playing = (() => {
   function numeric(name, least, most, placeholder) {
     const input = el("input", { type: "number", id: name, min: least, max: most, step: 1, value: options[name] ?? "", placeholder, inputmode: "numeric" });
     input.addEventListener("input", () => {
-      const value = Math.round(Number(input.value));
-      const valid = input.value !== "" && value >= least && value <= most;
-      if (valid) options[name] = value;
+      // The browser marks a value that is no whole number or out of range, and it is not used.
+      if (input.value !== "" && input.checkValidity()) options[name] = Number(input.value);
       else if (name === "topK") options[name] = null;
     });
     return field(t(name), input);
