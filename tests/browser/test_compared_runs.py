@@ -36,7 +36,7 @@ def difference(run, other):
     return np.array(sums) - own.surprisal
 
 
-@pytest.mark.quick_for("words")
+@pytest.mark.full
 @pytest.mark.parametrize("first", ["words", "chars"])
 def test_the_difference_of_two_runs_is_that_of_python(runs, open_page, tmp_path, first):
     other = "chars" if first == "words" else "words"

@@ -477,33 +477,6 @@ def test_the_script_is_small_and_a_run_that_the_page_cannot_run_is_refused(tmp_p
         show.main([folder, "--dtype", "float32"])
 
 
-SPEED = """(steps) => {
-  const {reader} = jaxlmPlay.Playing.shelves[0].cards[0];
-  let state = reader.begin;
-  const begin = performance.now();
-  for (let step = 0; step < steps; step++) {
-    reader.model.next(state);
-    state = reader.model.read(state, step % reader.model.size);
-  }
-  return (performance.now() - begin) / steps;
-}"""
-
-
-@pytest.mark.full
-def test_a_token_takes_less_than_20_milliseconds(open_page, tmp_path):
-    text = jaxlm.read_corpus(["".join(map(chr, range(48, 112))) + "\n"], tokens="chars")
-    model = jaxlm.LSTM(
-        len(text.vocabulary),
-        text.vocabulary.start_id,
-        embedding_size=64,
-        num_layers=2,
-        hidden_size=256,
-    )
-    params = model.init(jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
-    page = open_play(open_page, tmp_path, [Run(model, params, text.tokenizer)])
-    assert page.evaluate(SPEED, 200) < 20
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_of_the_manual_opens_and_answers(open_page, width):

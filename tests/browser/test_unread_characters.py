@@ -24,7 +24,7 @@ def runs():
     return [made["chars"], made["bytes"]]
 
 
-@pytest.mark.quick_for("words")
+@pytest.mark.full
 def test_unread_characters_stand_in_their_place_and_say_so(runs, open_page, tmp_path):
     found, other = (trace(run, TEXT) for run in runs)
     content = page_of(runs, TEXT, views=("surprise", "next", "counts", "backoff"))
@@ -64,6 +64,7 @@ def test_unread_characters_stand_in_their_place_and_say_so(runs, open_page, tmp_
     assert bits == pytest.approx([abs(total)], abs=0.051)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "text", ["a", "a " + "x" * 1990 + " dog"], ids=["one token", "a long word"]
 )

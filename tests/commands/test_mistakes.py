@@ -7,7 +7,10 @@ TRAIN = {
         ["--model", "lstn"],
         ["'lstn'", "nplm, modern-nplm, transformer, rnn, gru", "'lstm'"],
     ),
-    "unknown corpus": (["--corpus", "ptbb"], ["'ptbb'", "toy, ptb, wikitext-2", "file or folder"]),
+    "unknown corpus": (
+        ["--corpus", "ptbb"],
+        ["'ptbb'", "toy, apple, ptb", "file or folder"],
+    ),
     "unknown recipe": (["--recipe", "zaremba"], ["'zaremba'", "zaremba-small, zaremba-medium"]),
     "unknown tokens": (["--tokens", "letters"], ["'letters'", "words, chars, bytes, bpe"]),
     "unknown optimizer": (["--optimizer", "adamm"], ["'adamm'", "did you mean 'adam'", "rmsprop"]),
