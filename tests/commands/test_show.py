@@ -17,6 +17,7 @@ import pytest
 import jaxlm
 from jaxlm.inspection.pages.building import CHARACTERS, page
 from jaxlm.inspection.pages.html import as_json, document, packed
+from jaxlm.inspection.pages.numbers import write_numbers
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.inspection.traces import trace
 from jaxlm.inspection.units import FEATURES, find_units
@@ -283,6 +284,14 @@ def test_a_text_comes_from_a_file_with_its_numbers(runs, shell, tmp_path):
     assert numbers["text"] == text
     assert numbers["trigram"]["surprisal"] == expected.surprisal.tolist()
     assert numbers["trigram"]["next_words"] == expected.next_words
+
+
+def test_a_run_that_is_called_text_keeps_its_numbers(runs, tmp_path):
+    path = tmp_path / "n.npz"
+    write_numbers(path, [runs["bigram"]], "the cat", Options(labels=("text",)))
+    with np.load(path) as numbers:
+        assert numbers["text"] == "the cat"
+        assert len(numbers["text (1)/surprisal"]) == len("the cat")
 
 
 def test_a_file_may_have_another_encoding(runs, shell, tmp_path):

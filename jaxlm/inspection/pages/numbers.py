@@ -42,10 +42,12 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
     check_ending(path)
     numbers: dict[str, Any] = {"text": text}
     notes = []
-    for run, label in zip(runs, options.labels, strict=True):
+    for number, (run, label) in enumerate(zip(runs, options.labels, strict=True), start=1):
         found, note = _traced(run, text, options, BYTES[path.suffix])
         notes += [note] if note else []
-        numbers[label] = _columns(found) | {"vocabulary": list(run.vocabulary.tokens)}
+        # The folder of a run may be called "text".
+        name = f"{label} ({number})" if label in numbers else label
+        numbers[name] = _columns(found) | {"vocabulary": list(run.vocabulary.tokens)}
     if path.suffix == ".json":
         write_text(path, as_json(numbers) + "\n")
         return notes

@@ -16,10 +16,7 @@ jaxlm.view("gates", (() => {
   const featureName = (name) => (tools.page.texts[`gates.feature.${name}`] ? tools.t(`gates.feature.${name}`) : name);
   const current = () => layer().arrays.find((a) => a.name === chosen.array) || layer().arrays[0];
   const digits = () => (run().bits === 16 ? 3 : 2);
-  const text = (index) => {
-    const frame_ = tools.runs[tools.state.run], spans = tools.array(frame_.spans);
-    return index in frame_.names ? frame_.names[index] : tools.slice(spans[2 * index], spans[2 * index + 1]);
-  };
+  const text = (index) => jaxlm.charts.tokenOf(tools, tools.state.run, index);
   function column(array, unit) {
     const values = tools.array(array.values), width = array.values.shape[1], found = new Float32Array(array.values.shape[0]);
     for (let k = 0; k < found.length; k++) found[k] = values[k * width + unit];

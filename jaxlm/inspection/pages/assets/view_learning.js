@@ -57,6 +57,7 @@
     if (!run.best) return t("learning.says_train", words);
     const end = run.valid.at(-1);
     const more = { ...words, best: run.best.step, ppl: number(Math.exp(run.best.loss), 4), end: number(Math.exp(end.loss), 4) };
+    if (run.valid.length === 1) return t("learning.says_once", more);
     return t(end.step > run.best.step ? "learning.says_turned" : "learning.says", more);
   }
 

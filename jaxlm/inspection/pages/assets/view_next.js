@@ -23,7 +23,7 @@ jaxlm.view("next", (() => {
   const skipped = (run) => tools.runs[run].skipped.find(([first, last]) => first <= tools.state.character && tools.state.character < last);
   // The token that came: as the model has it, and as it stands in the text.
   function came(run, index) {
-    const frame = tools.runs[run], spans = tools.array(frame.spans), text = index in frame.names ? frame.names[index] : tools.slice(spans[2 * index], spans[2 * index + 1]);
+    const text = jaxlm.charts.tokenOf(tools, run, index);
     const special = data.runs[run].came[index];
     return {id: special === undefined ? text : special, text};
   }

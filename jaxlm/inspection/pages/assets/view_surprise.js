@@ -9,10 +9,7 @@ jaxlm.view("surprise", (() => {
     const [low, high] = data.runs[run].limits;
     return bits < low ? 0 : bits < high ? 1 : 2;
   };
-  function tokenText(run, index) {
-    const frame = tools.runs[run], spans = tools.array(frame.spans);
-    return index in frame.names ? frame.names[index] : tools.slice(spans[2 * index], spans[2 * index + 1]);
-  }
+  const tokenText = (run, index) => jaxlm.charts.tokenOf(tools, run, index);
 
   // ---- the text ----
   function drawText() {
