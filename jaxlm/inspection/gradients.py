@@ -208,16 +208,7 @@ def gradient_through_time(
     asked = asked.astype(np.float64)
     if steps is not None:
         steps = checked("steps", steps, Size)
-    for path, kernel in kernels.items():
-        if not np.isfinite(kernel).all():
-            raise UserError(f"{path} of {network.name} has NaN or infinite values, and no radius")
-    own = {path: block_radii(kernel) for path, kernel in kernels.items()}
-    for path, found in own.items():
-        if min(found) < 1e-12:
-            raise UserError(
-                f"{path} has a block whose spectral radius is 0: no factor can change it. Choose "
-                f"another run"
-            )
+    own = own_radii(kernels, network.name)
     curves, factors, count, largest = [], [], 0, 0
     for radius in asked:
         scaled = network.with_params(scaled_to_radius(network.params, own, float(radius)))
@@ -227,9 +218,7 @@ def gradient_through_time(
         curve, count = _mean_norms(scaled, reading, largest, positions)
         curves.append(curve)
         factors.append(math.exp(_fit(curve)[0]))
-    unit = np.mean([_linear_gains(kernels[path], own[path], largest) for path in own], axis=0)
-    with np.errstate(over="ignore"):
-        linear = asked[:, None] ** np.arange(largest + 1) * unit
+    linear = linear_norms(kernels, own, asked, largest)
     return GradientThroughTime(
         asked, np.arange(largest + 1), np.stack(curves), linear, np.array(factors), own, count
     )
@@ -541,6 +530,46 @@ def scaled_to_radius(params: Any, own: dict[str, list[float]], radius: float) ->
         return jnp.asarray(np.asarray(leaf, np.float64) * factors, leaf.dtype)
 
     return tree_map_with_path(scale, params)
+
+
+def own_radii(kernels: dict[str, jax.Array], name: str) -> dict[str, list[float]]:
+    """Return the spectral radius of each block of some recurrent matrices, by path.
+
+    Raises:
+      UserError: if a radius is 0 or not finite. `name` is the name of the model.
+    """
+    for path, kernel in kernels.items():
+        if not np.isfinite(kernel).all():
+            raise UserError(f"{path} of {name} has NaN or infinite values, and no radius")
+    own = {path: block_radii(kernel) for path, kernel in kernels.items()}
+    for path, found in own.items():
+        if min(found) < 1e-12:
+            raise UserError(
+                f"{path} has a block whose spectral radius is 0: no factor can change it. Choose "
+                f"another run"
+            )
+    return own
+
+
+def linear_norms(
+    kernels: dict[str, jax.Array],
+    own: dict[str, list[float]],
+    radii: Sequence[float] | np.ndarray,
+    steps: int,
+) -> np.ndarray:
+    """Return the factor by which products with U multiply a gradient: `GradientThroughTime.linear`.
+
+    Args:
+      kernels: the recurrent matrices by path.
+      own: the spectral radius of each of their blocks.
+      radii: the radii to which they are scaled.
+      steps: the largest number of products.
+    Returns:
+      float64 [R, steps + 1].
+    """
+    unit = np.mean([_linear_gains(kernels[path], own[path], steps) for path in own], axis=0)
+    with np.errstate(over="ignore"):
+        return np.asarray(radii, np.float64)[:, None] ** np.arange(steps + 1) * unit
 
 
 def _linear_gains(kernel_HG: Any, radii: list[float], largest: int) -> np.ndarray:

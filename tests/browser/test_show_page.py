@@ -1,6 +1,7 @@
 """The page of `show` in a browser: Python's numbers, two languages, the keyboard, every width."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -145,6 +146,39 @@ def test_clicks_show_the_numbers_of_python_in_both_languages(some_views, runs, o
 def test_a_network_whose_gate_is_its_state_has_one_strip(runs):
     layers = layers_of(trace(runs["elman"], LINES[0]))
     assert {name: list(arrays) for name, arrays in layers.items()} == {"layers_0": ["h"]}
+
+
+@pytest.mark.parametrize("width", WIDTHS[:2])
+def test_a_unit_paints_the_text_below_its_button(width, runs, tmp_path, open_page):
+    run, path = runs["elman"], tmp_path / "gates.html"
+    path.write_text(page_of([run], TEXT, views=["gates"]), encoding="utf-8")
+    page = ready(open_page(path, width=width, height=844))
+    page.query_selector("#gates .found").scroll_into_view_if_needed()
+    scrolled = page.evaluate("scrollY")
+    buttons = page.query_selector_all("#gates [data-feature='inside quotes']")
+    buttons[1].click()
+    assert buttons[1].get_attribute("aria-pressed") == "true"
+    unit, layer, array = (
+        buttons[1].get_attribute(f"data-{name}") for name in ("unit", "layer", "array")
+    )
+    values = trace(run, TEXT)[f"{layer}/{array}"][:, int(unit)]
+    first = TEXT.index('"') + 1
+    token = page.query_selector(f"#painted-{first}")
+    # The first character inside quotes can be seen, without a scroll of the page.
+    place, box = token.bounding_box(), page.query_selector("#gates .painted-copy .text")
+    frame = box.bounding_box()
+    assert frame["y"] <= place["y"] <= frame["y"] + frame["height"] - place["height"]
+    assert 0 <= place["y"] <= 844 - place["height"]
+    assert width > 400 or page.evaluate("scrollY") == scrolled
+    for index in (0, first, len(values) - 1):
+        shown, expected = page.evaluate(
+            """([index, value]) => [
+              document.querySelector(`#painted-${index}`).style.backgroundColor,
+              jaxlm.tools.colour.divergingRGB(value)]""",
+            [index, float(values[index])],
+        )
+        found = [int(part) for part in re.findall(r"\d+", shown)]
+        assert_allclose(found, expected, atol=1)
 
 
 @pytest.mark.full

@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.inspection.gradients import gradient_through_time, recurrent_kernels
+from jaxlm.inspection.gradients import (
+    gradient_through_time,
+    linear_norms,
+    own_radii,
+    recurrent_kernels,
+)
 from jaxlm.inspection.pages import view_gradients
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.pieces import readable
@@ -17,8 +22,9 @@ RADII = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 MOST_WEIGHTS = 300_000
 """Numbers in the recurrent matrices of all runs that are shown, so that a page is made in seconds.
 The first run is shown in any case."""
-# Below and above these factors over the whole range of lags, a network's gradient vanishes or
-# explodes.
+STEPS = 60
+"""Products with the matrix alone. They need no text, so that a short one shows as many."""
+# Below and above these factors over all steps, a gradient vanishes or explodes.
 VANISHED, EXPLODED = 0.01, 100.0
 
 
@@ -26,26 +32,16 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     """Return the norms for each radius: of the matrix alone, and of the network."""
 
     def of_run(run: Run) -> dict[str, Any]:
-        steps = view_gradients.largest_lag(run, text)
-        found = gradient_through_time(
-            run,
-            readable(run, text),
-            RADII,
-            steps,
-            start="fresh",
-            positions=POSITIONS,
-        )
-        own = [radius for radii in found.own_radii.values() for radius in radii]
-        return {
-            "lags": found.lags[1:],
-            "norms": found.norms[:, 1:],
-            "linear": found.linear,
-            "kinds": [_asymptotic(radius) for radius in RADII],
-            "network_kinds": [_kind(row[1:]) for row in found.norms],
-            "factors": found.factors,
-            "own_radii": own,
-            "gated": len(own) > len(found.own_radii),
-            "positions": found.positions,
+        kernels = recurrent_kernels(run.params, run.name)
+        network, own = _network(run, text)
+        own = own or own_radii(kernels, run.name)
+        linear = linear_norms(kernels, own, RADII, STEPS)
+        all_radii = [radius for radii in own.values() for radius in radii]
+        return network | {
+            "linear": linear,
+            "kinds": [_kind(row) for row in linear],
+            "own_radii": all_radii,
+            "gated": len(all_radii) > len(own),
         }
 
     chosen = _simplest(runs)
@@ -53,11 +49,35 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
         [runs[index] for index in chosen],
         [options.labels[index] for index in chosen],
         of_run,
-        lambda run: _reason(run, text),
+        _reason,
     )
     for one in shown:
         one["index"] = chosen[one["index"]]
     return or_missing(shown, without, radii=RADII)
+
+
+def _network(run: Run, text: str) -> tuple[dict[str, Any], dict[str, list[float]] | None]:
+    """Return the network's own curves, and the radii of its matrices.
+
+    A text that is too short for curves has no lags, and the radii are None.
+    """
+    if view_gradients.reason(run, text):
+        return {"lags": [], "norms": [], "network_kinds": [], "positions": 0}, None
+    found = gradient_through_time(
+        run,
+        readable(run, text),
+        RADII,
+        view_gradients.largest_lag(run, text),
+        start="fresh",
+        positions=POSITIONS,
+    )
+    curves = {
+        "lags": found.lags[1:],
+        "norms": found.norms[:, 1:],
+        "network_kinds": [_kind(row[1:]) for row in found.norms],
+        "positions": found.positions,
+    }
+    return curves, found.own_radii
 
 
 def _gates(run: Run) -> int | None:
@@ -80,7 +100,7 @@ def _simplest(runs: Sequence[Run]) -> list[int]:
     return chosen or list(range(len(runs)))
 
 
-def _reason(run: Run, text: str) -> Both | None:
+def _reason(run: Run) -> Both | None:
     """Return why a run cannot be shown, or None if it can."""
     if _gates(run) is None:
         return both(
@@ -88,15 +108,10 @@ def _reason(run: Run, text: str) -> Both | None:
             "step. Add a run of an Elman network, a GRU or an LSTM.",
             "这个模型没有循环矩阵，梯度不会在每一步都乘上同一个矩阵。请加上一个 RNN、GRU 或 LSTM。",
         )
-    return view_gradients.reason(run, text)
-
-
-def _asymptotic(radius: float) -> str:
-    """Return what the product with a matrix of this spectral radius does in the long run."""
-    return "vanishes" if radius < 1 else "explodes" if radius > 1 else "kept"
+    return None
 
 
 def _kind(norms: np.ndarray) -> str:
-    """Return what a gradient does from the first to the last lag; the texts of the view name it."""
+    """Return what a gradient does from the first step to the last, by its name in the texts."""
     ratio = norms[-1] / norms[0] if norms[0] > 0 else 0.0
     return "vanishes" if ratio < VANISHED else "explodes" if ratio > EXPLODED else "kept"

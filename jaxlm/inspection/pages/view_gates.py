@@ -103,6 +103,7 @@ def _strips(trace: Trace, layers: Layers, follows: Correlations, room: int) -> d
         "found": [
             {
                 "feature": feature,
+                "first": first_place(trace, FEATURES[feature]),
                 "units": [
                     {"layer": layer, "array": short, "unit": score.unit, "r": score.correlation}
                     for score in scores
@@ -112,6 +113,15 @@ def _strips(trace: Trace, layers: Layers, follows: Correlations, room: int) -> d
             for feature, scores in best.items()
         ],
     }
+
+
+def first_place(trace: Trace, feature: Feature) -> int:
+    """Return the index of the first token at which a property of the text holds.
+
+    A property that is a number holds where it is above its least value.
+    """
+    values_T = np.asarray(feature(trace.text))[trace.spans[:, 1] - 1]
+    return int(np.argmax(values_T > values_T.min()))
 
 
 def full_name(layer: str, short: str) -> str:

@@ -1,5 +1,6 @@
 """The view "vectors": a map of the word vectors of each neural run, and the nearest words."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,6 @@ FREQUENT = 300
 """The map shows the first words of the vocabulary, its most frequent, up to this number."""
 OF_TEXT = 250
 """It also shows the words of the text, up to this number."""
-COMMON = 100
-"""Words among the first of a vocabulary that are not selected at first."""
 NEIGHBOURS = 8
 PLANE = 2
 """Vectors of this size are a plane already."""
@@ -60,12 +59,11 @@ def map_of(run: Run, text_ids: np.ndarray) -> dict[str, Any]:
     place |= {index: number for number, index in enumerate(others, start=len(shown))}
     numbered = np.array([place[index] for index in ids.reshape(-1).tolist()], np.int32)
     on_text = set(of_text)
-    nearest = near[:, 0].tolist() if near.shape[1] else [0.0] * len(shown)
     return {
         "words": [words[index] for index in shown],
         "others": [words[index] for index in others],
         "in_text": [int(index in on_text) for index in shown],
-        "first": place[_first(run, of_text, dict(zip(shown, nearest, strict=True)))],
+        "first": place[_first(run, [index for index in text_ids.tolist() if index in on_text])],
         "xy": packed(points_N2, "float32"),
         "neighbours": packed(numbered.reshape(ids.shape), "int32"),
         "cosines": packed(near, "float32"),
@@ -101,26 +99,17 @@ def nearest_words(
     return ids, np.take_along_axis(near_NV, ids, axis=1)
 
 
-def _first(run: Run, of_text: list[int], nearest: dict[int, float]) -> int:
-    """Return the word that is selected at first: the word of the text with the nearest neighbour.
-
-    Only words of letters count, without the most common words of a large vocabulary.
+def _first(run: Run, text_ids: Sequence[int]) -> int:
+    """Return the word that is selected at first: the most frequent word of letters in the text.
 
     Args:
       run: the run.
-      of_text: ids of the words of the text.
-      nearest: the cosine of each of these words with its nearest neighbour.
+      text_ids: ids of the words of the text that are on the map, each as often as it occurs.
     """
     special = {run.vocabulary.unk_id, run.vocabulary.start_id}
-    common = min(COMMON, len(run.vocabulary) // 20)
-    named = [
-        index
-        for index in of_text
-        if index not in special and run.tokenizer.token_text(index).isalpha()
-    ]
-    rarer = [index for index in named if index >= common]
-    candidates = rarer or named or of_text
-    return max(candidates, key=nearest.__getitem__) if candidates else 0
+    often = Counter(index for index in text_ids if index not in special)
+    named = [index for index in often if run.tokenizer.token_text(index).isalpha()]
+    return max(named or often, key=often.__getitem__, default=0)
 
 
 def _share(vectors_ND: np.ndarray, points_N2: np.ndarray) -> float:

@@ -303,15 +303,9 @@
       item.dots ? svg("path", { fill: colour.series(item.index), d: marker(item.index, 13, 6, 3.5) }) : null), ` ${item.name}`)));
   }
 
-  /** Return the text of a token of a run, as the text has it. */
-  function tokenOf(tools, run, place) {
-    const frame = tools.runs[run], spans = tools.array(frame.spans);
-    return place in frame.names ? frame.names[place] : tools.slice(spans[2 * place], spans[2 * place + 1]);
-  }
-
   /** Return a token as it is shown, with the token that the run reads in its place if it is unknown. */
   function nameOf(tools, run, place) {
-    const frame = tools.runs[run], name = tools.brief(tokenOf(tools, run, place));
+    const frame = tools.runs[run], name = tools.brief(tools.tokenText(run, place));
     return frame.unknown.includes(place) ? `${name} (${frame.unk})` : name;
   }
 
@@ -327,7 +321,7 @@
     const from = spans[2 * place], to = spans[2 * place + 1], go = (token) => () => tools.select({ character: spans[2 * token] });
     return el("div", { class: "stepper" },
       el("button", { type: "button", class: "back", "aria-label": t("charts.back"), title: t("charts.back"), disabled: place === 0, onclick: go(Math.max(0, place - 1)) }, "‹"),
-      el("span", { class: "in-text", dir: "auto" }, from > 28 ? "…" : "", plain(tools.slice(Math.max(0, from - 28), from)), el("mark", {}, tools.brief(tokenOf(tools, run, place))), plain(tools.slice(to, to + 12)), tools.slice(to + 12, to + 13) ? "…" : ""),
+      el("span", { class: "in-text", dir: "auto" }, from > 28 ? "…" : "", plain(tools.slice(Math.max(0, from - 28), from)), el("mark", {}, tools.brief(tools.tokenText(run, place))), plain(tools.slice(to, to + 12)), tools.slice(to + 12, to + 13) ? "…" : ""),
       el("button", { type: "button", class: "on", "aria-label": t("charts.on"), title: t("charts.on"), disabled: place >= tools.length(run) - 1, onclick: go(Math.min(tools.length(run) - 1, place + 1)) }, "›"), more);
   }
   const plain = (text) => text.replace(/\s*\n\s*/g, " ⏎ ");
@@ -341,5 +335,5 @@
     };
   }
 
-  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, tokenOf, nameOf, placeOf, stepper };
+  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, nameOf, placeOf, stepper };
 })();

@@ -139,6 +139,71 @@ const jaxlm = (() => {
     dark: () => mode() === "dark",
   };
 
+  // ---- the text, token by token ---------------------------------------------------------------------
+  function tokenText(run, index) {
+    const frame = content.runs[run], spans = array(frame.spans);
+    return index in frame.names ? frame.names[index] : slice(spans[2 * index], spans[2 * index + 1]);
+  }
+  // drawTokens(run, prefix, role): {tokens, pieces}: an element for each token of a run, with the id
+  // `prefix-index` and a role, and the whole text with them.
+  function drawTokens(run, prefix, role) {
+    const frame = content.runs[run], spans = array(frame.spans), count = spans.length / 2;
+    const unknown = new Set(frame.unknown), pieces = document.createDocumentFragment(), tokens = [];
+    let end = 0, skipped = 0;
+    // The text between two tokens; what the model does not read is marked.
+    function between(from, to) {
+      for (; skipped < frame.skipped.length && frame.skipped[skipped][0] < to; skipped++) {
+        const [first, last] = frame.skipped[skipped], text = slice(first, last);
+        if (first > from) pieces.append(slice(from, first));
+        pieces.append(el("span", {class: "left-out unknown", role, "data-skipped": skipped}, /\s|[\u0000-\u001f\u007f]/.test(text) ? visible(text) : text));
+        from = last;
+      }
+      if (to > from) pieces.append(slice(from, to));
+    }
+    for (let index = 0; index < count; index++) {
+      const first = spans[2 * index], last = spans[2 * index + 1], named = index in frame.names;
+      if (first > end) between(end, first);
+      const text = tokenText(run, index), breaks = /[\n\r]/.test(text);
+      const span = document.createElement("span");
+      span.className = "token" + (unknown.has(index) ? " unknown" : "") + (named ? " part" : "");
+      span.id = `${prefix}-${index}`;
+      span.dataset.token = index;
+      if (role) span.setAttribute("role", role);
+      span.textContent = breaks ? "⏎" : named ? text : /[\u0000-\u0008\u000b-\u001f\u007f]/.test(text) ? visible(text) : text;
+      pieces.append(span);
+      if (breaks) pieces.append("\n");
+      tokens.push(span);
+      end = Math.max(end, last);
+    }
+    between(end, Infinity);
+    return {tokens, pieces};
+  }
+  // paintTokens(tokens, colours, colourOf): gives each token the colour colourOf(index), red, green and blue
+  // or null. `colours` holds what they have, so that only changes are drawn.
+  function paintTokens(tokens, colours, colourOf) {
+    for (let index = 0; index < tokens.length; index++) {
+      const rgb = colourOf(index), text = rgb ? `rgb(${rgb})` : "";
+      if (colours[index] === text) continue;
+      colours[index] = text;
+      tokens[index].style.backgroundColor = text;
+      tokens[index].style.color = rgb ? colour.ink(rgb) : "";
+    }
+  }
+  // reveal(box, span, top): scrolls the box, never the page, until the token is seen: with `top`, in its
+  // second line in any case.
+  function reveal(box, span, top) {
+    const place = span.offsetTop - box.offsetTop;
+    if (top) box.scrollTop = place - 2 * span.offsetHeight;
+    else if (place < box.scrollTop || place + span.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = place - box.clientHeight / 2;
+  }
+  // A bar with the colours of a scale, and the numbers below the bar of a signed one.
+  function scaleBar(signed) {
+    const steps = 40, bar = el("div", {class: "scale", "aria-hidden": "true"});
+    for (let k = 0; k < steps; k++) bar.append(el("i", {style: {background: signed ? colour.diverging((2 * k) / (steps - 1) - 1) : colour.sequential(k / (steps - 1))}}));
+    return bar;
+  }
+  const scaleEnds = (limit) => el("div", {class: "ends"}, [-limit, 0, limit].map((x) => el("span", {}, x ? number(x, 2) : "0")));
+
   // ---- tables and figures ---------------------------------------------------------------------------
   const SHOWN = 200;
   const cell = (x) => (typeof x === "number" ? number(x) : x === null || x === undefined ? "" : visible(String(x)));
@@ -256,7 +321,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, table, plainTable, choice, figure, state, select, at, length, runs: content.runs, page: content};
+  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, tokenText, drawTokens, paintTokens, reveal, scaleBar, scaleEnds, table, plainTable, choice, figure, state, select, at, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);

@@ -10,7 +10,7 @@
   function showIn(section, data, tools) {
     const { t } = tools;
     kept.run = Math.min(kept.run, data.runs.length - 1);
-    const run = data.runs[kept.run], radii = data.radii, longest = run.lags.at(-1);
+    const run = data.runs[kept.run], radii = data.radii, longest = run.linear[0].length - 1, reaches = run.lags.length > 0;
     if (kept.radius === null) kept.radius = nearest(radii, 0.9);
     if (data.runs.length > 1) {
       section.append(tools.choice(t("exploding.choose"), data.runs.map((one, i) => ({ value: i, text: one.name })), kept.run, (value) => {
@@ -26,15 +26,14 @@
     const quick = [0.5, 0.9, 1, 1.1, 1.5].map((radius) => el("button", { type: "button", "data-radius": radius, onclick: () => set(nearest(radii, radius)) }, radius.toFixed(1)));
     section.append(el("div", { class: "control" }, el("span", {}, t("exploding.radius")), slider, value, el("span", { class: "quick" }, quick)), says);
 
-    const alone = (i) => [0, ...run.lags].map((lag, j) => [lag, run.linear[i][j]]);
+    const alone = (i) => run.linear[i].map((factor, lag) => [lag, factor]);
     const network = (i) => run.lags.map((lag, j) => [lag, run.norms[i][j] / run.norms[i][0]]);
     const scale = powers(radii.flatMap((_, i) => [...alone(i), ...network(i)]).map(([, factor]) => factor));
-    const body = el("div", {}, legend([{ name: t("exploding.alone"), index: 1, dots: true }, { name: t("exploding.network", { run: run.name }), index: 0, dash: true }]));
+    const body = el("div", {}, legend([{ name: t("exploding.alone"), index: 1, dots: true }, ...(reaches ? [{ name: t("exploding.network", { run: run.name }), index: 0, dash: true }] : [])]));
     const options = {
       title: t("exploding.chart"), series: [], height: 320,
       x: { label: t("exploding.lag"), min: 0, max: longest, integer: true },
       // The scale stays as it is while the radius changes, so that the curve moves and not the axis.
-      // A short text has few steps, and a scale of fewer powers of ten.
       y: { label: t("exploding.factor"), log: true, min: scale[0], max: scale.at(-1), ticks: scale },
       rules: [{ y: 1, text: t("exploding.kept_line") }],
     };
@@ -43,15 +42,15 @@
         .map((i) => ({ name: `ρ = ${radii[i]}`, faint: true, points: alone(i) }));
       return [...ghosts,
         { name: t("exploding.alone_short", { radius: radii[kept.radius].toFixed(2) }), index: 1, points: alone(kept.radius), dots: 2.4 },
-        { name: run.name, index: 0, points: network(kept.radius), dash: true }];
+        ...(reaches ? [{ name: run.name, index: 0, points: network(kept.radius), dash: true }] : [])];
     }
     options.series = series();
     section.append(tools.figure({
       title: t("exploding.chart"), body,
-      note: [t(run.gated ? "exploding.protocol_gated" : "exploding.protocol", { run: run.name, own: run.own_radii.map((r) => number(r)).join(", "), positions: run.positions }), t("exploding.why")].join(" "),
+      note: [t(run.gated ? "exploding.protocol_gated" : "exploding.protocol", { run: run.name, own: run.own_radii.map((r) => number(r)).join(", ") }), reaches ? t("exploding.positions", { run: run.name, positions: run.positions, longest: run.lags.at(-1) }) : "", t("exploding.why")].join(" "),
       table: () => ({
         headers: [t("exploding.radius"), t("exploding.becomes"), t("exploding.lag"), t("exploding.alone"), t("exploding.network", { run: run.name }), t("exploding.norm")],
-        rows: radii.flatMap((radius, i) => run.lags.map((lag, j) => [radius, t(`exploding.${run.kinds[i]}`), lag, run.linear[i][j + 1], run.norms[i][j] / run.norms[i][0], run.norms[i][j]])),
+        rows: radii.flatMap((radius, i) => run.linear[i].slice(1).map((factor, j) => [radius, t(`exploding.${run.kinds[i]}`), j + 1, factor, ...(j < run.lags.length ? [run.norms[i][j] / run.norms[i][0], run.norms[i][j]] : [null, null])])),
       }),
     }));
     const chart = lines(body, options);
@@ -66,12 +65,12 @@
 
     function tell() {
       const i = kept.radius, radius = radii[i].toFixed(2), kind = run.kinds[i];
-      const last = run.linear[i].at(-1), own = run.norms[i].at(-1) / run.norms[i][0];
+      const last = run.linear[i].at(-1), own = reaches ? run.norms[i].at(-1) / run.norms[i][0] : null;
       value.textContent = `ρ = ${radius}`;
       slider.setAttribute("aria-valuetext", `${radius}: ${t(`exploding.${kind}`)}`);
-      Object.assign(says.dataset, { kind, radius, last, network: own, networkKind: run.network_kinds[i] });
+      Object.assign(says.dataset, { kind, radius, last, network: own ?? "none", networkKind: run.network_kinds[i] ?? "none" });
       says.replaceChildren(el("b", {}, t(`exploding.says_${kind}`, { radius, lag: longest, last: number(last) })), " ",
-        t(`exploding.network_${run.network_kinds[i]}${run.network_kinds[i] === kind ? "" : "_but"}`, { run: run.name, lag: longest, share: number(own) }));
+        reaches ? t(`exploding.network_${run.network_kinds[i]}${run.network_kinds[i] === kind ? "" : "_but"}`, { run: run.name, lag: run.lags.at(-1), share: number(own) }) : t("exploding.network_short", { run: run.name }));
     }
 
     slider.value = kept.radius;

@@ -2,7 +2,7 @@
 // A strip of gates and states on a canvas: a band for each array of a layer, a row for each unit, a column
 // for each token. Only the visible columns are drawn; units that are not shown are nowhere in the page.
 jaxlm.view("gates", (() => {
-  let data, tools, frame, strip, scroller, canvas, spacer, labels, readout, controls, foundBox, holder, title, columns, queued = false;
+  let data, tools, frame, strip, scroller, canvas, spacer, labels, readout, controls, foundBox, copy, holder, title, columns, queued = false;
   const chosen = {layer: 0, array: null, unit: null, order: null, shown: 16};
   const TOKENS = 26, LINE = 78, GAP = 6, BAND = 96;
   let bands = [], rows = [], tops = [], images = [], turns = 0;
@@ -16,7 +16,7 @@ jaxlm.view("gates", (() => {
   const featureName = (name) => (tools.page.texts[`gates.feature.${name}`] ? tools.t(`gates.feature.${name}`) : name);
   const current = () => layer().arrays.find((a) => a.name === chosen.array) || layer().arrays[0];
   const digits = () => (run().bits === 16 ? 3 : 2);
-  const text = (index) => jaxlm.charts.tokenOf(tools, tools.state.run, index);
+  const text = (index) => tools.tokenText(tools.state.run, index);
   function column(array, unit) {
     const values = tools.array(array.values), width = array.values.shape[1], found = new Float32Array(array.values.shape[0]);
     for (let k = 0; k < found.length; k++) found[k] = values[k * width + unit];
@@ -178,11 +178,14 @@ jaxlm.view("gates", (() => {
     drawLabels();
     queue();
     if (!paints) { drawReadout(); return; }
-    const state = tools.state, array = current(), layer_ = layer(), unit = layer_.units[chosen.unit], run_ = state.run;
-    const painted = {run: run_, layer: layer_.name, array: array.name, unit, values: column(array, chosen.unit), limit: limitsOf(array)[chosen.unit],
-      name: () => tools.t("gates.paint", {run: tools.runs[run_].label, layer: layer_.name, unit, array: arrayName(array)})};
-    tools.select({...paints, paint: painted});
+    tools.select({...paints, paint: paintOf(layer(), current(), chosen.unit)});
     drawReadout();
+  }
+  // The colours of the text by the unit at a place of an array.
+  function paintOf(layer_, array, place) {
+    const run_ = tools.state.run, unit = layer_.units[place];
+    return {run: run_, layer: layer_.name, array: array.name, unit, values: column(array, place), limit: limitsOf(array)[place],
+      name: () => tools.t("gates.paint", {run: tools.runs[run_].label, layer: layer_.name, unit, array: arrayName(array)})};
   }
   function drawLabels() {
     const {el, t} = tools;
@@ -219,16 +222,49 @@ jaxlm.view("gates", (() => {
     }
     foundBox.append(tools.figure({title: t("gates.found"), description: t("gates.found.lead"), class: "found",
       body: el("dl", {}, found.map((item) => [el("dt", {}, featureName(item.feature)), el("dd", {}, item.units.slice(0, 3).map((u) => [
-        el("button", {type: "button", "data-feature": item.feature, "data-unit": u.unit, "data-array": u.array, "data-layer": u.layer, "data-r": u.r, onclick: () => go(u)}, `${t("gates.unit", {unit: u.unit})}, ${u.layer}/${u.array}, r = ${number(u.r, 2)}`), " "]))])),
+        el("button", {type: "button", "data-feature": item.feature, "data-unit": u.unit, "data-array": u.array, "data-layer": u.layer, "data-r": u.r, onclick: () => go(u, item.first)}, `${t("gates.unit", {unit: u.unit})}, ${u.layer}/${u.array}, r = ${number(u.r, 2)}`), " "]))])),
       table: () => ({headers: ["feature", "layer", "array", "unit", "r"].map((key) => t(`gates.head.${key}`)), rows: found.flatMap((item) => item.units.map((u) => [featureName(item.feature), u.layer, u.array, u.unit, u.r]))})}));
   }
-  function go(u) {
+  // The text once more, right below the buttons, in the colours of the unit that was chosen last, or else of
+  // the unit that follows a property most closely.
+  function drawCopy() {
+    const {el, t, state} = tools, found = (run().found || []).flatMap((item) => item.units.map((u) => ({...u, first: item.first, feature: item.feature})));
+    let painted = state.paint && state.paint.other === undefined && state.paint.run === state.run ? state.paint : null, first = null;
+    if (!painted && found.length) {
+      const best = found.reduce((a, b) => (Math.abs(b.r) > Math.abs(a.r) ? b : a)), of = run().layers.find((l) => l.name === best.layer);
+      painted = paintOf(of, of.arrays.find((a) => a.name === best.array), of.units.indexOf(best.unit));
+      first = best.first;
+    }
+    copy.holder.hidden = !painted;
+    if (!painted) return;
+    if (copy.run !== state.run) {
+      const drawn = tools.drawTokens(state.run, "painted", null);
+      copy.box.replaceChildren(drawn.pieces);
+      Object.assign(copy, {run: state.run, tokens: drawn.tokens, colours: []});
+    }
+    tools.paintTokens(copy.tokens, copy.colours, (index) => tools.colour.divergingRGB(painted.values[index] / painted.limit));
+    const same = (u) => u.layer === painted.layer && u.array === painted.array && u.unit === painted.unit, mine = found.filter(same);
+    copy.name.replaceChildren(el("strong", {}, painted.name()), mine.length ? t("gates.follows", {list: mine.map((u) => `${featureName(u.feature)} (r = ${tools.number(u.r, 2)})`).join(state.lang === "zh" ? "、" : ", ")}) : "");
+    Object.assign(copy.holder.dataset, {unit: painted.unit, array: painted.array, layer: painted.layer});
+    copy.legend.replaceChildren(tools.scaleBar(true), tools.scaleEnds(painted.limit));
+    for (const button of foundBox.querySelectorAll("[data-feature]")) button.setAttribute("aria-pressed", String(same({layer: button.dataset.layer, array: button.dataset.array, unit: Number(button.dataset.unit)})));
+    if (first !== null) requestAnimationFrame(() => tools.reveal(copy.box, copy.tokens[first], true));
+  }
+  function showInCopy() {
+    const selected = copy.tokens[tools.state.token];
+    for (const span of copy.box.querySelectorAll(".selected")) span.classList.remove("selected");
+    if (!selected) return;
+    selected.classList.add("selected");
+    requestAnimationFrame(() => tools.reveal(copy.box, selected));
+  }
+  function go(u, first) {
     const index = run().layers.findIndex((l) => l.name === u.layer);
     chosen.layer = index;
     chosen.array = u.array;
     drawControls();
     choose({unit: run().layers[index].units.indexOf(u.unit)}, {});
     drawTitle();
+    tools.reveal(copy.box, copy.tokens[first], true);
   }
   const listed = (l) => l.arrays.map(arrayName).join(tools.state.lang === "zh" ? "、" : ", ");
   // What the shades mean at a gate that opens and closes, if the layer has one.
@@ -271,8 +307,13 @@ jaxlm.view("gates", (() => {
       description: t("gates.described", {arrays: listed(layer())}) + shades(layer()), body: el("div", {}, readout, frame, title),
       table: () => ({headers: ["#", t("gates.head.token"), ...bands.map((a) => `${layer().name}/${a.name} ${layer().units[chosen.unit]}`)],
         rows: Array.from({length: tools.length(tools.state.run)}, (_, k) => [k, text(k), ...bands.map((a) => tools.array(a.values)[k * a.values.shape[1] + chosen.unit])])})});
-    holder.append(foundBox, controls, strip);
+    const pick = (event) => { const span = event.target.closest(".token"); if (span) tools.select({token: Number(span.dataset.token)}); };
+    copy = {run: null, tokens: [], colours: [], name: el("p", {class: "note"}), legend: el("div", {class: "legend-scale"}),
+      box: el("div", {class: "text", tabindex: 0, role: "group", "aria-label": t("gates.copy"), onclick: pick})};
+    copy.holder = el("div", {class: "painted-copy"}, copy.name, el("div", {class: "text-frame"}, copy.box), copy.legend);
+    holder.append(el("div", {class: "found-frame"}, foundBox, copy.holder), controls, strip);
     drawFound();
+    drawCopy();
     refresh();
     new ResizeObserver(queue).observe(scroller);
   }
@@ -306,7 +347,8 @@ jaxlm.view("gates", (() => {
     update(state, changed) {
       if (changed.has("run")) { chosen.unit = null; chosen.layer = 0; build(); return; }
       if (!canvas) return;
-      if (changed.has("token")) { drawReadout(); reveal(); }
+      if (changed.has("paint")) drawCopy();
+      if (changed.has("token")) { drawReadout(); reveal(); showInCopy(); }
       if (changed.has("token") || changed.has("paint")) queue();
     },
   };

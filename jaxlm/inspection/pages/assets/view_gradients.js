@@ -10,8 +10,8 @@
 
   function showIn(section, data, tools) {
     const { t } = tools, unit = (run) => t(`unit.${run.unit}`);
-    section.append(el("p", { class: "finding" }, data.runs.map((run) => [
-      el("span", { class: "sentence", "data-run": run.name, "data-below": run.trained.below ?? "none" }, sentence(run, unit(run), t)), " ",
+    section.append(el("p", { class: "finding" }, byConstant(data.runs).map((run) => [
+      el("span", { class: "sentence", "data-run": run.name, "data-below": run.trained.below ?? "none", "data-constant": run.trained.time_constant ?? "none" }, sentence(run, unit(run), t)), " ",
     ])));
     const curves = data.runs.map((run) => ({ run, trained: relative(run.trained), untrained: relative(run.untrained) }));
     const shares = curves.flatMap((curve) => [...curve.trained, ...curve.untrained].map((p) => p[1])).filter((y) => y > 0);
@@ -35,14 +35,14 @@
     ]));
     section.append(tools.figure({
       title: t("gradients.chart"), body,
-      note: data.runs.map((run) => t("gradients.protocol", { run: run.name, positions: run.trained.positions, unit: unit(run), longest: run.trained.lags.at(-1) })).join(" "),
+      note: data.runs.map((run) => t("gradients.protocol", { run: run.name, positions: run.trained.positions, unit: unit(run), longest: run.trained.lags.at(-1) })).concat(t("gradients.constant_means")).join(" "),
       table: () => ({
         headers: ["run", "lag", "norm", "share", "norm_untrained", "share_untrained"].map((key) => t(`gradients.head_${key}`)),
         rows: curves.flatMap(({ run, trained, untrained }) => run.trained.lags.map((lag, i) => [run.name, lag, run.trained.norms[i], trained[i][1], run.untrained.norms[i], untrained[i][1]])),
       }),
     }));
     lines(body, {
-      title: `${t("gradients.chart")}. ${data.runs.map((run) => sentence(run, unit(run), t)).join(" ")}`,
+      title: `${t("gradients.chart")}. ${byConstant(data.runs).map((run) => sentence(run, unit(run), t)).join(" ")}`,
       series, marks,
       x: { label: t("gradients.lag"), min: 1, integer: true },
       y: { label: t("gradients.share"), log: true, min: low, max: Math.max(1.5, ...shares), format: share },
@@ -57,9 +57,13 @@
 
   const share = (y) => (y >= 1e-5 ? `${number(100 * y)}%` : number(y));
 
+  /** Return the runs, the shortest time constant first; a curve that does not fall has none. */
+  const byConstant = (runs) => [...runs].sort((a, b) => (a.trained.time_constant ?? Infinity) - (b.trained.time_constant ?? Infinity) || a.index - b.index);
+
   function sentence(run, unit, t) {
     const one = run.trained;
-    const words = { run: run.name, lag: one.below, unit, longest: one.lags.at(-1), share: percent(one.norms.at(-1) / one.norms[0]), time: number(one.time_constant), window: run.window };
+    const words = { run: run.name, lag: one.below, unit, longest: one.lags.at(-1), share: percent(one.norms.at(-1) / one.norms[0]), window: run.window };
+    words.constant = one.time_constant === null ? "" : t("gradients.constant", { time: number(one.time_constant), unit });
     if (run.window !== null && one.below !== null && one.below >= run.window) return t("gradients.says_window", words);
     return t(one.below === null ? "gradients.says_long" : "gradients.says", words);
   }

@@ -23,7 +23,7 @@ jaxlm.view("next", (() => {
   const skipped = (run) => tools.runs[run].skipped.find(([first, last]) => first <= tools.state.character && tools.state.character < last);
   // The token that came: as the model has it, and as it stands in the text.
   function came(run, index) {
-    const text = jaxlm.charts.tokenOf(tools, run, index);
+    const text = tools.tokenText(run, index);
     const special = data.runs[run].came[index];
     return {id: special === undefined ? text : special, text};
   }

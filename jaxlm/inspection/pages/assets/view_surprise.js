@@ -9,40 +9,12 @@ jaxlm.view("surprise", (() => {
     const [low, high] = data.runs[run].limits;
     return bits < low ? 0 : bits < high ? 1 : 2;
   };
-  const tokenText = (run, index) => jaxlm.charts.tokenOf(tools, run, index);
+  const tokenText = (run, index) => tools.tokenText(run, index);
 
   // ---- the text ----
   function drawText() {
-    const run = tools.state.run, frame = tools.runs[run], spans = tools.array(frame.spans), count = spans.length / 2;
-    const unknown = new Set(frame.unknown), pieces = document.createDocumentFragment();
-    tokens = [];
-    let end = 0, skipped = 0;
-    // The text between two tokens; what the model does not read is marked.
-    function between(from, to) {
-      for (; skipped < frame.skipped.length && frame.skipped[skipped][0] < to; skipped++) {
-        const [first, last] = frame.skipped[skipped], text = tools.slice(first, last);
-        if (first > from) pieces.append(tools.slice(from, first));
-        pieces.append(tools.el("span", {class: "left-out unknown", role: "option", "data-skipped": skipped}, /\s|[\u0000-\u001f\u007f]/.test(text) ? tools.visible(text) : text));
-        from = last;
-      }
-      if (to > from) pieces.append(tools.slice(from, to));
-    }
-    for (let index = 0; index < count; index++) {
-      const first = spans[2 * index], last = spans[2 * index + 1], named = index in frame.names;
-      if (first > end) between(end, first);
-      const text = named ? frame.names[index] : tools.slice(first, last), breaks = /[\n\r]/.test(text);
-      const span = document.createElement("span");
-      span.className = "token" + (unknown.has(index) ? " unknown" : "") + (named ? " part" : "");
-      span.id = `token-${index}`;
-      span.dataset.token = index;
-      span.setAttribute("role", "option");
-      span.textContent = breaks ? "⏎" : named ? text : /[\u0000-\u0008\u000b-\u001f\u007f]/.test(text) ? tools.visible(text) : text;
-      pieces.append(span);
-      if (breaks) pieces.append("\n");
-      tokens.push(span);
-      end = Math.max(end, last);
-    }
-    between(end, Infinity);
+    const run = tools.state.run, drawn = tools.drawTokens(run, "token", "option"), {pieces} = drawn, count = drawn.tokens.length;
+    tokens = drawn.tokens;
     const last = document.createElement("span");
     last.className = "token after";
     last.id = `token-${count}`;
@@ -62,15 +34,7 @@ jaxlm.view("surprise", (() => {
     const bits = bitsOf(run)[index];
     return Number.isNaN(bits) || bits === undefined ? null : tools.colour.sequentialRGB(bits / data.runs[run].limits[2]);
   }
-  function paintText() {
-    for (let index = 0; index < tokens.length; index++) {
-      const rgb = colourOf(index), text = rgb ? `rgb(${rgb})` : "";
-      if (colours[index] === text) continue;
-      colours[index] = text;
-      tokens[index].style.backgroundColor = text;
-      tokens[index].style.color = rgb ? tools.colour.ink(rgb) : "";
-    }
-  }
+  const paintText = () => tools.paintTokens(tokens, colours, colourOf);
   function describe(index) {
     const {state, t, number} = tools, run = state.run, numbers = data.runs[run];
     if (index >= tokens.length - 1) return t("surprise.token.end");
@@ -99,10 +63,7 @@ jaxlm.view("surprise", (() => {
     readout.dataset.token = index;
     readout.dataset.bits = bits === undefined ? "" : bits;
     // Only the box scrolls, never the page. In the next frame the layout is known without extra work.
-    if (scroll) requestAnimationFrame(() => {
-      const top = span.offsetTop - box.offsetTop;
-      if (top < box.scrollTop || top + span.offsetHeight > box.scrollTop + box.clientHeight) box.scrollTop = top - box.clientHeight / 2;
-    });
+    if (scroll) requestAnimationFrame(() => tools.reveal(box, span));
   }
   function hover(event) {
     const span = event.target.closest(".token, .left-out");
@@ -180,13 +141,12 @@ jaxlm.view("surprise", (() => {
     }
   }
   function drawLegend() {
-    const {state, t, el, number, colour} = tools, run = state.run;
-    const steps = 40, bar = el("div", {class: "scale", "aria-hidden": "true"});
-    for (let k = 0; k < steps; k++) bar.append(el("i", {style: {background: state.paint ? colour.diverging((2 * k) / (steps - 1) - 1) : colour.sequential(k / (steps - 1))}}));
+    const {state, t, el} = tools, run = state.run;
+    const bar = tools.scaleBar(Boolean(state.paint));
     const title = legend.closest("figure").querySelector(".name");
     title.textContent = state.paint ? paintName() : t("surprise.nav");
     if (state.paint) {
-      legend.replaceChildren(bar, el("div", {class: "ends"}, el("span", {}, number(-state.paint.limit, 2)), el("span", {}, t("surprise.zero")), el("span", {}, number(state.paint.limit, 2))));
+      legend.replaceChildren(bar, tools.scaleEnds(state.paint.limit));
       return;
     }
     const [low, high, top] = data.runs[run].limits;

@@ -3,7 +3,7 @@
 // words of the word under the pointer, in the search box, or selected in the text.
 (() => {
   const { el, svg, visible } = jaxlm.tools;
-  const { percent, textWidth, inPlace, tokenOf, placeOf } = jaxlm.charts;
+  const { percent, textWidth, inPlace, placeOf } = jaxlm.charts;
   const kept = { run: 0, word: null, box: null };
   let live = null;
 
@@ -28,6 +28,12 @@
     };
   }
 
+  /** Return the selected token of the text if it is a word on the map that has neighbours, or null. */
+  function selected(run) {
+    const name = jaxlm.tools.tokenText(run.index, placeOf(jaxlm.tools, run.index)), index = run.place.get(name);
+    return /^\p{L}+$/u.test(name) && index !== undefined && run.near[index].length ? index : null;
+  }
+
   function showIn(section, data, tools) {
     const { t } = tools;
     kept.run = Math.min(kept.run, data.runs.length - 1);
@@ -41,7 +47,7 @@
       }));
     }
     kept.box = kept.box || whole(run);
-    const start = kept.word !== null && run.place.has(kept.word) ? run.place.get(kept.word) : run.first;
+    const start = kept.word !== null && run.place.has(kept.word) ? run.place.get(kept.word) : selected(run) ?? run.first;
     const map = svg("svg", { class: "map", role: "application", tabindex: 0, "data-own-keys": true, "aria-label": t("vectors.map", { count: run.words.length }) });
     const says = el("p", { class: "finding", "aria-live": "polite" });
     const list = el("ol", { class: "neighbours" });
@@ -90,7 +96,7 @@
         const kind = ["chosen", "near", "of-text", ""][rank(i)];
         group.append(svg("circle", { class: `word ${kind}`, cx: x.toFixed(1), cy: y.toFixed(1), r: i === shown ? 6 : rank(i) === 1 ? 4.5 : rank(i) === 2 ? 3.6 : 2.4, "data-word": run.words[i], "data-x": run.points[i][0], "data-y": run.points[i][1] }));
         if (labels.length > 220) continue;
-        const text = visible(run.words[i]), big = rank(i) < 2, wide = textWidth(text, big ? 14 : 12) + 4, tall = big ? 17 : 14;
+        const text = visible(run.words[i]), big = rank(i) < 2, wide = textWidth(text, big ? 14 : 12, big ? 600 : 400) + 6, tall = big ? 20 : 17;
         const spots = [[x + 7, y + 4], [x - wide - 5, y + 4], [x - wide / 2, y - 7], [x - wide / 2, y + 17]];
         const spot = spots.find(([left, base]) => left > 1 && left + wide < size.w - 1 && base - tall > 0 && base < size.h - 3
           && !boxes.some((b) => left < b.x + b.w && b.x < left + wide && base - tall < b.y && b.y - b.h < base));
@@ -250,7 +256,7 @@
   /** The token that is selected in the text is selected on the map too. */
   function update(state, changed) {
     if (!live || !changed.has("character")) return;
-    const name = tokenOf(jaxlm.tools, live.run.index, placeOf(jaxlm.tools, live.run.index));
+    const name = jaxlm.tools.tokenText(live.run.index, placeOf(jaxlm.tools, live.run.index));
     if (live.run.place.has(name)) live.pick(live.run.place.get(name));
   }
 
