@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, reason
-from jaxlm.inspection.arguments import as_folder
+from jaxlm.inspection.arguments import as_folder, in_a_line
 from jaxlm.inspection.pieces import Piece, Reading, read, read_pieces
 from jaxlm.inspection.recorded import (
     GATES,
@@ -107,6 +107,14 @@ class Trace:
             raise missing(name, self.run, self.kinds)
         return self.arrays[name]
 
+    def __repr__(self) -> str:
+        """Return the run, the beginning of the text, and the shapes of the arrays."""
+        shapes = [f"{name} {list(array.shape)}" for name, array in self.arrays.items()]
+        lines = [f"Trace of {in_a_line(self.text)!r} by {self.run}: {len(self)} tokens"]
+        lines += [f"arrays: {', '.join(shapes)}"] if shapes else []
+        lines += ["ngram: order, count, discount, backoff_weight"] if self.ngram else []
+        return "\n  ".join(lines)
+
     @property
     def layers(self) -> list[str]:
         """Names of the layers that have gates or states, such as "layers_0"."""
@@ -166,6 +174,9 @@ def trace(
       (['layers_0'], ['input', 'forget', 'cell', 'output'], ['h', 'c'])
       >>> trace["layers_0/forget"].shape
       (3, 3)
+      >>> print(jaxlm.inspection.trace(run, "我", units={"hidden": [0]}))
+      Trace of '我' by LSTM: 1 tokens
+        arrays: hidden [1, 1]
 
     Args:
       run: the run.

@@ -8,6 +8,7 @@ import functools
 import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -67,6 +68,21 @@ class Senses:
     similarities: np.ndarray
     static: np.ndarray
     labels: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the word, the number of its occurrences, and the shapes of the arrays."""
+        arrays = ", ".join(
+            f"{name} {list(getattr(self, name).shape)}"
+            for name in ("vectors", "similarities", "static")
+        )
+        counts = ", ".join(f"{label} {n}" for label, n in Counter(self.labels).items())
+        lines = [
+            f"Senses of {self.word!r}: {len(self.occurrences)} occurrences in "
+            f"{len(self.sentences)} sentences",
+            f"arrays: {arrays}",
+            *([f"labels: {counts}"] if counts else []),
+        ]
+        return "\n  ".join(lines)
 
     def centroids(self) -> dict[str, np.ndarray]:
         """Return the mean vector of each label, float32 [H].
@@ -203,6 +219,10 @@ def senses(
       >>> found = senses(run, "apple", ["a red apple", "apple phones"], ["fruit", "company"])
       >>> [place.position for place in found.occurrences], found.vectors.shape, found.labels
       ([2, 0], (2, 3), ('fruit', 'company'))
+      >>> print(found)
+      Senses of 'apple': 2 occurrences in 2 sentences
+        arrays: vectors [2, 3], similarities [2, 2], static [100]
+        labels: fruit 1, company 1
 
     Args:
       run: the run of a neural model.

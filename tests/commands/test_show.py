@@ -279,11 +279,22 @@ def test_a_text_comes_from_a_file_with_its_numbers(runs, shell, tmp_path):
         expected = trace(runs["trigram"], text)
         np.testing.assert_array_equal(numbers["trigram/surprisal"], expected.surprisal)
         assert numbers["bigram/tokens"].tolist() == trace(runs["bigram"], text).tokens
+        assert numbers["trigram/next_words"].tolist() == expected.next_words
+        about = str(numbers["about"])
+        assert "in bits" in about and "row T comes after the last token" in about
+        assert set(numbers) - {"text", "about"} == {
+            line.split(":")[0].replace("run", name, 1)
+            for line in about.splitlines()
+            if line.startswith("run/")
+            for name in ("trigram", "bigram")
+        }
     assert shell("show", *folders, *flags, "--data", tmp_path / "n.json")[0] == 0
     numbers = json.loads((tmp_path / "n.json").read_text("utf-8"))
     assert numbers["text"] == text
     assert numbers["trigram"]["surprisal"] == expected.surprisal.tolist()
     assert numbers["trigram"]["next_words"] == expected.next_words
+    assert set(numbers["about"]["arrays"]) == set(numbers["trigram"])
+    assert "in bits" in numbers["about"]["unit"]
 
 
 def test_a_run_that_is_called_text_keeps_its_numbers(runs, tmp_path):
@@ -291,7 +302,7 @@ def test_a_run_that_is_called_text_keeps_its_numbers(runs, tmp_path):
     write_numbers(path, [runs["bigram"]], "the cat", Options(labels=("text",)))
     with np.load(path) as numbers:
         assert numbers["text"] == "the cat"
-        assert len(numbers["text (1)/surprisal"]) == len("the cat")
+        assert len(numbers["text/surprisal"]) == len("the cat")
 
 
 def test_a_file_may_have_another_encoding(runs, shell, tmp_path):

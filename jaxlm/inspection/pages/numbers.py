@@ -20,6 +20,34 @@ ENDINGS = (".npz", ".json")
 BYTES = {".npz": 256 << 20, ".json": 32 << 20}
 """Largest size of the gates and states of a run in a file. Of a longer text, the first units of
 each array are kept."""
+ABOUT = {
+    "unit": "Surprisal and entropy are in bits: -log2 of the probability, and its mean over the "
+    "vocabulary. A missing number is null in JSON and NaN in NumPy's format.",
+    "axes": "T tokens; K most probable next tokens; V tokens of the vocabulary; units of a layer. "
+    "Row t of next_* is the distribution before token t, and row T comes after the last token.",
+}
+"""What a file says of its numbers."""
+COLUMNS = {
+    "tokens": "[T] text of each token",
+    "ids": "[T] id of each token",
+    "spans": "[T, 2] offsets in the text of a token's first character and of the one after it",
+    "skipped": "[N, 2] offsets of what the run cannot read and leaves out",
+    "unknown": "[T] whether the token is read as <unk>",
+    "surprisal": "[T] -log2 of the probability of the token, in bits",
+    "entropy": "[T] entropy of the distribution before the token, in bits",
+    "rank": "[T] place of the token by probability, 1 for the likeliest; 0 if none is predicted",
+    "next_words": "[T + 1, K] text of the most probable next tokens; empty where none",
+    "next_ids": "[T + 1, K] their ids; -1 where none",
+    "next_probabilities": "[T + 1, K] their probabilities",
+    "note": "how the text was read",
+    "vocabulary": "[V] text of each id",
+    "ngram/order": "[T] order of the n-gram that gave the probability",
+    "ngram/count": "[T] count of this n-gram",
+    "ngram/discount": "[T] discount of this count",
+    "ngram/backoff_weight": "[T] product of the back-off weights of the longer contexts",
+    "ngram/note": "why counts are unknown; empty if they are known",
+}
+"""What a file says of each array of a run, by its name."""
 
 
 def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) -> list[str]:
@@ -27,7 +55,8 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
 
     For each run the file has, under the label of the run, "tokens", "spans", "surprisal",
     "entropy" and "rank" of each token, "next_words" and "next_probabilities" before each token and
-    after the last, and every gate and state by its name in a trace.
+    after the last, and every gate and state by its name in a trace. "about" explains the unit and
+    the axes of each array: in JSON an object, in NumPy's format a text.
 
     Args:
       path: the file; its ending says the format.
@@ -40,19 +69,22 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
       SettingError: for another ending.
     """
     check_ending(path)
-    numbers: dict[str, Any] = {"text": text}
+    columns: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, str] = {}
     notes = []
-    for number, (run, label) in enumerate(zip(runs, options.labels, strict=True), start=1):
+    for run, label in zip(runs, options.labels, strict=True):
         found, note = _traced(run, text, options, BYTES[path.suffix])
         notes += [note] if note else []
-        # The folder of a run may be called "text".
-        name = f"{label} ({number})" if label in numbers else label
-        numbers[name] = _columns(found) | {"vocabulary": list(run.vocabulary.tokens)}
+        columns[label] = _columns(found) | {"vocabulary": list(run.vocabulary.tokens)}
+        arrays |= _described(columns[label], found)
+    about = ABOUT | {"arrays": arrays}
     if path.suffix == ".json":
-        write_text(path, as_json(numbers) + "\n")
+        # A run may have the name of an entry.
+        by_run = {f"{k} (run)" if k in ("text", "about") else k: v for k, v in columns.items()}
+        write_text(path, as_json({"about": about, "text": text} | by_run) + "\n")
         return notes
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **_flat(numbers))
+        np.savez_compressed(file, **_flat(text, about, columns))
     return notes
 
 
@@ -100,12 +132,32 @@ def _columns(found: Trace) -> dict[str, Any]:
     return columns
 
 
-def _flat(numbers: dict[str, Any]) -> dict[str, Any]:
+def _described(columns: dict[str, Any], found: Trace) -> dict[str, str]:
+    """Return what each array of a run is, by name."""
+    said = {}
+    for name in columns:
+        if name in COLUMNS:
+            said[name] = COLUMNS[name]
+        elif name in found.kinds:
+            said[name] = f"[T, units] {found.kinds[name]}: values of the units after token t"
+    return said
+
+
+def _flat(
+    text: str, about: dict[str, Any], runs: dict[str, dict[str, Any]]
+) -> dict[str, np.ndarray]:
     """Return the numbers with one level of names, "run/surprisal", and texts as arrays."""
-    flat: dict[str, Any] = {"text": np.array(numbers["text"])}
-    for label, columns in numbers.items():
-        if label != "text":
-            for name, value in columns.items():
-                if name != "next_words":
-                    flat[f"{label}/{name}"] = np.array(value)
+    lines = [f"{name}: {about[name]}" for name in ABOUT]
+    lines += [f"run/{name}: {said}" for name, said in about["arrays"].items()]
+    flat = {"text": np.array(text), "about": np.array("\n".join(lines))}
+    for label, columns in runs.items():
+        for name, value in columns.items():
+            rows = _square(value) if name == "next_words" else value
+            flat[f"{label}/{name}"] = np.array(rows)
     return flat
+
+
+def _square(words: list[list[str]]) -> list[list[str]]:
+    """Return lists of words of one length; where a list is shorter, the last words are empty."""
+    longest = max(map(len, words), default=0)
+    return [[*row, *[""] * (longest - len(row))] for row in words]
