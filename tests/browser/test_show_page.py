@@ -329,6 +329,16 @@ def test_neighbours_are_those_of_python(whole, runs, open_page):
     expected = neighbours(runs["lstm"], chosen, len(shown))
     assert [word for word, _ in shown] == [word for word, _ in expected]
     assert_allclose([c for _, c in shown], [c for _, c in expected], **CLOSE)
+    covered = page.evaluate(
+        """() => {
+        const boxes = [...document.querySelectorAll("#vectors .word-name, #vectors .map-buttons")]
+          .map((label) => label.getBoundingClientRect());
+        return boxes.filter((a, i) => boxes.some((b, k) => k > i
+          && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+          && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5)).length;
+        }"""
+    )
+    assert covered == 0
 
 
 @pytest.mark.full
