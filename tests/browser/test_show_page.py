@@ -31,6 +31,7 @@ LINES = [
 ]
 TEXT = "\n".join(LINES)
 WIDTHS = (390, 1280, 1920)
+GATES = {"en": (" closed: ", " half open", " open: "), "zh-Hans": (" 关：", " 半开", " 开：")}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -136,6 +137,9 @@ def test_clicks_show_the_numbers_of_python_in_both_languages(some_views, runs, o
             for value in values:
                 array = found[f"{layer}/{value.get_attribute('data-array')}"]
                 assert_allclose(number(value, "data-value"), array[token, int(unit)], **CLOSE)
+                if value.get_attribute("data-array") in ("input", "forget", "output"):
+                    step = int(np.digitize(number(value, "data-value"), [0.25, 0.75]))
+                    assert GATES[language][step] in value.inner_text()
         page.click("#language")
         ready(page)
     # What a corpus says is shown, and is not run.
@@ -278,7 +282,11 @@ def table_of(page, view):
 
 @pytest.mark.full
 def test_gradients_by_lag_are_those_of_python(whole, runs, open_page):
-    rows = table_of(ready(open_page(whole)), "gradients")
+    page = ready(open_page(whole))
+    sentences = page.query_selector_all("#gradients .sentence")
+    constants = [number(sentence, "data-constant") for sentence in sentences]
+    assert len(constants) == 3 and constants == sorted(constants)
+    rows = table_of(page, "gradients")
     for name in ("lstm", "nplm"):
         of_run = np.array([[float(x) for x in row[1:4]] for row in rows if row[0] == name])
         largest = int(of_run[:, 0].max())
@@ -321,6 +329,16 @@ def test_neighbours_are_those_of_python(whole, runs, open_page):
     expected = neighbours(runs["lstm"], chosen, len(shown))
     assert [word for word, _ in shown] == [word for word, _ in expected]
     assert_allclose([c for _, c in shown], [c for _, c in expected], **CLOSE)
+    covered = page.evaluate(
+        """() => {
+        const boxes = [...document.querySelectorAll("#vectors .word-name, #vectors .map-buttons")]
+          .map((label) => label.getBoundingClientRect());
+        return boxes.filter((a, i) => boxes.some((b, k) => k > i
+          && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+          && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5)).length;
+        }"""
+    )
+    assert covered == 0
 
 
 @pytest.mark.full

@@ -182,6 +182,10 @@ def test_vectors_of_two_numbers_are_shown_as_they_are(corpus):
     run = jaxlm.Run(model, {"embedding": {"embedding": table}}, corpus.tokenizer)
     shown = view_vectors.map_of(run, np.array([1, 2]))
     assert shown["plane"] and shown["share"] == pytest.approx(1)
+    # The word that is shown at first is the most frequent one of the text.
+    for ids, first in (([1, 2, 2], 2), ([1, 2, 1], 1)):
+        shown = view_vectors.map_of(run, np.array(ids))
+        assert shown["words"][shown["first"]] == corpus.tokenizer.token_text(first)
     assert_array_equal(unpacked(shown["xy"]), vectors(run)[1])
 
 

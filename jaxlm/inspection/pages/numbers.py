@@ -143,13 +143,11 @@ def _described(columns: dict[str, Any], found: Trace) -> dict[str, str]:
     return said
 
 
-def _flat(
-    text: str, about: dict[str, Any], runs: dict[str, dict[str, Any]]
-) -> dict[str, np.ndarray]:
+def _flat(text: str, about: dict[str, Any], runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the numbers with one level of names, "run/surprisal", and texts as arrays."""
     lines = [f"{name}: {about[name]}" for name in ABOUT]
     lines += [f"run/{name}: {said}" for name, said in about["arrays"].items()]
-    flat = {"text": np.array(text), "about": np.array("\n".join(lines))}
+    flat: dict[str, Any] = {"text": np.array(text), "about": np.array("\n".join(lines))}
     for label, columns in runs.items():
         for name, value in columns.items():
             rows = _square(value) if name == "next_words" else value

@@ -42,7 +42,7 @@
         .map((i) => ({ name: `ρ = ${radii[i]}`, faint: true, points: alone(i) }));
       return [...ghosts,
         { name: t("exploding.alone_short", { radius: radii[kept.radius].toFixed(2) }), index: 1, points: alone(kept.radius), dots: 2.4 },
-        ...(reaches ? [{ name: run.name, index: 0, points: network(kept.radius), dash: true }] : [])];
+        ...(reaches ? [{ name: run.name, index: 0, points: network(kept.radius), dash: true, ends: run.lags.at(-1) === longest }] : [])];
     }
     options.series = series();
     section.append(tools.figure({

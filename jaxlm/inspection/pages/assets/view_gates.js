@@ -198,8 +198,8 @@ jaxlm.view("gates", (() => {
     readout.dataset.unit = unit; readout.dataset.token = index; readout.dataset.layer = layer().name;
     readout.replaceChildren(el("strong", {}, last ? t("gates.at.end", {unit}) : t("gates.at", {unit, token: tools.brief(text(index))})),
       last ? "" : el("ul", {class: "values"}, bands.filter((array) => chosen.unit < array.values.shape[1]).map((array) => {
-        const value = tools.value(array.values, index * array.values.shape[1] + chosen.unit), key = `gates.say.${array.name}.${value >= 0.5 ? "high" : "low"}`;
-        return el("li", {"data-array": array.name, "data-value": value}, `${arrayName(array)} `, el("b", {}, number(value, digits())), array.kind === "gates" && tools.page.texts[key] ? ` ${t(key)}` : "");
+        const value = tools.value(array.values, index * array.values.shape[1] + chosen.unit), step = value > 0.75 ? "open" : value < 0.25 ? "closed" : "half", say = `gates.say.${array.name}.${step === "open" ? "high" : "low"}`;
+        return el("li", {"data-array": array.name, "data-value": value}, `${arrayName(array)} `, el("b", {}, number(value, digits())), opens(array) ? ` ${t(`gates.${step}`, {say: t(say)})}` : "");
       })));
   }
   function drawControls() {
@@ -235,8 +235,9 @@ jaxlm.view("gates", (() => {
       painted = paintOf(of, of.arrays.find((a) => a.name === best.array), of.units.indexOf(best.unit));
       first = best.first;
     }
-    copy.holder.hidden = !painted;
-    if (!painted) return;
+    // Without buttons the strip alone shows the colours: a copy that comes at the first touch would move it.
+    copy.holder.hidden = !found.length;
+    if (!found.length) return;
     if (copy.run !== state.run) {
       const drawn = tools.drawTokens(state.run, "painted", null);
       copy.box.replaceChildren(drawn.pieces);
@@ -269,7 +270,7 @@ jaxlm.view("gates", (() => {
   const listed = (l) => l.arrays.map(arrayName).join(tools.state.lang === "zh" ? "、" : ", ");
   // What the shades mean at a gate that opens and closes, if the layer has one.
   const opens = (array) => array.kind === "gates" && tools.page.texts[`gates.say.${array.name}.high`];
-  const shades = (l) => (l.arrays.some(opens) ? (tools.state.lang === "zh" ? "" : " ") + tools.t("gates.shades") : "");
+  const shades = (l) => (l.arrays.some(opens) ? (tools.state.lang === "zh" ? "" : " ") + tools.t("gates.shades") + (tools.state.lang === "zh" ? "" : " ") + tools.t("gates.steps") : "");
   function drawTitle() {
     const {t} = tools, l = layer(), notes = [t("gates.bits", {bits: run().bits})];
     if (l.units.length < l.of) notes.unshift(t("gates.some", {kept: l.units.length, all: l.of}));

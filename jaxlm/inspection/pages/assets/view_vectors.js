@@ -89,7 +89,9 @@
       const order = run.words.map((_, i) => i);
       const rank = (i) => (i === shown ? 0 : onMap.has(i) ? 1 : run.in_text[i] ? 2 : 3);
       order.sort((a, b) => rank(a) - rank(b) || a - b);
-      const boxes = [], labels = [];
+      // The buttons cover a corner of the map.
+      const corner = frame.querySelector(".map-buttons").getBoundingClientRect();
+      const boxes = [{ x: corner.left - rect.left, y: corner.bottom - rect.top, w: corner.width, h: corner.height }], labels = [];
       for (const i of order) {
         const x = X(run.points[i][0]), y = Y(run.points[i][1]);
         if (x < -5 || y < -5 || x > size.w + 5 || y > size.h + 5) continue;
