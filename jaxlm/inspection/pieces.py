@@ -166,7 +166,7 @@ def _without(text: str, skipped: np.ndarray) -> list[str]:
 
 
 def _nothing_to_read(run: Run, text: str, skipped: np.ndarray) -> UserError:
-    """Return the error for a text of which a run reads nothing."""
+    """Return the error for a text without any token that the run can read."""
     shown = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
     if not len(skipped):
         return UserError(f"the text {shown!r} has no token to trace: give a word")

@@ -1,1 +1,1 @@
-"""Tests of pages in a browser. A package, so that the browser ends after the last of them."""
+"""Tests of pages in a browser. A package, so that the browser ends after the last test."""

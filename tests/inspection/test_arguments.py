@@ -101,7 +101,7 @@ def test_a_name_that_is_too_long_for_the_disk_is_one_line(tmp_path):
 
 
 class Nameless(jaxlm.NeuralModel):
-    """A model whose word features are not those of a module `embedding`."""
+    """A model that looks up its word features without a module `embedding`."""
 
     window = 1
 

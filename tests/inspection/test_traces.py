@@ -98,7 +98,7 @@ def test_the_cell_state_of_an_lstm_is_what_its_gates_say():
 
 
 class LeakyCell(Cell):
-    """A cell of one's own, whose gate has the name of its state."""
+    """A user's cell. Its gate has the name of its state."""
 
     gates = ("leak", "h")
     carry = ("h", "slow")
