@@ -1,6 +1,7 @@
 """Build docs/play/index.html: small models of two books that run in the reader's browser.
 
 Command    python experiments/play.py [folder of corpora]
+           python experiments/play.py --page (only builds the page, from the trained runs)
 Hardware   two CPU cores (AMD EPYC), shared with other work
 Minutes    40
 Expected   a page of 5.6 MB. Nats per character on valid for n-gram, NPLM, LSTM: 1.503, 1.858, 1.539
@@ -10,6 +11,7 @@ Published  none
 """
 
 import datetime
+import sys
 from pathlib import Path
 
 from commands import run
@@ -22,7 +24,7 @@ SHAKESPEARE = "--corpus tinyshakespeare --tokens chars --sample-every 0"
 JOURNEY = "--corpus xiyouji --tokens chars --vocab-size 2500 --sample-every 0"
 NEURAL = "--batch-size 32 --bptt 64 --schedule cosine"
 
-run(
+COMMANDS = (
     f"python -m jaxlm.train --model ngram {SHAKESPEARE} --order 5 --stream "
     f"--out {FOLDER}/shakespeare-ngram",
     f"python -m jaxlm.train --model ngram {JOURNEY} --order 3 --stream "
@@ -37,6 +39,8 @@ run(
     f"python -m jaxlm.train --model nplm {JOURNEY} {NEURAL} --n-step 5 --embedding-size 64 --tied "
     f"--hidden-size 192 --lr 2e-3 --epochs 4 --out {FOLDER}/journey-nplm",
 )
+if sys.argv[1:] != ["--page"]:
+    run(*COMMANDS)
 
 
 def shelf(name: str, title: dict[str, str], text: str) -> Shelf:
