@@ -303,12 +303,15 @@ def canonical(path: Path) -> bytes:
     return json.dumps(json.loads(path.read_text()), sort_keys=True).encode()
 
 
+DIFFERENT = ("timing.jsonl", "samples.jsonl", "sessions.jsonl", "config.json", "report.html")
+
+
 def files_of(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the names and bytes of the files that the seed and the text determine."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        # Times, commands and their folders differ.
-        differs = path.name in ("timing.jsonl", "samples.jsonl", "sessions.jsonl", "config.json")
+        # Times, commands, dates and their folders differ, and samples may be left out to save time.
+        differs = path.name in DIFFERENT
         if path.is_file() and "checkpoints" not in name.parts and not differs:
             yield str(name), path.read_bytes()
 

@@ -70,7 +70,7 @@ def read_steps() -> dict[str, Step]:
     Example:
       >>> steps = read_steps()
       >>> steps["corpus"].needs, len(steps["corpus"].cells) > 1
-      (('setup',), True)
+      (('setup', 'counts'), True)
     """
     folder = files("jaxlm.commands").joinpath("lecture")
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".md"))
@@ -168,7 +168,7 @@ def terminal_lines(markdown: str, width: int) -> Iterator[str]:
 
     Example:
       >>> list(terminal_lines("## A *title*\\n\\n- 一二三四，五", width=10))
-      ['A title', '═══════', '', '- 一二三', '  四，五']
+      ['A title', '═══════', '', '- 一二三', '  四，五', '']
 
     Args:
       markdown: the text, with each paragraph on one line; see `joined`.

@@ -221,7 +221,7 @@ def senses(
       ([2, 0], (2, 3), ('fruit', 'company'))
       >>> print(found)
       Senses of 'apple': 2 occurrences in 2 sentences
-        arrays: vectors [2, 3], similarities [2, 2], static [100]
+        arrays: vectors [2, 3], similarities [2, 2], static [200]
         labels: fruit 1, company 1
 
     Args:

@@ -171,7 +171,8 @@ def test_counts_are_unknown_if_the_text_is_missing_or_changed(path, tmp_path):
     own.unlink()
     run = jaxlm.load(tmp_path / "run")
     ladder = backoff(run, "a")
-    assert ladder.note.startswith("counts are unknown: ") and str(own) in ladder.note
+    # A long path is cut short.
+    assert ladder.note.startswith("counts are unknown: ") and str(own)[:30] in ladder.note
     assert ladder.rungs[0].pair_count is None
     probability = jaxlm.next_words(run, "a", 1)[0][1]
     assert abs(ladder.probability - probability) < 1e-9
