@@ -310,6 +310,8 @@ def test_the_notebook_runs_from_top_to_bottom(language, notebooks, tmp_path):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_command_goes_through_the_whole_lecture(language, shell, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+    # The console of `rich.print` keeps the width that it had when it was made.
+    monkeypatch.setattr("rich._console", None)
     code, out, err = shell("lecture", "--lang", language, "--all", "--figures", tmp_path / "new")
     assert (code, err) == (0, "")
     assert len(list((tmp_path / "new").iterdir())) == sum("figure" in c.marks for _, c in CODE)
