@@ -152,6 +152,7 @@ def test_a_network_whose_gate_is_its_state_has_one_strip(runs):
     assert {name: list(arrays) for name, arrays in layers.items()} == {"layers_0": ["h"]}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("width", WIDTHS[:2])
 def test_a_unit_paints_the_text_below_its_button(width, runs, tmp_path, open_page):
     run, path = runs["elman"], tmp_path / "gates.html"

@@ -114,6 +114,7 @@ def test_the_map_shows_words_at_their_places(run):
     assert shown <= set(words) and len(shown) > len(words) / 2
 
 
+@pytest.mark.full
 @pytest.mark.quick_for("svg")
 @pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
 def test_a_figure_has_the_same_bytes_and_its_text_stays_text(ending, chinese, tmp_path):

@@ -186,6 +186,7 @@ def linear_network(radius, is_orthogonal, size=6):
     return model, params
 
 
+@pytest.mark.full
 def test_the_fit_finds_the_time_constant_of_an_exponential():
     model, params = linear_network(0.5, is_orthogonal=True)
     found = gradient_by_lag(model, IDS, 30, params=params)
@@ -275,6 +276,7 @@ def test_bad_options_are_one_line():
         gradient_by_lag(model, "w1 w2 w3", params=params)
 
 
+@pytest.mark.full
 def test_bad_radii_and_networks_without_a_matrix_are_one_line():
     run = run_of("rnn")
     for radii in ((), (0.0,), (-1.0,), (math.inf,), (math.nan,), 1.0, "x"):

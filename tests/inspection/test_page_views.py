@@ -94,6 +94,7 @@ def only(found):
     return shown
 
 
+@pytest.mark.full
 def test_gradients_are_those_of_gradient_by_lag(lstm, ngram, options):
     shown = only(view_gradients.collect([lstm, ngram], TEXT, options))
     lags = len(lstm.tokenizer.encode_context(TEXT)) // 2
@@ -153,6 +154,7 @@ def test_the_unrolled_network_is_that_of_bptt(lstm, ngram, options):
     assert shown["left_out"][-1] == 0 and shown["left_out"][0] > shown["left_out"][4] > 0
 
 
+@pytest.mark.full
 def test_a_run_that_reads_lines_is_unrolled_over_one_line(lstm):
     by_lines = jaxlm.by_lines(lstm)
     assert view_unrolled.row_of(by_lines, f"horse\n{LINES[1]}\n{LINES[0]}") == (LINES[1], 7)

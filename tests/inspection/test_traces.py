@@ -391,6 +391,7 @@ def test_characters_without_an_unk_are_left_out_and_reported(kind):
         trace(run, "🎉é")
 
 
+@pytest.mark.full
 def test_words_without_an_unk_are_left_out_line_by_line():
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.LSTM(len(text.vocabulary), embedding_size=2, hidden_size=3)

@@ -97,6 +97,7 @@ def test_the_states_are_those_of_the_model():
         assert_allclose(found.states[name][-1], array_1H, atol=1e-5)
 
 
+@pytest.mark.full
 def test_truncation_leaves_out_what_lies_further_back():
     run = run_of("rnn")
     found, whole = bptt(run, ROW, truncate=3), gradient(run, IDS)["layers_0"]
@@ -133,6 +134,7 @@ def test_a_warm_start_is_the_state_before_the_row():
     assert_same(bptt(run, "w1 w4 w2", start="fresh").gradient, gradient(run, IDS[[0, 1, 2, 4]]))
 
 
+@pytest.mark.full
 def test_the_table_shows_each_step_and_the_sum_in_80_columns():
     run, words = (
         run_of("rnn"),

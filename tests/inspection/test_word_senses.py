@@ -115,6 +115,7 @@ def test_the_nearest_centroid_is_found():
     assert known.mean_similarities() == {("a", "a"): 3.0, ("a", "b"): 0.0, ("b", "b"): 35.0}
 
 
+@pytest.mark.full
 def test_occurrences_in_long_sentences_are_read_in_smaller_batches(lstm, monkeypatch):
     whole = senses(lstm, "苹果", NEAR)
     monkeypatch.setattr(word_senses, "_TOKENS", 16)
