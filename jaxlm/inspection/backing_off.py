@@ -345,25 +345,42 @@ def token_rungs(
       UserError: for a run of another model.
     """
     model, tables = _ngram(run)
-    begin, words = start_of(run, start), np.asarray(ids, np.int64)
-    known = recount(run, text)[0]
-    carry = model.initial_carry(1) if begin.carry is None else begin.carry
-    read_1T = np.concatenate([np.array(begin.ids, np.int64), words])[None]
-    contexts, _ = model.contexts(tables, read_1T, carry)
-    seen_S, first = model.seen(read_1T, carry)[0], len(begin.ids)
-    # Column i of the contexts is the context before token i.
-    before = [ids_1P[0, first:-1] for ids_1P in contexts]
+    words, known = np.asarray(ids, np.int64), recount(run, text)[0]
+    before, seen_S = _contexts_before(run, words, start)
     ngrams = _ngrams(tables, before, words)
     return [
         _rungs_of(
             run,
-            seen_S[first + place : first + place + model.order - 1],
+            seen_S[place : place + model.order - 1],
             [int(of_length[place]) for of_length in before],
             [int(of_order[place]) for of_order in ngrams],
             known,
         )
         for place in range(len(words))
     ]
+
+
+def _contexts_before(
+    run: Run, words: np.ndarray, start: str | None
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the ids of the contexts of 1 ... n - 1 tokens before each word, and the tokens read.
+
+    Args:
+      run: the run of an n-gram of order n.
+      words: token ids of a text, int64 [T].
+      start: the state from which the model reads the text; see `jaxlm.next_words`.
+    Returns:
+      For each length the ids, int64 [T]; and the tokens, so that the n - 1 tokens from place t on
+      come before word t.
+    """
+    model, tables = _ngram(run)
+    begin = start_of(run, start)
+    carry = model.initial_carry(1) if begin.carry is None else begin.carry
+    read_1T = np.concatenate([np.array(begin.ids, np.int64), words])[None]
+    contexts, _ = model.contexts(tables, read_1T, carry)
+    first = len(begin.ids)
+    # Column i of the contexts is the context before token i.
+    return [ids_1P[0, first:-1] for ids_1P in contexts], model.seen(read_1T, carry)[0, first:]
 
 
 def _ngrams(tables: Tables, contexts: Sequence[np.ndarray], words: np.ndarray) -> list[np.ndarray]:
@@ -432,14 +449,9 @@ def token_ladders(
       UserError: for a run of another model.
     """
     model, tables = _ngram(run)
-    begin = start_of(run, start)
     known, why = recount(run, text)
     words = np.asarray(ids, np.int64)
-    carry = model.initial_carry(1) if begin.carry is None else begin.carry
-    read = np.concatenate([np.array(begin.ids, np.int64), words[:-1]])[None]
-    # Column 0 of the contexts is the context before the first token that is read.
-    contexts, _ = model.contexts(tables, read, carry)
-    contexts = [context[0, context.shape[1] - len(words) :] for context in contexts]
+    contexts, _ = _contexts_before(run, words, start)
     probability = np.asarray(tables.probabilities[0][words], np.float64)
     order = np.ones(len(words), np.int64)
     weight, unknown = np.ones(len(words)), np.full(len(words), np.nan)

@@ -1,26 +1,16 @@
 """Senses: the state after a word, and the two senses of 苹果 and apple in the corpus `apple`."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from case_runs import random_run
 
 import jaxlm
 from jaxlm.data import apple
 from jaxlm.errors import UserError
 from jaxlm.inspection import Senses, senses, vectors, word_senses
-from jaxlm.models.neural import param_shapes
 from jaxlm.models.settings import setting_defaults
 
 NEAR = ("树 上 的 苹果 红 了", "市场 里 的 苹果 很 甜", "公司 说 的 苹果 手机")
-
-
-def a_run(model, text):
-    """Return a run with random parameters by NumPy: the initialisers take long to compile."""
-    draw = np.random.default_rng(0)
-    shapes = param_shapes(model)
-    params = jax.tree.map(lambda leaf: jnp.float32(draw.normal(0, 0.5, leaf.shape)), shapes)
-    return jaxlm.Run(model, params, text.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +21,7 @@ def text():
 @pytest.fixture(scope="module")
 def lstm(text):
     size, start = len(text.vocabulary), text.vocabulary.start_id
-    return a_run(jaxlm.LSTM(size, start, embedding_size=5, hidden_size=4), text)
+    return random_run(jaxlm.LSTM(size, start, embedding_size=5, hidden_size=4), text)
 
 
 def lines_of(language, *splits):
@@ -73,13 +63,13 @@ def test_vectors_are_the_hidden_features_after_the_word(lstm, text):
 
 def test_a_window_gives_one_vector_where_a_recurrent_state_gives_several(lstm, text):
     size, start = len(text.vocabulary), text.vocabulary.start_id
-    window = a_run(jaxlm.NPLM(size, start, n_step=2, embedding_size=5, hidden_size=4), text)
+    window = random_run(jaxlm.NPLM(size, start, n_step=2, embedding_size=5, hidden_size=4), text)
     same = senses(window, "苹果", NEAR).vectors
     assert (same == same[0]).all()
     different = senses(lstm, "苹果", NEAR).vectors
     assert len(np.unique(different.round(5), axis=0)) == len(NEAR)
     # A window of the word alone is the static vector: it cannot tell the senses apart.
-    alone = a_run(jaxlm.NPLM(size, start, n_step=1, embedding_size=5, hidden_size=4), text)
+    alone = random_run(jaxlm.NPLM(size, start, n_step=1, embedding_size=5, hidden_size=4), text)
     train = senses(alone, "苹果", *lines_of("zh", "train"))
     held_out = senses(alone, "苹果", *lines_of("zh", "valid", "test"))
     assert train.accuracy(held_out) == 0.5
@@ -89,7 +79,7 @@ def test_a_word_of_several_tokens_and_a_word_within_a_word():
     lines = ["我吃苹果派", "苹果公司", "a pineapple or an apple, apples"]
     text = jaxlm.read_corpus(lines, fractions=(1.0,), tokens="chars")
     size, start = len(text.vocabulary), text.vocabulary.start_id
-    run = a_run(jaxlm.GRU(size, start, embedding_size=3, hidden_size=2), text)
+    run = random_run(jaxlm.GRU(size, start, embedding_size=3, hidden_size=2), text)
     found = senses(run, "苹果", lines)
     assert [tuple(place) for place in found.occurrences] == [(0, 3), (1, 1)]
     words, table = vectors(run)

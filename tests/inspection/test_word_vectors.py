@@ -2,24 +2,14 @@
 
 import os
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from case_runs import random_run
 
 import jaxlm
 from jaxlm.errors import SettingError, UserError
 from jaxlm.inspection import map2d, neighbours, vectors, write_projector
 from jaxlm.inspection.word_vectors import cosines, escaped
-from jaxlm.models.neural import param_shapes
-
-
-def a_run(model, text):
-    """Return a run with random parameters by NumPy: the initialisers take long to compile."""
-    draw = np.random.default_rng(0)
-    shapes = param_shapes(model)
-    params = jax.tree.map(lambda leaf: jnp.float32(draw.normal(0, 0.5, leaf.shape)), shapes)
-    return jaxlm.Run(model, params, text.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +20,7 @@ def text():
 @pytest.fixture(scope="module")
 def run(text):
     size, start = len(text.vocabulary), text.vocabulary.start_id
-    return a_run(jaxlm.NPLM(size, start, n_step=2, embedding_size=6, hidden_size=3), text)
+    return random_run(jaxlm.NPLM(size, start, n_step=2, embedding_size=6, hidden_size=3), text)
 
 
 def test_vectors_are_the_rows_of_the_embedding(run):
@@ -51,7 +41,7 @@ def test_the_vectors_of_an_adaptive_embedding_are_what_the_model_reads(text):
         cutoffs=(3,),
         adaptive_input=True,
     )
-    run = a_run(model, text)
+    run = random_run(model, text)
     found_VD = vectors(run)[1]
     table = run.params["embedding"]
     np.testing.assert_array_equal(found_VD[:3], table["table_0"])
@@ -118,7 +108,7 @@ def test_cosines_of_a_vector_of_zeros_are_zero():
 def test_the_files_of_the_projector_have_a_line_for_each_token(tmp_path):
     text = jaxlm.read_corpus(["a\tb \\ c", "d e"], fractions=(1.0,), tokens="chars")
     size, start = len(text.vocabulary), text.vocabulary.start_id
-    run = a_run(jaxlm.RNN(size, start, embedding_size=3, hidden_size=2), text)
+    run = random_run(jaxlm.RNN(size, start, embedding_size=3, hidden_size=2), text)
     paths = write_projector(run, tmp_path / "new" / "projector")
     assert [path.name for path in paths] == ["vectors.tsv", "metadata.tsv"]
     # The projector drops white space around a line, and lines that are empty then.
