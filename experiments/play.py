@@ -30,9 +30,9 @@ COMMANDS = (
     f"python -m jaxlm.train --model ngram {JOURNEY} --order 3 --stream "
     f"--out {FOLDER}/journey-ngram",
     f"python -m jaxlm.train --model lstm {SHAKESPEARE} {NEURAL} --embedding-size 32 "
-    f"--hidden-size 256 --lr 4e-3 --epochs 12 --max-minutes 9 --out {FOLDER}/shakespeare-lstm",
+    f"--hidden-size 256 --lr 4e-3 --epochs 12 --out {FOLDER}/shakespeare-lstm",
     f"python -m jaxlm.train --model lstm {JOURNEY} {NEURAL} --embedding-size 96 --tied "
-    f"--hidden-size 224 --dropout 0.1 --lr 4e-3 --epochs 10 --max-minutes 14 "
+    f"--hidden-size 224 --dropout 0.1 --lr 4e-3 --epochs 10 "
     f"--out {FOLDER}/journey-lstm",
     f"python -m jaxlm.train --model nplm {SHAKESPEARE} {NEURAL} --n-step 8 --embedding-size 16 "
     f"--hidden-size 384 --lr 2e-3 --epochs 6 --out {FOLDER}/shakespeare-nplm",

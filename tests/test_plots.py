@@ -1,6 +1,8 @@
 """Callbacks of a run, and the live curve of a notebook."""
 
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +29,9 @@ def shown(monkeypatch):
             pictures.append(picture)
 
     monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
+    # A machine that has just started: its clock is near 0.
+    began = time.monotonic()
+    monkeypatch.setattr("jaxlm.runs.plots.time", SimpleNamespace(monotonic=lambda: time.monotonic() - began))
     return pictures
 
 

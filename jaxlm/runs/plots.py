@@ -107,7 +107,8 @@ class LiveCurve:
             ) from None
         self.records: Records = []
         self.seconds, self.title = seconds, title
-        self._drawn, self._drawn_records = 0.0, 0
+        # The clock of time.monotonic starts at 0 with the machine on some systems.
+        self._drawn, self._drawn_records = -math.inf, 0
         self._place = display(self._picture(), display_id=True)
 
     def __call__(self, record: dict[str, Any]) -> None:
