@@ -8,6 +8,9 @@
   generator. XLA's own optimisations are the same, and compilation takes less than half the time.
   `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles programs as users do. CI runs the laws and the
   oracles with full optimisation in one of its environments.
+- Where the environment forbids Python to write byte code, as in many container images, the session
+  keeps byte code in a temporary folder. Otherwise each of the many processes that tests start would
+  compile all modules again, which takes two seconds.
 """
 
 import contextlib
@@ -42,6 +45,8 @@ def use_flags_if_known(flags):
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER is None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxlm-compiled-")
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        os.environ["PYTHONPYCACHEPREFIX"] = os.environ["JAX_COMPILATION_CACHE_DIR"] + "/bytecode"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
