@@ -5,7 +5,8 @@
 - Property tests draw the same examples in every session. `pytest --hypothesis-profile default`
   draws other examples.
 - Programs are compiled with little optimisation of the machine code, and with XLA's older code
-  generator. XLA's own optimisations are the same, and compilation takes less than half the time.
+  generator, and without the lines of Python in them. XLA's own optimisations are the same, and
+  compilation takes less than half the time.
   `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` compiles programs as users do. CI runs the laws and the
   oracles with full optimisation in one of its environments.
 - Where the environment forbids Python to write byte code, as in many container images, the session
@@ -49,9 +50,12 @@ if WORKER is None:
         os.environ["PYTHONPYCACHEPREFIX"] = os.environ["JAX_COMPILATION_CACHE_DIR"] + "/bytecode"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0" and "XLA_FLAGS" not in os.environ:
-        use_flags_if_known("--xla_cpu_use_fusion_emitters=false")
+        use_flags_if_known(
+            "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        )
 else:
     # Each worker has its own folder. JAX does not write cache files atomically, so in a shared
     # folder a worker could read a file that another worker has half written.

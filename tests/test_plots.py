@@ -72,6 +72,7 @@ def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, shown)
     assert len(curve.records) == 2 and len(shown) == 4
 
 
+@pytest.mark.full
 def test_callbacks_of_several_runs_get_the_name_of_the_run(tmp_path):
     text = jaxlm.read_corpus("toy", eos=False)
     model = jaxlm.NPLM(len(text.vocabulary), n_step=2, embedding_size=2, hidden_size=2)

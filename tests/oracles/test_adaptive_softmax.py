@@ -92,6 +92,7 @@ def test_adaptive_input_equals_the_definition():
     assert_allclose(found, np.concatenate(expected, axis=-1), atol=1e-5)
 
 
+@pytest.mark.full
 def test_initial_features_of_rare_and_frequent_words_are_equally_large():
     options = {"softmax": "adaptive", "cutoffs": (600, 1200), "adaptive_input": True}
     for init_scale in (None, 0.1):

@@ -122,6 +122,7 @@ def test_a_file_system_without_locks_is_used_without(text, tmp_path, monkeypatch
 # Claims.
 
 
+@pytest.mark.full
 def test_a_sweep_that_was_killed_while_it_claimed_its_folders_is_resumed(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"seeds": 2, "console": tiny_runs.quiet(), **SHORT}

@@ -131,6 +131,7 @@ def test_a_resume_does_not_extend_a_spent_budget(validated, text, tmp_path):
     assert {path: path.read_bytes() for path in after} == before
 
 
+@pytest.mark.full
 def test_the_pause_of_all_runs_of_a_sweep_is_timed_as_a_whole(text, monkeypatch):
     """At the end of the budget all runs validate, so the pause of all runs is timed."""
     events, timing, split = [], Budget.timing_validation, Scorer.split

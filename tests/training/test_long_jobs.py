@@ -121,6 +121,7 @@ def test_the_command_resumes_only_an_existing_run(train, text_file, tmp_path):
     assert code == 0 and "resumed at step 2 of 2" in out
 
 
+@pytest.mark.full
 def test_two_sweeps_share_a_checkpoint_folder(text, tmp_path):
     model = make(jaxlm.RNN, text)
     place = str(tmp_path / "remote")

@@ -102,6 +102,7 @@ def test_samples_take_a_small_share_of_the_time(characters, monkeypatch):
             assert not automatic.is_due(number), "the same validation has one sample"
 
 
+@pytest.mark.full
 def test_the_first_of_several_runs_shows_samples(text):
     console = tiny_runs.quiet()
     model = tiny_runs.make(jaxlm.NPLM, text, n_step=2)
