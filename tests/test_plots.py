@@ -31,7 +31,9 @@ def shown(monkeypatch):
     monkeypatch.setattr("IPython.display.display", lambda picture, display_id: Place())
     # A machine that has just started: its clock is near 0.
     began = time.monotonic()
-    monkeypatch.setattr("jaxlm.runs.plots.time", SimpleNamespace(monotonic=lambda: time.monotonic() - began))
+    monkeypatch.setattr(
+        "jaxlm.runs.plots.time", SimpleNamespace(monotonic=lambda: time.monotonic() - began)
+    )
     return pictures
 
 
