@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from cases import SIZES, START, V, cases
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxlm
@@ -27,6 +28,7 @@ from jaxlm.inspection.pages.html import asset
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.inspection.word_senses import senses
 from jaxlm.inspection.word_vectors import map2d, neighbours, vectors
+from jaxlm.models import MODELS, make_model
 from jaxlm.runs.log import SAMPLES, read_records
 
 LINES = (
@@ -373,3 +375,16 @@ def test_every_text_of_a_script_is_there_in_both_languages(name):
     script = asset(f"{name}.js" if name == "charts" else VIEWS[name].script)
     used = set(re.findall(rf'"({name}\.\w+)"', script))
     assert used <= set(texts)
+
+
+def test_the_words_of_each_table_of_layers_have_a_translation():
+    terms = [key.removeprefix("about.term.") for key in json.loads(asset("text_about.json"))]
+    longest_first = "|".join(sorted(terms, key=len, reverse=True))
+    for case in cases():
+        name, options = case.values
+        fields = {size: n for size, n in SIZES.items() if size in MODELS[name].settings}
+        table = make_model(name, fields | options, V, START).summary()
+        for meaning in table.columns[-1].cells:
+            rest = re.sub(rf"\b({longest_first})\b", "", meaning)
+            words = set(re.findall("[a-z]{3,}", rest))
+            assert words <= {"tanh", "softmax"}, f"{case.id}: {meaning}"
