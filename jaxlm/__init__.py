@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
     from jaxlm.evaluation.mixing import Mixed, mixture
     from jaxlm.evaluation.perplexity import Report, perplexity
+    from jaxlm.evaluation.sentences import score
     from jaxlm.evaluation.session import Session
     from jaxlm.models.base import LanguageModel
     from jaxlm.models.cells import CELLS
@@ -57,6 +58,7 @@ _HOMES = {
     "jaxlm.errors": ("SettingError", "UserError"),
     "jaxlm.evaluation.adaptation": ("Adaptation", "adapted"),
     "jaxlm.evaluation.generation": ("SamplingConfig", "next_words", "sample"),
+    "jaxlm.evaluation.sentences": ("score",),
     "jaxlm.evaluation.session": ("Session",),
     "jaxlm.evaluation.mixing": ("Mixed", "mixture"),
     "jaxlm.evaluation.perplexity": ("Report", "perplexity"),
@@ -130,6 +132,7 @@ __all__ = [
     "register_cell",
     "register_model",
     "sample",
+    "score",
 ]
 
 

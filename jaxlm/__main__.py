@@ -11,6 +11,7 @@ from jaxlm.errors import UserError, choose
 COMMANDS = {
     "train": "train a model on a corpus, and keep it",
     "evaluate": "exact perplexity of one run or several",
+    "score": "the surprisal of each word of sentences",
     "predict": "the next words after a context",
     "generate": "continue a prompt",
     "show": "a page that shows what a model does inside",

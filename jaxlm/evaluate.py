@@ -29,7 +29,7 @@ from jaxlm.evaluation.perplexity import (
     check_per_token,
     open_split,
     report,
-    score,
+    score_split,
     write_per_token,
 )
 from jaxlm.runs.log import shown_perplexity
@@ -273,7 +273,7 @@ def evaluate(command: Command, run: Run) -> Report:
     split = open_split(
         run, command.corpus, command.split, command.text, command.encoding, command.column
     )
-    scores = score(run, split, detail=command.per_token is not None)
+    scores = score_split(run, split, detail=command.per_token is not None)
     if command.per_token:
         write_per_token(run, split, scores, command.per_token)
     return report(run, split, scores)

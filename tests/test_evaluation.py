@@ -12,7 +12,7 @@ from jaxlm.data.encoding import Split
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.tokenizers import Words
 from jaxlm.data.vocabulary import EOS, Vocabulary
-from jaxlm.evaluation.perplexity import Report, open_split, report, score, write_per_token
+from jaxlm.evaluation.perplexity import Report, open_split, report, score_split, write_per_token
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.protocol import Protocol
 from jaxlm.training.state import init_params
@@ -39,7 +39,7 @@ def test_a_report_has_exact_sums_and_counts(folder):
     run = untrained(folder)
     split = open_split(run)
     assert split.name.endswith("test")
-    scores = score(run, split)
+    scores = score_split(run, split)
     found = report(run, split, scores)
     assert found.tokens == len(scores.log_prob) == 9  # 6 words and 3 line ends
     assert found.unknown == 1
@@ -244,7 +244,7 @@ def test_the_words_of_the_table_are_those_that_are_scored(tmp_path, options, pro
     run = dataclasses.replace(jaxlm.fit(model, text, quiet=True), protocol=protocol)
     (tmp_path / "new.txt").write_text("a b\n\nz\n")
     split = open_split(run, text=tmp_path / "new.txt")
-    write_per_token(run, split, score(run, split, detail=True), tmp_path / "table.tsv")
+    write_per_token(run, split, score_split(run, split, detail=True), tmp_path / "table.tsv")
     lines = (tmp_path / "table.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[-1] for line in lines[1:]] == expected
 
@@ -276,7 +276,7 @@ def test_a_report_has_the_perplexity_without_unknown_words(tmp_path):
     assert found.perplexity_without_unknown == pytest.approx(2.0906, abs=5e-5)
     assert str(found).endswith("perplexity 2.0906 without the 2 <unk>, 2.7132 with them")
     split = open_split(run, text=tmp_path / "new.txt")
-    log_prob = score(run, split).log_prob
+    log_prob = score_split(run, split).log_prob
     mixed = jaxlm.mixture([run, run], weights=[0.5, 0.5], text=tmp_path / "new.txt").together
     assert mixed.perplexity_without_unknown == pytest.approx(found.perplexity_without_unknown)
     # An unknown word of probability 0 leaves the other words as they are.

@@ -11,7 +11,7 @@ import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.evaluation.interpolation import em_weights, interpolated
 from jaxlm.evaluation.mixing import unigram_cache_log_probs
-from jaxlm.evaluation.perplexity import open_split, score
+from jaxlm.evaluation.perplexity import open_split, score_split
 from jaxlm.runs.protocol import Protocol
 
 TEXT = "the cat sat on the mat\nthe dog sat on the log\n\nthe cat saw the dog\n"
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
 
 def test_the_mixture_equals_the_weighted_sum(runs):
     mixed = jaxlm.mixture(runs, weights=(0.25, 0.75))
-    alone = [score(run, open_split(run)) for run in runs]
+    alone = [score_split(run, open_split(run)) for run in runs]
     expected = np.log(0.25 * np.exp(alone[0].log_prob) + 0.75 * np.exp(alone[1].log_prob))
     assert mixed.together.nll == pytest.approx(-expected.sum())
     assert mixed.together.tokens == len(expected)

@@ -10,7 +10,7 @@ from cases import build, cases
 import jaxlm
 from jaxlm.data.tokenizers import Characters, Words
 from jaxlm.data.vocabulary import EOS, Vocabulary
-from jaxlm.evaluation.perplexity import score
+from jaxlm.evaluation.perplexity import score_split
 from jaxlm.runs.starts import LENGTH, WARM_START, start_of, warm_stretch
 
 PLAIN = [case for case in cases() if case.id.endswith("-plain")]
@@ -75,7 +75,7 @@ def test_lines_are_scored_each_from_the_same_state(name, options, start, tmp_pat
         for line in lines
         for log_prob in direct(run, [*(int(word[1:]) for word in line.split()), 12], before)
     ]
-    assert score(alone, split).log_prob == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert score_split(alone, split).log_prob == pytest.approx(expected, rel=1e-4, abs=1e-5)
     report = jaxlm.perplexity(alone, text=path)
     assert report.tokens == 20
     warm = start == "warm" and run.model.across_lines
@@ -91,7 +91,7 @@ def test_lines_without_a_start_token_start_warm(tmp_path):
     alone = jaxlm.by_lines(run)
     split = jaxlm.evaluation.perplexity.open_split(alone, text=path)
     expected = direct(run, [0, 1, 2, 12], STRETCH)
-    assert score(alone, split).log_prob == pytest.approx(expected[1:], rel=1e-4, abs=1e-5)
+    assert score_split(alone, split).log_prob == pytest.approx(expected[1:], rel=1e-4, abs=1e-5)
     assert jaxlm.sample(run, "ab", length=3, seed=1)[0].startswith("ab")
 
 

@@ -324,13 +324,36 @@ def open_file(
       UserError: if the file cannot be read as text.
     """
     reading = Reading(encoding, column, tokenizer.exact)
+    source = _file_source(path, reading, "text")
+    return Split.encode(os.path.expanduser(path), source, tokenizer, cache_folder)
+
+
+def lines_of_file(
+    path: str | Path, encoding: str | None = None, column: str | None = None, setting: str = "text"
+) -> Iterator[str]:
+    """Return the lines of a text file, each with its line break.
+
+    Args:
+      path: the file, plain or compressed by gzip or zstd.
+      encoding: the encoding of the file; None for UTF-8.
+      column: name of the column to read, if the file is a table.
+      setting: the name of the setting that holds the path, for errors.
+    Raises:
+      SettingError: if there is no such file, and for an unknown encoding or column.
+      UserError: if the file cannot be read as text.
+    """
+    return _file_source(path, Reading(encoding, column), setting).lines()
+
+
+def _file_source(path: str | Path, reading: Reading, setting: str) -> Source:
+    """Return the text of a file. Raise SettingError if there is no such file."""
     reading.check()
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         shown = path[:LONGEST_SHOWN] + "..." * (len(path) > LONGEST_SHOWN)
         shown = shown if shown.isprintable() else repr(shown)
-        raise SettingError("text", shown, "does not exist: give the path of a text file")
-    return Split.encode(path, text_of(Path(path), reading), tokenizer, cache_folder)
+        raise SettingError(setting, shown, "does not exist: give the path of a text file")
+    return text_of(Path(path), reading)
 
 
 def extended(tokenizer: Tokenizer, config: TextConfig, sources: Mapping[str, Source]) -> Tokenizer:

@@ -15,7 +15,7 @@ from jaxlm.evaluation.perplexity import (
     check_where,
     open_split,
     report,
-    score,
+    score_split,
     scored_ids,
 )
 from jaxlm.evaluation.scoring import TokenScores
@@ -153,7 +153,7 @@ class _Component:
     def log_probs(self, split: Split) -> np.ndarray:
         """Return the log-probability of every scored token, [T]."""
         if self.evaluator is None or self.adaptation is None:
-            return score(self.run, split).log_prob
+            return score_split(self.run, split).log_prob
         return self.evaluator.log_probs(self.adaptation, split)
 
     def report(self, split: Split, log_probs_T: np.ndarray) -> Report:

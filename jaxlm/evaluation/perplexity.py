@@ -179,7 +179,7 @@ def check_where(corpus: str | Path | None, split: object, text: str | Path | Non
             raise SettingError(name, value, "has no effect with a `text`: leave one of them out")
 
 
-def score(
+def score_split(
     run: Run, split: Split, detail: bool = False, scorer: Scorer | None = None
 ) -> TokenScores:
     """Return the log-probability of every token that the run's protocol counts.
@@ -203,7 +203,7 @@ def score(
 
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:
-    """Return the report of a run on a split whose tokens have been scored (`score`)."""
+    """Return the report of a run on a split whose tokens have been scored (`score_split`)."""
     ids: Any = split.ids
     if run.protocol.rows:
         ids = np.array([id_ for id_, _ in scored_ids(run, split)])
@@ -314,7 +314,7 @@ def perplexity(
                 raise SettingError(name, value, "has no effect with a Split: leave it out")
     else:
         split = open_split(run, corpus, split, text)
-    return report(run, split, score(run, split))
+    return report(run, split, score_split(run, split))
 
 
 def scored_ids(run: Run, split: Split) -> Iterator[tuple[int, str]]:

@@ -13,7 +13,7 @@ import jaxlm
 from jaxlm.data.tokenizers import TOKENIZERS, Characters, VocabularyConfig, Words
 from jaxlm.data.vocabulary import EOS, UNK, Vocabulary
 from jaxlm.errors import SettingError, UserError
-from jaxlm.evaluation.perplexity import open_split, score
+from jaxlm.evaluation.perplexity import open_split, score_split
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.inspection import trace
 from jaxlm.models import MODELS
@@ -150,7 +150,7 @@ def test_a_run_that_scores_lines_is_traced_line_by_line(name, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("w3 w0 w7\nw2 w1\nw5 w4 w3 w3\n")
     found = trace(run, path.read_text())
-    expected = score(run, open_split(run, text=path)).log_prob
+    expected = score_split(run, open_split(run, text=path)).log_prob
     assert_allclose(found.surprisal, -expected / math.log(2), rtol=1e-4)
     assert "each line" in found.note
     # The last row comes after the last line break, and not from the start of a line.

@@ -1,0 +1,180 @@
+"""python -m jaxlm.score: the surprisal of each word of sentences, under one run or several runs."""
+
+if __name__ == "__main__":
+    # Before the other imports, which take a second.
+    from jaxlm.commands.interrupt import end_quietly
+
+    end_quietly()
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tyro
+
+from jaxlm.commands import cli
+from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.files import replacing
+from jaxlm.data.text import lines_of_file
+from jaxlm.errors import SettingError, UserError, choose, reason
+from jaxlm.evaluation.perplexity import fields
+from jaxlm.evaluation.sentences import FORMATS, Columns, score, score_all, table_of
+from jaxlm.runs.run import load
+
+ABOUT = """The surprisal of each word of sentences, in bits: a table with a row a word.
+
+Sub-words and characters are summed to words, so runs over different tokens stand in one table.
+
+Examples:
+  python -m jaxlm.score runs/lstm-ptb --lines sentences.txt
+  python -m jaxlm.score runs/ngram-ptb runs/lstm-ptb --lines sentences.txt --out scores.tsv
+  python -m jaxlm.score runs/lstm-ptb --lines sentences.txt --by sentence --out scores.tsv
+  echo "the cat sat" | python -m jaxlm.score runs/lstm-ptb --lines -
+"""
+STANDARD_INPUT = Path("-")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Settings of `python -m jaxlm.score`."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+    lines: Path | None = None
+    """File with a sentence a line; - reads standard input."""
+    out: Path | None = None
+    """File of the table, separated by tabs (none: the table is printed)."""
+    by: str = "word"
+    """word: a row a word; sentence: a row a sentence."""
+    start: str | None = None
+    """State before each sentence: fresh, the initial state; warm, after a stretch of the training
+    text; carried, from the sentence before (none: warm for a run that was trained on a stream of
+    text, else fresh)."""
+    first: bool = True
+    """Count the first word of each sentence."""
+    end: bool = True
+    """Count the end of each sentence, as a row <eos>."""
+    words: str | None = None
+    """spaces: words are divided by white space; characters: each character is a word (none:
+    characters for a text without spaces between its words)."""
+    format: str = "wide"
+    """wide: the columns of each run side by side; long: a row a run; lm-zoo: a row a token of one
+    run."""
+    detail: bool = True
+    """Add the columns entropy and rank."""
+    encoding: str | None = None
+    """Encoding of the file (none: UTF-8)."""
+    column: str | None = None
+    """Column with the sentences, if the file is a table."""
+    plugin: Path | None = None
+    """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write or print the table; say on standard error how it was counted."""
+    command = cli.parse(Command, argv, prog="python -m jaxlm.score", about=ABOUT)
+    check_flags(command)
+    assert command.lines is not None
+    if command.lines == STANDARD_INPUT:
+        sentences = [line.rstrip("\r\n") for line in sys.stdin]
+        sentences[:1] = [line.removeprefix("\ufeff") for line in sentences[:1]]
+    else:
+        lines = lines_of_file(command.lines, command.encoding, command.column, "lines")
+        sentences = [line.rstrip("\n") for line in lines]
+    load_plugin(command.plugin)
+    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
+    found = score_all(
+        runs,
+        sentences,
+        start=command.start,
+        words=command.words,
+        first=command.first,
+        end=command.end,
+        detail=command.detail and command.by == "word" and command.format != "lm-zoo",
+    )
+    table = table_of(found, command.by, command.format)
+    for scores in found:
+        note = f"{scores.run.name}: {scores.protocol}"
+        print(note, file=sys.stderr, flush=True)
+    if command.out is None:
+        for line in tab_separated(table):
+            print(line)
+    else:
+        write(table, command.out)
+        rows = len(next(iter(table.values())))
+        print(f"scores: {command.out} ({rows:,} rows)")
+    return 0
+
+
+def check_flags(command: Command) -> None:
+    """Raise UserError for flags that are missing or cannot be used."""
+    if not command.runs:
+        raise UserError("name at least one run: python -m jaxlm.score RUN --lines sentences.txt")
+    if command.lines is None:
+        raise UserError(
+            "give the sentences: --lines FILE, a sentence a line, or --lines - for standard input"
+        )
+    choose({"word": 0, "sentence": 0}, command.by, "by")
+    choose(dict.fromkeys(FORMATS), command.format, "format")
+    if command.format == "lm-zoo" and len(command.runs) > 1:
+        raise SettingError("format", "lm-zoo", f"holds one run, not {len(command.runs)}")
+    if command.out is None:
+        return
+    if not command.out.name or command.out.is_dir():
+        raise SettingError("out", repr(str(command.out)), "is no file: give the name of a file")
+    if not command.out.parent.is_dir():
+        why = f"cannot be written: no folder {command.out.parent}"
+        raise SettingError("out", command.out, why)
+
+
+def tab_separated(table: Columns) -> Iterator[str]:
+    """Yield the lines of a table. A missing number is an empty field.
+
+    Example:
+      >>> list(tab_separated({"word": ["a", "b"], "surprisal": [1.5, math.nan]}))
+      ['word\\tsurprisal', 'a\\t1.500000', 'b\\t']
+    """
+    yield "\t".join(table)
+    texts = [list(map(_cell, fields_of(values))) for values in table.values()]
+    for row in zip(*texts, strict=True):
+        yield "\t".join(row)
+
+
+def fields_of(values: Sequence[Any]) -> Iterable[Any]:
+    """Return the values of a column, texts with the escapes of `fields`."""
+    return fields(values) if values and isinstance(values[0], str) else values
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:z.6f}" if isinstance(value, float) else str(value)
+
+
+def write(table: Columns, path: Path) -> None:
+    """Write a table to a file. Raise SettingError if the file cannot be written."""
+    try:
+        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in tab_separated(table))
+    except OSError as error:
+        raise SettingError("out", path, f"cannot be written: {reason(error)}") from None
+
+
+class _ScoreModule(ModuleType):
+    """The module is a function too, because the command and `jaxlm.score` have one name."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Columns:
+        return score(*arguments, **settings)
+
+
+if __name__ == "__main__":
+    cli.run(main)
+else:
+    sys.modules[__name__].__class__ = _ScoreModule
