@@ -6,9 +6,8 @@ if __name__ == "__main__":
 
     end_quietly()
 
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +17,10 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.data.files import replacing
 from jaxlm.data.text import lines_of_file
-from jaxlm.errors import SettingError, UserError, choose, reason
-from jaxlm.evaluation.perplexity import fields
-from jaxlm.evaluation.sentences import FORMATS, Columns, score, score_all, table_of
+from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.evaluation.sentences import FORMATS, check_by, score, score_all, table_of
+from jaxlm.evaluation.tables import Columns, check_out, tab_separated, write_table
 from jaxlm.runs.run import load
 
 ABOUT = """The surprisal of each word of sentences, in bits: a table with a row a word.
@@ -107,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
         for line in tab_separated(table):
             print(line)
     else:
-        write(table, command.out)
+        write_table(table, command.out)
         rows = len(next(iter(table.values())))
         print(f"scores: {command.out} ({rows:,} rows)")
     return 0
@@ -121,50 +119,12 @@ def check_flags(command: Command) -> None:
         raise UserError(
             "give the sentences: --lines FILE, a sentence a line, or --lines - for standard input"
         )
-    choose({"word": 0, "sentence": 0}, command.by, "by")
+    check_by(command.by)
     choose(dict.fromkeys(FORMATS), command.format, "format")
     if command.format == "lm-zoo" and len(command.runs) > 1:
         raise SettingError("format", "lm-zoo", f"holds one run, not {len(command.runs)}")
-    if command.out is None:
-        return
-    if not command.out.name or command.out.is_dir():
-        raise SettingError("out", repr(str(command.out)), "is no file: give the name of a file")
-    if not command.out.parent.is_dir():
-        why = f"cannot be written: no folder {command.out.parent}"
-        raise SettingError("out", command.out, why)
-
-
-def tab_separated(table: Columns) -> Iterator[str]:
-    """Yield the lines of a table. A missing number is an empty field.
-
-    Example:
-      >>> list(tab_separated({"word": ["a", "b"], "surprisal": [1.5, math.nan]}))
-      ['word\\tsurprisal', 'a\\t1.500000', 'b\\t']
-    """
-    yield "\t".join(table)
-    texts = [list(map(_cell, fields_of(values))) for values in table.values()]
-    for row in zip(*texts, strict=True):
-        yield "\t".join(row)
-
-
-def fields_of(values: Sequence[Any]) -> Iterable[Any]:
-    """Return the values of a column, texts with the escapes of `fields`."""
-    return fields(values) if values and isinstance(values[0], str) else values
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:z.6f}" if isinstance(value, float) else str(value)
-
-
-def write(table: Columns, path: Path) -> None:
-    """Write a table to a file. Raise SettingError if the file cannot be written."""
-    try:
-        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in tab_separated(table))
-    except OSError as error:
-        raise SettingError("out", path, f"cannot be written: {reason(error)}") from None
+    if command.out is not None:
+        check_out(command.out)
 
 
 class _ScoreModule(ModuleType):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.perplexity import report, score_split
 from jaxlm.evaluation.scoring import Scorer, TokenScores
+from jaxlm.evaluation.tables import Columns
 from jaxlm.runs.protocol import FRESH, WARM, Protocol
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import by_lines
@@ -25,7 +26,6 @@ END = "<eos>"
 """The word of the row for the end of a sentence."""
 UNITS = {"spaces": re.compile(r"\S+"), "characters": re.compile(r"\S")}
 """What a word is: a part between white space, or a character that is no white space."""
-Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def score(
       UserError: for bad sentences, and two runs of one name.
       SettingError: for a bad setting.
     """
-    choose({"word": 0, "sentence": 0}, by, "by")
+    check_by(by)
     choose(dict.fromkeys(FORMATS), format, "format")
     found = score_all(
         runs,
@@ -329,6 +329,12 @@ def score(
         detail=detail and by == "word" and format != "lm-zoo",
     )
     return table_of(found, by, format)
+
+
+def check_by(by: str) -> None:
+    """Raise SettingError unless `by` says what a row of a table of scores is."""
+    if by not in ("word", "sentence"):
+        raise SettingError("by", repr(by), "must be word or sentence")
 
 
 def score_all(
