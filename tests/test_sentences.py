@@ -140,6 +140,12 @@ def test_runs_stand_side_by_side_or_in_rows(runs):
         jaxlm.score([pair[0], pair[0]], LINES)
 
 
+def test_without_detail_ranks_and_entropies_are_not_computed(runs):
+    table = jaxlm.score(runs["words"], LINES, detail=False)
+    assert list(table)[-1] == "surprisal"
+    assert table["surprisal"] == pytest.approx(jaxlm.score(runs["words"], LINES)["surprisal"])
+
+
 def test_lm_zoo_has_a_row_for_each_token(runs):
     table = jaxlm.score(runs["chars"], ["the dog"], format="lm-zoo")
     assert list(table) == ["sentence_id", "token_id", "token", "surprisal"]

@@ -14,7 +14,7 @@ from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.perplexity import report, score_split
-from jaxlm.evaluation.scoring import Scorer, TokenScores
+from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.evaluation.tables import Columns
 from jaxlm.runs.protocol import FRESH, WARM, Protocol
 from jaxlm.runs.run import Run
@@ -65,10 +65,12 @@ class SentenceScores:
             for scored, word_of, words in zip(self.scored, self.word_of, self.words, strict=True)
         ]
         was, now = np.concatenate(self.scored), np.concatenate(keep)
-        kept = [part if part is None else part[now[was]] for part in self.scores]
+        kept = TokenScores(
+            *(part if part is None else part[now[was]] for part in self.scores)  # type: ignore[arg-type]
+        )
         left = [text for text, counts in (("first word", first), ("end", end)) if not counts]
         note = f" Left out: the {' and the '.join(left)} of each sentence." if left else ""
-        return replace(self, scored=keep, scores=TokenScores(*kept), protocol=self.protocol + note)
+        return replace(self, scored=keep, scores=kept, protocol=self.protocol + note)
 
     def bits(self) -> list[np.ndarray]:
         """Return the surprisal of each token in bits, by sentence; NaN where it is not scored."""
@@ -198,7 +200,7 @@ def score_sentences(
         ids.append(run.tokenizer.encode([f"{text}\n"]))
         spans.append(run.tokenizer.spans(f"{text}\n"))
     scored = _scored(run, texts, ids)
-    scores = score_split(run, split, Scorer(run.model, detail))
+    scores = score_split(run, split, detail)
     found = [
         np.array([match.span() for match in UNITS[unit].finditer(text)], np.int64).reshape(-1, 2)
         for text in texts
