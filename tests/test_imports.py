@@ -28,7 +28,7 @@ FOLDERS = (
 )
 # Modules at the root of the package that every folder may import.
 SHARED = ("errors", "ranges", "shapes")
-VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert", "lecture")
+VERBS = ("train", "evaluate", "score", "predict", "generate", "show", "prepare", "convert", "lecture")
 
 
 IMPORTERS = {
