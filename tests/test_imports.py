@@ -28,7 +28,17 @@ FOLDERS = (
 )
 # Modules at the root of the package that every folder may import.
 SHARED = ("errors", "ranges", "shapes")
-VERBS = ("train", "evaluate", "score", "predict", "generate", "show", "prepare", "convert", "lecture")
+VERBS = (
+    "train",
+    "evaluate",
+    "score",
+    "predict",
+    "generate",
+    "show",
+    "prepare",
+    "convert",
+    "lecture",
+)
 
 
 IMPORTERS = {

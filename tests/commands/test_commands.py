@@ -441,3 +441,40 @@ def test_predict_drops_a_byte_order_mark_of_standard_input(shell, toy_runs, monk
         assert code == 0
         outputs.append(out)
     assert outputs[0] == outputs[1]
+
+
+def test_score_writes_and_prints_a_table_of_words(shell, toy_runs, text_run, tmp_path):
+    path, out = tmp_path / "sentences.txt", tmp_path / "table.tsv"
+    path.write_text("the cat sat\n\nthe zebra\n")
+    code, said, note = shell("score", text_run, "--lines", path, "--out", out)
+    assert code == 0 and "8 rows" in said and "7 tokens, each once" in note
+    code, printed, _ = shell("score", text_run, "--lines", path)
+    assert code == 0 and printed == out.read_text()
+    rows = [line.split("\t") for line in printed.splitlines()]
+    assert rows[0] == [
+        "sentence_id",
+        "word_id",
+        "word",
+        "tokens",
+        "oov",
+        "surprisal",
+        "entropy",
+        "rank",
+    ]
+    assert [row[2] for row in rows[1:]] == [
+        "the",
+        "cat",
+        "sat",
+        "<eos>",
+        "<eos>",
+        "the",
+        "zebra",
+        "<eos>",
+    ]
+    assert rows[5][5:] == ["", "", ""] and rows[7][4] == "True"
+    code, printed, _ = shell("score", text_run, "--lines", path, "--by", "sentence", "--no-end")
+    assert [row.split("\t")[2:5] for row in printed.splitlines()[1:]] == [
+        ["3", "3", "0"],
+        ["0", "0", "0"],
+        ["2", "2", "1"],
+    ]

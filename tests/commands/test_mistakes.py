@@ -190,6 +190,25 @@ def test_mistakes_of_evaluate(shell, toy_runs, tmp_path):
         assert_mistake(shell("evaluate", run, "--per-token", name), ["--per-token '", "no file"])
 
 
+def test_mistakes_of_score(shell, toy_runs, tmp_path):
+    run, path = toy_runs["nplm"], tmp_path / "sentences.txt"
+    path.write_text("我 喜欢 玩具\n我 恨 玩具\n", encoding="utf-8")
+    lines = ("--lines", path)
+    assert_mistake(shell("score", *lines), ["name at least one run"])
+    assert_mistake(shell("score", run), ["--lines FILE", "standard input"])
+    assert_mistake(shell("score", run, "--lines", tmp_path / "none"), ["--lines", "does not exist"])
+    assert_mistake(shell("score", run, *lines), ["'恨'", "7 tokens"])
+    assert_mistake(shell("score", run, *lines, "--by", "line"), ["--by 'line'", "word or sentence"])
+    assert_mistake(shell("score", run, *lines, "--start", "hot"), ["'hot'", "fresh, warm, carried"])
+    assert_mistake(shell("score", run, *lines, "--start", "carried"), ["--start carried", "last"])
+    assert_mistake(shell("score", run, *lines, "--format", "csv"), ["'csv'", "wide, long, lm-zoo"])
+    assert_mistake(shell("score", run, run, *lines, "--format", "lm-zoo"), ["--format lm-zoo", "2"])
+    assert_mistake(shell("score", run, *lines, "--out", tmp_path), ["--out", "is no file"])
+    out = tmp_path / "no" / "table.tsv"
+    assert_mistake(shell("score", run, *lines, "--out", out), ["--out", "no folder"])
+    assert_mistake(shell("score", tmp_path, *lines), ["is not a run", "config.json"])
+
+
 def test_an_unknown_command_is_an_error(shell):
     assert_mistake(shell("__main__", "trian"), ["'trian'", "'train'", "evaluate"])
 
