@@ -6,9 +6,8 @@ if __name__ == "__main__":
 
     end_quietly()
 
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +17,10 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.data.files import replacing
+from jaxlm.commands.tables import check_out, tab_separated, write
+from jaxlm.data.splitting import NONE, check_split
 from jaxlm.data.text import lines_of_file
-from jaxlm.errors import SettingError, UserError, choose, reason
-from jaxlm.evaluation.perplexity import fields
+from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.sentences import FORMATS, Columns, score, score_all, table_of
 from jaxlm.runs.run import load
 
@@ -61,6 +60,9 @@ class Command:
     words: str | None = None
     """spaces: words are divided by white space; characters: each character is a word (none:
     characters for a text without spaces between its words)."""
+    split: str = NONE
+    """Cut punctuation, 's and n't apart, as in the training text of a word model: treebank (did
+    n't), wikitext (didn 't) or none. The rows stay those of the words as written."""
     format: str = "wide"
     """wide: the columns of each run side by side; long: a row a run; lm-zoo: a row a token of one
     run."""
@@ -98,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
         first=command.first,
         end=command.end,
         detail=command.detail and command.by == "word" and command.format != "lm-zoo",
+        split=command.split,
     )
     table = table_of(found, command.by, command.format)
     for scores in found:
@@ -125,46 +128,8 @@ def check_flags(command: Command) -> None:
     choose(dict.fromkeys(FORMATS), command.format, "format")
     if command.format == "lm-zoo" and len(command.runs) > 1:
         raise SettingError("format", "lm-zoo", f"holds one run, not {len(command.runs)}")
-    if command.out is None:
-        return
-    if not command.out.name or command.out.is_dir():
-        raise SettingError("out", repr(str(command.out)), "is no file: give the name of a file")
-    if not command.out.parent.is_dir():
-        why = f"cannot be written: no folder {command.out.parent}"
-        raise SettingError("out", command.out, why)
-
-
-def tab_separated(table: Columns) -> Iterator[str]:
-    """Yield the lines of a table. A missing number is an empty field.
-
-    Example:
-      >>> list(tab_separated({"word": ["a", "b"], "surprisal": [1.5, math.nan]}))
-      ['word\\tsurprisal', 'a\\t1.500000', 'b\\t']
-    """
-    yield "\t".join(table)
-    texts = [list(map(_cell, fields_of(values))) for values in table.values()]
-    for row in zip(*texts, strict=True):
-        yield "\t".join(row)
-
-
-def fields_of(values: Sequence[Any]) -> Iterable[Any]:
-    """Return the values of a column, texts with the escapes of `fields`."""
-    return fields(values) if values and isinstance(values[0], str) else values
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:z.6f}" if isinstance(value, float) else str(value)
-
-
-def write(table: Columns, path: Path) -> None:
-    """Write a table to a file. Raise SettingError if the file cannot be written."""
-    try:
-        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in tab_separated(table))
-    except OSError as error:
-        raise SettingError("out", path, f"cannot be written: {reason(error)}") from None
+    check_split(command.split)
+    check_out(command.out)
 
 
 class _ScoreModule(ModuleType):

@@ -1,0 +1,54 @@
+"""Tables that commands print or write, separated by tabs."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlm.data.files import replacing
+from jaxlm.errors import SettingError, reason
+from jaxlm.evaluation.perplexity import fields
+from jaxlm.evaluation.sentences import Columns
+
+
+def check_out(out: Path | None) -> None:
+    """Raise SettingError if `out` cannot be the file of a table; None is no file."""
+    if out is None:
+        return
+    if not out.name or out.is_dir():
+        raise SettingError("out", repr(str(out)), "is no file: give the name of a file")
+    if not out.parent.is_dir():
+        raise SettingError("out", out, f"cannot be written: no folder {out.parent}")
+
+
+def tab_separated(table: Columns) -> Iterator[str]:
+    """Yield the lines of a table. A missing number is an empty field.
+
+    Example:
+      >>> list(tab_separated({"word": ["a", "b"], "surprisal": [1.5, math.nan]}))
+      ['word\\tsurprisal', 'a\\t1.500000', 'b\\t']
+    """
+    yield "\t".join(table)
+    texts = [list(map(_cell, fields_of(values))) for values in table.values()]
+    for row in zip(*texts, strict=True):
+        yield "\t".join(row)
+
+
+def fields_of(values: Sequence[Any]) -> Iterable[Any]:
+    """Return the values of a column, texts with the escapes of `fields`."""
+    return fields(values) if values and isinstance(values[0], str) else values
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:z.6f}" if isinstance(value, float) else str(value)
+
+
+def write(table: Columns, path: Path) -> None:
+    """Write a table to a file. Raise SettingError if the file cannot be written."""
+    try:
+        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in tab_separated(table))
+    except OSError as error:
+        raise SettingError("out", path, f"cannot be written: {reason(error)}") from None
