@@ -28,11 +28,23 @@ FOLDERS = (
 )
 # Modules at the root of the package that every folder may import.
 SHARED = ("errors", "ranges", "shapes")
-VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert", "lecture")
+VERBS = (
+    "train",
+    "evaluate",
+    "score",
+    "pairs",
+    "predict",
+    "generate",
+    "show",
+    "prepare",
+    "convert",
+    "lecture",
+)
 
 
 IMPORTERS = {
     "chex": {"jaxlm.shapes"},
+    "nltk": {"jaxlm.data.splitting"},
     "orbax": {"jaxlm.runs.checkpoints"},
     "duckdb": {"jaxlm.ngrams.engines"},
     "pyarrow": {"jaxlm.ngrams.engines"},

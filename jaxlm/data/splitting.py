@@ -52,7 +52,7 @@ def _treebank_cuts(text: str) -> list[int]:
     return [last for (_, last), (first, _) in itertools.pairwise(words) if last == first]
 
 
-_BEFORE_NT = re.compile(r"n(?='t\\b)", re.I)
+_BEFORE_NT = re.compile(r"n(?='t\b)", re.I)
 
 
 def _wikitext_cuts(text: str) -> list[int]:
