@@ -120,7 +120,7 @@ def test_scores_do_not_depend_on_the_batches(monkeypatch):
     run = lstm(lambda shape: generator.normal(0, 0.5, shape))
     whole = jaxlm.pairs(run, PAIRS)
     monkeypatch.setattr(pairs_module, "BUCKET", 1)
-    monkeypatch.setattr(pairs_module, "ROWS", 2)
+    monkeypatch.setattr(pairs_module, "MOST_ROWS", 2)
     parts = jaxlm.pairs(run, PAIRS)
     np.testing.assert_allclose(parts.good, whole.good, rtol=1e-5)
     np.testing.assert_allclose(parts.bad, whole.bad, rtol=1e-5)
@@ -193,7 +193,7 @@ def test_a_bad_line_is_one_error_with_its_number(name, content, message, tmp_pat
 
 def test_bad_settings_and_pairs_are_errors(run, tmp_path):
     (tmp_path / "empty").mkdir()
-    for given, message in [
+    for bad, message in [
         ([], "no pair"),
         ("nowhere.jsonl", "does not exist"),
         (tmp_path / "empty", "has no file of pairs"),
@@ -202,7 +202,7 @@ def test_bad_settings_and_pairs_are_errors(run, tmp_path):
         ([("a", 2)], "pair 1: bad is 2, not a text"),
     ]:
         with pytest.raises(UserError) as caught:
-            jaxlm.pairs(run, given)
+            jaxlm.pairs(run, bad)
         assert message in str(caught.value)
     for options, message in [
         ({"measure": "max"}, "unknown measure"),

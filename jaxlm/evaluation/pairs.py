@@ -20,9 +20,9 @@ from jaxlm.runs.run import Run
 from jaxlm.runs.starts import by_lines
 
 ALPHA = 0.8
-# Rows that are scored as one batch, and the fewest rows whose batches have one width. Sentences are
-# short, so wide batches of nearly equal lengths are the fastest.
-ROWS = 128
+# The fewest and the most rows that are scored as one batch, and the fewest rows whose batches have
+# one width. Sentences are short, so batches of nearly equal lengths are the fastest.
+FEWEST_ROWS, MOST_ROWS = 16, 256
 BUCKET = 2048
 ALL = "pairs"
 """The paradigm of pairs that name none."""
@@ -433,13 +433,15 @@ def _log_probs(run: Run, ids: Sequence[np.ndarray]) -> Iterator[tuple[int, list[
         last = min(first + BUCKET, len(order))
         last = int(np.searchsorted(lengths[order], lengths[order[last - 1]], "right"))
         bucket = order[first:last]
+        # On CPUs a batch whose logits stay in the cache is the fastest.
+        fits = run.model.tokens_in_chunk(False) // int(lengths[bucket].max())
         scores = scorer.rows(
             run.params,
             [ids[row][:-1] for row in bucket],
             [ids[row][1:] for row in bucket],
             run.protocol.last_only,
             carry=carry,
-            batch_size=ROWS,
+            batch_size=min(max(FEWEST_ROWS, fits), MOST_ROWS),
         )
         counts = [1] * len(bucket) if run.protocol.last_only else lengths[bucket] - 1
         values = np.asarray(scores.log_prob, np.float64).tolist()
