@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxlm.evaluation.adaptation import Adaptation, adapted
     from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
     from jaxlm.evaluation.mixing import Mixed, mixture
+    from jaxlm.evaluation.pairs import PairScores, pairs
     from jaxlm.evaluation.perplexity import Report, perplexity
     from jaxlm.evaluation.sentences import score
     from jaxlm.evaluation.session import Session
@@ -58,6 +59,7 @@ _HOMES = {
     "jaxlm.errors": ("SettingError", "UserError"),
     "jaxlm.evaluation.adaptation": ("Adaptation", "adapted"),
     "jaxlm.evaluation.generation": ("SamplingConfig", "next_words", "sample"),
+    "jaxlm.evaluation.pairs": ("PairScores", "pairs"),
     "jaxlm.evaluation.sentences": ("score",),
     "jaxlm.evaluation.session": ("Session",),
     "jaxlm.evaluation.mixing": ("Mixed", "mixture"),
@@ -104,6 +106,7 @@ __all__ = [
     "NGram",
     "NeuralModel",
     "OptimizerConfig",
+    "PairScores",
     "Protocol",
     "Recurrent",
     "Report",
@@ -127,6 +130,7 @@ __all__ = [
     "make_batch",
     "mixture",
     "next_words",
+    "pairs",
     "perplexity",
     "read_corpus",
     "register_cell",

@@ -17,6 +17,7 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.splitting import NONE, check_split
 from jaxlm.data.text import lines_of_file
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.sentences import FORMATS, check_by, score, score_all, table_of
@@ -59,6 +60,9 @@ class Command:
     words: str | None = None
     """spaces: words are divided by white space; characters: each character is a word (none:
     characters for a text without spaces between its words)."""
+    split: str = NONE
+    """Cut punctuation, 's and n't apart, as in the training text of a word model: treebank (did
+    n't), wikitext (didn 't) or none. The rows stay those of the words as written."""
     format: str = "wide"
     """wide: the columns of each run side by side; long: a row a run; lm-zoo: a row a token of one
     run."""
@@ -96,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
         first=command.first,
         end=command.end,
         detail=command.detail and command.by == "word" and command.format != "lm-zoo",
+        split=command.split,
     )
     table = table_of(found, command.by, command.format)
     for scores in found:
@@ -123,8 +128,8 @@ def check_flags(command: Command) -> None:
     choose(dict.fromkeys(FORMATS), command.format, "format")
     if command.format == "lm-zoo" and len(command.runs) > 1:
         raise SettingError("format", "lm-zoo", f"holds one run, not {len(command.runs)}")
-    if command.out is not None:
-        check_out(command.out)
+    check_split(command.split)
+    check_out(command.out)
 
 
 class _ScoreModule(ModuleType):

@@ -32,6 +32,7 @@ VERBS = (
     "train",
     "evaluate",
     "score",
+    "pairs",
     "predict",
     "generate",
     "show",
@@ -43,6 +44,7 @@ VERBS = (
 
 IMPORTERS = {
     "chex": {"jaxlm.shapes"},
+    "nltk": {"jaxlm.data.splitting"},
     "orbax": {"jaxlm.runs.checkpoints"},
     "duckdb": {"jaxlm.ngrams.engines"},
     "pyarrow": {"jaxlm.ngrams.engines"},

@@ -1,16 +1,17 @@
-"""One column of a table: CSV, TSV and JSON lines."""
+"""Tables in CSV, TSV and JSON lines: one column, or all columns by name."""
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from jaxlm.data.compression import PACKED_ENDINGS
+from jaxlm.data.compression import PACKED_ENDINGS, open_bytes, reading_errors
 from jaxlm.errors import SettingError, UserError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
@@ -138,3 +139,79 @@ def _no_column(column: str, names: list[str], path: Path) -> SettingError:
     return SettingError(
         "column", repr(column)[1:-1], f"{path} has no such column, but {shown or 'none at all'}"
     )
+
+
+def records(path: Path, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a table as a line number and the values by the name of their column.
+
+    Args:
+      path: a UTF-8 file, plain or compressed. A file whose name does not say that it is CSV, TSV or
+        JSON lines is JSON lines if it begins with "{".
+      column: the name of a column, by which the delimiter of a CSV file is found.
+    Raises:
+      UserError: if the file cannot be read, and for a line that is not UTF-8, is no JSON object, or
+        has not as many cells as the header. The error names the line.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = (Path(folder) / "a.tsv").write_text("id\\ttext\\n1\\ta b\\n")
+      ...     list(records(Path(folder) / "a.tsv", "text"))
+      [(2, {'id': '1', 'text': 'a b'})]
+    """
+    with reading_errors(path), open_bytes(path) as file:
+        data = file.read()
+    try:
+        text = data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start]
+        raise UserError(
+            f"{path}, line {line}, is not UTF-8: byte 0x{byte:02x} ({error.reason})"
+        ) from None
+    ending = table_ending(path)
+    if ending in _JSON_ENDINGS or (ending is None and text.lstrip().startswith("{")):
+        yield from _json_records(text, path)
+    else:
+        yield from _csv_records(text, column, path, ending)
+
+
+def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}, is no JSON object: give one object a line")
+        yield number, record
+
+
+def _csv_records(
+    text: str, column: str, path: Path, ending: str | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    marks = ("\t",) if ending in (".tsv", ".tab") else _DELIMITERS
+    widest = max(marks, key=lambda mark: first.count(mark))
+    found = (mark for mark in (widest, *marks) if column in _header(first, mark))
+    with _any_length():
+        lines = io.StringIO(text, newline="")
+        rows = csv.reader(lines, delimiter=next(found, widest), strict=True)
+        header: list[str] = []
+        try:
+            for row in rows:
+                if not any(row):
+                    continue
+                if not header:
+                    header = [name.strip() for name in row]
+                    continue
+                if len(row) != len(header):
+                    raise UserError(
+                        f"{path}, line {rows.line_num}, has {len(row)} cells, and the header has "
+                        f"{len(header)}: put cells with a delimiter or a quotation mark in quotes"
+                    )
+                yield rows.line_num, dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num}, is no CSV: {error}") from None

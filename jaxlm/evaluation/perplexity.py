@@ -191,15 +191,19 @@ def score_split(
       scorer: a scorer of the run's model; None for a new Scorer without a mesh.
     """
     scorer = scorer or Scorer(run.model, detail)
-    protocol, carry = run.protocol, None
-    if protocol.start == WARM:
-        start = start_of(run, WARM)
-        carry = start.carry
-        if run.vocabulary.start_id is None:
-            # No start token precedes the lines, so the whole stretch is read here.
-            last = np.array([start.ids], np.int32)
-            carry = run.model.next_log_probs(run.params, last, carry)[1]
+    protocol, carry = run.protocol, line_carry(run)
     return scorer.split(run.params, split, protocol.rows, protocol.last_only, carry)
+
+
+def line_carry(run: Run) -> Any:
+    """Return the carry of one row from which a run reads each line; None for the initial carry."""
+    if run.protocol.start != WARM:
+        return None
+    start = start_of(run, WARM)
+    if run.vocabulary.start_id is not None:
+        return start.carry
+    # No start token precedes the lines, so the whole stretch is read here.
+    return run.model.next_log_probs(run.params, np.array([start.ids], np.int32), start.carry)[1]
 
 
 def report(run: Run, split: Split, scores: TokenScores) -> Report:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxlm.data.encoding import Split
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.spacing import mostly_unspaced
+from jaxlm.data.splitting import NONE, check_split, split_words
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.perplexity import report, score_split
 from jaxlm.evaluation.scoring import TokenScores
@@ -169,6 +170,7 @@ def score_sentences(
     start: str | None = None,
     words: str | None = None,
     detail: bool = True,
+    split: str = NONE,
 ) -> SentenceScores:
     """Return the scores of a run on sentences, each token once.
 
@@ -184,6 +186,8 @@ def score_sentences(
       words: "spaces": words are the parts between white space; "characters": each character that is
         no white space is a word; None for characters if the text has no spaces between its words.
       detail: whether to compute the rank and the entropy of every token too.
+      split: "none", or cut the sentences as the training text of a word model is cut: "treebank" or
+        "wikitext"; see `split_words`. The words are still those of the sentences as written.
     Raises:
       UserError: without sentences, for a sentence with a line break, and for a token that the
         vocabulary lacks, if it has no `<unk>`.
@@ -192,15 +196,17 @@ def score_sentences(
     texts = checked_sentences(sentences)
     unit = words_of(texts, words)
     run = _started(run, start)
-    lines = "".join(f"{text}\n" for text in texts)
-    source = EmbeddedText(lines, exact=True)
-    split = Split("sentences", run.tokenizer.encode(source.lines()), source, run.tokenizer)
+    check_split(split)
+    cut = [split_words(f"{text}\n", split) for text in texts]
+    source = EmbeddedText("".join(line for line, _ in cut), exact=True)
+    data = Split("sentences", run.tokenizer.encode(source.lines()), source, run.tokenizer)
     ids, spans = [], []
-    for text in texts:
-        ids.append(run.tokenizer.encode([f"{text}\n"]))
-        spans.append(run.tokenizer.spans(f"{text}\n"))
+    for line, offsets in cut:
+        ids.append(run.tokenizer.encode([line]))
+        # Where the tokens stand in the sentence as written.
+        spans.append(offsets[run.tokenizer.spans(line)])
     scored = _scored(run, texts, ids)
-    scores = score_split(run, split, detail)
+    scores = score_split(run, data, detail)
     found = [
         np.array([match.span() for match in UNITS[unit].finditer(text)], np.int64).reshape(-1, 2)
         for text in texts
@@ -211,7 +217,9 @@ def score_sentences(
         np.searchsorted(words_N2[:, 1], spans_T2[:, 1], "left")
         for words_N2, spans_T2 in zip(found, spans, strict=True)
     ]
-    protocol = report(run, split, scores).protocol
+    protocol = report(run, data, scores).protocol
+    if split != NONE:
+        protocol += f" Words cut apart as in {split}."
     return SentenceScores(run, texts, found, ids, word_of, scored, scores, protocol)
 
 
@@ -282,6 +290,7 @@ def score(
     words: str | None = None,
     format: str = "wide",
     detail: bool = True,
+    split: str = NONE,
 ) -> Columns:
     """Return the surprisal of each word of sentences under one run or several runs.
 
@@ -311,6 +320,7 @@ def score(
       format: "wide": the columns of each run beside those of the others; "long": a row a run, with
         a column `run`; "lm-zoo": the columns sentence_id, token_id, token, surprisal of one run.
       detail: whether to add the columns entropy and rank.
+      split: "none", "treebank" or "wikitext"; see `score_sentences`.
     Returns:
       sentence_id and word_id (from 1) and word, or sentence_id, sentence and words; then for each
       run tokens, oov, surprisal (bits), entropy (bits), rank. With several runs in the wide format
@@ -329,6 +339,7 @@ def score(
         first=first,
         end=end,
         detail=detail and by == "word" and format != "lm-zoo",
+        split=split,
     )
     return table_of(found, by, format)
 
@@ -348,6 +359,7 @@ def score_all(
     first: bool = True,
     end: bool = True,
     detail: bool = True,
+    split: str = NONE,
 ) -> list[SentenceScores]:
     """Return the scores of each run on the same sentences; see `score`."""
     several = [runs] if isinstance(runs, Run) else list(runs)
@@ -356,7 +368,9 @@ def score_all(
     texts = checked_sentences(sentences)
     unit = words_of(texts, words)
     return [
-        score_sentences(run, texts, start=start, words=unit, detail=detail).counted(first, end)
+        score_sentences(run, texts, start=start, words=unit, detail=detail, split=split).counted(
+            first, end
+        )
         for run in several
     ]
 
@@ -365,7 +379,7 @@ def table_of(found: Sequence[SentenceScores], by: str = "word", format: str = "w
     """Return the columns of `score` for scores of the same sentences."""
     if format == "lm-zoo":
         return _lm_zoo(found)
-    names = _names([scores.run.name for scores in found])
+    names = run_names([scores.run.name for scores in found])
     parts = [scores.by_word() if by == "word" else scores.by_sentence() for scores in found]
     with_end = [scores.has_end() for scores in found]
     keys = _sentence_keys(found[0]) if by == "sentence" else None
@@ -427,7 +441,7 @@ def _add_ends(part: Columns, scores: SentenceScores) -> None:
             values.insert(end, nothing[column])
 
 
-def _names(names: Sequence[str]) -> list[str]:
+def run_names(names: Sequence[str]) -> list[str]:
     """Return the last parts of the names of runs, or the whole names if two of these are equal."""
     short = [Path(name).name for name in names]
     used = short if len(set(short)) == len(short) else list(names)

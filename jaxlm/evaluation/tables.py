@@ -13,8 +13,10 @@ Columns = dict[str, list[Any]]
 """The columns of a table by their names; all have one length."""
 
 
-def check_out(path: Path) -> None:
-    """Raise SettingError if `path` cannot be the file of a table."""
+def check_out(path: Path | None) -> None:
+    """Raise SettingError if `path` cannot be the file of a table; None is no file."""
+    if path is None:
+        return
     if not path.name or path.is_dir():
         raise SettingError("out", repr(str(path)), "is no file: give the name of a file")
     if not path.parent.is_dir():
