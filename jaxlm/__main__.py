@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model on a corpus, and keep it",
     "evaluate": "exact perplexity of one run or several",
     "score": "the surprisal of each word of sentences",
+    "compare": "two runs on a text, line by line: is one better?",
     "predict": "the next words after a context",
     "generate": "continue a prompt",
     "show": "a page that shows what a model does inside",

@@ -32,6 +32,7 @@ VERBS = (
     "train",
     "evaluate",
     "score",
+    "compare",
     "predict",
     "generate",
     "show",

@@ -20,7 +20,18 @@ from jaxlm.models import MODELS
 from jaxlm.models.heads import HEADS
 from jaxlm.training.config import all_settings
 
-VERBS = ("train", "evaluate", "predict", "generate", "show", "prepare", "convert", "lecture")
+VERBS = (
+    "train",
+    "evaluate",
+    "score",
+    "compare",
+    "predict",
+    "generate",
+    "show",
+    "prepare",
+    "convert",
+    "lecture",
+)
 
 
 @pytest.mark.parametrize(
