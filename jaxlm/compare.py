@@ -189,7 +189,7 @@ def show_largest(console: Console, found: Comparison, better: str) -> None:
     largest = found.largest(better, LARGEST)
     if not largest:
         return
-    console.print(f"lines that {better} predicts better by most bits:")
+    console.print(f"lines that {better} predicts better by most bits (line, bits, text):")
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(2):
         table.add_column(justify="right", no_wrap=True)

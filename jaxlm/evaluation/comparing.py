@@ -194,7 +194,7 @@ def compare(
       ch. 13; Koehn 2004).
     - p is that of the two-sided permutation test of the mean, which flips the sign of each d_l
       (Good 2005, ch. 3). All 2^lines signs are tried if they are at most `resamples`. Otherwise
-      signs are drawn, and each tail has p = (1 + draws as extreme) / (1 + draws).
+      signs are drawn, and p = (1 + draws as extreme) / (1 + draws).
 
     Both treat the lines as independent, and describe these runs, not other seeds. With several runs
     a side, d_l is the difference of the means over the runs.
@@ -351,8 +351,12 @@ def bootstrap_interval(
 def permutation_p(difference_L: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
     """Return the two-sided p of the hypothesis that each difference is as likely with either sign.
 
-    Good (2005), ch. 3. If A and B were equally good on every line, their names could be swapped on
-    any line.
+        p = (1 + draws with |Σ_l ±d_l| >= |Σ_l d_l|) / (1 + draws)
+
+    Good (2005), ch. 3; Phipson & Smyth (2010) for the 1. If A and B were equally good on every
+    line, their names could be swapped on any line. If all signs are tried, p is the share of them
+    that is as extreme. `scipy.stats.permutation_test` gives the same, but takes minutes for 40,000
+    lines.
 
     Example:
       >>> permutation_p(np.array([1.0, 2.0, 3.0]))
@@ -364,18 +368,24 @@ def permutation_p(difference_L: np.ndarray, *, resamples: int = RESAMPLES, seed:
         random signs.
       seed: seed of the random signs.
     """
-    from scipy import stats
-
-    found = stats.permutation_test(
-        (difference_L,),
-        _mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        batch=_batch(difference_L),
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)
+    lines, generator = len(difference_L), np.random.default_rng(seed)
+    exact = _tries_all(lines, resamples)
+    total, step = 2**lines if exact else resamples, _batch(difference_L)
+    whole = difference_L.sum()
+    # Sums that differ by rounding alone count as equal.
+    limit = abs(whole) - 1e-12 * np.abs(difference_L).sum()
+    extreme = 0
+    for begin in range(0, total, step):
+        draws = min(step, total - begin)
+        if exact:
+            numbers = np.arange(begin, begin + draws, dtype=np.int64)
+            plus = numbers[:, None] >> np.arange(lines) & 1
+        else:
+            packed = generator.integers(0, 256, (draws, -(-lines // 8)), np.uint8)
+            plus = np.unpackbits(packed, axis=1, count=lines)
+        # With a plus for some lines and a minus for the others: Σ ±d = 2 Σ_plus d - Σ d.
+        extreme += int(np.count_nonzero(np.abs(2 * (plus @ difference_L) - whole) >= limit))
+    return extreme / total if exact else (1 + extreme) / (1 + total)
 
 
 def _mean(values: np.ndarray, axis: int = -1) -> Any:
@@ -574,9 +584,9 @@ def _known_lines(counted: Sequence[_Counted], lines: Sequence[str], known_only: 
             if totals[0] == totals[1]:
                 raise UserError(
                     f"the protocols are unequal: {a.run.name} and {b.run.name} read different "
-                    f"words as <unk> ({totals[0]:,} each){cure}"
+                    f"words as <unk>, {totals[0]:,} each{cure}"
                 )
-            does, instead = (f"reads {total:,} words as <unk>" for total in totals)
+            does, instead = (f"reads {total:,} tokens as <unk>" for total in totals)
             raise _unequal(a.run, does, b.run, instead, cure)
         if a.unknown and {*a.run.vocabulary.tokens} != {*b.run.vocabulary.tokens}:
             raise UserError(
