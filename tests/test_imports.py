@@ -49,6 +49,7 @@ IMPORTERS = {
     "pyarrow": {"jaxlm.ngrams.engines"},
     "pyspark": {"jaxlm.ngrams.engines"},
     "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
+    "scipy": {"jaxlm.evaluation.comparing"},
     "filelock": {"jaxlm.runs.folder"},
     "torch": set(),
     "pickle": set(),

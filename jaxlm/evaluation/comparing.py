@@ -379,7 +379,7 @@ def permutation_p(difference_L: np.ndarray, *, resamples: int = RESAMPLES, seed:
         draws = min(step, total - begin)
         if exact:
             numbers = np.arange(begin, begin + draws, dtype=np.int64)
-            plus = numbers[:, None] >> np.arange(lines) & 1
+            plus: np.ndarray = numbers[:, None] >> np.arange(lines) & 1
         else:
             packed = generator.integers(0, 256, (draws, -(-lines // 8)), np.uint8)
             plus = np.unpackbits(packed, axis=1, count=lines)
