@@ -17,7 +17,6 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from jaxlm.commands import cli
@@ -143,7 +142,8 @@ def show(console: Console, found: Comparison, command: Command) -> None:
         seeds = f" ({len(side.names)} runs)" if len(side.names) > 1 else ""
         say(f"{letter}: {name}{seeds}")
     say(f"text: {command.text}, {len(found.lines):,} lines")
-    console.print(result_table(found))
+    plus_minus = "±" if console.encoding.startswith("utf") else "+-"
+    console.print(result_table(found, plus_minus))
     for side in (found.a, found.b):
         if len(side.names) > 1:
             each = " ".join(f"{bits:.4f}" for bits in side.bits_per_token)
@@ -156,8 +156,13 @@ def show(console: Console, found: Comparison, command: Command) -> None:
         say(f"differences: {command.out} ({len(found.lines):,} rows)")
 
 
-def result_table(found: Comparison) -> Table:
+def result_table(found: Comparison, plus_minus: str = "±") -> Table:
     """Return a table of the bits a line, a word or character, and a token."""
+
+    def shown(side: Side, count: float) -> str:
+        mean, deviation = side.per(count)
+        return f"{mean:.4f}" if deviation is None else f"{mean:.4f} {plus_minus} {deviation:.4f}"
+
     table = Table()
     for header in ("bits", "A", "B", "B - A", f"{100 * found.confidence:g}% interval", "p"):
         table.add_column(header, justify="left" if header == "bits" else "right")
@@ -171,17 +176,12 @@ def result_table(found: Comparison) -> Table:
         between = "" if interval is None else f"{interval[0]:z.4f} to {interval[1]:z.4f}"
         p = shown_p(found.p) if name == "a line" else ""
         table.add_row(
-            name, _shown(found.a, count), _shown(found.b, count), f"{difference:z.4f}", between, p
+            name, shown(found.a, count), shown(found.b, count), f"{difference:z.4f}", between, p
         )
     tokens = [int(side.tokens_L.sum()) for side in (found.a, found.b)]
-    table.add_row("a token", *map(_shown, (found.a, found.b), tokens), "", "", "")
+    table.add_row("a token", *map(shown, (found.a, found.b), tokens), "", "", "")
     table.add_row("tokens", *(f"{count:,}" for count in tokens), "", "", "")
     return table
-
-
-def _shown(side: Side, count: float) -> str:
-    mean, deviation = side.per(count)
-    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
 def show_largest(console: Console, found: Comparison, better: str) -> None:
@@ -190,16 +190,11 @@ def show_largest(console: Console, found: Comparison, better: str) -> None:
     if not largest:
         return
     console.print(f"lines that {better} predicts better by most bits (line, bits, text):")
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for _ in range(2):
-        table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
     for index in largest:
-        bits = abs(found.difference[index])
         line = found.lines[index]
         shown = line if line.isprintable() else repr(line)[1:-1]
-        table.add_row(f"  {found.numbers[index]}", f"{bits:.2f}", escape(shown))
-    console.print(table)
+        row = f"{found.numbers[index]:8}  {abs(found.difference[index]):7.2f}  {shown}"
+        console.print(row, markup=False, no_wrap=True, overflow="ellipsis")
 
 
 class _CompareModule(ModuleType):

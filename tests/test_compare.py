@@ -340,17 +340,23 @@ def test_the_command_prints_80_columns_and_writes_the_lines(saved, tmp_path, cap
     a, b = saved / "saved-1", saved / "saved-3"
     assert command(a, b, "--text", tmp_path / "text.txt", "--out", out, "--resamples", 200) == 0
     printed = capsys.readouterr().out
-    assert "B is better: it needs" in printed and "Counted: 33 lines" in printed
+    assert (
+        "B is better: it needs" in printed
+        and "│ a word  │" in printed
+        and "Counted: 33 lines" in printed
+    )
     # Sentences and paths are not cut, so that a terminal wraps them.
     whole = ("A:", "B:", "text:", "B is", "Counted:", "differences:")
     table = [line for line in printed.splitlines() if not line.startswith(whole)]
     assert len(table) > 10 and max(map(len, table)) <= 80
-    assert any(line.endswith("the cat sat the ca…") for line in table)
+    number, bits, *words = next(line for line in table if line.rstrip().endswith("…")).split()
+    assert int(number) == 33 and words[:3] == ["the", "cat", "sat"]
     found = pd.read_csv(out, sep="\t")
     assert list(found.columns) == [
         "line", "text", "tokens_a", "tokens_b", "bits_a", "bits_b", "difference",
     ]  # fmt: skip
     assert len(found) == 33
+    assert float(bits) == pytest.approx(abs(found.difference[32]), abs=0.006)
     assert np.allclose(found.difference, found.bits_b - found.bits_a, atol=2e-6)
     report = jaxlm.perplexity(by_lines(jaxlm.load(a)), text=tmp_path / "text.txt")
     assert math.isclose(found.bits_a.sum(), report.bits, rel_tol=1e-5)

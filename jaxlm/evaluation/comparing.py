@@ -164,10 +164,10 @@ def shown_p(p: float) -> str:
     """Return p with four decimals, or with one digit if it is smaller.
 
     Example:
-      >>> shown_p(0.25), shown_p(0.00001)
-      ('0.2500', '1e-05')
+      >>> shown_p(0.25), shown_p(1 / 10_001), shown_p(0.00001)
+      ('0.2500', '0.0001', '1e-05')
     """
-    return f"{p:.4f}" if p >= 0.0001 or p == 0 else f"{p:.0e}"
+    return f"{p:.4f}" if p >= 0.00005 or p == 0 else f"{p:.0e}"
 
 
 def compare(
@@ -208,7 +208,7 @@ def compare(
       ... )
       >>> found = jaxlm.compare(a, b, text=["我 喜欢 玩具", "我 爱 爸爸", "我 讨厌 挨打"])
       >>> round(found.mean, 2), found.p
-      (-5.36, 0.25)
+      (-7.99, 0.25)
 
     Args:
       a: a run, or several runs that differ by their seeds.
