@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxlm.data.vocabulary import Vocabulary
     from jaxlm.errors import SettingError, UserError
     from jaxlm.evaluation.adaptation import Adaptation, adapted
+    from jaxlm.evaluation.comparing import Comparison, compare
     from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
     from jaxlm.evaluation.mixing import Mixed, mixture
     from jaxlm.evaluation.pairs import PairScores, pairs
@@ -58,6 +59,7 @@ _HOMES = {
     "jaxlm.data.vocabulary": ("Vocabulary",),
     "jaxlm.errors": ("SettingError", "UserError"),
     "jaxlm.evaluation.adaptation": ("Adaptation", "adapted"),
+    "jaxlm.evaluation.comparing": ("Comparison", "compare"),
     "jaxlm.evaluation.generation": ("SamplingConfig", "next_words", "sample"),
     "jaxlm.evaluation.pairs": ("PairScores", "pairs"),
     "jaxlm.evaluation.sentences": ("score",),
@@ -97,6 +99,7 @@ __all__ = [
     "RNN",
     "Adaptation",
     "BatchingConfig",
+    "Comparison",
     "CountingConfig",
     "LanguageModel",
     "LiveCurve",
@@ -124,6 +127,7 @@ __all__ = [
     "Vocabulary",
     "adapted",
     "by_lines",
+    "compare",
     "fit",
     "fit_many",
     "load",

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "exact perplexity of one run or several",
     "score": "the surprisal of each word of sentences",
     "pairs": "minimal pairs, such as BLiMP: how often the good sentence wins",
+    "compare": "two runs on a text, line by line: is one better?",
     "predict": "the next words after a context",
     "generate": "continue a prompt",
     "show": "a page that shows what a model does inside",

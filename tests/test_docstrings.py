@@ -38,7 +38,7 @@ def test_the_examples_of_a_module_run(name, monkeypatch):
 
 
 # Names without an example: results of functions with examples, and the base of SettingError.
-WITHOUT = {"Mixed", "PairScores", "Report", "UserError"}
+WITHOUT = {"Comparison", "Mixed", "PairScores", "Report", "UserError"}
 
 
 @pytest.mark.parametrize("name", sorted(set(jaxlm.__all__) - WITHOUT))

@@ -25,6 +25,7 @@ VERBS = (
     "evaluate",
     "score",
     "pairs",
+    "compare",
     "predict",
     "generate",
     "show",
