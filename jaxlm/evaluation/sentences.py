@@ -306,7 +306,7 @@ def score(
       >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
       >>> table = jaxlm.score(run, ["我 喜欢 玩具"])
       >>> table["word"], [round(bits, 2) for bits in table["surprisal"]]
-      (['我', '喜欢', '玩具', '<eos>'], [0.58, 2.18, 1.34, 0.77])
+      (['我', '喜欢', '玩具', '<eos>'], [0.85, 1.85, 0.36, 0.32])
 
     Args:
       runs: a run, or several runs.
