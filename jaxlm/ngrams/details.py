@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.ngrams.tables import NOTHING, Tables
+from jaxlm.ngrams.tables import Tables
 
 TOKENS = 1 << 17
 """Tokens that are answered together. More tokens share more contexts, and need more memory."""
@@ -42,10 +42,9 @@ def rank_and_entropy(
         -H(h)    =  b S(h') log b - b H(h')  +  Σ_v P(v | h) log P(v | h)  -  Σ_v q(v) log q(v)
 
     N(h, t) is the number of words more probable than t, and S(h) = Σ_v P(v | h), which need not be
-    1. Where P sums to 1, nothing else changes. The code does not divide t by b. It compares the
-    products that `Tables.distribution` computes, so equal probabilities stay equal. A product with
-    a factor b ≥ 0 keeps the order of its arguments, also in floating point, so that a binary search
-    over sorted probabilities of a shorter context finds N.
+    1. The code does not divide t by b. It multiplies as `Tables.distribution` does, so that equal
+    probabilities stay equal. Products with a factor b ≥ 0 keep the order of the other factors, also
+    in floating point. So a binary search over sorted probabilities counts the words above t.
 
     Args:
       tables: the back-off model.
@@ -102,7 +101,7 @@ def _answer(
     else:
         by_context = np.arange(len(words))
     threshold = threshold[by_context]
-    weights = [_backoffs(tables, length, ids) for length, ids in enumerate(contexts, start=1)]
+    weights = [tables.weights(length, ids) for length, ids in enumerate(contexts, start=1)]
     nothing, all_words = np.zeros(len(words), np.int64), np.full(len(words), len(unigrams))
     greater = _count_greater(unigrams, nothing, all_words, threshold, weights)
     found = _Contexts([], unigrams.sum()[None], _p_log_p(unigrams).sum()[None])
@@ -135,7 +134,7 @@ def _answer(
             bounds = (last - size)[context_T], last[context_T], threshold[tokens]
             after = [weight_T[tokens] for weight_T in weights[length:]]
             for values_N, sign in ((p_N, 1), (q_N, -1)):
-                ascending_N = values_N[np.lexsort((values_N, context_N))]
+                ascending_N = _sort_each(values_N, context_N)
                 greater[tokens] += sign * _count_greater(ascending_N, *bounds, after)
         found = _Contexts(longer_ids, sums, negative_entropies)
         context_of = np.cumsum(is_new) - 1
@@ -143,14 +142,6 @@ def _answer(
     rank[by_context] = 1 + greater
     entropy[by_context] = -found.negative_entropies[context_of]
     return rank, entropy
-
-
-def _backoffs(tables: Tables, length: int, contexts: np.ndarray) -> np.ndarray:
-    """Return backoff(h) of the contexts of `length` words; 1 where a context is not listed."""
-    weight = np.ones(len(contexts))
-    listed = contexts != NOTHING
-    weight[listed] = tables.backoffs[length - 1][contexts[listed]]
-    return weight
 
 
 def _parts(
@@ -164,9 +155,11 @@ def _parts(
     keys = tables.keys[order - 2]
     first = np.searchsorted(keys, contexts * base)
     size = np.searchsorted(keys, (contexts + 1) * base) - first
-    size[contexts == NOTHING] = 0
+    size[contexts < 0] = 0
     before = np.cumsum(size) - size
-    cuts = np.flatnonzero(np.diff(before // NGRAMS)) + 1
+    # A slice has at most 2¹⁶ contexts, as `_sort_each` needs.
+    places = np.arange(len(contexts))
+    cuts = np.flatnonzero(np.diff(before // NGRAMS) + np.diff(places // 2**16)) + 1
     for start, stop in zip([0, *cuts], [*cuts, len(contexts)], strict=True):
         part = slice(int(start), int(stop))
         if size[part].any():
@@ -207,18 +200,38 @@ def _count_greater(
       >>> _count_greater(values, *bounds, np.array([0.2, 0.2]), [np.array([1, 2])]).tolist()
       [1, 2]
     """
-    low, high = first.copy(), last.copy()
-    left = np.flatnonzero(low < high)
-    while len(left):
-        middle = (low[left] + high[left]) // 2
-        weighted = values[middle]
+    # With the longest ranges first, the questions that need a step are the first questions.
+    size = last - first
+    by_size = np.argsort(-size, kind="stable")
+    first, size, threshold = first[by_size], size[by_size], threshold[by_size]
+    weights = [weight[by_size] for weight in weights]
+    # The first places that are known not to exceed the threshold, counted from `first`.
+    below = np.zeros_like(size)
+    longest = int(size[0]) if len(size) else 0
+    for step in (1 << bit for bit in reversed(range(longest.bit_length()))):
+        asked = slice(0, int(np.searchsorted(-size, -step, side="right")))
+        wider = below[asked] + step
+        weighted = values[first[asked] + np.minimum(wider, size[asked]) - 1]
         for weight in weights:
-            weighted *= weight[left]
-        exceeds = weighted > threshold[left]
-        high[left[exceeds]] = middle[exceeds]
-        low[left[~exceeds]] = middle[~exceeds] + 1
-        left = left[low[left] < high[left]]
-    return last - high
+            weighted *= weight[asked]
+        is_below = (wider <= size[asked]) & (weighted <= threshold[asked])
+        below[asked] += step * is_below
+    greater = np.empty_like(size)
+    greater[by_size] = size - below
+    return greater
+
+
+def _sort_each(values_N: np.ndarray, index_N: np.ndarray) -> np.ndarray:
+    """Return the values ascending among those of one index; `index_N` ascends, below 2¹⁶.
+
+    Example:
+      >>> _sort_each(np.array([0.3, 0.2, 0.1]), np.array([0, 0, 1])).tolist()
+      [0.2, 0.3, 0.1]
+    """
+    by_value = np.argsort(values_N)
+    # NumPy sorts numbers of 16 bits by radix.
+    by_index = np.argsort(index_N.astype(np.uint16)[by_value], kind="stable")
+    return values_N[by_value[by_index]]
 
 
 def _sum_by(index_N: np.ndarray, values_N: np.ndarray, length: int) -> np.ndarray:
