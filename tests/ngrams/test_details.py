@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlm.evaluation import scoring
+from jaxlm.evaluation.scoring import Scorer
 from jaxlm.interop.arpa import read_arpa
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams import details
@@ -174,6 +176,21 @@ def test_no_tokens_and_no_contexts():
     # At the start of a text that has no start token, no context is listed.
     targets = np.arange(V)
     assert_exact(tables, [np.full(V, NOTHING)] * 2, targets)
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 10_000])
+def test_rows_in_batches_of_any_size_have_the_same_scores(tokens, monkeypatch):
+    ids = words(7, 300)
+    tables = counted(ids, "modified-kneser-ney", 3, stream=False)
+    model = NGram(V, END, order=3)
+    targets = [words(seed, length) for seed, length in enumerate((5, 0, 60, 1, 9, 9, 31, 2))]
+    inputs = [np.concatenate([[END], row[:-1]])[: len(row)] for row in targets]
+    one_by_one = Scorer(model, detail=True).rows(tables, inputs, targets, False, batch_size=1)
+    monkeypatch.setattr(scoring, "COUNTED_TOKENS", tokens)
+    found = Scorer(model, detail=True).rows(tables, inputs, targets, last_only=False)
+    assert len(found.log_prob) == sum(map(len, targets))
+    for part, expected in zip(found, one_by_one, strict=True):
+        np.testing.assert_allclose(part, expected, rtol=0, atol=1e-12)
 
 
 def test_more_contexts_than_numbers_of_16_bits():
