@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # Segments, or rows, that are scored as one batch.
 SEGMENTS = 32
 
+# Tokens, with padding, of a batch of rows for a model that is trained by counting. No program is
+# compiled for it, so that batches may differ in their number of rows, and large batches share work.
+COUNTED_TOKENS = 1 << 17
+
 
 class TokenScores(NamedTuple):
     """Scores of the tokens of a text, as NumPy arrays [number of tokens].
@@ -149,7 +153,7 @@ class Scorer:
         last_only: bool,
         *,
         carry: Carry = None,
-        batch_size: int = SEGMENTS,
+        batch_size: int | None = None,
     ) -> TokenScores:
         """Return the scores of the targets of all rows, one row after the other.
 
@@ -161,20 +165,26 @@ class Scorer:
           targets: target token ids of each row, as long as its inputs.
           last_only: whether to score only the last target of each row.
           carry: the carry of one row, from which each row starts; None for the initial carry.
-          batch_size: number of rows that are scored as one batch.
+          batch_size: number of rows that are scored as one batch; None for SEGMENTS rows, or for
+            about COUNTED_TOKENS tokens if the model is trained by counting.
         """
         # Rows of similar lengths share a batch, so that little padding is scored. All batches are
         # read in chunks of one width, so that the model is compiled once.
         lengths = np.array([len(row) for row in inputs])
         by_length = np.argsort(lengths, kind="stable")
-        rows = min(batch_size, len(inputs))
-        batches = [by_length[start : start + rows] for start in range(0, len(inputs), rows)]
-        typical = max(16, lengths[batches[len(batches) // 2]].max())
-        fits = max(16, self.model.tokens_in_chunk(self.detail) // rows)
-        width = max(1, min(lengths.max(), typical, fits))
+        if batch_size is None and self.model.trained_by == "counting":
+            batches = _batches_of(COUNTED_TOKENS, by_length, lengths[by_length])
+            shapes = [(len(batch), lengths[batch[-1]]) for batch in batches]
+        else:
+            rows = min(batch_size or SEGMENTS, len(inputs))
+            batches = [by_length[start : start + rows] for start in range(0, len(inputs), rows)]
+            typical = max(16, lengths[batches[len(batches) // 2]].max())
+            shapes = [(rows, min(lengths.max(), typical))] * len(batches)
         row_scores: dict[int, list[np.ndarray]] = {}
-        for batch in batches:
-            time = math.ceil(lengths[batch].max() / width) * width
+        for batch, (rows, width) in zip(batches, shapes, strict=True):
+            fits = max(16, self.model.tokens_in_chunk(self.detail) // rows)
+            width = max(1, min(width, fits))
+            time = max(1, math.ceil(lengths[batch].max() / width)) * width
             inputs_BT = np.zeros((rows, time), np.int32)
             targets_BT = np.zeros_like(inputs_BT)
             for index, row in enumerate(batch):
@@ -233,6 +243,24 @@ class Scorer:
         if not rows:
             return self.stream(params, split.ids)
         return self.rows(params, *rows_of(split), last_only, carry=carry)
+
+
+def _batches_of(tokens: int, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Return the rows in batches of at most so many tokens with padding, or of a single row.
+
+    `lengths` are the numbers of tokens of the rows, ascending.
+
+    Example:
+      >>> batches = _batches_of(6, np.array([3, 0, 1, 2]), np.array([1, 2, 3, 9]))
+      >>> [batch.tolist() for batch in batches]
+      [[3, 0], [1], [2]]
+    """
+    batches, start = [], 0
+    for stop in range(1, len(rows) + 1):
+        if stop == len(rows) or (stop + 1 - start) * lengths[stop] > tokens:
+            batches.append(rows[start:stop])
+            start = stop
+    return batches
 
 
 def repeated(carry: Carry, rows: int) -> Carry:

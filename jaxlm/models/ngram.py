@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from jaxlm.models.base import Carry, LanguageModel
+from jaxlm.ngrams.details import rank_and_entropy
 from jaxlm.ngrams.tables import MAX_ORDER, NOTHING, Tables
 from jaxlm.ranges import NotNegative, Range, check_settings
 
@@ -75,12 +76,7 @@ class NGram(LanguageModel):
         log_prob_BT = _log(probability_BT)
         if not detail:
             return (log_prob_BT,), carry
-        rank_BT = np.empty(targets_BT.shape, np.int64)
-        entropy_BT = np.empty(targets_BT.shape)
-        for index in np.ndindex(*targets_BT.shape):
-            p_V, _ = params.distribution([int(context_BT[index]) for context_BT in contexts])
-            rank_BT[index] = 1 + np.count_nonzero(p_V > p_V[targets_BT[index]])
-            entropy_BT[index] = -p_V @ np.log(np.where(p_V > 0, p_V, 1))
+        rank_BT, entropy_BT = rank_and_entropy(params, contexts, targets_BT)
         return (log_prob_BT, rank_BT, entropy_BT), carry
 
     def next_log_probs(

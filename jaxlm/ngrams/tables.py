@@ -125,11 +125,17 @@ class Tables:
         for order, context in enumerate(contexts, start=2):
             ids = self.find(order, context, words)
             listed = ids >= 0
-            weight = np.where(context >= 0, self.backoffs[order - 2][context], 1.0)
-            probability = probability * weight
+            probability = probability * self.weights(order - 1, context)
             probability[listed] = self.probabilities[order - 1][ids[listed]]
             orders[listed] = order
         return probability, orders
+
+    def weights(self, length: int, contexts: np.ndarray) -> np.ndarray:
+        """Return backoff(h) of contexts of `length` words; 1 where a context is NOTHING."""
+        weight = np.ones(np.shape(contexts))
+        listed = contexts >= 0
+        weight[listed] = self.backoffs[length - 1][contexts[listed]]
+        return weight
 
     def followers(self, order: int, context: int) -> slice:
         """Return the ids of the n-grams of `order` whose prefix is `context`."""
