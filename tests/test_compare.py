@@ -170,6 +170,7 @@ def test_the_arrays_of_resamples_are_bounded():
         assert peak < 50e6
 
 
+@pytest.mark.full
 def test_seeds_have_a_mean_and_a_deviation():
     seeds, other = [neural("nplm", seed) for seed in range(3)], neural("lstm")
     found = jaxlm.compare(other, seeds, text=WORDS, **QUICK)
@@ -374,6 +375,7 @@ def test_lines_are_printed_as_they_are(tmp_path, capsys):
     assert "a [red] cat" in printed and "a [/] dog" in printed and r"a\tcat" in printed
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["folder", "pattern", "commas"])
 def test_the_command_takes_seeds(saved, form, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
