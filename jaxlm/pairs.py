@@ -57,8 +57,8 @@ class Command:
     """State before each sentence: fresh, the initial state; warm, after a stretch of the training
     text (none: warm for a run that was trained on a stream of text, else fresh)."""
     split: str = NONE
-    """Cut punctuation, 's and n't apart, as in the training text of a word model: treebank (did
-    n't), wikitext (didn 't) or none."""
+    """Split punctuation, 's and n't from words, as in the training text of a run over words:
+    treebank (did n't), wikitext (didn 't) or none."""
     good: str = Fields.good
     """Field of the good sentence."""
     bad: str = Fields.bad

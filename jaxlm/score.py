@@ -61,8 +61,8 @@ class Command:
     """spaces: words are divided by white space; characters: each character is a word (none:
     characters for a text without spaces between its words)."""
     split: str = NONE
-    """Cut punctuation, 's and n't apart, as in the training text of a word model: treebank (did
-    n't), wikitext (didn 't) or none. The rows stay those of the words as written."""
+    """Split punctuation, 's and n't from words, as in the training text of a run over words:
+    treebank (did n't), wikitext (didn 't) or none. The rows stay those of the words as written."""
     format: str = "wide"
     """wide: the columns of each run side by side; long: a row a run; lm-zoo: a row a token of one
     run."""

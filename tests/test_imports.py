@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import jaxlm
+from jaxlm.__main__ import COMMANDS
 
 PACKAGE = Path(__file__).parents[1] / "jaxlm"
 # The order of docs/design.md. A folder may import itself and the folders after it.
@@ -28,19 +29,7 @@ FOLDERS = (
 )
 # Modules at the root of the package that every folder may import.
 SHARED = ("errors", "ranges", "shapes")
-VERBS = (
-    "train",
-    "evaluate",
-    "score",
-    "pairs",
-    "compare",
-    "predict",
-    "generate",
-    "show",
-    "prepare",
-    "convert",
-    "lecture",
-)
+VERBS = tuple(COMMANDS)
 
 
 IMPORTERS = {

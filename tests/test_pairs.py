@@ -1,4 +1,4 @@
-"""Minimal pairs: ties, sums, files of pairs, and words that are cut apart."""
+"""Minimal pairs: ties, sums, files of pairs, and sentences that are split into words."""
 
 import json
 import math
@@ -235,7 +235,7 @@ def test_bad_settings_and_pairs_are_errors(run, tmp_path):
         ("treebank", "", ""),
     ],
 )
-def test_words_are_cut_apart_as_in_the_training_text(split, text, expected):
+def test_words_are_split_as_in_the_training_text(split, text, expected):
     assert split_words(text, split)[0] == expected
 
 
@@ -244,7 +244,7 @@ def test_words_are_cut_apart_as_in_the_training_text(split, text, expected):
     st.text(st.sampled_from("aN n'\"`.,()t-s$!“”’ \u00a0"), max_size=24),
     st.sampled_from(["treebank", "wikitext"]),
 )
-def test_each_part_of_a_text_that_is_cut_apart_is_found_as_written(text, split):
+def test_each_part_of_a_split_text_is_found_as_written(text, split):
     cut, offsets = split_words(text, split)
     assert len(offsets) == len(cut) + 1 and offsets[-1] == len(text)
     for index, character in enumerate(cut):
@@ -274,7 +274,7 @@ def test_score_has_rows_of_the_words_as_written(tmp_path):
 
 
 def test_a_missing_nltk_is_one_line(run, monkeypatch):
-    monkeypatch.setattr(splitting, "_made", [])
+    splitting._tokenizer.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk.tokenize.destructive", None)
     for ask in (jaxlm.pairs, lambda *args, **more: jaxlm.score(args[0], ["a"], **more)):
         with pytest.raises(UserError, match="pip install nltk"):

@@ -110,11 +110,8 @@ def _json_cells(lines: Iterator[str], column: str, path: Path) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
+        record = _json_object(line)
+        if record is None:
             raise UserError(
                 f"{path}, record {number}, is no JSON object: `column` needs one object a line"
             )
@@ -132,6 +129,15 @@ def _json_cells(lines: Iterator[str], column: str, path: Path) -> Iterator[str]:
             yield value if isinstance(value, str) else str(value)
     if not found:
         raise _no_column(column, list(names), path)
+
+
+def _json_object(line: str) -> dict[str, Any] | None:
+    """Return the JSON object of a line, or None if the line is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _no_column(column: str, names: list[str], path: Path) -> SettingError:
@@ -180,11 +186,8 @@ def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
+        record = _json_object(line)
+        if record is None:
             raise UserError(f"{path}, line {number}, is no JSON object: give one object a line")
         yield number, record
 

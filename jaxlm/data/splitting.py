@@ -1,5 +1,6 @@
-"""Cut the words of a text apart as treebanks do: punctuation, 's and n't are words of their own."""
+"""Split a text into words as treebanks do: punctuation, 's and n't are separate words."""
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ Cut = tuple[int, int]
 
 
 def split_words(text: str, split: str) -> tuple[str, np.ndarray]:
-    """Return a text with a blank between any two words that `split` cuts apart.
+    """Return a text with a blank at each place where `split` divides it into words.
 
     All other characters stay as they are, quotation marks and blanks included.
 
@@ -47,7 +48,7 @@ def split_words(text: str, split: str) -> tuple[str, np.ndarray]:
 
 
 def _treebank_cuts(text: str) -> list[int]:
-    """Return the offsets in a text at which the Treebank tokenizer cuts it, where no blank is."""
+    """Return the offsets at which the Treebank tokenizer divides a text, blanks left out."""
     words = list(_aligned(text, _tokenizer().tokenize(text)))
     return [last for (_, last), (first, _) in itertools.pairwise(words) if last == first]
 
@@ -56,7 +57,10 @@ _BEFORE_NT = re.compile(r"n(?='t\b)", re.I)
 
 
 def _wikitext_cuts(text: str) -> list[int]:
-    """Return the cuts of WikiText: those of the treebank, but contractions at the apostrophe."""
+    """Return the offsets at which WikiText divides a text, where the text has no blank.
+
+    They are those of `_treebank_cuts`, except that contractions are divided at the apostrophe.
+    """
     # Letters stay together: cannot, gonna. So n't is not cut before its n.
     kept = {
         cut for cut in _treebank_cuts(text) if not (text[cut - 1].isalpha() and text[cut].isalpha())
@@ -69,7 +73,7 @@ SPLITS: dict[str, Callable[[str], list[int]] | None] = {
     "treebank": _treebank_cuts,
     "wikitext": _wikitext_cuts,
 }
-"""The ways to cut words apart, by name."""
+"""The ways to split a text into words, by name."""
 
 
 def check_split(split: str) -> None:
@@ -96,15 +100,11 @@ def _aligned(text: str, words: Iterable[str]) -> Iterator[Cut]:
         point += len(found)
 
 
+@functools.cache
 def _tokenizer() -> Any:
     """Return nltk's tokenizer of words, which needs no data."""
-    if not _made:
-        try:
-            from nltk.tokenize.destructive import NLTKWordTokenizer
-        except ImportError:
-            raise UserError("to `split` words needs a package: pip install nltk") from None
-        _made.append(NLTKWordTokenizer())
-    return _made[0]
-
-
-_made: list[Any] = []
+    try:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    except ImportError:
+        raise UserError("`split` needs a package that is missing: pip install nltk") from None
+    return NLTKWordTokenizer()

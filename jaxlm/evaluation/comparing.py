@@ -407,7 +407,7 @@ def _tries_all(lines: int, resamples: int) -> bool:
 
 @dataclass(frozen=True)
 class _Counted:
-    """What one run counts in each line, and its bits.
+    """The bits of each line under one run, and which parts of the line the run scores.
 
     Attributes:
       run: the run, with the protocol that it was scored with.

@@ -226,8 +226,8 @@ def pairs(
       alpha: the exponent of `measure` "length"; None for 0.8.
       start: the state before each sentence: "fresh" or "warm"; None for warm if the run keeps a
         stretch of training text, and fresh otherwise.
-      split: "none", or cut the sentences as the training text of a word model is cut: "treebank" or
-        "wikitext"; see `split_words`.
+      split: "treebank" or "wikitext": split the sentences into words as the training text of a run
+        over words is split; "none": leave them as they are. See `split_words`.
       fields: names of the columns of a file.
     Raises:
       UserError: for a bad pair or file, and a token that the vocabulary lacks, if it has no
@@ -469,5 +469,5 @@ def _protocol(run: Run, measure: str, alpha: float | None, split: str) -> str:
         counted = "each token but the first counted"
     elif "<eos>" in run.vocabulary:
         counted = "each token and <eos> counted"
-    cut = "" if split == NONE else f"; words cut apart as in {split}"
+    cut = "" if split == NONE else f"; words split as in {split}"
     return f"Score of a sentence: {how}, from {state}; {counted}{cut}; a tie counts half."

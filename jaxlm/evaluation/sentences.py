@@ -186,8 +186,9 @@ def score_sentences(
       words: "spaces": words are the parts between white space; "characters": each character that is
         no white space is a word; None for characters if the text has no spaces between its words.
       detail: whether to compute the rank and the entropy of every token too.
-      split: "none", or cut the sentences as the training text of a word model is cut: "treebank" or
-        "wikitext"; see `split_words`. The words are still those of the sentences as written.
+      split: "treebank" or "wikitext": split the sentences into words as the training text of a run
+        over words is split; "none": leave them as they are. See `split_words`. The rows stay those
+        of the words as written.
     Raises:
       UserError: without sentences, for a sentence with a line break, and for a token that the
         vocabulary lacks, if it has no `<unk>`.
@@ -198,13 +199,13 @@ def score_sentences(
     run = _started(run, start)
     check_split(split)
     cut = [split_words(f"{text}\n", split) for text in texts]
-    source = EmbeddedText("".join(line for line, _ in cut), exact=True)
-    data = Split("sentences", run.tokenizer.encode(source.lines()), source, run.tokenizer)
     ids, spans = [], []
     for line, offsets in cut:
         ids.append(run.tokenizer.encode([line]))
         # Where the tokens stand in the sentence as written.
         spans.append(offsets[run.tokenizer.spans(line)])
+    source = EmbeddedText("".join(line for line, _ in cut), exact=True)
+    data = Split("sentences", np.concatenate(ids), source, run.tokenizer)
     scored = _scored(run, texts, ids)
     scores = score_split(run, data, detail)
     found = [
@@ -219,7 +220,7 @@ def score_sentences(
     ]
     protocol = report(run, data, scores).protocol
     if split != NONE:
-        protocol += f" Words cut apart as in {split}."
+        protocol += f" Words split as in {split}."
     return SentenceScores(run, texts, found, ids, word_of, scored, scores, protocol)
 
 
@@ -361,7 +362,21 @@ def score_all(
     detail: bool = True,
     split: str = NONE,
 ) -> list[SentenceScores]:
-    """Return the scores of each run on the same sentences; see `score`."""
+    """Return the scores of each run on the same sentences.
+
+    Args:
+      runs: a run, or several runs.
+      sentences: the sentences, without line breaks.
+      start: the state before each sentence; see `score_sentences`.
+      words: the unit of words; None for the unit that fits the sentences.
+      first: whether the first word of each sentence counts.
+      end: whether the end of each sentence counts.
+      detail: whether to compute ranks and entropies too.
+      split: how to split the sentences into words; see `split_words`.
+    Raises:
+      UserError: without a run, and for bad sentences.
+      SettingError: for a start that a run does not have.
+    """
     several = [runs] if isinstance(runs, Run) else list(runs)
     if not several:
         raise UserError("there is no run: give at least one")

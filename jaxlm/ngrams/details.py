@@ -14,7 +14,7 @@ NGRAMS = 1 << 18
 
 
 class _Contexts(NamedTuple):
-    """The different contexts of a text up to one length, each of them once.
+    """The distinct contexts of one length, with sums over their distributions.
 
     Attributes:
       ids: ids of the contexts for each length from 1 to the length, int64 [C] each.
@@ -222,7 +222,11 @@ def _count_greater(
 
 
 def _sort_each(values_N: np.ndarray, index_N: np.ndarray) -> np.ndarray:
-    """Return the values ascending among those of one index; `index_N` ascends, below 2¹⁶.
+    """Return the values, sorted within each index.
+
+    Args:
+      values_N: the values.
+      index_N: the index of each value, ascending, from 0 to 2¹⁶ - 1.
 
     Example:
       >>> _sort_each(np.array([0.3, 0.2, 0.1]), np.array([0, 0, 1])).tolist()

@@ -10,6 +10,7 @@ import pytest
 
 import jaxlm
 from jaxlm import train
+from jaxlm.__main__ import COMMANDS
 from jaxlm.commands import cli, process
 from jaxlm.commands import flags as flags_module
 from jaxlm.commands.settings import network_class
@@ -20,19 +21,7 @@ from jaxlm.models import MODELS
 from jaxlm.models.heads import HEADS
 from jaxlm.training.config import all_settings
 
-VERBS = (
-    "train",
-    "evaluate",
-    "score",
-    "pairs",
-    "compare",
-    "predict",
-    "generate",
-    "show",
-    "prepare",
-    "convert",
-    "lecture",
-)
+VERBS = tuple(COMMANDS)
 
 
 @pytest.mark.parametrize(
