@@ -240,10 +240,10 @@ def runs_and_text(words: Sequence[str]) -> tuple[list[Path], str | None]:
     for word in words:
         if not os.path.isfile(os.path.join(word, CONFIG)):
             shown_word = word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}..."
-            why = "holds no run" if os.path.isdir(word) else "does not exist"
-            raise UserError(
-                f"the folder {shown_word!r} {why}: give folders of runs, then a text in quotes"
-            )
+            why = "does not exist"
+            if os.path.exists(word):
+                why = "holds no run" if os.path.isdir(word) else "is a file; --text reads it"
+            raise UserError(f"{shown_word!r} {why}: give folders of runs, then a text in quotes")
     return [Path(word) for word in words], text
 
 

@@ -173,7 +173,8 @@ def records(path: Path, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start]
         raise UserError(
-            f"{path}, line {line}, is not UTF-8: byte 0x{byte:02x} ({error.reason})"
+            f"{path}, line {line}, is not UTF-8: byte 0x{byte:02x} ({error.reason}); "
+            f"save the file as UTF-8"
         ) from None
     ending = table_ending(path)
     if ending in _JSON_ENDINGS or (ending is None and text.lstrip().startswith("{")):

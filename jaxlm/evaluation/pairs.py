@@ -333,7 +333,7 @@ def _value(record: dict[str, Any], name: str, setting: str, line: str) -> Any:
     names = ", ".join(map(str, record))
     shown = names if len(names) <= 5 * _SHOWN else f"{names[: 5 * _SHOWN]} ..."
     raise UserError(
-        f"{line}, has no field {name}, but {shown or 'none at all'}: name the field by `{setting}`"
+        f"{line}, has no field {name}, but {shown or 'none at all'}; name the field by `{setting}`"
     )
 
 

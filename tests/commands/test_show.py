@@ -327,6 +327,7 @@ MISTAKES = {
     "standard output": (["{run}", "a", "--out", "-"], "- is not the name of a file"),
     "no such folder": (["{folder}/lstn", "the cat"], "lstn' does not exist"),
     "a folder that is no run": (["{folder}", "the cat"], "holds no run"),
+    "a file for a run": (["{run}/config.json", "the cat"], "is a file; --text reads it"),
     "two texts": (["{run}", "a", "b"], "'a' does not exist"),
     "text and file": (["{run}", "a", "--text", "x"], "--text x: has no effect with a text"),
     "no such file": (["{run}", "--text", "x.txt"], "--text x.txt: does not exist"),
