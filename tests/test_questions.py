@@ -16,7 +16,7 @@ from jaxlm.evaluation.scoring import Scorer
 from jaxlm.ops.sampling import Sampler
 
 # The other recurrent models differ from the LSTM only by their cells, which test_laws.py tests.
-pytestmark = pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm", "mogrifier")
+pytestmark = pytest.mark.quick_for("ngram", "nplm", "transformer", "lstm")
 
 CASES = [case for case in cases() if case.values[0] == "ngram" or "plain" in case.id]
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}

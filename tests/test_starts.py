@@ -107,6 +107,7 @@ def test_the_stretch_lies_in_the_middle_and_ends_a_line():
     assert warm_stretch(np.array([], int), 0) == []
 
 
+@pytest.mark.full
 def test_only_runs_that_read_a_stream_keep_a_stretch(tmp_path):
     text = jaxlm.read_corpus(["a b c d", "b c d a", "c d a b"] * 9, tokens="words")
     sizes = {"embedding_size": 2, "hidden_size": 2}

@@ -80,6 +80,7 @@ def test_train_predicts_characters_as_the_corpus_has_them(shell, tmp_path):
     assert "我 讨厌 挨打 -> '\\n'" in out and "我   讨" not in out
 
 
+@pytest.mark.full
 def test_train_accepts_a_window_longer_than_the_lines(shell, tmp_path):
     sizes = ("--far-windows", "4", "--hidden-size", "2", "--inner-size", "2", "--steps", "2")
     code, out, err = shell("train", "--model", "modern-nplm", *sizes, "--out", tmp_path / "run")
@@ -202,6 +203,7 @@ def steps_of(folder):
     return json.loads((folder / "config.json").read_text())["training"]["steps"]
 
 
+@pytest.mark.full
 def test_epochs_replace_the_steps_of_an_earlier_source(shell, tmp_path):
     # The lecture's recipe sets steps to 5000; an epoch of the toy corpus is one step.
     code, out, _ = shell("train", "--epochs", "2", "--log-every", "1", "--out", tmp_path / "flag")
@@ -388,6 +390,7 @@ def test_five_sentences_are_learnt_by_heart(shell, tmp_path, model):
     assert (code, err) == (0, "")
 
 
+@pytest.mark.full
 def test_flags_a_recipe_and_a_config_replace_the_recipe_of_small_texts(shell, tmp_path):
     (tmp_path / "five.txt").write_text(FIVE)
     (tmp_path / "settings.json").write_text('{"batch_size": 2, "bptt": 5}')

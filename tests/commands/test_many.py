@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 
 def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     corpus = tmp_path / "text"
@@ -27,6 +29,7 @@ def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     assert code == 2 and "a count is exact" in error
 
 
+@pytest.mark.full
 def test_a_sweep_is_not_resumed_as_a_single_run_or_a_single_run_as_a_sweep(
     shell, tmp_path, monkeypatch
 ):

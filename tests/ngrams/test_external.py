@@ -160,6 +160,7 @@ def test_estimates_in_files_equal_estimates_in_memory(smoothing, tmp_path, monke
         assert_same_array(loaded.arrays()[name], array, name)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not PTB.is_dir(), reason="PTB is not on this machine")
 def test_estimates_of_ptb_equal_to_the_last_bit(tmp_path):
     pytest.importorskip("duckdb")

@@ -51,6 +51,7 @@ def no_timing(monkeypatch):
     return set_seconds
 
 
+@pytest.mark.full
 def test_the_steps_fit_into_the_minutes(text, tmp_path, no_timing):
     no_timing(1.0, 0.0)
     train(text, tmp_path / "run", epochs=100, max_minutes=1, eval_every=20)

@@ -131,6 +131,7 @@ def test_a_resumed_run_names_a_setting_that_this_version_lacks(model, text, tmp_
         tiny_runs.fit(model, text, tmp_path, resume=True, **STREAMS)
 
 
+@pytest.mark.full
 def test_config_json_names_the_source_of_the_parameters(model, text, tmp_path):
     start = tiny_runs.fit(model, text, tmp_path / "start", **STREAMS)
     tiny_runs.fit(None, text, tmp_path / "tuned", from_run=start, **STREAMS)

@@ -137,6 +137,7 @@ def test_two_sweeps_share_a_checkpoint_folder(text, tmp_path):
     assert runs[0].step == 3 and steps_in(tmp_path / "remote/A/seed-0/last") == [2, 3]
 
 
+@pytest.mark.full
 def test_a_sweep_of_version_0_1_0_is_resumed(text, tmp_path):
     """Version 0.1.0 saved the runs of a sweep directly in the checkpoint folder."""
     model = make(jaxlm.RNN, text)

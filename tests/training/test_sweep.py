@@ -241,6 +241,7 @@ def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.full
 def test_resuming_runs_out_of_patience_changes_nothing(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     options = {"sweep": {"lr": [2e-30, 1e-30]}, "eval_every": 3, "patience": 1}
