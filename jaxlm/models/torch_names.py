@@ -43,6 +43,7 @@ def to_torch(model: Any, params: Any) -> Tensors:
                               rnn.bias_ih_lK [G]         rnn.bias_hh_lK [G]
           layers of different sizes: rnns.K.weight_ih_l0, and so on
           layer_norm: norms.K.weight, norms.K.bias
+          learned_start: start.K.h, and start.K.c of an LSTM [H]
         nplm                  hidden.K.weight, hidden.K.bias; hidden.0 reads the window [n D]
           direct: direct.weight [V, n D]        layer_norm: norms.K.weight, norms.K.bias
 
@@ -163,7 +164,9 @@ def _recurrent(model: Recurrent) -> Iterator[Entry]:
             yield Entry((layer, "input", "bias"), biases[:1], _same, _one)
             yield Entry((layer, "recurrent", "bias"), biases[1:], _same, _one)
         else:
-            yield Entry((layer, "input", "bias"), biases, _with_zeros, np.add)
+            yield Entry((layer, "input", "bias"), biases, _with_zeros, _sum)
+        for name in model.cell.carry if model.learned_start else ():
+            yield Entry(("start", f"{index}_{name}"), (f"start.{index}.{name}",), _same, _one)
     yield from _norms(model, len(sizes) + 1)
     yield from _output(model, sizes[-1])
 
@@ -231,6 +234,11 @@ def _transposed(array: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _with_zeros(bias_G: np.ndarray) -> tuple[np.ndarray, ...]:
     return bias_G, np.zeros_like(bias_G)
+
+
+def _sum(bias_G: np.ndarray, second_G: np.ndarray) -> np.ndarray:
+    # -0 + 0 would be 0, and not the bytes of -0.
+    return bias_G + second_G if second_G.any() else bias_G
 
 
 def _one(array: np.ndarray) -> np.ndarray:
