@@ -42,7 +42,7 @@ IMPORTERS = {
     "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "scipy": {"jaxlm.evaluation.comparing"},
     "filelock": {"jaxlm.runs.folder"},
-    "torch": set(),
+    "torch": {"jaxlm.interop.torch_files"},
     "pickle": set(),
 }
 
