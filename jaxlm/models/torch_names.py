@@ -117,9 +117,9 @@ def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     Raises:
       UserError: for a model that `to_torch` cannot write.
     """
-    params = param_shapes(model)
+    listed, params = entries(model), param_shapes(model)
     shapes: dict[str, tuple[int, ...]] = {}
-    for entry in entries(model):
+    for entry in listed:
         struct = params
         for key in entry.path:
             struct = struct[key]

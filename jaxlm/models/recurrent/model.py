@@ -35,9 +35,9 @@ class Recurrent(NeuralModel):
     and b. The carry is a tuple with one entry per layer: (h,) for RNN and GRU, (h, c) for an LSTM,
     float32 [B, H] each, zeros at the start.
 
-    With `learned_start`, the state at the start is a parameter of each layer (start: l_h, and l_c for
-    an LSTM, [H] each), and the initial carry is filled with NOT_BEGUN in place of zeros. The learned
-    state gets a gradient where a text starts in the chunk.
+    With `learned_start`, the state before a text is a parameter of each layer (start: l_h, and l_c
+    for an LSTM, [H] each), and the initial carry is filled with NOT_BEGUN in place of zeros. The
+    learned state gets a gradient from the chunks in which a text starts.
 
     With `residual`, hˡ += hˡ⁻¹ where the sizes agree. With `layer_norm`, each layer and the output
     read LN(hˡ⁻¹) (norms_0 ... norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong et
