@@ -14,6 +14,7 @@ nothing of the file. This is the only module that imports torch.
 import contextlib
 import functools
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -276,7 +277,12 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     text = str(error)
     _, _, after = text.partition("GLOBAL ")
     if not after:
-        return UserError(f"{path} is a damaged .pt file, or none: {_why(error)}")
+        # torch's own advice, to read the file with weights_only=False, would run it.
+        why = re.sub(r"(?s)^Weights only load failed.*?(WeightsUnpickler error: |\n\n\n)", "", text)
+        why = why.partition("Check the documentation")[0].strip()
+        if not why or why.startswith("Weights only load failed"):
+            why = "not weights alone"
+        return UserError(f"{path} is a damaged .pt file, or none: {' '.join(why.split())[:160]}")
     needed = after.split()[0].rstrip(".,")[:80]
     # A whole module, as colorlessgreenRNNs saves it, or a dictionary with classes, as flair's.
     weights = '["state_dict"]' if needed.startswith("flair.") else ".state_dict()"
