@@ -90,7 +90,7 @@ def _tensors(run: Run) -> dict[str, np.ndarray]:
             f"{run.name} is an n-gram, which has counts and no weights: write an ARPA file, whose "
             f"name ends in .arpa or .arpa.gz"
         )
-    return to_torch(run.model, run.params)
+    return to_torch(run.model, run.params, with_start=True)
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -338,7 +338,7 @@ def _own_run(file: TensorFile) -> Run:
     protocol = Protocol.from_json(settings["protocol"])
     words = tokenizer.vocabulary
     model = make_model(settings["model"], settings["network"], len(words), words.start_id)
-    expected = tensor_shapes(model)
+    expected = tensor_shapes(model, with_start=True)
     arrays = _load(file, {name: name for name in file.tensors}, expected)
     try:
         step = int(str(file.about.get(STEP, "0"))[:20])
@@ -379,7 +379,7 @@ def _foreign_run(file: TensorFile, vocabulary: Path | None, tokens: str | None, 
     words = tokenizer.vocabulary
     model = make_model(layout.model, layout.network, V, words.start_id)
     names = {name: source.name for name, source in layout.sources.items()}
-    arrays = _load(file, names, tensor_shapes(model), layout)
+    arrays = _load(file, names, tensor_shapes(model, with_start=True), layout)
     _, network = describe_model(model)
     settings = {
         "model": layout.model,
@@ -450,7 +450,7 @@ def _make_run(
     import jax
     import jax.numpy as jnp
 
-    params = jax.tree.map(jnp.asarray, from_torch(model, arrays))
+    params = jax.tree.map(jnp.asarray, from_torch(model, arrays, with_start=True))
     return Run(model, params, tokenizer, protocol, settings, None, step)
 
 

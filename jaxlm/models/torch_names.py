@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     """The parameter of these tensors."""
 
 
-def to_torch(model: Any, params: Any) -> Tensors:
+def to_torch(model: Any, params: Any, with_start: bool = False) -> Tensors:
     """Return the parameters of a model as PyTorch tensors by name, float32 NumPy arrays.
 
     A matrix of PyTorch is [out, in], the transpose of the kernel [in, out]. The gates have one
@@ -43,7 +43,7 @@ def to_torch(model: Any, params: Any) -> Tensors:
                               rnn.bias_ih_lK [G]         rnn.bias_hh_lK [G]
           layers of different sizes: rnns.K.weight_ih_l0, and so on
           layer_norm: norms.K.weight, norms.K.bias
-          learned_start: start.K.h, and start.K.c of an LSTM [H]
+          learned_start: start.K.h, and start.K.c of an LSTM [H]; needs `with_start`
         nplm                  hidden.K.weight, hidden.K.bias; hidden.0 reads the window [n D]
           direct: direct.weight [V, n D]        layer_norm: norms.K.weight, norms.K.bias
 
@@ -61,11 +61,13 @@ def to_torch(model: Any, params: Any) -> Tensors:
     Args:
       model: RNN, GRU, LSTM or NPLM with a full or sampled softmax.
       params: its parameters.
+      with_start: whether the reader of the tensors knows a learned state before a text. A reader
+        that starts from zeros would compute something else.
     Raises:
       UserError: for another model.
     """
     tensors: Tensors = {}
-    for entry in entries(model):
+    for entry in entries(model, with_start):
         array = params
         for key in entry.path:
             array = array[key]
@@ -74,7 +76,7 @@ def to_torch(model: Any, params: Any) -> Tensors:
     return tensors
 
 
-def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+def from_torch(model: Any, tensors: Mapping[str, np.ndarray], with_start: bool = False) -> Any:
     """Return the parameters of a model from PyTorch tensors; the inverse of `to_torch`.
 
     Example:
@@ -88,13 +90,14 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     Args:
       model: RNN, GRU, LSTM or NPLM with a full or sampled softmax.
       tensors: tensors by name, of any float dtype.
+      with_start: whether there may be a learned state before a text; see `to_torch`.
     Returns:
       The parameters, float32 NumPy arrays.
     Raises:
       UserError: for another model; for a tensor that is missing, unknown, of another shape or of
         another kind than float; and for a number that is not finite.
     """
-    shapes = tensor_shapes(model)
+    shapes = tensor_shapes(model, with_start)
     for name in tensors:
         if name not in shapes:
             close = nearest(name, shapes)
@@ -102,7 +105,7 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     for name, shape in shapes.items():
         _check(name, shape, tensors.get(name))
     params: dict[str, Any] = {}
-    for entry in entries(model):
+    for entry in entries(model, with_start):
         arrays = (np.asarray(tensors[name]).astype(np.float32) for name in entry.names)
         inner = params
         for key in entry.path[:-1]:
@@ -111,13 +114,13 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     return params
 
 
-def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model: Any, with_start: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of `to_torch` by name. No array of these shapes is made.
 
     Raises:
       UserError: for a model that `to_torch` cannot write.
     """
-    listed, params = entries(model), param_shapes(model)
+    listed, params = entries(model, with_start), param_shapes(model)
     shapes: dict[str, tuple[int, ...]] = {}
     for entry in listed:
         struct = params
@@ -129,7 +132,7 @@ def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def entries(model: Any) -> list[Entry]:
+def entries(model: Any, with_start: bool = False) -> list[Entry]:
     """Return every parameter of a model with its tensors.
 
     Raises:
@@ -143,6 +146,11 @@ def entries(model: Any) -> list[Entry]:
         raise _unsupported(model, f"`softmax` {model.softmax}")
     if model.adaptive_input:
         raise _unsupported(model, "`adaptive_input`")
+    if getattr(model, "learned_start", False) and not with_start:
+        raise UserError(
+            "this format has no place for a learned state before a text (`learned_start`): write a "
+            ".safetensors or .pt file"
+        )
     return list(layout(model))
 
 

@@ -14,6 +14,7 @@ from jaxlm.data.tokenizers import BPE, VocabularyConfig
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import read_run, write_run
 from jaxlm.interop.vocabulary_files import make_tokenizer, read_vocabulary
+from jaxlm.models.torch_names import tensor_shapes
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.run import Run
 
@@ -94,6 +95,13 @@ def test_models_that_pytorch_lacks_are_refused(tmp_path):
     with pytest.raises(UserError, match="`softmax` adaptive cannot be written as PyTorch"):
         write_run(Run(model, None, ngram.tokenizer), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_learned_start_is_written_only_for_readers_that_know_it():
+    model = jaxlm.LSTM(**SMALL, hidden_size=4, learned_start=True)
+    with pytest.raises(UserError, match="no place for a learned state before a text"):
+        tensor_shapes(model)
+    assert tensor_shapes(model, with_start=True)["start.0.c"] == (4,)
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path):

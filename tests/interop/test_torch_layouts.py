@@ -273,7 +273,7 @@ def test_logits_carry_and_gradients_equal_those_of_torch(name, tmp_path):
     assert_allclose(logits_BTV, theirs_BTV.detach().numpy(), atol=1e-5, rtol=1e-5)
     assert_allclose(found, loss.item(), rtol=1e-5)
     sources = sources_of(told)
-    gradients = to_torch(model, gradient)
+    gradients = to_torch(model, gradient, with_start=True)
     for ours_name, array in gradients.items():
         source, _, layer = sources[ours_name].partition("[")
         if source == "zeros" or (ours_name.find("bias_hh") > 0 and model.cell.additive):
