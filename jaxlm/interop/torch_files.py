@@ -107,6 +107,7 @@ def _about(run: Run) -> dict[str, Any]:
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file by way of a partial file, by a function of a library."""
+    _check_plain(path)
     try:
         with replacing(path) as partial:
             write(partial)
@@ -161,6 +162,8 @@ def _open_safetensors(path: Path) -> TensorFile:
     """Return the tensors and the metadata of a .safetensors file. No tensor is read yet."""
     from safetensors import safe_open
 
+    _check_plain(path)
+
     def load(name: str) -> np.ndarray:
         with _one_line(path), safe_open(path, framework="numpy") as file:
             return np.asarray(file.get_tensor(name), np.float32)
@@ -178,6 +181,7 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 def _open_pt(path: Path) -> TensorFile:
     """Return the tensors of a .pt file, and the other entries of its dictionary."""
+    _check_plain(path)
     torch = _torch(path)
     _check_archive(path)
     try:
@@ -188,6 +192,12 @@ def _open_pt(path: Path) -> TensorFile:
     state, about = _find_state_dict(path, content, torch.Tensor)
     tensors = {name: _stored(name, tensor, torch) for name, tensor in state.items()}
     return TensorFile(path, tensors, about)
+
+
+def _check_plain(path: Path) -> None:
+    """Raise UserError for a name that promises a compressed file."""
+    if path.suffix == ".gz":
+        raise UserError(f"{path}: weights are not compressed: leave out .gz")
 
 
 def _check_archive(path: Path) -> None:

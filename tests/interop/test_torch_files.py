@@ -301,6 +301,9 @@ def test_damaged_files_are_refused(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"cannot read .*x\.safetensors"):
         read_run(path)
+    for name in ("x.safetensors.gz", "x.pt.gz"):
+        with pytest.raises(UserError, match=r"weights are not compressed: leave out \.gz"):
+            read_run(tmp_path / name)
 
 
 @pytest.mark.full

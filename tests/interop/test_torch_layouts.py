@@ -6,6 +6,8 @@ Needs PyTorch: pip install "jaxlm[torch]".
 import functools
 import itertools
 import json
+import sys
+import types
 import zipfile
 
 import jax
@@ -365,6 +367,18 @@ def test_nothing_of_a_file_is_executed(zip_file, tmp_path):
 def test_a_whole_module_is_refused_with_the_way_out(tmp_path):
     line = attack(lambda path: torch.save(made("gru"), path), tmp_path)
     assert "needs the code of" in line and ".Net" in line and ".state_dict(), 'weights.pt')" in line
+
+
+def test_a_file_of_flair_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    module = types.ModuleType("flair.data")
+    dictionary = type("Dictionary", (), {"__module__": "flair.data"})
+    module.Dictionary = dictionary
+    monkeypatch.setitem(sys.modules, "flair", types.ModuleType("flair"))
+    monkeypatch.setitem(sys.modules, "flair.data", module)
+    content = {"state_dict": made("word_language_model").state_dict(), "dictionary": dictionary()}
+    line = attack(lambda path: torch.save(content, path), tmp_path)
+    assert "needs the code of flair.data.Dictionary" in line
+    assert 'weights_only=False)["state_dict"]' in line
 
 
 def test_claims_without_numbers_are_refused(tmp_path):
