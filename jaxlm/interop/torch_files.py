@@ -42,6 +42,7 @@ CONFIG, TOKENIZER, STEP = "jaxlm_config", "jaxlm_tokenizer", "jaxlm_step"
 STATE_DICT = "state_dict"
 # Other names of the entry with the weights.
 STATE_DICTS = (STATE_DICT, "model_state_dict", "model_state", "model", "net", "weights")
+LONGEST_NAME = 300
 # The dtypes of safetensors that are floats, by their names in PyTorch and NumPy.
 SAFETENSORS_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -139,7 +140,9 @@ def read_safetensors(
       UserError: for a file that is damaged, or whose model is not recognised; for a vocabulary of
         another size; and for a folder that holds a run. Nothing is written then.
     """
-    return _read(_open_safetensors(path), folder, vocabulary, tokens, tell)
+    with _prefixed(path):
+        run = _read(_open_safetensors(path), vocabulary, tokens, tell)
+    return run if folder is None else run.save(folder)
 
 
 def read_pt(
@@ -155,7 +158,9 @@ def read_pt(
     Raises:
       UserError: as `read_safetensors`; for a file that needs classes; and without torch.
     """
-    return _read(_open_pt(path), folder, vocabulary, tokens, tell)
+    with _prefixed(path):
+        run = _read(_open_pt(path), vocabulary, tokens, tell)
+    return run if folder is None else run.save(folder)
 
 
 def _open_safetensors(path: Path) -> TensorFile:
@@ -173,6 +178,7 @@ def _open_safetensors(path: Path) -> TensorFile:
     with _one_line(path), safe_open(path, framework="numpy") as file:
         about = dict(file.metadata() or {})
         for name in file.keys():  # noqa: SIM118 (the file is no dictionary)
+            _check_name(name)
             view = file.get_slice(name)
             kind = SAFETENSORS_DTYPES.get(view.get_dtype(), view.get_dtype())
             tensors[name] = Stored(tuple(view.get_shape()), kind, functools.partial(load, name))
@@ -222,6 +228,13 @@ def _check_archive(path: Path) -> None:
         raise UserError(f"{path} is no file of PyTorch: an entry is larger than the file holds")
 
 
+def _check_name(name: str) -> None:
+    """Raise UserError for a name that a terminal could not show as one line."""
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        shown = repr(name[:60])
+        raise UserError(f"the name of a tensor is no plain text of a line: {shown}")
+
+
 def _find_state_dict(path: Path, content: Any, tensor: type) -> tuple[dict[str, Any], Any]:
     """Return the weights of a .pt file by name, and the other entries of the dictionary.
 
@@ -265,6 +278,7 @@ def _stored(name: str, tensor: Any, torch: Any) -> Stored:
     Raises:
       UserError: for a tensor with more numbers than the file holds for it, and a sparse tensor.
     """
+    _check_name(name)
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise UserError(
@@ -293,7 +307,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         if not why or why.startswith("Weights only load failed"):
             why = "not weights alone"
         return UserError(f"{path} is a damaged .pt file, or none: {' '.join(why.split())[:160]}")
-    needed = after.split()[0].rstrip(".,")[:80]
+    needed = repr(after.split()[0].rstrip(".,")[:80])[1:-1]
     # A whole module, as colorlessgreenRNNs saves it, or a dictionary with classes, as flair's.
     weights = '["state_dict"]' if needed.startswith("flair.") else ".state_dict()"
     return UserError(
@@ -318,20 +332,15 @@ def _torch(path: Path) -> Any:
 # From tensors to a run.
 
 
-def _read(
-    file: TensorFile, folder: Path | None, vocabulary: Path | None, tokens: str | None, tell: Tell
-) -> Run:
+def _read(file: TensorFile, vocabulary: Path | None, tokens: str | None, tell: Tell) -> Run:
     """Return the run of the content of a file."""
-    with _prefixed(file.path):
-        if CONFIG in file.about:
-            for name, value in (("vocabulary", vocabulary), ("tokens", tokens)):
-                if value is not None:
-                    why = "has no effect: the file is by jaxlm, and has its tokenizer"
-                    raise SettingError(name, value, why)
-            run = _own_run(file)
-        else:
-            run = _foreign_run(file, vocabulary, tokens, tell)
-    return run if folder is None else run.save(folder)
+    if CONFIG not in file.about:
+        return _foreign_run(file, vocabulary, tokens, tell)
+    for name, value in (("vocabulary", vocabulary), ("tokens", tokens)):
+        if value is not None:
+            why = "has no effect: the file is by jaxlm, and has its tokenizer"
+            raise SettingError(name, value, why)
+    return _own_run(file)
 
 
 def _own_run(file: TensorFile) -> Run:
@@ -488,15 +497,16 @@ def _stanza_tokens(file: TensorFile) -> list[str] | None:
       UserError: for a model that reads from right to left, and a damaged vocabulary.
     """
     about = file.about
-    if not (isinstance(about, dict) and {"vocab", "args"} <= about.keys()):
-        return None
+    # flair's models have this entry too.
     if about.get("is_forward_lm", True) is not True:
         raise UserError(
             "the model reads text from right to left (is_forward_lm is False), and jaxlm reads "
             "from left to right: its scores would have no meaning; take the forward model"
         )
-    vocab = about["vocab"]
-    units = vocab.get("_id2unit") if isinstance(vocab, dict) else None
+    vocab = about.get("vocab")
+    if not (isinstance(vocab, dict) and "_id2unit" in vocab and "args" in about):
+        return None
+    units = vocab["_id2unit"]
     if not isinstance(units, list) or not all(isinstance(unit, str) for unit in units):
         raise UserError("the entry vocab of the file has no list _id2unit of characters")
     if vocab.get("lower"):
@@ -528,9 +538,9 @@ def _prefixed(path: Path) -> Iterator[None]:
     except SettingError:
         raise
     except UserError as error:
-        if str(path) in str(error):
-            raise
-        raise UserError(f"{path}: {error}") from None
+        # An entry of a .pt file may have line breaks in its name.
+        line = " ".join(str(error).split())
+        raise UserError(line if str(path) in line else f"{path}: {line}") from None
 
 
 def _why(error: BaseException) -> str:

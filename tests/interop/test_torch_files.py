@@ -262,6 +262,10 @@ WRONG = {
     "not a number": (changed(lstm_tensors(), out__bias=[1, 2, np.nan, 4, 5]), "(NaN)"),
     "infinite": (changed(lstm_tensors(), emb__weight=np.full((V, 3), np.inf)), "emb.weight has a"),
     "an empty tensor": (changed(lstm_tensors(), x=ones((0, 3))), "the tensor x [0, 3] is empty"),
+    "a name with a line break": (
+        lstm_tensors() | {"a\nb": np.zeros(3, np.float32)},
+        "the name of a tensor is no plain text of a line: 'a\\nb'",
+    ),
     "integers": (lstm_tensors() | {"n": np.zeros(3, np.int64)}, "the tensor n has the dtype I64"),
 }
 
