@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import jaxlm
+from jaxlm import convert
 from jaxlm.data.tokenizers import BPE, VocabularyConfig
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import read_run, write_run
@@ -108,6 +109,26 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot write .*no/x\.safetensors"):
         write_run(run_of(MODELS["rnn"]), tmp_path / "no" / "x.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.full
+def test_the_command_converts_both_ways_and_reads_foreign_weights(tmp_path, capsys):
+    text = jaxlm.read_corpus("toy")
+    model = jaxlm.GRU(len(text.vocabulary), text.vocabulary.start_id, hidden_size=3)
+    run = jaxlm.fit(model, text, folder=tmp_path / "run", quiet=True, steps=3, batch_size=2)
+    assert convert.main([f"{tmp_path}/run", f"{tmp_path}/x.safetensors"]) == 0
+    assert convert.main([f"{tmp_path}/x.safetensors", f"{tmp_path}/back"]) == 0
+    back = jaxlm.load(tmp_path / "back")
+    assert jaxlm.perplexity(back).nll == jaxlm.perplexity(run).nll
+    foreign, vocabulary = tmp_path / "foreign.safetensors", tmp_path / "vocab.txt"
+    save_file(lstm_tensors(), foreign)
+    vocabulary.write_text("\n".join(WORDS))
+    given = "--vocabulary", str(vocabulary), "--tokens", "word"
+    assert convert.main([str(foreign), f"{tmp_path}/theirs", *given]) == 0
+    out = capsys.readouterr().out
+    assert "emb.weight [5, 3]" in out and "saved in" in out
+    with pytest.raises(UserError, match="a run has its own vocabulary"):
+        convert.main([f"{tmp_path}/run", f"{tmp_path}/y.safetensors", *given])
 
 
 # Weights of other programs.
