@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.onnx_files import export_onnx, import_onnx
+from jaxlm.interop.stablehlo_folders import export_stablehlo, import_stablehlo
 from jaxlm.runs.run import Run
 
 
@@ -22,6 +24,8 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "arpa": Format(export_arpa, import_arpa),
+    "onnx": Format(export_onnx, import_onnx),
+    "stablehlo": Format(export_stablehlo, import_stablehlo),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 
