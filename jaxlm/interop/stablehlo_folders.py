@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,7 +45,12 @@ def export_stablehlo(run: Run, path: str | Path) -> None:
         raise UserError(f"{path} exists already: name a new folder")
     programs, params, states = _programs(run)
     description = description_of(run, states)
-    description["programs"] = {"step": STEP, "chunk": CHUNK, "platforms": list(PLATFORMS)}
+    description["programs"] = {
+        "step": STEP,
+        "chunk": CHUNK,
+        "platforms": list(PLATFORMS),
+        "jax": version("jax"),
+    }
     from safetensors.numpy import save
 
     partial = path.with_name(f"{path.name}.partial")
