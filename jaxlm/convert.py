@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     source, target = command.source, command.target
     console = Console(highlight=False)
     if os.path.isdir(source):
-        if os.path.isdir(target):
+        if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)

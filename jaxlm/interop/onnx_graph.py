@@ -20,7 +20,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.interop.description import (
     State,
@@ -147,7 +146,6 @@ def make_model(run: Run) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="jaxlm",
-        producer_version=jaxlm.__version__,
         doc_string="A language model: tokens in, logits of the next token out, and its state.",
     )
     texts = {name: json.dumps(value, ensure_ascii=False) for name, value in description.items()}
