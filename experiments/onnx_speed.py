@@ -1,9 +1,11 @@
 """Time an LSTM in onnxruntime: ONNX's own LSTM operator, and the Loop that a scan becomes.
 
 Command    python experiments/onnx_speed.py
-Hardware   EXPECTED
+Hardware   one CPU core (Intel Xeon, family 6, model 207, AVX-512), shared
 Minutes    2
-Expected   EXPECTED
+Expected   microseconds a token of LSTM, Loop and jax2onnx, in steps: 96, 99, 216 (1 x 256);
+           375, 436, 746 (2 x 256); 5390, 5301, 8191 (2 x 650, 10,000 words); in chunks of 128:
+           24, 48, 57; 39, 75, 88; 866, 955, 1041
 Published  none; onnxruntime's issue 27796 says that Loop is slow
 
 Three programs compute the same model, to 1e-5:

@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from cases import B, V, build, cases, logits
+from cases import NEURAL, B, V, build, cases, logits
 from jax import export
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file, save_file
@@ -124,10 +124,13 @@ def test_a_fresh_process_without_jaxlm_computes_the_same(tmp_path):
 
 
 @pytest.mark.full
-def test_every_neural_model_in_each_variant(tmp_path):
+@pytest.mark.parametrize("model", NEURAL)
+def test_every_neural_model_in_each_variant(model, tmp_path):
     expected, folders = [], []
     for case in cases(("gradient",)):
         name, options = case.values
+        if name != model:
+            continue
         run, tokens_BT = run_of(name, options), some_tokens(9)
         folder = tmp_path / f"{len(folders)}.stablehlo"
         write(run, folder, tokens_BT)
@@ -135,7 +138,7 @@ def test_every_neural_model_in_each_variant(tmp_path):
         logits_BTV, _ = logits(run.model, run.params, tokens_BT)
         expected.append((case.id, options, np.float32(logits_BTV)))
         folders.append(folder)
-    assert len({folder.name for folder in folders}) > 20
+    assert folders
     found = read_in_a_fresh_process(*folders)
     for (case, options, expected_BTV), found_BTV in zip(expected, found, strict=True):
         # In bfloat16, the order of a sum changes the last of eight bits.
