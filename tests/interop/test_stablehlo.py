@@ -53,7 +53,7 @@ for name in sys.argv[1:]:
         }
 
     state, found = initial_state(len(tokens)), []
-    for length in (3, 1, 5):
+    for length in (4, 1, 4):
         part, tokens_left = tokens[:, :length], tokens[:, length:]
         call = step.call if length == 1 else chunk.call
         logits, state = call(params, part, state)
