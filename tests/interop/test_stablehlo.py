@@ -244,3 +244,13 @@ def test_a_model_whose_sizes_must_be_known_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be traced for any batch and time"):
         write_run(run, tmp_path / "x.stablehlo")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.full
+def test_a_learned_start_is_inside_the_programs(tmp_path):
+    if "learned_start" not in jaxlm.MODELS["gru"].settings:
+        pytest.skip("this version of the model has no learned start")
+    run, tokens_BT = run_of("gru", {"learned_start": True}), some_tokens(9)
+    write(run, tmp_path / "x.stablehlo", tokens_BT)
+    expected, _ = logits(run.model, run.params, tokens_BT)
+    assert_allclose(read_in_a_fresh_process(tmp_path / "x.stablehlo")[0], expected, **CLOSE)
