@@ -14,11 +14,9 @@ GRU-14, RNN-14 and LayerNormalization-17, https://onnx.ai/onnx/operators.
 import json
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from jaxlm.errors import UserError
 from jaxlm.interop.description import (
@@ -32,6 +30,9 @@ from jaxlm.models.nplm import NPLM
 from jaxlm.models.recurrent.model import GRU, LSTM, RNN, Recurrent
 from jaxlm.runs.run import Run
 
+if TYPE_CHECKING:
+    import onnx
+
 # The first opset with LayerNormalization, and the file version that goes with it. onnxruntime 1.14
 # (2023) and later read it, and so does onnxruntime-web.
 OPSET, IR_VERSION = 17, 8
@@ -44,7 +45,6 @@ OUTPUT_SUFFIX = "_out"
 """An output that is an input of the next call has the name of the input and this suffix."""
 TOKENS, LOGITS, WINDOW = "tokens", "logits", "window"
 INT64_MAX = np.iinfo(np.int64).max
-DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 class Operator(NamedTuple):
@@ -69,18 +69,31 @@ OPERATORS: dict[str, Operator] = {
 """The native operators by the name of the cell."""
 
 
+class Node(NamedTuple):
+    """One operator of a graph."""
+
+    operator: str
+    """The name of the operator, such as "LSTM"."""
+    inputs: tuple[str, ...]
+    """The names of its inputs; an empty name leaves an input out."""
+    outputs: tuple[str, ...]
+    """The names of its outputs."""
+    attributes: dict[str, Any]
+    """The attributes of the operator by name."""
+
+
 class Graph:
     """An ONNX graph that grows by one operator at a time.
 
     Example:
       >>> graph = Graph()
       >>> y = graph.add("Add", "x", graph.constant("one", np.float32(1)))
-      >>> [node.op_type for node in graph.nodes], list(graph.constants)
+      >>> [node.operator for node in graph.nodes], list(graph.constants)
       (['Add'], ['one'])
     """
 
     def __init__(self) -> None:
-        self.nodes: list[Any] = []
+        self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
 
     def constant(self, name: str, value: Any) -> str:
@@ -105,14 +118,11 @@ class Graph:
         names = tuple(
             name or f"{operator.lower()}_{count}_{index}" for index, name in enumerate(outputs)
         )
-        node = helper.make_node(
-            operator, list(inputs), list(names), f"{operator}_{count}", **attributes
-        )
-        self.nodes.append(node)
+        self.nodes.append(Node(operator, inputs, names, attributes))
         return names
 
 
-def make_model(run: Run) -> onnx.ModelProto:
+def make_model(run: Run) -> "onnx.ModelProto":
     """Return a run as an ONNX model, which has passed ONNX's own checker.
 
     Products are float32, whatever dtype the run was trained in. The metadata (`metadata_props`)
@@ -122,6 +132,9 @@ def make_model(run: Run) -> onnx.ModelProto:
       UserError: for a model or an output layer that has no native operators, and for parameters
         above 2 GB.
     """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     model: Any = run.model
     write = _writer_of(run)
     _check_size(run)
@@ -129,6 +142,7 @@ def make_model(run: Run) -> onnx.ModelProto:
     graph = Graph()
     states = write(graph, model, params)
     description = description_of(run, states, OUTPUT_SUFFIX)
+    dtypes = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
     # An axis that has a name may have any size.
     batch: Any = "batch"
     time: Any = "time"
@@ -137,12 +151,22 @@ def make_model(run: Run) -> onnx.ModelProto:
         helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, [batch, time, model.vocab_size])
     ]
     for state in states:
-        shape, dtype = [batch, *state.shape], DTYPES[state.dtype]
+        shape, dtype = [batch, *state.shape], dtypes[state.dtype]
         inputs.append(helper.make_tensor_value_info(state.name, dtype, shape))
         outputs.append(helper.make_tensor_value_info(state.name + OUTPUT_SUFFIX, dtype, shape))
+    nodes = [
+        helper.make_node(
+            node.operator,
+            node.inputs,
+            node.outputs,
+            f"{node.operator}_{number}",
+            **node.attributes,
+        )
+        for number, node in enumerate(graph.nodes)
+    ]
     constants = [numpy_helper.from_array(array, name) for name, array in graph.constants.items()]
     made = helper.make_model(
-        helper.make_graph(graph.nodes, model_name(model), inputs, outputs, constants),
+        helper.make_graph(nodes, model_name(model), inputs, outputs, constants),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="jaxlm",
