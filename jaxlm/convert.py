@@ -25,10 +25,13 @@ from jaxlm.runs.run import Run, load
 ABOUT = """Write a run as a file of another program, or read a file as a run.
 
 The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams. PyTorch
-reads .safetensors and .pt files of weights; nothing in such a file is executed.
+reads .safetensors and .pt files of weights; nothing in such a file is executed. onnxruntime and
+browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
+  python -m jaxlm.convert runs/lstm-ptb lstm.onnx
+  python -m jaxlm.convert runs/lstm-ptb lstm.stablehlo
   python -m jaxlm.convert kenlm.arpa runs/kenlm
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
   python -m jaxlm.convert runs/lstm-ptb lstm.safetensors
@@ -65,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     source, target = command.source, command.target
     console = Console(highlight=False)
     if os.path.isdir(source):
-        if os.path.isdir(target):
+        if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
         for name, value in (("vocabulary", command.vocabulary), ("tokens", command.tokens)):
             if value is not None:

@@ -42,6 +42,7 @@ IMPORTERS = {
     "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "scipy": {"jaxlm.evaluation.comparing"},
     "filelock": {"jaxlm.runs.folder"},
+    "onnx": {"jaxlm.interop.onnx_graph"},
     "torch": {"jaxlm.interop.torch_files"},
     "pickle": set(),
 }

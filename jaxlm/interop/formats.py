@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.onnx_files import export_onnx, import_onnx
+from jaxlm.interop.stablehlo_folders import export_stablehlo, import_stablehlo
 from jaxlm.runs.run import Run
 
 
@@ -20,6 +22,8 @@ class Format(NamedTuple):
     `folder` is None. None: the format can only be written."""
     options: tuple[str, ...] = ()
     """The options of `read`."""
+    folder: bool = False
+    """Whether the format is a folder of files."""
 
 
 def _write_safetensors(run: Run, path: Path) -> None:
@@ -54,6 +58,8 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format(_write_safetensors, _read_safetensors, FOREIGN_TEXT),
     "pt": _PT,
     "pth": _PT,
+    "onnx": Format(export_onnx, import_onnx),
+    "stablehlo": Format(export_stablehlo, import_stablehlo, folder=True),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 
