@@ -17,15 +17,16 @@ from rich.console import Console
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.interop.formats import FORMATS, find_format, read_run, write_run
 from jaxlm.runs.folder import CONFIG
 from jaxlm.runs.run import Run, load
 
 ABOUT = """Write a run as a file of another program, or read a file as a run.
 
-The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams.
-onnxruntime and browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
+The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams. PyTorch
+reads .safetensors and .pt files of weights; nothing in such a file is executed. onnxruntime and
+browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
@@ -33,6 +34,8 @@ Examples:
   python -m jaxlm.convert runs/lstm-ptb lstm.stablehlo
   python -m jaxlm.convert kenlm.arpa runs/kenlm
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
+  python -m jaxlm.convert runs/lstm-ptb lstm.safetensors
+  python -m jaxlm.convert weights.pt runs/green --vocabulary vocab.txt
 """
 FORMAT_HELP = f"Format of the file: {', '.join(FORMATS)} (none: the end of the file's name)."
 
@@ -46,6 +49,11 @@ class Command:
     target: tyro.conf.Positional[Path]
     """File to write (gzip if its name ends in .gz), or folder of the new run."""
     format: Annotated[str | None, tyro.conf.arg(help=FORMAT_HELP)] = None
+    vocabulary: Path | None = None
+    """Tokens of another program's weights in the order of their ids: one a line, or a JSON list
+    (none: the file has them)."""
+    tokens: str | None = None
+    """How text is cut into these tokens: words or chars (none: words)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
     checkpoint_folder: str | None = None
@@ -62,6 +70,9 @@ def main(argv: Sequence[str]) -> int:
     if os.path.isdir(source):
         if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
+        for name, value in (("vocabulary", command.vocabulary), ("tokens", command.tokens)):
+            if value is not None:
+                raise SettingError(name, value, "has no effect: a run has its own vocabulary")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)
         write_run(load(source, checkpoint_folder=command.checkpoint_folder), target, command.format)
@@ -73,7 +84,14 @@ def main(argv: Sequence[str]) -> int:
         # Said before a large file is read.
         raise UserError(f"{target} already holds a run: name another folder")
     try:
-        run = read_run(source, target, command.format)
+        run = read_run(
+            source,
+            target,
+            command.format,
+            vocabulary=command.vocabulary,
+            tokens=command.tokens,
+            tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+        )
     except UserError as error:
         # This command has no flag for the folder.
         raise UserError(str(error).replace("`folder`", "folder")) from None

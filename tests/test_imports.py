@@ -43,7 +43,7 @@ IMPORTERS = {
     "scipy": {"jaxlm.evaluation.comparing"},
     "filelock": {"jaxlm.runs.folder"},
     "onnx": {"jaxlm.interop.onnx_graph"},
-    "torch": set(),
+    "torch": {"jaxlm.interop.torch_files"},
     "pickle": set(),
 }
 
