@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             rows=command.rows,
             wait=command.wait_ms / 1000,
             page=page,
-            hosts=(*LOOPBACK_HOSTS, command.host.lower()) if loopback else None,
+            hosts={*LOOPBACK_HOSTS, command.host.lower()} if loopback else None,
             origins=command.allow_origin,
         ) as application:
             return serve(

@@ -109,7 +109,7 @@ class Guard:
             raise Refusal(
                 421,
                 f"the header Host is {host[:60]!r}, and this server answers for "
-                f"{', '.join(self._hosts)} alone: use one of these in the URL",
+                f"{', '.join(sorted(self._hosts))} alone: use one of these in the URL",
             )
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
@@ -154,6 +154,8 @@ def _check_json(headers: dict[str, str], body: bytes) -> None:
         raise Refusal(400, f"the body is not UTF-8 at byte {error.start}: send UTF-8") from None
     except ValueError as error:
         why = " ".join(str(error).split())
+        if "int_max_str_digits" in why:
+            why = "the body has a number of thousands of digits"
         if not why.startswith("the body"):
             why = f"the body is no JSON: {why}"
         raise Refusal(400, f'{why}; send an object such as {{"text": "the cat"}}') from None

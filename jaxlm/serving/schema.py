@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from jaxlm.errors import nearest_setting
+from jaxlm.ranges import LARGEST_INT32
 
 Start = Literal["fresh", "warm"] | None
 RUN = Field(None, description="Name of the run, as /runs lists it; null for the first run.")
@@ -15,6 +16,7 @@ START = Field(
     "training text; null for warm if the run keeps such a stretch.",
 )
 LARGEST_SEED = (1 << 32) - 1
+Count = Annotated[int, Field(ge=1, le=LARGEST_INT32)]
 
 
 class Request(BaseModel):
@@ -29,7 +31,7 @@ class NextRequest(Request):
     """The most probable next words after a text."""
 
     text: str = Field(description="The text before the next word.")
-    top: Annotated[int, Field(ge=1)] = Field(5, description="Number of words.")
+    top: Count = Field(5, description="Number of words.")
     start: Start = START
 
 
@@ -59,14 +61,12 @@ class GenerateRequest(Request):
     """Continuations of a prompt."""
 
     prompt: str = Field("", description="The text to continue.")
-    length: Annotated[int, Field(ge=1)] = Field(100, description="Tokens to generate.")
-    samples: Annotated[int, Field(ge=1)] = Field(1, description="Continuations to generate.")
+    length: Count = Field(100, description="Tokens to generate.")
+    samples: Count = Field(1, description="Continuations to generate.")
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="Divide the logits by this; 0 for the most probable token."
     )
-    top_k: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Sample from the k most probable tokens."
-    )
+    top_k: Count | None = Field(None, description="Sample from the k most probable tokens.")
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
         None, description="Sample from the fewest tokens whose probabilities sum to p."
     )
@@ -185,10 +185,15 @@ def problem_of(errors: Sequence[Any], fields: Sequence[str]) -> str:
     if kind == "string_unicode":
         why = "has a lone surrogate, so it is not valid Unicode: send valid text"
     else:
-        why = str(error["msg"]).replace("Input should", "must").replace("valid ", "")
+        why = (
+            str(error["msg"])
+            .replace("Input should", "must")
+            .replace("a valid integer", "an integer")
+        )
+        why = why.replace("valid ", "")
         why = why.replace("must be a list", 'must be a list, such as ["the cat sat"]')
     item = "".join(f"[{part}]" for part in place[1:] if isinstance(part, int))
-    return f"`{name}`{item} {shorter(error.get('input'))}: {why}"
+    return f"`{name}{item}` {shorter(error.get('input'))}: {why}"
 
 
 def shorter(value: Any) -> str:
