@@ -14,6 +14,7 @@ from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.data.splitting import NONE, check_split, split_words
 from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.evaluation.generation import is_unicode
 from jaxlm.evaluation.perplexity import report, score_split
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.evaluation.tables import Columns
@@ -272,6 +273,8 @@ def checked_sentences(sentences: Iterable[str]) -> list[str]:
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
             raise UserError(f"sentence {number} is {text!r}, not a text")
+        if not is_unicode(text):
+            raise UserError(f"sentence {number}, {text[:40]!r}, is not valid UTF-8 text")
         if "\n" in text or "\r" in text:
             raise UserError(
                 f"sentence {number} has a line break: {text[:40]!r}; give one line a sentence"

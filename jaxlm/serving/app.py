@@ -19,7 +19,7 @@ from jaxlm.models.registry import describe_model
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import STARTS, start_of
 from jaxlm.serving import schema
-from jaxlm.serving.guard import JSON_TYPE, Application, Guard, as_json
+from jaxlm.serving.guard import FAILED, JSON_TYPE, Application, Guard, as_json
 from jaxlm.serving.jobs import GenerateJob, Job, NextJob, ScoreJob
 from jaxlm.serving.limits import Limits, Refusal
 from jaxlm.serving.worker import ROWS, WAIT, Worker
@@ -171,6 +171,11 @@ def make_app(
     @app.exception_handler(UserError)
     async def refused(request: Request, error: Exception) -> Response:
         return as_problem(getattr(error, "status", 422), str(error))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        # The guard logs it.
+        return as_problem(500, FAILED)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: Any) -> Response:

@@ -41,6 +41,8 @@ class Drawing(NamedTuple):
 
 EVERY = (1 << 31) - 1
 """As `top_k`, every token."""
+FEW = 64
+"""Tokens for which few random numbers are drawn."""
 GREEDY = Drawing(0.0, EVERY, math.inf)
 
 
@@ -308,10 +310,11 @@ def random_numbers(seed: int, samples: int, length: int, most: tuple[int, int]) 
       seed: the seed.
       samples: number of continuations.
       length: number of tokens.
-      most: the largest `samples` and `length` of all requests. One program serves all requests,
+      most: the largest `samples` and `length` of all requests. Two programs serve all requests,
         because the first numbers of a key do not depend on how many are drawn.
     """
     most_samples, most_length = most
+    most_length = FEW if length <= FEW else max(FEW, most_length)
     drawn = _compiled("numbers", "float32")(np.uint32(seed), most_length, most_samples)
     flat_TN = np.asarray(drawn).reshape(most_length, -1)[:length, : 2 * samples]
     return flat_TN.reshape(length, 2, samples).transpose(2, 0, 1)

@@ -20,6 +20,7 @@ RETRY_AFTER = 1
 # A client that sends a body that is too large gets its answer only after it has sent it. So much
 # more is read and dropped.
 DROPPED = 64 << 20
+FAILED = "the server failed: its log says why"
 JSON_TYPE = "application/json"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -69,7 +70,7 @@ class Guard:
             return
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
-            await answer.problem(500, "the server failed: its log says why")
+            await answer.problem(500, FAILED)
         finally:
             self.waiting -= 1
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from jaxlm.evaluation.generation import SamplingConfig
 from jaxlm.runs.run import Run
-from jaxlm.serving.engines import Engine, engine_of
-from jaxlm.serving.jobs import GenerateJob, Job, NextJob
+from jaxlm.serving.engines import FEW, Engine, engine_of
+from jaxlm.serving.jobs import GenerateJob, Job
 from jaxlm.serving.limits import Limits
 from jaxlm.serving.rows import Row
 
@@ -37,6 +37,7 @@ class Worker:
       >>> import jaxlm
       >>> text = jaxlm.read_corpus("toy", eos=False)
       >>> run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=3), text, quiet=True)
+      >>> from jaxlm.serving.jobs import NextJob
       >>> with Worker(run) as worker:
       ...     answer = worker.submit(NextJob(Limits(), "我 讨厌", top=1)).result()
       >>> answer["words"][0]["word"]
@@ -72,8 +73,10 @@ class Worker:
     def warm_up(self) -> None:
         """Compile everything that a request may need. Call it before the thread starts."""
         self.engine.warm_up()
-        config = SamplingConfig(length=1)
-        jobs = [NextJob(self._limits, ""), GenerateJob(self._limits, "", config)]
+        lengths = {1, min(FEW + 1, self._limits.max_length)}
+        jobs: list[Job] = [
+            GenerateJob(self._limits, "", SamplingConfig(length=length)) for length in lengths
+        ]
         for job in jobs:
             self._begin(job)
         while self._groups:
