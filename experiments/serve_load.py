@@ -14,6 +14,8 @@ request shares a call of the model with another request.
 import argparse
 import http.client
 import json
+import math
+import os
 import queue
 import random
 import signal
@@ -23,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -103,15 +106,28 @@ def measure(folder: str, rows: int, requests: int, connections: int) -> str:
         assert server.stdout is not None
         url = server.stdout.readline().split()[1]
         ask(url, min(requests, 2 * connections), connections)
+        before = cpu_seconds(server.pid)
         answers, lost, seconds = ask(url, requests, connections)
+        busy = cpu_seconds(server.pid) - before
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
-    cells = [str(rows), f"{requests:,}", str(lost), f"{requests / seconds:.0f}"]
+    cells = [str(rows), f"{requests:,}", str(lost), f"{requests / seconds:.0f}", f"{busy:.1f}"]
     cells += quantiles([time_ for _, time_ in answers])
     for path in ("/next", "/score", "/generate"):
         cells += quantiles([time_ for asked, time_ in answers if asked == path])[1:]
     return " | ".join(cells)
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a process on Linux; NaN on other systems."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return math.nan
+    # The name of the process, in brackets, may have blanks.
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def quantiles(seconds: Sequence[float]) -> list[str]:
@@ -130,10 +146,19 @@ def main() -> int:
     asked = parser.parse_args()
     sys.argv[1:] = [asked.corpora] if asked.corpora else []
     run(*COMMANDS)
-    print(
-        "| run | rows | requests | lost | requests/s | p50 ms | p95 ms | next | score | generate |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = [
+        "run",
+        "rows",
+        "requests",
+        "lost",
+        "requests/s",
+        "server's CPU s",
+        "p50 ms",
+        "p95 ms",
+    ]
+    columns += [f"p95 {kind}" for kind in ("next", "score", "generate")]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for name, folder in RUNS.items():
         for rows in asked.rows:
             print(f"| {name} | {measure(folder, rows, asked.requests, asked.connections)} |")

@@ -9,10 +9,10 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-from jaxlm.evaluation.generation import SamplingConfig
 from jaxlm.runs.run import Run
-from jaxlm.serving.engines import FEW, Engine, engine_of
-from jaxlm.serving.jobs import GenerateJob, Job
+from jaxlm.runs.starts import by_lines
+from jaxlm.serving.engines import Engine, engine_of, random_numbers
+from jaxlm.serving.jobs import Job
 from jaxlm.serving.limits import Limits
 from jaxlm.serving.rows import Row
 
@@ -73,14 +73,10 @@ class Worker:
     def warm_up(self) -> None:
         """Compile everything that a request may need. Call it before the thread starts."""
         self.engine.warm_up()
-        lengths = {1, min(FEW + 1, self._limits.max_length)}
-        jobs: list[Job] = [
-            GenerateJob(self._limits, "", SamplingConfig(length=length)) for length in lengths
-        ]
-        for job in jobs:
-            self._begin(job)
-        while self._groups:
-            self._step()
+        self.engine.line_carry(by_lines(self.run))
+        most = self._limits.max_samples, self._limits.max_length
+        for length in {1, self._limits.max_length}:
+            random_numbers(0, 1, length, most)
 
     def submit(self, job: Job) -> Future[dict[str, Any]]:
         """Queue a job, and return its future. Any thread may call this method.
