@@ -356,7 +356,12 @@ def request_reader(files: Path, runs: list[Any]) -> Reader:
     client = TestClient(context.__enter__())
     bodies = {
         "next": {"run": "words", "text": "the cat sat", "top": 3, "start": None},
-        "score": {"run": "ngram", "sentences": ["the cat sat", "a dog"], "by": "word", "end": True},
+        "score": {
+            "run": "ngram",
+            "sentences": ["the cat sat", "the mat"],
+            "by": "word",
+            "end": True,
+        },
         "generate": {"prompt": "the", "length": 5, "temperature": 0.9, "top_p": 0.9, "seed": 1},
     }
     for name, body in bodies.items():

@@ -152,7 +152,7 @@ def main() -> int:
         "requests",
         "lost",
         "requests/s",
-        "server's CPU s",
+        "CPU s",
         "p50 ms",
         "p95 ms",
     ]
