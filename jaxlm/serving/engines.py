@@ -16,9 +16,6 @@ from jaxlm.evaluation.perplexity import line_carry
 from jaxlm.models.base import Carry
 from jaxlm.runs.run import Run
 
-SLICE = 16
-"""Tokens that a row writes in one call. Between two calls, other requests have their turn."""
-
 
 class Read(NamedTuple):
     """What a row knows after it has read tokens.
@@ -59,6 +56,9 @@ class Engine(abc.ABC):
         self.model: Any = run.model
         self._line_carries: dict[str, Carry] = {}
 
+    slice: ClassVar[int]
+    """Tokens that a row writes in one call. Between two calls, other requests have their turn."""
+
     @abc.abstractmethod
     def width(self, left: int) -> int:
         """Return how many tokens a row with `left` tokens reads, at most, in its next call.
@@ -94,12 +94,12 @@ class Engine(abc.ABC):
         uniforms: Sequence[np.ndarray],
         drawings: Sequence[Drawing],
     ) -> list[tuple[np.ndarray, np.ndarray, Carry]]:
-        """Draw SLICE tokens for each row; return the tokens, the logits after them and the carry.
+        """Draw `slice` tokens for each row; return the tokens, the logits after them and the carry.
 
         Args:
           logits: the logits [V] of the next token of each row.
           carries: the carry of each row.
-          uniforms: two random numbers for each token of each row, [SLICE, 2].
+          uniforms: two random numbers for each token of each row, [slice, 2].
           drawings: how each row draws.
         """
 
@@ -129,6 +129,7 @@ class Compiled(Engine):
 
     widths: ClassVar[tuple[int, ...]] = (16, 64)
     """Numbers of tokens that a call reads."""
+    slice = 16
 
     def __init__(self, run: Run, rows: int) -> None:
         super().__init__(run, rows)
@@ -201,7 +202,7 @@ class Compiled(Engine):
             self.read(tokens, [carry], width)
             self.score(tokens, tokens, [carry], width, True)
         logits_V = np.zeros(self.model.vocab_size, np.float32)
-        self.write([logits_V], [carry], [np.zeros((SLICE, 2), np.float32)], [GREEDY])
+        self.write([logits_V], [carry], [np.zeros((self.slice, 2), np.float32)], [GREEDY])
 
     def _padded(self, tokens: Sequence[np.ndarray], width: int) -> np.ndarray:
         tokens_BT = np.zeros((self.rows, width), np.int32)
@@ -218,6 +219,7 @@ class Counted(Engine):
 
     longest: ClassVar[int] = 1024
     """Most tokens of a row in one call."""
+    slice = 4
 
     def width(self, left: int) -> int:
         # Rows of similar lengths share a call.
@@ -280,7 +282,7 @@ class Counted(Engine):
 
     def warm_up(self) -> None:
         read = self.read([np.zeros(1, np.int32)], [self.initial_carry()], 16)[0]
-        numbers = [np.zeros((SLICE, 2), np.float32)]
+        numbers = [np.zeros((self.slice, 2), np.float32)]
         self.write([read.logits_V], [read.carry], numbers, [GREEDY])
 
 
@@ -348,7 +350,7 @@ def _to_host(tree: Any) -> Any:
 def _draws(
     uniforms: Sequence[np.ndarray], drawings: Sequence[Drawing], rows: int
 ) -> tuple[np.ndarray, ...]:
-    """Return random numbers [SLICE, 2, B], and the arrays [B] of the drawings, padded to B rows."""
+    """Return random numbers [S, 2, B], and the arrays [B] of the drawings, padded to B rows."""
     missing = rows - len(uniforms)
     uniforms_BS2 = np.pad(np.stack(uniforms), ((0, missing), (0, 0), (0, 0)))
     columns = zip(*drawings, *[GREEDY] * missing, strict=True)

@@ -1,4 +1,4 @@
-"""The functions that are compiled for the service. In the names of arrays, S is SLICE tokens."""
+"""The functions that are compiled for the service. In array names, S is the tokens of a slice."""
 
 from collections.abc import Callable
 from typing import Any

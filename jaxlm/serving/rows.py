@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlm.models.base import Carry
-from jaxlm.serving.engines import SLICE, Drawing, Engine, Read
+from jaxlm.serving.engines import Drawing, Engine, Read
 
 if TYPE_CHECKING:
     from jaxlm.serving.jobs import Job
@@ -110,7 +110,7 @@ class Scoring(Row):
 
 
 class Writing(Row):
-    """A row that is written, SLICE tokens at a time.
+    """A row that is written, a few tokens at a time.
 
     Args:
       job: the job.
@@ -137,11 +137,12 @@ class Writing(Row):
         )
 
     def _next_numbers(self) -> np.ndarray:
-        numbers = self._uniforms[len(self.ids) : len(self.ids) + SLICE]
-        return np.pad(numbers, ((0, SLICE - len(numbers)), (0, 0)))
+        most = self.job.engine.slice
+        numbers = self._uniforms[len(self.ids) : len(self.ids) + most]
+        return np.pad(numbers, ((0, most - len(numbers)), (0, 0)))
 
     def take(self, result: tuple[np.ndarray, np.ndarray, Carry]) -> Sequence[Row]:
         tokens, self._logits_V, self.carry = result
-        # The row may be longer than a multiple of SLICE: the tokens after its end are dropped.
+        # The row may be longer than a multiple of the slice: the tokens after its end are dropped.
         self.ids += tokens.tolist()[: len(self._uniforms) - len(self.ids)]
         return [self] if len(self.ids) < len(self._uniforms) else []

@@ -12,7 +12,7 @@ import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import SamplingConfig
 from jaxlm.ops.sampling import uniforms
-from jaxlm.serving.engines import SLICE, Drawing, engine_of, random_numbers
+from jaxlm.serving.engines import Drawing, engine_of, random_numbers
 from jaxlm.serving.jobs import GenerateJob, NextJob, ScoreJob
 from jaxlm.serving.limits import Limits, Refusal
 from jaxlm.serving.rows import Reading
@@ -131,7 +131,7 @@ def test_every_model_reads_rows_of_different_lengths_and_writes(name, options):
     width = engine.width(6)
     together = engine.read(rows, [carry] * 3, width)
     scored = engine.score(rows, rows, [carry] * 3, width, True)
-    uniform = np.zeros((SLICE, 2), np.float32)
+    uniform = np.zeros((engine.slice, 2), np.float32)
     written = engine.write(
         [read.logits_V for read in together],
         [read.carry for read in together],
