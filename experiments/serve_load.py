@@ -143,6 +143,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--only", choices=RUNS, help="measure this run alone")
     asked = parser.parse_args()
     sys.argv[1:] = [asked.corpora] if asked.corpora else []
     run(*COMMANDS)
@@ -160,6 +161,8 @@ def main() -> int:
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
     for name, folder in RUNS.items():
+        if asked.only not in (None, name):
+            continue
         for rows in asked.rows:
             print(f"| {name} | {measure(folder, rows, asked.requests, asked.connections)} |")
     return 0

@@ -219,7 +219,7 @@ class Counted(Engine):
 
     longest: ClassVar[int] = 1024
     """Most tokens of a row in one call."""
-    slice = 4
+    slice = 8
 
     def width(self, left: int) -> int:
         # Rows of similar lengths share a call.

@@ -33,6 +33,7 @@ class Guard:
     - A request that is not answered in time gets 504.
     - If `hosts` is given, the header Host must be one of them. This stops DNS rebinding, by which
       a page of another site could ask a service on loopback.
+    - A request that is not answered when the server ends gets 503.
     - An error of the application becomes 500, and is logged once.
 
     Args:
@@ -65,6 +66,9 @@ class Guard:
                 f"there is no answer after {self._limits.timeout:g} s: ask for less, or later",
                 retry=True,
             )
+        except asyncio.CancelledError:
+            await answer.problem(503, "the server ends: ask again when it is back", retry=True)
+            raise
         except ConnectionError:
             # The client is gone.
             return

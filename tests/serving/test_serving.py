@@ -1,6 +1,7 @@
 """The service over HTTP: answers, refusals in one line, and a process that signals end."""
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import signal
@@ -225,6 +226,7 @@ def test_other_origins_may_ask_only_if_they_are_allowed(runs, client):
     assert other.status_code == 400
 
 
+@pytest.mark.full
 def test_the_page_leaves_out_runs_that_it_cannot_hold(runs):
     text = jaxlm.read_corpus(LINES)
     model = jaxlm.Transformer(len(text.vocabulary), embedding_size=4, num_layers=1, num_heads=2)
@@ -291,7 +293,14 @@ def test_a_process_serves_until_a_signal(folders):
     while httpx.get(f"{url}/health").json()["waiting"] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert httpx.get(f"{url}/health").json() == {"status": "ok", "waiting": 0}
-    process.send_signal(signal.SIGINT)
+    # Ctrl-C drops a request that is not answered.
+    body = {"prompt": "the", "length": 1000, "samples": 8}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        dropped = pool.submit(httpx.post, f"{url}/generate", json=body, timeout=60)
+        while not httpx.get(f"{url}/health").json()["waiting"] and not dropped.done():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+    assert "the server ends" in dropped.result().json()["error"]
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors and errors.count("\n") == 1

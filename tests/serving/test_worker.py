@@ -245,6 +245,7 @@ def test_tokens_are_limited_too(run):
             job.future.result(0)
 
 
+@pytest.mark.full
 def test_a_row_is_read_in_parts_with_its_carry(neural):
     engine = engine_of(neural, rows=2)
     ids = neural.tokenizer.encode_context("the cat sat on the mat the dog sat").astype(np.int32)
