@@ -73,7 +73,7 @@ class Guard:
             # The client is gone.
             return
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %r failed", scope["method"], scope["path"])
             await answer.problem(500, FAILED)
         finally:
             self.waiting -= 1

@@ -184,7 +184,7 @@ def test_a_failure_is_logged_once_and_shows_no_traceback(runs, caplog, monkeypat
     assert answer.status_code == 500
     assert answer.json() == {"error": "the server failed: its log says why"}
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
-        "POST /next failed"
+        "POST '/next' failed"
     ]
     assert "a secret" in caplog.text
 
