@@ -25,9 +25,12 @@ from jaxlm.runs.run import Run, load
 ABOUT = """Write a run as a file of another program, or read a file as a run.
 
 The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams.
+onnxruntime and browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
+  python -m jaxlm.convert runs/lstm-ptb lstm.onnx
+  python -m jaxlm.convert runs/lstm-ptb lstm.stablehlo
   python -m jaxlm.convert kenlm.arpa runs/kenlm
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
 """
@@ -57,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     source, target = command.source, command.target
     console = Console(highlight=False)
     if os.path.isdir(source):
-        if os.path.isdir(target):
+        if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)

@@ -45,6 +45,7 @@ IMPORTERS = {
     "fastapi": {"jaxlm.serving.app"},
     "uvicorn": {"jaxlm.serving.server"},
     "filelock": {"jaxlm.runs.folder"},
+    "onnx": {"jaxlm.interop.onnx_graph"},
     "torch": set(),
     "pickle": set(),
 }

@@ -17,7 +17,7 @@ PROGRAMS = {
     "sh": ["bash", "-c", 'curl() { command curl -sS "$@" && echo; }; source ./file'],
     "py": [sys.executable, "file"],
     "r": ["Rscript", "file"],
-    "javascript": ["node", "file.mjs"],
+    "js": ["node", "file.mjs"],
 }
 BLOCKS = FENCE.findall(PAGE.read_text(encoding="utf-8"))
 # A block with a call, and the block that shows what it prints.
@@ -64,7 +64,7 @@ def test_a_call_of_the_page_prints_what_the_page_shows(language, code, shown, ur
     command = PROGRAMS[language]
     if shutil.which(command[0]) is None or not has_packages(language, code):
         pytest.skip(f"{command[0]} or a package of it is not installed")
-    name = "file.mjs" if language == "javascript" else "file"
+    name = "file.mjs" if language == "js" else "file"
     (tmp_path / name).write_text(code.replace(URL, url))
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
