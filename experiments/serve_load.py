@@ -2,9 +2,9 @@
 
 Command    python experiments/serve_load.py [folder of corpora] [--requests 1000] [--connections 32]
 Hardware   two CPU cores (Intel Xeon with AVX-512), shared with the client and with other work
-Minutes    8 on a busy machine
-Expected   no request lost; p95 of a 5-gram 4.7 s without batches and 1.3 s with, of the LSTM 7.1 s
-           and 2.8 s, on a machine with load 15 (docs/serve.md has the table)
+Minutes    3
+Expected   no request lost; p95 of a 5-gram 0.97 s without batches and 0.29 s with, of the LSTM 1.91 s
+           and 0.81 s, on a machine with load 7 to 10 (docs/serve.md has the table)
 Published  none
 
 Each server serves one run on loopback. Of ten requests four ask for next words, four for scores of
