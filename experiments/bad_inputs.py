@@ -23,6 +23,7 @@ A finding is one of these:
   - weights of PyTorch: the same, and weights that are no finite numbers, code of the file that was
     executed, and a folder that is half written;
   - ARPA files: probabilities as above, except that the sum is not known to be 1;
+  - requests over HTTP: an answer that is neither 200 nor 4xx with one line;
   - logs: a record that is in no line of the file;
   - contexts: a probability that is NaN.
 
@@ -441,6 +442,51 @@ def context_reader(files: Path, run: Any) -> Reader:
     return Reader(files, ("context.txt",), read)
 
 
+def request_reader(files: Path, runs: list[Any]) -> Reader:
+    """Return the reader of bodies of requests, as a service over HTTP gets them.
+
+    A body is refused by a status of 4xx and one line of JSON.
+    """
+    from fastapi.testclient import TestClient
+
+    from jaxlm.serving.app import serving
+
+    context = serving(runs)
+    client = TestClient(context.__enter__())
+    bodies = {
+        "next": {"run": "words", "text": "the cat sat", "top": 3, "start": None},
+        "score": {
+            "run": "ngram",
+            "sentences": ["the cat sat", "the mat"],
+            "by": "word",
+            "end": True,
+        },
+        "generate": {"prompt": "the", "length": 5, "temperature": 0.9, "top_p": 0.9, "seed": 1},
+    }
+    for name, body in bodies.items():
+        (files / f"{name}.json").write_text(json.dumps(body))
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        # The context lives as long as the reader.
+        assert context is not None
+        body, kind = (folder / name).read_bytes(), {"Content-Type": "application/json"}
+        answer = client.post(f"/{Path(name).stem}", content=body, headers=kind)
+        content = json.loads(answer.content, parse_constant=_no_constant)
+        if 400 <= answer.status_code < 500 and list(content) == ["error"]:
+            raise UserError(content["error"])
+        if answer.status_code != 200:
+            raise Wrong(f"status {answer.status_code}: {content}")
+        for item in content.get("words", ()):
+            if not 0 <= item["probability"] <= 1:
+                raise Wrong("a probability that is no probability")
+
+    return Reader(files, tuple(f"{name}.json" for name in bodies), read, json=True)
+
+
+def _no_constant(name: str) -> None:
+    raise Wrong(f"an answer with {name}, which JSON does not have")
+
+
 def make_readers(folder: Path) -> dict[str, Reader]:
     """Write whole files of every kind, and return the readers by name."""
     texts = folder / "texts"
@@ -493,6 +539,9 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     shutil.copy(place / "metrics.jsonl", log / "metrics.jsonl")
     readers["metrics.jsonl"] = log_reader(log)
     readers["contexts"] = context_reader(texts, runs["words"])
+    requests = folder / "requests"
+    requests.mkdir()
+    readers["requests"] = request_reader(requests, [runs["words"], runs["ngram"]])
     ready = folder / "prepared"
     make_prepared(texts / "text.txt", ready)
     shards = tuple(path.name for path in sorted(ready.glob("*.u*")))

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 # The order of docs/design.md. A folder may import itself and the folders after it.
 FOLDERS = (
     "commands",
+    "serving",
     "inspection",
     "interop",
     "training",
@@ -41,6 +42,8 @@ IMPORTERS = {
     "pyspark": {"jaxlm.ngrams.engines"},
     "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "scipy": {"jaxlm.evaluation.comparing"},
+    "fastapi": {"jaxlm.serving.app"},
+    "uvicorn": {"jaxlm.serving.server"},
     "filelock": {"jaxlm.runs.folder"},
     "onnx": {"jaxlm.interop.onnx_graph"},
     "torch": {"jaxlm.interop.torch_files"},

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,84 @@ def filter_logits(
         is_kept_BV = (before_BV < top_p - ROUNDING).at[:, 0].set(True)
         logits_BV = _only(jnp.where(is_kept_BV, sorted_BV, -jnp.inf), order_BV, logits_BV)
     return logits_BV
+
+
+def draw_rows(
+    logits_BV: jax.Array,
+    uniform_2B: jax.Array,
+    temperature_B: jax.Array,
+    top_k_B: jax.Array,
+    top_p_B: jax.Array,
+) -> jax.Array:
+    """Return one token for each row, int32 [B]: each row has its own settings.
+
+    A row's token is that of `Sampler` with the settings of the row. The settings are arrays, so
+    that one compiled program serves all settings.
+
+    Args:
+      logits_BV: unnormalised log-probabilities, float32; -inf for impossible tokens.
+      uniform_2B: two random numbers from [0, 1) for each row.
+      temperature_B: float32; 0 for the most probable token.
+      top_k_B: number of tokens to keep, int32; V for all tokens.
+      top_p_B: probability to keep, float32; infinity for all tokens.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits_BV, half_2B = jnp.asarray([[0.0, 3.0, 2.0]] * 2), jnp.full((2, 2), 0.99)
+      >>> draw_rows(logits_BV, half_2B, jnp.array([0, 1]), jnp.array([3, 2]), jnp.full(2, jnp.inf))
+      Array([1, 2], dtype=int32)
+    """
+    greedy_B = temperature_B < SMALLEST
+    shifted_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    scaled_BV = shifted_BV / jnp.where(greedy_B, 1.0, temperature_B)[:, None]
+    filters_B = (top_k_B < logits_BV.shape[-1]) | (top_p_B < jnp.inf)
+    # Most requests filter nothing.
+    kept_BV = jax.lax.cond(
+        jnp.any(filters_B),
+        lambda: jnp.where(
+            filters_B[:, None] & ~_is_kept(scaled_BV, top_k_B, top_p_B), -jnp.inf, scaled_BV
+        ),
+        lambda: scaled_BV,
+    )
+    most_probable_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jnp.where(greedy_B, most_probable_B, categorical(uniform_2B, kept_BV))
+
+
+def _is_kept(logits_BV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
+    """Return which tokens steps 2 and 3 of `filter_logits` keep, bool [B, V].
+
+    A CPU sorts slowly: here bisection finds the logit of the last token that is kept. The largest
+    logit of each row is 0.
+    """
+    # The bits of a float that is not negative are in the order of the floats. Likely tokens have
+    # low keys.
+    key_BV = jax.lax.bitcast_convert_type(jnp.abs(logits_BV), jnp.int32)
+
+    def last(enough: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Return which keys are below the least key t with enough(key <= t), and which equal it."""
+
+        def halve(step: jax.Array, least_B: jax.Array) -> jax.Array:
+            half = jnp.left_shift(jnp.int32(1), 30 - step)
+            is_below_B = ~enough(key_BV <= (least_B + (half - 1))[:, None])
+            return least_B + jnp.where(is_below_B, half, 0)
+
+        least_B = jax.lax.fori_loop(0, 31, halve, jnp.zeros(len(key_BV), jnp.int32))
+        return key_BV < least_B[:, None], key_BV == least_B[:, None]
+
+    below_BV, ties_BV = last(lambda chosen_BV: jnp.sum(chosen_BV, axis=-1) >= top_k_B)
+    places_BV = jnp.sum(below_BV, axis=-1, keepdims=True) + jnp.cumsum(ties_BV, axis=-1)
+    is_top_BV = below_BV | (ties_BV & (places_BV <= top_k_B[:, None]))
+    prob_BV = jax.nn.softmax(jnp.where(is_top_BV, logits_BV, -jnp.inf))
+    limit_B = top_p_B - ROUNDING
+    below_BV, ties_BV = last(
+        lambda chosen_BV: jnp.sum(jnp.where(chosen_BV, prob_BV, 0), axis=-1) >= limit_B
+    )
+    tied_BV = jnp.where(ties_BV, prob_BV, 0)
+    before_BV = jnp.sum(jnp.where(below_BV, prob_BV, 0), axis=-1, keepdims=True)
+    before_BV = before_BV + jnp.cumsum(tied_BV, axis=-1) - tied_BV
+    is_nucleus_BV = below_BV | (ties_BV & (before_BV < limit_B[:, None]))
+    is_first_BV = jnp.arange(key_BV.shape[-1]) == jnp.argmin(key_BV, axis=-1)[:, None]
+    return is_top_BV & (is_nucleus_BV | is_first_BV)
 
 
 def _only(values_BK: jax.Array, indices_BK: jax.Array, logits_BV: jax.Array) -> jax.Array:
