@@ -36,10 +36,18 @@ class OrderCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """The n-grams of orders 1 ... n in a text with the word ids 0 ... `vocab_size` - 1."""
+    """The n-grams of orders 1 ... n in a text with the word ids 0 ... `vocab_size` - 1.
+
+    Attributes:
+      vocab_size: V, the number of words.
+      orders: the n-grams of each order.
+      dropped: for each order, which n-grams a model does without, bool [number of n-grams]
+        (`jaxlm.ngrams.pruning`). Empty if there are none.
+    """
 
     vocab_size: int
     orders: tuple[OrderCounts, ...]
+    dropped: tuple[np.ndarray, ...] = ()
 
 
 class Sequences(NamedTuple):

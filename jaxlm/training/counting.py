@@ -20,10 +20,11 @@ from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ngrams.counts import Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
-from jaxlm.ngrams.external import count_within, parse_memory
+from jaxlm.ngrams.external import count_within, in_folders, parse_memory
 from jaxlm.ngrams.lmplz import last_ngrams
-from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, modified_kneser_ney
-from jaxlm.ngrams.tables import Tables
+from jaxlm.ngrams.pruning import mark_rare, prune_by_entropy, renormalised, thresholds_of, without
+from jaxlm.ngrams.smoothing import INTERPOLATED, SMOOTHINGS, Estimate, modified_kneser_ney
+from jaxlm.ngrams.tables import Allocate, Tables, in_memory
 from jaxlm.runs.folder import TABLES, RunFolder
 from jaxlm.runs.log import METRICS, Log, perplexity_of, read_records, shown_perplexity
 from jaxlm.runs.run import Run, read_tables
@@ -146,6 +147,7 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
         raise SettingError("stream", True, "needs a token that ends each line: use `eos`")
     if counting.like_lmplz:
         _check_like_lmplz(model, text)
+    thresholds_of(counting.prune, model.order)
     check_order(sequences(model, text), model.order, model.vocab_size)
 
 
@@ -212,21 +214,43 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
 def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path) -> Estimate:
     """Return the smoothed tables; arrays too large for `memory` are files in `scratch`."""
     memory = None if counting.memory is None else parse_memory(counting.memory)
+    thresholds = thresholds_of(counting.prune, model.order)
+    by_count, by_entropy = any(thresholds), counting.prune_entropy is not None
+    unpruned = scratch / "unpruned" if by_count or by_entropy else scratch / TABLES
     counts, allocate = count_within(
         sequences(model, text),
         model.order,
         model.vocab_size,
         memory,
-        scratch / TABLES,
+        unpruned,
         scratch,
         counting.engine,
     )
+    if by_count:
+        counts = replace(counts, dropped=mark_rare(counts, thresholds, allocate))
+    vocabulary = text.vocabulary
     if counting.like_lmplz:
-        vocabulary = text.vocabulary
         assert vocabulary.start_id is not None
         raw = last_ngrams(sequences(model, text), counts, vocabulary.start_id, vocabulary.unk_id)
-        return modified_kneser_ney(counts, allocate, raw=raw)
-    return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
+        estimate = modified_kneser_ney(counts, allocate, raw=raw)
+    else:
+        estimate = SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
+    tables = estimate.tables
+
+    def allocate_in(results: Path, name: str) -> Allocate:
+        return in_memory if allocate is in_memory else in_folders(results, scratch / name)
+
+    if by_count:
+        results = scratch / "counted" if by_entropy else scratch / TABLES
+        allocate_counted = allocate_in(results, "by-count")
+        tables = without(tables, counts.dropped, allocate_counted)
+        if model.smoothing not in INTERPOLATED:
+            tables = renormalised(tables, allocate_counted)
+    if counting.prune_entropy is not None:
+        allocate_pruned = allocate_in(scratch / TABLES, "by-entropy")
+        end_id = None if model.stream else vocabulary.start_id
+        tables = prune_by_entropy(tables, counting.prune_entropy, end_id, allocate_pruned)
+    return replace(estimate, tables=tables)
 
 
 def _kept(tables: Tables, folder: Path | None, scratch: Path) -> Tables:
