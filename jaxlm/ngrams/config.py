@@ -10,6 +10,7 @@ Threshold = Annotated[int, Range(0)]
 Share = Annotated[float, Range(above=0, below=1)]
 """A relative change of the perplexity."""
 
+
 @dataclass(frozen=True)
 class CountingConfig:
     """Settings of counting n-grams."""
@@ -29,3 +30,6 @@ class CountingConfig:
     prune_entropy: Share | None = None
     """Leave out n-grams whose removal makes the perplexity larger by less than this share, such as
     1e-8, as SRILM's -prune (Stolcke 1998; none: keep all)."""
+    prune_history: str = "counts"
+    """With prune_entropy, where the probability of a context comes from: counts (of the training
+    text; better with Kneser-Ney) or model (the n-gram's own, as SRILM's -prune)."""

@@ -9,6 +9,7 @@ By entropy (`prune_by_entropy`): an n-gram is removed if the model hardly change
 Both leave the words alone, and neither removes the prefix of an n-gram that stays.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,10 @@ from jaxlm.ngrams.tables import NOTHING, Allocate, Tables, in_memory
 TOLERANCE = 1e-3
 # Where the words that are not listed have at most this probability, every word counts as listed.
 NO_MASS = 1e-12
+
+
+HISTORIES = ("counts", "model")
+"""Where the probability of a context comes from when a model is pruned by entropy."""
 
 
 def thresholds_of(prune: Sequence[int] | None, order: int) -> tuple[int, ...]:
@@ -51,7 +56,7 @@ def thresholds_of(prune: Sequence[int] | None, order: int) -> tuple[int, ...]:
             "as <unk>"
         )
         raise SettingError("prune", shown, why)
-    if any(later < earlier for earlier, later in zip(given, given[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(given)):
         why = (
             "must not decrease: an n-gram could stay without the shorter n-grams in it; sort the "
             "thresholds"
@@ -165,7 +170,7 @@ def renormalised(tables: Tables, allocate: Allocate = in_memory) -> Tables:
       >>> words, bigrams = np.array([0.5, 0.3, 0.2, 0.0]), np.array([0.4, 0.1])
       >>> tables = Tables(3, (np.array([0, 4]),), (words, bigrams), (np.ones(4),))
       >>> renormalised(tables).backoffs[0].round(3).tolist()  # (1 - 0.4) / (1 - 0.5), ...
-      [1.2, 1.286, 1.0, 1.0]
+      [1.2, 1.8, 1.0, 1.0]
     """
     backoffs = tuple(
         allocate(f"backoffs-{length}", len(old), np.float64)
@@ -271,7 +276,7 @@ def count_histories(counts: Counts, allocate: Allocate = in_memory) -> tuple[np.
         P(h) = c(h) / T      c(h): the number of words that follow h in the text of T words
 
     Kneser-Ney's own P(h) is poor, because its shorter n-grams count different words, not
-    occurrences.
+    occurrences. The arrays leave out the contexts in `counts.dropped`, as `without` does.
 
     Source: Chelba, Brants, Neveitt & Xu, "Study on interaction between entropy pruning and
     Kneser-Ney smoothing", 2010.
@@ -286,7 +291,7 @@ def count_histories(counts: Counts, allocate: Allocate = in_memory) -> tuple[np.
             context = own.keys[chunk] // base
             first, last = int(context[0]), int(context[-1]) + 1
             history[first:last] += np.bincount(context - first, own.counts[chunk] / total)
-        histories.append(history)
+        histories.append(history if not counts.dropped else history[~counts.dropped[order - 2]])
     return tuple(histories)
 
 
@@ -386,7 +391,8 @@ def _left_over(
 
 def _histories(tables: Tables, end_id: int | None, allocate: Allocate) -> list[np.ndarray]:
     """Return P(h) = P(h_1) P(h_2 | h_1) ... of contexts of 1 ... n - 1 words, float64."""
-    base, histories = tables.vocab_size + 1, []
+    base = tables.vocab_size + 1
+    histories: list[np.ndarray] = []
     for order in range(1, tables.order):
         own = tables.probabilities[order - 1]
         history = allocate(f"histories-{order}", len(own), np.float64)

@@ -149,7 +149,9 @@ def _numerators(
       chunk: which n-grams.
     """
     numerators = rule.numerator(a[chunk])
-    return np.where(counts.dropped[order - 1][chunk], 0, numerators) if counts.dropped else numerators
+    return (
+        np.where(counts.dropped[order - 1][chunk], 0, numerators) if counts.dropped else numerators
+    )
 
 
 def _context_sums(
@@ -395,5 +397,5 @@ SMOOTHINGS: dict[str, Smoothing] = {
     "add-k": add_k,
     "maximum-likelihood": maximum_likelihood,
 }
-INTERPOLATED = ("modified-kneser-ney", "kneser-ney", "witten-bell")
+KEEPING_SHARES = ("modified-kneser-ney", "kneser-ney", "witten-bell")
 """The smoothings that give the share of n-grams in `Counts.dropped` to the shorter context."""

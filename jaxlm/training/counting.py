@@ -18,12 +18,20 @@ from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.config import CountingConfig
-from jaxlm.ngrams.counts import Sequences, check_order
+from jaxlm.ngrams.counts import Counts, Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, in_folders, parse_memory
 from jaxlm.ngrams.lmplz import last_ngrams
-from jaxlm.ngrams.pruning import mark_rare, prune_by_entropy, renormalised, thresholds_of, without
-from jaxlm.ngrams.smoothing import INTERPOLATED, SMOOTHINGS, Estimate, modified_kneser_ney
+from jaxlm.ngrams.pruning import (
+    HISTORIES,
+    count_histories,
+    mark_rare,
+    prune_by_entropy,
+    renormalised,
+    thresholds_of,
+    without,
+)
+from jaxlm.ngrams.smoothing import KEEPING_SHARES, SMOOTHINGS, Estimate, modified_kneser_ney
 from jaxlm.ngrams.tables import Allocate, Tables, in_memory
 from jaxlm.runs.folder import TABLES, RunFolder
 from jaxlm.runs.log import METRICS, Log, perplexity_of, read_records, shown_perplexity
@@ -148,6 +156,10 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
     if counting.like_lmplz:
         _check_like_lmplz(model, text)
     thresholds_of(counting.prune, model.order)
+    choose(dict.fromkeys(HISTORIES), counting.prune_history, "prune_history")
+    if counting.prune_entropy is None and counting.prune_history != HISTORIES[0]:
+        why = "has no effect without `prune_entropy`: leave it out"
+        raise SettingError("prune_history", counting.prune_history, why)
     check_order(sequences(model, text), model.order, model.vocab_size)
 
 
@@ -215,18 +227,17 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
     """Return the smoothed tables; arrays too large for `memory` are files in `scratch`."""
     memory = None if counting.memory is None else parse_memory(counting.memory)
     thresholds = thresholds_of(counting.prune, model.order)
-    by_count, by_entropy = any(thresholds), counting.prune_entropy is not None
-    unpruned = scratch / "unpruned" if by_count or by_entropy else scratch / TABLES
+    prunes = any(thresholds) or counting.prune_entropy is not None
     counts, allocate = count_within(
         sequences(model, text),
         model.order,
         model.vocab_size,
         memory,
-        unpruned,
+        scratch / ("unpruned" if prunes else TABLES),
         scratch,
         counting.engine,
     )
-    if by_count:
+    if any(thresholds):
         counts = replace(counts, dropped=mark_rare(counts, thresholds, allocate))
     vocabulary = text.vocabulary
     if counting.like_lmplz:
@@ -235,22 +246,46 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
         estimate = modified_kneser_ney(counts, allocate, raw=raw)
     else:
         estimate = SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
-    tables = estimate.tables
+    return replace(estimate, tables=_pruned(model, estimate, counts, counting, scratch, allocate))
 
-    def allocate_in(results: Path, name: str) -> Allocate:
-        return in_memory if allocate is in_memory else in_folders(results, scratch / name)
 
-    if by_count:
-        results = scratch / "counted" if by_entropy else scratch / TABLES
-        allocate_counted = allocate_in(results, "by-count")
+def _pruned(
+    model: NGram,
+    estimate: Estimate,
+    counts: Counts,
+    counting: CountingConfig,
+    scratch: Path,
+    allocate: Allocate,
+) -> Tables:
+    """Return the estimated tables without the n-grams that `counting` leaves out.
+
+    Args:
+      model: the n-gram, whose start_id is the token that ends a line.
+      estimate: the tables of all counted n-grams.
+      counts: the counts, with the n-grams that are left out by their counts.
+      counting: the settings.
+      scratch: folder for the arrays of the tables, in TABLES, and for temporary arrays.
+      allocate: the `Allocate` of the counts. If it allocates in memory, pruning does too.
+    """
+    tables, entropy = estimate.tables, counting.prune_entropy
+
+    def allocate_in(results: str) -> Allocate:
+        if allocate is in_memory:
+            return in_memory
+        return in_folders(scratch / results, scratch / f"for-{results}")
+
+    if counts.dropped:
+        allocate_counted = allocate_in(TABLES if entropy is None else "by-count")
         tables = without(tables, counts.dropped, allocate_counted)
-        if model.smoothing not in INTERPOLATED:
+        if model.smoothing not in KEEPING_SHARES:
             tables = renormalised(tables, allocate_counted)
-    if counting.prune_entropy is not None:
-        allocate_pruned = allocate_in(scratch / TABLES, "by-entropy")
-        end_id = None if model.stream else vocabulary.start_id
-        tables = prune_by_entropy(tables, counting.prune_entropy, end_id, allocate_pruned)
-    return replace(estimate, tables=tables)
+    if entropy is not None:
+        histories = (
+            count_histories(counts, allocate) if counting.prune_history == "counts" else None
+        )
+        end_id = None if model.stream else model.start_id
+        tables = prune_by_entropy(tables, entropy, end_id, allocate_in(TABLES), histories)
+    return tables
 
 
 def _kept(tables: Tables, folder: Path | None, scratch: Path) -> Tables:
