@@ -575,6 +575,8 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     if _is_renormalised(run):
         return None, "counts do not explain a pruned model whose back-off weights are computed anew"
     counting, is_known = run.settings.get("counting", {}), False
+    if counting.get("like_lmplz") and run.settings.get("text", {}).get("vocabulary_file"):
+        return None, "counts are unknown: they are of more words than the vocabulary has"
     if text is None:
         if counting.get("memory"):
             return None, "counts are unknown: the text was counted on disk; give it as `text`"

@@ -43,11 +43,14 @@ class Counts:
       orders: the n-grams of each order.
       dropped: for each order, which n-grams a model does without, bool [number of n-grams]
         (`jaxlm.ngrams.pruning`). Empty if there are none.
+      outside: the number of words, the last ids, that are in `dropped`: the model does not know
+        them.
     """
 
     vocab_size: int
     orders: tuple[OrderCounts, ...]
     dropped: tuple[np.ndarray, ...] = ()
+    outside: int = 0
 
 
 class Sequences(NamedTuple):

@@ -91,15 +91,39 @@ def mark_rare(
     return tuple(marks)
 
 
+def mark_words(
+    counts: Counts, vocab_size: int, allocate: Allocate = in_memory
+) -> tuple[np.ndarray, ...]:
+    """Return for each order, which n-grams have a word whose id is `vocab_size` or more, bool.
+
+    The start of a line is no such word.
+    """
+    base = counts.vocab_size + 1
+    marks: list[np.ndarray] = []
+    for order, own in enumerate(counts.orders, start=1):
+        mark = allocate(f"outside-{order}", len(own), np.bool_)
+        for chunk in chunked(len(own), own.keys, mark, *marks[-1:]):
+            prefix, word = np.divmod(own.keys[chunk], base)
+            mark[chunk] = (word >= vocab_size) & (word < counts.vocab_size)
+            if marks:
+                mark[chunk] |= marks[-1][prefix]
+        marks.append(mark)
+    return tuple(marks)
+
+
 def without(
-    tables: Tables, dropped: Sequence[np.ndarray], allocate: Allocate = in_memory
+    tables: Tables,
+    dropped: Sequence[np.ndarray],
+    allocate: Allocate = in_memory,
+    vocab_size: int | None = None,
 ) -> Tables:
     """Return the tables without some n-grams. Probabilities and back-off weights stay as they are.
 
     Args:
       tables: the back-off model.
-      dropped: for orders 1 ... n, which n-grams are left out, bool. Words are never left out.
+      dropped: for orders 1 ... n, which n-grams are left out, bool. Order 1 is ignored.
       allocate: allocates the arrays.
+      vocab_size: words whose ids are this or more are left out; None for no words.
     Raises:
       ValueError: if an n-gram would stay whose prefix is left out.
 
@@ -111,34 +135,36 @@ def without(
       >>> without(tables, [np.zeros(4, bool), np.arange(5) < 2]).sizes
       (3, 3)
     """
-    base = tables.vocab_size + 1
+    V = tables.vocab_size
+    new_V = V if vocab_size is None else vocab_size
+    outside = (np.arange(V + 1) >= new_V) & (np.arange(V + 1) < V)
     keys, probabilities, backoffs = [], [], []
-    # new_ids[id of an n-gram] is its id in the new tables; None where ids stay.
+    # new_ids[id of an n-gram of the order before] is its id in the new tables.
     new_ids: np.ndarray | None = None
     for order in range(1, tables.order + 1):
-        old, drop = tables.probabilities[order - 1], dropped[order - 1]
+        old, drop = tables.probabilities[order - 1], dropped[order - 1] if order > 1 else outside
         weights = tables.backoffs[order - 1] if order < tables.order else None
-        size = len(old) if order == 1 else _count_kept(drop)
+        size = _count_kept(drop)
         probability = allocate(f"probabilities-{order}", size, np.float64)
         backoff = None if weights is None else allocate(f"backoffs-{order}", size, np.float64)
         own_keys = tables.keys[order - 2] if order > 1 else None
         key = None if own_keys is None else allocate(f"keys-{order}", size, np.int64)
-        next_ids = None if order == 1 else allocate(f"new-ids-{order}", len(old), np.int64)
+        next_ids = allocate(f"new-ids-{order}", len(old), np.int64)
         done = 0
         arrays = [old, drop, weights, own_keys, probability, backoff, key, next_ids, new_ids]
         for chunk in chunked(len(old), *(array for array in arrays if array is not None)):
-            kept = ~drop[chunk] if order > 1 else np.ones(len(old[chunk]), bool)
+            kept = ~drop[chunk]
             new = slice(done, done + int(np.count_nonzero(kept)))
             probability[new] = old[chunk][kept]
             if backoff is not None and weights is not None:
                 backoff[new] = weights[chunk][kept]
-            if key is not None and own_keys is not None and next_ids is not None:
-                prefix, word = np.divmod(own_keys[chunk][kept], base)
-                prefix = prefix if new_ids is None else new_ids[prefix]
-                if (prefix == NOTHING).any():
-                    raise ValueError(f"{order}-grams would stay without their prefixes")
-                key[new] = prefix * base + word
-                next_ids[chunk] = np.where(kept, done + np.cumsum(kept) - 1, NOTHING)
+            if key is not None and own_keys is not None and new_ids is not None:
+                prefix, word = np.divmod(own_keys[chunk][kept], V + 1)
+                prefix = new_ids[prefix]
+                if (prefix == NOTHING).any() or (word >= new_V).any():
+                    raise ValueError(f"{order}-grams would stay without a part of them")
+                key[new] = prefix * (new_V + 1) + word
+            next_ids[chunk] = np.where(kept, done + np.cumsum(kept) - 1, NOTHING)
             done = new.stop
         new_ids = next_ids
         probabilities.append(probability)
@@ -146,7 +172,7 @@ def without(
             backoffs.append(backoff)
         if key is not None:
             keys.append(key)
-    return Tables(tables.vocab_size, tuple(keys), tuple(probabilities), tuple(backoffs))
+    return Tables(new_V, tuple(keys), tuple(probabilities), tuple(backoffs))
 
 
 def _count_kept(dropped: np.ndarray) -> int:

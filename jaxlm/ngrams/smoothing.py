@@ -111,7 +111,7 @@ def _interpolated(
       rule_of: rule_of(order, a) returns the formulas of n and extra.
     """
     V, base = counts.vocab_size, counts.vocab_size + 1
-    uniform_weight = 1.0
+    uniform, uniform_weight = 1 / (V - counts.outside), 1.0
     probabilities: list[np.ndarray] = []
     backoffs: list[np.ndarray] = []
     for order, own in enumerate(counts.orders, start=1):
@@ -123,7 +123,7 @@ def _interpolated(
         arrays = [own.keys, own.suffixes, a, denominator, backoff, probability]
         for chunk in chunked(len(own), *arrays, *probabilities[-1:]):
             context = own.keys[chunk] // base if order > 1 else np.zeros(1, np.int64)
-            below = probabilities[-1][own.suffixes[chunk]] if order > 1 else 1 / V
+            below = probabilities[-1][own.suffixes[chunk]] if order > 1 else uniform
             ratio = _numerators(counts, order, a, rule, chunk) / denominator[context]
             probability[chunk] = ratio + backoff[context] * below
         if order == 1:

@@ -21,11 +21,12 @@ from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ngrams.counts import Counts, Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
 from jaxlm.ngrams.external import count_within, in_folders, parse_memory
-from jaxlm.ngrams.lmplz import last_ngrams
+from jaxlm.ngrams.lmplz import last_ngrams, with_unlisted
 from jaxlm.ngrams.pruning import (
     HISTORIES,
     count_histories,
     mark_rare,
+    mark_words,
     prune_by_entropy,
     renormalised,
     thresholds_of,
@@ -227,11 +228,18 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
     """Return the smoothed tables; arrays too large for `memory` are files in `scratch`."""
     memory = None if counting.memory is None else parse_memory(counting.memory)
     thresholds = thresholds_of(counting.prune, model.order)
-    prunes = any(thresholds) or counting.prune_entropy is not None
+    read, V = sequences(model, text), model.vocab_size
+    leaves_out = counting.like_lmplz and text.config.vocabulary_file is not None
+    if leaves_out:
+        assert model.start_id is not None
+        train, tokens = text.train, text.vocabulary.tokens
+        pieces = text.tokenizer.pieces(train.source.lines())
+        read, V = with_unlisted(pieces, tokens, model.start_id)
+    prunes = leaves_out or any(thresholds) or counting.prune_entropy is not None
     counts, allocate = count_within(
-        sequences(model, text),
+        read,
         model.order,
-        model.vocab_size,
+        V,
         memory,
         scratch / ("unpruned" if prunes else TABLES),
         scratch,
@@ -239,10 +247,15 @@ def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path)
     )
     if any(thresholds):
         counts = replace(counts, dropped=mark_rare(counts, thresholds, allocate))
+    if leaves_out:
+        marks = mark_words(counts, model.vocab_size, allocate)
+        for mark, rare in zip(marks, counts.dropped or marks, strict=True):
+            mark |= rare
+        counts = replace(counts, dropped=marks, outside=V - model.vocab_size)
     vocabulary = text.vocabulary
     if counting.like_lmplz:
         assert vocabulary.start_id is not None
-        raw = last_ngrams(sequences(model, text), counts, vocabulary.start_id, vocabulary.unk_id)
+        raw = last_ngrams(read, counts, vocabulary.start_id, vocabulary.unk_id)
         estimate = modified_kneser_ney(counts, allocate, raw=raw)
     else:
         estimate = SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
@@ -276,7 +289,7 @@ def _pruned(
 
     if counts.dropped:
         allocate_counted = allocate_in(TABLES if entropy is None else "by-count")
-        tables = without(tables, counts.dropped, allocate_counted)
+        tables = without(tables, counts.dropped, allocate_counted, model.vocab_size)
         if model.smoothing not in KEEPING_SHARES:
             tables = renormalised(tables, allocate_counted)
     if entropy is not None:
