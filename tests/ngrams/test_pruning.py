@@ -238,6 +238,8 @@ def test_counting_on_disk_prunes_to_the_same_tables(tmp_path):
     words = [f"w{int(40 * x**3)}" for x in draw.random(400_000)]
     lines = [" ".join(words[place : place + 8]) for place in range(0, len(words), 8)]
     text = jaxlm.read_corpus(lines, fractions=(1.0,))
+    needed = bytes_needed(len(text.train), 3, len(text.vocabulary))
+    assert needed > available(parse_memory("40MB"))
     for options in (
         {"prune": (0, 1)},
         {"prune_entropy": 1e-5},
