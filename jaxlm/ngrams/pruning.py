@@ -317,8 +317,21 @@ def count_histories(counts: Counts, allocate: Allocate = in_memory) -> tuple[np.
             context = own.keys[chunk] // base
             first, last = int(context[0]), int(context[-1]) + 1
             history[first:last] += np.bincount(context - first, own.counts[chunk] / total)
-        histories.append(history if not counts.dropped else history[~counts.dropped[order - 2]])
+        if counts.dropped:
+            history = _kept(history, counts.dropped[order - 2], f"kept-{order - 1}", allocate)
+        histories.append(history)
     return tuple(histories)
+
+
+def _kept(array: np.ndarray, dropped: np.ndarray, name: str, allocate: Allocate) -> np.ndarray:
+    """Return the entries of an array that are not `dropped`, bool [entries]."""
+    kept = allocate(name, _count_kept(dropped), array.dtype.type)
+    done = 0
+    for chunk in chunked(len(array), array, dropped, kept):
+        entries = array[chunk][~dropped[chunk]]
+        kept[done : done + len(entries)] = entries
+        done += len(entries)
+    return kept
 
 
 def _loss(
