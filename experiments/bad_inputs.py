@@ -65,6 +65,7 @@ from jaxlm.data.preparing import (
     fit_tokenizer,
     prepare,
 )
+from jaxlm.data.word_lists import read_word_list
 from jaxlm.errors import UserError
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
 from jaxlm.interop.formats import read_run, write_run
@@ -429,6 +430,24 @@ def log_reader(files: Path) -> Reader:
     return Reader(files, ("metrics.jsonl",), read, json=False)
 
 
+def vocabulary_reader(files: Path) -> Reader:
+    """Return the reader of vocabulary files. Words and characters are listed once, and have no
+    blank.
+    """
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        unit = "characters" if name == "characters.txt" else "words"
+        words = read_word_list(str(folder / name), unit)
+        if len(set(words)) < len(words) or not words:
+            raise Wrong("no words, or a word twice")
+        if any(len(word.split()) > 1 or "\n" in word for word in words if word != "\n"):
+            raise Wrong("a word with a blank")
+        if unit == "characters" and any(len(word) > 1 and word != "<unk>" for word in words):
+            raise Wrong("several characters in one")
+
+    return Reader(files, ("words.txt", "words.txt.gz", "characters.txt"), read)
+
+
 def context_reader(files: Path, run: Any) -> Reader:
     """Return the reader of contexts, as bytes of standard input."""
 
@@ -534,6 +553,13 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     (settings / "settings.json").write_text('{"lr": 0.1, "hidden_size": 4, "layer_sizes": [3]}')
     shutil.copy(place / "config.json", settings / "config.json")
     readers["settings"] = config_reader(settings)
+    vocabulary = folder / "vocabulary"
+    vocabulary.mkdir()
+    listed = "\n".join(["<unk>", *dict.fromkeys("".join(LINES).split())]).encode()
+    (vocabulary / "words.txt").write_bytes(listed)
+    (vocabulary / "words.txt.gz").write_bytes(gzip.compress(listed, mtime=0))
+    (vocabulary / "characters.txt").write_text("\n".join(dict.fromkeys("".join(LINES[:2]))))
+    readers["vocabulary file"] = vocabulary_reader(vocabulary)
     log = folder / "log"
     log.mkdir()
     shutil.copy(place / "metrics.jsonl", log / "metrics.jsonl")

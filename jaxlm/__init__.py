@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from jaxlm.recipes import RECIPES
     from jaxlm.runs.plots import LiveCurve
     from jaxlm.runs.protocol import Protocol
+    from jaxlm.runs.pruning import prune
     from jaxlm.runs.run import Run, load
     from jaxlm.runs.starts import by_lines
     from jaxlm.training.config import RunConfig, TrainingConfig
@@ -80,6 +81,7 @@ _HOMES = {
     "jaxlm.recipes": ("RECIPES",),
     "jaxlm.runs.plots": ("LiveCurve",),
     "jaxlm.runs.protocol": ("Protocol",),
+    "jaxlm.runs.pruning": ("prune",),
     "jaxlm.runs.run": ("Run", "load"),
     "jaxlm.runs.starts": ("by_lines",),
     "jaxlm.training.config": ("RunConfig", "TrainingConfig"),
@@ -136,6 +138,7 @@ __all__ = [
     "next_words",
     "pairs",
     "perplexity",
+    "prune",
     "read_corpus",
     "register_cell",
     "register_model",

@@ -18,8 +18,9 @@ from rich.console import Console
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import SettingError, UserError
-from jaxlm.interop.formats import FORMATS, find_format, read_run, write_run
+from jaxlm.interop.formats import FORMATS, find_format, has_format, read_run, write_run
 from jaxlm.runs.folder import CONFIG
+from jaxlm.runs.pruning import prune
 from jaxlm.runs.run import Run, load
 
 ABOUT = """Write a run as a file of another program, or read a file as a run.
@@ -36,6 +37,7 @@ Examples:
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
   python -m jaxlm.convert runs/lstm-ptb lstm.safetensors
   python -m jaxlm.convert weights.pt runs/green --vocabulary vocab.txt
+  python -m jaxlm.convert runs/ngram-ptb small.arpa.gz --prune-entropy 1e-8
 """
 FORMAT_HELP = f"Format of the file: {', '.join(FORMATS)} (none: the end of the file's name)."
 
@@ -59,6 +61,9 @@ class Command:
     checkpoint_folder: str | None = None
     """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
     folder)."""
+    prune_entropy: float | None = None
+    """Leave out n-grams whose removal makes the perplexity larger by less than this share, such as
+    1e-8, as SRILM's -prune. Then the target may be of the same kind as the source."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
     load_plugin(command.plugin)
     source, target = command.source, command.target
     console = Console(highlight=False)
+    if command.prune_entropy is not None and os.path.exists(source):
+        return _convert_pruned(command, command.prune_entropy, console)
     if os.path.isdir(source):
         if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
@@ -97,6 +104,34 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(str(error).replace("`folder`", "folder")) from None
     console.print(describe_size(run), soft_wrap=True)
     console.print(f"saved in {target}", soft_wrap=True)
+    return 0
+
+
+def _convert_pruned(command: Command, prune_entropy: float, console: Console) -> int:
+    """Write a pruned n-gram as a file if the name of the target is a file's, else as a run."""
+    source, target = command.source, command.target
+    if os.path.isdir(source):
+        as_file = command.format is not None or has_format(target)
+        format_read, format_written = None, command.format
+    else:
+        as_file = has_format(target)
+        format_read, format_written = command.format, None
+    if as_file and os.path.isdir(target):
+        raise UserError(f"{target} is a folder: name the file to write")
+    if not as_file and os.path.exists(target / CONFIG):
+        raise UserError(f"{target} already holds a run: name another folder")
+    if os.path.isdir(source):
+        run = load(source, checkpoint_folder=command.checkpoint_folder)
+    else:
+        run = read_run(source, None, format_read)
+    pruned = prune(run, prune_entropy)
+    if as_file:
+        write_run(pruned, target, format_written)
+    else:
+        pruned.save(target)
+    for title, sizes in (("before", run.params.sizes), ("after ", pruned.params.sizes)):
+        console.print(f"n-grams {title}: {', '.join(f'{size:,}' for size in sizes)}")
+    console.print(f"{'written to' if as_file else 'saved in'} {target}", soft_wrap=True)
     return 0
 
 

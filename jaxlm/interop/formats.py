@@ -82,13 +82,23 @@ def find_format(path: Path, name: str | None = None) -> Format:
     """
     if name is not None:
         return choose(FORMATS, name, "format")
-    ending = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
+    ending = _ending(path)
     if ending not in FORMATS:
         raise UserError(
             f"{path}: the name does not tell the format: let it end in "
             f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
         )
     return FORMATS[ending]
+
+
+def has_format(path: Path) -> bool:
+    """Return whether the end of a file's name chooses a format."""
+    return _ending(path) in FORMATS
+
+
+def _ending(path: Path) -> str:
+    """Return the end of a file's name without .gz and without the dot."""
+    return Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
 
 
 def write_run(run: Run, path: str | Path, format: str | None = None) -> None:
