@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import jaxlm
 from jaxlm import generate, predict
+from jaxlm.data.tokenizers import Words
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.generation import encode_context
 from jaxlm.evaluation.scoring import repeated
@@ -110,9 +111,7 @@ def test_samples_follow_the_weighted_sum(runs):
     context = encode_context(mixed, "the")
     count = 4000
     draw = Sampler(1.0, None, None)
-    carry = jax.tree.map(
-        lambda leaf: np.repeat(np.asarray(leaf), count, axis=0), context.start.carry
-    )
+    carry = repeated(context.start.carry, count)
     tokens_B1 = mixed.model.generate(
         mixed.params, np.repeat(context.ids, count, axis=0), jax.random.key(3), draw, 1, carry
     )
@@ -182,7 +181,7 @@ def test_vocabularies_in_another_order_are_mixed_by_token(tmp_path):
         gru,
         model=gru.model.clone(start_id=vocabulary.start_id),
         params=params,
-        tokenizer=replace(gru.tokenizer, vocabulary=vocabulary),
+        tokenizer=Words(vocabulary),
         settings={},
     )
     plain = jaxlm.interpolate([replace(gru, settings={}), ngram], WEIGHTS)
@@ -260,7 +259,7 @@ def test_another_draw_gets_logits(runs):
         mixed.params, context.ids, jax.random.key(0), Sampler(0.0, None, None), 4, carry
     )
     own = mixed.model.generate(
-        mixed.params, context.ids, jax.random.key(0), most_negative, 4, carry
+        mixed.params, context.ids, jax.random.key(0), most_probable, 4, carry
     )
     assert_array_equal(own, greedy)
 

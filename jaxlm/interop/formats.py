@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.octagram import export_gram, export_gram_counts
 from jaxlm.runs.run import Run
 
 
@@ -22,6 +23,8 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "arpa": Format(export_arpa, import_arpa),
+    "gram": Format(export_gram),
+    "gram-counts": Format(export_gram_counts),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 
