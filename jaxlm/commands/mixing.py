@@ -43,9 +43,11 @@ def load_mixed(folders: Sequence[Path], weights: str | None, checkpoint_folder: 
 
 def describe_weights(run: Run) -> str:
     """Return the weight of each part of a mixture as a note; "" for a run of its own."""
+    if run.model.trained_by != "interpolation":
+        # An n-gram of its own does not need JAX, which mixtures import.
+        return ""
     from jaxlm.evaluation.mixed_runs import MixedRun
 
-    if not isinstance(run, MixedRun):
-        return ""
+    assert isinstance(run, MixedRun)
     parts = zip(run.params.weights, run.parts, strict=True)
     return "mixture: " + ", ".join(f"{weight:.4f} {part.name}" for weight, part in parts)

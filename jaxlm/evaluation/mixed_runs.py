@@ -21,7 +21,18 @@ from jaxlm.runs.starts import WARM_START
 
 @dataclass(frozen=True)
 class MixedRun(Run):
-    """A mixture of runs. `parts` are its runs, in the order of its weights."""
+    """A mixture of runs, as `interpolate` returns it.
+
+    `parts` are its runs, in the order of the weights `params.weights`.
+
+    Example:
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy", eos=False)
+      >>> runs = [jaxlm.fit(jaxlm.NGram(7, order=order), text, quiet=True) for order in (1, 3)]
+      >>> mixed = jaxlm.interpolate(runs, [0.1, 0.9])
+      >>> mixed.name, mixed.params.weights
+      ('NGram + NGram', (0.1, 0.9))
+    """
 
     parts: tuple[Run, ...] = ()
 
