@@ -77,7 +77,7 @@ def interpolate(
       >>> trigram = jaxlm.fit(jaxlm.NGram(size, order=3), text, quiet=True)
       >>> mixed = jaxlm.interpolate([unigram, trigram], [0.1, 0.9])
       >>> [(word, round(p, 3)) for word, p in jaxlm.next_words(mixed, "我 讨厌", 2)]
-      [('挨打', 0.719), ('我', 0.064)]
+      [('挨打', 0.72), ('我', 0.056)]
 
     Args:
       runs: the parts. All have the same vocabulary, in any order.

@@ -43,7 +43,7 @@ import numpy as np
 from jaxlm.errors import UserError
 from jaxlm.ngrams.tables import NOTHING, Tables
 
-WINDOW = 64
+WINDOW = 32
 """Followers that are scattered at a time."""
 DENSE_BYTES = 32 << 20
 """Memory for dense rows."""
@@ -85,7 +85,7 @@ class DeviceTables:
       >>> tables = on_device(witten_bell(count_ngrams(text, 2, vocab_size=3)).tables)
       >>> contexts_BN = jnp.array([[1], [NOTHING]])  # after word 1, and after nothing
       >>> jnp.exp(jax.jit(next_log_probs)(tables, contexts_BN)).round(3).tolist()
-      [[0.222..., 0.111..., 0.666...], [0.444..., 0.222..., 0.333...]]
+      [[0.222..., 0.111..., 0.667...], [0.444..., 0.222..., 0.333...]]
     """
 
     rows_KV: jax.Array
