@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxlm.evaluation.adaptation import Adaptation, adapted
     from jaxlm.evaluation.comparing import Comparison, compare
     from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
+    from jaxlm.evaluation.mixed_runs import MixedRun, interpolate
     from jaxlm.evaluation.mixing import Mixed, mixture
     from jaxlm.evaluation.pairs import PairScores, pairs
     from jaxlm.evaluation.perplexity import Report, perplexity
@@ -65,6 +66,7 @@ _HOMES = {
     "jaxlm.evaluation.pairs": ("PairScores", "pairs"),
     "jaxlm.evaluation.sentences": ("score",),
     "jaxlm.evaluation.session": ("Session",),
+    "jaxlm.evaluation.mixed_runs": ("MixedRun", "interpolate"),
     "jaxlm.evaluation.mixing": ("Mixed", "mixture"),
     "jaxlm.evaluation.perplexity": ("Report", "perplexity"),
     "jaxlm.models.base": ("LanguageModel",),
@@ -106,6 +108,7 @@ __all__ = [
     "LanguageModel",
     "LiveCurve",
     "Mixed",
+    "MixedRun",
     "ModernNPLM",
     "Mogrifier",
     "NGram",
@@ -132,6 +135,7 @@ __all__ = [
     "compare",
     "fit",
     "fit_many",
+    "interpolate",
     "load",
     "make_batch",
     "mixture",

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.octagram import export_gram, export_gram_counts
 from jaxlm.interop.onnx_files import export_onnx, import_onnx
 from jaxlm.interop.stablehlo_folders import export_stablehlo, import_stablehlo
 from jaxlm.runs.run import Run
@@ -60,6 +61,8 @@ FORMATS: dict[str, Format] = {
     "pth": _PT,
     "onnx": Format(export_onnx, import_onnx),
     "stablehlo": Format(export_stablehlo, import_stablehlo, folder=True),
+    "gram": Format(export_gram),
+    "gram-counts": Format(export_gram_counts),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 

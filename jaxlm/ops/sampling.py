@@ -41,11 +41,25 @@ def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
       >>> categorical(uniform_2B, jnp.asarray([[-jnp.inf, 0.0, -jnp.inf]])).tolist()
       [1]
     """
-    batch, vocab_size = logits_BV.shape
+    shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
+    return in_proportion(uniform_2B, jnp.exp(shifted_BV))
+
+
+def in_proportion(uniform_2B: jax.Array, mass_BV: jax.Array) -> jax.Array:
+    """Return one index per row, sampled in proportion to its mass, int32 [B].
+
+    See `categorical`. The masses are float32 numbers ≥ 0, and each row needs a positive mass.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> (uniform_2B,) = uniforms(jax.random.key(0), length=1, batch=1)
+      >>> in_proportion(uniform_2B, jnp.asarray([[0.0, 0.3, 0.0]])).tolist()
+      [1]
+    """
+    batch, vocab_size = mass_BV.shape
     width = math.ceil(math.sqrt(vocab_size))
     count = -(-vocab_size // width)
-    shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
-    mass_BV = jnp.pad(jnp.exp(shifted_BV), ((0, 0), (0, count * width - vocab_size)))
+    mass_BV = jnp.pad(mass_BV, ((0, 0), (0, count * width - vocab_size)))
     # C blocks of W words.
     mass_BCW = mass_BV.reshape(batch, count, width)
     block_B = _inverse_cdf(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
@@ -209,3 +223,11 @@ class Sampler:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         filtered_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
         return categorical(uniform_2B, filtered_BV)
+
+    def from_probabilities(self, p_BV: jax.Array, uniform_2B: jax.Array) -> jax.Array:
+        """Return what `self(jnp.log(p_BV), uniform_2B)` returns, up to rounding, in less time."""
+        if self.temperature < SMALLEST:
+            return jnp.argmax(p_BV, axis=-1).astype(jnp.int32)
+        if self.temperature == 1 and self.top_k is None and self.top_p is None:
+            return in_proportion(uniform_2B, p_BV)
+        return self(jnp.log(p_BV), uniform_2B)
