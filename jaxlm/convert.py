@@ -20,6 +20,7 @@ from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import FORMATS, find_format, read_run, write_run
 from jaxlm.runs.folder import CONFIG
+from jaxlm.runs.huggingface import is_huggingface
 from jaxlm.runs.run import Run, load
 
 ABOUT = """Write a run as a file of another program, or read a file as a run.
@@ -30,6 +31,8 @@ Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
   python -m jaxlm.convert kenlm.arpa runs/kenlm
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
+  python -m jaxlm.convert runs/lstm-ptb lstm-ptb-hf --format huggingface
+  python -m jaxlm.convert lstm-ptb-hf runs/again
 """
 FORMAT_HELP = f"Format of the file: {', '.join(FORMATS)} (none: the end of the file's name)."
 
@@ -56,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
     load_plugin(command.plugin)
     source, target = command.source, command.target
     console = Console(highlight=False)
-    if os.path.isdir(source):
-        if os.path.isdir(target):
+    if os.path.isdir(source) and not is_folder_to_read(source, target, command.format):
+        if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)
@@ -69,14 +72,25 @@ def main(argv: Sequence[str]) -> int:
     if os.path.exists(target / CONFIG):
         # Said before a large file is read.
         raise UserError(f"{target} already holds a run: name another folder")
+    name = "huggingface" if os.path.isdir(source) else command.format
     try:
-        run = read_run(source, target, command.format)
+        run = read_run(source, target, name)
     except UserError as error:
         # This command has no flag for the folder.
         raise UserError(str(error).replace("`folder`", "folder")) from None
     console.print(describe_size(run), soft_wrap=True)
     console.print(f"saved in {target}", soft_wrap=True)
     return 0
+
+
+def is_folder_to_read(source: Path, target: Path, name: str | None) -> bool:
+    """Return whether the source is a folder of another program, to read as a new run.
+
+    A Hugging Face folder is a run too, so it can also be written in another format.
+    """
+    if not is_huggingface(source):
+        return False
+    return name == "huggingface" or (name is None and target.suffix == "")
 
 
 def describe_size(run: Run) -> str:

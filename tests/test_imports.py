@@ -42,7 +42,9 @@ IMPORTERS = {
     "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "scipy": {"jaxlm.evaluation.comparing"},
     "filelock": {"jaxlm.runs.folder"},
-    "torch": set(),
+    # The model in PyTorch that is copied into Hugging Face folders; jaxlm does not import it.
+    "torch": {"jaxlm.interop.huggingface.modeling_jaxlm"},
+    "transformers": {"jaxlm.interop.huggingface.modeling_jaxlm"},
     "pickle": set(),
 }
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from jaxlm.errors import UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.huggingface.writing import export_huggingface, import_huggingface
 from jaxlm.runs.run import Run
 
 
@@ -18,10 +19,13 @@ class Format(NamedTuple):
     read: Callable[[Path, Path | None], Run] | None = None
     """read(path, folder) returns a file as a run, and saves the run in `folder`, unless `folder` is
     None. None: the format can only be written."""
+    folder: bool = False
+    """Whether the format is a folder of files."""
 
 
 FORMATS: dict[str, Format] = {
     "arpa": Format(export_arpa, import_arpa),
+    "huggingface": Format(export_huggingface, import_huggingface, folder=True),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 

@@ -26,7 +26,7 @@ from jaxlm.data.files import write_text
 from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
 from jaxlm.errors import UserError, reason
-from jaxlm.runs import remote_checkpoints
+from jaxlm.runs import huggingface, remote_checkpoints
 from jaxlm.runs.old_configs import complete, upgrade
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 from jaxlm.runs.same_run import changed_settings, check_same_run
@@ -102,6 +102,11 @@ class RunFolder:
         if not resume:
             raise UserError(
                 f"{self.path} already holds a run: choose another `folder`{self._resume_advice()}"
+            )
+        if huggingface.is_huggingface(self.path):
+            raise UserError(
+                f"{self.path} is a Hugging Face folder, which keeps no state of training: `resume` "
+                f"needs the folder that trained the run"
             )
         saved, saved_tokenizer = read_description(self.path)
         check_same_run(self.path, saved, saved_tokenizer, self.description, self.tokenizer)
@@ -401,11 +406,17 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     if not os.path.isfile(folder / CONFIG):
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     try:
-        config = complete(upgrade(_checked_sections(read_json(folder / CONFIG))))
+        content, tokenizer = read_json(folder / CONFIG), None
+        if huggingface.is_config(content):
+            huggingface.check_own(folder, content)
+            content, tokenizer = huggingface.read_run(folder, content)
+        config = complete(upgrade(_checked_sections(content)))
         missing = {"model", "network"} - config.keys()
         if missing:
             raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")
-        return config, from_saved(read_json(folder / TOKENIZER))
+        return config, tokenizer or from_saved(read_json(folder / TOKENIZER))
+    except huggingface.ForeignFolderError:
+        raise
     except UserError as error:
         raise UserError(f"{folder} is a damaged run: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
