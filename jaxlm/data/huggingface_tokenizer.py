@@ -226,7 +226,7 @@ def _byte_names() -> list[str]:
 
 
 def _bytes(tokenizer: Tokenizer) -> Json:
-    model = {
+    model: Json = {
         "type": "BPE",
         "dropout": None,
         "unk_token": None,
