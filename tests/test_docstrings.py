@@ -14,8 +14,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 def modules():
     for found in pkgutil.walk_packages(jaxlm.__path__, "jaxlm."):
-        # jaxlm does not import the model in PyTorch that is copied into Hugging Face folders.
-        if not found.name.endswith(("__main__", "modeling_jaxlm")):
+        if not found.name.endswith("__main__"):
             yield found.name
 
 

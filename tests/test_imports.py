@@ -43,8 +43,8 @@ IMPORTERS = {
     "scipy": {"jaxlm.evaluation.comparing"},
     "filelock": {"jaxlm.runs.folder"},
     # The model in PyTorch that is copied into Hugging Face folders; jaxlm does not import it.
-    "torch": {"jaxlm.interop.huggingface.modeling_jaxlm"},
-    "transformers": {"jaxlm.interop.huggingface.modeling_jaxlm"},
+    "torch": {"jaxlm.interop.huggingface.assets.modeling_jaxlm"},
+    "transformers": {"jaxlm.interop.huggingface.assets.modeling_jaxlm"},
     "pickle": set(),
 }
 

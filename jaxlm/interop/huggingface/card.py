@@ -59,7 +59,7 @@ run = jaxlm.load("path/of/this/folder")
 
 {model}
 """
-EXAMPLE = """text = tokenizer.bos_token + {prompt}
+EXAMPLE = """text = tokenizer.bos_token{prompt}
 ids = tokenizer(text, return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0], skip_special_tokens=True))
 """
@@ -85,13 +85,16 @@ def model_card(run: Run, config: dict[str, Any], prompt: str) -> str:
         f"vocabulary of {V:,} {unit}, trained with jaxlm"
         + (f" on the corpus {corpus}." if corpus else ".")
     )
-    has_start = run.vocabulary.start_id is not None
-    example = EXAMPLE if has_start else EXAMPLE_WITHOUT_START
+    shown = json.dumps(prompt, ensure_ascii=False)
+    if run.vocabulary.start_id is None:
+        example = EXAMPLE_WITHOUT_START
+    else:
+        example, shown = EXAMPLE, f" + {shown}" if prompt else ""
     return CARD.format(
         network=network,
         title=title,
         about=about,
-        example=example.format(prompt=json.dumps(prompt, ensure_ascii=False)),
+        example=example.format(prompt=shown),
         start=_start(run, config),
         training=_rows(_training(run)),
         figures=_figures(run),

@@ -71,7 +71,7 @@ def export_huggingface(run: Run, folder: str | Path) -> None:
             text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
             (partial / name).write_text(text, encoding="utf-8")
         _write_tensors(partial / WEIGHTS, tensors)
-        source = files("jaxlm.interop.huggingface") / MODELING
+        source = files("jaxlm.interop.huggingface") / "assets" / MODELING
         (partial / MODELING).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
         card = model_card(run, config, _prompt(run))
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -234,12 +234,10 @@ def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 def _prompt(run: Run) -> str:
     """Return a beginning of a text whose tokens the run knows, for the example of the card."""
     kept = run.settings.get(WARM_START) or []
-    unk, length = run.vocabulary.unk, 20 if run.tokenizer.unit == "words" else 4
-    lines = [line.strip() for line in run.tokenizer.decode(kept).split("\n")[1:]]
-    known = [line for line in lines if len(line) > length and (unk is None or unk not in line)]
-    if not known:
-        return ""
-    return known[0][:length].rsplit(" ", 1)[0]
+    unk, length = run.vocabulary.unk or "\n", 20 if run.tokenizer.unit == "words" else 4
+    parts = run.tokenizer.decode(kept).replace(unk, "\n").split("\n")
+    known = [part.strip() for part in parts[1:] if len(part.strip()) > length]
+    return known[0][:length].rsplit(" ", 1)[0] if known else ""
 
 
 @contextlib.contextmanager
