@@ -173,6 +173,7 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: JaxlmConfig) -> None:
         super().__init__(config)
         V, D, sizes = config.vocab_size, config.embedding_size, config.layer_sizes
+        self.vocab_size = V
         recurrent = config.network in GATES
         self.encoder = nn.Embedding(V, D)
         inputs = D if recurrent else config.window * D
@@ -298,7 +299,7 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
             state = self.initial_state(batch)
         if config.start_id is not None:
             input_ids = input_ids.masked_fill(input_ids == config.bos_token_id, config.start_id)
-        valid = input_ids < config.vocab_size
+        valid = input_ids < self.vocab_size
         if attention_mask is not None:
             valid = valid & attention_mask[:, -time:].to(valid.device).bool()
         order, lengths = None, None
@@ -448,7 +449,7 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
         self, logits: torch.Tensor, labels: torch.Tensor, items: torch.Tensor | int | None
     ) -> torch.Tensor:
         """Return the mean cross-entropy of the labels in nats. Padding is not counted."""
-        size = self.config.vocab_size
+        size = self.vocab_size
         labels = labels.masked_fill(labels >= size, -100)[:, 1:].to(logits.device)
         total = functional.cross_entropy(
             logits[:, :-1].float().reshape(-1, size),
@@ -493,6 +494,14 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
             # Processors such as the repetition penalty look up every id of `input_ids`.
             "pad_logits": True,
         }
+
+    def _beam_search(self, *args: Any, **others: Any) -> Any:
+        # transformers 4 takes the number of logits from the configuration.
+        self.config.vocab_size = self.vocab_size + 2
+        try:
+            return super()._beam_search(*args, **others)
+        finally:
+            self.config.vocab_size = self.vocab_size
 
     @staticmethod
     def _reorder_cache(past_key_values: JaxlmState, beam_idx: torch.Tensor) -> JaxlmState:
