@@ -8,6 +8,7 @@ from test_pytorch import CASES, carry_of, fixture_of, part
 
 import jaxlm
 from jaxlm.errors import UserError
+from jaxlm.models.neural import param_shapes
 from jaxlm.models.torch_names import from_torch, tensor_shapes, to_torch
 
 # The fixtures' names of the modules, and jaxlm's.
@@ -47,13 +48,13 @@ def renamed(name, tensors):
 
 
 def random_params(model):
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    drawn = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
+    draw = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), param_shapes(model)
+    )
 
 
+@pytest.mark.quick_for("lstm", "direct_nplm")
 @pytest.mark.parametrize("name", NAMES)
 def test_tensors_of_pytorch_give_its_logits(name):
     model, fixture = CASES[name], fixture_of(name)
