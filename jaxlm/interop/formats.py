@@ -49,10 +49,12 @@ def find_format(path: Path, name: str | None = None) -> Format:
     if name is not None:
         return choose(FORMATS, name, "format")
     ending = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
-    if ending not in FORMATS:
+    # A folder has no ending.
+    endings = [name for name, found in FORMATS.items() if not found.folder]
+    if ending not in endings:
         raise UserError(
             f"{path}: the name does not tell the format: let it end in "
-            f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
+            f"{' or '.join('.' + name for name in endings)}, or give `format`"
         )
     return FORMATS[ending]
 
