@@ -44,6 +44,17 @@ def export_huggingface(run: Run, folder: str | Path) -> None:
     generation_config.json, README.md, jaxlm.json (digests) and modeling_jaxlm.py, the model in
     PyTorch. It is written under another name and then renamed.
 
+    Example:
+      >>> import tempfile
+      >>> import jaxlm
+      >>> text = jaxlm.read_corpus("toy")
+      >>> model = jaxlm.LSTM(len(text.vocabulary), text.vocabulary.start_id, hidden_size=4)
+      >>> run = jaxlm.fit(model, text, steps=1, batch_size=2, bptt=2, quiet=True)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     export_huggingface(run, folder)
+      ...     jaxlm.load(folder).model.sizes
+      (4,)
+
     Args:
       run: an RNN, GRU, LSTM or NPLM, over words, characters, bytes or BPE.
       folder: a folder that does not exist, or is empty.
