@@ -18,6 +18,7 @@ from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, Words, to_json
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import write_run
+from jaxlm.models.neural import param_shapes
 from jaxlm.models.registry import describe_model
 from jaxlm.runs.run import Run
 
@@ -49,9 +50,11 @@ def make_run(model="lstm", tokens="words", warm=True, **settings):
     vocabulary = tokenizer.vocabulary
     kind = {"rnn": jaxlm.RNN, "gru": jaxlm.GRU, "lstm": jaxlm.LSTM, "nplm": jaxlm.NPLM}[model]
     made = kind(len(vocabulary), vocabulary.start_id, **settings)
-    params = made.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     draw = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: a + 0.3 * draw.standard_normal(a.shape, np.float32), params)
+    params = jax.tree.map(
+        lambda item: jnp.asarray(0.5 * draw.standard_normal(item.shape, np.float32)),
+        param_shapes(made),
+    )
     kept = {"warm_start": tokenizer.encode(LINES[:3]).tolist()} if warm else {}
     return Run(made, params, tokenizer, settings=kept | {"text": {"corpus": "some/novel"}})
 
