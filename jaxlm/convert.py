@@ -26,9 +26,12 @@ from jaxlm.runs.run import Run, load
 ABOUT = """Write a run as a file of another program, or read a file as a run.
 
 The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams.
+onnxruntime and browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
+  python -m jaxlm.convert runs/lstm-ptb lstm.onnx
+  python -m jaxlm.convert runs/lstm-ptb lstm.stablehlo
   python -m jaxlm.convert kenlm.arpa runs/kenlm
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
   python -m jaxlm.convert runs/lstm-ptb lstm-ptb-hf --format huggingface

@@ -45,6 +45,7 @@ IMPORTERS = {
     # The model in PyTorch that is copied into Hugging Face folders; jaxlm does not import it.
     "torch": {"jaxlm.interop.huggingface.assets.modeling_jaxlm"},
     "transformers": {"jaxlm.interop.huggingface.assets.modeling_jaxlm"},
+    "onnx": {"jaxlm.interop.onnx_graph"},
     "pickle": set(),
 }
 

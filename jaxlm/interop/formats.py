@@ -7,6 +7,8 @@ from typing import NamedTuple
 from jaxlm.errors import UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
 from jaxlm.interop.huggingface.writing import export_huggingface, import_huggingface
+from jaxlm.interop.onnx_files import export_onnx, import_onnx
+from jaxlm.interop.stablehlo_folders import export_stablehlo, import_stablehlo
 from jaxlm.runs.run import Run
 
 
@@ -26,6 +28,8 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "arpa": Format(export_arpa, import_arpa),
     "huggingface": Format(export_huggingface, import_huggingface, folder=True),
+    "onnx": Format(export_onnx, import_onnx),
+    "stablehlo": Format(export_stablehlo, import_stablehlo, folder=True),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 
@@ -49,12 +53,10 @@ def find_format(path: Path, name: str | None = None) -> Format:
     if name is not None:
         return choose(FORMATS, name, "format")
     ending = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
-    # A folder has no ending.
-    endings = [name for name, found in FORMATS.items() if not found.folder]
-    if ending not in endings:
+    if ending not in FORMATS:
         raise UserError(
             f"{path}: the name does not tell the format: let it end in "
-            f"{' or '.join('.' + name for name in endings)}, or give `format`"
+            f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
         )
     return FORMATS[ending]
 
