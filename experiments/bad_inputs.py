@@ -69,6 +69,7 @@ from jaxlm.data.word_lists import read_word_list
 from jaxlm.errors import UserError
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
 from jaxlm.interop.formats import read_run, write_run
+from jaxlm.interop.huggingface.writing import export_huggingface
 from jaxlm.models.torch_names import to_torch
 from jaxlm.runs.log import keep_records_up_to, read_records
 
@@ -290,6 +291,22 @@ def run_reader(files: Path, names: tuple[str, ...], as_json: bool, weight: float
         jaxlm.read_corpus(LINES, tokenizer=run.tokenizer, fractions=(1.0,))
 
     return Reader(files, names, read, as_json, weight)
+
+
+def huggingface_reader(files: Path) -> Reader:
+    """Return the reader of a Hugging Face folder without digests, as transformers saves it.
+
+    A changed vocabulary, and changed parameters that are numbers, are another run.
+    """
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        run = jaxlm.load(folder, lambda line: None)
+        check_run(run)
+        jaxlm.next_words(run, "the cat sat", 3)
+        jaxlm.read_corpus(LINES, tokenizer=run.tokenizer, fractions=(1.0,))
+
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    return Reader(files, names, read, True, 2)
 
 
 def prepared_reader(files: Path, names: tuple[str, ...], as_json: bool) -> Reader:
@@ -529,6 +546,14 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         if tokens == "words":
             ngram = jaxlm.NGram(V, start, order=3, smoothing="witten-bell")
             runs["ngram"] = jaxlm.fit(ngram, text, folder=folder / "ngram", quiet=True)
+    for name in ("words", "bpe"):
+        place = folder / f"huggingface-{name}"
+        export_huggingface(runs[name], place)
+        every = ("config.json", "tokenizer.json", "model.safetensors", "jaxlm.json")
+        readers[f"huggingface: {name}"] = run_reader(place, every, True, 2)
+        place = Path(shutil.copytree(place, folder / f"saved-{name}"))
+        (place / "jaxlm.json").unlink()
+        readers[f"huggingface saved: {name}"] = huggingface_reader(place)
     for name in ("words", "bpe", "ngram"):
         place = folder / name
         readers[f"run: {name}"] = run_reader(place, ("config.json", "tokenizer.json"), True, 2)

@@ -45,8 +45,10 @@ IMPORTERS = {
     "fastapi": {"jaxlm.serving.app"},
     "uvicorn": {"jaxlm.serving.server"},
     "filelock": {"jaxlm.runs.folder"},
+    # The assets are the model in PyTorch, for Hugging Face folders; jaxlm does not import it.
+    "torch": {"jaxlm.interop.torch_files", "jaxlm.interop.huggingface.assets.modeling_jaxlm"},
+    "transformers": {"jaxlm.interop.huggingface.assets.modeling_jaxlm"},
     "onnx": {"jaxlm.interop.onnx_graph"},
-    "torch": {"jaxlm.interop.torch_files"},
     "pickle": set(),
 }
 

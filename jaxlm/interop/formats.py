@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.huggingface.writing import export_huggingface, import_huggingface
 from jaxlm.interop.octagram import export_gram, export_gram_counts
 from jaxlm.interop.onnx_files import export_onnx, import_onnx
 from jaxlm.interop.stablehlo_folders import export_stablehlo, import_stablehlo
@@ -59,6 +60,7 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format(_write_safetensors, _read_safetensors, FOREIGN_TEXT),
     "pt": _PT,
     "pth": _PT,
+    "huggingface": Format(export_huggingface, import_huggingface, folder=True),
     "onnx": Format(export_onnx, import_onnx),
     "stablehlo": Format(export_stablehlo, import_stablehlo, folder=True),
     "gram": Format(export_gram),
@@ -83,15 +85,21 @@ def find_format(path: Path, name: str | None = None) -> Format:
     Raises:
       UserError: if there is no format of this name.
     """
+    return FORMATS[format_name(path, name)]
+
+
+def format_name(path: Path, name: str | None = None) -> str:
+    """Return the name of the format of a file; see `find_format`."""
     if name is not None:
-        return choose(FORMATS, name, "format")
+        choose(FORMATS, name, "format")
+        return name
     ending = _ending(path)
     if ending not in FORMATS:
         raise UserError(
             f"{path}: the name does not tell the format: let it end in "
             f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
         )
-    return FORMATS[ending]
+    return ending
 
 
 def has_format(path: Path) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxlm.data.files import replacing
 from jaxlm.data.json_files import parse_json
-from jaxlm.data.tokenizers import Tokenizer, to_json
+from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
 from jaxlm.errors import SettingError, UserError, reason
 from jaxlm.interop.torch_layouts import FLOATS, Layout, Stored, recognise
 from jaxlm.interop.vocabulary_files import make_tokenizer, read_vocabulary
@@ -352,7 +352,9 @@ def _own_run(file: TensorFile) -> Run:
             raise UserError(f"the entry {name} is missing, or no text")
         return parse_json(text, name)
 
-    settings, tokenizer = described(str(file.path), lambda: read(CONFIG), lambda: read(TOKENIZER))
+    settings, tokenizer = described(
+        str(file.path), lambda: (read(CONFIG), lambda: from_saved(read(TOKENIZER)))
+    )
     check_registered(file.path, settings["model"])
     protocol = Protocol.from_json(settings["protocol"])
     words = tokenizer.vocabulary
