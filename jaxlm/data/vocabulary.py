@@ -165,7 +165,7 @@ class Vocabulary:
         Example:
           >>> counts = Counter("a b a c <eos>".split())
           >>> Vocabulary.from_list(["c", "d", "a"], counts, start=EOS).tokens
-          ('a', '<eos>', 'c', 'd', '<unk>')
+          ('a', 'c', '<eos>', 'd', '<unk>')
         """
         specials = [UNK] if start is None else [start, UNK]
         words = [word for word in listed if word not in specials]

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxlm.data.batching import POSITIONS
 from jaxlm.data.digests import text_digests
+from jaxlm.data.shards import is_prepared
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.scoring import Scorer
@@ -171,6 +172,12 @@ def _check_like_lmplz(model: NGram, text: Text) -> None:
         raise SettingError("like_lmplz", True, why)
     if model.stream or text.vocabulary.start_id is None:
         why = "needs lines that end in <eos>, as lmplz reads them: use `eos` without `stream`"
+        raise SettingError("like_lmplz", True, why)
+    if text.config.vocabulary_file is not None and is_prepared(Path(text.name)):
+        why = (
+            "with `vocabulary_file` counts all words of a text, and a prepared text does not have "
+            "them: give the text itself"
+        )
         raise SettingError("like_lmplz", True, why)
 
 
