@@ -17,16 +17,18 @@ from rich.console import Console
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.errors import UserError
-from jaxlm.interop.formats import FORMATS, find_format, read_run, write_run
+from jaxlm.errors import SettingError, UserError
+from jaxlm.interop.formats import FORMATS, find_format, has_format, read_run, write_run
 from jaxlm.runs.folder import CONFIG
 from jaxlm.runs.huggingface import is_huggingface
+from jaxlm.runs.pruning import prune
 from jaxlm.runs.run import Run, load
 
 ABOUT = """Write a run as a file of another program, or read a file as a run.
 
-The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams.
-onnxruntime and browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
+The end of the file's name chooses the format. KenLM and SRILM read ARPA files of n-grams. PyTorch
+reads .safetensors and .pt files of weights; nothing in such a file is executed. onnxruntime and
+browsers read ONNX files. JAX alone runs the programs of a StableHLO folder.
 
 Examples:
   python -m jaxlm.convert runs/ngram-ptb ptb.arpa.gz
@@ -36,6 +38,9 @@ Examples:
   python -m jaxlm.convert kenlm.txt runs/kenlm --format arpa
   python -m jaxlm.convert runs/lstm-ptb lstm-ptb-hf --format huggingface
   python -m jaxlm.convert lstm-ptb-hf runs/again
+  python -m jaxlm.convert runs/lstm-ptb lstm.safetensors
+  python -m jaxlm.convert weights.pt runs/green --vocabulary vocab.txt
+  python -m jaxlm.convert runs/ngram-ptb small.arpa.gz --prune-entropy 1e-8
 """
 FORMAT_HELP = f"Format of the file: {', '.join(FORMATS)} (none: the end of the file's name)."
 
@@ -49,11 +54,19 @@ class Command:
     target: tyro.conf.Positional[Path]
     """File to write (gzip if its name ends in .gz), or folder of the new run."""
     format: Annotated[str | None, tyro.conf.arg(help=FORMAT_HELP)] = None
+    vocabulary: Path | None = None
+    """Tokens of another program's weights in the order of their ids: one a line, or a JSON list
+    (none: the file has them)."""
+    tokens: str | None = None
+    """How text is cut into these tokens: words or chars (none: words)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
     checkpoint_folder: str | None = None
     """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
     folder)."""
+    prune_entropy: float | None = None
+    """Leave out n-grams whose removal makes the perplexity larger by less than this share, such as
+    1e-8, as SRILM's -prune. Then the target may be of the same kind as the source."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,9 +75,14 @@ def main(argv: Sequence[str]) -> int:
     load_plugin(command.plugin)
     source, target = command.source, command.target
     console = Console(highlight=False)
+    if command.prune_entropy is not None and os.path.exists(source):
+        return _convert_pruned(command, command.prune_entropy, console)
     if os.path.isdir(source) and not is_folder_to_read(source, target, command.format):
         if os.path.isdir(target) and not find_format(target, command.format).folder:
             raise UserError(f"{target} is a folder: name the file to write")
+        for name, value in (("vocabulary", command.vocabulary), ("tokens", command.tokens)):
+            if value is not None:
+                raise SettingError(name, value, "has no effect: a run has its own vocabulary")
         # A wrong name of a format costs no loading.
         find_format(target, command.format)
         write_run(load(source, checkpoint_folder=command.checkpoint_folder), target, command.format)
@@ -75,9 +93,16 @@ def main(argv: Sequence[str]) -> int:
     if os.path.exists(target / CONFIG):
         # Said before a large file is read.
         raise UserError(f"{target} already holds a run: name another folder")
-    name = "huggingface" if os.path.isdir(source) else command.format
+    kind = "huggingface" if os.path.isdir(source) else command.format
     try:
-        run = read_run(source, target, name)
+        run = read_run(
+            source,
+            target,
+            kind,
+            vocabulary=command.vocabulary,
+            tokens=command.tokens,
+            tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+        )
     except UserError as error:
         # This command has no flag for the folder.
         raise UserError(str(error).replace("`folder`", "folder")) from None
@@ -93,7 +118,35 @@ def is_folder_to_read(source: Path, target: Path, name: str | None) -> bool:
     """
     if not is_huggingface(source):
         return False
-    return name == "huggingface" or (name is None and target.suffix == "")
+    return name == "huggingface" or (name is None and not has_format(target))
+
+
+def _convert_pruned(command: Command, prune_entropy: float, console: Console) -> int:
+    """Write a pruned n-gram as a file if the name of the target is a file's, else as a run."""
+    source, target = command.source, command.target
+    if os.path.isdir(source):
+        as_file = command.format is not None or has_format(target)
+        format_read, format_written = None, command.format
+    else:
+        as_file = has_format(target)
+        format_read, format_written = command.format, None
+    if as_file and os.path.isdir(target):
+        raise UserError(f"{target} is a folder: name the file to write")
+    if not as_file and os.path.exists(target / CONFIG):
+        raise UserError(f"{target} already holds a run: name another folder")
+    if os.path.isdir(source):
+        run = load(source, checkpoint_folder=command.checkpoint_folder)
+    else:
+        run = read_run(source, None, format_read)
+    pruned = prune(run, prune_entropy)
+    if as_file:
+        write_run(pruned, target, format_written)
+    else:
+        pruned.save(target)
+    for title, sizes in (("before", run.params.sizes), ("after ", pruned.params.sizes)):
+        console.print(f"n-grams {title}: {', '.join(f'{size:,}' for size in sizes)}")
+    console.print(f"{'written to' if as_file else 'saved in'} {target}", soft_wrap=True)
+    return 0
 
 
 def describe_size(run: Run) -> str:

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     """The parameter of these tensors."""
 
 
-def to_torch(model: Any, params: Any) -> Tensors:
+def to_torch(model: Any, params: Any, with_start: bool = False) -> Tensors:
     """Return the parameters of a model as PyTorch tensors by name, float32 NumPy arrays.
 
     A matrix of PyTorch is [out, in], the transpose of the kernel [in, out]. The gates have one
@@ -43,6 +43,7 @@ def to_torch(model: Any, params: Any) -> Tensors:
                               rnn.bias_ih_lK [G]         rnn.bias_hh_lK [G]
           layers of different sizes: rnns.K.weight_ih_l0, and so on
           layer_norm: norms.K.weight, norms.K.bias
+          learned_start: start.K.h, and start.K.c of an LSTM [H]; needs `with_start`
         nplm                  hidden.K.weight, hidden.K.bias; hidden.0 reads the window [n D]
           direct: direct.weight [V, n D]        layer_norm: norms.K.weight, norms.K.bias
 
@@ -60,11 +61,13 @@ def to_torch(model: Any, params: Any) -> Tensors:
     Args:
       model: RNN, GRU, LSTM or NPLM with a full or sampled softmax.
       params: its parameters.
+      with_start: whether the reader of the tensors knows a learned state before a text. A reader
+        that starts from zeros would compute something else.
     Raises:
       UserError: for another model.
     """
     tensors: Tensors = {}
-    for entry in entries(model):
+    for entry in entries(model, with_start):
         array = params
         for key in entry.path:
             array = array[key]
@@ -73,7 +76,7 @@ def to_torch(model: Any, params: Any) -> Tensors:
     return tensors
 
 
-def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+def from_torch(model: Any, tensors: Mapping[str, np.ndarray], with_start: bool = False) -> Any:
     """Return the parameters of a model from PyTorch tensors; the inverse of `to_torch`.
 
     Example:
@@ -87,13 +90,14 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     Args:
       model: RNN, GRU, LSTM or NPLM with a full or sampled softmax.
       tensors: tensors by name, of any float dtype.
+      with_start: whether there may be a learned state before a text; see `to_torch`.
     Returns:
       The parameters, float32 NumPy arrays.
     Raises:
       UserError: for another model; for a tensor that is missing, unknown, of another shape or of
         another kind than float; and for a number that is not finite.
     """
-    shapes = tensor_shapes(model)
+    shapes = tensor_shapes(model, with_start)
     for name in tensors:
         if name not in shapes:
             close = nearest(name, shapes)
@@ -101,7 +105,7 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     for name, shape in shapes.items():
         _check(name, shape, tensors.get(name))
     params: dict[str, Any] = {}
-    for entry in entries(model):
+    for entry in entries(model, with_start):
         arrays = (np.asarray(tensors[name]).astype(np.float32) for name in entry.names)
         inner = params
         for key in entry.path[:-1]:
@@ -110,15 +114,15 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray]) -> Any:
     return params
 
 
-def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(model: Any, with_start: bool = False) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor of `to_torch` by name. No array of these shapes is made.
 
     Raises:
       UserError: for a model that `to_torch` cannot write.
     """
-    params = param_shapes(model)
+    listed, params = entries(model, with_start), param_shapes(model)
     shapes: dict[str, tuple[int, ...]] = {}
-    for entry in entries(model):
+    for entry in listed:
         struct = params
         for key in entry.path:
             struct = struct[key]
@@ -128,7 +132,7 @@ def tensor_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def entries(model: Any) -> list[Entry]:
+def entries(model: Any, with_start: bool = False) -> list[Entry]:
     """Return every parameter of a model with its tensors.
 
     Raises:
@@ -142,6 +146,11 @@ def entries(model: Any) -> list[Entry]:
         raise _unsupported(model, f"`softmax` {model.softmax}")
     if model.adaptive_input:
         raise _unsupported(model, "`adaptive_input`")
+    if getattr(model, "learned_start", False) and not with_start:
+        raise UserError(
+            "this format has no place for a learned state before a text (`learned_start`): write a "
+            ".safetensors or .pt file"
+        )
     return list(layout(model))
 
 
@@ -163,7 +172,9 @@ def _recurrent(model: Recurrent) -> Iterator[Entry]:
             yield Entry((layer, "input", "bias"), biases[:1], _same, _one)
             yield Entry((layer, "recurrent", "bias"), biases[1:], _same, _one)
         else:
-            yield Entry((layer, "input", "bias"), biases, _with_zeros, np.add)
+            yield Entry((layer, "input", "bias"), biases, _with_zeros, _sum)
+        for name in model.cell.carry if model.learned_start else ():
+            yield Entry(("start", f"{index}_{name}"), (f"start.{index}.{name}",), _same, _one)
     yield from _norms(model, len(sizes) + 1)
     yield from _output(model, sizes[-1])
 
@@ -231,6 +242,11 @@ def _transposed(array: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _with_zeros(bias_G: np.ndarray) -> tuple[np.ndarray, ...]:
     return bias_G, np.zeros_like(bias_G)
+
+
+def _sum(bias_G: np.ndarray, second_G: np.ndarray) -> np.ndarray:
+    # -0 + 0 would be 0, and not the bytes of -0.
+    return bias_G + second_G if second_G.any() else bias_G
 
 
 def _one(array: np.ndarray) -> np.ndarray:

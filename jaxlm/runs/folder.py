@@ -405,23 +405,41 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     """
     if not os.path.isfile(folder / CONFIG):
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
+    if huggingface.is_huggingface(folder):
+        huggingface.check_own(folder)
+        return described(
+            str(folder),
+            lambda: huggingface.read_settings(folder),
+            lambda: huggingface.read_saved_tokenizer(folder),
+        )
+    return described(
+        str(folder), lambda: read_json(folder / CONFIG), lambda: read_json(folder / TOKENIZER)
+    )
+
+
+def described(
+    name: str, read_config: Callable[[], Any], read_tokenizer: Callable[[], Any]
+) -> tuple[dict[str, Any], Tokenizer]:
+    """Return the settings and the tokenizer of a run, wherever they are kept.
+
+    Args:
+      name: the folder or the file, for an error.
+      read_config: returns the content of config.json.
+      read_tokenizer: returns the content of tokenizer.json.
+    Raises:
+      UserError: if one of them is damaged.
+    """
     try:
-        content, tokenizer = read_json(folder / CONFIG), None
-        if huggingface.is_config(content):
-            huggingface.check_own(folder, content)
-            content, tokenizer = huggingface.read_run(folder, content)
-        config = complete(upgrade(_checked_sections(content)))
+        config = complete(upgrade(_checked_sections(read_config())))
         missing = {"model", "network"} - config.keys()
         if missing:
             raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")
-        return config, tokenizer or from_saved(read_json(folder / TOKENIZER))
-    except huggingface.ForeignFolderError:
-        raise
+        return config, from_saved(read_tokenizer())
     except UserError as error:
-        raise UserError(f"{folder} is a damaged run: {error}") from None
+        raise UserError(f"{name} is a damaged run: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"{folder} is a damaged run: {reason}") from None
+        raise UserError(f"{name} is a damaged run: {reason}") from None
 
 
 def _checked_sections(config: Any) -> dict[str, Any]:

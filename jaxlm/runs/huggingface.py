@@ -9,13 +9,14 @@
 it has no jaxlm.json, and its parameters are checked by their names, shapes and numbers alone.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 from jaxlm.data.file_digests import check_file
 from jaxlm.data.huggingface_tokenizer import read_tokenizer
 from jaxlm.data.json_files import read_json
-from jaxlm.data.tokenizers import Tokenizer
+from jaxlm.data.tokenizers import to_json
 from jaxlm.errors import UserError, reason
 
 MODEL_TYPE = "jaxlm"
@@ -50,41 +51,46 @@ def is_huggingface(folder: Path) -> bool:
         return False
 
 
-class ForeignFolderError(UserError):
-    """A Hugging Face folder of a model that jaxlm does not have."""
-
-
-def check_own(folder: Path, config: dict[str, Any]) -> None:
-    """Raise ForeignFolderError unless the config.json of a Hugging Face folder is that of jaxlm."""
+def check_own(folder: Path) -> None:
+    """Raise UserError unless jaxlm wrote a Hugging Face folder."""
+    config = read_json(folder / CONFIG)
     if config.get("model_type") != MODEL_TYPE:
         kind = str(config.get("model_type"))[:40]
-        raise ForeignFolderError(
+        raise UserError(
             f"{folder} is a Hugging Face folder of a {kind!r} model: jaxlm reads only the folders "
             f"that it wrote (model_type {MODEL_TYPE!r}), because it has no such model"
         )
 
 
-def read_run(folder: Path, config: dict[str, Any]) -> tuple[Any, Tokenizer]:
-    """Return the settings of the run in a Hugging Face folder, not checked yet, and its tokenizer.
+def read_settings(folder: Path) -> Any:
+    """Return the settings of the run in a Hugging Face folder, not checked yet.
 
-    Args:
-      folder: the folder.
-      config: the content of its config.json.
     Raises:
       ValueError: if the folder is damaged.
       OSError: if a file cannot be read.
     """
     _check_digests(folder)
-    run = config.get(RUN)
+    run = read_json(folder / CONFIG).get(RUN)
     if not isinstance(run, dict) or not isinstance(run.get("settings"), dict):
         raise ValueError(f"{CONFIG} has no description of the run")
+    return run["settings"]
+
+
+def read_saved_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer in a Hugging Face folder, as the tokenizer.json of a run keeps it.
+
+    Raises:
+      ValueError: if the folder is damaged.
+      OSError: if a file cannot be read.
+    """
+    config = read_json(folder / CONFIG)
     tokenizer = read_tokenizer(read_json(folder / TOKENIZER), config.get(RUN_TOKENIZER))
     if config.get("vocab_size") != len(tokenizer.vocabulary):
         raise ValueError(
             f"{CONFIG} has a vocabulary of {config.get('vocab_size')} tokens, and {TOKENIZER} one "
             f"of {len(tokenizer.vocabulary)}"
         )
-    return run["settings"], tokenizer
+    return json.loads(to_json(tokenizer))
 
 
 def read_params(
