@@ -69,7 +69,12 @@ def test_the_compiled_step_equals_the_weighted_sum(runs):
     mixed = jaxlm.interpolate(runs, WEIGHTS)
     model, arrays = mixed.model, mixed.params.on_device
     ids = encode_context(mixed, "the cat sat", "fresh").ids
-    read = jax.jit(lambda tokens_BT, carry: model.last_logits(arrays, tokens_BT, None, carry))
+
+    @jax.jit
+    def read(tokens_BT, carry):
+        outputs, carry = model.last_logits(arrays, tokens_BT, None, carry)
+        return model.probabilities(arrays, outputs), carry
+
     neural, ngram = model.initial_carry(1)
     carry = neural, host_states(runs[1].params, ngram)
     for place in range(ids.shape[1]):

@@ -22,11 +22,17 @@ class Generator(Protocol):
 
     def last_logits(
         self, params: Params, tokens_BT: jax.Array, length: jax.Array | None, carry: Carry
-    ) -> tuple[jax.Array, Carry]:
-        """Return the logits after the last token that is read, float32 [B, V], and the carry.
+    ) -> tuple[Any, Carry]:
+        """Return what `draw_token` draws from, and the carry.
 
+        For a neural model these are the logits after the last token that is read, float32 [B, V].
         `length` is the number of tokens that are read, int32; None for all.
         """
+
+    def draw_token(
+        self, params: Params, logits_BV: Any, uniform_2B: jax.Array, draw: Draw
+    ) -> jax.Array:
+        """Return a token for each row, int32 [B], drawn from what `last_logits` returned."""
 
 
 def generate_tokens(
@@ -103,17 +109,16 @@ def generate_loop(
     # The first `length` random numbers do not depend on the capacity.
     uniforms_T2B = uniforms(key, capacity, batch)
 
-    def step(
-        index: jax.Array, state: tuple[jax.Array, Carry, jax.Array]
-    ) -> tuple[jax.Array, Carry, jax.Array]:
+    def step(index: jax.Array, state: tuple[Any, Carry, jax.Array]) -> tuple[Any, Carry, jax.Array]:
         logits_BV, carry, tokens_TB = state
-        token_B = draw(logits_BV, uniforms_T2B[index])
+        token_B = model.draw_token(params, logits_BV, uniforms_T2B[index], draw)
         logits_BV, carry = model.last_logits(params, token_B[:, None], None, carry)
         return logits_BV, carry, tokens_TB.at[index].set(token_B)
 
     start = model.last_logits(params, prompt_BT, prompt_length, carry)
     tokens_TB = jnp.zeros((capacity, batch), jnp.int32)
-    return jax.lax.fori_loop(0, length, step, (*start, tokens_TB))[2].T
+    generated_TB: jax.Array = jax.lax.fori_loop(0, length, step, (*start, tokens_TB))[2]
+    return generated_TB.T
 
 
 @functools.cache

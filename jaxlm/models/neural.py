@@ -399,6 +399,13 @@ class NeuralModel(nn.Module, LanguageModel):
         return logits_B1V[:, -1].astype(jnp.float32), carry
 
     @nn.nowrap
+    def draw_token(
+        self, params: Params, logits_BV: jax.Array, uniform_2B: jax.Array, draw: Draw
+    ) -> jax.Array:
+        """Return a token for each row, int32 [B], drawn from the logits. For compiled functions."""
+        return draw(logits_BV, uniform_2B)
+
+    @nn.nowrap
     def summary(self) -> "Table":
         from jaxlm.models.summary import parameter_table
 
