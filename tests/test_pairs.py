@@ -17,7 +17,7 @@ from jaxlm import pairs as command
 from jaxlm.data import splitting
 from jaxlm.data.splitting import split_words
 from jaxlm.errors import SettingError, UserError
-from jaxlm.evaluation import pairs as pairs_module
+from jaxlm.evaluation import scoring
 from jaxlm.evaluation.pairs import Fields, Pair, read_pairs
 
 LINES = ["the cat sat on the mat", "the dog sat on the log", "a cat saw the dog"]
@@ -119,8 +119,8 @@ def test_scores_do_not_depend_on_the_batches(monkeypatch):
     generator = np.random.default_rng(0)
     run = lstm(lambda shape: generator.normal(0, 0.5, shape))
     whole = jaxlm.pairs(run, PAIRS)
-    monkeypatch.setattr(pairs_module, "BUCKET", 1)
-    monkeypatch.setattr(pairs_module, "MOST_ROWS", 2)
+    monkeypatch.setattr(scoring, "BUCKET", 1)
+    monkeypatch.setattr(scoring, "MOST_ROWS", 2)
     parts = jaxlm.pairs(run, PAIRS)
     np.testing.assert_allclose(parts.good, whole.good, rtol=1e-5)
     np.testing.assert_allclose(parts.bad, whole.bad, rtol=1e-5)
