@@ -313,7 +313,7 @@ def _of_file(path: Path, fields: Fields) -> Iterator[Pair]:
             for name, setting in ((fields.good, "good"), (fields.bad, "bad"))
         ]
         groups = [
-            _label(_value(record, name, setting, line) if name else record.get(usual, default))
+            _label(_value(record, name, setting, line) if name else record.get(usual), default)
             for name, setting, usual, default in (
                 (fields.group, "group", "UID", stem),
                 (fields.phenomenon, "phenomenon", "linguistics_term", ""),
@@ -327,6 +327,7 @@ def _value(record: dict[str, Any], name: str, setting: str, line: str) -> Any:
     if name in record:
         return record[name]
     names = ", ".join(map(str, record))
+    names = names if names.isprintable() else repr(names)[1:-1]
     shown = names if len(names) <= 5 * _SHOWN else f"{names[: 5 * _SHOWN]} ..."
     raise UserError(
         f"{line}, has no field {name}, but {shown or 'none at all'}; name the field by `{setting}`"
@@ -351,9 +352,9 @@ def _sentence(value: Any, where: str) -> str:
     return value
 
 
-def _label(value: Any) -> str:
-    """Return the name of a group, on one line."""
-    return " ".join(str(value).split())
+def _label(value: Any, default: str) -> str:
+    """Return the name of a group, on one line; `default` if there is none."""
+    return default if value is None else " ".join(str(value).split())
 
 
 def _given(given: Iterable[Pair | tuple[str, str]]) -> list[Pair]:
