@@ -457,6 +457,7 @@ def test_score_reads_standard_input_as_it_reads_a_file(shell, text_run, tmp_path
     code, table, _ = scored("-", "--encoding", "utf-16")
     assert code == 0 and table.count("<eos>") == 4
     assert table == scored(path, "--encoding", "utf-16")[1]
+    assert "is a folder: give" in scored(tmp_path)[2]
     for options, word in (((), "is not UTF-8"), (("--column", "a"), "--column a: is for a table")):
         code, _, err = scored("-", *options)
         assert code == 2 and word in err and err.count("\n") == 1
