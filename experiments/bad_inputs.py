@@ -25,7 +25,9 @@ A finding is one of these:
   - ARPA files: probabilities as above, except that the sum is not known to be 1;
   - requests over HTTP: an answer that is neither 200 nor 4xx with one line;
   - logs: a record that is in no line of the file;
-  - contexts: a probability that is NaN.
+  - contexts: a probability that is NaN;
+  - minimal pairs: sentences other than those of the file; an accuracy that is no share;
+  - sentences: words that are not in the file, and words that do not sum to their sentence.
 
 A changed text, ARPA file or vocabulary that follows its format is another text or another
 vocabulary. It is read as such, because these files have no digest.
@@ -33,6 +35,7 @@ vocabulary. It is read as such, because these files have no digest.
 
 import argparse
 import contextlib
+import csv
 import gzip
 import io
 import json
@@ -65,8 +68,10 @@ from jaxlm.data.preparing import (
     fit_tokenizer,
     prepare,
 )
+from jaxlm.data.text import lines_of_file
 from jaxlm.data.word_lists import read_word_list
 from jaxlm.errors import UserError
+from jaxlm.evaluation.sentences import score_all, table_of
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
 from jaxlm.interop.formats import read_run, write_run
 from jaxlm.interop.huggingface.writing import export_huggingface
@@ -153,6 +158,14 @@ def damage_json(data: bytes, draw: random.Random) -> bytes:
         return json.dumps(content).encode("utf-8", "surrogatepass")
     except RecursionError:
         return data[: len(data) // 2] + b"[" * 100_000
+
+
+def damage_json_lines(data: bytes, draw: random.Random) -> bytes:
+    """Return JSON lines in which one line is damaged by `damage_json`."""
+    lines = data.splitlines(keepends=True)
+    place = draw.randrange(len(lines))
+    lines[place] = damage_json(lines[place], draw) + b"\n"
+    return b"".join(lines)
 
 
 def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -523,6 +536,70 @@ def _no_constant(name: str) -> None:
     raise Wrong(f"an answer with {name}, which JSON does not have")
 
 
+def pairs_reader(files: Path, run: Any) -> Reader:
+    """Return the reader of minimal pairs, which are scored too."""
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        found = jaxlm.pairs(run, folder / name)
+        if not all(0 <= value <= 100 for value in found.accuracy.values()):
+            raise Wrong("an accuracy that is no share")
+        text = (folder / name).read_bytes().decode("utf-8")
+        given = [text, text.replace('""', '"')]
+        if name.endswith(".jsonl"):
+            records = (
+                json.loads(line) for line in text.lstrip("\ufeff").split("\n") if line.strip()
+            )
+            given = [str(value) for record in records for value in record.values()]
+        for pair in found.pairs:
+            for sentence in (pair.good, pair.bad):
+                if not any(sentence in part for part in given):
+                    raise Wrong("a sentence that is not in the file")
+
+    content = [
+        ("the cat sat", "cat the sat"),
+        ('a "log", a mat', "mat\ta a"),
+        ("我 喜欢", "喜欢 我"),
+    ]
+    names = ("sentence_good", "sentence_bad", "UID")
+    rows = [(good, bad, "order") for good, bad in content] * 3
+    with open(files / "pairs.jsonl", "w", encoding="utf-8") as file:
+        records = [dict(zip(names, row, strict=True)) for row in rows]
+        file.writelines(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+    for ending, delimiter in (("tsv", "\t"), ("csv", ",")):
+        with open(files / f"pairs.{ending}", "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows([names, *rows])
+    return Reader(files, ("pairs.jsonl", "pairs.tsv", "pairs.csv"), read, json=True)
+
+
+def sentences_reader(files: Path, run: Any) -> Reader:
+    """Return the reader of files of sentences, as `python -m jaxlm.score` reads them."""
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        path = folder / name
+        column = "text" if name.endswith((".csv", ".jsonl")) else None
+        sentences = [line.rstrip("\n") for line in lines_of_file(path, column=column)]
+        (found,) = score_all(run, sentences)
+        table, sums = table_of([found]), table_of([found], "sentence")
+        totals = Counter[int]()
+        for number, bits in zip(table["sentence_id"], table["surprisal"], strict=True):
+            totals[number] += 0 if np.isnan(bits) else bits
+        for number, bits in zip(sums["sentence_id"], sums["surprisal"], strict=True):
+            if abs(totals[number] - bits) > 1e-6 * (1 + bits):
+                raise Wrong("words that do not sum to their sentence")
+        text = path.read_bytes().decode("utf-8")
+        if column is None and not {*"".join(table["word"])} <= {*text, *"<eos>"}:
+            raise Wrong("words that are not in the file")
+
+    shutil.copy(files / "text.txt", files / "sentences.txt")
+    with open(files / "sentences.csv", "w", encoding="utf-8", newline="") as file:
+        rows = [("id", "text"), *((str(n), line.strip()) for n, line in enumerate(LINES))]
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    lines = [json.dumps({"id": 1, "text": line.strip()}, ensure_ascii=False) for line in LINES]
+    (files / "sentences.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    names = ("sentences.txt", "sentences.csv", "sentences.jsonl")
+    return Reader(files, names, read, json=True)
+
+
 def make_readers(folder: Path) -> dict[str, Reader]:
     """Write whole files of every kind, and return the readers by name."""
     texts = folder / "texts"
@@ -593,6 +670,11 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     requests = folder / "requests"
     requests.mkdir()
     readers["requests"] = request_reader(requests, [runs["words"], runs["ngram"]])
+    # Damaged sentences have unknown words, which this run reads.
+    text = jaxlm.read_corpus(texts / "text.txt", fractions=(1.0,), unk="always")
+    reads_all = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
+    readers["minimal pairs"] = pairs_reader(texts, reads_all)
+    readers["sentences"] = sentences_reader(texts, reads_all)
     ready = folder / "prepared"
     make_prepared(texts / "text.txt", ready)
     shards = tuple(path.name for path in sorted(ready.glob("*.u*")))
@@ -664,8 +746,9 @@ def attack(name: str, reader: Reader, count: int, seed: int, seconds: float) -> 
             shutil.copytree(reader.files, folder)
             file = reader.names[number % len(reader.names)]
             data = (folder / file).read_bytes()
-            as_json = reader.json and file.endswith(".json") and draw.random() < 0.6
-            damaged = (damage_json if as_json else damage_bytes)(data, draw)
+            as_json = reader.json and file.endswith((".json", ".jsonl")) and draw.random() < 0.6
+            damage = damage_json_lines if file.endswith(".jsonl") else damage_json
+            damaged = (damage if as_json else damage_bytes)(data, draw)
             (folder / file).write_bytes(damaged)
             start = time.perf_counter()
             kind, detail = outcome(

@@ -7,7 +7,7 @@ if __name__ == "__main__":
     end_quietly()
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,8 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.reading import Reading
+from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.splitting import NONE, check_split
 from jaxlm.data.text import lines_of_file
 from jaxlm.errors import SettingError, UserError, choose
@@ -85,11 +87,10 @@ def main(argv: Sequence[str]) -> int:
     check_flags(command)
     assert command.lines is not None
     if command.lines == STANDARD_INPUT:
-        sentences = [line.rstrip("\r\n") for line in sys.stdin]
-        sentences[:1] = [line.removeprefix("\ufeff") for line in sentences[:1]]
+        lines = lines_of_input(command)
     else:
         lines = lines_of_file(command.lines, command.encoding, command.column, "lines")
-        sentences = [line.rstrip("\n") for line in lines]
+    sentences = [line.rstrip("\n") for line in lines]
     load_plugin(command.plugin)
     runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
     found = score_all(
@@ -114,6 +115,25 @@ def main(argv: Sequence[str]) -> int:
         rows = len(next(iter(table.values())))
         print(f"scores: {command.out} ({rows:,} rows)")
     return 0
+
+
+def lines_of_input(command: Command) -> Iterator[str]:
+    """Return the lines of standard input, as `lines_of_file` returns those of a file."""
+    if command.column is not None:
+        why = "is for a table in a file, not for standard input: write the table to a file"
+        raise SettingError("column", command.column, why)
+    Reading(command.encoding).check()
+    encoding = command.encoding or "UTF-8"
+    # A program may put another stream in the place of standard input, which has no bytes.
+    bytes_of = getattr(sys.stdin, "buffer", None)
+    try:
+        text = bytes_of.read().decode(encoding) if bytes_of else sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not {encoding}: byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start}; give its `encoding`"
+        ) from None
+    return EmbeddedText(text).lines()
 
 
 def check_flags(command: Command) -> None:

@@ -12,6 +12,7 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
 
     After any error the partial file is removed, and `path` stays as it was. A partial file that a
     killed process left, or a symbolic link in its place, is removed first: a link is not followed.
+    A device or a pipe, such as /dev/stdout, cannot be replaced: its own name is yielded.
 
     Args:
       path: the file that appears, or is replaced, at the end of the context.
@@ -26,6 +27,9 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
       ...     [file.name for file in Path(folder).iterdir()]
       ['words.txt']
     """
+    if _is_device(path):
+        yield path
+        return
     process = f".{os.getpid()}" if per_process else ""
     partial = path.with_name(f"{path.name}{process}.partial")
     try:
@@ -36,6 +40,13 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether `path` is a device or a pipe. /dev/stdout is one, whatever it leads to."""
+    if path.absolute().parent in (Path("/dev"), Path("/dev/fd")):
+        return True
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def write_text(path: Path, text: str) -> None:

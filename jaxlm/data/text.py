@@ -352,7 +352,8 @@ def _file_source(path: str | Path, reading: Reading, setting: str) -> Source:
     if not os.path.isfile(path):
         shown = path[:LONGEST_SHOWN] + "..." * (len(path) > LONGEST_SHOWN)
         shown = shown if shown.isprintable() else repr(shown)
-        raise SettingError(setting, shown, "does not exist: give the path of a text file")
+        why = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise SettingError(setting, shown, f"{why}: give the path of a text file")
     return text_of(Path(path), reading)
 
 

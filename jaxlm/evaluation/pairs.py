@@ -21,10 +21,6 @@ from jaxlm.runs.run import Run
 from jaxlm.runs.starts import by_lines
 
 ALPHA = 0.8
-# The fewest and the most rows that are scored as one batch, and the fewest rows whose batches have
-# one width. Sentences are short, so batches of nearly equal lengths are the fastest.
-FEWEST_ROWS, MOST_ROWS = 16, 256
-BUCKET = 2048
 ALL = "pairs"
 """The paradigm of pairs that name none."""
 _SHOWN = 40
@@ -317,7 +313,7 @@ def _of_file(path: Path, fields: Fields) -> Iterator[Pair]:
             for name, setting in ((fields.good, "good"), (fields.bad, "bad"))
         ]
         groups = [
-            _label(_value(record, name, setting, line) if name else record.get(usual, default))
+            _label(_value(record, name, setting, line) if name else record.get(usual), default)
             for name, setting, usual, default in (
                 (fields.group, "group", "UID", stem),
                 (fields.phenomenon, "phenomenon", "linguistics_term", ""),
@@ -331,6 +327,7 @@ def _value(record: dict[str, Any], name: str, setting: str, line: str) -> Any:
     if name in record:
         return record[name]
     names = ", ".join(map(str, record))
+    names = names if names.isprintable() else repr(names)[1:-1]
     shown = names if len(names) <= 5 * _SHOWN else f"{names[: 5 * _SHOWN]} ..."
     raise UserError(
         f"{line}, has no field {name}, but {shown or 'none at all'}; name the field by `{setting}`"
@@ -355,9 +352,9 @@ def _sentence(value: Any, where: str) -> str:
     return value
 
 
-def _label(value: Any) -> str:
-    """Return the name of a group, on one line."""
-    return " ".join(str(value).split())
+def _label(value: Any, default: str) -> str:
+    """Return the name of a group, on one line; `default` if there is none."""
+    return default if value is None else " ".join(str(value).split())
 
 
 def _given(given: Iterable[Pair | tuple[str, str]]) -> list[Pair]:
@@ -406,7 +403,8 @@ def _scores(run: Run, texts: Sequence[str], measure: Measure, alpha: float) -> _
         row_of[index] = rows[key]
     last_only = run.protocol.last_only
     score, words, unknown = np.zeros(len(ids)), *np.zeros((2, len(ids)), np.int64)
-    for index, log_probs in _log_probs(run, ids):
+    scored = Scorer(run.model).sentences(run.params, ids, last_only, line_carry(run))
+    for index, log_probs in scored:
         targets = ids[index][-1:] if last_only else ids[index][1:]
         score[index] = measure(math.fsum(log_probs), len(targets), alpha)
         words[index] = (
@@ -419,37 +417,6 @@ def _scores(run: Run, texts: Sequence[str], measure: Measure, alpha: float) -> _
             f"{run.name} gives no number as the score of {text!r}: its parameters are damaged"
         )
     return _Scores(score[row_of], words[row_of], unknown[row_of])
-
-
-def _log_probs(run: Run, ids: Sequence[np.ndarray]) -> Iterator[tuple[int, list[float]]]:
-    """Yield the index of each row, and the log-probabilities of its targets.
-
-    Rows of the same length are scored by one compiled program, so equal rows have equal scores.
-    """
-    scorer, carry = Scorer(run.model), line_carry(run)
-    lengths = np.array([len(row) for row in ids])
-    order = np.argsort(lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        last = min(first + BUCKET, len(order))
-        last = int(np.searchsorted(lengths[order], lengths[order[last - 1]], "right"))
-        bucket = order[first:last]
-        # On CPUs a batch whose logits stay in the cache is the fastest.
-        fits = run.model.tokens_in_chunk(False) // int(lengths[bucket].max())
-        scores = scorer.rows(
-            run.params,
-            [ids[row][:-1] for row in bucket],
-            [ids[row][1:] for row in bucket],
-            run.protocol.last_only,
-            carry=carry,
-            batch_size=min(max(FEWEST_ROWS, fits), MOST_ROWS),
-        )
-        counts = [1] * len(bucket) if run.protocol.last_only else lengths[bucket] - 1
-        values = np.asarray(scores.log_prob, np.float64).tolist()
-        ends = np.cumsum(counts).tolist()
-        for row, count, end in zip(bucket.tolist(), counts, ends, strict=True):
-            yield row, values[end - count : end]
-        first = last
 
 
 def _protocol(run: Run, measure: str, alpha: float | None, split: str) -> str:

@@ -12,7 +12,7 @@ carry at the end of a chunk is the initial carry of the next chunk. There are tw
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +31,13 @@ SEGMENTS = 32
 # Tokens, with padding, of a batch of rows for a model that is trained by counting. No program is
 # compiled for it, so that batches may differ in their number of rows, and large batches share work.
 COUNTED_TOKENS = 1 << 17
+
+# The fewest and the most sentences that are scored as one batch, and the fewest sentences whose
+# batches have one width. Sentences are short, so batches of nearly equal lengths are the fastest.
+FEWEST_ROWS, MOST_ROWS = 16, 256
+BUCKET = 2048
+# In a batch with a sentence of more tokens than this, no sentence is longer than twice the others.
+LONG = 256
 
 
 class TokenScores(NamedTuple):
@@ -197,6 +204,51 @@ class Scorer:
                 row_scores[row] = [score_BT[index, first:end] for score_BT in scores]
         in_order = [row_scores[row] for row in range(len(inputs))]
         return TokenScores(*(np.concatenate(scores) for scores in zip(*in_order, strict=True)))
+
+    def sentences(
+        self,
+        params: Any,
+        sentences: Sequence[np.ndarray],
+        last_only: bool = False,
+        carry: Carry = None,
+    ) -> Iterator[tuple[int, list[float]]]:
+        """Yield the index of each sentence, and the log-probabilities of its tokens but the first.
+
+        Sentences of the same length are scored by one compiled program, so equal sentences have
+        equal scores.
+
+        Args:
+          params: parameters of the model.
+          sentences: token ids of each sentence, integers [2 or more tokens].
+          last_only: whether to score only the last token of each sentence.
+          carry: the carry of one row, from which each sentence starts; None for the initial carry.
+        """
+        lengths = np.array([len(ids) for ids in sentences])
+        order = np.argsort(lengths, kind="stable")
+        ascending = lengths[order]
+        first = 0
+        while first < len(order):
+            last = min(first + BUCKET, len(order))
+            longest = max(LONG, 2 * ascending[first])
+            last = min(last, int(np.searchsorted(ascending, longest, "right")))
+            last = int(np.searchsorted(ascending, ascending[last - 1], "right"))
+            bucket = order[first:last]
+            # On CPUs a batch whose logits stay in the cache is the fastest.
+            fits = self.model.tokens_in_chunk(False) // int(ascending[last - 1])
+            scores = self.rows(
+                params,
+                [sentences[row][:-1] for row in bucket],
+                [sentences[row][1:] for row in bucket],
+                last_only,
+                carry=carry,
+                batch_size=min(max(FEWEST_ROWS, fits), MOST_ROWS),
+            )
+            counts = np.ones(len(bucket), int) if last_only else lengths[bucket] - 1
+            values = np.asarray(scores.log_prob, np.float64).tolist()
+            ends = np.cumsum(counts).tolist()
+            for row, count, end in zip(bucket.tolist(), counts.tolist(), ends, strict=True):
+                yield row, values[end - count : end]
+            first = last
 
     def _chunks(
         self,

@@ -31,7 +31,8 @@ def tab_separated(table: Columns) -> Iterator[str]:
       ['word\\tsurprisal', 'a\\t1.500000', 'b\\t']
     """
     yield "\t".join(table)
-    texts = [list(map(_cell, _fields_of(values))) for values in table.values()]
+    # A row at a time, because the texts of a whole table need more memory than its numbers.
+    texts = [map(_cell, _fields_of(values)) for values in table.values()]
     for row in zip(*texts, strict=True):
         yield "\t".join(row)
 

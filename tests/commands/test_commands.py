@@ -446,6 +446,23 @@ def test_predict_drops_a_byte_order_mark_of_standard_input(shell, toy_runs, monk
     assert outputs[0] == outputs[1]
 
 
+def test_score_reads_standard_input_as_it_reads_a_file(shell, text_run, tmp_path, monkeypatch):
+    path = tmp_path / "sentences.txt"
+    path.write_bytes("\ufeffthe cat\rsat\r\n\nthe zebra".encode("utf-16"))
+
+    def scored(lines, *options):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+        return shell("score", text_run, "--lines", lines, *options)
+
+    code, table, _ = scored("-", "--encoding", "utf-16")
+    assert code == 0 and table.count("<eos>") == 4
+    assert table == scored(path, "--encoding", "utf-16")[1]
+    assert "is a folder: give" in scored(tmp_path)[2]
+    for options, word in (((), "is not UTF-8"), (("--column", "a"), "--column a: is for a table")):
+        code, _, err = scored("-", *options)
+        assert code == 2 and word in err and err.count("\n") == 1
+
+
 def test_score_writes_and_prints_a_table_of_words(shell, toy_runs, text_run, tmp_path):
     path, out = tmp_path / "sentences.txt", tmp_path / "table.tsv"
     path.write_text("the cat sat\n\nthe zebra\n")

@@ -1,5 +1,9 @@
 """A file appears only when it is complete."""
 
+import os
+import threading
+from pathlib import Path
+
 import pytest
 
 from jaxlm.data.files import replacing, write_text
@@ -16,6 +20,19 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
     write_text(path, "我")
     assert path.read_text(encoding="utf-8") == "我"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_or_a_device_is_written_to_and_stays(tmp_path):
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_text(encoding="utf-8")))
+    reader.start()
+    write_text(path, "我")
+    reader.join()
+    assert read == ["我"] and path.is_fifo()
+    with replacing(Path("/dev/stdout")) as named:
+        assert str(named) == "/dev/stdout"
 
 
 @pytest.mark.parametrize("error", [OSError, KeyError, KeyboardInterrupt])
