@@ -20,7 +20,10 @@ A finding is one of these:
   - runs, tokenizers, checkpoints, tables, prepared texts: probabilities that are negative, NaN,
     above 1, or that do not sum to 1; token ids outside of the vocabulary; other parameters than
     those of the whole run; if the folder lists digests of a file, any accepted change of its bytes;
+  - weights of PyTorch: the same, and weights that are no finite numbers, code of the file that was
+    executed, and a folder that is half written;
   - ARPA files: probabilities as above, except that the sum is not known to be 1;
+  - requests over HTTP: an answer that is neither 200 nor 4xx with one line;
   - logs: a record that is in no line of the file;
   - contexts: a probability that is NaN;
   - minimal pairs: sentences other than those of the file; an accuracy that is no share;
@@ -40,6 +43,7 @@ import logging
 import random
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -52,6 +56,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import jaxlm
 from jaxlm.commands.process import silence_libraries
@@ -64,9 +69,13 @@ from jaxlm.data.preparing import (
     prepare,
 )
 from jaxlm.data.text import lines_of_file
+from jaxlm.data.word_lists import read_word_list
 from jaxlm.errors import UserError
 from jaxlm.evaluation.sentences import score_all, table_of
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.formats import read_run, write_run
+from jaxlm.interop.huggingface.writing import export_huggingface
+from jaxlm.models.torch_names import to_torch
 from jaxlm.runs.log import keep_records_up_to, read_records
 
 LINES = ["the cat sat on the mat\n", "我 喜欢 玩具\n", "a dog, a log; é\n", "the mat sat\n"] * 6
@@ -297,6 +306,22 @@ def run_reader(files: Path, names: tuple[str, ...], as_json: bool, weight: float
     return Reader(files, names, read, as_json, weight)
 
 
+def huggingface_reader(files: Path) -> Reader:
+    """Return the reader of a Hugging Face folder without digests, as transformers saves it.
+
+    A changed vocabulary, and changed parameters that are numbers, are another run.
+    """
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        run = jaxlm.load(folder, lambda line: None)
+        check_run(run)
+        jaxlm.next_words(run, "the cat sat", 3)
+        jaxlm.read_corpus(LINES, tokenizer=run.tokenizer, fractions=(1.0,))
+
+    names = ("config.json", "tokenizer.json", "model.safetensors")
+    return Reader(files, names, read, True, 2)
+
+
 def prepared_reader(files: Path, names: tuple[str, ...], as_json: bool) -> Reader:
     """Return the reader of a prepared folder."""
     saved = json.loads((files / "prepared.json").read_text())
@@ -324,6 +349,99 @@ def arpa_reader(files: Path) -> Reader:
     return Reader(files, ("model.arpa", "model.arpa.gz"), read, weight=2)
 
 
+def weights_reader(files: Path, names: tuple[str, ...], suffix: str) -> Reader:
+    """Return the reader of PyTorch weights, by jaxlm and by another program.
+
+    A file x.header.json and a file x.body make x.safetensors, so that the values of the header can
+    be damaged too. The file hostile.pt would make the file `executed` beside the folder.
+
+    Args:
+      files: the folder of whole files, with vocab.json.
+      names: the files to damage.
+      suffix: ".safetensors" or ".pt".
+    """
+    executed = files.parent / "executed"
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        for header in folder.glob("*.header.json"):
+            body = folder / header.name.replace(".header.json", ".body")
+            data = header.read_bytes()
+            whole = struct.pack("<Q", len(data)) + data + body.read_bytes()
+            body.with_suffix(".safetensors").write_bytes(whole)
+        stem = name.split(".")[0]
+        path = folder / f"{'foreign' if stem == 'vocab' else stem}{suffix}"
+        options = {"vocabulary": folder / "vocab.json"} if "own" not in path.name else {}
+        into = folder / "run"
+        shutil.rmtree(into, ignore_errors=True)
+        try:
+            run = read_run(path, into, tell=lambda line: None, **options)
+        except UserError as error:
+            if into.exists():
+                raise Wrong("a folder that is half written") from None
+            if path.stem == "hostile" and "code of" in str(error):
+                # The whole file is refused, which is right.
+                return
+            raise
+        finally:
+            if executed.exists():
+                executed.unlink()
+                raise Wrong("code of the file was executed")
+        check_run(run)
+        if not all(np.isfinite(leaf).all() for leaf in leaves_of(run.params)):
+            raise Wrong("weights that are no numbers")
+
+    return Reader(files, names, read, json=True, weight=2)
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """Return the arrays of a tree."""
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+class Hostile:
+    """An object whose pickle makes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def make_weights(run: Any, files: Path) -> dict[str, tuple[str, ...]]:
+    """Write files of weights, and return the names of the files to damage by format.
+
+    Without torch there are no .pt files.
+    """
+    files.mkdir()
+    vocabulary = files / "vocab.json"
+    vocabulary.write_text(json.dumps(run.vocabulary.tokens))
+    write_run(run, files / "own.safetensors")
+    tensors = {f"lm.{name}": array for name, array in to_torch(run.model, run.params).items()}
+    save_file(tensors, files / "foreign.safetensors")
+    for name in ("own", "foreign"):
+        data = (files / f"{name}.safetensors").read_bytes()
+        size = 8 + struct.unpack("<Q", data[:8])[0]
+        (files / f"{name}_parts.header.json").write_bytes(data[8:size])
+        (files / f"{name}_parts.body").write_bytes(data[size:])
+    whole = "own.safetensors", "foreign.safetensors"
+    parts = tuple(f"{name}_parts.header.json" for name in ("own", "foreign"))
+    found = {".safetensors": (*whole, *parts, "vocab.json")}
+    with contextlib.suppress(ImportError):
+        import torch
+
+        write_run(run, files / "own.pt")
+        state = {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}
+        torch.save({"epoch": 1, "model": state}, files / "foreign.pt")
+        torch.save(state, files / "old.pt", _use_new_zipfile_serialization=False)
+        content = {"state_dict": state, "x": Hostile(files.parent / "executed")}
+        torch.save(content, files / "hostile.pt")
+        found[".pt"] = "own.pt", "foreign.pt", "old.pt", "hostile.pt", "vocab.json"
+    return found
+
+
 def log_reader(files: Path) -> Reader:
     """Return the reader of metrics.jsonl."""
 
@@ -340,6 +458,24 @@ def log_reader(files: Path) -> Reader:
         keep_records_up_to(path, 3)
 
     return Reader(files, ("metrics.jsonl",), read, json=False)
+
+
+def vocabulary_reader(files: Path) -> Reader:
+    """Return the reader of vocabulary files. Words and characters are listed once, and have no
+    blank.
+    """
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        unit = "characters" if name == "characters.txt" else "words"
+        words = read_word_list(str(folder / name), unit)
+        if len(set(words)) < len(words) or not words:
+            raise Wrong("no words, or a word twice")
+        if any(len(word.split()) > 1 or "\n" in word for word in words if word != "\n"):
+            raise Wrong("a word with a blank")
+        if unit == "characters" and any(len(word) > 1 and word != "<unk>" for word in words):
+            raise Wrong("several characters in one")
+
+    return Reader(files, ("words.txt", "words.txt.gz", "characters.txt"), read)
 
 
 def context_reader(files: Path, run: Any) -> Reader:
@@ -419,6 +555,51 @@ def sentences_reader(files: Path, run: Any) -> Reader:
     return Reader(files, names, read, json=True)
 
 
+def request_reader(files: Path, runs: list[Any]) -> Reader:
+    """Return the reader of bodies of requests, as a service over HTTP gets them.
+
+    A body is refused by a status of 4xx and one line of JSON.
+    """
+    from fastapi.testclient import TestClient
+
+    from jaxlm.serving.app import serving
+
+    context = serving(runs)
+    client = TestClient(context.__enter__())
+    bodies = {
+        "next": {"run": "words", "text": "the cat sat", "top": 3, "start": None},
+        "score": {
+            "run": "ngram",
+            "sentences": ["the cat sat", "the mat"],
+            "by": "word",
+            "end": True,
+        },
+        "generate": {"prompt": "the", "length": 5, "temperature": 0.9, "top_p": 0.9, "seed": 1},
+    }
+    for name, body in bodies.items():
+        (files / f"{name}.json").write_text(json.dumps(body))
+
+    def read(folder: Path, changed: bool, name: str) -> None:
+        # The context lives as long as the reader.
+        assert context is not None
+        body, kind = (folder / name).read_bytes(), {"Content-Type": "application/json"}
+        answer = client.post(f"/{Path(name).stem}", content=body, headers=kind)
+        content = json.loads(answer.content, parse_constant=_no_constant)
+        if 400 <= answer.status_code < 500 and list(content) == ["error"]:
+            raise UserError(content["error"])
+        if answer.status_code != 200:
+            raise Wrong(f"status {answer.status_code}: {content}")
+        for item in content.get("words", ()):
+            if not 0 <= item["probability"] <= 1:
+                raise Wrong("a probability that is no probability")
+
+    return Reader(files, tuple(f"{name}.json" for name in bodies), read, json=True)
+
+
+def _no_constant(name: str) -> None:
+    raise Wrong(f"an answer with {name}, which JSON does not have")
+
+
 def make_readers(folder: Path) -> dict[str, Reader]:
     """Write whole files of every kind, and return the readers by name."""
     texts = folder / "texts"
@@ -442,6 +623,14 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         if tokens == "words":
             ngram = jaxlm.NGram(V, start, order=3, smoothing="witten-bell")
             runs["ngram"] = jaxlm.fit(ngram, text, folder=folder / "ngram", quiet=True)
+    for name in ("words", "bpe"):
+        place = folder / f"huggingface-{name}"
+        export_huggingface(runs[name], place)
+        every = ("config.json", "tokenizer.json", "model.safetensors", "jaxlm.json")
+        readers[f"huggingface: {name}"] = run_reader(place, every, True, 2)
+        place = Path(shutil.copytree(place, folder / f"saved-{name}"))
+        (place / "jaxlm.json").unlink()
+        readers[f"huggingface saved: {name}"] = huggingface_reader(place)
     for name in ("words", "bpe", "ngram"):
         place = folder / name
         readers[f"run: {name}"] = run_reader(place, ("config.json", "tokenizer.json"), True, 2)
@@ -459,11 +648,20 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     export_arpa(runs["ngram"], arpa / "model.arpa")
     export_arpa(runs["ngram"], arpa / "model.arpa.gz")
     readers["ARPA"] = arpa_reader(arpa)
+    for suffix, names in make_weights(runs["words"], folder / "weights").items():
+        readers[f"weights: {suffix[1:]}"] = weights_reader(folder / "weights", names, suffix)
     settings = folder / "settings"
     settings.mkdir()
     (settings / "settings.json").write_text('{"lr": 0.1, "hidden_size": 4, "layer_sizes": [3]}')
     shutil.copy(place / "config.json", settings / "config.json")
     readers["settings"] = config_reader(settings)
+    vocabulary = folder / "vocabulary"
+    vocabulary.mkdir()
+    listed = "\n".join(["<unk>", *dict.fromkeys("".join(LINES).split())]).encode()
+    (vocabulary / "words.txt").write_bytes(listed)
+    (vocabulary / "words.txt.gz").write_bytes(gzip.compress(listed, mtime=0))
+    (vocabulary / "characters.txt").write_text("\n".join(dict.fromkeys("".join(LINES[:2]))))
+    readers["vocabulary file"] = vocabulary_reader(vocabulary)
     log = folder / "log"
     log.mkdir()
     shutil.copy(place / "metrics.jsonl", log / "metrics.jsonl")
@@ -474,6 +672,9 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     reads_all = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
     readers["minimal pairs"] = pairs_reader(texts, reads_all)
     readers["sentences"] = sentences_reader(texts, reads_all)
+    requests = folder / "requests"
+    requests.mkdir()
+    readers["requests"] = request_reader(requests, [runs["words"], runs["ngram"]])
     ready = folder / "prepared"
     make_prepared(texts / "text.txt", ready)
     shards = tuple(path.name for path in sorted(ready.glob("*.u*")))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxlm.evaluation.adaptation import Adaptation, adapted
     from jaxlm.evaluation.comparing import Comparison, compare
     from jaxlm.evaluation.generation import SamplingConfig, next_words, sample
+    from jaxlm.evaluation.mixed_runs import MixedRun, interpolate
     from jaxlm.evaluation.mixing import Mixed, mixture
     from jaxlm.evaluation.pairs import PairScores, pairs
     from jaxlm.evaluation.perplexity import Report, perplexity
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from jaxlm.recipes import RECIPES
     from jaxlm.runs.plots import LiveCurve
     from jaxlm.runs.protocol import Protocol
+    from jaxlm.runs.pruning import prune
     from jaxlm.runs.run import Run, load
     from jaxlm.runs.starts import by_lines
     from jaxlm.training.config import RunConfig, TrainingConfig
@@ -64,6 +66,7 @@ _HOMES = {
     "jaxlm.evaluation.pairs": ("PairScores", "pairs"),
     "jaxlm.evaluation.sentences": ("score",),
     "jaxlm.evaluation.session": ("Session",),
+    "jaxlm.evaluation.mixed_runs": ("MixedRun", "interpolate"),
     "jaxlm.evaluation.mixing": ("Mixed", "mixture"),
     "jaxlm.evaluation.perplexity": ("Report", "perplexity"),
     "jaxlm.models.base": ("LanguageModel",),
@@ -80,6 +83,7 @@ _HOMES = {
     "jaxlm.recipes": ("RECIPES",),
     "jaxlm.runs.plots": ("LiveCurve",),
     "jaxlm.runs.protocol": ("Protocol",),
+    "jaxlm.runs.pruning": ("prune",),
     "jaxlm.runs.run": ("Run", "load"),
     "jaxlm.runs.starts": ("by_lines",),
     "jaxlm.training.config": ("RunConfig", "TrainingConfig"),
@@ -104,6 +108,7 @@ __all__ = [
     "LanguageModel",
     "LiveCurve",
     "Mixed",
+    "MixedRun",
     "ModernNPLM",
     "Mogrifier",
     "NGram",
@@ -130,12 +135,14 @@ __all__ = [
     "compare",
     "fit",
     "fit_many",
+    "interpolate",
     "load",
     "make_batch",
     "mixture",
     "next_words",
     "pairs",
     "perplexity",
+    "prune",
     "read_corpus",
     "register_cell",
     "register_model",

@@ -19,6 +19,7 @@ COMMANDS = {
     "show": "a page that shows what a model does inside",
     "prepare": "any amount of text to memory-mapped token ids",
     "convert": "a run to a file of another program, or a file to a run",
+    "serve": "next words, scores and continuations over HTTP",
     "lecture": "the lecture on these models, step by step",
 }
 

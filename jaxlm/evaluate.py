@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxlm.commands import cli
+from jaxlm.commands.mixing import parse_weights
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
@@ -256,16 +257,6 @@ def parse_adaptation(command: Command) -> "Adaptation | None":
 def adaptation_flags(message: str) -> str:
     """Return a message with the fields of Adaptation renamed to the flags of this command."""
     return re.sub(r"`(\w+)`", lambda match: f"`{FLAGS.get(match[1], match[1])}`", message)
-
-
-def parse_weights(text: str) -> list[float]:
-    """Return the numbers of a text such as .5,.5. Raise UserError for other text."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(
-            f"--weights {text!r}: give one number per component, separated by commas, such as .5,.5"
-        ) from None
 
 
 def evaluate(command: Command, run: Run) -> Report:

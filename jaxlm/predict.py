@@ -17,18 +17,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxlm.commands import cli
+from jaxlm.commands.mixing import describe_weights, load_mixed
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.starts import say_start
 from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import UserError, check_at_least
 from jaxlm.evaluation.generation import UnknownWords, encode_context, next_ids, sources
-from jaxlm.runs.run import Run, load
+from jaxlm.runs.run import Run
 
 ABOUT = """The most probable next words after a context, with their probabilities.
 
 Examples:
   python -m jaxlm.predict runs/nplm-toy "我 讨厌"
   python -m jaxlm.predict runs/lstm-ptb "the stock" "the price of" --top 10
+  python -m jaxlm.predict runs/lstm-ptb "the stock" --mix-with runs/ngram-ptb --weights .7,.3
   cat contexts.txt | python -m jaxlm.predict runs/lstm-ptb
 """
 # Characters in the bar of probability 1.
@@ -43,6 +45,11 @@ class Command:
     """Folder of the run."""
     contexts: tyro.conf.Positional[tuple[str, ...]] = ()
     """Contexts, each in quotes (none: read from standard input, one per line)."""
+    mix_with: tuple[Path, ...] = ()
+    """Folders of more runs, whose probabilities are interpolated with those of the run."""
+    weights: str | None = None
+    """With --mix-with: weights, such as .7,.3, the run's own first (none: the best on the
+    validation split, by EM)."""
     top: int = 5
     """Number of words to show."""
     start: str | None = None
@@ -62,9 +69,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(
             'give a context: python -m jaxlm.predict RUN "我 讨厌", or lines on standard input'
         )
+    if command.weights is not None and not command.mix_with:
+        raise UserError("--weights needs --mix-with: add it, or leave --weights out")
     load_plugin(command.plugin)
-    run = load(command.run, checkpoint_folder=command.checkpoint_folder)
+    folders = [command.run, *command.mix_with]
+    run = load_mixed(folders, command.weights, command.checkpoint_folder)
     say_start(run, command.start)
+    if weights := describe_weights(run):
+        print(f"note: {weights}", file=sys.stderr, flush=True)
     contexts: Iterable[str] = command.contexts or read_contexts(sys.stdin)
     console = Console(highlight=False)
     unknown = UnknownWords(run)

@@ -29,7 +29,10 @@ def check(array: jax.Array, axes: str, **sizes: int | None) -> None:
     """Asserts that `array` has one axis per letter of `axes`, each of the size given for its letter
     (any, if none is given).
 
+    A symbolic size, with which `jax.export` traces a program for any batch or time, is not checked.
+
     Raises AssertionError that names both shapes.
     """
-    dimensions = chex.Dimensions(**{letter: sizes.get(letter) for letter in axes})
+    fixed = {letter: size for letter, size in sizes.items() if isinstance(size, int)}
+    dimensions = chex.Dimensions(**{letter: fixed.get(letter) for letter in axes})
     chex.assert_shape(array, dimensions[axes])

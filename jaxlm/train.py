@@ -37,7 +37,7 @@ from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.tokenizers import quoted
-from jaxlm.errors import UserError, choose, in_any_case, reason
+from jaxlm.errors import UserError, in_any_case, reason
 from jaxlm.inspection import write_report
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
@@ -152,7 +152,8 @@ class Flags:
     from_run: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Fine-tune: start from the parameters of a trained run, whose model is then the default."""
     vocabulary: str = "extend"
-    """With --from: extend the run's vocabulary with the new text's tokens, or keep it."""
+    """A file with the vocabulary, one word a line, as --vocabulary-file. With --from: extend the
+    run's vocabulary with the new text's tokens, or keep it."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
     out: Path | None = None
@@ -360,7 +361,7 @@ def _parse(start: RunConfig, argv: Sequence[str]) -> Any:
         elsewhere=_elsewhere(start.model),
     )
     text = replace(command.text, corpus=corpus_name(command.text.corpus))
-    return replace(command, text=text)
+    return _with_vocabulary_file(replace(command, text=text))
 
 
 def _own_settings(model: str) -> list[str]:
@@ -389,9 +390,25 @@ def _elsewhere(model: str) -> dict[str, str]:
     }
 
 
+def _with_vocabulary_file(command: Any) -> Any:
+    """Return the flags with a file that --vocabulary names as the text's `vocabulary_file`.
+
+    Raises:
+      UserError: if there is no such file, and for two files.
+    """
+    name = command.vocabulary
+    if name in ("extend", "keep"):
+        return command
+    if not os.path.isfile(os.path.expanduser(name)):
+        raise UserError(f"`vocabulary` {name} is neither a file of words, nor extend or keep")
+    if command.text.vocabulary_file is not None:
+        raise UserError("`vocabulary` and `vocabulary_file` name two files: give one of the two")
+    text = replace(command.text, vocabulary_file=name)
+    return replace(command, text=text, vocabulary="extend")
+
+
 def _check_effects(command: Flags) -> None:
     """Raise UserError for a flag that would have no effect."""
-    choose(dict.fromkeys(("extend", "keep")), command.vocabulary, "vocabulary")
     if command.vocabulary != "extend" and command.from_run is None:
         raise UserError(
             "`vocabulary` keep has no effect without `from`: a new run makes its own vocabulary"

@@ -37,6 +37,7 @@ VARIANTS = {
         "activation_penalty": 2.0,
         "temporal_penalty": 1.0,
     },
+    "learned start": {"learned_start": True, "layer_sizes": (5, 6)},
     "low rank, uncapped": {"rounds": 4, "rank": 3, "capped": False, "hidden_size": 4},
     "deep": {"num_layers": 3, "residual": True, "layer_norm": True, "hidden_size": 4},
     "no far words": {"far_windows": 0, "tied": True, "num_layers": 1},
@@ -63,6 +64,7 @@ VARIANTS = {
 # every model, so a variant of it is tested with a single model: nplm, if the variant is not listed.
 ONLY = {
     "tied two layers": ("lstm",),
+    "learned start": ("rnn", "lstm", "mingru", "mogrifier"),
     "low rank, uncapped": ("mogrifier",),
     "adaptive input": ("modern-nplm",),
     "adaptive input, tied": ("gru",),

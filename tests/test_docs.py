@@ -8,8 +8,8 @@ The languages of fenced blocks on a page:
     python title="F.py"   written to the file F.py
     text                  output of the previous blocks: each line must be printed; decimal numbers
                           may differ by 5%; "..." stands for the rest of a line
-    sh                    not run; the comment <!-- not run: WHY --> before it has the reason; its
-                          flags must be flags of the command
+    sh, py, r, js         not run; the comment <!-- not run: WHY --> before it has the reason; the
+                          flags in sh must be flags of the command
 
 All pages run in the same folder. A page whose examples need runs of another page has the comment
 <!-- after: PAGE.md --> at its top.
@@ -37,7 +37,8 @@ DOCS = ROOT / "docs"
 FRONT, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 PAGES = [FRONT, *sorted(DOCS.glob("*.md"))]
 TEXTS = [*PAGES, CHINESE, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
-LANGUAGES = {"bash", "python", "text", "sh", "toml", "json", ""}
+NOT_RUN = ("sh", "py", "r", "js")
+LANGUAGES = {"bash", "python", "text", "toml", "json", "", *NOT_RUN}
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$",
     re.M | re.S,
@@ -187,7 +188,7 @@ def same(shown, printed):
 def test_blocks_have_a_known_language_or_a_reason_not_to_run(page):
     for block in blocks(page):
         assert block.language in LANGUAGES, block
-        if block.language == "sh":
+        if block.language in NOT_RUN:
             assert block.comment.startswith("not run: "), f"say why this is not run: {block.code}"
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxlm"
 # The order of docs/design.md. A folder may import itself and the folders after it.
 FOLDERS = (
     "commands",
+    "serving",
     "inspection",
     "interop",
     "training",
@@ -41,8 +42,13 @@ IMPORTERS = {
     "pyspark": {"jaxlm.ngrams.engines"},
     "matplotlib": {"jaxlm.runs.plots", "jaxlm.inspection.figures"},
     "scipy": {"jaxlm.evaluation.comparing"},
+    "fastapi": {"jaxlm.serving.app"},
+    "uvicorn": {"jaxlm.serving.server"},
     "filelock": {"jaxlm.runs.folder"},
-    "torch": set(),
+    # The assets are the model in PyTorch, for Hugging Face folders; jaxlm does not import it.
+    "torch": {"jaxlm.interop.torch_files", "jaxlm.interop.huggingface.assets.modeling_jaxlm"},
+    "transformers": {"jaxlm.interop.huggingface.assets.modeling_jaxlm"},
+    "onnx": {"jaxlm.interop.onnx_graph"},
     "pickle": set(),
 }
 

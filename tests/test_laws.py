@@ -315,3 +315,27 @@ def test_gates_are_recorded_for_every_layer_and_step(name):
         gates = recorded["gates"][layer]["recurrent"]
         assert set(gates) == set(model.cell.gates)
         assert all(value[0].shape == (B, T, 5) for value in gates.values())
+
+
+def test_a_learned_start_is_the_state_of_rows_that_have_not_begun():
+    model, params = build("lstm", {"learned_start": True})
+    learned = params["start"]
+    given = ((*(jnp.tile(learned[f"0_{name}"], (B, 1)) for name in "hc"),),)
+    expected, end = logits(model, params, tokens(), given)
+    found, after = logits(model, params, tokens())
+    assert_trees_close((found, after), (expected, end), atol=1e-6)
+    # Two rows go on, and one row begins.
+    begins = np.arange(B)[:, None] == 1
+    mixed = jax.tree.map(lambda old, new: jnp.where(begins, new, old), end, model.initial_carry(B))
+    mixed_BTV, _ = logits(model, params, tokens(), mixed)
+    assert_allclose(mixed_BTV[1], found[1], atol=1e-6)
+    later_BTV, _ = logits(model, params, tokens(), end)
+    assert_allclose(mixed_BTV[0], later_BTV[0], atol=1e-6)
+
+    def total(params, carry):
+        return logits(model, params, tokens(), carry)[0].sum()
+
+    none = jax.grad(total)(params, end)["start"]
+    some = jax.grad(total)(params, mixed)["start"]
+    assert not any(np.any(leaf) for leaf in none.values())
+    assert all(np.any(leaf) for leaf in some.values())

@@ -59,6 +59,7 @@ def test_a_live_curve_draws_records(tmp_path, capsys, shown):
     assert len(shown) == 5, "there is no new record"
 
 
+@pytest.mark.full
 def test_the_last_records_are_drawn_also_after_an_error(tmp_path, capsys, shown):
     curve = jaxlm.LiveCurve(seconds=1000)
     trained(tmp_path / "run", callbacks=[curve])

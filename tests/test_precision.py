@@ -17,7 +17,8 @@ from jaxlm import LSTM, Adaptation, fit, read_corpus
 from jaxlm.data.batching import Block
 from jaxlm.evaluation.adaptation import adapted, dynamic, reading
 from jaxlm.inspection.hlo_cost import jaxprs_in
-from jaxlm.models import MODELS, make_model, neural
+from jaxlm.models import MODELS, make_model
+from jaxlm.models.generating import generate_loop
 from jaxlm.ops.machine import compiling_for
 from jaxlm.ops.sampling import Sampler
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
@@ -95,7 +96,7 @@ def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
         params = state.params
         # `generate` cannot be traced inside another jit, because it passes compiler options.
         fixed = {"model": model, "draw": Sampler(1.0, None, None), "capacity": 3}
-        generate = functools.partial(neural._generate, **fixed)
+        generate = functools.partial(generate_loop, **fixed)
         programs = {
             "training": jax.make_jaxpr(train)(state, block, np.int32(1)),
             "scores": jax.make_jaxpr(model.token_scores)(params, tokens_BT, tokens_BT, None),

@@ -55,6 +55,7 @@ def test_contexts_of_similar_lengths_share_a_compiled_program():
     assert neural._next_log_probs._cache_size() == 1
 
 
+@pytest.mark.full
 def test_the_draws_do_not_depend_on_the_compiled_length():
     run = run_of("lstm", {})
     long = jaxlm.sample(run, "w1 w2", length=30, seed=5)[0]

@@ -138,6 +138,7 @@ def test_only_runs_that_read_a_stream_keep_a_stretch(tmp_path):
             jaxlm.next_words(jaxlm.load(tmp_path / "stream"), "a")
 
 
+@pytest.mark.full
 def test_an_ngram_and_an_lstm_are_mixed_by_lines(tmp_path):
     lines = ["a b c d", "b c d a", "", "c d a b"] * 9
     text = jaxlm.read_corpus(lines, tokens="words")

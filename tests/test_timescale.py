@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxlm.models.cells import CELLS
 from jaxlm.models.recurrent.layer import RecurrentLayer
@@ -21,6 +22,7 @@ def initialised(timescale: float, init_scale: float, inputs: int):
     return rnn, rnn.init(jax.random.key(0), x_BTD, (jnp.zeros((1, SIZE)),))["params"]
 
 
+@pytest.mark.full
 def test_units_decay_over_1_to_timescale_steps():
     rnn, params = initialised(TIMESCALE, 1e-6, 2)
     start = 0.01  # So small that tanh is nearly linear.

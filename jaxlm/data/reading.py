@@ -52,11 +52,11 @@ def open_text(path: Path, reading: Reading = AS_TEXT) -> BinaryIO:
       UserError: if the file cannot be read, is certainly not UTF-8, or zstd is not installed.
         Reading from the result raises it too.
     """
-    file = open_bytes(path)
     if not reading.converts:
         check_plain(path, reading)
-        return file
-    return cast(BinaryIO, io.BufferedReader(_Parts(_converted(file, reading, path)), 1 << 20))
+        return open_bytes(path)
+    parts = _Parts(_converted(open_bytes(path), reading, path))
+    return cast(BinaryIO, io.BufferedReader(parts, 1 << 20))
 
 
 def text_of(path: Path, reading: Reading = AS_TEXT) -> Source:

@@ -400,13 +400,15 @@ def _fit(kind: type[Tokenizer], config: TextConfig, sources: Mapping[str, Source
     if not any(line.strip().strip("\ufeff") for line in train.lines()):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
     tokenizer = kind.fit(train.lines(), config, config.unk == "always")
-    leaves_out = config.min_count > 1 or config.vocab_size is not None
+    leaves_out = (
+        config.min_count > 1 or config.vocab_size is not None or config.vocabulary_file is not None
+    )
     if config.unk == "never" and leaves_out and tokenizer.closed_vocabulary:
         raise SettingError(
             "unk",
             "never",
-            "leaves nothing for the tokens that `min_count` or `vocab_size` cut: leave one of them "
-            "out",
+            "leaves nothing for the tokens that `min_count`, `vocab_size` or `vocabulary_file` "
+            "cut: leave one of them out",
         )
     if _needs_unk(tokenizer, config, sources):
         tokenizer = kind.fit(train.lines(), config, True)

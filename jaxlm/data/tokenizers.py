@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxlm.data.json_files import parse_json
 from jaxlm.data.vocabulary import EOS, Vocabulary
+from jaxlm.data.word_lists import read_word_list
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.ranges import Size
 
@@ -60,6 +61,9 @@ class VocabularyConfig:
     """Largest number of tokens; the rest become <unk> (none: keep all; bpe: learn 4096)."""
     min_count: Size = 1
     """Tokens that occur fewer times than this in the training text become <unk>."""
+    vocabulary_file: str | None = None
+    """File with the vocabulary, one word a line; all other words become <unk> (none: the words of
+    the training text). For chars: one character a line."""
     eos: bool = True
     """Words only: end every line with <eos>, which is predicted like a word."""
 
@@ -78,8 +82,8 @@ class Tokenizer(abc.ABC):
     if the vocabulary has no <unk>."""
     exact: ClassVar[bool] = False
     """Whether a file of any bytes is a text, whose every byte counts (`decode_lines`)."""
-    uses: ClassVar[tuple[str, ...]] = ("vocab_size", "min_count", "unk")
-    """The settings of the vocabulary, of these three, that `fit` uses."""
+    uses: ClassVar[tuple[str, ...]] = ("vocab_size", "min_count", "vocabulary_file", "unk")
+    """The settings of the vocabulary, of these four, that `fit` uses."""
     vocabulary: Vocabulary
 
     @classmethod
@@ -195,14 +199,8 @@ class Words(Tokenizer):
     @classmethod
     def fit(cls, lines: Lines, config: VocabularyConfig, add_unk: bool) -> "Words":
         counts = Counter(cls._split(lines, config.eos))
-        vocabulary = Vocabulary.from_counts(
-            counts,
-            min_count=config.min_count,
-            max_size=config.vocab_size,
-            add_unk=add_unk,
-            start=EOS if config.eos else None,
-        )
-        return cls(vocabulary, config.eos)
+        start = EOS if config.eos else None
+        return cls(_vocabulary(counts, config, add_unk, start, cls.unit), config.eos)
 
     def encode(self, lines: Lines) -> np.ndarray:
         return self.vocabulary.ids(self._split(lines, self.eos, self.ascii_blanks))
@@ -247,6 +245,41 @@ class Words(Tokenizer):
         return {"eos": self.eos} | ({"ascii_blanks": True} if self.ascii_blanks else {})
 
 
+def _vocabulary(
+    counts: Counter[str], config: VocabularyConfig, add_unk: bool, start: str | None, unit: str
+) -> Vocabulary:
+    """Return the vocabulary that `config` asks for.
+
+    Args:
+      counts: the number of occurrences of each token in the training text.
+      config: the tokens to keep.
+      add_unk: whether to add `<unk>` in any case.
+      start: the start token, or None.
+      unit: the unit of the tokenizer, for errors.
+    Raises:
+      SettingError: for settings of the vocabulary that exclude each other, or a missing file.
+      UserError: for a bad list of words.
+    """
+    if config.vocabulary_file is None:
+        return Vocabulary.from_counts(
+            counts,
+            min_count=config.min_count,
+            max_size=config.vocab_size,
+            add_unk=add_unk,
+            start=start,
+        )
+    for name in ("vocab_size", "min_count"):
+        value = getattr(config, name)
+        if value != getattr(VocabularyConfig, name):
+            why = "has no effect with `vocabulary_file`, which lists the words: leave one out"
+            raise SettingError(name, value, why)
+    listed = read_word_list(config.vocabulary_file, unit)
+    try:
+        return Vocabulary.from_list(listed, counts, start=start)
+    except UserError as error:
+        raise UserError(f"{config.vocabulary_file}: {error}") from None
+
+
 class Characters(Tokenizer):
     """Unicode characters (code points), line breaks included. Suits text without spaces, such as
     Chinese.
@@ -274,15 +307,7 @@ class Characters(Tokenizer):
         counts: Counter[str] = Counter()
         for line in lines:
             counts.update(line)
-        return cls(
-            Vocabulary.from_counts(
-                counts,
-                min_count=config.min_count,
-                max_size=config.vocab_size,
-                add_unk=add_unk,
-                start="\n",
-            )
-        )
+        return cls(_vocabulary(counts, config, add_unk, "\n", cls.unit))
 
     def encode(self, lines: Lines) -> np.ndarray:
         # Text decoded from UTF-8 has no lone surrogates, but a Python string may have them. With

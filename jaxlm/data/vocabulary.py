@@ -145,3 +145,34 @@ class Vocabulary:
             left_out = set(words[room:])
             kept = [token for token in kept if token not in left_out]
         return cls(tuple(kept), UNK if UNK in kept else None, start)
+
+    @classmethod
+    def from_list(
+        cls, listed: Iterable[str], counts: Counter[str], *, start: str | None = None
+    ) -> "Vocabulary":
+        """Return the vocabulary of the `listed` words, with `<unk>` for all other words.
+
+        The most frequent words of the text come first, and words that it lacks come last, in the
+        order of the list.
+
+        Args:
+          listed: the words.
+          counts: the number of occurrences of each token of the text.
+          start: the start token; it is added if the list lacks it. None for no start token.
+        Raises:
+          UserError: if the text has none of the listed words.
+
+        Example:
+          >>> counts = Counter("a b a c <eos>".split())
+          >>> Vocabulary.from_list(["c", "d", "a"], counts, start=EOS).tokens
+          ('a', 'c', '<eos>', 'd', '<unk>')
+        """
+        specials = [UNK] if start is None else [start, UNK]
+        words = [word for word in listed if word not in specials]
+        if not any(counts[word] for word in words):
+            raise UserError("no listed word occurs in the training text: is it the right list?")
+        # Tokens of equal count keep the order of their first occurrence in the text.
+        wanted = {*words, *specials}
+        seen = [token for token, _ in counts.most_common() if token in wanted]
+        tokens = dict.fromkeys([*seen, *words, *specials])
+        return cls(tuple(tokens), UNK, start)

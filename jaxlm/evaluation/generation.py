@@ -85,8 +85,18 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
 
 def check_unicode(text: str) -> None:
     """Raise UserError for text with lone surrogates, which come from bytes that are not UTF-8."""
-    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_unicode(text):
         raise UserError(f"the context {text!r} is not valid UTF-8 text: give it in UTF-8")
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a text has no lone surrogates.
+
+    Example:
+      >>> is_unicode("猫"), is_unicode("\\udce7")
+      (True, False)
+    """
+    return text.isprintable() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _tokens(count: int) -> str:

@@ -227,6 +227,19 @@ def _weights_on_valid(
     return em_weights(valid.log_probs_MT), f"weights by EM on {name} ({tokens:,} tokens)"
 
 
+def weights_on_valid(runs: Sequence[Run], corpus: str | Path | None = None) -> list[float]:
+    """Return the weights of runs that are best on the validation split, by EM.
+
+    Args:
+      runs: the runs; all have the same tokens.
+      corpus: name or path of the corpus; None for the corpus that each run was trained on.
+    Raises:
+      UserError: if the validation split cannot be read, or the runs predict different tokens.
+    """
+    components = [_Component(run, None, corpus) for run in runs]
+    return list(map(float, _weights_on_valid(components, None, corpus)[0]))
+
+
 def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) -> np.ndarray:
     """Return the log-probability of each token under an exponentially decaying unigram cache.
 

@@ -14,6 +14,7 @@ from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.data.splitting import NONE, check_split, split_words
 from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.evaluation.generation import is_unicode
 from jaxlm.evaluation.perplexity import report, score_split
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.evaluation.tables import Columns
@@ -194,6 +195,51 @@ def score_sentences(
         vocabulary lacks, if it has no `<unk>`.
       SettingError: for a start that the run does not have.
     """
+    encoded = encode_sentences(run, sentences, start=start, words=words, split=split)
+    return encoded.with_scores(score_split(encoded.run, encoded.data, detail))
+
+
+@dataclass(frozen=True)
+class EncodedSentences:
+    """Sentences as token ids, ready to be scored.
+
+    Attributes:
+      run: the run, with the protocol that it is scored with.
+      sentences, words, ids, word_of, scored: see `SentenceScores`.
+      data: the sentences as a split.
+      split: how the sentences were split into words.
+    """
+
+    run: Run
+    sentences: list[str]
+    words: list[np.ndarray]
+    ids: list[np.ndarray]
+    word_of: list[np.ndarray]
+    scored: list[np.ndarray]
+    data: Split
+    split: str
+
+    def with_scores(self, scores: TokenScores) -> SentenceScores:
+        """Return the sentences with the scores of their tokens, one after the other."""
+        protocol = report(self.run, self.data, scores).protocol
+        if self.split != NONE:
+            protocol += f" Words split as in {self.split}."
+        parts = self.run, self.sentences, self.words, self.ids, self.word_of, self.scored
+        return SentenceScores(*parts, scores, protocol)
+
+
+def encode_sentences(
+    run: Run,
+    sentences: Iterable[str],
+    *,
+    start: str | None = None,
+    words: str | None = None,
+    split: str = NONE,
+) -> EncodedSentences:
+    """Return sentences as token ids, and the words that the tokens belong to.
+
+    The arguments and the errors are those of `score_sentences`.
+    """
     texts = checked_sentences(sentences)
     unit = words_of(texts, words)
     run = _started(run, start)
@@ -206,8 +252,6 @@ def score_sentences(
         spans.append(offsets[run.tokenizer.spans(line)])
     source = EmbeddedText("".join(line for line, _ in cut), exact=True)
     data = Split("sentences", np.concatenate(ids), source, run.tokenizer)
-    scored = _scored(run, texts, ids)
-    scores = score_split(run, data, detail)
     found = [
         np.array([match.span() for match in UNITS[unit].finditer(text)], np.int64).reshape(-1, 2)
         for text in texts
@@ -218,10 +262,7 @@ def score_sentences(
         np.searchsorted(words_N2[:, 1], spans_T2[:, 1], "left")
         for words_N2, spans_T2 in zip(found, spans, strict=True)
     ]
-    protocol = report(run, data, scores).protocol
-    if split != NONE:
-        protocol += f" Words split as in {split}."
-    return SentenceScores(run, texts, found, ids, word_of, scored, scores, protocol)
+    return EncodedSentences(run, texts, found, ids, word_of, _scored(run, texts, ids), data, split)
 
 
 def checked_sentences(sentences: Iterable[str]) -> list[str]:
@@ -232,6 +273,8 @@ def checked_sentences(sentences: Iterable[str]) -> list[str]:
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str):
             raise UserError(f"sentence {number} is {text!r}, not a text")
+        if not is_unicode(text):
+            raise UserError(f"sentence {number}, {text[:40]!r}, is not valid UTF-8 text")
         if "\n" in text or "\r" in text:
             raise UserError(
                 f"sentence {number} has a line break: {text[:40]!r}; give one line a sentence"

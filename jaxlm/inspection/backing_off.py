@@ -15,7 +15,7 @@ counts: they are None, and a note says why.
 
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,8 @@ from jaxlm.inspection.arguments import check_run, check_text, described
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.counts import Counts, Sequences, count_ngrams
 from jaxlm.ngrams.lmplz import last_ngrams
-from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, adjusted_counts
+from jaxlm.ngrams.pruning import mark_rare, thresholds_of, without
+from jaxlm.ngrams.smoothing import KEEPING_SHARES, SMOOTHINGS, Estimate, adjusted_counts
 from jaxlm.ngrams.tables import NOTHING, Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
@@ -410,7 +411,9 @@ def _ladder(
     """
     smoothing = _ngram(run)[0].smoothing
     notes = [note, why]
-    if smoothing not in INTERPOLATED:
+    if _is_renormalised(run):
+        notes.append("the longest listed n-gram is shown with the whole probability")
+    elif smoothing not in INTERPOLATED:
         notes.append(
             f"the smoothing {smoothing} does not say whether it interpolates: the longest listed "
             f"n-gram is shown with the whole probability"
@@ -474,7 +477,7 @@ def token_ladders(
         weight = np.where(listed, 1.0, weight * passed)
         order = np.where(listed, length + 1, order)
         probability = new
-    if not known or model.smoothing not in INTERPOLATED:
+    if not known or not _is_interpolated(run):
         discount = unknown
     return TokenLadders(order, count, discount, weight, why)
 
@@ -569,7 +572,11 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     model, tables = _ngram(run)
     if model.smoothing not in SMOOTHINGS:
         return None, "counts are unknown: an ARPA file does not hold them"
+    if _is_renormalised(run):
+        return None, "counts do not explain a pruned model whose back-off weights are computed anew"
     counting, is_known = run.settings.get("counting", {}), False
+    if counting.get("like_lmplz") and run.settings.get("text", {}).get("vocabulary_file"):
+        return None, "counts are unknown: they are of more words than the vocabulary has"
     if text is None:
         if counting.get("memory"):
             return None, "counts are unknown: the text was counted on disk; give it as `text`"
@@ -593,43 +600,68 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
     vocabulary = run.vocabulary
     if counting.get("like_lmplz") and vocabulary.start_id is not None:
         raw = last_ngrams(read, found, vocabulary.start_id, vocabulary.unk_id)
+    thresholds = thresholds_of(counting.get("prune"), model.order)
+    if any(thresholds):
+        found = replace(found, dropped=mark_rare(found, thresholds))
     # With a digest the text is known to be the right one, and orders 1 and 2 determine P(w).
     # Without a digest, all probabilities are estimated again and compared.
-    again = Counts(found.vocab_size, found.orders[:2]) if is_known else found
+    again = Counts(found.vocab_size, found.orders[:2], found.dropped[:2]) if is_known else found
     more = {"raw": raw} if raw else {}
     smooth: Callable[..., Estimate] = SMOOTHINGS[model.smoothing]
     estimate = smooth(again, add_k=model.add_k, **more)
-    compared = 1 if is_known else model.order
-    if not _is_counted_from(tables, found, estimate.tables, compared):
+    estimated = estimate.tables
+    if again.dropped:
+        estimated = without(estimated, again.dropped)
+    counted = _counted(found, model.smoothing in CONTINUATION)
+    if not _is_counted_from(tables, counted, estimated, 1 if is_known else model.order):
         return None, f"counts are unknown: {split.name} is not the text of the training"
-    continuation = model.smoothing in CONTINUATION
-    numbers = tuple(
+    numbers = tuple(np.rint(number).astype(np.int64) for number in counted.probabilities)
+    all_words = np.array([numbers[0].sum()])
+    totals = [all_words, *(np.rint(total).astype(np.int64) for total in counted.backoffs)]
+    starts = [own.at_line_start for own in found.orders]
+    if found.dropped:
+        starts = [
+            int(np.count_nonzero(~dropped[:start]))
+            for dropped, start in zip(found.dropped, starts, strict=True)
+        ]
+    return Recount(numbers, tuple(totals), tuple(starts), estimate.uniform_weight), ""
+
+
+def _counted(found: Counts, continuation: bool) -> Tables:
+    """Return the n-grams that tables of these counts list, with counts in the place of numbers.
+
+    The probability of an n-gram is its count, and the back-off weight of a context is the sum of
+    the counts of all n-grams that begin with it, including those in `found.dropped`.
+
+    Args:
+      found: the counts of a text.
+      continuation: whether the counts are Kneser-Ney's.
+    """
+    numbers = [
         adjusted_counts(found, order) if continuation else found.orders[order - 1].counts
-        for order in range(1, model.order + 1)
-    )
-    base = model.vocab_size + 1
-    totals = [np.array([numbers[0].sum(dtype=np.int64)])]
-    for own, number in zip(found.orders[1:], numbers[1:], strict=True):
-        contexts = len(numbers[len(totals) - 1])
-        sums = np.bincount(own.keys // base, number, minlength=contexts)
-        totals.append(np.rint(sums).astype(np.int64))
-    starts = tuple(own.at_line_start for own in found.orders)
-    return Recount(numbers, tuple(totals), starts, estimate.uniform_weight), ""
+        for order in range(1, len(found.orders) + 1)
+    ]
+    base, totals = found.vocab_size + 1, []
+    for own, number, contexts in zip(found.orders[1:], numbers[1:], numbers[:-1], strict=True):
+        totals.append(np.bincount(own.keys // base, number, minlength=len(contexts)))
+    keys = tuple(own.keys for own in found.orders[1:])
+    counted = Tables(found.vocab_size, keys, tuple(numbers), tuple(totals))
+    return without(counted, found.dropped) if found.dropped else counted
 
 
-def _is_counted_from(tables: Tables, found: Counts, estimated: Tables, orders: int) -> bool:
+def _is_counted_from(tables: Tables, counted: Tables, estimated: Tables, orders: int) -> bool:
     """Return whether tables list the n-grams of the counts, with the estimated probabilities.
 
     Args:
       tables: the tables of the run.
-      found: the counts of a text.
+      counted: the n-grams of a text; see `_counted`.
       estimated: tables of these counts.
       orders: the number of orders, from 1 on, whose probabilities are compared.
     """
-    keys = [own.keys for own in found.orders[1:]]
+    keys = counted.keys
     pairs = zip(tables.probabilities[:orders], estimated.probabilities[:orders], strict=True)
     return (
-        tables.vocab_size == found.vocab_size
+        tables.vocab_size == counted.vocab_size
         and len(tables.keys) == len(keys)
         and all(np.array_equal(a, b) for a, b in zip(tables.keys, keys, strict=True))
         and all(np.allclose(a, b, rtol=1e-9, atol=0) for a, b in pairs)
@@ -678,7 +710,7 @@ def _rungs_of(
         own = max(0.0, smoothed - passed * lower) if ngram >= 0 else 0.0
         steps.append((order, words, context, ngram, passed, smoothed, own))
         lower = smoothed
-    interpolated, weight, rungs = model.smoothing in INTERPOLATED, 1.0, []
+    interpolated, weight, rungs = _is_interpolated(run), 1.0, []
     for order, words, context, ngram, passed, smoothed, own in reversed(steps):
         if not interpolated:
             own = smoothed if ngram >= 0 else 0.0
@@ -717,6 +749,20 @@ def _rungs_of(
             Rung(0, (), None, None, "", None, uniform, weight, weight * uniform, 0.0, uniform, True)
         )
     return tuple(rungs)
+
+
+def _is_interpolated(run: Run) -> bool:
+    """Return whether the equations of this module hold for the tables of a run."""
+    return _ngram(run)[0].smoothing in INTERPOLATED and not _is_renormalised(run)
+
+
+def _is_renormalised(run: Run) -> bool:
+    """Return whether pruning computed the back-off weights anew (`jaxlm.ngrams.pruning`)."""
+    counting = run.settings.get("counting") or {}
+    by_count = any(counting.get("prune") or ())
+    return counting.get("prune_entropy") is not None or (
+        by_count and _ngram(run)[0].smoothing not in KEEPING_SHARES
+    )
 
 
 def _ngram(run: Run) -> tuple[NGram, Tables]:

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxlm.errors import UserError, choose
+from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.interop.arpa_runs import export_arpa, import_arpa
+from jaxlm.interop.huggingface.writing import export_huggingface, import_huggingface
+from jaxlm.interop.octagram import export_gram, export_gram_counts
+from jaxlm.interop.onnx_files import export_onnx, import_onnx
+from jaxlm.interop.stablehlo_folders import export_stablehlo, import_stablehlo
 from jaxlm.runs.run import Run
 
 
@@ -15,13 +19,52 @@ class Format(NamedTuple):
     write: Callable[[Run, Path], None] | None = None
     """write(run, path) writes a run, or raises UserError if the format cannot hold the run. None:
     the format can only be read."""
-    read: Callable[[Path, Path | None], Run] | None = None
-    """read(path, folder) returns a file as a run, and saves the run in `folder`, unless `folder` is
-    None. None: the format can only be written."""
+    read: Callable[..., Run] | None = None
+    """read(path, folder, **options) returns a file as a run, and saves the run in `folder`, unless
+    `folder` is None. None: the format can only be written."""
+    options: tuple[str, ...] = ()
+    """The options of `read`."""
+    folder: bool = False
+    """Whether the format is a folder of files."""
 
+
+def _write_safetensors(run: Run, path: Path) -> None:
+    from jaxlm.interop.torch_files import write_safetensors
+
+    write_safetensors(run, path)
+
+
+def _read_safetensors(path: Path, folder: Path | None, **options: Any) -> Run:
+    from jaxlm.interop.torch_files import read_safetensors
+
+    return read_safetensors(path, folder, **options)
+
+
+def _write_pt(run: Run, path: Path) -> None:
+    from jaxlm.interop.torch_files import write_pt
+
+    write_pt(run, path)
+
+
+def _read_pt(path: Path, folder: Path | None, **options: Any) -> Run:
+    from jaxlm.interop.torch_files import read_pt
+
+    return read_pt(path, folder, **options)
+
+
+FOREIGN_TEXT = ("vocabulary", "tokens", "tell")
+_PT = Format(_write_pt, _read_pt, FOREIGN_TEXT)
 
 FORMATS: dict[str, Format] = {
     "arpa": Format(export_arpa, import_arpa),
+    "safetensors": Format(_write_safetensors, _read_safetensors, FOREIGN_TEXT),
+    "pt": _PT,
+    "pth": _PT,
+    "huggingface": Format(export_huggingface, import_huggingface, folder=True),
+    "onnx": Format(export_onnx, import_onnx),
+    "stablehlo": Format(export_stablehlo, import_stablehlo, folder=True),
+    "gram": Format(export_gram),
+    "gram-counts": Format(export_gram_counts),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 
@@ -42,15 +85,31 @@ def find_format(path: Path, name: str | None = None) -> Format:
     Raises:
       UserError: if there is no format of this name.
     """
+    return FORMATS[format_name(path, name)]
+
+
+def format_name(path: Path, name: str | None = None) -> str:
+    """Return the name of the format of a file; see `find_format`."""
     if name is not None:
-        return choose(FORMATS, name, "format")
-    ending = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
+        choose(FORMATS, name, "format")
+        return name
+    ending = _ending(path)
     if ending not in FORMATS:
         raise UserError(
             f"{path}: the name does not tell the format: let it end in "
             f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
         )
-    return FORMATS[ending]
+    return ending
+
+
+def has_format(path: Path) -> bool:
+    """Return whether the end of a file's name chooses a format."""
+    return _ending(path) in FORMATS
+
+
+def _ending(path: Path) -> str:
+    """Return the end of a file's name without .gz and without the dot."""
+    return Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
 
 
 def write_run(run: Run, path: str | Path, format: str | None = None) -> None:
@@ -67,18 +126,32 @@ def write_run(run: Run, path: str | Path, format: str | None = None) -> None:
     write(run, path)
 
 
-def read_run(path: str | Path, folder: str | Path | None = None, format: str | None = None) -> Run:
+def read_run(
+    path: str | Path,
+    folder: str | Path | None = None,
+    format: str | None = None,
+    **options: Any,
+) -> Run:
     """Read a file as a run, in the format that the end of the file's name or `format` chooses.
 
     Args:
       path: the file.
       folder: where the run is saved; None to save no run.
       format: a name in FORMATS; None for the end of the file's name.
+      options: for weights of other programs, `vocabulary`, `tokens` and `tell`; see
+        `jaxlm.interop.torch_files.read_safetensors`. None counts as not given.
     Raises:
       UserError: for an unknown format, a bad file, and a folder that holds a run already.
+      SettingError: for an option that the format does not have.
     """
     path = Path(path)
-    read = find_format(path, format).read
-    if read is None:
+    found = find_format(path, format)
+    if found.read is None:
         raise UserError(f"{path}: files of this format can be written, but not read")
-    return read(path, None if folder is None else Path(folder))
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given.keys() - {"tell"}:
+        if name not in found.options:
+            why = f"has no effect on {path}, whose format has no such setting: leave it out"
+            raise SettingError(name, given[name], why)
+    given = {name: value for name, value in given.items() if name in found.options}
+    return found.read(path, None if folder is None else Path(folder), **given)

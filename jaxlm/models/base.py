@@ -42,7 +42,8 @@ class LanguageModel(abc.ABC):
     """
 
     trained_by: ClassVar[str]
-    """"gradient" or "counting": how the parameters are trained, and how a run stores them."""
+    """"gradient" or "counting": how the parameters are trained, and how a run stores them. A
+    mixture of trained models, which no run stores, has "interpolation"."""
     vocab_size: int
     start_id: int | None
     """Id of the token that stands before the first token of a text; None if there is none."""

@@ -4,7 +4,6 @@ import abc
 import contextlib
 import functools
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import flax.linen as nn
@@ -15,18 +14,16 @@ import numpy as np
 from jaxlm import shapes
 from jaxlm.errors import choose
 from jaxlm.models.base import Carry, Draw, LanguageModel, Params
+from jaxlm.models.generating import generate_tokens, padded
 from jaxlm.models.heads import make_head
 from jaxlm.models.layers import DTYPES
 from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.machine import (
     default_dtype,
-    jit_with,
     precision_of,
-    small_batch_options,
     tf32_note,
 )
-from jaxlm.ops.sampling import uniforms
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.mesh import Axes, replicate
 from jaxlm.ranges import Layers, Positive, Range, Rate, Size, as_tuples
@@ -370,7 +367,7 @@ class NeuralModel(nn.Module, LanguageModel):
     def next_log_probs(
         self, params: Params, tokens_BT: Any, carry: Carry = None
     ) -> tuple[Any, Carry]:
-        return _next_log_probs(params, *_padded(tokens_BT), carry, self)
+        return _next_log_probs(params, *padded(tokens_BT), carry, self)
 
     @nn.nowrap
     def generate(
@@ -382,10 +379,24 @@ class NeuralModel(nn.Module, LanguageModel):
         length: int,
         carry: Carry = None,
     ) -> Any:
-        compiled = _compiled_generate(self.compute_dtype)
-        prompt = _padded(prompt_BT)
-        size = np.int32(length), _bucket(length)
-        return compiled(params, *prompt, carry, key, self, draw, *size)[:, :length]
+        return generate_tokens(self, params, prompt_BT, key, draw, length, carry)
+
+    @nn.nowrap
+    def last_logits(
+        self, params: Params, tokens_BT: jax.Array, length: jax.Array | None, carry: Carry
+    ) -> tuple[jax.Array, Carry]:
+        """Return the logits after the last token that is read, float32 [B, V], and the carry.
+
+        `length` is the number of tokens that are read, int32; None for all. For compiled functions.
+        """
+        variables = {"params": params}
+        if length is None:
+            hidden_B1F, carry = self.apply(variables, tokens_BT, carry, positions="last")
+        else:
+            hidden_BTF, carry = self.apply(variables, tokens_BT, carry, length=length)
+            hidden_B1F = jax.lax.dynamic_slice_in_dim(hidden_BTF, length - 1, 1, axis=1)
+        logits_B1V: Any = self.apply(variables, hidden_B1F, method="logits")
+        return logits_B1V[:, -1].astype(jnp.float32), carry
 
     @nn.nowrap
     def summary(self) -> "Table":
@@ -456,48 +467,6 @@ def _token_scores(
     return replicate((scores, carry))
 
 
-def _bucket(length: int) -> int:
-    """Return the smallest of 8, 16, 32, ... that is at least `length`.
-
-    A program is compiled for each bucket, not for each length.
-    """
-    return max(8, 1 << (length - 1).bit_length())
-
-
-def _padded(tokens_BT: Any) -> tuple[Any, Any]:
-    """Return the tokens, padded to T = `_bucket(T)`, and their number, int32.
-
-    A single token, as in a loop over tokens, stays as it is; its number is None. The same is true
-    of traced tokens, whose program is compiled by the caller.
-    """
-    time = tokens_BT.shape[1]
-    if time <= 1 or isinstance(tokens_BT, jax.core.Tracer):
-        return tokens_BT, None
-    tokens_BT = np.asarray(tokens_BT, np.int32)
-    return np.pad(tokens_BT, ((0, 0), (0, _bucket(time) - time))), np.int32(time)
-
-
-def _last_logits(
-    params: Params,
-    tokens_BT: jax.Array,
-    length: jax.Array | None,
-    carry: Carry,
-    model: NeuralModel,
-) -> tuple[jax.Array, Carry]:
-    """Return the logits after the last token that is read, float32 [B, V], and the carry.
-
-    `length` is the number of tokens that are read, int32; None for all.
-    """
-    variables = {"params": params}
-    if length is None:
-        hidden_B1F, carry = model.apply(variables, tokens_BT, carry, positions="last")
-    else:
-        hidden_BTF, carry = model.apply(variables, tokens_BT, carry, length=length)
-        hidden_B1F = jax.lax.dynamic_slice_in_dim(hidden_BTF, length - 1, 1, axis=1)
-    logits_B1V: Any = model.apply(variables, hidden_B1F, method="logits")
-    return logits_B1V[:, -1].astype(jnp.float32), carry
-
-
 @functools.partial(jax.jit, static_argnames="model")
 def _next_log_probs(
     params: Params,
@@ -506,54 +475,5 @@ def _next_log_probs(
     carry: Carry,
     model: NeuralModel,
 ) -> tuple[jax.Array, Carry]:
-    logits_BV, carry = _last_logits(params, tokens_BT, length, carry, model)
+    logits_BV, carry = model.last_logits(params, tokens_BT, length, carry)
     return jax.nn.log_softmax(logits_BV), carry
-
-
-def _generate(
-    params: Params,
-    prompt_BT: jax.Array,
-    prompt_length: jax.Array | None,
-    carry: Carry,
-    key: jax.Array,
-    model: NeuralModel,
-    draw: Draw,
-    length: jax.Array,
-    capacity: int,
-) -> jax.Array:
-    """Return the generated tokens, int32 [B, capacity]; the tokens after `length` are 0.
-
-    The prompt is read in one pass. Then each iteration of a loop draws one token.
-
-    Args:
-      params: the parameters.
-      prompt_BT: the tokens to continue, padded.
-      prompt_length: number of tokens of the prompt, int32; None for all.
-      carry: the carry before the prompt; None for the initial carry.
-      key: key of all random draws.
-      model: the model.
-      draw: draws one token for each row from logits and random numbers.
-      length: number of tokens to generate, int32.
-      capacity: largest number of tokens that the compiled program generates.
-    """
-    batch = len(prompt_BT)
-    # The first `length` random numbers do not depend on the capacity.
-    uniforms_T2B = uniforms(key, capacity, batch)
-
-    def step(
-        index: jax.Array, state: tuple[jax.Array, Carry, jax.Array]
-    ) -> tuple[jax.Array, Carry, jax.Array]:
-        logits_BV, carry, tokens_TB = state
-        token_B = draw(logits_BV, uniforms_T2B[index])
-        logits_BV, carry = _last_logits(params, token_B[:, None], None, carry, model)
-        return logits_BV, carry, tokens_TB.at[index].set(token_B)
-
-    start = _last_logits(params, prompt_BT, prompt_length, carry, model)
-    tokens_TB = jnp.zeros((capacity, batch), jnp.int32)
-    return jax.lax.fori_loop(0, length, step, (*start, tokens_TB))[2].T
-
-
-@functools.cache
-def _compiled_generate(dtype: str) -> Callable[..., jax.Array]:
-    options = functools.partial(small_batch_options, dtype)
-    return jit_with(options, _generate, static_argnames=("model", "draw", "capacity"))

@@ -82,8 +82,8 @@ class NGram(LanguageModel):
     def next_log_probs(
         self, params: Tables, tokens_BT: Any, carry: Carry = None
     ) -> tuple[np.ndarray, Carry]:
-        distributions, carry = self._last(params, tokens_BT, carry)
-        return np.stack([_log(p_V) for p_V, _ in distributions]), carry
+        p_BV, _, carry = self._last(params, tokens_BT, carry)
+        return _log(p_BV), carry
 
     def sources(self, params: Tables, tokens_1T: Any, words: Any, carry: Carry = None) -> list[str]:
         """Return the order of the n-gram that gave each word its probability, such as "3-gram".
@@ -94,24 +94,25 @@ class NGram(LanguageModel):
           words: ids of the words.
           carry: the carry before the tokens; None for the initial carry.
         """
-        ((_, order_V),), _ = self._last(params, tokens_1T, carry)
-        return [f"{order_V[word]}-gram" for word in words]
+        _, order_1V, _ = self._last(params, tokens_1T, carry, orders=True)
+        assert order_1V is not None
+        return [f"{order}-gram" for order in order_1V[0, words]]
 
     def _last(
-        self, tables: Tables, tokens_BT: Any, carry: Carry
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Carry]:
+        self, tables: Tables, tokens_BT: Any, carry: Carry, orders: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None, Carry]:
         """Return the distributions after the last token of each row, and the carry.
 
-        The distribution of a row is P(w) of each word, [V], and the order of the n-gram that the
-        probability comes from, [V].
+        The distributions are the probabilities of all words, [B, V], and with `orders` the order
+        of the n-gram that each probability comes from, [B, V], else None.
         """
         carry = self.initial_carry(len(tokens_BT)) if carry is None else carry
-        contexts, carry = self.contexts(tables, np.asarray(tokens_BT), carry)
-        rows = range(len(carry))
-        return [
-            tables.distribution([int(context_BP[row, -1]) for context_BP in contexts])
-            for row in rows
-        ], carry
+        # Earlier tokens do not change the last contexts.
+        recent_BT = np.asarray(tokens_BT)[:, -self.order :]
+        contexts, carry = self.contexts(tables, recent_BT, carry)
+        last = [context_BP[:, -1] for context_BP in contexts]
+        p_BV, order_BV = tables.distributions(last, orders, batch=len(carry))
+        return p_BV, order_BV, carry
 
     def contexts(
         self, tables: Tables, tokens_BT: Any, carry: np.ndarray

@@ -285,7 +285,8 @@ def sliding_attention(
     # K: blocks. Q: the queries of a block. P: the N + Q positions that a block sees.
     batch, time, width = query_BTA.shape
     before = key_BSA.shape[1] - time
-    size = min(time, before)
+    # `jax.export` may leave T open; then every block has N positions.
+    size = min(time, before) if isinstance(time, int) else before
     blocks = -(-time // size)
 
     def in_blocks(x_BT: jax.Array) -> jax.Array:

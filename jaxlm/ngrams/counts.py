@@ -36,10 +36,21 @@ class OrderCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """The n-grams of orders 1 ... n in a text with the word ids 0 ... `vocab_size` - 1."""
+    """The n-grams of orders 1 ... n in a text with the word ids 0 ... `vocab_size` - 1.
+
+    Attributes:
+      vocab_size: V, the number of words.
+      orders: the n-grams of each order.
+      dropped: for each order, which n-grams a model does without, bool [number of n-grams]
+        (`jaxlm.ngrams.pruning`). Empty if there are none.
+      outside: the number of words, the last ids, that are in `dropped`: the model does not know
+        them.
+    """
 
     vocab_size: int
     orders: tuple[OrderCounts, ...]
+    dropped: tuple[np.ndarray, ...] = ()
+    outside: int = 0
 
 
 class Sequences(NamedTuple):

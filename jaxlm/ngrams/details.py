@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlm.ngrams.tables import Tables
+from jaxlm.ngrams.tables import Tables, expand_ranges
 
 TOKENS = 1 << 17
 """Tokens that are answered together. More tokens share more contexts, and need more memory."""
@@ -119,7 +119,7 @@ def _answer(
         negative_entropies += _p_log_p(weight) * found.sums[shorter]
         ends = np.append(firsts[1:], len(words))
         for part, first, size in _parts(tables, length + 1, longer_ids[-1]):
-            context_N, ngram_N = _ranges(first, size)
+            context_N, ngram_N = expand_ranges(first, size)
             next_N = tables.keys[length - 1][ngram_N] % (tables.vocab_size + 1)
             p_N = tables.probabilities[length][ngram_N]
             below_N, _ = tables.score(
@@ -164,18 +164,6 @@ def _parts(
         part = slice(int(start), int(stop))
         if size[part].any():
             yield part, first[part], size[part]
-
-
-def _ranges(first: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers first[i] ... first[i] + size[i] - 1 for each i, with the i of each.
-
-    Example:
-      >>> [array.tolist() for array in _ranges(np.array([7, 2, 4]), np.array([2, 0, 1]))]
-      [[0, 0, 2], [7, 8, 4]]
-    """
-    index_N = np.repeat(np.arange(len(size)), size)
-    before = np.cumsum(size) - size
-    return index_N, np.arange(len(index_N)) + (first - before)[index_N]
 
 
 def _count_greater(

@@ -1,4 +1,7 @@
-"""A quirk of KenLM's lmplz in the counts of counts, to reproduce its discounts exactly."""
+"""What KenLM's lmplz does in its own way: a quirk of its counts, and words that it leaves out."""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
@@ -46,6 +49,29 @@ def last_ngrams(text: Sequences, counts: Counts, end_id: int, unk_id: int | None
             ngram = int(np.searchsorted(own.keys, ngram * base + last))
         found.append(ngram)
     return found
+
+
+def with_unlisted(
+    pieces: Iterable[str], tokens: SequenceOf[str], end_id: int
+) -> tuple[Sequences, int]:
+    """Return a text in which each word has an id of its own, and the number of its words.
+
+    lmplz counts all words of a text, also with --limit_vocab_file, and leaves the n-grams with
+    unlisted words out afterwards. Ids of words that are not in `tokens` follow those of `tokens`.
+
+    Args:
+      pieces: the tokens of the text as they stand in it.
+      tokens: the tokens of the vocabulary, in the order of their ids.
+      end_id: the id of the token that ends each line.
+
+    Example:
+      >>> text, V = with_unlisted(["a", "x", "b", "y", "x", "b"], ["a", "b"], end_id=1)
+      >>> text.words.tolist(), V
+      ([0, 2, 1, 3, 2, 1], 4)
+    """
+    ids = {token: index for index, token in enumerate(tokens)}
+    words = np.fromiter((ids.setdefault(piece, len(ids)) for piece in pieces), np.int32)
+    return Sequences.lines(words, end_id, len(ids)), len(ids)
 
 
 def _ranks(words: np.ndarray, vocab_size: int, end_id: int, unk_id: int | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlm.ngrams.chunked import chunked
-from jaxlm.ngrams.counts import Counts, OrderCounts
+from jaxlm.ngrams.counts import Counts
 from jaxlm.ngrams.tables import Allocate, Tables, in_memory
 
 # KenLM's values for --discount_fallback.
@@ -101,6 +101,9 @@ def _interpolated(
         P(w | h) = n(h w) / d(h) + backoff(h) · P(w | h')
         d(h) = a(h) + extra(h)          backoff(h) = (d(h) - Σ_w n(h w)) / d(h)
 
+    n(h w) = 0 for the n-grams in `counts.dropped`. So the tables list P(w | h) = backoff(h) ·
+    P(w | h') for them, and give the same answers without them.
+
     Args:
       counts: the counts of the text.
       allocate: allocates the arrays.
@@ -108,20 +111,20 @@ def _interpolated(
       rule_of: rule_of(order, a) returns the formulas of n and extra.
     """
     V, base = counts.vocab_size, counts.vocab_size + 1
-    uniform_weight = 1.0
+    uniform, uniform_weight = 1 / (V - counts.outside), 1.0
     probabilities: list[np.ndarray] = []
     backoffs: list[np.ndarray] = []
     for order, own in enumerate(counts.orders, start=1):
         a = counts_of(order)
         rule = rule_of(order, a)
         contexts = len(counts.orders[order - 2]) if order > 1 else 1
-        denominator, backoff = _context_sums(own, order, a, rule, contexts, base, allocate)
+        denominator, backoff = _context_sums(counts, order, a, rule, contexts, allocate)
         probability = allocate(f"probabilities-{order}", len(own), np.float64)
         arrays = [own.keys, own.suffixes, a, denominator, backoff, probability]
         for chunk in chunked(len(own), *arrays, *probabilities[-1:]):
             context = own.keys[chunk] // base if order > 1 else np.zeros(1, np.int64)
-            below = probabilities[-1][own.suffixes[chunk]] if order > 1 else 1 / V
-            ratio = rule.numerator(a[chunk]) / denominator[context]
+            below = probabilities[-1][own.suffixes[chunk]] if order > 1 else uniform
+            ratio = _numerators(counts, order, a, rule, chunk) / denominator[context]
             probability[chunk] = ratio + backoff[context] * below
         if order == 1:
             probability[V] = 0
@@ -133,13 +136,30 @@ def _interpolated(
     return Tables(V, keys, tuple(probabilities), tuple(backoffs)), uniform_weight
 
 
+def _numerators(
+    counts: Counts, order: int, a: np.ndarray, rule: SmoothingRule, chunk: slice
+) -> np.ndarray:
+    """Return n(h w) of some n-grams of `order`; 0 for the n-grams in `counts.dropped`.
+
+    Args:
+      counts: the counts of the text.
+      order: the number of words.
+      a: the counts a(h w) of all n-grams of the order.
+      rule: the formulas of n and extra.
+      chunk: which n-grams.
+    """
+    numerators = rule.numerator(a[chunk])
+    return (
+        np.where(counts.dropped[order - 1][chunk], 0, numerators) if counts.dropped else numerators
+    )
+
+
 def _context_sums(
-    own: OrderCounts,
+    counts: Counts,
     order: int,
     a: np.ndarray,
     rule: SmoothingRule,
     contexts: int,
-    base: int,
     allocate: Allocate,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return d(h) and backoff(h) of every context h of an order.
@@ -147,14 +167,14 @@ def _context_sums(
     Where no word follows h, d(h) = 1 and backoff(h) = 1.
 
     Args:
-      own: the n-grams of the order.
-      order: their number of words.
-      a: their counts a(h w).
+      counts: the counts of the text.
+      order: the number of words of h w.
+      a: the counts a(h w).
       rule: the formulas of n and extra.
       contexts: the number of contexts h.
-      base: V + 1.
       allocate: allocates the arrays.
     """
+    own, base = counts.orders[order - 1], counts.vocab_size + 1
     total = allocate(f"denominators-{order}", contexts, np.float64)
     backoff = allocate(f"backoffs-{order - 1}", contexts, np.float64)
     types = allocate(f"types-{order}", contexts, np.int32)
@@ -163,7 +183,8 @@ def _context_sums(
         # Keys are sorted, so the contexts of a chunk are neighbours.
         first, last = int(context[0]), int(context[-1]) + 1
         total[first:last] += np.bincount(context - first, a[chunk])
-        backoff[first:last] += np.bincount(context - first, rule.numerator(a[chunk]))
+        numerators = _numerators(counts, order, a, rule, chunk)
+        backoff[first:last] += np.bincount(context - first, numerators)
         types[first:last] += np.bincount(context - first, a[chunk] > 0).astype(np.int32)
     for chunk in chunked(contexts, total, backoff, types):
         d = total[chunk] + rule.extra(total[chunk], types[chunk])
@@ -376,3 +397,5 @@ SMOOTHINGS: dict[str, Smoothing] = {
     "add-k": add_k,
     "maximum-likelihood": maximum_likelihood,
 }
+KEEPING_SHARES = ("modified-kneser-ney", "kneser-ney", "witten-bell")
+"""The smoothings that give the share of n-grams in `Counts.dropped` to the shorter context."""

@@ -15,9 +15,9 @@ from jaxlm.data.file_digests import check_file, check_once, file_digest
 from jaxlm.data.files import replacing, write_text
 
 NOTHING = -1
+"""The id that stands for an n-gram that is not listed."""
 DIGESTS = "digests.json"
 MAX_ORDER = 20
-"""The id that stands for an n-gram that is not listed."""
 Allocate = Callable[[str, int, type], np.ndarray]
 """allocate(name, length, dtype) returns a writable array of zeros, in memory or in a file."""
 
@@ -153,17 +153,64 @@ class Tables:
           The probabilities, float64 [V], and for each probability the order of the longest listed
           n-gram that ends with w, int64 [V].
         """
-        probability_V = np.array(self.probabilities[0][: self.vocab_size], np.float64)
-        order_V = np.ones(self.vocab_size, np.int64)
-        for order, context in enumerate(contexts, start=2):
-            if context < 0:
+        ids = [np.array([context], np.int64) for context in contexts]
+        p_1V, order_1V = self.distributions(ids, orders=True, batch=1)
+        assert order_1V is not None
+        return p_1V[0], order_1V[0]
+
+    def distributions(
+        self, contexts: Sequence[np.ndarray], orders: bool = False, batch: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return P(w | h) of every word w after each of B contexts.
+
+        The followers of the contexts are ragged: one list of words for each context. For each
+        order, the lists of all contexts are read as one array, and one assignment writes their
+        probabilities over those of the shorter contexts. So the time grows with B · V and the
+        number of followers, and no Python code runs for each context.
+
+        Args:
+          contexts: context ids for lengths 1 ... n - 1, int64 [B] each (`contexts`), or fewer at
+            the start of a text. NOTHING stands for a context that is not listed.
+          orders: whether to return the orders too.
+          batch: B; None for the length of the first of `contexts`, which has none if n = 1.
+        Returns:
+          The probabilities, float64 [B, V]; and with `orders` the order of the longest listed
+          n-gram that ends with each word, int64 [B, V], else None.
+
+        Example:
+          >>> from jaxlm.ngrams.counts import Sequences, count_ngrams
+          >>> from jaxlm.ngrams.smoothing import witten_bell
+          >>> text = Sequences.lines(np.array([0, 1, 2, 0, 0, 2]), end_id=2, vocab_size=3)
+          >>> tables = witten_bell(count_ngrams(text, 2, vocab_size=3)).tables
+          >>> tables.distributions([np.array([1, NOTHING])])[0].round(3).tolist()
+          [[0.222, 0.111, 0.667], [0.444, 0.222, 0.333]]
+        """
+        batch = len(contexts[0]) if batch is None else batch
+        p_V = np.asarray(self.probabilities[0][: self.vocab_size], np.float64)
+        p_BV = np.repeat(p_V[None], batch, axis=0)
+        order_BV = np.ones(p_BV.shape, np.int64) if orders else None
+        base = self.vocab_size + 1
+        for order, context_B in enumerate(contexts, start=2):
+            listed_L = np.flatnonzero(context_B >= 0)
+            context_L = context_B[listed_L]
+            if not len(context_L):
                 continue
-            probability_V *= self.backoffs[order - 2][context]
-            ids = self.followers(order, context)
-            words = self.keys[order - 2][ids] - context * (self.vocab_size + 1)
-            probability_V[words] = self.probabilities[order - 1][ids]
-            order_V[words] = order
-        return probability_V, order_V
+            if len(context_L) == len(p_BV):
+                p_BV *= self.backoffs[order - 2][context_L][:, None]
+            else:
+                p_BV[listed_L] *= self.backoffs[order - 2][context_L][:, None]
+            # Fancy indices are slower into memory maps than into plain arrays.
+            keys = np.asarray(self.keys[order - 2])
+            first_L = np.searchsorted(keys, context_L * base)
+            size_L = np.searchsorted(keys, (context_L + 1) * base) - first_L
+            # N followers of all contexts.
+            index_N, ids_N = expand_ranges(first_L, size_L)
+            rows_N = listed_L[index_N]
+            words_N = keys[ids_N] - context_L[index_N] * base
+            p_BV[rows_N, words_N] = np.asarray(self.probabilities[order - 1])[ids_N]
+            if order_BV is not None:
+                order_BV[rows_N, words_N] = order
+        return p_BV, order_BV
 
     def words(self, order: int, ids: np.ndarray | slice | None = None) -> np.ndarray:
         """Return the words of the n-grams `ids` of `order` (default: all), int64 [N, order]."""
@@ -300,6 +347,18 @@ def _maps_file(array: np.ndarray, path: Path) -> bool:
     if not isinstance(array, np.memmap) or not isinstance(array.base, mmap.mmap):
         return False
     return array.filename is not None and path.exists() and path.samefile(array.filename)
+
+
+def expand_ranges(first: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers first[i] ... first[i] + size[i] - 1 for each i, with the i of each.
+
+    Example:
+      >>> [array.tolist() for array in expand_ranges(np.array([7, 2, 4]), np.array([2, 0, 1]))]
+      [[0, 0, 2], [7, 8, 4]]
+    """
+    index_N = np.repeat(np.arange(len(size)), size)
+    before = np.cumsum(size) - size
+    return index_N, np.arange(len(index_N)) + (first - before)[index_N]
 
 
 def in_memory(name: str, length: int, dtype: type) -> np.ndarray:

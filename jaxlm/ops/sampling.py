@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,25 @@ def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:
       >>> categorical(uniform_2B, jnp.asarray([[-jnp.inf, 0.0, -jnp.inf]])).tolist()
       [1]
     """
-    batch, vocab_size = logits_BV.shape
+    shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
+    return in_proportion(uniform_2B, jnp.exp(shifted_BV))
+
+
+def in_proportion(uniform_2B: jax.Array, mass_BV: jax.Array) -> jax.Array:
+    """Return one index per row, sampled in proportion to its mass, int32 [B].
+
+    See `categorical`. The masses are float32 numbers ≥ 0, and each row needs a positive mass.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> (uniform_2B,) = uniforms(jax.random.key(0), length=1, batch=1)
+      >>> in_proportion(uniform_2B, jnp.asarray([[0.0, 0.3, 0.0]])).tolist()
+      [1]
+    """
+    batch, vocab_size = mass_BV.shape
     width = math.ceil(math.sqrt(vocab_size))
     count = -(-vocab_size // width)
-    shifted_BV = logits_BV.astype(jnp.float32) - jnp.max(logits_BV, axis=-1, keepdims=True)
-    mass_BV = jnp.pad(jnp.exp(shifted_BV), ((0, 0), (0, count * width - vocab_size)))
+    mass_BV = jnp.pad(mass_BV, ((0, 0), (0, count * width - vocab_size)))
     # C blocks of W words.
     mass_BCW = mass_BV.reshape(batch, count, width)
     block_B = _inverse_cdf(jnp.sum(mass_BCW, axis=-1), uniform_2B[0])
@@ -106,6 +121,84 @@ def filter_logits(
     return logits_BV
 
 
+def draw_rows(
+    logits_BV: jax.Array,
+    uniform_2B: jax.Array,
+    temperature_B: jax.Array,
+    top_k_B: jax.Array,
+    top_p_B: jax.Array,
+) -> jax.Array:
+    """Return one token for each row, int32 [B]: each row has its own settings.
+
+    A row's token is that of `Sampler` with the settings of the row. The settings are arrays, so
+    that one compiled program serves all settings.
+
+    Args:
+      logits_BV: unnormalised log-probabilities, float32; -inf for impossible tokens.
+      uniform_2B: two random numbers from [0, 1) for each row.
+      temperature_B: float32; 0 for the most probable token.
+      top_k_B: number of tokens to keep, int32; V for all tokens.
+      top_p_B: probability to keep, float32; infinity for all tokens.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits_BV, half_2B = jnp.asarray([[0.0, 3.0, 2.0]] * 2), jnp.full((2, 2), 0.99)
+      >>> draw_rows(logits_BV, half_2B, jnp.array([0, 1]), jnp.array([3, 2]), jnp.full(2, jnp.inf))
+      Array([1, 2], dtype=int32)
+    """
+    greedy_B = temperature_B < SMALLEST
+    shifted_BV = logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True)
+    scaled_BV = shifted_BV / jnp.where(greedy_B, 1.0, temperature_B)[:, None]
+    filters_B = (top_k_B < logits_BV.shape[-1]) | (top_p_B < jnp.inf)
+    # Most requests filter nothing.
+    kept_BV = jax.lax.cond(
+        jnp.any(filters_B),
+        lambda: jnp.where(
+            filters_B[:, None] & ~_is_kept(scaled_BV, top_k_B, top_p_B), -jnp.inf, scaled_BV
+        ),
+        lambda: scaled_BV,
+    )
+    most_probable_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jnp.where(greedy_B, most_probable_B, categorical(uniform_2B, kept_BV))
+
+
+def _is_kept(logits_BV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
+    """Return which tokens steps 2 and 3 of `filter_logits` keep, bool [B, V].
+
+    A CPU sorts slowly: here bisection finds the logit of the last token that is kept. The largest
+    logit of each row is 0.
+    """
+    # The bits of a float that is not negative are in the order of the floats. Likely tokens have
+    # low keys.
+    key_BV = jax.lax.bitcast_convert_type(jnp.abs(logits_BV), jnp.int32)
+
+    def last(enough: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Return which keys are below the least key t with enough(key <= t), and which equal it."""
+
+        def halve(step: jax.Array, least_B: jax.Array) -> jax.Array:
+            half = jnp.left_shift(jnp.int32(1), 30 - step)
+            is_below_B = ~enough(key_BV <= (least_B + (half - 1))[:, None])
+            return least_B + jnp.where(is_below_B, half, 0)
+
+        least_B = jax.lax.fori_loop(0, 31, halve, jnp.zeros(len(key_BV), jnp.int32))
+        return key_BV < least_B[:, None], key_BV == least_B[:, None]
+
+    below_BV, ties_BV = last(lambda chosen_BV: jnp.sum(chosen_BV, axis=-1) >= top_k_B)
+    places_BV = jnp.sum(below_BV, axis=-1, keepdims=True) + jnp.cumsum(ties_BV, axis=-1)
+    is_top_BV = below_BV | (ties_BV & (places_BV <= top_k_B[:, None]))
+    prob_BV = jax.nn.softmax(jnp.where(is_top_BV, logits_BV, -jnp.inf))
+    limit_B = top_p_B - ROUNDING
+    below_BV, ties_BV = last(
+        lambda chosen_BV: jnp.sum(jnp.where(chosen_BV, prob_BV, 0), axis=-1) >= limit_B
+    )
+    tied_BV = jnp.where(ties_BV, prob_BV, 0)
+    before_BV = jnp.sum(jnp.where(below_BV, prob_BV, 0), axis=-1, keepdims=True)
+    before_BV = before_BV + jnp.cumsum(tied_BV, axis=-1) - tied_BV
+    is_nucleus_BV = below_BV | (ties_BV & (before_BV < limit_B[:, None]))
+    is_first_BV = jnp.arange(key_BV.shape[-1]) == jnp.argmin(key_BV, axis=-1)[:, None]
+    return is_top_BV & (is_nucleus_BV | is_first_BV)
+
+
 def _only(values_BK: jax.Array, indices_BK: jax.Array, logits_BV: jax.Array) -> jax.Array:
     """Return an array like `logits_BV` with the values at their indices, and -inf elsewhere."""
     rows_B1 = jnp.arange(len(logits_BV))[:, None]
@@ -130,3 +223,11 @@ class Sampler:
             return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         filtered_BV = filter_logits(logits_BV, self.temperature, self.top_k, self.top_p)
         return categorical(uniform_2B, filtered_BV)
+
+    def from_probabilities(self, p_BV: jax.Array, uniform_2B: jax.Array) -> jax.Array:
+        """Return what `self(jnp.log(p_BV), uniform_2B)` returns, up to rounding, in less time."""
+        if self.temperature < SMALLEST:
+            return jnp.argmax(p_BV, axis=-1).astype(jnp.int32)
+        if self.temperature == 1 and self.top_k is None and self.top_p is None:
+            return in_proportion(uniform_2B, p_BV)
+        return self(jnp.log(p_BV), uniform_2B)

@@ -26,7 +26,7 @@ from jaxlm.data.files import write_text
 from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_saved, to_json
 from jaxlm.errors import UserError, reason
-from jaxlm.runs import remote_checkpoints
+from jaxlm.runs import huggingface, remote_checkpoints
 from jaxlm.runs.old_configs import complete, upgrade
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 from jaxlm.runs.same_run import changed_settings, check_same_run
@@ -102,6 +102,11 @@ class RunFolder:
         if not resume:
             raise UserError(
                 f"{self.path} already holds a run: choose another `folder`{self._resume_advice()}"
+            )
+        if huggingface.is_huggingface(self.path):
+            raise UserError(
+                f"{self.path} is a Hugging Face folder, which keeps no state of training: `resume` "
+                f"needs the folder that trained the run"
             )
         saved, saved_tokenizer = read_description(self.path)
         check_same_run(self.path, saved, saved_tokenizer, self.description, self.tokenizer)
@@ -400,17 +405,48 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
     """
     if not os.path.isfile(folder / CONFIG):
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
+    return described(str(folder), lambda: _read_files(folder))
+
+
+def _read_files(folder: Path) -> tuple[Any, Callable[[], Tokenizer]]:
+    """Return the content of config.json, and a function that reads the tokenizer; see `described`.
+
+    Raises:
+      ForeignFolderError: for a Hugging Face folder of another model.
+    """
+    content = read_json(folder / CONFIG)
+    if not huggingface.is_config(content):
+        return content, lambda: from_saved(read_json(folder / TOKENIZER))
+    huggingface.check_own(folder, content)
+    settings, tokenizer = huggingface.read_run(folder, content)
+    return settings, lambda: tokenizer
+
+
+def described(
+    name: str, read: Callable[[], tuple[Any, Callable[[], Tokenizer]]]
+) -> tuple[dict[str, Any], Tokenizer]:
+    """Return the settings and the tokenizer of a run, wherever they are kept.
+
+    Args:
+      name: the folder or the file, for an error.
+      read: returns the content of config.json, and a function that reads the tokenizer.
+    Raises:
+      UserError: if one of them is damaged.
+    """
     try:
-        config = complete(upgrade(_checked_sections(read_json(folder / CONFIG))))
+        content, read_tokenizer = read()
+        config = complete(upgrade(_checked_sections(content)))
         missing = {"model", "network"} - config.keys()
         if missing:
             raise ValueError(f"{CONFIG} has no {' and no '.join(sorted(missing))}")
-        return config, from_saved(read_json(folder / TOKENIZER))
+        return config, read_tokenizer()
+    except huggingface.ForeignFolderError:
+        raise
     except UserError as error:
-        raise UserError(f"{folder} is a damaged run: {error}") from None
+        raise UserError(f"{name} is a damaged run: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"{folder} is a damaged run: {reason}") from None
+        raise UserError(f"{name} is a damaged run: {reason}") from None
 
 
 def _checked_sections(config: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jaxlm.errors import SettingError, UserError
 from jaxlm.models.base import Carry, LanguageModel
 from jaxlm.models.registry import MODELS, describe_model, make_model
 from jaxlm.runs.folder import TABLES, RunFolder, read_description
+from jaxlm.runs.huggingface import is_huggingface, read_params
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
 from jaxlm.runs.starts import WARM_START, carry_after
@@ -96,7 +97,7 @@ def load(folder: str | Path, warn: Warn = print, *, checkpoint_folder: str | Non
 
         run = jaxlm.load("runs/nplm-toy")
 
-    No file is unpickled.
+    A Hugging Face folder that jaxlm wrote is a run too. No file is unpickled.
 
     Args:
       folder: the folder of the run.
@@ -120,7 +121,8 @@ def load(folder: str | Path, warn: Warn = print, *, checkpoint_folder: str | Non
     except UserError as error:
         raise UserError(f"{folder} cannot be loaded: {error}") from None
     model = make_model(name, settings["network"], len(vocabulary), vocabulary.start_id)
-    restored = READERS[model.trained_by](model, folder, settings, warn)
+    read = read_params if is_huggingface(folder) else READERS[model.trained_by]
+    restored = read(model, folder, settings, warn)
     if restored is None:
         raise UserError(
             f"{folder} has no whole checkpoint yet: train on with `resume`, or choose another run"

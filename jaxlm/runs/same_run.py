@@ -12,6 +12,14 @@ TEXT_DIGESTS = "text_sha256"
 """The entry of config.json with the digest of each split that training reads."""
 # A resumed run must have been started with the same of these sections.
 SAME_SECTIONS = ("model", "network", "batching", "protocol")
+COUNTED_WITH: dict[str, Any] = {
+    "like_lmplz": False,
+    "prune": None,
+    "prune_entropy": None,
+    "prune_history": "counts",
+}
+"""Settings of counting that a resumed run must have been started with, and their values in runs of
+versions without them."""
 
 
 def check_same_run(
@@ -53,12 +61,13 @@ def check_same_run(
             f"{folder} was trained with `seed` {old}, not {new}, which orders the batches: "
             f"resume with `seed` {old}, or choose another `folder`"
         )
-    old, new = (_section(run, "counting").get("like_lmplz", False) for run in (saved, now))
-    if old != new:
-        raise UserError(
-            f"{folder} was counted with `like_lmplz` {old}, not {new}: resume with the same "
-            f"`like_lmplz`, or choose another `folder`"
-        )
+    for name, default in COUNTED_WITH.items():
+        old, new = (_section(run, "counting").get(name, default) for run in (saved, now))
+        if old != new:
+            raise UserError(
+                f"{folder} was counted with `{name}` {_shown(old)}, not {_shown(new)}: resume with "
+                f"the same `{name}`, or choose another `folder`"
+            )
     places = [checkpoints_of(folder, _remote(run)) for run in (saved, now)]
     if str(places[0]) != str(places[1]):
         raise UserError(
@@ -131,6 +140,8 @@ def _changes_state(name: str, old: Any, new: Any) -> bool:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     return "none" if value is None else value
 
 

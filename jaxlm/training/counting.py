@@ -13,17 +13,28 @@ from rich.console import Console
 
 from jaxlm.data.batching import POSITIONS
 from jaxlm.data.digests import text_digests
+from jaxlm.data.shards import is_prepared
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.evaluation.scoring import Scorer
 from jaxlm.models.ngram import NGram
 from jaxlm.ngrams.config import CountingConfig
-from jaxlm.ngrams.counts import Sequences, check_order
+from jaxlm.ngrams.counts import Counts, Sequences, check_order
 from jaxlm.ngrams.engines import ENGINES
-from jaxlm.ngrams.external import count_within, parse_memory
-from jaxlm.ngrams.lmplz import last_ngrams
-from jaxlm.ngrams.smoothing import SMOOTHINGS, Estimate, modified_kneser_ney
-from jaxlm.ngrams.tables import Tables
+from jaxlm.ngrams.external import count_within, in_folders, parse_memory
+from jaxlm.ngrams.lmplz import last_ngrams, with_unlisted
+from jaxlm.ngrams.pruning import (
+    HISTORIES,
+    count_histories,
+    mark_rare,
+    mark_words,
+    prune_by_entropy,
+    renormalised,
+    thresholds_of,
+    without,
+)
+from jaxlm.ngrams.smoothing import KEEPING_SHARES, SMOOTHINGS, Estimate, modified_kneser_ney
+from jaxlm.ngrams.tables import Allocate, Tables, in_memory
 from jaxlm.runs.folder import TABLES, RunFolder
 from jaxlm.runs.log import METRICS, Log, perplexity_of, read_records, shown_perplexity
 from jaxlm.runs.run import Run, read_tables
@@ -146,6 +157,11 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
         raise SettingError("stream", True, "needs a token that ends each line: use `eos`")
     if counting.like_lmplz:
         _check_like_lmplz(model, text)
+    thresholds_of(counting.prune, model.order)
+    choose(dict.fromkeys(HISTORIES), counting.prune_history, "prune_history")
+    if counting.prune_entropy is None and counting.prune_history != HISTORIES[0]:
+        why = "has no effect without `prune_entropy`: leave it out"
+        raise SettingError("prune_history", counting.prune_history, why)
     check_order(sequences(model, text), model.order, model.vocab_size)
 
 
@@ -156,6 +172,12 @@ def _check_like_lmplz(model: NGram, text: Text) -> None:
         raise SettingError("like_lmplz", True, why)
     if model.stream or text.vocabulary.start_id is None:
         why = "needs lines that end in <eos>, as lmplz reads them: use `eos` without `stream`"
+        raise SettingError("like_lmplz", True, why)
+    if text.config.vocabulary_file is not None and is_prepared(Path(text.name)):
+        why = (
+            "with `vocabulary_file` counts all words of a text, and a prepared text does not have "
+            "them: give the text itself"
+        )
         raise SettingError("like_lmplz", True, why)
 
 
@@ -212,21 +234,78 @@ def _scratch(folder: Path | None) -> Iterator[Path]:
 def _estimate(model: NGram, text: Text, counting: CountingConfig, scratch: Path) -> Estimate:
     """Return the smoothed tables; arrays too large for `memory` are files in `scratch`."""
     memory = None if counting.memory is None else parse_memory(counting.memory)
+    thresholds = thresholds_of(counting.prune, model.order)
+    read, V = sequences(model, text), model.vocab_size
+    leaves_out = counting.like_lmplz and text.config.vocabulary_file is not None
+    if leaves_out:
+        assert model.start_id is not None
+        train, tokens = text.train, text.vocabulary.tokens
+        pieces = text.tokenizer.pieces(train.source.lines())
+        read, V = with_unlisted(pieces, tokens, model.start_id)
+    prunes = leaves_out or any(thresholds) or counting.prune_entropy is not None
     counts, allocate = count_within(
-        sequences(model, text),
+        read,
         model.order,
-        model.vocab_size,
+        V,
         memory,
-        scratch / TABLES,
+        scratch / ("unpruned" if prunes else TABLES),
         scratch,
         counting.engine,
     )
+    if any(thresholds):
+        counts = replace(counts, dropped=mark_rare(counts, thresholds, allocate))
+    if leaves_out:
+        marks = mark_words(counts, model.vocab_size, allocate)
+        for mark, rare in zip(marks, counts.dropped or marks, strict=True):
+            mark |= rare
+        counts = replace(counts, dropped=marks, outside=V - model.vocab_size)
+    vocabulary = text.vocabulary
     if counting.like_lmplz:
-        vocabulary = text.vocabulary
         assert vocabulary.start_id is not None
-        raw = last_ngrams(sequences(model, text), counts, vocabulary.start_id, vocabulary.unk_id)
-        return modified_kneser_ney(counts, allocate, raw=raw)
-    return SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
+        raw = last_ngrams(read, counts, vocabulary.start_id, vocabulary.unk_id)
+        estimate = modified_kneser_ney(counts, allocate, raw=raw)
+    else:
+        estimate = SMOOTHINGS[model.smoothing](counts, allocate, model.add_k)
+    return replace(estimate, tables=_pruned(model, estimate, counts, counting, scratch, allocate))
+
+
+def _pruned(
+    model: NGram,
+    estimate: Estimate,
+    counts: Counts,
+    counting: CountingConfig,
+    scratch: Path,
+    allocate: Allocate,
+) -> Tables:
+    """Return the estimated tables without the n-grams that `counting` leaves out.
+
+    Args:
+      model: the n-gram, whose start_id is the token that ends a line.
+      estimate: the tables of all counted n-grams.
+      counts: the counts, with the n-grams that are left out by their counts.
+      counting: the settings.
+      scratch: folder for the arrays of the tables, in TABLES, and for temporary arrays.
+      allocate: the `Allocate` of the counts. If it allocates in memory, pruning does too.
+    """
+    tables, entropy = estimate.tables, counting.prune_entropy
+
+    def allocate_in(results: str) -> Allocate:
+        if allocate is in_memory:
+            return in_memory
+        return in_folders(scratch / results, scratch / f"for-{results}")
+
+    if counts.dropped:
+        allocate_counted = allocate_in(TABLES if entropy is None else "by-count")
+        tables = without(tables, counts.dropped, allocate_counted, model.vocab_size)
+        if model.smoothing not in KEEPING_SHARES:
+            tables = renormalised(tables, allocate_counted)
+    if entropy is not None:
+        histories = (
+            count_histories(counts, allocate) if counting.prune_history == "counts" else None
+        )
+        end_id = None if model.stream else model.start_id
+        tables = prune_by_entropy(tables, entropy, end_id, allocate_in(TABLES), histories)
+    return tables
 
 
 def _kept(tables: Tables, folder: Path | None, scratch: Path) -> Tables:

@@ -30,7 +30,14 @@ TEXT = "abcabc\nkjihg?fed\nabcab"
 CELLS = ("rnn", "gru", "lstm", "mingru", "minlstm")
 # The variants whose mathematics the page has.
 FEATURES = {
-    "recurrent": ("plain", "tied two layers", "tied, projected", "stack", "sampled"),
+    "recurrent": (
+        "plain",
+        "tied two layers",
+        "tied, projected",
+        "stack",
+        "sampled",
+        "learned start",
+    ),
     "nplm": ("plain", "tied, projected", "deep", "direct", "direct, no hidden"),
     "ngram": ("plain", "stream", "unigram", "bigram", "add-k", "maximum-likelihood", "witten-bell"),
 }

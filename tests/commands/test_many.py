@@ -6,6 +6,7 @@ import random
 import pytest
 
 
+@pytest.mark.full
 def test_seeds_and_sweep_train_every_combination(shell, tmp_path):
     corpus = tmp_path / "text"
     corpus.mkdir()

@@ -21,7 +21,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-QUICK = ("lecture", "zaremba-small")
+QUICK = ("lecture",)
 
 
 @pytest.mark.parametrize(

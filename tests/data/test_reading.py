@@ -99,6 +99,7 @@ def test_a_run_of_sentences_is_saved_loaded_and_used(tmp_path):
         read_corpus(run.settings["text"]["corpus"])
 
 
+@pytest.mark.full
 def test_a_neural_run_of_sentences_is_resumed(tmp_path):
     text = read_corpus(["a b", "a c", "b c", "c c"], fractions=(0.75, 0.25))
     options = {"batch_size": 2, "bptt": 3, "quiet": True, "folder": tmp_path / "run"}

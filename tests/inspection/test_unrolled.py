@@ -68,6 +68,7 @@ def assert_same(found, expected, tolerance=1e-6):
         assert np.linalg.norm(found[name] - value) <= tolerance * np.linalg.norm(value)
 
 
+@pytest.mark.full
 @pytest.mark.quick_for("lstm")
 @pytest.mark.parametrize("name", CASES)
 def test_the_contributions_sum_to_the_gradient(name):

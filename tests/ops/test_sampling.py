@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxlm.ops.machine import small_batch_options
-from jaxlm.ops.sampling import categorical, uniforms
+from jaxlm.ops.sampling import Sampler, categorical, draw_rows, uniforms
 
 DRAWS = 20_000
 
@@ -81,3 +81,36 @@ def test_impossible_words_are_never_drawn():
 def test_large_bfloat16_logits_give_the_largest_word():
     logits_BV = jnp.asarray([[1e4, -1e4, 1e4 - 200]], jnp.bfloat16)
     assert drawn(0, logits_BV).tolist() == [0]
+
+
+@pytest.mark.parametrize("vocab_size", [5, 400])
+def test_rows_with_settings_of_their_own_draw_as_the_sampler_does(vocab_size):
+    numbers = np.random.default_rng(0)
+    logits_BV = numbers.normal(size=(8, vocab_size)).astype(np.float32) * 3
+    # Tokens of equal probability, and impossible tokens.
+    logits_BV[:4] = np.round(logits_BV[:4])
+    logits_BV[5:, ::3] = -np.inf
+    uniform_2B = numbers.uniform(size=(2, 8)).astype(np.float32)
+    settings = [
+        (0.0, None, None),
+        (1.0, 3, None),
+        (0.5, 1, 0.9),
+        (2.0, None, 0.5),
+        (1.0, 2, 1.0),
+        (1.0, 4, 1e-7),
+        (0.7, vocab_size, 0.95),
+        (1e-3, None, None),
+    ]
+    temperature_B, top_k_B, top_p_B = (
+        np.array([missing if value is None else value for value in column], dtype)
+        for column, missing, dtype in zip(
+            zip(*settings, strict=True),
+            (0, 1 << 30, np.inf),
+            (np.float32, np.int32, np.float32),
+            strict=True,
+        )
+    )
+    drawn = jax.jit(draw_rows)(logits_BV, uniform_2B, temperature_B, top_k_B, top_p_B)
+    for row, values in enumerate(settings):
+        alone = Sampler(*values)(logits_BV[row : row + 1], uniform_2B[:, row : row + 1])
+        assert drawn[row] == alone[0], values

@@ -82,6 +82,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.quick_for("ngram", "nplm")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_models_reach_the_entropy_of_a_markov_source(name, tmp_path):
     rng = np.random.default_rng(1913)

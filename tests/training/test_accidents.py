@@ -56,6 +56,7 @@ def test_killed_commands_end_with_the_same_bytes(tmp_path):
     assert "| lstm | 2 |" in done.stdout and "| ngram | 2 |" in done.stdout
 
 
+@pytest.mark.full
 def test_the_driver_finds_what_is_lost_and_what_differs(trained, monkeypatch):
     spec = importlib.util.spec_from_file_location("accidents", DRIVER)
     driver = importlib.util.module_from_spec(spec)

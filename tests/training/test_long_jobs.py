@@ -99,6 +99,7 @@ def test_a_resumed_run_needs_the_same_checkpoint_folder(fit_tiny, tmp_path):
         fit_tiny(tmp_path / "run", steps=4, resume=True)
 
 
+@pytest.mark.full
 def test_resume_without_a_run_starts_a_run(fit_tiny, tmp_path):
     """This holds with and without remote checkpoints."""
     place = {"checkpoint_folder": str(tmp_path / "elsewhere")}

@@ -134,6 +134,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_written(name, text,
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_different_seeds_are_different_runs(text):
     """JAX reads 32 bits of a seed."""
     model = tiny_runs.make(jaxlm.RNN, text, embedding_size=2, hidden_size=2)

@@ -112,6 +112,7 @@ def test_the_first_of_several_runs_shows_samples(text):
     assert line.startswith("run 0: step      3  sample  ")
 
 
+@pytest.mark.full
 def test_a_text_without_eos_has_samples_that_begin_as_the_text_does(tmp_path):
     for name, lines in (("train", "a b c\nb a c\n" * 9), ("valid", "a b c\n")):
         (tmp_path / f"{name}.txt").write_text(lines)

@@ -166,6 +166,7 @@ def test_a_diverged_run_is_not_resumed_with_the_others(text, tmp_path):
     tiny_runs.assert_same_arrays(whole.params, again.params)
 
 
+@pytest.mark.full
 def test_a_diverged_run_does_not_cause_checkpoints(text, tmp_path, monkeypatch):
     """A diverged run does not save, so the age of its last checkpoint must not count."""
     saved = []
@@ -211,6 +212,7 @@ def test_a_diverged_run_ends_and_the_others_continue(text, tmp_path):
         many(model, text, sweep={"lr": [1e38, 2e38]}, optimizer="sgd")
 
 
+@pytest.mark.full
 def test_a_run_out_of_patience_ends_as_it_does_alone(text, tmp_path):
     """The slow run does not improve at step 6 and ends. The other run continues."""
     model = tiny_runs.make(jaxlm.RNN, text)

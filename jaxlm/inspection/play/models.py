@@ -22,7 +22,7 @@ from jaxlm.models.cells import (
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.ngram import NGram
 from jaxlm.models.nplm import NPLM
-from jaxlm.models.recurrent.model import Recurrent
+from jaxlm.models.recurrent.model import LearnedStart, Recurrent
 from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
@@ -117,8 +117,16 @@ def _weights(run: Run, dtype: str) -> dict[str, dict[str, Any]]:
 def _recurrent(run: Run, begin: Start, dtype: str) -> Described:
     model: Any = run.model
     arrays = _weights(run, dtype)
-    if begin.carry is not None:
-        for index, layer in enumerate(begin.carry):
+    carry = begin.carry
+    if model.learned_start:
+        # The page reads these arrays as the state before the text.
+        arrays = {path: array for path, array in arrays.items() if not path.startswith("start/")}
+        if carry is None:
+            carry = LearnedStart(model.sizes, model.cell.carry).apply(
+                {"params": run.params["start"]}, model.initial_carry(1)
+            )
+    if carry is not None:
+        for index, layer in enumerate(carry):
             for name, state_1H in zip(model.cell.carry, layer, strict=True):
                 # The state is small, and every later state follows from it.
                 arrays[f"start/{index}/{name}"] = packed(np.asarray(state_1H)[0], "float32")

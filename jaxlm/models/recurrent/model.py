@@ -1,6 +1,6 @@
 """Recurrent language models: any cell of CELLS, any number of layers."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,10 @@ from jaxlm.ops.penalties import activation_penalty, temporal_penalty
 from jaxlm.ops.static import is_zero
 from jaxlm.ranges import Finite, Layers, NotNegative, Range, Rate, Size
 
+NOT_BEGUN = float(jnp.finfo(jnp.float32).min)
+"""The number that fills the initial carry of a model with `learned_start`, which knows no
+parameters. `encode` replaces it by the learned state. No cell computes a state this large."""
+
 
 class Recurrent(NeuralModel):
     """A recurrent language model with any cell.
@@ -30,6 +34,10 @@ class Recurrent(NeuralModel):
     Parameters: embedding C [V, D]; layers_0 ... layers_(L-1) (see RecurrentLayer); output [H, V]
     and b. The carry is a tuple with one entry per layer: (h,) for RNN and GRU, (h, c) for an LSTM,
     float32 [B, H] each, zeros at the start.
+
+    With `learned_start`, the state before a text is a parameter of each layer (start: l_h, and l_c
+    for an LSTM, [H] each), and the initial carry is filled with NOT_BEGUN in place of zeros. The
+    learned state gets a gradient from the chunks in which a text starts.
 
     With `residual`, hˡ += hˡ⁻¹ where the sizes agree. With `layer_norm`, each layer and the output
     read LN(hˡ⁻¹) (norms_0 ... norms_L: scale and bias; Ba et al. 2016; before the layer: Xiong et
@@ -96,12 +104,16 @@ class Recurrent(NeuralModel):
     remat: Annotated[int, Range(0)] = 0
     """Keep the state of every n-th step only, and compute the rest again for the gradient (0: keep
     every step)."""
+    learned_start: bool = False
+    """Learn the state before a text (false: zeros)."""
 
     def setup(self) -> None:
         self.check()
         dtype = self.array_dtype
         self.embedding = make_embedding(self, dtype)
         self.recurrent = [self.make_layer(index, size) for index, size in enumerate(self.sizes)]
+        if self.learned_start:
+            self.start = LearnedStart(self.sizes, self.cell.carry)
         if self.layer_norm:
             count = len(self.sizes) + 1
             self.norms = [
@@ -167,10 +179,12 @@ class Recurrent(NeuralModel):
         return super().notes() + [note] * bool(note)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
-        def zeros(size: int) -> Carry:
-            return tuple(jnp.zeros((batch_size, size), jnp.float32) for _ in self.cell.carry)
+        value = NOT_BEGUN if self.learned_start else 0.0
 
-        return tuple(map(zeros, self.sizes))
+        def layer(size: int) -> Carry:
+            return tuple(jnp.full((batch_size, size), value, jnp.float32) for _ in self.cell.carry)
+
+        return tuple(map(layer, self.sizes))
 
     def encode(
         self,
@@ -182,6 +196,7 @@ class Recurrent(NeuralModel):
     ) -> tuple[jax.Array, tuple[Carry, ...]]:
         # F: the features of the embedding, then the units of each layer.
         h_BTF = self._words(tokens_BT, deterministic)
+        carry = self.start(carry) if self.learned_start else carry
         new_carry = []
         for index, (layer, layer_carry) in enumerate(zip(self.recurrent, carry, strict=True)):
             if index:
@@ -220,6 +235,8 @@ class Recurrent(NeuralModel):
     def layers(self) -> dict[str, str]:
         gates, inputs = self.cell.gates, self.embedding_size
         described = describe_embedding(self)
+        if self.learned_start:
+            described["start"] = f"{', '.join(self.cell.carry)} of each layer before a text"
         for index, size in enumerate(self.sizes):
             if self.layer_norm:
                 described[f"norms_{index}"] = f"scale and shift of {inputs} normalised features"
@@ -235,6 +252,40 @@ class Recurrent(NeuralModel):
         if self.layer_norm:
             described[f"norms_{len(self.sizes)}"] = f"scale and shift of {inputs} features"
         return described | describe_head(self, inputs)
+
+
+class LearnedStart(nn.Module):
+    """The learned state of each layer before a text.
+
+    Parameters: 0_h, 0_c, 1_h, ... [H], the arrays of the carry of each layer; zeros at first.
+
+    Example:
+      >>> module, carry = LearnedStart((2,), ("h",)), ((jnp.array([[NOT_BEGUN] * 2, [1, 2]]),),)
+      >>> module.apply({"params": {"0_h": jnp.array([7, 8])}}, carry)[0][0].tolist()
+      [[7.0, 8.0], [1.0, 2.0]]
+    """
+
+    sizes: tuple[int, ...]
+    """Number of units of each layer."""
+    names: tuple[str, ...]
+    """Names of the arrays in the carry of a layer."""
+
+    @nn.compact
+    def __call__(self, carry: tuple[Carry, ...]) -> tuple[Carry, ...]:
+        """Return the carry with the learned state in the rows that have not begun."""
+
+        def begin(index: int, name: str, state_BH: jax.Array) -> jax.Array:
+            zeros: Any = nn.initializers.zeros
+            start_H = self.param(f"{index}_{name}", zeros, (self.sizes[index],))
+            return jnp.where(state_BH == NOT_BEGUN, start_H, state_BH)
+
+        return tuple(
+            tuple(
+                begin(index, name, state_BH)
+                for name, state_BH in zip(self.names, layer, strict=True)
+            )
+            for index, layer in enumerate(carry)
+        )
 
 
 class RNN(Recurrent):

@@ -1,0 +1,42 @@
+"""Train n-grams and LSTMs on WikiText-2, by words and by sub-words, and measure BLiMP.
+
+Command    python experiments/blimp.py FOLDER   (FOLDER holds wikitext-2/ and blimp/)
+Hardware   two CPU cores
+Minutes    ?
+Expected   ?
+Published  5-gram 61.0, LSTM 70.1 (Warstadt et al. 2020), both trained on 83 million words
+
+WikiText-2 has 2 million words, a fortieth of the published models' text. Its punctuation is split
+from the words, so `--split wikitext` splits BLiMP's sentences in the same way, for all four runs.
+"""
+
+import sys
+
+from commands import find_corpus, run
+
+LSTM = "python -m jaxlm.train --recipe wt2-2h-cpu --corpus wikitext-2 --dtype bfloat16 --epochs 8"
+SUB_WORDS = "--tokens bpe --vocab-size 8000"
+NAMES = ("ngram-words", "lstm-words", "ngram-bpe", "lstm-bpe")
+RUNS = " ".join(f"runs/{name}-wikitext-2" for name in NAMES)
+
+
+def main() -> None:
+    """Train the four runs, print their perplexities, and measure the pairs."""
+    pairs = find_corpus("blimp")
+    if pairs == "blimp":
+        print("error: give the folder that holds wikitext-2/ and blimp/", file=sys.stderr)
+        sys.exit(2)
+    ngram = "python -m jaxlm.train --model ngram --corpus wikitext-2 --order 5"
+    run(
+        f"{ngram} --out runs/ngram-words-wikitext-2",
+        f"{LSTM} --out runs/lstm-words-wikitext-2",
+        f"{ngram} {SUB_WORDS} --out runs/ngram-bpe-wikitext-2",
+        f"{LSTM} {SUB_WORDS} --out runs/lstm-bpe-wikitext-2",
+        f"python -m jaxlm.evaluate {RUNS}",
+        f"python -m jaxlm.pairs {RUNS} {pairs} --split wikitext --out blimp.tsv",
+        f"python -m jaxlm.pairs {RUNS} {pairs} --split wikitext --by paradigm",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answer requests over HTTP: the application, its limits, and the workers that own the models."""
