@@ -92,7 +92,11 @@ def main(argv: Sequence[str]) -> int:
         write_run(run, command.target, format_written)
         console.print(f"written to {command.target}", soft_wrap=True)
         return 0
-    run.save(command.target)
+    try:
+        run.save(command.target)
+    except UserError as error:
+        # This command has no flag for the folder.
+        raise UserError(str(error).replace("`folder`", "folder")) from None
     console.print(describe_size(run), soft_wrap=True)
     console.print(f"saved in {command.target}", soft_wrap=True)
     return 0

@@ -110,7 +110,7 @@ def check_installed() -> None:
     """Raise UserError if a library of the extra `serve` is missing."""
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f'{" and ".join(missing)} missing: pip install "jaxlm[serve]"')
+        raise UserError(f"{' and '.join(missing)} missing: pip install fastapi uvicorn")
 
 
 def check_origins(origins: Sequence[str]) -> None:

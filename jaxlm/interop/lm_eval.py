@@ -25,7 +25,7 @@ from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import start_of
 
 NAME = "jaxlm"
-MISSING = 'lm-eval is missing: pip install "jaxlm[lm-eval]"'
+MISSING = "lm-eval is missing: pip install lm-eval"
 # Names that tasks use for the largest number of tokens to generate.
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 

@@ -27,7 +27,7 @@ def export_onnx(run: Run, path: str | Path) -> None:
         )
     check_by_gradient(run, "ONNX has no operator for them; write it as an ARPA file, x.arpa")
     if importlib.util.find_spec("onnx") is None:
-        raise UserError('ONNX files need the library onnx: pip install "jaxlm[onnx]"')
+        raise UserError("ONNX files need the library onnx: pip install onnx")
     # Imports onnx and JAX.
     from jaxlm.interop.onnx_graph import make_model
 

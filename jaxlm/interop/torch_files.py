@@ -324,7 +324,7 @@ def _torch(path: Path) -> Any:
         import torch
     except ImportError:
         raise UserError(
-            f'{path}: .pt files need PyTorch: pip install "jaxlm[torch]", or use .safetensors'
+            f"{path}: .pt files need PyTorch: pip install torch, or use .safetensors"
         ) from None
     return torch
 

@@ -39,18 +39,21 @@ def call(command, *argv):
 
     Runs have no report, which takes a second, unless `argv` has --report.
     """
-    before = sys.argv
+    before, name = sys.argv, f"jaxlm.{command}"
+    imported = sys.modules.get(name)
     if command == "train" and "--report" not in argv:
         argv = ["--no-report", *argv]
     sys.argv = [command, *map(str, argv)]
     try:
         # Another test may have imported the module; a new process would import it again.
-        sys.modules.pop(f"jaxlm.{command}", None)
-        runpy.run_module(f"jaxlm.{command}", run_name="__main__")
+        sys.modules.pop(name, None)
+        runpy.run_module(name, run_name="__main__")
     except SystemExit as exit_:
         return exit_.code
     finally:
         sys.argv = before
+        if imported is not None:
+            sys.modules[name] = imported
     return 0
 
 

@@ -355,7 +355,8 @@ def test_convert_uses_a_registered_format(shell, toy_runs, tmp_path, monkeypatch
         path.write_text("\n".join(run.vocabulary.tokens), encoding="utf-8")
 
     def read(path, folder):
-        return jaxlm.load(toy_runs["nplm"]).save(folder)
+        run = jaxlm.load(toy_runs["nplm"])
+        return run if folder is None else run.save(folder)
 
     monkeypatch.setitem(FORMATS, "words", Format(write, read))
     assert shell("convert", toy_runs["lstm"], tmp_path / "x.words")[0] == 0

@@ -1,6 +1,6 @@
 """Files of PyTorch in each layout, with random weights: jaxlm and torch compute the same.
 
-Needs PyTorch: pip install "jaxlm[torch]".
+Needs PyTorch: pip install torch.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxlm.errors import UserError
 from jaxlm.interop.formats import read_run, write_run
 from jaxlm.models.torch_names import to_torch
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'jaxlm[torch]'")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 nn = torch.nn
 pytestmark = pytest.mark.full
 

@@ -35,7 +35,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 {example}```
 
-In jaxlm (`pip install jaxlm`), which reads the folder as the run that it was written from:
+In jaxlm, which reads the folder as the run that it was written from:
 
 ```python
 import jaxlm
