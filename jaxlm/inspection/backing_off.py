@@ -774,8 +774,8 @@ def _ngram(run: Run) -> tuple[NGram, Tables]:
     check_run(run)
     if not isinstance(run.model, NGram):
         raise UserError(
-            f"{run.name} is a {type(run.model).__name__}: only n-grams back off; train one with "
-            f"`model` ngram"
+            f"{run.name} has the model {type(run.model).__name__}: only n-grams back off; train "
+            f"one with `model` ngram"
         )
     return run.model, run.params
 

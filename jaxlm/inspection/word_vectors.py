@@ -44,8 +44,8 @@ def vectors(run: Run) -> tuple[list[str], np.ndarray]:
     model = run.model
     if not isinstance(model, NeuralModel):
         raise UserError(
-            f"{run.name} is a {type(model).__name__}: it has no word vectors; neural models, such "
-            f"as nplm and lstm, have them"
+            f"{run.name} has the model {type(model).__name__}: it has no word vectors; neural "
+            f"models, such as nplm and lstm, have them"
         )
 
     def embed(module: Any, tokens_BT: Any) -> Any:

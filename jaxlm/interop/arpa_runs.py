@@ -26,7 +26,8 @@ def export_arpa(run: Run, path: str | Path) -> None:
     """
     if not isinstance(run.model, NGram):
         raise UserError(
-            f"{run.name} is a {type(run.model).__name__}: only n-grams can be written as ARPA files"
+            f"{run.name} has the model {type(run.model).__name__}: only n-grams can be written as "
+            f"ARPA files"
         )
     vocabulary = run.vocabulary
     write_arpa(

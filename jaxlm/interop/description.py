@@ -105,6 +105,6 @@ def check_by_gradient(run: Run, remedy: str) -> None:
     """Raise UserError for a run that is no neural model; `remedy` says what to do with it."""
     if run.model.trained_by != "gradient":
         raise UserError(
-            f"{run.name} is a {type(run.model).__name__}, a model of tables and not of matrices: "
-            f"{remedy}"
+            f"{run.name} has the model {type(run.model).__name__}, which has tables and no "
+            f"matrices: {remedy}"
         )

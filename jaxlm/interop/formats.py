@@ -97,7 +97,7 @@ def format_name(path: Path, name: str | None = None) -> str:
     if ending not in FORMATS:
         raise UserError(
             f"{path}: the name does not tell the format: let it end in "
-            f"{' or '.join('.' + name for name in FORMATS)}, or give `format`"
+            f"{', '.join('.' + name for name in FORMATS)}, or give `format`"
         )
     return ending
 

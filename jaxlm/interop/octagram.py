@@ -110,7 +110,9 @@ def gram_counts(run: Run) -> dict[str, int]:
     """
     if not isinstance(run.model, NGram):
         kind = type(run.model).__name__
-        raise UserError(f"{run.name} is a {kind}: only n-grams can be written as .gram files")
+        raise UserError(
+            f"{run.name} has the model {kind}: only n-grams can be written as .gram files"
+        )
     split = open_split(run, split="train")
     saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
     if saved is not None and saved != split_digest(split):

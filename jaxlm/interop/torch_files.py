@@ -64,11 +64,12 @@ def write_safetensors(run: Run, path: Path) -> None:
     Raises:
       UserError: for a model that PyTorch does not have, and if the file cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = _tensors(run)
     about = {"format": "pt"} | {name: str(value) for name, value in _about(run).items()}
-    _write(path, lambda partial: save_file(tensors, partial, metadata=about))
+    # `save_file` would make a file that other users of the machine cannot read.
+    _write(path, lambda partial: partial.write_bytes(save(tensors, about)))
 
 
 def write_pt(run: Run, path: Path) -> None:

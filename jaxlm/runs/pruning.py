@@ -34,8 +34,10 @@ def prune(run: Run, prune_entropy: float) -> Run:
       SettingError: for a number that is not between 0 and 1.
     """
     if not isinstance(run, Run) or not isinstance(run.model, NGram):
-        name = f"{run.name} is a {type(run.model).__name__}" if isinstance(run, Run) else repr(run)
-        raise UserError(f"{name}: only runs of n-grams can be pruned")
+        what = repr(run)
+        if isinstance(run, Run):
+            what = f"{run.name} has the model {type(run.model).__name__}"
+        raise UserError(f"{what}: only runs of n-grams can be pruned")
     kind = kinds_of(CountingConfig)["prune_entropy"]
     threshold = checked("prune_entropy", prune_entropy, kind)
     end_id = None if run.model.stream else run.vocabulary.start_id

@@ -292,5 +292,5 @@ def test_wrong_questions_are_answered_in_one_line(path):
     with pytest.raises(UserError, match="'z' is not among"):
         backoff(run, "z")
     neural = jaxlm.Run(jaxlm.NPLM(len(text.vocabulary)), None, text.tokenizer)
-    with pytest.raises(UserError, match="is a NPLM: only n-grams back off"):
+    with pytest.raises(UserError, match="the model NPLM: only n-grams back off"):
         backoff(neural, "a")

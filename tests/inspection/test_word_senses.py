@@ -121,7 +121,7 @@ def test_senses_of_models_of_different_sizes_are_not_compared():
 def test_wrong_questions_are_answered_in_one_line(lstm, text):
     counted = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), 0, order=2), text, quiet=True)
     for run, word, sentences, labels, message in (
-        (counted, "苹果", NEAR, None, "is a NGram: it has no word vectors"),
+        (counted, "苹果", NEAR, None, "the model NGram: it has no word vectors"),
         (lstm, "梨 子", NEAR, None, "no sentence has the word"),
         (lstm, "橘子", ["吃 橘子"], None, "'橘子' is not among the 291 tokens"),
         (lstm, " ", NEAR, None, "the word is empty"),

@@ -73,7 +73,7 @@ def test_runs_and_words_without_vectors_are_named(run, text):
         neighbours(run, "cat", 0)
     counted = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), 0, order=2), text, quiet=True)
     for ask in (vectors, lambda run: neighbours(run, "cat"), lambda run: write_projector(run, "x")):
-        with pytest.raises(UserError, match="is a NGram: it has no word vectors"):
+        with pytest.raises(UserError, match="the model NGram: it has no word vectors"):
             ask(counted)
 
 

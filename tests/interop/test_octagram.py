@@ -139,7 +139,7 @@ def test_bad_keys_are_errors():
 def test_runs_that_have_no_counts_are_errors(run, tmp_path):
     neural = jaxlm.GRU(4, 0, embedding_size=2, hidden_size=2)
     other = jaxlm.Run(neural, {}, run.tokenizer)
-    with pytest.raises(UserError, match="is a GRU: only n-grams"):
+    with pytest.raises(UserError, match="the model GRU: only n-grams"):
         write_run(other, tmp_path / "x.gram")
     with pytest.raises(UserError, match=r"leave out \.gz"):
         write_run(run, tmp_path / "x.gram.gz")

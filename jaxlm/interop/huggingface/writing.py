@@ -235,11 +235,10 @@ def _tensors(run: Run) -> dict[str, np.ndarray]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(tensors, path, metadata={"format": "pt"})
-    # safetensors makes a file that only its owner can read.
-    shutil.copymode(path.parent / CONFIG, path)
+    # `save_file` would make a file that other users of the machine cannot read.
+    path.write_bytes(save(tensors, {"format": "pt"}))
 
 
 def _prompt(run: Run) -> str:
