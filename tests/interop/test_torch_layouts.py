@@ -269,10 +269,14 @@ def test_logits_carry_and_gradients_equal_those_of_torch(name, tmp_path):
         logits_BTV = jnp.concatenate(chunks, 1)
         log_probs_BTV = jax.nn.log_softmax(logits_BTV)
         nll_BT1 = -jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
-        return nll_BT1.mean(), logits_BTV
+        return nll_BT1.mean(), (logits_BTV, carry)
 
-    (found, logits_BTV), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(run.params)
+    (found, (logits_BTV, last)), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(
+        run.params
+    )
     assert_allclose(logits_BTV, theirs_BTV.detach().numpy(), atol=1e-5, rtol=1e-5)
+    for our_state, their_state in zip(jax.tree.leaves(last), states(carry), strict=True):
+        assert_allclose(our_state, their_state, atol=1e-5, rtol=1e-5)
     assert_allclose(found, loss.item(), rtol=1e-5)
     sources = sources_of(told)
     gradients = to_torch(model, gradient, with_start=True)
@@ -286,6 +290,18 @@ def test_logits_carry_and_gradients_equal_those_of_torch(name, tmp_path):
     assert {source.partition("[")[0] for source in sources.values()} - {"zeros"} <= set(
         net.state_dict()
     )
+
+
+def states(carry):
+    """Return the arrays of a carry of torch in jaxlm's order: h, or h and c, of each layer."""
+    if isinstance(carry, torch.Tensor) and not carry.is_floating_point():
+        return [carry.numpy()]
+    if isinstance(carry, torch.Tensor):
+        return list(carry.detach().numpy())
+    if isinstance(carry, tuple):
+        carry = zip(*carry, strict=True)
+    layers = [layer if isinstance(layer, tuple) else (layer,) for layer in carry]
+    return [state.detach().squeeze(0).numpy() for layer in layers for state in layer]
 
 
 def sources_of(told):
