@@ -302,7 +302,7 @@ def test_an_order_without_ngrams_has_ladders():
     model = jaxlm.NGram(len(text.vocabulary), order=4)
     run = jaxlm.fit(model, text, prune=(0, 0, 1), quiet=True)
     assert run.params.sizes[1:] == (run.params.sizes[1], 0, 0)
-    ids = run.vocabulary.ids("我 讨厌 挨打".split())
+    ids = run.vocabulary.ids(["我", "讨厌", "挨打"])
     found = token_ladders(run, ids)
     assert found.order.tolist() == [2, 2, 2]
     assert np.isfinite(found.count).all()
