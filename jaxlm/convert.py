@@ -111,13 +111,15 @@ def check_paths(command: Command) -> str | None:
     read as a run, and may become a new run.
 
     Raises:
-      UserError: if the source does not exist, if the target is no name for what is to be written,
-        and if the target is there already. No file is read.
+      UserError: if the source does not exist or is a folder of programs, if the target is no name
+        for the file to write, and if the target is there already. No file is read.
     """
     source, target = command.source, command.target
     if not os.path.exists(source):
         raise UserError(f"{source} does not exist: give a run's folder, or a file to read")
     is_folder = os.path.isdir(source)
+    if is_folder and not os.path.exists(source / CONFIG) and source.suffix == ".stablehlo":
+        read_run(source)  # raises the error that names what can be read in its place
     is_read_by_format = not is_folder or (
         command.format == "huggingface" and is_huggingface(source)
     )

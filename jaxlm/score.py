@@ -147,7 +147,9 @@ def check_flags(command: Command) -> None:
     check_by(command.by)
     choose(dict.fromkeys(FORMATS), command.format, "format")
     if command.format == "lm-zoo" and len(command.runs) > 1:
-        raise SettingError("format", "lm-zoo", f"holds one run, not {len(command.runs)}")
+        raise SettingError(
+            "format", "lm-zoo", f"holds one run, not {len(command.runs)}: choose long or wide"
+        )
     check_split(command.split)
     check_out(command.out)
 

@@ -462,7 +462,9 @@ def table_of(found: Sequence[SentenceScores], by: str = "word", format: str = "w
 def _lm_zoo(found: Sequence[SentenceScores]) -> Columns:
     """Return the columns of LM Zoo's get-surprisals (Gauthier et al. 2020) for one run."""
     if len(found) > 1:
-        raise SettingError("format", "lm-zoo", f"holds one run, not {len(found)}")
+        raise SettingError(
+            "format", "lm-zoo", f"holds one run, not {len(found)}: choose long or wide"
+        )
     part = found[0].by_token()
     numbers = [(s, t) for s, ids in enumerate(found[0].ids, 1) for t in range(1, len(ids) + 1)]
     return {

@@ -466,12 +466,12 @@ def token_ladders(
     for length, context in enumerate(contexts, start=1):
         ngrams = tables.find(length + 1, context, words)
         listed = ngrams >= 0
-        passed = np.where(context >= 0, tables.backoffs[length - 1][context], 1.0)
-        new = np.where(listed, tables.probabilities[length][ngrams], passed * probability)
+        passed = _rows(tables.backoffs[length - 1], context, 1.0)
+        new = np.where(listed, _rows(tables.probabilities[length], ngrams), passed * probability)
         if known:
             own = np.maximum(new - passed * probability, 0)
-            counted = known.counts[length][ngrams].astype(np.float64)
-            totals = known.totals[length][np.maximum(context, 0)]
+            counted = _rows(known.counts[length], ngrams)
+            totals = _rows(known.totals[length], context)
             count = np.where(listed, counted, count)
             discount = np.where(listed, counted - totals * own, discount)
         weight = np.where(listed, 1.0, weight * passed)
@@ -480,6 +480,17 @@ def token_ladders(
     if not known or not _is_interpolated(run):
         discount = unknown
     return TokenLadders(order, count, discount, weight, why)
+
+
+def _rows(values: Any, index: np.ndarray, missing: float = 0.0) -> np.ndarray:
+    """Return values[index] as float64, and `missing` where the index is negative.
+
+    `values` may be empty: pruning can leave an order without n-grams.
+    """
+    found = np.full(index.shape, missing)
+    listed = index >= 0
+    found[listed] = values[index[listed]]
+    return found
 
 
 def counts(run: Run | Text, context: str = "") -> NextCounts:

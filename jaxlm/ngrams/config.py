@@ -31,5 +31,5 @@ class CountingConfig:
     """Leave out n-grams whose removal makes the perplexity larger by less than this share, such as
     1e-8, as SRILM's -prune (Stolcke 1998; none: keep all)."""
     prune_history: str = "counts"
-    """With prune_entropy, where the probability of a context comes from: counts (of the training
-    text; better with Kneser-Ney) or model (the n-gram's own, as SRILM's -prune)."""
+    """For pruning by entropy: where the probability of a context comes from: counts (of the
+    training text; better with Kneser-Ney) or model (the n-gram's own, as SRILM's -prune)."""

@@ -228,6 +228,9 @@ def test_mistakes_of_mixing(shell, toy_runs, text_run):
 def test_mistakes_of_convert(shell, toy_runs, tmp_path):
     assert_mistake(shell("convert", toy_runs["nplm"], tmp_path / "x.arpa"), ["NPLM", "n-grams"])
     assert_mistake(shell("convert", tmp_path / "x.arpa", tmp_path / "run"), ["does not exist"])
+    (tmp_path / "x.stablehlo").mkdir()
+    programs = shell("convert", tmp_path / "x.stablehlo", tmp_path / "run")
+    assert_mistake(programs, ["x.stablehlo: StableHLO programs", "not read"])
     (tmp_path / "bad.arpa").write_text("\\data\\\nngram 1=2\nngram 2=-5\n")
     bad = shell("convert", tmp_path / "bad.arpa", tmp_path / "run")
     assert_mistake(bad, ["bad.arpa", "3", "-5"])

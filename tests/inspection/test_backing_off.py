@@ -294,3 +294,17 @@ def test_wrong_questions_are_answered_in_one_line(path):
     neural = jaxlm.Run(jaxlm.NPLM(len(text.vocabulary)), None, text.tokenizer)
     with pytest.raises(UserError, match="the model NPLM: only n-grams back off"):
         backoff(neural, "a")
+
+
+def test_an_order_without_ngrams_has_ladders():
+    """`--prune` leaves out every trigram of a small text; the report reads it all the same."""
+    text = jaxlm.read_corpus("toy", eos=False)
+    model = jaxlm.NGram(len(text.vocabulary), order=4)
+    run = jaxlm.fit(model, text, prune=(0, 0, 1), quiet=True)
+    assert run.params.sizes[1:] == (run.params.sizes[1], 0, 0)
+    ids = run.vocabulary.ids(["我", "讨厌", "挨打"])
+    found = token_ladders(run, ids)
+    assert found.order.tolist() == [2, 2, 2]
+    assert np.isfinite(found.count).all()
+    ladder = backoff(run, "我 讨厌", "挨打")
+    assert max(rung.order for rung in ladder.rungs if rung.pair_count) == 2
