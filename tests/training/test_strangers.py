@@ -142,6 +142,17 @@ def test_a_damaged_bpe_model_is_one_line(change):
     assert "\n" not in str(error.value)
 
 
+def test_a_pattern_that_takes_too_many_attempts_is_one_line():
+    def change(model):
+        model["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(a|a|aa)+$"})
+
+    tokenizer = from_json(json.dumps(with_model(saved_bpe(), change)))
+    for read in (lambda text: tokenizer.encode([text]), tokenizer.spans):
+        with pytest.raises(UserError, match="the BPE model cannot cut the text") as error:
+            read("a" * 40 + "b")
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "change",
     [
