@@ -26,7 +26,7 @@ from jaxlm.interop.formats import (
     read_run,
     write_run,
 )
-from jaxlm.runs.folder import CONFIG
+from jaxlm.runs.folder import CONFIG, read_description
 from jaxlm.runs.huggingface import is_huggingface
 from jaxlm.runs.pruning import prune
 from jaxlm.runs.run import Run, load
@@ -118,8 +118,9 @@ def check_paths(command: Command) -> str | None:
     if not os.path.exists(source):
         raise UserError(f"{source} does not exist: give a run's folder, or a file to read")
     is_folder = os.path.isdir(source)
-    if is_folder and not os.path.exists(source / CONFIG) and source.suffix == ".stablehlo":
-        read_run(source)  # raises the error that names what can be read in its place
+    if is_folder and not os.path.isfile(source / CONFIG):
+        # Whatever the target is, this is the mistake. The error names what can be read instead.
+        read_run(source) if has_format(source) else read_description(source)
     is_read_by_format = not is_folder or (
         command.format == "huggingface" and is_huggingface(source)
     )

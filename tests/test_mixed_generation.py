@@ -125,6 +125,15 @@ def test_samples_follow_the_weighted_sum(runs):
     assert_allclose(found_V, p_V, atol=4 * np.sqrt(0.25 / count))
 
 
+def test_runs_of_equal_models_are_mixed_though_one_alone_keeps_a_text(runs):
+    """Runs of equal models differ by their arrays, which have no truth value."""
+    warm, start = runs[0], "warm_start"
+    settings = {name: value for name, value in warm.settings.items() if name != start}
+    params = jax.tree.map(lambda array: array + 1, warm.params)
+    mixed = jaxlm.interpolate([replace(warm, settings=settings, params=params), warm], WEIGHTS)
+    assert mixed.settings[start] == warm.settings[start]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
 def test_a_weight_of_one_is_the_run_alone(runs, weights):

@@ -22,13 +22,16 @@ def file_digest(path: Path) -> str:
 
 
 def check_file(path: Path, size: int, sha256: str) -> None:
-    """Raise ValueError if a file is not `size` bytes long, or has another digest.
+    """Raise ValueError if a file is not `size` bytes long, has another digest, or is no file.
 
     Raises:
       OSError: if the file cannot be read.
     """
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} is {path.stat().st_size:,} bytes long, not {size:,}")
+    if not path.is_file():
+        # The bytes of a device such as /dev/zero never end.
+        raise ValueError(f"{path.name} is no file of bytes")
 
     def check() -> None:
         if file_digest(path) != sha256:

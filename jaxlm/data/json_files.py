@@ -21,7 +21,12 @@ def read_json(path: Path) -> Any:
     size, most = os.path.getsize(path), MOST_BYTES.get(path.name, MOST_BYTES_ELSEWHERE)
     if size > most:
         raise ValueError(f"{path.name} has {size:,} bytes, more than {most:,}")
-    return parse_json(path.read_text(encoding="utf-8"), path.name)
+    # A link to a device such as /dev/zero has a size of 0, and never ends.
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path.name} has more than {most:,} bytes")
+    return parse_json(content.decode("utf-8"), path.name)
 
 
 def parse_json(text: str, name: str) -> Any:

@@ -14,6 +14,7 @@ Example:
 """
 
 import abc
+import contextlib
 import itertools
 import json
 import re
@@ -439,14 +440,16 @@ class BPE(Tokenizer):
         return cls(None, model.to_str())
 
     def encode(self, lines: Lines) -> np.ndarray:
-        encodings = self._model.encode_batch(list(lines))
+        with _without_panic():
+            encodings = self._model.encode_batch(list(lines))
         return np.concatenate(
             [np.empty(0, np.int32), *(np.array(e.ids, np.int32) for e in encodings)]
         )
 
     def spans(self, text: str) -> np.ndarray:
         characters = _character_spans(text)
-        offsets = _as_spans(self._model.encode(text.replace("\r\n", "\n")).offsets)
+        with _without_panic():
+            offsets = _as_spans(self._model.encode(text.replace("\r\n", "\n")).offsets)
         first, last = offsets[:, 0], offsets[:, 1] - 1
         return np.stack([characters[first, 0], characters[last, 1]], axis=1)
 
@@ -489,6 +492,21 @@ def _bpe_model(text: str) -> Any:
     if not covers:
         raise UserError("the BPE model is damaged: it does not cover every byte")
     return model
+
+
+@contextlib.contextmanager
+def _without_panic() -> Iterator[None]:
+    """Within this context, a panic of the library tokenizers becomes a UserError.
+
+    The pattern in a stranger's file may take so many attempts on a text that the library gives up.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"the BPE model cannot cut the text: {why}") from None
 
 
 def _as_spans(offsets: Iterable[tuple[int, int]]) -> np.ndarray:

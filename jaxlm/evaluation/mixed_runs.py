@@ -97,7 +97,8 @@ def interpolate(
     if weights is None:
         weights = weights_on_valid(runs, corpus)
     check_weights(weights, len(runs))
-    first = next((run for run in runs if run.settings.get(WARM_START)), runs[0])
+    # Runs are not compared by ==: their parameters are arrays.
+    place = next((at for at, run in enumerate(runs) if run.settings.get(WARM_START)), None)
     vocabulary = runs[0].vocabulary
     ids: list[np.ndarray | None] = []
     for run in runs:
@@ -109,10 +110,8 @@ def interpolate(
     )
     settings = dict(runs[0].settings)
     settings.pop(WARM_START, None)
-    if first.settings.get(WARM_START):
-        place = runs.index(first)
-        order = ids[place]
-        stretch = first.settings[WARM_START]
+    if place is not None:
+        order, stretch = ids[place], runs[place].settings[WARM_START]
         # The ids of the stretch, as ids of the mixture.
         settings[WARM_START] = stretch if order is None else np.argsort(order)[stretch].tolist()
     return MixedRun(

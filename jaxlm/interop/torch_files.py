@@ -15,6 +15,7 @@ import contextlib
 import functools
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ from jaxlm.models.registry import describe_model, make_model
 from jaxlm.models.torch_names import from_torch, tensor_shapes, to_torch
 from jaxlm.runs.folder import described
 from jaxlm.runs.protocol import Protocol
-from jaxlm.runs.run import Run, check_registered
+from jaxlm.runs.run import Run, check_registered, described_model
 
 Tell = Callable[[str], None]
 
@@ -192,8 +193,10 @@ def _open_pt(path: Path) -> TensorFile:
     torch = _torch(path)
     _check_archive(path)
     try:
-        # Nothing of the file is executed: other classes than tensors and containers are errors.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # torch warns about damaged files before it refuses them.
+        with warnings.catch_warnings(action="ignore"):
+            # Nothing of the file is executed: other classes than tensors and containers are errors.
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise errors of many types
         raise _unreadable(path, error) from None
     state, about = _find_state_dict(path, content, torch.Tensor)
@@ -358,8 +361,7 @@ def _own_run(file: TensorFile) -> Run:
     )
     check_registered(file.path, settings["model"])
     protocol = Protocol.from_json(settings["protocol"])
-    words = tokenizer.vocabulary
-    model = make_model(settings["model"], settings["network"], len(words), words.start_id)
+    model = described_model(file.path, settings, tokenizer.vocabulary)
     expected = tensor_shapes(model, with_start=True)
     arrays = _load(file, {name: name for name in file.tensors}, expected)
     try:

@@ -1,5 +1,6 @@
 """Vocabularies of other programs: files of tokens, and the tokenizers and protocols they mean."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,12 @@ def read_vocabulary(path: Path, tokens: str) -> list[str]:
     try:
         if path.suffix == ".json":
             return _listed(path, read_json(path))
-        if path.stat().st_size > MOST_BYTES:
+        # A device such as /dev/zero never ends.
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
             raise UserError(f"{path} has more than {MOST_BYTES:,} bytes: give a list of tokens")
-        text = path.read_text(encoding="utf-8-sig")
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8 (byte {error.start:,})") from None
     except OSError as error:

@@ -120,7 +120,7 @@ def load(folder: str | Path, warn: Warn = print, *, checkpoint_folder: str | Non
         protocol = Protocol.from_json(settings["protocol"])
     except UserError as error:
         raise UserError(f"{folder} cannot be loaded: {error}") from None
-    model = make_model(name, settings["network"], len(vocabulary), vocabulary.start_id)
+    model = described_model(folder, settings, vocabulary)
     read = read_params if is_huggingface(folder) else READERS[model.trained_by]
     restored = read(model, folder, settings, warn)
     if restored is None:
@@ -153,6 +153,21 @@ def check_registered(folder: Path, name: str) -> None:
             f"{folder} is a run of a model called {name!r}, which is not registered: call "
             f"jaxlm.register_model first, or give the file that does so as `plugin`"
         )
+
+
+def described_model(place: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:
+    """Return the model that the settings of a run describe; `place` names the run in an error.
+
+    Raises:
+      UserError: for a setting that does not exist, or has a value that it cannot have.
+    """
+    name, network = settings["model"], settings["network"]
+    try:
+        return make_model(name, network, len(vocabulary), vocabulary.start_id)
+    except UserError as error:
+        # The user gave no such setting: the message must not name a flag.
+        why = str(error).replace("`", "")
+        raise UserError(f"{place} cannot be loaded: its network: {why}") from None
 
 
 def _read_checkpoint(

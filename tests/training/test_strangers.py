@@ -10,6 +10,7 @@ import pytest
 import tiny_runs
 
 import jaxlm
+from jaxlm.data.file_digests import check_file
 from jaxlm.data.json_files import MOST_BYTES, parse_json
 from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, from_json, to_json
 from jaxlm.errors import UserError
@@ -35,9 +36,12 @@ CONFIGS = {
     "a model of another type": (lambda config: config | {"model": [1]}, "`model` is not a text"),
     "an unknown model": (lambda config: config | {"model": "nobody"}, "not registered"),
     "an unknown setting": (changed("network", nothing=1), "unknown setting of rnn 'nothing'"),
-    "a text for a size": (changed("network", hidden_size="8"), "`hidden_size` '8': must be an int"),
-    "a size below 1": (changed("network", hidden_size=0), "`hidden_size` 0: must be at least 1"),
-    "a rate of NaN": (changed("network", dropout=float("nan")), "`dropout` nan: must be at least"),
+    "a text for a size": (
+        changed("network", hidden_size="8"),
+        "its network: hidden_size '8': must be",
+    ),
+    "a size below 1": (changed("network", hidden_size=0), "hidden_size 0: must be at least 1"),
+    "a rate of NaN": (changed("network", dropout=float("nan")), "dropout nan: must be at least"),
     "a network of another size": (changed("network", hidden_size=9), "no whole checkpoint"),
     "too large a network": (changed("network", hidden_size=10**9), "more than the .* memory"),
     "a section of another type": (lambda config: config | {"training": 5}, "'training' is not an"),
@@ -50,7 +54,7 @@ CONFIGS = {
     "a protocol of texts": (changed("protocol", rows="yes"), "`rows` 'yes': must be true or false"),
     "a deep list": (
         changed("network", layer_sizes=[[[[[1]]]]]),
-        "`layer_sizes` .*: must be a list",
+        "layer_sizes .*: must be a list",
     ),
 }
 
@@ -81,6 +85,20 @@ def test_a_huge_config_is_not_read(folder, tmp_path):
         file.truncate(MOST_BYTES["config.json"] + 1)
     with pytest.raises(UserError, match=r"config\.json has 4,194,305 bytes, more than 4,194,304"):
         jaxlm.load(copy)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file that never ends")
+def test_a_file_that_never_ends_is_not_read_whole(folder, tmp_path, monkeypatch):
+    """Its size is 0."""
+    copy = shutil.copytree(folder, tmp_path / "run")
+    endless = copy / "tokenizer.json"
+    endless.unlink()
+    endless.symlink_to("/dev/zero")
+    monkeypatch.setitem(MOST_BYTES, "tokenizer.json", 1000)
+    with pytest.raises(UserError, match="more than 1,000 bytes"):
+        jaxlm.load(copy)
+    with pytest.raises(ValueError, match="is no file of bytes"):
+        check_file(endless, 0, "")
 
 
 def test_depth():
@@ -122,6 +140,17 @@ def test_a_damaged_bpe_model_is_one_line(change):
     with pytest.raises(UserError) as error:
         from_json(json.dumps(with_model(saved, change)))
     assert "\n" not in str(error.value)
+
+
+def test_a_pattern_that_takes_too_many_attempts_is_one_line():
+    def change(model):
+        model["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "(a|a|aa)+$"})
+
+    tokenizer = from_json(json.dumps(with_model(saved_bpe(), change)))
+    for read in (lambda text: tokenizer.encode([text]), tokenizer.spans):
+        with pytest.raises(UserError, match="the BPE model cannot cut the text") as error:
+            read("a" * 40 + "b")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
