@@ -84,8 +84,8 @@ def from_torch(model: Any, tensors: Mapping[str, np.ndarray], with_start: bool =
       >>> model = jaxlm.GRU(vocab_size=7, embedding_size=2, hidden_size=3)
       >>> params = model.init(jax.random.key(0), jax.numpy.zeros((1, 1), "int32"))["params"]
       >>> back = from_torch(model, to_torch(model, params))
-      >>> jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, back))
-      Array(True, dtype=bool)
+      >>> bool(jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, back)))
+      True
 
     Args:
       model: RNN, GRU, LSTM or NPLM with a full or sampled softmax.

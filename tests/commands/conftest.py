@@ -1,9 +1,7 @@
 """Fixtures for the tests of commands: runs that are trained once, and a call of a command."""
 
-import runpy
-import sys
-
 import pytest
+from in_process import run_module
 
 import jaxlm
 
@@ -39,22 +37,9 @@ def call(command, *argv):
 
     Runs have no report, which takes a second, unless `argv` has --report.
     """
-    before, name = sys.argv, f"jaxlm.{command}"
-    imported = sys.modules.get(name)
     if command == "train" and "--report" not in argv:
         argv = ["--no-report", *argv]
-    sys.argv = [command, *map(str, argv)]
-    try:
-        # Another test may have imported the module; a new process would import it again.
-        sys.modules.pop(name, None)
-        runpy.run_module(name, run_name="__main__")
-    except SystemExit as exit_:
-        return exit_.code
-    finally:
-        sys.argv = before
-        if imported is not None:
-            sys.modules[name] = imported
-    return 0
+    return run_module(f"jaxlm.{command}", argv)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import random
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from in_process import run_module
 from rich.console import Console
 
 import jaxlm
@@ -129,16 +129,7 @@ def run_here(argv: list) -> int:
 
     The run has no report, unless ARGV has --report.
     """
-    before, sys.argv = sys.argv, ["train", *without_report(argv)]
-    try:
-        # Another test may have imported the module; a new process would import it again.
-        sys.modules.pop("jaxlm.train", None)
-        runpy.run_module("jaxlm.train", run_name="__main__")
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    finally:
-        sys.argv = before
-    raise AssertionError("a command ends with sys.exit")
+    return run_module("jaxlm.train", without_report(argv))
 
 
 LIMITED = """
