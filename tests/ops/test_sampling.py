@@ -83,6 +83,7 @@ def test_large_bfloat16_logits_give_the_largest_word():
     assert drawn(0, logits_BV).tolist() == [0]
 
 
+@pytest.mark.quick_for("5")
 @pytest.mark.parametrize("vocab_size", [5, 400])
 def test_rows_with_settings_of_their_own_draw_as_the_sampler_does(vocab_size):
     numbers = np.random.default_rng(0)

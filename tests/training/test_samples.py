@@ -24,6 +24,7 @@ def samples_of(console: Console) -> list[str]:
     return [line for line in console.file.getvalue().splitlines() if "  sample  " in line]
 
 
+@pytest.mark.full
 def test_samples_are_shown_at_validations_and_change_no_byte(characters, tmp_path):
     class Taker:
         def __init__(self):

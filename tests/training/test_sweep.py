@@ -178,6 +178,7 @@ def test_a_diverged_run_does_not_cause_checkpoints(text, tmp_path, monkeypatch):
     assert saved.count("last") == 1, "only the other run saves, at the end"
 
 
+@pytest.mark.full
 def test_resuming_with_an_additional_seed_is_an_error(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     many(model, text, tmp_path, seeds=2, steps=2)
@@ -270,6 +271,7 @@ def test_bad_settings_are_errors(options, message, text, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.full
 def test_each_run_has_its_own_random_numbers(text):
     runs = many(tiny_runs.make(jaxlm.RNN, text), text, seeds=2, steps=1)
     leaves = [jax.tree.leaves(run.params)[0] for run in runs]
