@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def lines_of_input(command: Command) -> Iterator[str]:
-    """Return the lines of standard input, as `lines_of_file` returns those of a file."""
+    """Return the lines of standard input. `lines_of_file` returns the lines of a file alike."""
     if command.column is not None:
         why = "is for a table in a file, not for standard input: write the table to a file"
         raise SettingError("column", command.column, why)

@@ -76,6 +76,8 @@ ONLY = {
     # bfloat16 arithmetic belongs to the layer, and is the same for every cell.
     "bfloat16": ("nplm", "modern-nplm", "transformer", "lstm", "mingru", "mogrifier"),
 }
+# Models whose programs take longest to compile. The full tier tests them, as it does the variants.
+LARGE = ("modern-nplm", "transformer")
 SIZES = {
     "embedding_size": 6,
     "hidden_size": 5,
@@ -106,7 +108,7 @@ def cases(trained_by=("gradient", "counting"), exact=False, outputs=True):
                 case = f"{name}-{variant}"
                 # A single worker runs all tests of a case, because they share compiled programs.
                 marks = [pytest.mark.xdist_group(case)]
-                if variant != "plain" and entry.kind.trained_by == "gradient":
+                if entry.kind.trained_by == "gradient" and (variant != "plain" or name in LARGE):
                     marks.append(pytest.mark.full)
                 yield pytest.param(name, options, id=case, marks=marks)
 

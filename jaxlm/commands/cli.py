@@ -169,7 +169,8 @@ def _one_line(box: str) -> str:
     lines = [re.sub(r"[╭╮╰╯│─]", "", line).strip() for line in box.splitlines()]
     words = " ".join(line for line in lines[1:] if line.strip("-"))
     words = re.split(r"For full helptext|Argument helptext:", words)[0]
-    return re.sub(r"\s+", " ", words).strip().removesuffix(".")
+    words = re.sub(r"\s+", " ", words).strip().removesuffix(".")
+    return re.sub(r"^Error parsing \w+: ", "", words)
 
 
 def run(main: Callable[[Sequence[str]], int], goes_on: bool = False) -> None:

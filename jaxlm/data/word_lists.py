@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from jaxlm.data.compression import reading_errors
-from jaxlm.data.reading import open_text
+from jaxlm.data.compression import open_bytes, reading_errors
 from jaxlm.data.vocabulary import EOS, UNK
 from jaxlm.errors import SettingError, UserError
 
@@ -62,7 +61,7 @@ def read_word_list(path: str, unit: str) -> tuple[str, ...]:
 
 def _read(file: Path, path: str) -> list[str]:
     """Return the lines of a file without their line breaks; `path` is for errors."""
-    with reading_errors(file), open_text(file) as opened:
+    with reading_errors(file), open_bytes(file) as opened:
         data = opened.read()
     try:
         text = data.decode("utf-8-sig")

@@ -272,7 +272,7 @@ def documents(
 
 @dataclass(frozen=True)
 class Generation:
-    """How a text is continued."""
+    """The settings with which a text is continued."""
 
     length: Size = 256
     """Largest number of tokens to generate."""

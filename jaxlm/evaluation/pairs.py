@@ -204,7 +204,7 @@ def pairs(
         score(s) = log P(s)     log P(s) / tokens (mean)     log P(s) / tokens^alpha (length)
 
     A run is right on a pair if the good sentence has the better score. A tie counts half, so a
-    model that cannot tell the sentences apart scores exactly 50.
+    model that gives both sentences of each pair one score has exactly 50.
 
     Example:
       >>> import jaxlm

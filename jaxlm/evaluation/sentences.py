@@ -31,19 +31,17 @@ UNITS = {"spaces": re.compile(r"\S+"), "characters": re.compile(r"\S")}
 
 
 @dataclass(frozen=True)
-class SentenceScores:
-    """The scores of one run on sentences, token by token, and the words that the tokens belong to.
+class TokenisedSentences:
+    """Sentences as token ids of a run, and the words that the tokens belong to.
 
     Attributes:
-      run: the run, with the protocol that it was scored with.
+      run: the run, with the protocol that it is scored with.
       sentences: the sentences.
       words: offsets of the words of each sentence, int64 [words, 2].
       ids: token ids of each sentence, the end included if the tokenizer has one.
       word_of: index of the word of each token, by sentence. The number of the words is the index of
         the end of the sentence.
-      scored: whether each token was scored, by sentence.
-      scores: scores of the scored tokens of all sentences, one after the other.
-      protocol: sentences that say which tokens were scored, and from which state.
+      scored: whether each token is scored, by sentence.
     """
 
     run: Run
@@ -52,6 +50,17 @@ class SentenceScores:
     ids: list[np.ndarray]
     word_of: list[np.ndarray]
     scored: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class SentenceScores(TokenisedSentences):
+    """The scores of one run on sentences, token by token, and the words that the tokens belong to.
+
+    Attributes, after those of `TokenisedSentences`:
+      scores: scores of the scored tokens of all sentences, one after the other.
+      protocol: sentences that say which tokens were scored, and from which state.
+    """
+
     scores: TokenScores
     protocol: str
 
@@ -200,22 +209,14 @@ def score_sentences(
 
 
 @dataclass(frozen=True)
-class EncodedSentences:
+class EncodedSentences(TokenisedSentences):
     """Sentences as token ids, ready to be scored.
 
-    Attributes:
-      run: the run, with the protocol that it is scored with.
-      sentences, words, ids, word_of, scored: see `SentenceScores`.
+    Attributes, after those of `TokenisedSentences`:
       data: the sentences as a split.
       split: how the sentences were split into words.
     """
 
-    run: Run
-    sentences: list[str]
-    words: list[np.ndarray]
-    ids: list[np.ndarray]
-    word_of: list[np.ndarray]
-    scored: list[np.ndarray]
     data: Split
     split: str
 
@@ -238,7 +239,10 @@ def encode_sentences(
 ) -> EncodedSentences:
     """Return sentences as token ids, and the words that the tokens belong to.
 
-    The arguments and the errors are those of `score_sentences`.
+    Args:
+      run, sentences, start, words, split: the arguments of `score_sentences`.
+    Raises:
+      UserError, SettingError: as `score_sentences`.
     """
     texts = checked_sentences(sentences)
     unit = words_of(texts, words)

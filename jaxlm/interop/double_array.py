@@ -32,7 +32,7 @@ CANDIDATES = 64
 
 
 def double_array(keys: Sequence[bytes], values: Sequence[int]) -> np.ndarray:
-    """Return the units of a trie, uint32, a multiple of 256 of them.
+    """Return the units of a trie, uint32. Their number is a multiple of 256.
 
     Args:
       keys: byte strings without the byte 0, sorted, each once.

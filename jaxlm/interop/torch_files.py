@@ -532,7 +532,9 @@ def _one_line(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the library has an error type of its own, and NumPy others
-        raise UserError(f"{path} is a damaged .safetensors file: {_why(error)}") from None
+        raise UserError(
+            f"{path} is a damaged .safetensors file: {_why(error)}; copy or export it again"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -54,7 +54,7 @@ class Stored(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where the numbers of a tensor come from: a tensor of the file, or None for zeros."""
+    """The source of a tensor's numbers: a tensor of the file, or zeros if `name` is None."""
 
     name: str | None
     layer: int | None = None

@@ -26,13 +26,25 @@ class Generator(Protocol):
         """Return what `draw_token` draws from, and the carry.
 
         For a neural model these are the logits after the last token that is read, float32 [B, V].
-        `length` is the number of tokens that are read, int32; None for all.
+
+        Args:
+          params: the parameters.
+          tokens_BT: the tokens, int32.
+          length: number of tokens that are read, int32; None for all.
+          carry: the carry before them.
         """
 
     def draw_token(
         self, params: Params, logits_BV: Any, uniform_2B: jax.Array, draw: Draw
     ) -> jax.Array:
-        """Return a token for each row, int32 [B], drawn from what `last_logits` returned."""
+        """Return a drawn token for each row, int32 [B].
+
+        Args:
+          params: the parameters.
+          logits_BV: the first result of `last_logits`.
+          uniform_2B: two random numbers from [0, 1) for each row.
+          draw: the function that draws.
+        """
 
 
 def generate_tokens(
@@ -46,8 +58,12 @@ def generate_tokens(
 ) -> jax.Array:
     """Return `length` tokens that continue each prompt, int32 [B, length].
 
-    See `jaxlm.models.base.LanguageModel.generate`. A program is compiled for each bucket of
-    lengths.
+    A program is compiled for each bucket of lengths.
+
+    Args:
+      model: the model.
+      params, prompt_BT, key, draw, length, carry: the arguments of
+        `jaxlm.models.base.LanguageModel.generate`.
     """
     compiled = _compiled_generate(model.compute_dtype)
     size = np.int32(length), bucket(length)

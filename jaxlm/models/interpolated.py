@@ -240,7 +240,7 @@ class Interpolated(LanguageModel):
         uniform_2B: jax.Array,
         draw: Draw,
     ) -> jax.Array:
-        """Return a token for each row, int32 [B], drawn from Σ λ P. For compiled functions."""
+        """Return a token for each row, drawn from Σ λ P; see `Generator.draw_token`."""
         p_BV = self.probabilities(params, outputs)
         if isinstance(draw, Sampler):
             return draw.from_probabilities(p_BV, uniform_2B)

@@ -385,10 +385,7 @@ class NeuralModel(nn.Module, LanguageModel):
     def last_logits(
         self, params: Params, tokens_BT: jax.Array, length: jax.Array | None, carry: Carry
     ) -> tuple[jax.Array, Carry]:
-        """Return the logits after the last token that is read, float32 [B, V], and the carry.
-
-        `length` is the number of tokens that are read, int32; None for all. For compiled functions.
-        """
+        """Return the logits after the last token that is read; see `Generator.last_logits`."""
         variables = {"params": params}
         if length is None:
             hidden_B1F, carry = self.apply(variables, tokens_BT, carry, positions="last")
@@ -402,7 +399,7 @@ class NeuralModel(nn.Module, LanguageModel):
     def draw_token(
         self, params: Params, logits_BV: jax.Array, uniform_2B: jax.Array, draw: Draw
     ) -> jax.Array:
-        """Return a token for each row, int32 [B], drawn from the logits. For compiled functions."""
+        """Return a token for each row, drawn from the logits; see `Generator.draw_token`."""
         return draw(logits_BV, uniform_2B)
 
     @nn.nowrap

@@ -1,4 +1,4 @@
-"""Pruning: fewer n-grams in a back-off model, by their counts or by what each of them is worth.
+"""Pruning: remove n-grams from a back-off model, by count or by entropy.
 
 By count, as KenLM's lmplz (`mark_rare`): an n-gram of order k that occurs at most T_k times gets no
 probability of its own. Smoothing gives its share to the shorter context, so that the model sums to

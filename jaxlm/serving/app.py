@@ -101,9 +101,14 @@ def make_app(
     hosts: Collection[str] | None = None,
     origins: Sequence[str] = (),
 ) -> Application:
-    """Return the ASGI application of workers that work, by the names of their runs.
+    """Return the ASGI application that passes requests to workers.
 
-    See `serving` for the other arguments.
+    Args:
+      workers: the workers, already started, by the names of their runs. The first is the default.
+      limits: the largest texts, bodies and numbers of requests that are accepted.
+      page: the HTML page at /; None for no page.
+      hosts: names of this server that a request may have in its header `Host`; None for any.
+      origins: origins of pages whose scripts may call the service.
     """
     names = list(workers)
     # The pages that FastAPI has at /docs load their scripts from another host.

@@ -18,7 +18,7 @@ from jaxlm.runs.run import Run
 
 
 class Read(NamedTuple):
-    """What a row knows after it has read tokens.
+    """The result of reading tokens in a row.
 
     logits_V: the logits of the next token. log_probs_V: their log-probabilities. carry: the carry.
     """
@@ -29,7 +29,7 @@ class Read(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """How a row draws its tokens; the arguments of `draw_rows` for one row."""
+    """The settings with which a row draws its tokens: the arguments of `draw_rows` for the row."""
 
     temperature: float
     top_k: int
@@ -81,9 +81,16 @@ class Engine(abc.ABC):
         width: int,
         detail: bool,
     ) -> list[tuple[tuple[np.ndarray, ...], Carry]]:
-        """Return `token_scores` of each row, and its carry.
+        """Return `token_scores` of each row, and the carry of each row after its last token.
 
-        A row with fewer than `width` tokens has no other token, and its carry has no meaning.
+        The carry of a row with fewer than `width` tokens has no meaning, because the row ends here.
+
+        Args:
+          inputs: the tokens that each row reads, int32 [T], T <= `width`.
+          targets: the token after each input, int32 [T].
+          carries: the carry of each row before its inputs.
+          width: the number of tokens that the compiled call reads in each row.
+          detail: whether ranks and entropies are computed too.
         """
 
     @abc.abstractmethod
@@ -171,10 +178,7 @@ class Compiled(Engine):
             True,
         )
         scores, carry = _to_host(found)
-        return [
-            (tuple(array_BT[row, : len(ids)] for array_BT in scores), row_of(carry, row))
-            for row, ids in enumerate(inputs)
-        ]
+        return _by_row(scores, carry, inputs)
 
     def write(
         self,
@@ -257,10 +261,7 @@ class Counted(Engine):
         scores, carry = self.model.token_scores(
             self.params, inputs_BT, targets_BT, stacked(carries), detail
         )
-        return [
-            (tuple(array_BT[row, : len(ids)] for array_BT in scores), row_of(carry, row))
-            for row, ids in enumerate(inputs)
-        ]
+        return _by_row(scores, carry, inputs)
 
     def write(
         self,
@@ -284,6 +285,16 @@ class Counted(Engine):
         read = self.read([np.zeros(1, np.int32)], [self.initial_carry()], 16)[0]
         numbers = [np.zeros((self.slice, 2), np.float32)]
         self.write([read.logits_V], [read.carry], numbers, [GREEDY])
+
+
+def _by_row(
+    scores: Sequence[np.ndarray], carry: Carry, inputs: Sequence[np.ndarray]
+) -> list[tuple[tuple[np.ndarray, ...], Carry]]:
+    """Return the scores [B, T] and the carry of a batch by row, without the padding of a row."""
+    return [
+        (tuple(array_BT[row, : len(ids)] for array_BT in scores), row_of(carry, row))
+        for row, ids in enumerate(inputs)
+    ]
 
 
 ENGINES: dict[str, type[Engine]] = {"gradient": Compiled, "counting": Counted}

@@ -32,7 +32,7 @@ FEWER = "send fewer sentences in a request"
 
 
 class Job(abc.ABC):
-    """What one request asks of a run. The worker calls the methods, all in its own thread.
+    """The work that one request asks of a run. The worker calls all methods in its own thread.
 
     The future has the answer, a dict of JSON values, or the error. A job whose future is cancelled
     is dropped at the next step.

@@ -59,7 +59,13 @@ TOO_LARGE = 413
 
 
 def check_most(what: str, count: int, most: int, then: str) -> None:
-    """Raise Refusal if `count` things are more than `most`; `then` says what to do.
+    """Raise Refusal if a request has more of something than the service accepts.
+
+    Args:
+      what: the things that are counted, such as "characters".
+      count: their number in the request.
+      most: the largest accepted number.
+      then: what the client can do, such as "send a shorter text".
 
     Example:
       >>> check_most("characters", 30000, 20000, "send a shorter text")

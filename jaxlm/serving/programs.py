@@ -54,7 +54,13 @@ def write(
 ) -> tuple[jax.Array, jax.Array, Carry]:
     """Return S drawn tokens of each row, int32 [B, S], the logits after them, and the carry.
 
-    See `draw_rows` for the settings of the rows.
+    Args:
+      params: the parameters.
+      logits_BV: the logits of the first token that is drawn.
+      carry: the carry of B rows.
+      uniforms_S2B: two random numbers from [0, 1) for each draw.
+      temperature_B, top_k_B, top_p_B: the settings of each row; see `draw_rows`.
+      model: the model.
     """
     variables = {"params": params}
 

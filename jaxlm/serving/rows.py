@@ -66,7 +66,7 @@ class Reading(Row):
 
 
 class Scoring(Row):
-    """A row of which each token is scored.
+    """A row whose tokens are all scored.
 
     Args:
       job: the job.

@@ -77,7 +77,7 @@ class GenerateRequest(Request):
 
 
 class Answer(BaseModel):
-    """What every answer of a run has."""
+    """The fields of every answer of a run."""
 
     run: str = Field(description="Name of the run.")
     notes: list[str] = Field(description="What is unusual about the text, such as unknown words.")
@@ -97,7 +97,7 @@ class NextAnswer(Answer):
 
 
 class ScoredRow(BaseModel):
-    """A word or a sentence; `word_id` and `word` are those of a word, `words` of a sentence."""
+    """A row: a word has `word_id` and `word`, and a sentence has `sentence` and `words`."""
 
     sentence_id: int
     word_id: int | None = None
@@ -142,14 +142,14 @@ class RunsAnswer(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """Whether the service works, and the number of requests that have no answer yet."""
+    """The status of the service, and the number of requests that wait for an answer."""
 
     status: Literal["ok", "failed"]
     waiting: int
 
 
 class Problem(BaseModel):
-    """What was wrong, and what to do, in one line."""
+    """An error: one line that says what was wrong, and what to do."""
 
     error: str
 

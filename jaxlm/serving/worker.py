@@ -91,11 +91,11 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the worker's thread runs."""
+        """True while the worker's thread runs."""
         return self._thread.is_alive()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Cancel what is not done, and end the thread; wait for it at most `timeout` seconds."""
+        """Cancel all open jobs, and end the thread. Wait at most `timeout` seconds for its end."""
         self._stopped = True
         self._jobs.put(None)
         if self._thread.is_alive():

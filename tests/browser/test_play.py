@@ -95,6 +95,7 @@ def expected_bits(run, text):
     return -np.asarray(scores_1T)[0] / np.log(2)
 
 
+@pytest.mark.full
 def test_models_in_the_page_say_what_jaxlm_says(open_page, tmp_path):
     runs = [make_run("lstm"), make_run("nplm"), make_run("ngram")]
     page = open_play(open_page, tmp_path, runs)

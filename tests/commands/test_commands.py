@@ -408,6 +408,7 @@ def test_flags_a_recipe_and_a_config_replace_the_recipe_of_small_texts(shell, tm
     assert config["batching"]["batching"] == "streams" and config["optimizer"]["lr"] != 0.01
 
 
+@pytest.mark.full
 def test_unspaced_sentences_are_learnt_by_characters(shell, tmp_path):
     (tmp_path / "zh.txt").write_text("今天天气很好\n我们去公园玩\n孩子们在唱歌\n", encoding="utf-8")
     flags = ("--model", "nplm", "--corpus", tmp_path / "zh.txt", "--out", tmp_path / "run")

@@ -35,8 +35,9 @@ def test_other_programs_marks_and_empty_lines_are_skipped(tmp_path):
         ("a\nb\na\n", "words", "line 3: 'a' is on line 1 already"),
         ("a\nthe cat\n", "words", "line 2: 'the cat' has a blank"),
         ("a\nthe\u3000cat\n", "words", "line 2: .* has a blank"),
-        (b"a\nb\n\xe9t\xe9\n", "words", "not UTF-8"),
-        ("a\nb\n".encode("utf-16"), "words", "UTF-16"),
+        (b"a\nb\n\xe9t\xe9\n", "words", "line 3: not UTF-8: save the list as UTF-8$"),
+        # The flag --encoding is for the text, not for the list.
+        ("a\nb\n".encode("utf-16"), "words", "line 1: not UTF-8: save the list as UTF-8$"),
         ("a\0\n", "words", "line 1: a NUL character"),
         ("a\nbc\n", "characters", "line 2: 'bc' is not one character"),
         (b"\x1f\x8b\x08garbage", "words", "cannot read"),

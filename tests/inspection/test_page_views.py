@@ -110,6 +110,7 @@ def test_gradients_are_those_of_gradient_by_lag(lstm, ngram, options):
     assert shown["name"] == "lstm" and shown["index"] == 0
 
 
+@pytest.mark.full
 def test_the_curves_of_each_radius_are_those_of_gradient_through_time(lstm, ngram, options):
     found = view_exploding.collect([ngram, lstm], TEXT, replace(options, labels=("ngram", "lstm")))
     (shown,) = found["runs"]
@@ -193,6 +194,7 @@ def test_vectors_of_two_numbers_are_shown_as_they_are(corpus):
     assert_array_equal(unpacked(shown["xy"]), vectors(run)[1])
 
 
+@pytest.mark.full
 def test_the_senses_are_those_of_the_occurrences_in_the_text(lstm, ngram, options):
     shown = only(view_senses.collect([lstm, ngram], TEXT, options))
     names = [one["word"] for one in shown["words"]]

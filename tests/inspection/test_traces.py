@@ -368,6 +368,7 @@ def test_a_long_text_needs_no_more_memory_for_its_arrays(tmp_path):
     assert grown < sum(array.nbytes for array in found.arrays.values()) / 3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [jaxlm.LSTM, jaxlm.NGram])
 def test_characters_without_an_unk_are_left_out_and_reported(kind):
     text = jaxlm.read_corpus(["to be or not\n", "be not to\n"], tokens="chars", fractions=(1.0,))

@@ -26,6 +26,7 @@ def test_values_equal_the_definition(run, time):
         assert_allclose(found[t], h_BH, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("time", [1, 7])
 def test_gradients_equal_those_of_the_scans(time):
     def number(run):

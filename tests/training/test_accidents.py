@@ -77,6 +77,7 @@ def test_the_driver_finds_what_is_lost_and_what_differs(trained, monkeypatch):
 # Two processes.
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("which", ["gradient", "counting"])
 def test_a_run_that_another_process_trains_is_not_resumed(which, trained, text, tmp_path):
     model, folder = trained

@@ -113,6 +113,7 @@ def test_a_run_validates_saves_and_stops_when_the_time_is_over(
     assert jaxlm.load(tmp_path / "run").step == last["step"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("validated", [True, False])
 def test_a_resume_does_not_extend_a_spent_budget(validated, text, tmp_path):
     """A resume after the end of the budget neither validates again nor adds a record."""

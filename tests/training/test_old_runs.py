@@ -52,6 +52,7 @@ def test_an_old_run_has_the_same_scores(name, old_runs):
     assert run.protocol == PROTOCOLS.get(name, Protocol())
 
 
+@pytest.mark.full
 def test_an_old_run_is_resumed_with_old_flags(old_runs):
     """The command with its old flags resumes the run, and saves settings by their new names."""
     argv = (

@@ -75,6 +75,7 @@ def test_an_unregistered_model_trains_without_a_folder(text):
     assert run.settings["model"] == "WideNPLM" and float(jaxlm.perplexity(run, "valid")) > 1
 
 
+@pytest.mark.full
 def test_a_registered_cell_is_saved_and_loaded(registry, text, tmp_path):
     sizes = {"embedding_size": 4, "hidden_size": 4}
     model = jaxlm.Recurrent(len(text.vocabulary), text.vocabulary.start_id, cell=MGUCell(), **sizes)

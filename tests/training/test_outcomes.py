@@ -33,6 +33,7 @@ def run(model, text, tmp_path_factory):
     return folder
 
 
+@pytest.mark.full
 def test_patience_counts_validations_without_improvement(model, text, tmp_path):
     folder = tmp_path / "run"
     options = {"batching": STREAMS, "steps": 90, "eval_every": 10, "patience": 2} | STALLS

@@ -186,6 +186,7 @@ class Nested(jaxlm.NPLM):
     """Groups of words."""
 
 
+@pytest.mark.full
 def test_lists_become_tuples(registry, text, tmp_path):
     jaxlm.register_model("nested", Nested)
     model = tiny_runs.make(Nested, text, groups=[[4], [5, 6]])

@@ -91,6 +91,7 @@ def models_of(text):
     yield jaxlm.NGram(len(text.vocabulary), start_id, order=2), {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("which", [0, 1], ids=["gradient", "counting"])
 def test_a_run_is_not_resumed_with_another_text(which, tmp_path):
     text = read(tmp_path / "one.txt", ONE)

@@ -85,6 +85,7 @@ def test_metrics_are_the_loss_the_tokens_and_the_norm_before_clipping(plain):
     np.testing.assert_allclose(norm, np.sqrt(squares) / block.denominator_K[0], rtol=1e-4)
 
 
+@pytest.mark.full
 def test_the_carry_passes_between_chunks_and_is_reset_at_each_epoch(trainer):
     last = trainer.batches.steps_per_epoch - 1
     fresh = trainer.state()

@@ -110,7 +110,7 @@ class JaxlmConfig(PretrainedConfig):
 
 
 class JaxlmState:
-    """What a model remembers of a text, for each row of a batch.
+    """The state of a model after it has read a text, for each row of a batch.
 
     arrays: for a recurrent network one tensor a layer, [1 or 2, B, H]: h, or h and c; for an nplm
     the last n - 1 tokens, [B, n - 1]. seen: number of positions that were read, padding included.
@@ -150,7 +150,14 @@ class Weights(nn.Module):
 
 
 def layer_shapes(gates: int, inputs: int, size: int, index: int = 0) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters of a recurrent layer, by PyTorch's names."""
+    """Return the shapes of the parameters of a recurrent layer, by PyTorch's names.
+
+    Args:
+      gates: number of gates of the cell.
+      inputs: number of features that the layer reads.
+      size: number of units H.
+      index: the number at the end of each name.
+    """
     width = gates * size
     shapes = {
         "weight_ih": (width, inputs),
@@ -211,7 +218,7 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def has_decoder(self) -> bool:
-        """Whether the model has an output matrix U of its own."""
+        """True if the model has an output matrix U of its own."""
         return not self.config.tied and bool(self.config.layer_sizes)
 
     def state_shapes(self) -> list[tuple[int, ...]]:
@@ -478,7 +485,15 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         **_: Any,
     ) -> dict[str, Any]:
-        """Return the inputs of the next step: the tokens that the state has not read yet."""
+        """Return the inputs of the next step: the tokens that the state has not read yet.
+
+        Args:
+          input_ids: all token ids so far, [B, T].
+          past_key_values: the state; None before the first step.
+          attention_mask: 1 for a token and 0 for padding, [B, T].
+          cache: another name of `past_key_values`.
+          use_cache: False to read all tokens again in each step.
+        """
         state = cache if past_key_values is None else past_key_values
         if use_cache is False:
             state = None
