@@ -4,12 +4,15 @@ import contextlib
 import errno
 import gc
 import io
+import itertools
 import re
+import shutil
 import sys
+import textwrap
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, get_args
+from typing import Any, TextIO, TypeVar, get_args
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -103,19 +106,21 @@ def parse(
         more = f"These are {count} of {len(flags)} flags. {prog} --help-all shows all of them."
         kind, default, about, words = shown, values, f"{about}\n{more}", ["--help"]
     options: dict[str, Any] = {} if default is None else {"default": default}
-    errors = io.StringIO()
+    errors, page = io.StringIO(), _Page(sys.stdout)
     try:
-        with contextlib.redirect_stderr(errors), _registry:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(page), _registry:
             return tyro.cli(
                 kind,
                 args=words,
                 prog=prog,
-                description=about,
+                description=_ABOUT,
                 config=(tyro.conf.OmitArgPrefixes,),
                 **options,
             )
     except SystemExit as exit_:
         if exit_.code in (0, None):
+            columns = shutil.get_terminal_size().columns
+            print(page.getvalue().replace(_ABOUT, _wrapped(about, columns)), end="")
             raise
         message = _one_line(errors.getvalue())
         try:
@@ -125,6 +130,52 @@ def parse(
         except UserError as error:
             message = str(error)
         raise UserError(_see_help(message, prog)) from None
+
+
+# Stands for the description in tyro's help, because tyro joins the lines of a description.
+_ABOUT = "ABOUT"
+
+
+class _Page(io.StringIO):
+    """Keeps the help that tyro prints, with the colours and frames that `output` can show."""
+
+    def __init__(self, output: TextIO) -> None:
+        super().__init__()
+        self._output = output
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._output.encoding
+
+    def isatty(self) -> bool:
+        return self._output.isatty()
+
+
+def _wrapped(about: str, columns: int) -> str:
+    """Return a description whose lines fit `columns`.
+
+    Indented lines are commands: they go on after a backslash, between two arguments. Other lines
+    are paragraphs.
+    """
+    lines: list[str] = []
+    for is_prose, group in itertools.groupby(
+        about.splitlines(), lambda line: bool(line) and not line.startswith(" ")
+    ):
+        if is_prose:
+            lines.append(textwrap.fill(" ".join(group), columns, **_BREAKS))
+            continue
+        for line in group:
+            # A flag stays with its value, and a text in quotes stays whole.
+            whole = re.sub(r"""(["']).*?\1""", lambda quoted: quoted[0].replace(" ", _KEPT), line)
+            whole = re.sub(r"( -\S+) (?!-)", rf"\1{_KEPT}", whole)
+            parts = textwrap.wrap(whole, columns - 2, subsequent_indent=6 * " ", **_BREAKS)
+            lines.append(" \\\n".join(parts).replace(_KEPT, " "))
+    return "\n".join(lines)
+
+
+# A space at which `_wrapped` does not break a line.
+_KEPT = "\N{NO-BREAK SPACE}"
+_BREAKS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def _see_help(message: str, prog: str) -> str:

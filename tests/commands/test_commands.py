@@ -150,15 +150,6 @@ def test_generate_continues_a_prompt(shell, toy_runs, text_run):
     assert out == "我 爱 爸爸\n"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "generate"])
-def test_help_has_examples(shell, command):
-    code, out, _ = shell(command, "--help")
-    assert code == 0
-    assert "Examples:" in out and f"python -m jaxlm.{command}" in out
-    # The help of an optional flag shows its type without None.
-    assert "None" not in out
-
-
 @pytest.mark.full
 def test_none_removes_a_setting_of_the_recipe(shell, tmp_path):
     flags = ("--model", "nplm", "--recipe", "zaremba-small", "--corpus", "toy", "--eos")

@@ -142,10 +142,27 @@ def test_models_corpora_and_recipes_are_found_in_any_case(shell, tmp_path):
 
 
 @pytest.mark.parametrize("command", VERBS)
-def test_help_shows_no_code_comments(command, shell):
+def test_help_has_examples_and_fits_the_terminal(command, shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = shell(command, "--help")
     assert code == 0
+    assert "Examples:" in out and f"  python -m jaxlm.{command} " in out
+    # The help of an optional flag shows its type without None.
+    assert "None" not in out
     assert "type: ignore" not in out and "noqa" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_help_breaks_commands_between_arguments():
+    about = "Do this\nand that.\n\nExamples:\n  python -m it run --text 'a b' --out x.tsv\n  short"
+    assert cli._wrapped(about, 32).splitlines() == [
+        "Do this and that.",
+        "",
+        "Examples:",
+        "  python -m it run \\",
+        "      --text 'a b' --out x.tsv",
+        "  short",
+    ]
 
 
 def test_messages_name_flags_instead_of_settings():
