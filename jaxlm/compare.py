@@ -21,6 +21,7 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.columns import whole_lines_note
 from jaxlm.errors import UserError
 from jaxlm.evaluation.comparing import RESAMPLES, Comparison, Side, compare, shown_p
 from jaxlm.evaluation.tables import check_out, write_table
@@ -98,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
         resamples=command.resamples,
         seed=command.seed,
     )
+    cli.say(whole_lines_note(command.text, command.column))
     if command.out is not None:
         write_table(found.columns(), command.out)
     show(Console(highlight=False), found, command)

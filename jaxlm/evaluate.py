@@ -23,6 +23,7 @@ from rich.table import Table
 from jaxlm.commands import cli
 from jaxlm.commands.mixing import parse_weights
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.columns import whole_lines_note
 from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import (
@@ -122,6 +123,8 @@ def main(argv: Sequence[str]) -> int:
         reports, mixed = measure(command)
     except UserError as error:
         raise UserError(adaptation_flags(str(error))) from None
+    if command.text is not None:
+        cli.say(whole_lines_note(command.text, command.column))
     console = Console()
     table, left_out = result_table(reports, console.width)
     (text, *others) = dict.fromkeys(item.split for item in reports)

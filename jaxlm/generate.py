@@ -6,7 +6,6 @@ if __name__ == "__main__":
 
     end_quietly()
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +58,11 @@ def main(argv: Sequence[str]) -> int:
     check_flags(command)
     load_plugin(command.plugin)
     run = load_mixed(command.runs, command.weights, command.checkpoint_folder)
-    say_start(run, command.start)
     texts = sample(run, command.prompt, command)
+    say_start(run, command.start)
     notes = describe_weights(run), generation_note(run), UnknownWords(run).note(command.prompt)
     for note in notes:
-        if note:
-            # Not on standard output, which has the texts alone.
-            print(f"note: {cli.with_flags(note)}", file=sys.stderr, flush=True)
+        cli.say(note)
     print("\n----\n".join(texts))
     return 0
 

@@ -17,6 +17,7 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.columns import whole_lines_note
 from jaxlm.data.reading import Reading
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.splitting import NONE, check_split
@@ -103,6 +104,7 @@ def main(argv: Sequence[str]) -> int:
         detail=command.detail and command.by == "word" and command.format != "lm-zoo",
         split=command.split,
     )
+    cli.say(whole_lines_note(command.lines, command.column))
     table = table_of(found, command.by, command.format)
     for scores in found:
         note = f"{scores.run.name}: {scores.protocol}"

@@ -279,6 +279,12 @@ def with_flags(message: str) -> str:
     return re.sub(r"`([a-z][a-z0-9_]*)`(?: (True|False)\b)?", flag, message)
 
 
+def say(note: str | None) -> None:
+    """Print a note on standard error, apart from the results on standard output; None: nothing."""
+    if note:
+        print(f"note: {with_flags(note)}", file=sys.stderr, flush=True)
+
+
 def fail(message: str) -> int:
     """Print the one line of a user's mistake and return the exit code, 2."""
     print(f"error: {' '.join(with_flags(message).split())}", file=sys.stderr)

@@ -37,6 +37,24 @@ def table_ending(path: Path) -> str | None:
     return next((ending for ending in TABLE_ENDINGS if name.endswith(ending)), None)
 
 
+def whole_lines_note(path: str | Path, column: str | None) -> str | None:
+    """Return a note if a file is a table by its name, and no column of it is read; else None.
+
+    Example:
+      >>> whole_lines_note("reviews.csv", None)
+      'reviews.csv is a table by its name, and its lines are read whole: `column` reads one column'
+      >>> whole_lines_note("reviews.csv", "text")
+
+    Args:
+      path: the file.
+      column: the column that is read; None for whole lines.
+    """
+    if column is not None or table_ending(Path(path)) is None:
+        return None
+    name = Path(path).name
+    return f"{name} is a table by its name, and its lines are read whole: `column` reads one column"
+
+
 def cells(file: TextIO, column: str, path: Path) -> Iterator[str]:
     """Yield the cells of a column, each as one line. Empty cells are left out.
 

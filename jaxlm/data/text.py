@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.data.columns import whole_lines_note
 from jaxlm.data.corpora import (
     CORPORA,
     LONGEST_SHOWN,
@@ -463,8 +464,9 @@ def _notes(text: Text) -> list[str]:
     These are words without spaces, an <unk> that never occurs, NUL bytes, and words that the
     tokenizer or an ARPA file gives a meaning of its own.
     """
-    notes = []
     train, tokenizer = text.train, text.tokenizer
+    whole_lines = whole_lines_note(text.name, text.config.column)
+    notes = [whole_lines] if whole_lines else []
     if tokenizer.splits_at_lines:
         first = (line for _, line in zip(range(1000), train.source.lines(), strict=False))
         longest = max(first, key=len)

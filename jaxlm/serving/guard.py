@@ -28,6 +28,7 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 class Guard:
     """Wraps an ASGI application; every refusal and every failure becomes one line of JSON.
 
+    - HEAD is answered as GET is, without the body.
     - The body is read whole, up to a limit, and must be JSON in UTF-8.
     - More requests than `limits.max_requests` at one time get 503, with Retry-After.
     - A request that is not answered in time gets 504.
@@ -83,6 +84,9 @@ class Guard:
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         self._check_host(headers.get("host", ""))
+        if scope["method"] == "HEAD":
+            # The server keeps the headers of the answer, and drops its body.
+            scope = {**scope, "method": "GET"}
         if scope["method"] != "POST":
             await self._application(scope, receive, answer.send)
             return

@@ -426,6 +426,18 @@ def test_a_column_in_another_encoding_is_trained_on_and_evaluated(shell, tmp_pat
     assert code == 2 and "--encoding cp1252" in err and err.count("\n") == 1
     code, _, err = shell("evaluate", tmp_path / "run", *text, *read, "--temperature", "1")
     assert code == 2 and "--encoding and --column are not for" in err
+    # A table whose lines are read whole is told so, by each command that reads a text.
+    note = "note: table.csv is a table by its name, and its lines are read whole: --column"
+    whole = read[:2]
+    _, out, _ = shell("train", *flags[:-2], "--out", tmp_path / "whole")
+    assert note in out
+    for command, *words in (
+        ("evaluate", tmp_path / "run", *text),
+        ("score", tmp_path / "run", "--lines", tmp_path / "table.csv"),
+        ("compare", tmp_path / "run", tmp_path / "run", *text),
+    ):
+        assert note in shell(command, *words, *whole)[2]
+        assert note not in shell(command, *words, *read)[2]
 
 
 def test_predict_drops_a_byte_order_mark_of_standard_input(shell, toy_runs, monkeypatch):

@@ -293,6 +293,8 @@ def test_a_process_serves_until_a_signal(folders):
     while httpx.get(f"{url}/health").json()["waiting"] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert httpx.get(f"{url}/health").json() == {"status": "ok", "waiting": 0}
+    headers = httpx.head(f"{url}/health")
+    assert (headers.status_code, headers.content) == (200, b"")
     # Ctrl-C drops a request that is not answered.
     body = {"prompt": "the", "length": 1000, "samples": 8}
     with concurrent.futures.ThreadPoolExecutor() as pool:
