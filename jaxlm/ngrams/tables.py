@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxlm.data.file_digests import check_file, check_once, file_digest
 from jaxlm.data.files import replacing, write_text
+from jaxlm.data.json_files import read_json
 
 NOTHING = -1
 """The id that stands for an n-gram that is not listed."""
@@ -322,7 +323,7 @@ def _read_digests(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: if the file is damaged.
     """
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_json(path)
     if not isinstance(saved, dict) or not all(
         isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() and "/" not in name
         for name, entry in saved.items()

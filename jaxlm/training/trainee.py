@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.files import write_text
+from jaxlm.data.json_files import read_json
 from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import Scorer
@@ -58,8 +59,8 @@ class Spec:
         if batching is None or path is None or not os.path.isfile(path):
             return self
         try:
-            absent = absent_settings(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
+            absent = absent_settings(read_json(path))
+        except (OSError, ValueError):
             # The check of the folder will say what is wrong with it.
             return self
         missing: dict[str, Any] = {
@@ -394,7 +395,7 @@ class Trainee:
         if path is None or not path.exists():
             return False
         try:
-            step = int(json.loads(path.read_text(encoding="utf-8"))["step"])
+            step = int(read_json(path)["step"])
         except (OSError, ValueError, KeyError, TypeError):
             step = 0
         self.failed = NotFiniteError(step + 1, step)

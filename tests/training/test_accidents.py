@@ -284,7 +284,7 @@ def test_tables_without_digests_load_and_their_values_are_checked(name, damage, 
         jaxlm.load(counted)
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"x": 1}', b'{"../x": {}}', b""])
+@pytest.mark.parametrize("content", [b"\xff", b"[]", b'{"x": 1}', b'{"../x": {}}', b"", b"[" * 100_000])
 def test_damaged_digests_are_an_error(content, counted):
     (counted / "ngrams/digests.json").write_bytes(content)
     with pytest.raises(UserError, match="ngrams is damaged"):
