@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import jax
@@ -459,7 +460,11 @@ def test_the_lecture_is_learnt_in_the_page(open_page, tmp_path, toy_run):
     page.check("#train-all")
     assert page.locator("[data-learner=nplm] .predictions li").count() == 5
     page.click("#train-start")
-    page.wait_for_function("jaxlmPlay.Training.made().count > 20")
+    # The page's policy forbids the evaluation of a string, which `wait_for_function` needs.
+    deadline = time.monotonic() + 30
+    while page.evaluate("jaxlmPlay.Training.made().count") <= 20 and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    assert page.evaluate("jaxlmPlay.Training.made().count") > 20
     page.click("#train-start")
     page.fill("#sentences", "one")
     assert page.inner_text("#panel-train .warning") != ""
