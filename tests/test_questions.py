@@ -142,8 +142,9 @@ def test_rows_are_scored_in_chunks_that_fit_in_memory(name, options, monkeypatch
         whole = [part_BT[index, : len(row)] for index, row in enumerate(rows)]
         assert_allclose(part, np.concatenate(whole), **CLOSE)
     # There are two batches of short rows, and a batch with the row of 100 tokens, which is read in
-    # chunks. An n-gram stores no logits, and its chunks are 20 tokens wide, like the second batch.
-    expected_shapes = {"gradient": [(4, 16)] * (1 + 2 + 7), "counting": [(4, 20)] * (1 + 1 + 5)}
+    # chunks. The logits of 16 tokens fit, so the 20 tokens of the second batch are two chunks of
+    # 10, not of 16. An n-gram stores no logits, and its chunks are 20 tokens wide.
+    expected_shapes = {"gradient": [(4, 10)] * (1 + 2 + 10), "counting": [(4, 20)] * (1 + 1 + 5)}
     assert scorer.shapes == expected_shapes[model.trained_by]
     lasts = scorer.rows(params, inputs, rows, last_only=True, batch_size=4)
     ends = [len(row) - 1 for row in rows]

@@ -190,7 +190,9 @@ class Scorer:
         row_scores: dict[int, list[np.ndarray]] = {}
         for batch, (rows, width) in zip(batches, shapes, strict=True):
             fits = max(16, self.model.tokens_in_chunk(self.detail) // rows)
-            width = max(1, min(width, fits))
+            # Parts of one width cover the longest row with little padding.
+            width = max(1, width)
+            width = math.ceil(width / math.ceil(width / fits))
             time = max(1, math.ceil(lengths[batch].max() / width)) * width
             inputs_BT = np.zeros((rows, time), np.int32)
             targets_BT = np.zeros_like(inputs_BT)

@@ -25,6 +25,7 @@ from jaxlm.ops.machine import (
     tf32_note,
 )
 from jaxlm.ops.static import is_zero
+from jaxlm.ops.token_details import token_details
 from jaxlm.parallel.mesh import Axes, replicate
 from jaxlm.ranges import Layers, Positive, Range, Rate, Size, as_tuples
 
@@ -463,11 +464,7 @@ def _token_scores(
         return replicate(((-nll_BT,), carry))
     hidden_BTF, carry = model.apply({"params": params}, inputs_BT, carry)
     logits_BTV: Any = model.apply({"params": params}, hidden_BTF, method="logits")
-    log_probs_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32))
-    log_prob_BT1 = jnp.take_along_axis(log_probs_BTV, targets_BT[..., None], axis=-1)
-    rank_BT = 1 + jnp.sum(log_probs_BTV > log_prob_BT1, axis=-1)
-    entropy_BT = -jnp.sum(jnp.exp(log_probs_BTV) * log_probs_BTV, axis=-1)
-    scores = log_prob_BT1[..., 0], rank_BT, entropy_BT
+    scores = token_details(logits_BTV.astype(jnp.float32), targets_BT)
     return replicate((scores, carry))
 
 
