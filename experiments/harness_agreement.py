@@ -2,8 +2,8 @@
 
 Command    python experiments/harness_agreement.py FOLDER [RUN ...]   (FOLDER holds blimp/)
 Hardware   two CPU cores
-Minutes    not measured yet
-Expected   not measured yet
+Minutes    5 (a 5-gram by words, beside other work: 41 s by pairs, 228 s by the harness)
+Expected   67,000 pairs: no log-likelihood and no accuracy differs
 
 Install the harness with `pip install -e ".[lm-eval]"`. The runs are over words, as those of
 blimp.py. The harness counts a tie as right, because the good sentence is the first choice;

@@ -3,8 +3,8 @@
 Command    python experiments/ngram_in_generation.py [folder of corpora] [--rounds 21]
 Hardware   two CPU cores
 Minutes    4
-Expected   a mixture takes about 1.06 times the time of the LSTM alone by words and 1.07 by
-           characters (batch 1), 1.04 to 1.10 and 1.05 (batch 16), with --cpu-time on one core
+Expected   a mixture takes 1.06 times the time of the LSTM alone by words and 1.09 by characters
+           (batch 1), 1.05 and 1.02 (batch 16), with --cpu-time on one core (AVX2)
 
 The LSTMs have two layers of 256 units, and are trained for one step: speed does not depend on
 quality. Both programs of a row are timed in turns, in one process. The table has the median of the

@@ -1,10 +1,10 @@
 """Load on `python -m jaxlm.serve`: 1,000 requests of mixed kinds over 32 connections.
 
 Command    python experiments/serve_load.py [folder of corpora] [--requests 1000] [--connections 32]
-Hardware   two CPU cores (Intel Xeon with AVX-512), shared with the client and with other work
+Hardware   two CPU cores (AMD EPYC with AVX2), shared with the client
 Minutes    3
-Expected   no request lost; p95 of a 5-gram 0.97 s without batches and 0.29 s with, of the LSTM
-           1.91 s and 0.81 s, on a machine with load 7 to 10 (docs/serve.md has the table)
+Expected   no request lost; p95 of a 5-gram 0.66 s without batches and 0.20 s with, of the LSTM
+           0.69 s and 0.81 s (docs/serve.md has the tables)
 Published  none
 
 Each server serves one run on loopback. Of ten requests four ask for next words, four for scores of
