@@ -5,12 +5,13 @@ import errno
 import gc
 import io
 import itertools
+import os
 import re
 import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TextIO, TypeVar, get_args
 
@@ -108,7 +109,12 @@ def parse(
     options: dict[str, Any] = {} if default is None else {"default": default}
     errors, page = io.StringIO(), _Page(sys.stdout)
     try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(page), _registry:
+        with (
+            contextlib.redirect_stderr(errors),
+            contextlib.redirect_stdout(page),
+            _registry,
+            _wide_enough() as columns,
+        ):
             return tyro.cli(
                 kind,
                 args=words,
@@ -119,8 +125,7 @@ def parse(
             )
     except SystemExit as exit_:
         if exit_.code in (0, None):
-            columns = shutil.get_terminal_size().columns
-            print(page.getvalue().replace(_ABOUT, _wrapped(about, columns)), end="")
+            print(page.getvalue().replace(_ABOUT, _wrapped(about, columns), 1), end="")
             raise
         message = _one_line(errors.getvalue())
         try:
@@ -130,6 +135,25 @@ def parse(
         except UserError as error:
             message = str(error)
         raise UserError(_see_help(message, prog)) from None
+
+
+NARROWEST = 40
+"""Columns of the narrowest help. tyro never ends if the terminal has one or two columns."""
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[int]:
+    """Return a context in which the terminal counts as NARROWEST columns or more: the columns."""
+    name = "COLUMNS"
+    before, columns = os.environ.get(name), max(NARROWEST, shutil.get_terminal_size().columns)
+    os.environ[name] = str(columns)
+    try:
+        yield columns
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 # Stands for the description in tyro's help, because tyro joins the lines of a description.
@@ -205,7 +229,7 @@ def parse_known(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
     words = [word for word in words if word not in HELP | HELP_ALL]
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), _registry:
+        with contextlib.redirect_stderr(errors), _registry, _wide_enough():
             known, _ = tyro.cli(kind, args=words, return_unknown_args=True, add_help=False)
             return known
     except SystemExit:
@@ -280,7 +304,7 @@ def with_flags(message: str) -> str:
 
 
 def say(note: str | None) -> None:
-    """Print a note on standard error, apart from the results on standard output; None: nothing."""
+    """Print a note on standard error. The results are on standard output. None prints nothing."""
     if note:
         print(f"note: {with_flags(note)}", file=sys.stderr, flush=True)
 

@@ -461,8 +461,8 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
 def _notes(text: Text) -> list[str]:
     """Return sentences that warn of something unexpected in the training text.
 
-    These are words without spaces, an <unk> that never occurs, NUL bytes, and words that the
-    tokenizer or an ARPA file gives a meaning of its own.
+    These are a table whose lines are read whole, words without spaces, an <unk> that never occurs,
+    NUL bytes, and words that the tokenizer or an ARPA file gives a meaning of its own.
     """
     train, tokenizer = text.train, text.tokenizer
     whole_lines = whole_lines_note(text.name, text.config.column)

@@ -153,6 +153,16 @@ def test_help_has_examples_and_fits_the_terminal(command, shell, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_the_help_and_errors_end_in_a_terminal_of_one_column(shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    code, out, _ = shell("compare", "--help")
+    # The help is that of 40 columns. The usage, its first line, is not wrapped.
+    assert code == 0 and max(map(len, out.splitlines()[1:])) <= 40
+    code, _, err = shell("compare", "--seed", "x")
+    assert code == 2 and err.count("\n") == 1 and "--seed" in err
+    assert os.environ["COLUMNS"] == "1"
+
+
 def test_the_help_breaks_commands_between_arguments():
     about = "Do this\nand that.\n\nExamples:\n  python -m it run --text 'a b' --out x.tsv\n  short"
     assert cli._wrapped(about, 32).splitlines() == [
