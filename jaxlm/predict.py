@@ -75,8 +75,7 @@ def main(argv: Sequence[str]) -> int:
     folders = [command.run, *command.mix_with]
     run = load_mixed(folders, command.weights, command.checkpoint_folder)
     say_start(run, command.start)
-    if weights := describe_weights(run):
-        print(f"note: {weights}", file=sys.stderr, flush=True)
+    cli.say(describe_weights(run))
     contexts: Iterable[str] = command.contexts or read_contexts(sys.stdin)
     console = Console(highlight=False)
     unknown = UnknownWords(run)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxlm.commands import cli
+from jaxlm.data.columns import whole_lines_note
 from jaxlm.data.compression import is_packed
 from jaxlm.data.preparing import PreparingConfig, Texts, claim_prepared_folder, prepare
 from jaxlm.data.reading import open_text
@@ -53,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
     command = cli.parse(Command, argv, prog="python -m jaxlm.prepare", about=ABOUT)
     console = Console(highlight=False)
     texts = texts_of(command)
+    paths = [path for files in texts.values() for path in files]
+    # One note, for the first of the tables.
+    cli.say(next(filter(None, (whole_lines_note(path, command.column) for path in paths)), None))
     began = time.perf_counter()
     tokenizer = claim_prepared_folder(command.out, texts, command)
     console.print(

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 import datetime
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
             raise SettingError("data", command.data, "has no effect with `figure`: leave it out")
     date = date_of(command.date)
     load_plugin(command.plugin)
-    runs = [load(folder, _note) for folder in folders]
+    runs = [load(folder, cli.say) for folder in folders]
     if command.play:
         return write_play(command, runs, text, out, {"command": command_line(argv), "date": date})
     if command.figure is not None:
@@ -131,22 +130,22 @@ def main(argv: Sequence[str]) -> int:
         # An error, if a run can read nothing of the text, comes before a model works.
         read(run, part, command.start)
         if unknown := unknown_note(run, part):
-            _note(f"{run.name}: {unknown}")
+            cli.say(f"{run.name}: {unknown}")
     foot = {"command": command_line(argv), "date": date}
     options = Options(command.start, command.lang, labels_of(runs), word=command.word)
     content = page(runs, text, options, notes=notes, foot=foot)
     for source in notes:
-        _note(source["en"])
+        cli.say(source["en"])
     if len(part) < len(text):
         whole = "" if command.data else "; `data` writes the numbers of the whole text"
-        _note(
+        cli.say(
             f"the text has {len(text):,} characters, and the page shows the first "
             f"{CHARACTERS:,}{whole}"
         )
     if command.data is not None:
         try:
             for line in write_numbers(command.data, runs, text, options):
-                _note(line)
+                cli.say(line)
         except OSError as error:
             raise _unwritable(command.data, error) from None
     try:
@@ -214,10 +213,10 @@ def draw_figure(command: Command, runs: Sequence[Run], text: str | None, out: Pa
         text = text_from_file(command.text, command.encoding)
     elif text is None and command.figure in READING:
         text, note = default_text(runs[0])
-        _note(note["en"])
+        cli.say(note["en"])
     options = {"start": command.start, "layer": command.layer}
     for line in figure(command.figure, runs, text or "", out=out, **options):
-        _note(line)
+        cli.say(line)
     print(f"figure: {out}")
     return 0
 
@@ -295,11 +294,6 @@ def command_line(argv: Sequence[str]) -> str:
         word if len(word) <= 4 * LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…" for word in argv
     )
     return f"python -m jaxlm.show {shlex.join(words)}"
-
-
-def _note(text: str) -> None:
-    # Not on standard output, which has the names of the files alone.
-    print(f"note: {cli.with_flags(text)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The note that says from which state a run reads a text."""
 
-import sys
-
+from jaxlm.commands import cli
 from jaxlm.runs.protocol import FRESH, WARM
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import WARM_START, start_of
@@ -23,4 +22,4 @@ def say_start(run: Run, start: str | None) -> None:
         FRESH: f"start fresh, from the initial state; --start {WARM} starts after "
         f"{len(stretch)} tokens of the training text",
     }
-    print(f"note: {described[used]}", file=sys.stderr, flush=True)
+    cli.say(described[used])

@@ -438,6 +438,8 @@ def test_a_column_in_another_encoding_is_trained_on_and_evaluated(shell, tmp_pat
     ):
         assert note in shell(command, *words, *whole)[2]
         assert note not in shell(command, *words, *read)[2]
+    out = ("--out", tmp_path / "prepared")
+    assert note in shell("prepare", tmp_path / "table.csv", *whole, *out)[2]
 
 
 def test_predict_drops_a_byte_order_mark_of_standard_input(shell, toy_runs, monkeypatch):
