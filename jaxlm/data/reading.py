@@ -1,7 +1,7 @@
 """Files of any kind as UTF-8 text: compressed, in another encoding, or one column of a table."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -55,7 +55,8 @@ def open_text(path: Path, reading: Reading = AS_TEXT) -> BinaryIO:
     if not reading.converts:
         check_plain(path, reading)
         return open_bytes(path)
-    parts = _Parts(_converted(open_bytes(path), reading, path))
+    file = open_bytes(path)
+    parts = _Parts(_converted(file, reading, path), file)
     return cast(BinaryIO, io.BufferedReader(parts, 1 << 20))
 
 
@@ -106,7 +107,7 @@ def check_plain(path: Path, reading: Reading) -> None:
         raise UserError(f"{path} is not UTF-8: it is {other}")
 
 
-def _converted(file: BinaryIO, reading: Reading, path: Path) -> Iterator[bytes]:
+def _converted(file: BinaryIO, reading: Reading, path: Path) -> Generator[bytes, None, None]:
     """Yield a file, in the encoding of `reading`, as UTF-8 in parts."""
     encoding = "utf-8-sig" if is_utf8(reading.encoding) else str(reading.encoding)
     if encoding == "utf-8-sig":
@@ -144,10 +145,16 @@ def _first_error(path: Path) -> UserError:
 
 
 class _Parts(io.RawIOBase):
-    """A file whose content comes in parts."""
+    """A file whose content comes in parts, which are made from another file."""
 
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts, self._left = parts, b""
+    def __init__(self, parts: Generator[bytes, None, None], file: BinaryIO) -> None:
+        self._parts, self._file, self._left = parts, file, b""
+
+    def close(self) -> None:
+        # Parts that nobody has asked for do not close the file themselves.
+        self._parts.close()
+        self._file.close()
+        super().close()
 
     def readable(self) -> bool:
         return True
