@@ -41,6 +41,7 @@ from jaxlm.errors import UserError, in_any_case, reason
 from jaxlm.inspection import write_report
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
 from jaxlm.ngrams.config import CountingConfig
+from jaxlm.ops.machine import bfloat16_note
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
 from jaxlm.parallel.multihost import (
     ProcessConfig,
@@ -235,7 +236,8 @@ def main(argv: Sequence[str]) -> int:
             soft_wrap=True,
             highlight=False,
         )
-    for note in text.notes:
+    dtype_note = bfloat16_note(config.network["dtype"]) if "dtype" in config.network else ""
+    for note in filter(None, (*text.notes, dtype_note)):
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
     model = _make_model(config, text, start_run)
     # Settings that cannot work are refused before anything is shown.

@@ -4,6 +4,7 @@ jaxlm runs the functions of a training run: the train step with clipping, metric
 scorer's function, and the sampler's function.
 """
 
+import contextlib
 import functools
 from typing import Any
 
@@ -18,6 +19,8 @@ from wire import Work, serve
 
 from jaxlm.data.batching import Block
 from jaxlm.models import MODELS, make_model
+from jaxlm.ops.cpus import Constants
+from jaxlm.ops.machine import using_constants
 from jaxlm.ops.sampling import Sampler
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
 from jaxlm.training.state import init_params, init_state
@@ -191,11 +194,20 @@ def prepare_limit(request: dict[str, Any]) -> Work:
     return memory
 
 
+# Contexts that last until the process ends.
+CONTEXTS = contextlib.ExitStack()
 PREPARE = {"jaxlm": prepare_jaxlm, "linen": prepare_linen, "limit": prepare_limit}
 
 
 def prepare(request: dict[str, Any]) -> Work:
-    """Return the work for the program that the request names."""
+    """Return the work for the program that the request names.
+
+    With "constants", the fields of `Constants` that differ from their defaults, all programs of
+    this process are compiled with these constants.
+    """
+    if "constants" in request:
+        constants = using_constants(Constants(**request["constants"]))
+        CONTEXTS.enter_context(constants)
     return PREPARE[request["who"]](request)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.models.base import Carry, Draw, Params
-from jaxlm.ops.machine import jit_with, small_batch_options
+from jaxlm.ops.machine import jit_with, task_options
 from jaxlm.ops.sampling import uniforms
 
 
@@ -139,5 +139,5 @@ def generate_loop(
 
 @functools.cache
 def _compiled_generate(dtype: str) -> Callable[..., jax.Array]:
-    options = functools.partial(small_batch_options, dtype)
+    options = functools.partial(task_options, "generation", dtype)
     return jit_with(options, generate_loop, static_argnames=("model", "draw", "capacity"))

@@ -4,6 +4,7 @@ import abc
 import contextlib
 import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import flax.linen as nn
@@ -21,7 +22,9 @@ from jaxlm.ops.cross_entropy import cross_entropy
 from jaxlm.ops.dropout import dropout
 from jaxlm.ops.machine import (
     default_dtype,
+    jit_with,
     precision_of,
+    task_options,
     tf32_note,
 )
 from jaxlm.ops.static import is_zero
@@ -79,8 +82,9 @@ class NeuralModel(nn.Module, LanguageModel):
     """Draw embeddings, weights and biases from U(-s, s) (none: each layer by its own size), but not
     LayerNorm and projections of embeddings."""
     dtype: str | None = None
-    """Compute products in float32, tf32 (float32 with a GPU's faster, shorter products) or bfloat16
-    (none: bfloat16 on a TPU, float32 elsewhere). Parameters and loss are float32 in any case."""
+    """Compute products in float32, tf32 (float32 with a GPU's faster, shorter products), bfloat16
+    or auto (as none: bfloat16 on a TPU, float32 elsewhere; a CPU that would train faster in
+    bfloat16 gets a note). Parameters and loss are float32 in any case."""
     softmax: str = "full"
     """Output layer: full, adaptive (rare words in small clusters), sampled (in training), mixture
     (of softmaxes)."""
@@ -107,7 +111,7 @@ class NeuralModel(nn.Module, LanguageModel):
     @property
     def compute_dtype(self) -> str:
         """The dtype of products: the setting `dtype`, or else the platform's default."""
-        return self.dtype or default_dtype()
+        return default_dtype() if self.dtype is None or self.dtype == "auto" else self.dtype
 
     @property
     def array_dtype(self) -> Any:
@@ -362,7 +366,8 @@ class NeuralModel(nn.Module, LanguageModel):
     def token_scores(
         self, params: Params, inputs_BT: Any, targets_BT: Any, carry: Carry, detail: bool = False
     ) -> tuple[tuple[Any, ...], Carry]:
-        return _token_scores(params, inputs_BT, targets_BT, carry, self, detail)
+        scores = _compiled_scores(self.compute_dtype)
+        return scores(params, inputs_BT, targets_BT, carry, self, detail)
 
     @nn.nowrap
     def next_log_probs(
@@ -446,7 +451,13 @@ def tree_bytes(shapes: Any) -> int:
     return sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "detail"))
+@functools.cache
+def _compiled_scores(dtype: str) -> Callable[..., Any]:
+    """Return `_token_scores`, compiled for products in `dtype`."""
+    options = functools.partial(task_options, "evaluation", dtype)
+    return jit_with(options, _token_scores, static_argnames=("model", "detail"))
+
+
 def _token_scores(
     params: Params,
     inputs_BT: jax.Array,

@@ -2,7 +2,7 @@
 
 No other module asks which platform JAX runs on. A constant here was measured on the machine that
 its comment names; it changes how fast a program is, never what it computes (up to the order of
-summation).
+summation). The constants of a CPU depend on its kind, and are in the table of `jaxlm.ops.cpus`.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxlm.errors import UserError
+from jaxlm.ops.cpus import WITH_BFLOAT16, Constants, row_of_this_cpu, this_cpu
 
 TIME_LOOPS = ("auto", "scan", "fused", "cudnn")
 # Up to this many time steps, the loop over time is unrolled. For so few time steps, a loop takes
@@ -37,30 +38,28 @@ DTYPE = {"tpu": "bfloat16"}
 # JAX's names for the precision of a product of float32 numbers. JAX's default is TF32 on a GPU
 # (10 bits of mantissa where float32 has 23), and bfloat16 on a TPU (7 bits).
 PRECISION = {"float32": "float32", "tf32": "tensorfloat32"}
-# Without gradients, the output layer handles this many words at a time, so that the logits stay in
-# a CPU's cache. Other platforms use WORDS_WITH_GRADIENT.
-WORDS_WITHOUT_GRADIENT = {"cpu": 2048}
-# Largest number of words in one product of the output layer, with gradients. With longer rows of
-# logits, neighbours in a column lie on different memory pages, and products that read down the
-# columns take twice as long: 450 ms in place of 223 ms at 33,278 words.
-WORDS_WITH_GRADIENT = 7168
-# XLA's float32 CPU products through YNNPACK (jaxlib 0.10) copy the matrix on every call. For a
-# product with a few rows, the copy takes longer than YNNPACK saves: a 650-unit LSTM generates 20
-# streams in 1193 ms with YNNPACK, and in 983 ms without. In bfloat16, YNNPACK's products are faster
-# (746 ms in place of 1104 ms). This option uses YNNPACK for sums (reductions) only, which saves a
-# tenth of the time at 200 units.
-SMALL_BATCH = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 # On a GPU, XLA times several kernels for a product and takes the fastest, which differs between
 # processes. It also adds to rows of memory in no fixed order. With this option, the same seed gives
 # the same bytes in every process. On an H200, a train step of two layers of 650 units then takes
 # 2.6 ms in place of 2.14 ms, and compiles in 7 s in place of 10 s.
 DETERMINISTIC = {"gpu": {"xla_gpu_deterministic_ops": True}}
+# The constants of the output layer and of products on platforms that are not a CPU. The logits need
+# not stay in a small cache.
+ACCELERATOR = Constants(
+    words_without_gradient=Constants.words_with_gradient,
+    largest_transposed={"float32": 1 << 19, "bfloat16": 0},
+    materialises_transposes={},
+    options={},
+)
 
+LEAST_GAIN = 1.1
+"""A note names bfloat16 where it makes a train step at least this many times as fast."""
 ANY = "any"
 """The platform of a program that every platform runs. It has no entry in the tables above: products
 state their precision, and no size is aligned, no loop unrolled, for a single platform."""
 
 _target: ContextVar[str | None] = ContextVar("target", default=None)
+_constants: ContextVar[Constants | None] = ContextVar("constants", default=None)
 
 
 def platform() -> str:
@@ -123,6 +122,49 @@ def compiling_for(name: str) -> Iterator[None]:
         yield
     finally:
         _target.reset(token)
+
+
+def constants() -> Constants:
+    """Return the constants that programs are compiled with now.
+
+    On a CPU they are of the row that is nearest to this CPU in the table of `jaxlm.ops.cpus`.
+    """
+    if platform() != "cpu":
+        return ACCELERATOR
+    return _constants.get() or row_of_this_cpu().constants
+
+
+@contextlib.contextmanager
+def using_constants(chosen: Constants) -> Iterator[None]:
+    """Return a context in which programs of a CPU are compiled with the constants `chosen`.
+
+    A function that was compiled before this context, or in it, keeps its program.
+    """
+    token = _constants.set(chosen)
+    try:
+        yield
+    finally:
+        _constants.reset(token)
+
+
+def bfloat16_note(dtype: str | None) -> str:
+    """Return a note if this CPU trains faster in bfloat16 and `dtype` leaves the choice open.
+
+    The text is empty for a dtype that was asked for, for a CPU without bfloat16 units, on other
+    platforms, and where the table has measured no gain.
+
+    Args:
+      dtype: the setting `dtype`; None and "auto" leave the choice open.
+    """
+    if dtype not in (None, "auto") or platform() != "cpu" or this_cpu()[1] not in WITH_BFLOAT16:
+        return ""
+    gain = row_of_this_cpu().bfloat16_step
+    if gain < LEAST_GAIN:
+        return ""
+    return (
+        f"this CPU has bfloat16 units: with `dtype` bfloat16 a train step is about {gain:.1f} "
+        f"times as fast, at the same perplexity (PTB: within 0.5%)"
+    )
 
 
 def default_dtype() -> str:
@@ -225,18 +267,24 @@ def aligned(size: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def words_per_slice() -> int:
-    """Return the number of words that the output layer handles at a time, without gradients."""
-    return WORDS_WITHOUT_GRADIENT.get(platform(), WORDS_WITH_GRADIENT)
-
-
 def must_materialise_transpose(dtype: Any) -> bool:
     """Return whether a transposed first operand must be materialised before a product in `dtype`.
 
-    XLA's bfloat16 CPU products cannot read a transposed first operand. They fall back to float32,
-    at half the speed.
+    See `Constants.materialises_transposes`.
     """
-    return platform() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16
+    return constants().materialises_transposes.get(jnp.dtype(dtype).name, False)
+
+
+def must_transpose_recurrent(size: int, dtype: Any) -> bool:
+    """Return whether the backward time loop is faster with a transposed copy of a matrix.
+
+    See `Constants.largest_transposed`.
+
+    Args:
+      size: the number of elements of the recurrent matrix.
+      dtype: dtype of the products.
+    """
+    return size <= constants().largest_transposed.get(jnp.dtype(dtype).name, 0)
 
 
 def computes_time_steps_in_sequence() -> bool:
@@ -269,12 +317,24 @@ def deterministic_options() -> dict[str, Any]:
     return DETERMINISTIC.get(platform(), {})
 
 
-def small_batch_options(dtype: str) -> dict[str, str]:
-    """Return compiler options for a program whose products, in `dtype`, have few rows."""
-    return {} if dtype == "bfloat16" else supported_options(SMALL_BATCH)
+def task_options(task: str, dtype: str) -> dict[str, Any]:
+    """Return compiler options for a program.
+
+    Args:
+      task: what the program does, one of `cpus.TASKS`. Programs of "generation" have products with
+        few rows.
+      dtype: dtype of the products, such as "float32".
+    """
+    chosen = constants().options_of(task, dtype if dtype == "bfloat16" else "float32")
+    return supported_options(dict(chosen))
 
 
-def supported_options(options: dict[str, str]) -> dict[str, str]:
+def step_options(dtype: str) -> dict[str, Any]:
+    """Return compiler options of a train step: `deterministic_options`, and those of the task."""
+    return deterministic_options() | task_options("step", dtype)
+
+
+def supported_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the installed XLA supports on a CPU; none on other platforms.
 
     An unsupported option makes a compilation fail, and XLA has no list of options. So an empty
@@ -286,7 +346,7 @@ def supported_options(options: dict[str, str]) -> dict[str, str]:
 
 
 @functools.cache
-def _is_supported(name: str, value: str) -> bool:
+def _is_supported(name: str, value: Any) -> bool:
     try:
         jax.jit(lambda: 0, compiler_options={name: value})()
     except jax.errors.JaxRuntimeError as error:

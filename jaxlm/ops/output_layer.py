@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.machine import WORDS_WITH_GRADIENT, aligned, words_per_slice
+from jaxlm.ops.machine import aligned, constants
 from jaxlm.ops.products import (
     Compute,
     pad_operands,
@@ -18,18 +18,9 @@ from jaxlm.ops.products import (
 from jaxlm.parallel.mesh import Axes
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
-# Minimum number of tokens whose logits exist at a time. A chunk has at least as many tokens as
-# there are features, because each chunk reads the output matrix and adds to its whole gradient.
-# Measured at 10,000 and 33,278 words and 200 to 1024 features.
-CHUNK_TOKENS = 320
 # Tokens in a chunk if only the first tokens are valid (`num_valid`). The last computed chunk may
 # consist mostly of invalid tokens, so these chunks are small.
 CHUNK_TOKENS_MASKED = 64
-# Tokens in a chunk if no gradient is computed. The logits of a vocabulary slice are then reduced at
-# once, and not stored. A slice has few words, so that its logits stay in a CPU's cache, and a chunk
-# has many tokens. Larger logits would cost time: each call of a program gets new memory, and the
-# first write to 30 MB takes a CPU 15 ms.
-CHUNK_TOKENS_WITHOUT_GRADIENT = 1024
 
 # Axes of hidden, kernel, bias, targets and weights, for sharding over devices.
 INPUT_AXES: tuple[Axes, ...] = (
@@ -59,7 +50,7 @@ def output_cross_entropy(
         y = h U + b      nll = log Σ_v exp(y_v) - y_target
         dy = weight · (softmax(y) - onehot(target))      dh = dy Uᵀ      dU = hᵀ dy      db = Σ dy
 
-    Tokens are processed in chunks of about `CHUNK_TOKENS`. The gradients of a chunk are computed
+    Tokens are processed in chunks (`Constants.chunk_tokens`). The gradients of a chunk are computed
     while its logits exist. So there are three products, nothing is computed twice, and the memory
     for logits does not grow with the number of tokens. Only the sum can be differentiated, with
     respect to `hidden_NF`, `kernel_FV` and `bias_V`.
@@ -133,12 +124,13 @@ def _values(
 
     where Σ_a is the sum of exp(y_v - max_a) over slice a.
     """
-    length = CHUNK_TOKENS_WITHOUT_GRADIENT if num_valid is None else CHUNK_TOKENS_MASKED
+    chosen = constants()
+    length = CHUNK_TOKENS_MASKED if num_valid is not None else chosen.chunk_tokens_without_gradient
     chunks = _chunks(length, hidden_NF.astype(dtype), targets_N)
     first_word, vocab_size = sharded.first_word(len(bias_V)), len(bias_V)
     # The slices of the loop have equal width, a multiple of 16. A narrower last slice comes before
     # the loop.
-    slices = -(-vocab_size // words_per_slice())
+    slices = -(-vocab_size // chosen.words_without_gradient)
     width = min(vocab_size, -(-vocab_size // slices // 16) * 16)
 
     def slice_statistics(start: Any, size: int) -> Statistics:
@@ -206,7 +198,7 @@ def _vocabulary_slices(
     """
     first_word = sharded.first_word(len(bias_V))
     vocab_size = bias_V.shape[0]
-    count = -(-vocab_size // WORDS_WITH_GRADIENT)
+    count = -(-vocab_size // constants().words_with_gradient)
     width = aligned(-(-vocab_size // count))
     edges = [min(width * index, vocab_size) for index in range(count + 1)]
     return [
@@ -335,7 +327,7 @@ def _values_and_gradients(
 
     length = CHUNK_TOKENS_MASKED
     if num_valid is None:
-        length = max(CHUNK_TOKENS, hidden_NF.shape[1])
+        length = max(constants().chunk_tokens, hidden_NF.shape[1])
     chunks = _chunks(length, hidden_NF.astype(dtype), targets_N, weights_N)
     slice_gradients, (nll_KC, dhidden_KCF) = _sum_and_stack(body, chunks, num_valid)
     dkernel_FV = jnp.concatenate([dkernel_FW for dkernel_FW, _ in slice_gradients], axis=1)

@@ -12,13 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.machine import steps_per_iteration
+from jaxlm.ops.machine import must_transpose_recurrent, steps_per_iteration
 from jaxlm.ops.products import Compute, product, product_by_transposed, transposed_product
 
-# The backward loop reads a transposed copy of the recurrent matrix if the matrix has at most this
-# many elements. A larger matrix does not stay in a core's cache, and the product is faster without
-# the copy (measured: 200x800 and 256x1024 are faster with the copy, 650x2600 is not).
-LARGEST_TRANSPOSED = 1 << 19
 # Name of the time loops in compiled programs.
 TIME_SCOPE = "over_time"
 
@@ -201,7 +197,7 @@ def _gradients(
     operand_HG = kernel_HG.astype(dtype)
     # The matrix is transposed once, before the loop. Inside the loop, a thin product with the
     # transpose takes 1.5 times as long in float32; in bfloat16 it takes no longer.
-    transposes = operand_HG.size <= LARGEST_TRANSPOSED and operand_HG.dtype == jnp.float32
+    transposes = must_transpose_recurrent(operand_HG.size, operand_HG.dtype)
     transposed_GH = jax.lax.optimization_barrier(operand_HG.T) if transposes else None
     # The carry before each step: the initial carry, then the carry after each step but the last.
     previous = tuple(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlm.ops.machine import words_per_slice
+from jaxlm.ops.machine import constants
 
 
 def token_details(
@@ -35,7 +35,7 @@ def token_details(
     highest_BT1 = jnp.max(logits_BTV, axis=-1, keepdims=True)
     total_BT = jnp.zeros(targets_BT.shape, jnp.float32)
     weighted_BT, above_BT = total_BT, jnp.zeros(targets_BT.shape, jnp.int32)
-    size = words_per_slice()
+    size = constants().words_without_gradient
     for start in range(0, logits_BTV.shape[-1], size):
         slice_BTW = logits_BTV[..., start : start + size]
         shifted_BTW = slice_BTW - highest_BT1

@@ -373,8 +373,9 @@ def _draws(
 @functools.cache
 def _compiled(name: str, dtype: str) -> Callable[..., Any]:
     """Return a program by name; `dtype` is the type of its products."""
-    from jaxlm.ops.machine import jit_with, small_batch_options
+    from jaxlm.ops.machine import jit_with, task_options
     from jaxlm.serving.programs import PROGRAMS
 
     function, static = PROGRAMS[name]
-    return jit_with(functools.partial(small_batch_options, dtype), function, static_argnums=static)
+    options = functools.partial(task_options, "generation", dtype)
+    return jit_with(options, function, static_argnums=static)

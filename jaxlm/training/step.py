@@ -11,7 +11,7 @@ import optax
 
 from jaxlm.data.batching import Block
 from jaxlm.models.neural import NeuralModel
-from jaxlm.ops.machine import deterministic_options
+from jaxlm.ops.machine import step_options
 from jaxlm.parallel.mesh import Mesh, put_on_mesh, shardings, use_mesh
 from jaxlm.training.averaging import Share, averaged
 from jaxlm.training.metrics import METRICS, StepValues
@@ -90,10 +90,11 @@ def make_train_block(
         rows of a block; the block of a process has the rows of its own devices.
     """
     function = block_function(model, optimizer, key, positions, varied=varied, share=share)
+    options = step_options(model.compute_dtype)
     if mesh is None:
-        return jax.jit(function, donate_argnums=0, compiler_options=deterministic_options())
+        return jax.jit(function, donate_argnums=0, compiler_options=options)
     sharded = keep_sharding(function, model, mesh)
-    compiled = jax.jit(sharded, donate_argnums=0, compiler_options=deterministic_options())
+    compiled = jax.jit(sharded, donate_argnums=0, compiler_options=options)
 
     def train_block(state: TrainState, block: Block, count: Any) -> tuple[TrainState, StepMetrics]:
         with use_mesh(mesh):

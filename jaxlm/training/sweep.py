@@ -14,7 +14,7 @@ from jaxlm.data.batching import Block
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.layers import RATES
 from jaxlm.models.neural import param_shapes
-from jaxlm.ops.machine import deterministic_options
+from jaxlm.ops.machine import step_options
 from jaxlm.runs.folder import holds_run, read_sections
 from jaxlm.runs.remote_checkpoints import checkpoints_of
 from jaxlm.runs.remote_checkpoints import holds_run as remote_holds_run
@@ -68,7 +68,8 @@ def sweep_runner(
         return step(state, block, count)
 
     all_runs = jax.vmap(one_run, in_axes=(0, 0, 0, 0, None))
-    compiled = jax.jit(all_runs, donate_argnums=2, compiler_options=deterministic_options())
+    options = step_options(first.model.compute_dtype)
+    compiled = jax.jit(all_runs, donate_argnums=2, compiler_options=options)
 
     def run_block(state: Any, block: Any, count: Any) -> tuple[Any, Any]:
         return compiled(keys_R, values_R, state, block, count)

@@ -13,6 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from jaxlm.ops import output_layer
+from jaxlm.ops.cpus import Constants
 from jaxlm.ops.output_layer import output_cross_entropy
 
 
@@ -66,7 +67,7 @@ CASES = [
 
 @pytest.mark.parametrize(("tokens", "features", "vocab_size", "chunk"), CASES)
 def test_loss_and_gradients_equal_float64(tokens, features, vocab_size, chunk, monkeypatch):
-    monkeypatch.setattr(output_layer, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(output_layer, "constants", lambda: Constants(chunk_tokens=chunk))
     arguments = example(tokens, features, vocab_size)
     total, nll_N, expected, sizes = reference(*arguments)
     with_gradient, without_gradient = compiled()
@@ -87,8 +88,8 @@ def test_vocabulary_slices_give_the_same_loss(vocab_size, scale, monkeypatch):
 
     With large logits, all terms of a slice can be negligible next to those of another slice.
     """
-    monkeypatch.setattr(output_layer, "words_per_slice", lambda: 16)
-    monkeypatch.setattr(output_layer, "CHUNK_TOKENS_WITHOUT_GRADIENT", 5)
+    chosen = Constants(words_without_gradient=16, chunk_tokens_without_gradient=5)
+    monkeypatch.setattr(output_layer, "constants", lambda: chosen)
     hidden_NF, kernel_FV, *rest = example(23, 3, vocab_size)
     arguments = hidden_NF, scale * kernel_FV, *rest
     y_NV = arguments[0].astype(np.float64) @ arguments[1].astype(np.float64) + rest[0]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm.ops.machine import small_batch_options
+from jaxlm.ops.machine import task_options
 from jaxlm.ops.sampling import Sampler, categorical, draw_rows, uniforms
 
 DRAWS = 20_000
@@ -54,7 +54,7 @@ def test_compiled_samples_equal_float64_at_vocabulary_sizes(batch, vocab_size, d
     random = np.random.default_rng(batch)
     logits_BV = random.normal(0, 2, (batch, vocab_size)).astype(np.float32)
     uniform_2B = random.random((2, batch), np.float32)
-    drawn_B = jax.jit(categorical, compiler_options=small_batch_options(dtype))(
+    drawn_B = jax.jit(categorical, compiler_options=task_options("generation", dtype))(
         uniform_2B, logits_BV
     )
     # A uniform number close to the boundary between two words may select either word.

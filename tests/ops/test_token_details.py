@@ -7,12 +7,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax
 
 from jaxlm.ops import token_details as module
+from jaxlm.ops.cpus import Constants
 from jaxlm.ops.token_details import token_details
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 2048])
 def test_details_equal_the_definition_in_slices_of_any_size(monkeypatch, size):
-    monkeypatch.setattr(module, "words_per_slice", lambda: size)
+    monkeypatch.setattr(module, "constants", lambda: Constants(words_without_gradient=size))
     rng = np.random.default_rng(0)
     logits_BTV = rng.normal(scale=20, size=(2, 3, 7)).astype(np.float32)
     # Two equal logits, and a token without probability.

@@ -1,0 +1,263 @@
+"""Measure which constants are fastest on this CPU, and write them into jaxlm's table of CPUs.
+
+Command    python experiments/tune.py [--write]
+Hardware   any CPU; nothing else should run on its cores
+Minutes    8 on two cores
+Expected   a row of `jaxlm/ops/cpus.json`, as JSON
+Published  none
+
+The constants are the fields of `jaxlm.ops.cpus.Constants`. One constant is varied at a time. Each
+of its values has a process of its own. The processes are timed in turns. A value replaces the value
+before if it is at least 3% faster, in the geometric mean over the shapes. Without --write the row
+is only printed. With it, the row replaces the row of this kind of CPU in the table.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BENCHMARK = Path(__file__).parent / "benchmark"
+sys.path.insert(0, str(BENCHMARK))
+
+import jaxlib  # noqa: E402
+from shapes import SHAPES  # noqa: E402
+from wire import Peer, started  # noqa: E402
+
+from jaxlm.ops.cpus import (  # noqa: E402
+    SUMS_BY_YNNPACK,
+    TABLE,
+    Constants,
+    Row,
+    read_table,
+    row_of_this_cpu,
+    this_cpu,
+)
+
+GAIN = 1.03
+"""A value must be this many times as fast as the value before."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "sums by YNNPACK": SUMS_BY_YNNPACK,
+    "no YNNPACK": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INVALID"},
+    "oneDNN": {"xla_cpu_use_onednn": True, "xla_cpu_experimental_onednn_custom_call": True},
+    "vectors of 256 bits": {"xla_cpu_prefer_vector_width": 256},
+    "vectors of 512 bits": {"xla_cpu_prefer_vector_width": 512},
+}
+"""Compiler options to try."""
+DTYPES = ("float32", "bfloat16")
+
+
+class Trial(NamedTuple):
+    """One constant, and the work whose time depends on it.
+
+    path: the field of Constants, then keys of its mapping. values: the values to try. task, dtype
+    and shapes: the work.
+    """
+
+    path: tuple[str, ...]
+    values: Sequence[Any]
+    task: str
+    dtype: str
+    shapes: tuple[str, ...]
+
+
+TRIALS = [
+    Trial(("options", "step", dtype), list(OPTIONS.values()), "step", dtype, shapes)
+    for dtype, shapes in {
+        "float32": ("small", "medium", "nplm"),
+        "bfloat16": ("small", "medium", "nplm"),
+    }.items()
+]
+TRIALS += [
+    Trial(("options", "evaluation", dtype), list(OPTIONS.values()), "evaluation", dtype, shapes)
+    for dtype, shapes in {
+        "float32": ("small", "gru medium", "nplm"),
+        "bfloat16": ("small", "gru medium", "nplm"),
+    }.items()
+]
+TRIALS += [
+    Trial(("options", "generation", dtype), list(OPTIONS.values()), "generation", dtype, shapes)
+    for dtype, shapes in {"float32": ("small", "medium"), "bfloat16": ("small", "medium")}.items()
+]
+TRIALS += [
+    Trial(("chunk_tokens",), (160, 320, 640, 1280), "step", "float32", ("small", "wt2", "nplm")),
+    Trial(("words_with_gradient",), (3584, 7168, 14336), "step", "float32", ("small", "wt2")),
+    Trial(
+        ("words_without_gradient",), (1024, 2048, 4096), "evaluation", "float32", ("nplm", "wt2")
+    ),
+    Trial(
+        ("chunk_tokens_without_gradient",),
+        (256, 512, 1024, 2048),
+        "evaluation",
+        "float32",
+        ("nplm", "long"),
+    ),
+]
+TRIALS += [
+    Trial(("largest_transposed", dtype), (0, 1 << 19, 1 << 21), "step", dtype, ("small", "medium"))
+    for dtype in DTYPES
+]
+TRIALS += [
+    Trial(("materialises_transposes", dtype), (False, True), "step", dtype, ("small", "nplm"))
+    for dtype in DTYPES
+]
+
+
+def with_value(constants: Constants, path: tuple[str, ...], value: Any) -> Constants:
+    """Return the constants with another value at `path`: a field, then keys of its mapping."""
+
+    def put(tree: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+        below = value if len(keys) == 1 else put(tree.get(keys[0], {}), keys[1:])
+        return {**tree, keys[0]: below}
+
+    return Constants(**put(asdict(constants), path))
+
+
+def value_at(constants: Constants, path: tuple[str, ...]) -> Any:
+    """Return the value at `path`; {} for options that the constants do not have."""
+    found: Any = asdict(constants)
+    for key in path:
+        found = found.get(key, {})
+    return found
+
+
+def times_of(
+    peers: Mapping[str, Peer], shape: str, task: str, dtype: str, options: argparse.Namespace
+) -> dict[str, float]:
+    """Return the seconds of one repetition for each peer, the median of alternating rounds."""
+    request = {"who": "jaxlm", "shape": SHAPES[shape].as_dict(), "task": task, "dtype": dtype}
+    times: dict[str, list[float]] = {}
+    for name, peer in peers.items():
+        answer = peer.ask(prepare=request | {"constants": json.loads(name)})
+        if "error" in answer:
+            print(f"  {name}: {answer['error']}", file=sys.stderr)
+        else:
+            times[name] = []
+    for _ in range(options.rounds):
+        for name, found in times.items():
+            found.append(peers[name].ask(seconds=options.seconds)["seconds"])
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def tune(constants: Constants, trial: Trial, options: argparse.Namespace) -> Constants:
+    """Return the constants with the fastest value of one constant, and print what was measured."""
+    now = value_at(constants, trial.path)
+    values = [now, *(value for value in trial.values if value != now)]
+    names = {
+        json.dumps(asdict(with_value(constants, trial.path, value))): value for value in values
+    }
+    command = [sys.executable, str(BENCHMARK / "jax_side.py")]
+    logs: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.ExitStack() as stack:
+        peers = {
+            name: stack.enter_context(started(command, dict(os.environ), 300)) for name in names
+        }
+        for shape in trial.shapes:
+            times = times_of(peers, shape, trial.task, trial.dtype, options)
+            before = times[next(iter(names))]
+            for name, seconds in times.items():
+                logs[name].append(before / seconds)
+            for name in names.keys() - times.keys():
+                peers.pop(name, None)
+    print(f"{'.'.join(trial.path)} ({trial.task}, {trial.dtype}, {', '.join(trial.shapes)})")
+    gains = {}
+    for name, ratios in logs.items():
+        if len(ratios) < len(trial.shapes):
+            continue
+        gains[name] = statistics.geometric_mean(ratios)
+        each = " ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"  {gains[name]:.3f}  ({each})  {json.dumps(names[name])}", flush=True)
+    best = max(gains, key=lambda name: gains[name])
+    chosen = names[best] if gains[best] >= GAIN else now
+    return with_value(constants, trial.path, chosen)
+
+
+def bfloat16_step(constants: Constants, options: argparse.Namespace) -> float:
+    """Return how many times as fast as in float32 a train step is in bfloat16."""
+    command = [sys.executable, str(BENCHMARK / "jax_side.py")]
+    name = json.dumps(asdict(constants))
+    ratios = []
+    with started(command, dict(os.environ), 300) as peer:
+        for shape in ("small", "medium", "long", "gru medium", "nplm"):
+            found = [
+                times_of({name: peer}, shape, "step", dtype, options)[name] for dtype in DTYPES
+            ]
+            ratios.append(found[0] / found[1])
+    return statistics.geometric_mean(ratios)
+
+
+def rates() -> dict[str, float]:
+    """Return GFLOP/s of a product of matrices of 2048 x 2048, by dtype; the best of five."""
+    found, size = {}, 2048
+    command = [sys.executable, str(BENCHMARK / "jax_side.py")]
+    with started(command, dict(os.environ), 300) as peer:
+        for dtype in DTYPES:
+            peer.ask(prepare={"who": "limit", "what": "product", "size": size, "dtype": dtype})
+            best = min(peer.ask(seconds=0.3)["seconds"] for _ in range(5))
+            found[dtype] = round(2 * size**3 / best / 1e9, 1)
+    return found
+
+
+def cpu_name() -> str:
+    """Return the name of the CPU, as /proc/cpuinfo has it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return "unknown"
+
+
+def main() -> None:
+    """Tune each constant, print the row, and write it if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the row into the table")
+    parser.add_argument("--only", nargs="*", help="names of constants, such as options")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration of a timing")
+    options = parser.parse_args()
+    began = time.time()
+    vendor, level = this_cpu()
+    same = row_of_this_cpu()
+    constants = same.constants
+    for trial in TRIALS:
+        if not options.only or trial.path[0] in options.only:
+            constants = tune(constants, trial, options)
+    row = Row(
+        vendor,
+        level,
+        cpu=cpu_name(),
+        cores=len(os.sched_getaffinity(0)),
+        date=time.strftime("%Y-%m-%d"),
+        jaxlib=jaxlib.__version__,
+        gflops=rates(),
+        bfloat16_step=round(bfloat16_step(constants, options), 2),
+        constants=constants,
+    )
+    print(json.dumps(row.as_json(), indent=1))
+    print(f"{(time.time() - began) / 60:.1f} minutes")
+    if options.write:
+        write(row)
+
+
+def write(row: Row) -> None:
+    """Write the row into the table, in the place of the row of the same kind of CPU."""
+    others = [
+        other for other in read_table() if (other.vendor, other.level) != (row.vendor, row.level)
+    ]
+    rows = sorted([*others, row], key=lambda one: (one.vendor, one.level))
+    entries = [replace(one).as_json() for one in rows]
+    TABLE.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {TABLE}")
+
+
+if __name__ == "__main__":
+    main()
