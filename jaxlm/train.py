@@ -26,13 +26,19 @@ from rich.table import Table
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.commands.settings import (
+    OWN_TEXT,
     SMALL_TEXT,
+    SMALL_TOKENS,
     config_of,
     default_config,
     network_class,
+    own_text_config,
+    own_text_note,
     read_config_file,
+    resumed_config,
     small_text_config,
 )
+from jaxlm.commands.with_ngram import check_can_mix, count_and_mix, note_on_ngram
 from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
@@ -55,6 +61,7 @@ from jaxlm.runs.folder import (
     CONFIG,
     REPORT,
     files_of_run,
+    holds_run,
     lost_config,
     read_description,
     read_sections,
@@ -80,7 +87,7 @@ Examples:
 """
 PROG = "python -m jaxlm.train"
 FIRST = {
-    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "report"),
+    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "with_ngram", "report"),
     "text": ("corpus", "tokens"),
     "network": (
         "order",
@@ -184,6 +191,9 @@ class Command(ProcessConfig, Flags, Generic[Network]):
     batching: BatchingConfig = field(default_factory=BatchingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    with_ngram: bool = False
+    """Also count an n-gram of the text into OUT-ngram, and show what a mixture of the two reaches
+    on the validation split."""
     mesh: str | None = None
     """Devices to train on, such as data=4,model=2: streams over `data`, the vocabulary over `model`
     (none: every device on data)."""
@@ -224,29 +234,27 @@ def main(argv: Sequence[str]) -> int:
     # Before a large text is read.
     config.check_ranges()
     text = _read_text(command, config, start_run)
-    small = _small_text_config(choice, text)
-    if small is not None:
-        command = _parse(small, argv)
-        config = replace(config_of(small.model, command, {}), about=config.about)
-        tokens = f"{len(text.train):,} {text.tokenizer.unit}"
-        text = _read_text(command, config, start_run)
-        console.print(
-            f"note: the text is small ({tokens}), so training starts from the recipe {SMALL_TEXT}, "
-            f"which learns it by heart as the lecture does; flags, --recipe and --config change it",
-            soft_wrap=True,
-            highlight=False,
-        )
-    dtype_note = bfloat16_note(config.network["dtype"]) if "dtype" in config.network else ""
-    for note in filter(None, (*text.notes, dtype_note)):
+    adapted, note = _config_of_text(choice, command, text)
+    if adapted is not None:
+        command = _parse(adapted, argv)
+        config = replace(config_of(adapted.model, command, {}), about=config.about)
+        if adapted.text != start.text:
+            text = _read_text(command, config, start_run)
+        console.print(f"note: {note or own_text_note(config)}", soft_wrap=True, highlight=False)
+    with_ngram = isinstance(command, Command) and command.with_ngram
+    notes = [*text.notes]
+    if "dtype" in config.network:
+        notes.append(bfloat16_note(config.network["dtype"]))
+    if adapted is not None and not with_ngram and len(text.train) >= SMALL_TOKENS:
+        protocol = config.protocol(text.vocabulary.start_id)
+        notes.append(note_on_ngram(text, protocol, config.model))
+    for note in filter(None, notes):
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
     model = _make_model(config, text, start_run)
     # Settings that cannot work are refused before anything is shown.
     summary = model.summary()
     devices = devices_of(command)
-    remote = config.training.checkpoint_folder if config.training else None
-    folder = run_folder(
-        command.out, command.resume, start.model, text.name, remote, many=bool(many)
-    )
+    folder = run_folder(command.out, command.resume, start.model, text.name, *_place(command))
     show_corpus(console, text)
     if start_run is not None:
         console.print(_vocabulary_note(start_run, text), soft_wrap=True, highlight=False)
@@ -260,7 +268,12 @@ def main(argv: Sequence[str]) -> int:
     }
     if start_run is not None:
         options["from_run"] = start_run
+    protocol = config.protocol(model.start_id)
     with _removed_if_empty(folder if command.out is None else None):
+        if with_ngram and many:
+            raise UserError("`with_ngram` mixes one run: leave out `seeds` and `sweep`")
+        if with_ngram:
+            check_can_mix(text, protocol, folder, command.resume)
         if many:
             return train_many(command, model, text, options)
         run = fit(model, text, **options, **devices)
@@ -269,6 +282,8 @@ def main(argv: Sequence[str]) -> int:
         return 128 + signal.Signals(run.stopped_by)
     if is_first():
         show_result(console, run, text, command.report)
+        if with_ngram:
+            count_and_mix(run, text, console, command.resume)
     return 0
 
 
@@ -306,15 +321,50 @@ def _start_config(choice: Choice) -> RunConfig:
     return _with_length(_config_before_flags(choice), choice)
 
 
-def _small_text_config(choice: Choice, text: Text) -> RunConfig | None:
-    """Return the settings before any flag for a small text; None if it needs none of its own.
+def _config_of_text(choice: Choice, command: Flags, text: Text) -> tuple[RunConfig | None, str]:
+    """Return the settings before any flag that suit the text, and the note on a small text.
 
-    A recipe, a file of settings and a run to start from decide instead.
+    The settings are None where other settings decide: of a corpus with a name, of a recipe, of a
+    file of settings, and of a run to start from. A run that is resumed keeps its own settings, so
+    that they do not depend on the machine.
     """
-    if choice.recipe is not None or choice.config is not None or choice.from_run is not None:
-        return None
-    config = small_text_config(_config_before_flags(choice), text)
-    return None if config is None else _with_length(config, choice)
+    others = choice.recipe not in (None, OWN_TEXT), choice.config, choice.from_run
+    if any(others):
+        return None, ""
+    config = _config_before_flags(choice)
+    if choice.recipe is None:
+        small = small_text_config(config, text)
+        if small is not None:
+            tokens = f"{len(text.train):,} {text.tokenizer.unit}"
+            note = (
+                f"the text is small ({tokens}), so training starts from the recipe {SMALL_TEXT}, "
+                f"which learns it by heart as the lecture does; flags, --recipe and --config "
+                f"change it"
+            )
+            return _with_length(small, choice), note
+    own = own_text_config(
+        config,
+        text,
+        minutes=choice.max_minutes,
+        epochs=choice.epochs,
+        steps=choice.steps,
+        always=choice.recipe is not None,
+    )
+    if own is None:
+        return None, ""
+    if command.resume:
+        folder = run_folder(command.out, True, own.model, text.name, *_place(command))
+        held = [folder, *(path.parent for path in sorted(folder.glob(f"*/{CONFIG}")))]
+        for place in filter(holds_run, held):
+            return _with_length(resumed_config(own, place), choice), ""
+    return _with_length(own, choice), ""
+
+
+def _place(command: Flags) -> tuple[str | None, bool]:
+    """Return --checkpoint-folder, and whether the command has --seeds or --sweep."""
+    training = getattr(command, "training", None)
+    remote = training.checkpoint_folder if training else None
+    return remote, command.seeds != 1 or bool(command.sweep)
 
 
 def _with_length(config: RunConfig, choice: Choice) -> RunConfig:

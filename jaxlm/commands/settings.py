@@ -17,14 +17,19 @@ from jaxlm.data.shards import is_prepared
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, choose, reason
 from jaxlm.models.registry import MODELS
+from jaxlm.ops.machine import products_per_second
 from jaxlm.recipes import recipe_settings
+from jaxlm.recipes.own_text import own_text_settings
+from jaxlm.runs.folder import read_sections
 from jaxlm.runs.old_configs import upgrade
 from jaxlm.runs.run import UNK_IN_TRAINING
 from jaxlm.runs.starts import WARM_START
-from jaxlm.training.config import RunConfig, check_length, section_names
+from jaxlm.training.config import RunConfig, all_settings, check_length, section_names
 
 SMALL_TEXT, SMALL_TOKENS = "small-text", 200
 """The recipe for a text of the user's own of fewer tokens than SMALL_TOKENS."""
+OWN_TEXT = "own-text"
+"""The recipe for a longer text of the user's own; the size of the model depends on the time."""
 NO_SETTINGS = {"jaxlm", "command", "protocol", "file", "text_sha256", "from_run"}
 NO_SETTINGS |= {WARM_START, UNK_IN_TRAINING}
 """The entries of a run's config.json that are no settings."""
@@ -105,6 +110,69 @@ def small_text_config(config: RunConfig, text: Text) -> RunConfig | None:
     lines = sum(len(line.split()) >= least for line in whole.split("\n"))
     settings["batch_size"] = max(1, lines)
     return config.with_options(settings, f"recipe {SMALL_TEXT}")
+
+
+def own_text_config(
+    config: RunConfig,
+    text: Text,
+    *,
+    minutes: float | None,
+    epochs: float | None,
+    steps: int | None,
+    always: bool = False,
+) -> RunConfig | None:
+    """Return settings for a text of the user's own: the recipe OWN_TEXT, and sizes by the time.
+
+    The result is None for a corpus with a name, and for a model that is trained by counting.
+
+    Args:
+      config: the settings before any flag.
+      text: the text.
+      minutes: the time that the command gives, or None.
+      epochs: the passes that the command gives, or None.
+      steps: the train steps that the command gives, or None.
+      always: whether a corpus with a name gets these settings too.
+    """
+    if config.training is None or (text.name in CORPORA and not always):
+        return None
+    settings = recipe_settings(OWN_TEXT, config.model)
+    batch = settings["batch_size"] * settings["bptt"]
+    settings |= own_text_settings(
+        vocab_size=len(text.vocabulary),
+        tokens=len(text.train),
+        seconds=None if minutes is None else 60 * minutes,
+        read=steps * batch if steps else (epochs or settings["epochs"]) * len(text.train),
+        flops=products_per_second(),
+    )
+    return config.with_options(settings, f"recipe {OWN_TEXT}")
+
+
+def own_text_note(config: RunConfig) -> str:
+    """Return the note that says which settings a text of the user's own is trained with."""
+    shown = {"hidden_size": "units", "batch_size": "streams", "bptt": "steps"}
+    assert config.batching is not None
+    sizes = {**config.network, **dataclasses.asdict(config.batching)}
+    parts = [f"{sizes[name]} {word}" for name, word in shown.items() if name in sizes]
+    assert config.optimizer is not None
+    return (
+        f"settings for a text of your own (recipe {OWN_TEXT}): {', '.join(parts)}, rate "
+        f"{config.optimizer.lr:g} with a {config.optimizer.schedule} schedule; flags, --recipe and "
+        f"--config change them"
+    )
+
+
+def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
+    """Return settings before any flag, with those of the run in `folder` that it was started with.
+
+    The number of steps and the minutes are not among them: the command gives them anew.
+    """
+    settings: dict[str, Any] = {}
+    for section in ("network", "batching", "optimizer", "training"):
+        settings |= read_sections(folder, section)
+    for name in ("steps", "max_minutes"):
+        settings.pop(name, None)
+    known = {name: value for name, value in settings.items() if name in all_settings()}
+    return config.with_options(known, str(folder))
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import SettingError
 from jaxlm.models.heads.adaptive_softmax import check_cutoffs, cluster_edges, reduced_size
-from jaxlm.models.layers import Embedding, check_parameter, project, uniform
+from jaxlm.models.layers import Embedding, check_parameter, embedding_init, project, uniform
 from jaxlm.ops.lookup import look_up
 
 
@@ -42,13 +42,14 @@ class AdaptiveEmbedding(nn.Module):
     """dtype of the result."""
     init_scale: float | None
     """Draw the tables, but not the projections, from U(±init_scale). None: N(0, 1/D)."""
+    scale: float | None = None
+    """Draw the tables from N(0, scale²), in place of `init_scale`."""
 
     def setup(self) -> None:
         tables, projections = [], []
         for index, (first, end) in enumerate(itertools.pairwise((0, *self.edges))):
             size = reduced_size(self.features, index)
-            scale = self.init_scale
-            init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
+            init = embedding_init(self.features, self.init_scale, self.scale)
             check_parameter((end - first, size))
             tables.append(self.param(f"table_{index}", init, (end - first, size)))
             if index:
@@ -89,13 +90,21 @@ def make_embedding(model: Any, dtype: Any) -> Any:
       SettingError: if `adaptive_input` is set without `softmax` adaptive, or for wrong `cutoffs`.
     """
     if not model.adaptive_input:
-        return Embedding(model.vocab_size, model.embedding_size, model.init_scale, dtype)
+        return Embedding(
+            model.vocab_size,
+            model.embedding_size,
+            model.init_scale,
+            dtype,
+            model.embedding_scale,
+        )
     if model.softmax != "adaptive":
         why = f"needs `softmax` adaptive, not {model.softmax}: its clusters define the rare words"
         raise SettingError("adaptive_input", model.adaptive_input, why)
     check_cutoffs(model)
     edges = cluster_edges(model.vocab_size, model.cutoffs)
-    return AdaptiveEmbedding(edges, model.embedding_size, dtype, model.init_scale)
+    return AdaptiveEmbedding(
+        edges, model.embedding_size, dtype, model.init_scale, model.embedding_scale
+    )
 
 
 def describe_embedding(model: Any) -> dict[str, str]:

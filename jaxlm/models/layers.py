@@ -150,6 +150,17 @@ class Dropout(nn.Module):
         return dropout(self.make_rng("dropout"), x_BTF, self.rate, (1,) if self.variational else ())
 
 
+def embedding_init(features: int, init_scale: float | None, scale: float | None) -> Any:
+    """Return the initialiser of a table of word features.
+
+    It draws from N(0, scale²), or without `scale` from U(±init_scale), or without both from
+    N(0, 1 / features).
+    """
+    if scale is None and init_scale:
+        return uniform(init_scale)
+    return nn.initializers.normal(features**-0.5 if scale is None else scale)
+
+
 class Embedding(nn.Module):
     """The embedding: a table C [V, D] of word features."""
 
@@ -161,11 +172,13 @@ class Embedding(nn.Module):
     """Draw C from U(±init_scale). None: N(0, 1/D)."""
     dtype: Any
     """dtype of the result."""
+    scale: float | None = None
+    """Draw C from N(0, scale²), in place of `init_scale`."""
 
     def setup(self) -> None:
-        scale, shape = self.init_scale, (self.vocab_size, self.features)
+        shape = (self.vocab_size, self.features)
         check_parameter(shape)
-        init = uniform(scale) if scale else nn.initializers.normal(self.features**-0.5)
+        init = embedding_init(self.features, self.init_scale, self.scale)
         self.embedding = self.param("embedding", init, shape)
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:

@@ -81,6 +81,9 @@ class NeuralModel(nn.Module, LanguageModel):
     init_scale: Positive | None = None
     """Draw embeddings, weights and biases from U(-s, s) (none: each layer by its own size), but not
     LayerNorm and projections of embeddings."""
+    embedding_scale: Positive | None = None
+    """Draw the embeddings from N(0, s²) (none: s² = 1 / embedding_size, or init_scale). With 1 a
+    recurrent model of few different tokens, such as letters, learns faster from the start."""
     dtype: str | None = None
     """Compute products in float32, tf32 (float32 with a GPU's faster, shorter products), bfloat16
     or auto (as none: bfloat16 on a TPU, float32 elsewhere; a CPU that would train faster in

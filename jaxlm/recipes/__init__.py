@@ -29,13 +29,14 @@ from typing import Any
 from jaxlm.errors import choose
 from jaxlm.recipes.lecture import LECTURE
 from jaxlm.recipes.ours import OURS
+from jaxlm.recipes.own_text import OWN_TEXT
 from jaxlm.recipes.papers import PAPERS
 from jaxlm.recipes.regularised import REGULARISED
 from jaxlm.recipes.table import Recipe
 
 __all__ = ["RECIPES", "Recipe", "recipe_settings"]
 
-RECIPES: dict[str, Recipe] = LECTURE | PAPERS | REGULARISED | OURS
+RECIPES: dict[str, Recipe] = LECTURE | OWN_TEXT | PAPERS | REGULARISED | OURS
 
 
 def recipe_settings(recipe: str, model: str | None) -> dict[str, Any]:

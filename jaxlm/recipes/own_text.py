@@ -1,0 +1,116 @@
+"""The recipe for a text of the user's own: rate and batches, and sizes that follow from the time.
+
+The settings were chosen on tiny Shakespeare by characters, for 3 and for 10 minutes on two CPU
+cores. `experiments/own_text.md` has the table of tries, and the figures of other texts.
+"""
+
+import math
+from typing import Any
+
+from jaxlm.recipes.table import Recipe
+
+WIDTHS = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
+"""Numbers of units that are tried, the smallest first."""
+LEAST_WIDTH, LARGEST_WITHOUT_TIME = 128, 256
+"""The smallest width, and the largest width if the command gives no time."""
+TOKENS_PER_PARAMETER = 10
+"""Tokens that are read for each parameter of the LSTM: a larger model would read too few."""
+FEW_TOKENS = 1000
+"""A vocabulary of at most this many tokens has LETTER_FEATURES features a token."""
+LETTER_FEATURES = 64
+MOST_EPOCHS = 30
+"""Passes over the text after which a model of this recipe learns no more."""
+MOST_WARMUP, SHARE_OF_WARMUP = 200, 0.05
+"""The warm-up takes this many train steps, but at most this share of all train steps."""
+USED = 0.55
+"""Share of the rate of large products that a train step of this recipe reaches."""
+
+SETTINGS: dict[str, Any] = {
+    "embedding_size": LETTER_FEATURES,
+    "embedding_scale": 1.0,
+    "hidden_size": 256,
+    "dropout": 0.1,
+    "batch_size": 16,
+    "bptt": 32,
+    "optimizer": "adam",
+    "lr": 3e-3,
+    "warmup_steps": 100,
+    "clip": 1.0,
+    "schedule": "cosine",
+    "epochs": 10,
+}
+
+OWN_TEXT: dict[str, Recipe] = {
+    "own-text": {
+        "settings": SETTINGS,
+        "paper": "ours: Adam with a cosine schedule, for a text of the user's own",
+        "published": {},
+        "expected": {},
+        "measured": {},
+    }
+}
+
+
+def parameters(width: int, features: int) -> int:
+    """Return the number of parameters of an LSTM layer, without biases."""
+    return 4 * width * (features + width)
+
+
+def features_of(width: int, vocab_size: int) -> int:
+    """Return the number of features of a token: LETTER_FEATURES for letters, else the width."""
+    return LETTER_FEATURES if vocab_size <= FEW_TOKENS else width
+
+
+def own_text_settings(
+    *, vocab_size: int, tokens: int, seconds: float | None, read: float, flops: float
+) -> dict[str, Any]:
+    """Return the sizes, dropout and warm-up of a model, for the time that there is.
+
+        C = 6 (P + H V) S       P: parameters of the LSTM, H: width, V: vocabulary,
+                                S: tokens that are read, C: FLOP of training
+
+    The width is the largest one with S at least TOKENS_PER_PARAMETER · P. With `seconds`, S follows
+    from C, but is at most MOST_EPOCHS passes over the text. Without, S is `read`, and the width is
+    at most LARGEST_WITHOUT_TIME.
+
+    Example:
+      >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.2e11}
+      >>> [own_text_settings(seconds=s, **sizes)["hidden_size"] for s in (60, 180, 600)]
+      [192, 256, 384]
+
+    Args:
+      vocab_size: number of different tokens.
+      tokens: number of tokens of the training text.
+      seconds: the time for training; None if the number of tokens is given instead.
+      read: number of tokens that are read, if `seconds` is None.
+      flops: FLOP per second of large products on this machine.
+    """
+    found, passes = LEAST_WIDTH, read / tokens
+    for width in WIDTHS:
+        count, reads = parameters(width, features_of(width, vocab_size)), read
+        if seconds is not None:
+            per_token = 6 * (count + width * vocab_size)
+            reads = min(seconds * USED * flops / per_token, MOST_EPOCHS * tokens)
+        elif width > LARGEST_WITHOUT_TIME:
+            break
+        if width > LEAST_WIDTH and reads < TOKENS_PER_PARAMETER * count:
+            break
+        found, passes = width, reads / tokens
+    steps = passes * tokens / (SETTINGS["batch_size"] * SETTINGS["bptt"])
+    settings = {
+        "hidden_size": found,
+        "embedding_size": features_of(found, vocab_size),
+        "dropout": dropout_of(passes),
+        "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
+    }
+    return settings | ({} if seconds is None else {"epochs": MOST_EPOCHS})
+
+
+def dropout_of(passes: float) -> float:
+    """Return the dropout for a number of passes over the text: more passes need more dropout.
+
+    Example:
+      >>> [dropout_of(passes) for passes in (2, 5, 10, 20, 80)]
+      [0.0, 0.0, 0.1, 0.2, 0.4]
+    """
+    return min(0.5, max(0.0, round(0.1 * math.log2(passes / 5), 1)))

@@ -1,0 +1,126 @@
+"""Texts of the user's own: settings by the time there is, and an n-gram mixed with the model."""
+
+import json
+
+import pytest
+
+import jaxlm
+from jaxlm.commands import settings as commands_settings
+from jaxlm.commands.settings import own_text_config
+from jaxlm.models import MODELS, make_model
+from jaxlm.models.neural import param_shapes
+from jaxlm.recipes.own_text import WIDTHS, own_text_settings
+from jaxlm.training.config import RunConfig
+
+SENTENCES = ("the cat sat on the mat", "a dog ran in the park", "the bird sang in a tree")
+TEXT = "".join(f"{SENTENCES[n * n % 3]}\n" for n in range(40))
+SMALL = ("--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--bptt", "8")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "my.txt").write_text(TEXT)
+    return ("--corpus", tmp_path / "my.txt", "--tokens", "chars")
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_more_time_makes_larger_models_that_still_read_enough():
+    sizes = {"vocab_size": 66, "tokens": 1_000_000, "read": 1e7, "flops": 1e11}
+    found = [own_text_settings(seconds=60 * m, **sizes) for m in (0.1, 1, 3, 10, 60, 600)]
+    widths = [each["hidden_size"] for each in found]
+    assert widths == sorted(widths) and widths[0] < widths[2] < widths[4] and widths[2] == 256
+    dropouts = [each["dropout"] for each in found]
+    assert dropouts[0] == 0 and max(dropouts) <= 0.5
+    # A faster machine is like more time.
+    faster = own_text_settings(seconds=60, **sizes | {"flops": 1e12})
+    assert faster["hidden_size"] == own_text_settings(seconds=600, **sizes)["hidden_size"]
+
+
+@pytest.mark.parametrize("tokens", [200, 5_000, 10_000_000])
+def test_a_text_of_any_length_gets_settings(tokens):
+    for seconds in (None, 1, 36_000):
+        for vocab_size in (3, 65, 4_000, 300_000):
+            found = own_text_settings(
+                vocab_size=vocab_size, tokens=tokens, read=10 * tokens, seconds=seconds, flops=1e11
+            )
+            assert found["hidden_size"] in WIDTHS and 0 <= found["dropout"] <= 0.5
+            assert found["warmup_steps"] <= 0.05 * 30 * tokens / 512 + 1
+
+
+BY_GRADIENT = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_every_model_can_be_made_with_these_settings(name):
+    text = jaxlm.read_corpus(list(SENTENCES) * 10, tokens="chars")
+    for minutes in (None, 1, 10, 60):
+        config = own_text_config(
+            RunConfig.default(name), text, minutes=minutes, epochs=None, steps=None
+        )
+        assert config.optimizer.schedule == "cosine"
+        assert param_shapes(make_model(name, config.network, len(text.vocabulary)))
+
+
+def test_a_text_of_ones_own_is_trained_with_settings_by_the_time(shell, corpus, tmp_path):
+    flags = ("--model", "gru", *corpus, "--steps", "3", "--out", tmp_path / "run")
+    code, out, err = shell("train", *flags, "--lr", "0.001")
+    assert (code, err) == (0, "")
+    assert "settings for a text of your own (recipe own-text): 128 units, 16 streams" in out
+    assert "rate 0.001 with a cosine schedule" in out and "--with-ngram counts and mixes" in out
+    config = config_of(tmp_path / "run")
+    assert config["network"]["embedding_size"] == 64 and config["network"]["embedding_scale"] == 1
+    assert config["batching"]["bptt"] == 32 and config["optimizer"]["lr"] == 0.001
+    # A corpus with a name has the plain settings, unless the command names the recipe.
+    code, out, _ = shell("train", "--corpus", "toy", "--steps", "2", "--out", tmp_path / "toy")
+    assert code == 0 and "own-text" not in out and "--with-ngram" not in out
+
+
+def test_a_resumed_run_keeps_its_settings_on_another_machine(shell, corpus, tmp_path, monkeypatch):
+    flags = ("--model", "gru", *corpus, "--batch-size", "4", "--out", tmp_path / "run")
+    code, _, _ = shell("train", *flags, "--max-minutes", "0.02")
+    assert code == 0
+    before = config_of(tmp_path / "run")
+    monkeypatch.setattr(commands_settings, "products_per_second", lambda: 1e16)
+    code, _, err = shell("train", *flags, "--max-minutes", "0.04", "--resume")
+    assert (code, err) == (0, "")
+    after = config_of(tmp_path / "run")
+    assert after["network"] == before["network"]
+    assert after["optimizer"] == before["optimizer"]
+
+
+def test_an_ngram_is_counted_and_mixed(shell, corpus, tmp_path):
+    run, ngram = tmp_path / "run", tmp_path / "run-ngram"
+    flags = ("--model", "rnn", *corpus, *SMALL, "--steps", "20", "--out", run, "--with-ngram")
+    code, out, err = shell("train", *flags)
+    assert (code, err) == (0, "")
+    assert "--with-ngram counts" not in out
+    loaded = jaxlm.load(ngram)
+    assert loaded.model.order == 8 and loaded.model.stream
+    mixed = jaxlm.mixture([jaxlm.load(run), loaded], split="valid")
+    assert f"{mixed.together.nats_per_token:.4f}" in out.split("mixed")[1]
+    command = out[out.index("python -m jaxlm.generate") :].split()
+    code, out, err = shell("generate", *command[3:], "--length", "20")
+    assert code == 0 and "note: mixture: " in err
+    # The finished run and its n-gram are found again.
+    code, out, err = shell("train", *flags, "--resume")
+    assert code == 0 and "mixed" in out
+    code, _, err = shell("train", *flags[:-3], "--out", tmp_path / "run", "--with-ngram")
+    assert code == 2
+
+
+def test_what_cannot_be_mixed_is_refused_before_training(shell, corpus, tmp_path):
+    flags = ("--model", "rnn", *corpus, *SMALL, "--steps", "2", "--out", tmp_path / "run")
+    for more, why in {
+        ("--fractions", "1"): "needs a validation split",
+        ("--seeds", "2"): "one run",
+    }.items():
+        code, _, err = shell("train", *flags, *more, "--with-ngram")
+        assert code == 2 and why in err and err.count("\n") == 1
+    (tmp_path / "run-ngram").mkdir()
+    (tmp_path / "run-ngram/config.json").write_text("{}")
+    code, _, err = shell("train", *flags, "--with-ngram")
+    assert code == 2 and "run-ngram holds a run already: give another --out" in err
+    assert not (tmp_path / "run").exists()
