@@ -70,6 +70,8 @@ class Block(NamedTuple):
 
 
 POSITIONS = ("all", "last")
+WINDOWS_AT_A_TIME = 1 << 12
+"""Windows that are shuffled and read together; their numbers stay in a CPU's cache."""
 
 
 class Batches(Protocol):
@@ -207,17 +209,24 @@ class Windows:
         block = _empty_block(capacity, len(self.rows_B), self.length, 1)
         block.denominator_K[:] = self.batch_size
         block.reset_KB[:] = True
-        for index in range(count):
+        # Several steps of one epoch at a time, because NumPy's calls take time.
+        group = max(1, WINDOWS_AT_A_TIME // max(1, len(self.rows_B)))
+        index = 0
+        while index < count:
             epoch, batch = divmod(first + index, self.steps_per_epoch)
-            ranks = batch * self.batch_size + self.rows_B
-            positions = shuffled(ranks[ranks < len(self.ids)], len(self.ids), self.seed, epoch)
-            positions_BT = positions[:, None] + np.arange(-self.length, 0)
-            rows = len(positions)
-            block.inputs_KBT[index, :rows] = np.where(
-                positions_BT < 0, self.start_id, self.ids[np.maximum(positions_BT, 0)]
-            )
-            block.targets_KBT[index, :rows, 0] = self.ids[positions]
-            block.weights_KBT[index, :rows] = 1
+            steps = min(group, count - index, self.steps_per_epoch - batch)
+            batches_S1 = np.arange(batch, batch + steps)[:, None]
+            ranks_SB = batches_S1 * self.batch_size + self.rows_B
+            inside_SB = ranks_SB < len(self.ids)
+            positions = shuffled(ranks_SB[inside_SB], len(self.ids), self.seed, epoch)
+            # The inputs, and the target at the end.
+            places = positions[:, None] + np.arange(-self.length, 1)
+            tokens = np.where(places < 0, self.start_id, self.ids[np.maximum(places, 0)])
+            now = slice(index, index + steps)
+            block.inputs_KBT[now][inside_SB] = tokens[:, :-1]
+            block.targets_KBT[now][inside_SB] = tokens[:, -1:]
+            block.weights_KBT[now][inside_SB] = 1
+            index += steps
         return block
 
 

@@ -32,6 +32,8 @@ PREPARED, TOKENIZER = "prepared.json", "tokenizer.json"
 ID_TYPES: dict[str, Any] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
 """Types of the ids in a shard, by the extension of its file."""
 DECODE_BLOCK = 1 << 16
+IN_MEMORY = 1 << 24
+"""The shards of a split of at most this many tokens (32 or 64 MB) are read into one array."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class ShardedIds:
     """
 
     def __init__(self, maps: Sequence[np.ndarray]) -> None:
-        self._maps = maps
+        self._maps = list(maps)
         self._ends = np.cumsum([len(ids) for ids in maps])
         self.dtype, self.shape, self.ndim = maps[0].dtype, (len(self),), 1
 
@@ -110,13 +112,20 @@ class ShardedIds:
         if places.size and not (-len(self) <= places.min() and places.max() < len(self)):
             raise IndexError(f"{index} is outside of {len(self)} ids")
         places = np.where(places < 0, places + len(self), places)
-        shards = np.searchsorted(self._ends, places, side="right")
-        ids = np.empty(places.shape, self.dtype)
-        for shard in np.unique(shards):
-            in_shard = shards == shard
+        if len(self) <= IN_MEMORY and len(self._maps) > 1:
+            # A training step reads from many small files, and each of them takes time.
+            self._maps, self._ends = [np.concatenate(self._maps)], self._ends[-1:]
+        flat = places.ravel()
+        shards = np.searchsorted(self._ends, flat, side="right")
+        # The places in the order of their shards: a group for each shard.
+        order = np.argsort(shards, kind="stable")
+        found, starts = np.unique(shards[order], return_index=True)
+        ids = np.empty(flat.shape, self.dtype)
+        for shard, first, end in zip(found, starts, [*starts[1:], len(flat)], strict=False):
+            group = order[first:end]
             start = self._ends[shard] - len(self._maps[shard])
-            ids[in_shard] = self._maps[shard][places[in_shard] - start]
-        return ids[()]
+            ids[group] = self._maps[shard][flat[group] - start]
+        return ids.reshape(places.shape)[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.concatenate(self._maps).astype(dtype or self.dtype)

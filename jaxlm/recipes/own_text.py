@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "bptt": 32,
     "optimizer": "adam",
-    "lr": 3e-3,
+    "lr": 5e-3,
     "warmup_steps": 100,
     "clip": 1.0,
     "schedule": "cosine",
@@ -64,14 +64,14 @@ def features_of(width: int, vocab_size: int) -> int:
 def own_text_settings(
     *, vocab_size: int, tokens: int, seconds: float | None, read: float, flops: float
 ) -> dict[str, Any]:
-    """Return the sizes, dropout and warm-up of a model, for the time that there is.
+    """Return the sizes, dropout, rate and warm-up of a model, for the time that there is.
 
         C = 6 (P + H V) S       P: parameters of the LSTM, H: width, V: vocabulary,
                                 S: tokens that are read, C: FLOP of training
 
     The width is the largest one with S at least TOKENS_PER_PARAMETER · P. With `seconds`, S follows
     from C, but is at most MOST_EPOCHS passes over the text. Without, S is `read`, and the width is
-    at most LARGEST_WITHOUT_TIME.
+    at most LARGEST_WITHOUT_TIME. The rate falls with the width.
 
     Example:
       >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.2e11}
@@ -101,6 +101,7 @@ def own_text_settings(
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
         "dropout": dropout_of(passes),
+        "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * SETTINGS["lr"], 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }
     return settings | ({} if seconds is None else {"epochs": MOST_EPOCHS})

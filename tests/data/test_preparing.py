@@ -224,8 +224,15 @@ def in_memory(split):
     return Split(split.name, np.asarray(split.ids), split.source, split.tokenizer)
 
 
+@pytest.mark.parametrize("in_memory", [0, 1000])
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.data())
-def test_sharded_ids_index_like_an_array(sizes, data):
+def test_sharded_ids_index_like_an_array(in_memory, sizes, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxlm.data.shards.IN_MEMORY", in_memory)
+        check_sharded_ids(sizes, data)
+
+
+def check_sharded_ids(sizes, data):
     whole = np.arange(sum(sizes), dtype=np.uint16) * 7
     ids = ShardedIds(np.split(whole, np.cumsum(sizes)[:-1]))
     places = data.draw(st.lists(st.integers(-len(whole), len(whole) - 1), max_size=8))
