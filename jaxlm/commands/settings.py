@@ -143,6 +143,7 @@ def own_text_config(
         seconds=None if minutes is None else 60 * minutes,
         read=steps * batch if steps else (epochs or settings["epochs"]) * len(text.train),
         flops=products_per_second(),
+        lr=settings["lr"],
     )
     return config.with_options(settings, f"recipe {OWN_TEXT}")
 

@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 16,
     "bptt": 32,
     "optimizer": "adam",
-    "lr": 5e-3,
+    "lr": 8e-3,
     "warmup_steps": 100,
     "clip": 1.0,
     "schedule": "cosine",
@@ -43,6 +43,15 @@ SETTINGS: dict[str, Any] = {
 OWN_TEXT: dict[str, Recipe] = {
     "own-text": {
         "settings": SETTINGS,
+        # The highest rates that were tried and were better than a lower one.
+        "by_model": {
+            "gru": {"lr": 5e-3},
+            "rnn": {"lr": 3e-3},
+            "nplm": {"lr": 4e-3},
+            "modern-nplm": {"lr": 4e-3},
+            "mogrifier": {"lr": 3e-3},
+            "transformer": {"lr": 3e-3},
+        },
         "paper": "ours: Adam with a cosine schedule, for a text of the user's own",
         "published": {},
         "expected": {},
@@ -62,7 +71,7 @@ def features_of(width: int, vocab_size: int) -> int:
 
 
 def own_text_settings(
-    *, vocab_size: int, tokens: int, seconds: float | None, read: float, flops: float
+    *, vocab_size: int, tokens: int, seconds: float | None, read: float, flops: float, lr: float
 ) -> dict[str, Any]:
     """Return the sizes, dropout, rate and warm-up of a model, for the time that there is.
 
@@ -74,7 +83,7 @@ def own_text_settings(
     at most LARGEST_WITHOUT_TIME. The rate falls with the width.
 
     Example:
-      >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.2e11}
+      >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.2e11, "lr": 8e-3}
       >>> [own_text_settings(seconds=s, **sizes)["hidden_size"] for s in (60, 180, 600)]
       [192, 256, 384]
 
@@ -84,6 +93,7 @@ def own_text_settings(
       seconds: the time for training; None if the number of tokens is given instead.
       read: number of tokens that are read, if `seconds` is None.
       flops: FLOP per second of large products on this machine.
+      lr: learning rate of a model of at most 256 units.
     """
     found, passes = LEAST_WIDTH, read / tokens
     for width in WIDTHS:
@@ -101,7 +111,7 @@ def own_text_settings(
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
         "dropout": dropout_of(passes),
-        "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * SETTINGS["lr"], 4),
+        "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }
     return settings | ({} if seconds is None else {"epochs": MOST_EPOCHS})

@@ -28,12 +28,14 @@ def config_of(folder):
 
 
 def test_more_time_makes_larger_models_that_still_read_enough():
-    sizes = {"vocab_size": 66, "tokens": 1_000_000, "read": 1e7, "flops": 1e11}
+    sizes = {"vocab_size": 66, "tokens": 1_000_000, "read": 1e7, "flops": 1e11, "lr": 0.008}
     found = [own_text_settings(seconds=60 * m, **sizes) for m in (0.1, 1, 3, 10, 60, 600)]
     widths = [each["hidden_size"] for each in found]
     assert widths == sorted(widths) and widths[0] < widths[2] < widths[4] and widths[2] == 256
     dropouts = [each["dropout"] for each in found]
     assert dropouts[0] == 0 and max(dropouts) <= 0.5
+    rates = [each["lr"] for each in found]
+    assert rates == sorted(rates, reverse=True) and rates[0] == 0.008 > rates[-1] >= 0.001
     # A faster machine is like more time.
     faster = own_text_settings(seconds=60, **sizes | {"flops": 1e12})
     assert faster["hidden_size"] == own_text_settings(seconds=600, **sizes)["hidden_size"]
@@ -44,7 +46,12 @@ def test_a_text_of_any_length_gets_settings(tokens):
     for seconds in (None, 1, 36_000):
         for vocab_size in (3, 65, 4_000, 300_000):
             found = own_text_settings(
-                vocab_size=vocab_size, tokens=tokens, read=10 * tokens, seconds=seconds, flops=1e11
+                vocab_size=vocab_size,
+                tokens=tokens,
+                read=10 * tokens,
+                seconds=seconds,
+                flops=1e11,
+                lr=0.008,
             )
             assert found["hidden_size"] in WIDTHS and 0 <= found["dropout"] <= 0.5
             assert found["warmup_steps"] <= 0.05 * 30 * tokens / 512 + 1
