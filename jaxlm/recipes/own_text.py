@@ -13,8 +13,11 @@ WIDTHS = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Numbers of units that are tried, the smallest first."""
 LEAST_WIDTH, LARGEST_WITHOUT_TIME = 128, 256
 """The smallest width, and the largest width if the command gives no time."""
-TOKENS_PER_PARAMETER = 10
-"""Tokens that are read for each parameter of the LSTM: a larger model would read too few."""
+TOKENS_PER_PARAMETER = {"few": 8, "many": 5}
+"""Tokens that are read for each parameter of the LSTM: a larger model would read too few. Texts of
+many different tokens, such as words, need wider models."""
+PASSES = {"few": 1, "many": 2}
+"""The passes over a text of many different tokens count as this many for its dropout."""
 FEW_TOKENS = 1000
 """A vocabulary of at most this many tokens has LETTER_FEATURES features a token."""
 LETTER_FEATURES = 64
@@ -95,6 +98,7 @@ def own_text_settings(
       flops: FLOP per second of large products on this machine.
       lr: learning rate of a model of at most 256 units.
     """
+    kind = "few" if vocab_size <= FEW_TOKENS else "many"
     found, passes = LEAST_WIDTH, read / tokens
     for width in WIDTHS:
         count, reads = parameters(width, features_of(width, vocab_size)), read
@@ -103,14 +107,14 @@ def own_text_settings(
             reads = min(seconds * USED * flops / per_token, MOST_EPOCHS * tokens)
         elif width > LARGEST_WITHOUT_TIME:
             break
-        if width > LEAST_WIDTH and reads < TOKENS_PER_PARAMETER * count:
+        if width > LEAST_WIDTH and reads < TOKENS_PER_PARAMETER[kind] * count:
             break
         found, passes = width, reads / tokens
     steps = passes * tokens / (SETTINGS["batch_size"] * SETTINGS["bptt"])
     settings = {
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
-        "dropout": dropout_of(passes),
+        "dropout": dropout_of(PASSES[kind] * passes),
         "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }
