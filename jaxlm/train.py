@@ -345,7 +345,7 @@ def _config_of_text(choice: Choice, command: Flags, text: Text) -> tuple[RunConf
     own = own_text_config(
         config,
         text,
-        minutes=choice.max_minutes,
+        minutes=choice.max_minutes and choice.max_minutes / command.seeds,
         epochs=choice.epochs,
         steps=choice.steps,
         always=choice.recipe is not None,

@@ -18,6 +18,8 @@ from jaxlm.training.fit import fit
 FEW_TOKENS = 1000
 """A text of at most this many different tokens, such as letters, gets the order LONG."""
 LONG, SHORT = 8, 5
+COUNTED_IN_SECONDS = 20_000_000
+"""A text of at most this many tokens is counted in seconds, within memory."""
 
 
 def ngram_of(text: Text, protocol: Protocol) -> NGram:
@@ -63,8 +65,8 @@ def check_can_mix(text: Text, protocol: Protocol, folder: Path, resume: bool) ->
 
 
 def note_on_ngram(text: Text, protocol: Protocol, model: str) -> str:
-    """Return the note that an n-gram would help; empty if it cannot be mixed."""
-    if not can_mix(text, protocol):
+    """Return the note that an n-gram would help; empty if it cannot be mixed, or takes long."""
+    if not can_mix(text, protocol) or len(text.train) > COUNTED_IN_SECONDS:
         return ""
     order = ngram_of(text, protocol).order
     return (

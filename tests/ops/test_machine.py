@@ -115,5 +115,6 @@ def test_a_gpu_needs_options_for_deterministic_sums():
 def test_the_default_dtype_depends_on_the_platform(platform, dtype):
     with compiling_for(platform):
         assert make_model("lstm", {}, 10).compute_dtype == dtype
+        assert make_model("lstm", {"dtype": "auto"}, 10).compute_dtype == dtype
         assert make_model("lstm", {"dtype": "float32"}, 10).compute_dtype == "float32"
     assert make_model("lstm", {}, 10).compute_dtype == "float32"
