@@ -1,5 +1,6 @@
 """Old flags, names of flags in messages, and the cache of compiled programs."""
 
+import dataclasses
 import json
 import os
 import re
@@ -62,7 +63,8 @@ def test_help_shows_the_flags_that_people_use_first(shell, model):
 
 
 def test_the_first_flags_are_flags():
-    known = {flag.name for flag in cli.flags_of(train.Flags)} | all_settings()
+    of_gradient = {field.name for field in dataclasses.fields(train.Command)}
+    known = {flag.name for flag in cli.flags_of(train.Flags)} | of_gradient | all_settings()
     assert {name for names in train.FIRST.values() for name in names} <= known
 
 
