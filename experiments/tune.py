@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ GAIN = 1.03
 OPTIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "sums by YNNPACK": SUMS_BY_YNNPACK,
-    "no YNNPACK": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INVALID"},
+    "no YNNPACK": {"xla_cpu_experimental_ynn_fusion_type": ""},
     "oneDNN": {"xla_cpu_use_onednn": True, "xla_cpu_experimental_onednn_custom_call": True},
     "vectors of 256 bits": {"xla_cpu_prefer_vector_width": 256},
     "vectors of 512 bits": {"xla_cpu_prefer_vector_width": 512},
@@ -69,23 +69,16 @@ class Trial(NamedTuple):
     shapes: tuple[str, ...]
 
 
+SHAPES_OF = {
+    "step": ("small", "medium", "nplm"),
+    "evaluation": ("small", "gru medium", "nplm"),
+    "generation": ("small", "medium"),
+}
+"""The shapes on which compiler options are tried, by task."""
 TRIALS = [
-    Trial(("options", "step", dtype), list(OPTIONS.values()), "step", dtype, shapes)
-    for dtype, shapes in {
-        "float32": ("small", "medium", "nplm"),
-        "bfloat16": ("small", "medium", "nplm"),
-    }.items()
-]
-TRIALS += [
-    Trial(("options", "evaluation", dtype), list(OPTIONS.values()), "evaluation", dtype, shapes)
-    for dtype, shapes in {
-        "float32": ("small", "gru medium", "nplm"),
-        "bfloat16": ("small", "gru medium", "nplm"),
-    }.items()
-]
-TRIALS += [
-    Trial(("options", "generation", dtype), list(OPTIONS.values()), "generation", dtype, shapes)
-    for dtype, shapes in {"float32": ("small", "medium"), "bfloat16": ("small", "medium")}.items()
+    Trial(("options", task, dtype), list(OPTIONS.values()), task, dtype, shapes)
+    for task, shapes in SHAPES_OF.items()
+    for dtype in DTYPES
 ]
 TRIALS += [
     Trial(("chunk_tokens",), (160, 320, 640, 1280), "step", "float32", ("small", "wt2", "nplm")),
@@ -254,7 +247,7 @@ def write(row: Row) -> None:
         other for other in read_table() if (other.vendor, other.level) != (row.vendor, row.level)
     ]
     rows = sorted([*others, row], key=lambda one: (one.vendor, one.level))
-    entries = [replace(one).as_json() for one in rows]
+    entries = [one.as_json() for one in rows]
     TABLE.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     print(f"written to {TABLE}")
 

@@ -345,9 +345,11 @@ def _config_of_text(choice: Choice, command: Flags, text: Text) -> tuple[RunConf
     own = own_text_config(
         config,
         text,
-        minutes=choice.max_minutes and choice.max_minutes / command.seeds,
+        # The runs of --seeds share the time.
+        minutes=choice.max_minutes and choice.max_minutes / max(1, command.seeds),
         epochs=choice.epochs,
         steps=choice.steps,
+        dtype=getattr(getattr(command, "network", None), "dtype", None),
         always=choice.recipe is not None,
     )
     if own is None:

@@ -20,7 +20,7 @@ from jaxlm.models.registry import MODELS
 from jaxlm.ops.machine import products_per_second
 from jaxlm.recipes import recipe_settings
 from jaxlm.recipes.own_text import own_text_settings
-from jaxlm.runs.folder import read_sections
+from jaxlm.runs.folder import read_description
 from jaxlm.runs.old_configs import upgrade
 from jaxlm.runs.run import UNK_IN_TRAINING
 from jaxlm.runs.starts import WARM_START
@@ -119,6 +119,7 @@ def own_text_config(
     minutes: float | None,
     epochs: float | None,
     steps: int | None,
+    dtype: str | None = None,
     always: bool = False,
 ) -> RunConfig | None:
     """Return settings for a text of the user's own: the recipe OWN_TEXT, and sizes by the time.
@@ -131,6 +132,7 @@ def own_text_config(
       minutes: the time that the command gives, or None.
       epochs: the passes that the command gives, or None.
       steps: the train steps that the command gives, or None.
+      dtype: the setting `dtype` of the command, or None.
       always: whether a corpus with a name gets these settings too.
     """
     if config.training is None or (text.name in CORPORA and not always):
@@ -142,7 +144,7 @@ def own_text_config(
         tokens=len(text.train),
         seconds=None if minutes is None else 60 * minutes,
         read=steps * batch if steps else (epochs or settings["epochs"]) * len(text.train),
-        flops=products_per_second(),
+        flops=products_per_second(dtype),
         lr=settings["lr"],
     )
     return config.with_options(settings, f"recipe {OWN_TEXT}")
@@ -163,16 +165,22 @@ def own_text_note(config: RunConfig) -> str:
 
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
-    """Return settings before any flag, with those of the run in `folder` that it was started with.
+    """Return the settings before any flag of a run that is resumed: the settings of the run.
 
-    The number of steps and the minutes are not among them: the command gives them anew.
+    `steps` and `max_minutes` of the run are left out, because the command gives them anew.
+
+    Args:
+      config: the settings of a new run of the same model.
+      folder: the folder of the run.
+    Raises:
+      UserError: for a damaged run.
     """
+    saved, _ = read_description(folder)
     settings: dict[str, Any] = {}
     for section in ("network", "batching", "optimizer", "training"):
-        settings |= read_sections(folder, section)
-    for name in ("steps", "max_minutes"):
-        settings.pop(name, None)
-    known = {name: value for name, value in settings.items() if name in all_settings()}
+        settings |= saved.get(section, {})
+    left_out = ("steps", "max_minutes")
+    known = {name: settings[name] for name in settings.keys() & all_settings() - set(left_out)}
     return config.with_options(known, str(folder))
 
 

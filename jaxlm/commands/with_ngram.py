@@ -27,6 +27,7 @@ def ngram_of(text: Text, protocol: Protocol) -> NGram:
 
     Its order is 8 if the text has few different tokens (letters or bytes), and else 5 (words,
     byte-pair pieces, Chinese characters). It reads the same stream as the neural model.
+    Of a text that is read by lines, no n-gram is longer than the longest line.
 
     Args:
       text: the text.
@@ -34,6 +35,8 @@ def ngram_of(text: Text, protocol: Protocol) -> NGram:
     """
     size = len(text.vocabulary)
     order = LONG if size <= FEW_TOKENS else SHORT
+    if protocol.rows:
+        order = min(order, max(map(len, text.train.rows())))
     return NGram(size, text.vocabulary.start_id, order=order, stream=not protocol.rows)
 
 
@@ -44,7 +47,9 @@ def ngram_folder(folder: Path) -> Path:
       >>> ngram_folder(Path("runs/lstm-my")).name
       'lstm-my-ngram'
     """
-    return folder.with_name(f"{folder.name}-ngram")
+    # A path such as "." has no name of its own.
+    place = folder if folder.name not in ("", "..") else folder.resolve()
+    return place.with_name(f"{place.name}-ngram")
 
 
 def can_mix(text: Text, protocol: Protocol) -> bool:
@@ -53,7 +58,17 @@ def can_mix(text: Text, protocol: Protocol) -> bool:
 
 
 def check_can_mix(text: Text, protocol: Protocol, folder: Path, resume: bool) -> None:
-    """Raise UserError if --with-ngram cannot work, before anything is trained."""
+    """Raise UserError if --with-ngram cannot work, before anything is trained.
+
+    Args:
+      text: the text.
+      protocol: how the neural model is scored.
+      folder: the folder of the run.
+      resume: whether the run continues, so that its n-gram may be counted already.
+    Raises:
+      UserError: without a validation split, for a model that predicts last tokens alone, and if the
+        folder of the n-gram holds another run.
+    """
     if not can_mix(text, protocol):
         raise UserError(
             "`with_ngram` needs a validation split, on which the weights of the mixture are "

@@ -115,6 +115,8 @@ class ShardedIds:
         if len(self) <= IN_MEMORY and len(self._maps) > 1:
             # A training step reads from many small files, and each of them takes time.
             self._maps, self._ends = [np.concatenate(self._maps)], self._ends[-1:]
+        if len(self._maps) == 1:
+            return self._maps[0][places]
         flat = places.ravel()
         shards = np.searchsorted(self._ends, flat, side="right")
         # The places in the order of their shards: a group for each shard.

@@ -356,7 +356,10 @@ def task_options(task: str, dtype: str) -> dict[str, Any]:
 
 
 def step_options(dtype: str) -> dict[str, Any]:
-    """Return compiler options of a train step: `deterministic_options`, and those of the task."""
+    """Return the compiler options of a train step with products in `dtype`.
+
+    They are the options of the task "step" (`task_options`), and `deterministic_options`.
+    """
     return deterministic_options() | task_options("step", dtype)
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 import jaxlm
@@ -13,6 +15,7 @@ from jaxlm.ops import machine
 from jaxlm.ops.cpus import Row
 from jaxlm.recipes.own_text import WIDTHS, own_text_settings
 from jaxlm.training.config import RunConfig
+from jaxlm.training.state import init_params
 
 SENTENCES = ("the cat sat on the mat", "a dog ran in the park", "the bird sang in a tree")
 TEXT = "".join(f"{SENTENCES[n * n % 3]}\n" for n in range(40))
@@ -73,6 +76,20 @@ def test_every_model_can_be_made_with_these_settings(name):
         assert param_shapes(make_model(name, config.network, len(text.vocabulary)))
 
 
+@pytest.mark.parametrize("scale", [None, 0.3, 1.0])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_embeddings_have_the_deviation_that_is_asked_for(scale, adaptive):
+    network = {"embedding_size": 64, "hidden_size": 8, "embedding_scale": scale}
+    if adaptive:
+        network |= {"softmax": "adaptive", "adaptive_input": True}
+    model = make_model("lstm", network, 500)
+    params = init_params(model, jax.random.key(0))
+    tables = jax.tree.leaves({k: v for k, v in params["embedding"].items() if "project" not in k})
+    expected = 64**-0.5 if scale is None else scale
+    for table in tables:
+        assert abs(np.std(table) / expected - 1) < 0.1
+
+
 def test_a_text_of_ones_own_is_trained_with_settings_by_the_time(shell, corpus, tmp_path):
     flags = ("--model", "gru", *corpus, "--steps", "3", "--out", tmp_path / "run")
     code, out, err = shell("train", *flags, "--lr", "0.001")
@@ -106,7 +123,7 @@ def test_a_resumed_run_keeps_its_settings_on_another_machine(shell, corpus, tmp_
     code, _, _ = shell("train", *flags, "--max-minutes", "0.02")
     assert code == 0
     before = config_of(tmp_path / "run")
-    monkeypatch.setattr(commands_settings, "products_per_second", lambda: 1e16)
+    monkeypatch.setattr(commands_settings, "products_per_second", lambda dtype: 1e16)
     code, _, err = shell("train", *flags, "--max-minutes", "0.04", "--resume")
     assert (code, err) == (0, "")
     after = config_of(tmp_path / "run")
@@ -132,6 +149,24 @@ def test_an_ngram_is_counted_and_mixed(shell, corpus, tmp_path):
     assert code == 0 and "mixed" in out
     code, _, err = shell("train", *flags[:-3], "--out", tmp_path / "run", "--with-ngram")
     assert code == 2
+
+
+def test_lines_that_are_shorter_than_the_order_can_be_mixed(shell, tmp_path, monkeypatch):
+    (tmp_path / "my.txt").write_text("the cat\na dog\n" * 80)
+    monkeypatch.chdir(tmp_path)
+    flags = ("--model", "rnn", "--corpus", "my.txt", "--batching", "rows", *SMALL, "--steps", "2")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    more = ("--corpus", tmp_path / "my.txt", "--out", ".", "--with-ngram")
+    code, out, err = shell("train", *flags, *more)
+    assert (code, err) == (0, "")
+    assert jaxlm.load(tmp_path / "here-ngram").model.order <= 3 and "mixed" in out
+
+
+def test_no_runs_are_refused(shell, corpus, tmp_path):
+    flags = ("--model", "rnn", *corpus, *SMALL, "--max-minutes", "1", "--out", tmp_path / "run")
+    code, _, err = shell("train", *flags, "--seeds", "0")
+    assert code == 2 and "--seeds 0" in err and err.count("\n") == 1
 
 
 def test_what_cannot_be_mixed_is_refused_before_training(shell, corpus, tmp_path):
