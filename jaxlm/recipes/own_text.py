@@ -25,7 +25,7 @@ MOST_EPOCHS = 30
 """Passes over the text after which a model of this recipe learns no more."""
 MOST_WARMUP, SHARE_OF_WARMUP = 200, 0.05
 """The warm-up takes this many train steps, but at most this share of all train steps."""
-USED = 0.55
+USED = 0.44
 """Share of the rate of large products that a train step of this recipe reaches."""
 
 SETTINGS: dict[str, Any] = {
@@ -86,7 +86,7 @@ def own_text_settings(
     at most LARGEST_WITHOUT_TIME. The rate falls with the width.
 
     Example:
-      >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.2e11, "lr": 8e-3}
+      >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.5e11, "lr": 8e-3}
       >>> [own_text_settings(seconds=s, **sizes)["hidden_size"] for s in (60, 180, 600)]
       [192, 256, 384]
 

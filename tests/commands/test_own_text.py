@@ -33,7 +33,7 @@ def config_of(folder):
 
 
 def test_more_time_makes_larger_models_that_still_read_enough():
-    sizes = {"vocab_size": 66, "tokens": 1_000_000, "read": 1e7, "flops": 1e11, "lr": 0.008}
+    sizes = {"vocab_size": 66, "tokens": 1_000_000, "read": 1e7, "flops": 1.2e11, "lr": 0.008}
     found = [own_text_settings(seconds=60 * m, **sizes) for m in (0.1, 1, 3, 10, 60, 600)]
     widths = [each["hidden_size"] for each in found]
     assert widths == sorted(widths) and widths[0] < widths[2] < widths[4] and widths[2] == 256
