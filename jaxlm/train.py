@@ -438,10 +438,16 @@ def _elsewhere(model: str) -> dict[str, str]:
         for setting in [*entry.defaults, *sections]:
             models.setdefault(setting, []).append(name)
     found = {setting: names for setting, names in models.items() if model not in names}
-    return {"plot": NO_PLOT} | {
-        setting: f"is a flag of {', '.join(names)}, not of {model}"
-        for setting, names in found.items()
-    }
+    by_counting = MODELS[model].kind.trained_by == "counting"
+    own = {"with_ngram": f"adds an n-gram to another model, not to {model}"} if by_counting else {}
+    return (
+        {"plot": NO_PLOT}
+        | own
+        | {
+            setting: f"is a flag of {', '.join(names)}, not of {model}"
+            for setting, names in found.items()
+        }
+    )
 
 
 def _with_vocabulary_file(command: Any) -> Any:

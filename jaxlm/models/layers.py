@@ -197,4 +197,4 @@ def check_common(model: Any) -> None:
     """
     check_at_least("vocab_size", model.vocab_size, 1)
     check_settings(model)
-    choose(DTYPES, model.compute_dtype, "dtype")
+    choose(DTYPES | {"auto": None}, model.compute_dtype, "dtype")

@@ -177,6 +177,11 @@ def test_what_cannot_be_mixed_is_refused_before_training(shell, corpus, tmp_path
     }.items():
         code, _, err = shell("train", *flags, *more, "--with-ngram")
         assert code == 2 and why in err and err.count("\n") == 1
+    ngram = ("--model", "ngram", *corpus, "--out", tmp_path / "run", "--with-ngram")
+    code, _, err = shell("train", *ngram)
+    assert code == 2 and "--with-ngram adds an n-gram to another model, not to ngram" in err
+    code, _, err = shell("train", *flags, "--dtype", "float16")
+    assert code == 2 and "choose one of float32, tf32, bfloat16, auto" in err
     (tmp_path / "run-ngram").mkdir()
     (tmp_path / "run-ngram/config.json").write_text("{}")
     code, _, err = shell("train", *flags, "--with-ngram")
