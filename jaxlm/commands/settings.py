@@ -147,6 +147,8 @@ def own_text_config(
         flops=products_per_second(dtype),
         lr=settings["lr"],
     )
+    if text.valid is None or not len(text.valid):
+        settings.pop("eval_every", None)
     return config.with_options(settings, f"recipe {OWN_TEXT}")
 
 

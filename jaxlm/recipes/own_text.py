@@ -21,8 +21,11 @@ PASSES = {"few": 1, "many": 2}
 FEW_TOKENS = 1000
 """A vocabulary of at most this many tokens has LETTER_FEATURES features a token."""
 LETTER_FEATURES = 64
-MOST_EPOCHS = 30
-"""Passes over the text after which a model of this recipe learns no more."""
+MOST_EPOCHS, FEWEST_STEPS = 30, 1000
+"""A model of this recipe reads the text at most this often. A short text is read more often, as
+many times as take FEWEST_STEPS train steps."""
+MOST_VALIDATIONS = 40
+"""A text that is read more often than this is not validated after every pass."""
 MOST_WARMUP, SHARE_OF_WARMUP = 200, 0.05
 """The warm-up takes this many train steps, but at most this share of all train steps."""
 USED = 0.44
@@ -82,8 +85,8 @@ def own_text_settings(
                                 S: tokens that are read, C: FLOP of training
 
     The width is the largest one with S at least TOKENS_PER_PARAMETER · P. With `seconds`, S follows
-    from C, but is at most MOST_EPOCHS passes over the text. Without, S is `read`, and the width is
-    at most LARGEST_WITHOUT_TIME. The rate falls with the width.
+    from C, but is at most MOST_EPOCHS passes over the text, or FEWEST_STEPS. Without, S is `read`,
+    and the width is at most LARGEST_WITHOUT_TIME. The rate falls with the width.
 
     Example:
       >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.5e11, "lr": 8e-3}
@@ -98,19 +101,21 @@ def own_text_settings(
       flops: FLOP per second of large products on this machine.
       lr: learning rate of a model of at most 256 units.
     """
+    batch = SETTINGS["batch_size"] * SETTINGS["bptt"]
+    most_epochs = max(MOST_EPOCHS, FEWEST_STEPS * batch / tokens)
     kind = "few" if vocab_size <= FEW_TOKENS else "many"
     found, passes = LEAST_WIDTH, read / tokens
     for width in WIDTHS:
         count, reads = parameters(width, features_of(width, vocab_size)), read
         if seconds is not None:
             per_token = 6 * (count + width * vocab_size)
-            reads = min(seconds * USED * flops / per_token, MOST_EPOCHS * tokens)
+            reads = min(seconds * USED * flops / per_token, most_epochs * tokens)
         elif width > LARGEST_WITHOUT_TIME:
             break
         if width > LEAST_WIDTH and reads < TOKENS_PER_PARAMETER[kind] * count:
             break
         found, passes = width, reads / tokens
-    steps = passes * tokens / (SETTINGS["batch_size"] * SETTINGS["bptt"])
+    steps = passes * tokens / batch
     settings = {
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
@@ -118,7 +123,9 @@ def own_text_settings(
         "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }
-    return settings | ({} if seconds is None else {"epochs": MOST_EPOCHS})
+    if passes > MOST_VALIDATIONS:
+        settings["eval_every"] = max(1, round(steps / MOST_VALIDATIONS))
+    return settings | ({} if seconds is None else {"epochs": round(most_epochs)})
 
 
 def dropout_of(passes: float) -> float:

@@ -27,6 +27,8 @@ from jaxlm.training.step import TrainBlock
 
 # Seconds of train steps that are timed before step 0, without the steps that compile.
 TIMED_SECONDS = 4.0
+# Timing takes at most this share of the budget.
+TIMED_SHARE = 0.05
 # Share of the remaining time that is kept in reserve for a machine that gets slower.
 RESERVE = 0.04
 # `refit` measures the speed over windows of at least this share of the budget ...
@@ -156,7 +158,8 @@ class Budget:
             as this number of steps of a single run.
         """
         assert self.minutes is not None
-        seconds = _seconds_per_step(train_block, state, batches)
+        enough = min(TIMED_SECONDS, TIMED_SHARE * 60 * self.minutes)
+        seconds = _seconds_per_step(train_block, state, batches, enough)
         if eval_every:
             seconds += validation() / eval_every
         left = 60 * self.minutes * (1 - RESERVE) - (self.seconds - self.spent_before)
@@ -190,14 +193,23 @@ def saved_steps(config: TrainingConfig, folder: Path | None) -> int | None:
     return saved.get("steps") if same_budget else None
 
 
-def _seconds_per_step(train_block: TrainBlock, state: TrainState, batches: Batches) -> float:
-    """Return the seconds of a train step, timed over TIMED_SECONDS without compilation."""
+def _seconds_per_step(
+    train_block: TrainBlock, state: TrainState, batches: Batches, enough: float
+) -> float:
+    """Return the seconds of a train step, timed over `enough` seconds without compilation.
+
+    Args:
+      train_block: the compiled train step.
+      state: a state that the timing may use up.
+      batches: the batches of the run.
+      enough: seconds of train steps that are timed.
+    """
     capacity, count = 16, 1
     state, metrics = train_block(state, batches.block(0, count, capacity), count)
     jax.block_until_ready(metrics)
     taken, seconds = 0, 0.0
     # The first process's clock counts: all processes take the same number of steps.
-    while allgather_ints([seconds < TIMED_SECONDS])[0, 0]:
+    while allgather_ints([seconds < enough])[0, 0]:
         began = time.monotonic()
         state, metrics = train_block(state, batches.block(taken, count, capacity), count)
         jax.block_until_ready(metrics)

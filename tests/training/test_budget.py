@@ -260,13 +260,12 @@ def test_the_first_process_decides_how_many_steps_are_timed(text, monkeypatch):
     answers = iter([[[1]], [[1]], [[0]]])
     monkeypatch.setattr(budget, "allgather_ints", lambda values: np.array(next(answers)))
     # By the clock of this process there is no time for a step.
-    monkeypatch.setattr(budget, "TIMED_SECONDS", 0.0)
     model = tiny_runs.make(jaxlm.RNN, text)
     batches = make_batches(text.train, jaxlm.BatchingConfig(batch_size=4, bptt=5), 5, 0)
     optimizer = make_optimizer(OptimizerConfig(), Horizon(10, 10))
     block = make_train_block(model, optimizer, jax.random.key(0), batches.positions)
     state = init_state(model, optimizer, jax.random.key(0), batches.batch_size)
-    assert budget._seconds_per_step(block, state, batches) > 0
+    assert budget._seconds_per_step(block, state, batches, 0.0) > 0
     assert next(answers, None) is None
 
 
