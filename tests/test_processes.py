@@ -29,11 +29,15 @@ def losses(folder):
     return [record["loss"] for record in records if "loss" in record]
 
 
+# The default settings for a text of one's own follow from the number of train steps.
+SAME_FOR_ALL_STEPS = ["--embedding-size", "8", "--schedule", "constant", "--warmup-steps", "0"]
+
+
 @pytest.mark.full
 def test_a_signal_stops_two_processes_and_a_single_process_resumes(tmp_path):
     text = write_many_words(tmp_path / "text.txt")
     train = ["--model", "lstm", "--corpus", text, "--batch-size", "4", "--bptt", "5"]
-    train += ["--hidden-size", "8", "--dropout", "0.1", "--log-every", "1"]
+    train += ["--hidden-size", "8", "--dropout", "0.1", "--log-every", "1", *SAME_FOR_ALL_STEPS]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
