@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -14,6 +15,29 @@ WIDTHS = ("hidden_size", "embedding_size", "inner_size")
 """The settings that `sized` changes. They keep the proportions that the model has."""
 LARGEST = 1 << 16
 """The largest width that is tried."""
+
+
+UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+"""What the letter after a number of parameters stands for."""
+
+
+def read_count(text: str | int) -> int:
+    """Return a number of parameters, given as a number or as a text such as 3M or 250k.
+
+    Example:
+      >>> read_count("3M"), read_count("1.5m"), read_count("250k"), read_count(1200)
+      (3000000, 1500000, 250000, 1200)
+
+    Raises:
+      SettingError: for another text.
+    """
+    if not isinstance(text, str):
+        return int(text)
+    found = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)([kmg]?)", text.strip().lower())
+    count = round(float(re.sub("[_,]", "", found[1])) * UNITS[found[2]]) if found else 0
+    if count < 1:
+        raise SettingError("params", text, "must be a number of parameters, such as 3M or 250k")
+    return count
 
 
 def parameter_count(model: NeuralModel) -> int:

@@ -29,8 +29,8 @@ TOLERANCE = 1e-6
 """The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the
 largest element of the states, or times 1."""
 WORST_GROWTH = 100.0
-"""An iteration is damped if the iteration before it made the largest residual grow by more than this
-factor."""
+"""An iteration is damped if the iteration before it made the largest residual grow by more than
+this factor."""
 FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-4
 """The damping λ after the first growth of the residual; a smaller λ becomes 0."""
 FACTOR = 10.0

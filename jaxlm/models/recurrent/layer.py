@@ -116,8 +116,9 @@ class RecurrentLayer(nn.Module):
 
     Parameters: input/kernel W [D, G], input/bias b [G], and for cells that need them
     recurrent/kernel U [H, G] (a vector for elementwise cells) and recurrent/bias [G]. The gates are
-    concatenated in the cell's order, so PyTorch's matrices are the transposes of these. If "gates" is a mutable collection,
-    the layer records each gate, [B, T, H]; if "states" is mutable, each array of the carry.
+    concatenated in the cell's order, so PyTorch's matrices are the transposes of these. If "gates"
+    is a mutable collection, the layer records each gate, [B, T, H]; if "states" is mutable, each
+    array of the carry; if "measured" is, what the time loop measures.
 
     Dropout is active in training only, with a key from rngs={"dropout": key}.
 
