@@ -27,7 +27,12 @@ MOST_ITERATIONS = 100
 """Newton's method stops after this many iterations, or after T, the most that it can need."""
 TOLERANCE = 1e-6
 """The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the
-largest element of the states, or times 1."""
+largest element of the states, or times 1; and if rounding errors do not grow over time."""
+EPSILON = 1.2e-7
+"""The distance of neighbouring float32 numbers near 1."""
+LARGEST_ERROR = 1e-5
+"""A recurrence is chaotic if rounding every state by EPSILON changes a later state by more than
+this. Then it has many solutions up to rounding, and only the loop over time gives its own."""
 WORST_GROWTH = 100.0
 """An iteration is damped if the iteration before it made the largest residual grow by more than
 this factor."""
@@ -281,12 +286,14 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
         # Later states may overflow while the first states are already exact. They start again from
         # the states of one plain step.
         solved_v = jnp.where(jnp.isfinite(solved_v), solved_v, after_v)
+        small = residual <= settings.tolerance * scale
+        spread = jax.lax.cond(small, lambda: _spread(matrices, jacobian, after_v), lambda: 0.0)
         return State(
             matrices.unpack(solved_v, after),
             residual,
             damping,
             state.iterations + 1,
-            residual <= settings.tolerance * scale,
+            small & (spread * EPSILON <= LARGEST_ERROR),
         )
 
     def unfinished(state: State) -> jax.Array:
@@ -299,6 +306,15 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
     end = jax.lax.while_loop(unfinished, body, start)
     newton = Newton(end.iterations.astype(jnp.float32), end.converged.astype(jnp.float32))
     return end.states, newton
+
+
+def _spread(matrices: Matrices, jacobian: jax.Array, like_v: jax.Array) -> jax.Array:
+    """Return the largest change of a state if every state before it is rounded up or down by 1."""
+    index = jnp.arange(like_v.size, dtype=jnp.float32).reshape(like_v.shape)
+    signs_v = jnp.where(jnp.cos(17.0 * index) < 0, -1.0, 1.0)
+    changes_v = affine_scan.solve(matrices, jacobian, signs_v, jnp.zeros_like(like_v[0]))
+    # An overflow is a large change too.
+    return jnp.max(jnp.where(jnp.isfinite(changes_v), jnp.abs(changes_v), jnp.inf))
 
 
 def _forward(settings: _Settings, *arrays: Any) -> tuple[Any, Any]:
