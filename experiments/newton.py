@@ -199,7 +199,9 @@ def part_time(_: Any) -> list[dict[str, Any]]:
                     )
                     params = layer.init(jax.random.key(SEED), x_BTD[:, :2], carry)
 
-                    def total(params: Any, layer: Any = layer, carry: Any = carry) -> Any:
+                    def total(
+                        params: Any, layer: Any = layer, x_BTD: Any = x_BTD, carry: Any = carry
+                    ) -> Any:
                         (h_BTH, _), measured = layer.apply(
                             params, x_BTD, carry, mutable=["measured"]
                         )

@@ -95,7 +95,6 @@ FIRST = {
         "out",
         "resume",
         "seeds",
-        "params",
         "with_ngram",
         "report",
     ),

@@ -249,8 +249,8 @@ class Recurrent(NeuralModel):
                 f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
             )
             if self.cell.elementwise:
-                vectors = ", ".join((*gates, *self.cell.weights))
-                described[f"layers_{index}/recurrent"] = f"u: {size} for each of {vectors}"
+                vectors = ", ".join((*gates, *self.cell.weights)).replace("_", " ")
+                described[f"layers_{index}/recurrent"] = f"U: {size} for each of {vectors}"
             elif self.cell.recurrent:
                 weights = "U, b" if self.cell.recurrent_bias else "U"
                 described[f"layers_{index}/recurrent"] = (
