@@ -167,7 +167,7 @@ def _beside(h_BH: jax.Array, total: int, width: int) -> jax.Array:
     """Return h beside itself for `width` elements, then ones up to `total` elements."""
     parts = [h_BH] * (width // h_BH.shape[-1])
     if total > width:
-        parts.append(jnp.ones((len(h_BH), total - width), h_BH.dtype))
+        parts.append(jnp.ones((h_BH.shape[0], total - width), h_BH.dtype))
     return jnp.concatenate(parts, axis=-1)
 
 

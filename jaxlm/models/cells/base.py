@@ -87,6 +87,11 @@ class Cell(abc.ABC):
         """Return the carry after one time step: `activations`, then `update`."""
         return self.update(carry, self.activations(carry, x_BG, u_BG))
 
+    @property
+    def has_matrix(self) -> bool:
+        """Whether U is a matrix, so that a unit reads the other units of its layer."""
+        return self.recurrent and not self.elementwise
+
     def __eq__(self, other: object) -> bool:
         # Cells are static arguments of compiled functions, and fields of modules. Equal cells
         # share what is compiled, so cells with other constants must differ.

@@ -152,8 +152,7 @@ class Recurrent(NeuralModel):
             gates = ", ".join(self.cell.gates)
             why = f"{self.cell} has no forget gate (its gates: {gates}); leave the setting out"
             raise SettingError("forget_bias", self.forget_bias, why)
-        has_matrix = self.cell.recurrent and not self.cell.elementwise
-        if self.timescale != 1 and not (has_matrix and len(self.cell.gates) == 1):
+        if self.timescale != 1 and not (self.cell.has_matrix and len(self.cell.gates) == 1):
             why = f"{self.cell} has gates for that; leave the setting out"
             raise SettingError("timescale", self.timescale, why)
         for name in ("weight_drop", "dropout_state", "remat"):
