@@ -21,6 +21,9 @@ PASSES = {"few": 1, "many": 2}
 FEW_TOKENS = 1000
 """A vocabulary of at most this many tokens has LETTER_FEATURES features a token."""
 LETTER_FEATURES = 64
+EMBEDDING_SCALE = {"few": 1.0, "many": None}
+"""`embedding_scale`. With large embeddings, a text of many different tokens is learned by heart: its
+validation loss is higher from the first pass on."""
 MOST_EPOCHS, FEWEST_STEPS = 30, 1000
 """A model of this recipe reads the text at most this often. A short text is read more often, as
 many times as take FEWEST_STEPS train steps."""
@@ -119,6 +122,7 @@ def own_text_settings(
     settings = {
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
+        "embedding_scale": EMBEDDING_SCALE[kind],
         "dropout": dropout_of(PASSES[kind] * passes),
         "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
