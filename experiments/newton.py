@@ -269,8 +269,8 @@ def main() -> None:
     draw(results)
     parts = [f"## {name}\n\n{table(rows)}\n" for name, rows in results.items()]
     head = (
-        "# Newton's method over time\n\nWritten by experiments/newton.py, which says what each "
-        "table measures.\n"
+        "# Newton's method over time\n\n`python experiments/newton.py` writes this page, and says "
+        "what each table measures.\n"
     )
     PAGE.write_text("\n".join([head, f"![iterations]({FIGURE.name})\n", *parts]))
 

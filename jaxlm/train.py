@@ -88,16 +88,7 @@ Examples:
 """
 PROG = "python -m jaxlm.train"
 FIRST = {
-    "run": (
-        "model",
-        "recipe",
-        "from_run",
-        "out",
-        "resume",
-        "seeds",
-        "with_ngram",
-        "report",
-    ),
+    "run": ("model", "recipe", "from_run", "out", "resume", "seeds", "with_ngram", "report"),
     "text": ("corpus", "tokens"),
     "network": (
         "order",
