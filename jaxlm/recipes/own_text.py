@@ -16,14 +16,16 @@ LEAST_WIDTH, LARGEST_WITHOUT_TIME = 128, 256
 TOKENS_PER_PARAMETER = {"few": 8, "many": 5}
 """Tokens that are read for each parameter of the LSTM: a larger model would read too few. Texts of
 many different tokens, such as words, need wider models."""
-PASSES = {"few": 1, "many": 2}
-"""The passes over a text of many different tokens count as this many for its dropout."""
+PASSES = {"few": (1, 1), "many": (2, 4)}
+"""A pass over a text of many different tokens counts as this many for its dropout: the first number
+up to FEW_PASSES, the second above."""
+FEW_PASSES = 3
+"""With more passes over a text of many different tokens, the rate falls as 1/√passes."""
 FEW_TOKENS = 1000
 """A vocabulary of at most this many tokens has LETTER_FEATURES features a token."""
 LETTER_FEATURES = 64
 EMBEDDING_SCALE = {"few": 1.0, "many": None}
-"""`embedding_scale`. With large embeddings, a text of many different tokens is learned by heart: its
-validation loss is higher from the first pass on."""
+"""`embedding_scale`. With large embeddings, a text of many different tokens is learned by heart."""
 MOST_EPOCHS, FEWEST_STEPS = 30, 1000
 """A model of this recipe reads the text at most this often. A short text is read more often, as
 many times as take FEWEST_STEPS train steps."""
@@ -119,11 +121,14 @@ def own_text_settings(
             break
         found, passes = width, reads / tokens
     steps = passes * tokens / batch
+    times = passes / FEW_PASSES
+    if kind == "many":
+        lr *= min(1.0, times**-0.5)
     settings = {
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
         "embedding_scale": EMBEDDING_SCALE[kind],
-        "dropout": dropout_of(PASSES[kind] * passes),
+        "dropout": dropout_of(PASSES[kind][times > 1] * passes),
         "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }
