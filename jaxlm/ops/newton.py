@@ -43,7 +43,7 @@ FACTOR = 10.0
 
 
 class Newton(NamedTuple):
-    """How the time steps were solved, two float32 scalars.
+    """A report of how the time steps were solved: two float32 scalars.
 
     iterations: number of evaluations of all time steps. converged: 1 if the states solve the
     recurrence up to the tolerance, 0 if the loop over time had to compute them.
@@ -203,7 +203,7 @@ class _Steps(NamedTuple):
         return tuple(map(unflat, after)), pull
 
     def valid(self, new: Any, old: Any) -> Any:
-        """Return the arrays [T, ...] of `new` where the step is valid, else those of `old`."""
+        """Return the arrays [T, ...] of `new` where the step is valid, else the arrays of `old`."""
         if self.valid_T is None:
             return new
 
