@@ -61,7 +61,7 @@ def sized(model: NeuralModel, params: int, fixed: Collection[str] = ()) -> Neura
       >>> import jaxlm
       >>> model = sized(jaxlm.LSTM(10_000), 3_000_000)
       >>> model.hidden_size, model.embedding_size, parameter_count(model)
-      (144, 144, 2977168)
+      (141, 141, 2989612)
 
     Args:
       model: the model; its widths give the proportions.

@@ -97,7 +97,7 @@ def newton_recurrence(
       >>> step = CELLS["lstm"].step
       >>> h_TBH, (h_BH, c_BH), newton = newton_recurrence(step, carry, x_TBG, kernel_HG)
       >>> h_TBH.shape, c_BH[0].tolist(), int(newton.iterations), bool(newton.converged)
-      ((5, 2, 3), [0.03125, 0.03125, 0.03125], 2, True)
+      ((5, 2, 3), [0.03125, 0.03125, 0.03125], 3, True)
 
     Args:
       step: the cell, elementwise in batch and units: (carry, x_BG, u_BG) -> carry.
