@@ -43,9 +43,10 @@ from jaxlm.data.batching import BatchingConfig
 from jaxlm.data.corpora import corpus_name
 from jaxlm.data.text import Text, TextConfig, read_corpus
 from jaxlm.data.tokenizers import quoted
-from jaxlm.errors import UserError, in_any_case, reason
+from jaxlm.errors import SettingError, UserError, in_any_case, reason
 from jaxlm.inspection import write_report
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
+from jaxlm.models.sizing import WIDTHS, parameter_count, read_count, sized
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ops.machine import bfloat16_note
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -176,6 +177,9 @@ class Flags:
     sample_every: int | None = None
     """Validations between two samples of the model's text, 0 for none (none: with characters, at
     each validation, if it takes at most 2% of the time)."""
+    params: str | None = None
+    """Choose the widths of the model for this number of parameters, such as 3M (none: its settings
+    decide). Widths that you give keep their value."""
     report: bool = True
     """Write report.html at the end: a page with the learning curve, samples, the layers, and how
     the model reads a first text."""
@@ -250,6 +254,9 @@ def main(argv: Sequence[str]) -> int:
         notes.append(note_on_ngram(text, protocol, config.model))
     for note in filter(None, notes):
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
+    if command.params is not None:
+        config, note = _sized(config, text, command, argv)
+        console.print(f"note: {cli.with_flags(note)}", soft_wrap=True, highlight=False)
     model = _make_model(config, text, start_run)
     # Settings that cannot work are refused before anything is shown.
     summary = model.summary()
@@ -490,6 +497,27 @@ def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> Languag
         adapt_model(start_run, text)
     vocabulary = text.vocabulary
     return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
+
+
+def _sized(
+    config: RunConfig, text: Text, command: Flags, argv: Sequence[str]
+) -> tuple[RunConfig, str]:
+    """Return the settings with widths for --params, and the note that says which."""
+    if command.from_run is not None:
+        why = "a run that training starts from has its own widths; leave the flag out"
+        raise SettingError("params", command.params, why)
+    params = read_count(command.params or "")
+    model = _make_model(config, text, None)
+    if not isinstance(model, NeuralModel):
+        why = f"a model that is counted has no widths ({config.model}); leave the flag out"
+        raise SettingError("params", command.params, why)
+    given = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in argv}
+    chosen = sized(model, params, [name for name in WIDTHS if name in given])
+    widths = {name: getattr(chosen, name) for name in WIDTHS if name in config.network}
+    shown = ", ".join(f"`{name}` {width}" for name, width in widths.items())
+    count = parameter_count(chosen)
+    note = f"`params` {command.params}: {shown} have {count:,} parameters"
+    return replace(config, network={**config.network, **widths}), note
 
 
 def _start_run(folder: Path | None, command: Any) -> Run | None:

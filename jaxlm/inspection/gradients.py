@@ -488,7 +488,7 @@ def recurrent_kernels(params: Any, name: str) -> dict[str, jax.Array]:
       UserError: if there is no recurrent matrix. `name` is the name of the model.
     """
     leaves = tree_leaves_with_path(params)
-    found = {path_of(path): leaf for path, leaf in leaves if _is_recurrent_kernel(path)}
+    found = {path_of(path): leaf for path, leaf in leaves if _is_recurrent_matrix(path, leaf)}
     if not found:
         raise UserError(
             f"{name} has no recurrent matrix, through which a gradient would go back in time: "
@@ -497,8 +497,9 @@ def recurrent_kernels(params: Any, name: str) -> dict[str, jax.Array]:
     return found
 
 
-def _is_recurrent_kernel(path: Sequence[Any]) -> bool:
-    return path_of(path).endswith("recurrent/kernel")
+def _is_recurrent_matrix(path: Sequence[Any], leaf: Any) -> bool:
+    # The recurrent weights of an elementwise cell are a vector.
+    return path_of(path).endswith("recurrent/kernel") and leaf.ndim == 2
 
 
 def path_of(path: Sequence[Any]) -> str:

@@ -25,6 +25,8 @@ RATES = (
     "dropout_state",
     "weight_drop",
 )
+MEASURED = "measured"
+"""The collection in which a layer records scalars in a train step, if it is mutable."""
 # The dtype of arrays for each value of the setting `dtype`. tf32 is a precision of products of
 # float32 arrays (`ops.machine.precision_of`).
 DTYPES = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -223,6 +223,15 @@ class NeuralModel(nn.Module, LanguageModel):
         """True if the class has a method `logits` of its own, which may not use `output`."""
         return type(self).logits is not NeuralModel.logits
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the scalars that the layers record in a train step, for metrics.jsonl.
+
+        A layer records them in the collection `layers.MEASURED`. The log has the largest value of
+        all layers.
+        """
+        return ()
+
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
         """Return a text that describes each layer, by the prefix of its parameters' paths."""

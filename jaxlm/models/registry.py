@@ -80,6 +80,8 @@ MODELS: dict[str, ModelEntry] = {
     "lstm": ModelEntry("jaxlm.models.recurrent.model:LSTM", "jaxlm.models.cells.lstm:LSTMCell"),
     "mingru": ModelEntry(_RECURRENT, "jaxlm.models.cells.min_gru:MinGRUCell"),
     "minlstm": ModelEntry(_RECURRENT, "jaxlm.models.cells.min_lstm:MinLSTMCell"),
+    "paragru": ModelEntry(_RECURRENT, "jaxlm.models.cells.para_gru:ParaGRUCell"),
+    "paralstm": ModelEntry(_RECURRENT, "jaxlm.models.cells.para_lstm:ParaLSTMCell"),
     "mogrifier": ModelEntry("jaxlm.models.recurrent.mogrifier:Mogrifier"),
 }
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxlm.errors import UserError
 from jaxlm.ops.cpus import WITH_BFLOAT16, Constants, row_of_this_cpu, this_cpu
 
-TIME_LOOPS = ("auto", "scan", "fused", "cudnn")
+TIME_LOOPS = ("auto", "scan", "fused", "newton", "cudnn")
 # Up to this many time steps, the loop over time is unrolled. For so few time steps, a loop takes
 # longer than its body.
 UNROLLED_STEPS = 4
@@ -234,12 +234,12 @@ def tf32_note(dtype: str) -> str:
 def choose_time_loop(
     time_loop: str, time: int, plain_lstm: bool, dtype: str, recurrent: bool = True
 ) -> str:
-    """Return how a recurrent layer runs over time: "scan", "fused", "cudnn" or "parallel".
+    """Return how a recurrent layer runs over time.
 
-    "scan" is `nn.scan`. The other names are keys of TIME_LOOP_FUNCTIONS in
-    `models.recurrent.layer`. "auto" is "scan" for up to UNROLLED_STEPS time steps, which are
-    unrolled, and "fused" for more. "fused" is
-    faster than cuDNN on a GPU too: on an H100 a train step of two layers of 650 units took 2.4 ms
+    The result is "scan", "fused", "newton", "cudnn" or "parallel". "scan" is `nn.scan`. The other
+    names are keys of TIME_LOOP_FUNCTIONS in `models.recurrent.layer`. "auto" is "scan" for up to
+    UNROLLED_STEPS time steps, which are unrolled, and "fused" for more. "fused" is faster than
+    cuDNN on a GPU too: on an H100 a train step of two layers of 650 units took 2.4 ms
     (cuDNN 4.9 ms); of three layers of 1150 units, in batches of 20 and 80, 8.3 and 18.2 ms (cuDNN
     18.6 and 32.4 ms). "cudnn" becomes "fused" where cuDNN cannot run; `fallback_note` says why.
 
@@ -248,13 +248,13 @@ def choose_time_loop(
       time: number of time steps.
       plain_lstm: whether the cell is an LSTM without dropout on its state.
       dtype: dtype of the products, "float32", "tf32" or "bfloat16".
-      recurrent: whether the cell has a recurrent matrix. If not, "fused" becomes "parallel", which
-        computes all time steps at once.
+      recurrent: whether the gates of the cell read the state. If not, "fused" and "newton" become
+        "parallel", which computes all time steps at once.
     """
     if time_loop == "auto":
         time_loop = "scan" if time <= UNROLLED_STEPS else "fused"
     time_loop = "fused" if fallback_note(time_loop, plain_lstm, dtype) else time_loop
-    return "parallel" if time_loop == "fused" and not recurrent else time_loop
+    return "parallel" if time_loop in ("fused", "newton") and not recurrent else time_loop
 
 
 def fallback_note(time_loop: str, plain_lstm: bool, dtype: str) -> str:

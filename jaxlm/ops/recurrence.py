@@ -60,7 +60,8 @@ def recurrence(
       step: the cell, elementwise in the batch: (carry, x_BG, u_BG) -> carry.
       carry: initial state, float32 arrays [B, H]; the hidden state h comes first.
       x_TBG: W x + b for all gates and all time steps, float32.
-      kernel_HG: recurrent matrix U, float32.
+      kernel_HG: recurrent matrix U, float32; or a vector [G], whose product with h is elementwise
+        (`recurrent_product`).
       bias_G: recurrent bias, float32; None for a cell without it.
       mask: factor m of h, such as a dropout mask; None for 1. [B, H] is one mask per sequence
         (Gal & Ghahramani 2016), and [T, B, H] one mask per time step. Its gradient is not computed.
@@ -98,10 +99,12 @@ def _recurrence(
     mask: jax.Array | None,
     valid_T: jax.Array | None,
 ) -> tuple[jax.Array, Carry]:
+    width = x_TBG.shape[-1]
+
     def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
         x_BG, mask_BH, valid = inputs_t
         h_BH = _masked(carry[0], mask_BH, mask)
-        u_BG = _recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G)
+        u_BG = recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G, width)
         carry = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
         return carry, carry[0]
 
@@ -140,12 +143,66 @@ def _masked(h_BH: jax.Array, mask_BH: jax.Array | None, mask: jax.Array | None) 
     return h_BH if factor_BH is None else h_BH * factor_BH
 
 
-def _recurrent_product(
-    h_BH: jax.Array, kernel_HG: jax.Array, dtype: Any, bias_G: jax.Array
+def recurrent_product(
+    h_BH: jax.Array, kernel: jax.Array, dtype: Any, bias_G: jax.Array, width: int
 ) -> jax.Array:
-    """Return u = h U + bias, float32. A bias of size 0 stands for no bias."""
-    u_BG = product(h_BH.astype(dtype), kernel_HG.astype(dtype))
+    """Return u = h U + bias, [B, G] float32.
+
+    Args:
+      h_BH: hidden states, float32.
+      kernel: U, a matrix [H, G]; or a vector, for u = (h, h, ..., 1) ⊙ U, which is elementwise and
+        has float32 operands. Its first `width` elements multiply h.
+      dtype: dtype of the operands of the product with a matrix.
+      bias_G: the bias; an array of size 0 stands for no bias.
+      width: number of elements of all gates.
+    """
+    if kernel.ndim == 1:
+        u_BG = _beside(h_BH, kernel.size, width) * kernel
+    else:
+        u_BG = product(h_BH.astype(dtype), kernel.astype(dtype))
     return u_BG + bias_G if bias_G.size else u_BG
+
+
+def _beside(h_BH: jax.Array, total: int, width: int) -> jax.Array:
+    """Return h beside itself for `width` elements, then ones up to `total` elements."""
+    parts = [h_BH] * (width // h_BH.shape[-1])
+    if total > width:
+        parts.append(jnp.ones((h_BH.shape[0], total - width), h_BH.dtype))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def through_recurrent(
+    du: jax.Array, kernel: jax.Array, dtype: Any, size: int, width: int
+) -> jax.Array:
+    """Return the gradient of h, [..., H], from the gradient of u, [..., G].
+
+    `kernel`, `dtype` and `width` are those of `recurrent_product`; `size` is H.
+    """
+    if kernel.ndim == 1:
+        through = du[..., :width] * kernel[:width]
+        return through.reshape(*du.shape[:-1], -1, size).sum(-2)
+    flat_NG = du.reshape(-1, du.shape[-1]).astype(dtype)
+    dh_NH = product_by_transposed(flat_NG, kernel.astype(dtype))
+    return dh_NH.reshape(*du.shape[:-1], -1)
+
+
+def recurrent_gradients(
+    h_TBH: jax.Array,
+    du_TBG: jax.Array,
+    kernel: jax.Array,
+    bias_G: jax.Array,
+    dtype: Any,
+    width: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Return the gradients of U and of its bias, from h before each step and the gradient of u."""
+    time, batch, total = du_TBG.shape
+    du_NG = du_TBG.reshape(time * batch, total)
+    h_NH = h_TBH.reshape(time * batch, -1)
+    if kernel.ndim == 1:
+        dkernel = (_beside(h_NH, total, width) * du_NG).sum(0)
+    else:
+        dkernel = transposed_product(h_NH.astype(dtype), du_NG.astype(dtype))
+    return dkernel, du_NG.sum(0) if bias_G.size else bias_G
 
 
 def _forward(settings: _Settings, *arrays: Any) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
@@ -162,10 +219,12 @@ def _values_and_saved(
     mask: jax.Array | None,
     valid_T: jax.Array | None,
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
+    width = x_TBG.shape[-1]
+
     def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
         x_BG, mask_BH, valid = inputs_t
         h_BH = _masked(carry[0], mask_BH, mask)
-        u_BG = _recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G)
+        u_BG = recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G, width)
         if settings.additive:
             # The gates need only the sum of x and u.
             sum_BG = x_BG + u_BG
@@ -194,10 +253,11 @@ def _gradients(
     initial, carries, stored, kernel_HG, bias_G, mask, valid_T = saved
     dh_TBH, dlast = grads
     step, dtype = settings.step, settings.compute.dtype
-    operand_HG = kernel_HG.astype(dtype)
+    size, width, elementwise = dh_TBH.shape[-1], stored[0].shape[-1], kernel_HG.ndim == 1
+    operand_HG = kernel_HG if elementwise else kernel_HG.astype(dtype)
     # The matrix is transposed once, before the loop. Inside the loop, a thin product with the
     # transpose takes 1.5 times as long in float32; in bfloat16 it takes no longer.
-    transposes = must_transpose_recurrent(operand_HG.size, operand_HG.dtype)
+    transposes = not elementwise and must_transpose_recurrent(operand_HG.size, operand_HG.dtype)
     transposed_GH = jax.lax.optimization_barrier(operand_HG.T) if transposes else None
     # The carry before each step: the initial carry, then the carry after each step but the last.
     previous = tuple(
@@ -219,11 +279,10 @@ def _gradients(
         dprevious, *dgates = pullback(dcarry)
         if valid is not None:
             dgates = [jnp.where(valid, dgate_BG, 0.0) for dgate_BG in dgates]
-        du_BG = dgates[-1].astype(dtype)
         if transposed_GH is None:
-            through_u_BH = product_by_transposed(du_BG, operand_HG)
+            through_u_BH = through_recurrent(dgates[-1], operand_HG, dtype, size, width)
         else:
-            through_u_BH = product(du_BG, transposed_GH)
+            through_u_BH = product(dgates[-1].astype(dtype), transposed_GH)
         through_u_BH = _masked(through_u_BH, mask_BH, mask)
         dprevious = (dprevious[0] + through_u_BH, *dprevious[1:])
         return where_valid(valid, dprevious, dcarry), tuple(dgates)
@@ -231,12 +290,8 @@ def _gradients(
     inputs = (dh_TBH, previous, stored, _step_masks(mask), valid_T)
     dinitial, dgates = scan_over_time(body, dlast, inputs, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
-    time, batch, width = du_TBG.shape
     masked_h_TBH = previous[0] if mask is None else previous[0] * mask
-    h_NH = masked_h_TBH.reshape(time * batch, -1).astype(dtype)
-    du_NG = du_TBG.reshape(time * batch, width)
-    dkernel_HG = transposed_product(h_NH, du_NG.astype(dtype))
-    dbias_G = du_NG.sum(0) if bias_G.size else bias_G
+    dkernel_HG, dbias_G = recurrent_gradients(masked_h_TBH, du_TBG, kernel_HG, bias_G, dtype, width)
     return dinitial, dx_TBG, dkernel_HG, dbias_G, None, None
 
 

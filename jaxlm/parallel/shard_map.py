@@ -22,6 +22,10 @@ class ShardedAxes(NamedTuple):
         """Return the sum of the arrays of all devices that hold shards of the batch."""
         return jax.lax.psum(tree, self.batch) if self.batch else tree
 
+    def max_over_batch(self, tree: Any) -> Any:
+        """Return the maximum of the arrays of all devices that hold shards of the batch."""
+        return jax.lax.pmax(tree, self.batch) if self.batch else tree
+
     def sum_over_vocabulary(self, tree: Any) -> Any:
         """Return the sum of the arrays of all devices that hold slices of the vocabulary."""
         return jax.lax.psum(tree, self.vocabulary) if self.vocabulary else tree

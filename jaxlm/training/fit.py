@@ -14,6 +14,7 @@ from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.registry import check_trainable, describe_model, name_of
+from jaxlm.models.sizing import read_count, sized
 from jaxlm.runs.log import Callback
 from jaxlm.runs.run import UNK_IN_TRAINING, Run
 from jaxlm.runs.starts import WARM_START, warm_stretch
@@ -45,6 +46,7 @@ def fit(
     console: Console | None = None,
     quiet: bool = False,
     sample_every: int | None = None,
+    params: int | str | None = None,
     **options: Any,
 ) -> Run:
     """Train a model on a text, and return the run.
@@ -84,6 +86,8 @@ def fit(
         by characters has samples at its validations, if they take at most 2% of the time. An
         n-gram, which has one validation, has one sample at the end. A callback with a method
         `sample(step, text)` gets the samples too.
+      params: a number of parameters, such as 3_000_000 or "3M". The model's widths are scaled to
+        it, in proportion (`models.sizing.sized`). None keeps the widths.
       **options: settings by name. For a neural model, fields of BatchingConfig, OptimizerConfig and
         TrainingConfig; `batching`, `optimizer` and `training` can be whole configs too.
         `optimizer` can be any optax GradientTransformation, and `schedule` any function from the
@@ -99,6 +103,8 @@ def fit(
         model = adapt_model(from_run, text)
     check_trainable(type(model))
     check_vocabulary(model, text)
+    if params is not None:
+        model = _with_params(model, params, from_run)
     console = Console(quiet=True) if quiet else console
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
     _check_effects(settings, model, kept=folder is not None, resume=resume)
@@ -109,12 +115,21 @@ def fit(
                 raise UserError(f"`{name}` is for models trained by gradient: leave it out")
         return fit_by_counting(model, text, settings, place, resume, console, sample_every)  # type: ignore[arg-type]
     assert isinstance(model, NeuralModel)
-    params = None
+    start = None
     if from_run is not None:
-        params = start_params(model, from_run, text)
+        start = start_params(model, from_run, text)
         settings = settings.with_about(from_run=from_run.name)
-    extras = Extras(console, callbacks, custom, params, sample_every=sample_every)
+    extras = Extras(console, callbacks, custom, start, sample_every=sample_every)
     return train_one(Spec(model, settings, place), text, resume, extras, mesh)
+
+
+def _with_params(model: LanguageModel, params: int | str, from_run: Run | None) -> LanguageModel:
+    """Return the model with widths for a number of parameters."""
+    if from_run is not None:
+        raise SettingError("params", params, "`from_run` has its own widths; leave `params` out")
+    if not isinstance(model, NeuralModel):
+        raise SettingError("params", params, "a model that is counted has no widths; leave it out")
+    return sized(model, read_count(params))
 
 
 def fit_many(

@@ -29,3 +29,6 @@ A value that is not finite is left out of metrics.jsonl, because JSON has no suc
 
 MUST_BE_FINITE = ("grad_norm",)
 """Metrics that end the run if they are not finite, as the loss does."""
+
+COUNTED = ("newton_fallbacks",)
+"""Measurements that a record has the sum of, since the last record; of others, the last step's."""

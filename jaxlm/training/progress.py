@@ -8,7 +8,7 @@ import numpy as np
 from jaxlm.errors import UserError
 from jaxlm.evaluation.scoring import TokenScores
 from jaxlm.runs.log import Log, perplexity_of, shown_perplexity
-from jaxlm.training.metrics import MUST_BE_FINITE
+from jaxlm.training.metrics import COUNTED, MUST_BE_FINITE
 from jaxlm.training.step import StepMetrics
 
 LARGE_GRADIENT = 50.0
@@ -27,7 +27,7 @@ class Progress:
     validations since the best validation or the last decay of the rate, whichever is later.
     valid_nlls: the nll of every validation. valid_step: the step of the last validation, -1 before
     the first validation. seconds: time spent in all sessions, 0 without a time
-    budget.
+    budget. interval_sums: the sums of the measurements COUNTED since the last train record.
     """
 
     step: int = 0
@@ -40,6 +40,7 @@ class Progress:
     valid_nlls: list[float] = field(default_factory=list)
     seconds: float = 0.0
     valid_step: int = -1
+    interval_sums: dict[str, float] = field(default_factory=dict)
 
 
 class NotFiniteError(UserError):
@@ -109,8 +110,12 @@ class Meter:
             progress.interval_nll += float(nll_K[index])
             progress.interval_count += float(count_K[index])
             self._largest_norm = max(self._largest_norm, float(logged["grad_norm"][index]))
+            sums = progress.interval_sums
+            for name in COUNTED:
+                if name in logged:
+                    sums[name] = sums.get(name, 0.0) + float(logged[name][index])
             if progress.step % self._log_every == 0 or progress.step == self.total:
-                values = {name: float(values_K[index]) for name, values_K in logged.items()}
+                values = {name: float(values_K[index]) for name, values_K in logged.items()} | sums
                 self._report(float(nll_K[index] / count_K[index]), values)
         self.log.advance(progress.step, int(count_K.sum()), float(nll_K[-1] / count_K[-1]))
 
@@ -128,6 +133,8 @@ class Meter:
         explodes = largest >= LARGE_GRADIENT or loss > 1.5 * math.log(self._vocab_size)
         if explodes:
             line += f"  gradient {largest:.1e}"
+        if logged.get("newton_fallbacks"):
+            line += f"  newton fell back in {logged['newton_fallbacks']:.0f} steps"
         self.log.record(
             progress.step,
             {
@@ -145,6 +152,7 @@ class Meter:
             what = f"the training explodes (norm of the gradient {largest:.1e})"
             self.log.warn(f"{what}: try {remedy}")
         progress.interval_nll = progress.interval_count = self._largest_norm = 0.0
+        progress.interval_sums = {}
 
     def validation(self, scores: TokenScores) -> bool:
         """Add and log a validation, and return whether it is the best so far.

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxlm.data.batching import Block
+from jaxlm.models.layers import MEASURED
 from jaxlm.models.neural import NeuralModel
 from jaxlm.ops.machine import step_options
 from jaxlm.parallel.mesh import Mesh, put_on_mesh, shardings, use_mesh
@@ -23,7 +24,7 @@ class StepMetrics(NamedTuple):
     """Measurements of K steps, float32 [K] each.
 
     nll_K: summed negative log-likelihood in nats. count_K: number of targets. logged: the values of
-    METRICS by name.
+    METRICS, and of the scalars that the model's layers record (`NeuralModel.measured`), by name.
     """
 
     nll_K: jax.Array
@@ -123,6 +124,16 @@ def where_reset(reset_B: jax.Array, fresh: Any, carry: Any) -> Any:
     return jax.tree.map(rows, fresh, carry)
 
 
+def largest_of(recorded: Any, names: Sequence[str]) -> list[jax.Array]:
+    """Return the largest value of each name in a collection of scalars, over all layers."""
+    found: dict[str, list[jax.Array]] = {name: [] for name in names}
+    for path, value in jax.tree_util.tree_leaves_with_path(recorded):
+        for key in path:
+            if getattr(key, "key", None) in found:
+                found[key.key].append(value)
+    return [jnp.max(jnp.stack(values)) for values in found.values()]
+
+
 def block_function(
     model: NeuralModel,
     optimizer: Transform,
@@ -158,8 +169,8 @@ def block_function(
         # The weights include the division of the mean, so neither loss nor gradient is scaled.
         shares_BT = batch.weights_BT / batch.denominator
 
-        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            outputs: Any = model.apply(
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any, list[jax.Array]]]:
+            outputs, recorded = model.apply(
                 {"params": params},
                 batch.inputs_BT,
                 batch.targets_BT,
@@ -170,18 +181,20 @@ def block_function(
                 length=batch.length if varied else None,
                 rngs=rngs,
                 method="objective",
+                mutable=[MEASURED],
             )
             mean, nll_BT, carry_after = outputs
-            return mean, (jnp.sum(nll_BT * batch.weights_BT), carry_after)
+            scalars = largest_of(recorded.get(MEASURED, {}), model.measured)
+            return mean, (jnp.sum(nll_BT * batch.weights_BT), carry_after, scalars)
 
         trained = state.params if state.iterate is None else state.iterate
-        gradient, (nll, carry) = jax.grad(loss, has_aux=True)(trained)
+        gradient, (nll, carry, scalars) = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         scale = state.lr_scale * batch.rate if varied else state.lr_scale
         updates = jax.tree.map(lambda update: update * scale, updates)
         values = StepValues(gradient, updates, trained)
         logged = [metric(values) for metric in METRICS.values()]
-        measured_M = jnp.stack([nll, batch.weights_BT.sum(), *logged])
+        measured_M = jnp.stack([nll, batch.weights_BT.sum(), *logged, *scalars])
         trained = optax.apply_updates(trained, updates)
         state = dataclasses.replace(state, step=state.step + 1, opt_state=opt_state, carry=carry)
         if share is None:
@@ -201,9 +214,10 @@ def block_function(
             state, measured_M = one_step(state, batch, draws)
             return state, measured_KM.at[index].set(measured_M)
 
-        measured_KM = jnp.zeros((block.denominator_K.shape[0], 2 + len(METRICS)), jnp.float32)
+        names = [*METRICS, *model.measured]
+        measured_KM = jnp.zeros((block.denominator_K.shape[0], 2 + len(names)), jnp.float32)
         state, measured_KM = jax.lax.fori_loop(0, count, body, (state, measured_KM))
         nll_K, count_K, *logged = measured_KM.T
-        return state, StepMetrics(nll_K, count_K, dict(zip(METRICS, logged, strict=True)))
+        return state, StepMetrics(nll_K, count_K, dict(zip(names, logged, strict=True)))
 
     return train_block

@@ -163,6 +163,7 @@ def test_the_table_shows_each_step_and_the_sum_in_80_columns():
     [
         ((run_of("ngram"), ROW), "trained by counting"),
         ((run_of("mingru"), ROW), "no recurrent matrix"),
+        ((run_of("paralstm"), ROW), "no recurrent matrix"),
         ((run_of("nplm"), ROW), "no recurrent matrix"),
         ((run_of("rnn"), ""), "1 tokens"),
         ((run_of("rnn"), "w1 w99"), "w99"),

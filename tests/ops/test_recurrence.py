@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from jaxlm.models.cells import CELLS
+from jaxlm.models.recurrent.layer import recurrent_shape
 from jaxlm.ops.fused_gates import KINDS, fused_gates
 from jaxlm.ops.recurrence import recurrence, run_in_segments
 
-# Cells with a recurrent matrix.
+# Cells whose gates read the state.
 RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
 
 
@@ -27,12 +28,22 @@ def by_definition(cell, carry, x_TBG, kernel_HG, bias_G, mask=1.0):
 
     def body(carry, inputs_t):
         x_BG, mask_BH = inputs_t
-        u_BG = (carry[0] * mask_BH) @ kernel_HG
+        u_BG = by_kernel(carry[0] * mask_BH, kernel_HG, x_BG.shape[-1])
         carry = cell.step(carry, x_BG, u_BG if bias_G is None else u_BG + bias_G)
         return carry, carry[0]
 
     last, h_TBH = jax.lax.scan(body, carry, (x_TBG, mask_TBH))
     return h_TBH, last
+
+
+def by_kernel(h_BH, kernel, width):
+    """Return h U for a matrix U; for a vector, each gate's h times its part, then the rest."""
+    if kernel.ndim == 2:
+        return h_BH @ kernel
+    gates = [h_BH * part for part in jnp.split(kernel[:width], width // h_BH.shape[-1])]
+    return jnp.concatenate(
+        [*gates, jnp.broadcast_to(kernel[width:], (len(h_BH), kernel.size - width))], -1
+    )
 
 
 def by_recurrence(cell, carry, x_TBG, kernel_HG, bias_G, mask=None, **options):
@@ -49,7 +60,9 @@ def inputs_of(cell, batch, time, size, seed):
 
     carry = tuple(draw(batch, size) for _ in cell.carry)
     bias_G = draw(width) if cell.recurrent_bias else None
-    return carry, draw(time, batch, width), draw(size, width) / size**0.5, bias_G
+    shape = recurrent_shape(cell, size)
+    kernel = draw(*shape) if cell.elementwise else draw(*shape) / size**0.5
+    return carry, draw(time, batch, width), kernel, bias_G
 
 
 @functools.partial(jax.jit, static_argnames=("run", "cell"))

@@ -59,9 +59,36 @@ def min_lstm(carry, x, u):
     return gates, (gates["forget"] * h + gates["input"] * n,)
 
 
-# x and u are lists of arrays [B, H], an array for each gate. Oracles use places instead of names of
-# gates, so they notice if a cell renames or reorders its gates.
-ORACLES = {"rnn": elman, "gru": gru, "lstm": lstm, "mingru": min_gru, "minlstm": min_lstm}
+def para_gru(carry, x, u):
+    """Danieli et al. 2025: h' = (1 - z) h + z n, with the reset gate on the elementwise u h."""
+    (h,) = carry
+    r, z = sigmoid(x[0] + u[0]), sigmoid(x[1] + u[1])
+    n = np.tanh(x[2] + r * u[2])
+    return {"reset": r, "update": z, "candidate": n}, ((1 - z) * h + z * n,)
+
+
+def para_lstm(carry, x, u):
+    """Danieli et al. 2025: i = 1 - f; f reads c and o reads the new c, with factors u[3], u[4]."""
+    _, c = carry
+    f = sigmoid(x[0] + u[0] + u[3] * c)
+    g = np.tanh(x[1] + u[1])
+    c_next = f * c + (1 - f) * g
+    o = sigmoid(x[2] + u[2] + u[4] * c_next)
+    return {"forget": f, "cell": g, "output": o}, (o * np.tanh(c_next), c_next)
+
+
+# x and u are lists of arrays [B, H], an array for each gate; in u, an array for each learned vector
+# follows. Oracles use places instead of names of gates, so they notice if a cell renames or
+# reorders its gates.
+ORACLES = {
+    "rnn": elman,
+    "gru": gru,
+    "lstm": lstm,
+    "mingru": min_gru,
+    "minlstm": min_lstm,
+    "paragru": para_gru,
+    "paralstm": para_lstm,
+}
 
 
 def random_step(cell, seed=0):
@@ -70,12 +97,13 @@ def random_step(cell, seed=0):
     width = len(cell.gates) * HIDDEN
     carry = tuple(rng.normal(0, 1, (BATCH, HIDDEN)).astype(np.float32) for _ in cell.carry)
     x_BG, u_BG = rng.normal(0, 3, (2, BATCH, width)).astype(np.float32)
-    return carry, x_BG, u_BG
+    vectors = rng.normal(0, 1, (BATCH, len(cell.weights) * HIDDEN)).astype(np.float32)
+    return carry, x_BG, np.concatenate([u_BG, vectors], axis=-1)
 
 
 def expected(name, carry, x_BG, u_BG):
     x, u = (
-        np.split(array_BG.astype(np.float64), len(CELLS[name].gates), axis=-1)
+        np.split(array_BG.astype(np.float64), array_BG.shape[-1] // HIDDEN, axis=-1)
         for array_BG in (x_BG, u_BG)
     )
     return ORACLES[name](tuple(array.astype(np.float64) for array in carry), x, u)

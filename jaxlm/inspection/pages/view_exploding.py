@@ -83,7 +83,7 @@ def _network(run: Run, text: str) -> tuple[dict[str, Any], dict[str, list[float]
 def _gates(run: Run) -> int | None:
     """Return the number of gates of a run with a recurrent matrix, or None for other runs."""
     cell = getattr(run.model, "cell", None)
-    return len(cell.gates) if cell is not None and cell.recurrent else None
+    return len(cell.gates) if cell is not None and cell.has_matrix else None
 
 
 def _simplest(runs: Sequence[Run]) -> list[int]:

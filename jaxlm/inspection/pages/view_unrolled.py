@@ -92,7 +92,7 @@ def _reason(run: Run, text: str) -> Both | None:
         recurrent = False
     else:
         cell = getattr(run.model, "cell", None)
-        recurrent = cell is not None and cell.recurrent
+        recurrent = cell is not None and cell.has_matrix
     if not recurrent:
         return both(
             "this run has no recurrent matrix, so that there is nothing to unroll. Add a run of an "

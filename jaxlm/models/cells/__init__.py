@@ -9,6 +9,8 @@ from jaxlm.models.cells.gru import GRUCell
 from jaxlm.models.cells.lstm import LSTMCell
 from jaxlm.models.cells.min_gru import MinGRUCell
 from jaxlm.models.cells.min_lstm import MinLSTMCell
+from jaxlm.models.cells.para_gru import ParaGRUCell
+from jaxlm.models.cells.para_lstm import ParaLSTMCell
 from jaxlm.models.registry import MODELS
 
 CELLS: dict[str, Cell] = {
@@ -25,5 +27,7 @@ __all__ = [
     "LSTMCell",
     "MinGRUCell",
     "MinLSTMCell",
+    "ParaGRUCell",
+    "ParaLSTMCell",
     "ParallelCell",
 ]

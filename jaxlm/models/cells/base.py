@@ -61,6 +61,14 @@ class Cell(abc.ABC):
     """Whether the gates depend on h_{t-1}, through a matrix U. If not, and a step is affine in h,
     see ParallelCell. A Cell without U that is no ParallelCell runs by `nn.scan`."""
 
+    elementwise: ClassVar[bool] = False
+    """Whether U is a vector [G] in place of a matrix: the unit i of each gate reads only h_i, by
+    u = (h, h, ...) ⊙ U. Then Newton's method solves all time steps exactly (`ops.newton`)."""
+
+    weights: ClassVar[tuple[str, ...]] = ()
+    """Names of learned vectors [H] of an elementwise cell, such as peepholes. They are the last
+    elements of U. The cell gets them after the gates in u_BG, without a factor h."""
+
     @abc.abstractmethod
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
         """Return the value of each gate, [B, H], by the gate's name.
@@ -78,6 +86,11 @@ class Cell(abc.ABC):
     def step(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> Carry:
         """Return the carry after one time step: `activations`, then `update`."""
         return self.update(carry, self.activations(carry, x_BG, u_BG))
+
+    @property
+    def has_matrix(self) -> bool:
+        """Whether U is a matrix, so that a unit reads the other units of its layer."""
+        return self.recurrent and not self.elementwise
 
     def __eq__(self, other: object) -> bool:
         # Cells are static arguments of compiled functions, and fields of modules. Equal cells

@@ -10,19 +10,23 @@ import jax.numpy as jnp
 
 from jaxlm import shapes
 from jaxlm.models.cells import CELLS, Carry, Cell, ParallelCell
-from jaxlm.models.layers import DTYPES, Affine, project, uniform
+from jaxlm.models.layers import DTYPES, MEASURED, Affine, project, uniform
 from jaxlm.ops import cudnn
 from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.linear_recurrence import linear_recurrence
 from jaxlm.ops.machine import UNROLLED_STEPS, choose_time_loop
+from jaxlm.ops.newton import Newton, newton_recurrence
 from jaxlm.ops.products import pad_units
-from jaxlm.ops.recurrence import recurrence, run_in_segments, where_valid
+from jaxlm.ops.recurrence import recurrence, recurrent_product, run_in_segments, where_valid
 from jaxlm.ops.static import is_zero
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
 RECORDED = ("gates", "states")
 """The collections that a recurrent layer records, if they are mutable: the value of each gate, and
 each array of the carry after the step, [B, T, H], by the names that the cell gives them."""
+NEWTON = ("newton_iterations", "newton_fallbacks")
+"""What a layer records of `time_loop` newton: the number of iterations, and 1 if they did not
+converge and a loop over time computed the states."""
 
 
 class DropoutMasks(NamedTuple):
@@ -47,15 +51,17 @@ class Recurrence(nn.Module):
 
     def setup(self) -> None:
         width = len(self.cell.gates) * self.hidden_size
-        init = uniform(self.init_scale or self.hidden_size**-0.5)
+        # A unit of an elementwise cell has one recurrent input for each gate.
+        inputs = 1 if self.cell.elementwise else self.hidden_size
+        init = uniform(self.init_scale or inputs**-0.5)
         init = timescale_init(init, self.timescale, diagonal=True)
         if self.cell.recurrent:
-            self.kernel = self.param("kernel", init, (self.hidden_size, width))
+            self.kernel = self.param("kernel", init, recurrent_shape(self.cell, self.hidden_size))
         if self.cell.recurrent_bias:
             self.bias = self.param("bias", uniform(self.init_scale or 0.0), (width,))
 
     def weights(self, masks: DropoutMasks) -> tuple[jax.Array | None, jax.Array | None]:
-        """Return U [H, G], after dropout, and its bias [G]. A cell without U or bias gets None."""
+        """Return U, after dropout, and its bias [G]. A cell without U or bias gets None."""
         kernel_HG = self.kernel if self.cell.recurrent else None
         if kernel_HG is not None and masks.kernel_HG is not None:
             kernel_HG = kernel_HG * masks.kernel_HG
@@ -72,7 +78,7 @@ class Recurrence(nn.Module):
           masks: dropout masks.
           valid: bool scalar; False leaves the carry unchanged. None means True.
         """
-        u_BG = self._recurrent_product(carry[0], masks)
+        u_BG = self._recurrent_product(carry[0], masks, x_BG.shape[-1])
         gates = self.cell.activations(carry, x_BG.astype(jnp.float32), u_BG)
         for name, value_BH in gates.items():
             self.sow("gates", name, value_BH)
@@ -81,17 +87,24 @@ class Recurrence(nn.Module):
             self.sow("states", name, state_BH)
         return carry, carry[0].astype(self.dtype)
 
-    def _recurrent_product(self, h_BH: jax.Array, masks: DropoutMasks) -> jax.Array:
+    def _recurrent_product(self, h_BH: jax.Array, masks: DropoutMasks, width: int) -> jax.Array:
         """Return u = U h and its bias, [B, G] float32; a scalar 0 for a cell without U."""
-        kernel_HG, bias_G = self.weights(masks)
-        if kernel_HG is None:
+        kernel, bias_G = self.weights(masks)
+        if kernel is None:
             return jnp.zeros((), jnp.float32)
         h_BH = h_BH if masks.state_BH is None else h_BH * masks.state_BH
         # Only the operands of the product have the compute dtype. The gates and the carry are
         # float32: in bfloat16, c would lose its memory.
-        operands = h_BH.astype(self.dtype), kernel_HG.astype(self.dtype)
-        u_BG = jnp.matmul(*operands, preferred_element_type=jnp.float32)
-        return u_BG if bias_G is None else u_BG + bias_G
+        bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
+        return recurrent_product(h_BH, kernel, self.dtype, bias_G, width)
+
+
+def recurrent_shape(cell: Cell, hidden_size: int) -> tuple[int, ...]:
+    """Return the shape of a cell's recurrent weights U: [H, G], or a vector if elementwise."""
+    width = len(cell.gates) * hidden_size
+    if cell.elementwise:
+        return (width + len(cell.weights) * hidden_size,)
+    return hidden_size, width
 
 
 class RecurrentLayer(nn.Module):
@@ -102,9 +115,10 @@ class RecurrentLayer(nn.Module):
     in values and gradients.
 
     Parameters: input/kernel W [D, G], input/bias b [G], and for cells that need them
-    recurrent/kernel U [H, G] and recurrent/bias [G]. The gates are concatenated in the cell's
-    order, so PyTorch's matrices are the transposes of these. If "gates" is a mutable collection,
-    the layer records each gate, [B, T, H]; if "states" is mutable, each array of the carry.
+    recurrent/kernel U [H, G] (a vector for elementwise cells) and recurrent/bias [G]. The gates are
+    concatenated in the cell's order, so PyTorch's matrices are the transposes of these. If "gates"
+    is a mutable collection, the layer records each gate, [B, T, H]; if "states" is mutable, each
+    array of the carry; if "measured" is, what the time loop measures.
 
     Dropout is active in training only, with a key from rngs={"dropout": key}.
 
@@ -172,7 +186,7 @@ class RecurrentLayer(nn.Module):
         settings = (self.cell, size, dtype, scale, self.timescale)
         # Only `nn.scan` creates parameters and records gates and states.
         needs_scan = self.is_initializing() or any(map(self.is_mutable_collection, RECORDED))
-        masks = DropoutMasks() if deterministic else self._draw_masks(batch, width)
+        masks = DropoutMasks() if deterministic else self._draw_masks(batch)
         plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
         recurrent = self.cell.recurrent
         time_loop = choose_time_loop(self.time_loop, time, plain_lstm, self.dtype, recurrent)
@@ -183,7 +197,12 @@ class RecurrentLayer(nn.Module):
             recurrent_weights = Recurrence(*settings, name="recurrent").weights(masks)
             weights = inputs.weights(x_BTD.shape[-1]), recurrent_weights
             run = functools.partial(_run, time_loop, self.cell, dtype, self.remat)
-            return shard_over_batch(run)(weights, x_BTD, carry, masks.state_BH, length)
+            measured = dict.fromkeys(NEWTON, ()) if time_loop == "newton" else {}
+            arguments = weights, x_BTD, carry, masks.state_BH, length
+            h_BTH, carry, scalars = shard_over_batch(run, measured)(*arguments)
+            for name, value in scalars.items():
+                self.sow(MEASURED, name, value)
+            return h_BTH, carry
         x_BTG = inputs(x_BTD)
         scan = nn.scan(
             Recurrence,
@@ -199,15 +218,15 @@ class RecurrentLayer(nn.Module):
         )
         return h_BTH, carry
 
-    def _draw_masks(self, batch: int, width: int) -> DropoutMasks:
-        """Return masks of U [H, width] and of h [batch, H], each None if its rate is 0."""
+    def _draw_masks(self, batch: int) -> DropoutMasks:
+        """Return masks of U and of h [batch, H], each None if its rate is 0."""
 
         def draw(rate: float, *shape: int) -> jax.Array | None:
             return None if is_zero(rate) else keep_mask(self.make_rng("dropout"), shape, rate)
 
         size = self.hidden_size
-        kernel_HG = draw(self.weight_drop, size, width)
-        return DropoutMasks(kernel_HG, draw(self.state_dropout, batch, size))
+        kernel = draw(self.weight_drop, *recurrent_shape(self.cell, size))
+        return DropoutMasks(kernel, draw(self.state_dropout, batch, size))
 
 
 def forget_bias_init(
@@ -278,7 +297,7 @@ class TimeLoopOptions(NamedTuple):
     """Number of valid time steps, int32 scalar; None if all are valid."""
 
 
-def shard_over_batch(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
+def shard_over_batch(run: Callable[..., tuple[Any, ...]], *more: Any) -> Any:
     """Return a function that runs `run` on each device, for the device's rows of the batch.
 
     Devices do not communicate inside the time loop. Gradients of the weights are summed once, after
@@ -286,10 +305,12 @@ def shard_over_batch(run: Callable[..., tuple[jax.Array, Carry]]) -> Any:
     merge time and batch into one axis.
 
     `run` is called as run(sharded, weights, x_BTD, carry, mask_BH, length), and returns (h_BTH,
-    carry). The returned function has the same arguments without `sharded`.
+    carry), and then a tree for each tree of axes in `more`. The returned function has the same
+    arguments without `sharded`.
     """
     batch_axes = ("batch", None, None), ("batch", None)
-    return on_each_device(run, ((), *batch_axes, ("batch", None), ()), batch_axes)
+    outputs = (*batch_axes, *more)
+    return on_each_device(run, ((), *batch_axes, ("batch", None), ()), outputs)
 
 
 def _run(
@@ -303,10 +324,15 @@ def _run(
     carry: Carry,
     mask_BH: jax.Array | None,
     length: jax.Array | None,
-) -> tuple[jax.Array, Carry]:
-    """Run a time loop by name; `shard_over_batch` explains the last six arguments."""
+) -> tuple[jax.Array, Carry, dict[str, jax.Array]]:
+    """Run a time loop by name; `shard_over_batch` explains the last six arguments.
+
+    The third result has the scalars that the loop measures, the largest of all devices.
+    """
     options = TimeLoopOptions(cell, dtype, remat, mask_BH, length)
-    return TIME_LOOP_FUNCTIONS[time_loop](options, weights, x_BTD, carry)
+    h_BTH, carry, *measured = TIME_LOOP_FUNCTIONS[time_loop](options, weights, x_BTD, carry)
+    scalars = measured[0] if measured else {}
+    return h_BTH, carry, sharded.max_over_batch(scalars) if scalars else {}
 
 
 def valid_steps(length: jax.Array | None, time: int) -> jax.Array | None:
@@ -323,7 +349,7 @@ def _fused(
     # end of the loop.
     (kernel_DG, bias_G), (kernel_HG, recurrent_bias_G) = weights
     assert kernel_HG is not None
-    kernel_HG = pad_units(kernel_HG, size, rows=True)
+    kernel_HG = pad_units(kernel_HG, size, rows=not cell.elementwise)
     pad = functools.partial(pad_units, units=size)
     kernel_DG, bias_G, recurrent_bias_G = jax.tree.map(pad, (kernel_DG, bias_G, recurrent_bias_G))
     carry, mask_BH = jax.tree.map(pad, (carry, options.mask_BH))
@@ -349,6 +375,24 @@ def _fused(
         h_TBH, carry = run_in_segments(run, carry, steps, options.remat)
     h_TBH, carry = jax.tree.map(lambda array: array[..., :size], (h_TBH, carry))
     return h_TBH.swapaxes(0, 1).astype(dtype), carry
+
+
+def _newton(
+    options: TimeLoopOptions, weights: Weights, x_BTD: jax.Array, carry: Carry
+) -> tuple[jax.Array, Carry, dict[str, jax.Array]]:
+    """Run a cell by `ops.newton`."""
+    (kernel_DG, bias_G), (kernel, recurrent_bias_G) = weights
+    assert kernel is not None
+    x_TBG = project(x_BTD.swapaxes(0, 1), kernel_DG, options.dtype) + bias_G
+    valid_T = valid_steps(options.length, x_BTD.shape[1])
+    recurrent = kernel, recurrent_bias_G, options.mask_BH, valid_T
+    found: tuple[jax.Array, Carry, Newton] = newton_recurrence(
+        options.cell.step, carry, x_TBG, *recurrent, dtype=options.dtype
+    )
+    h_TBH, carry, newton = found
+    values = newton.iterations, 1 - newton.converged
+    scalars = dict(zip(NEWTON, values, strict=True))
+    return h_TBH.swapaxes(0, 1).astype(options.dtype), carry, scalars
 
 
 def _cudnn(
@@ -379,5 +423,11 @@ def _parallel(
     return h_TBH.swapaxes(0, 1).astype(options.dtype), (h_TBH[-1],)
 
 
-# Functions (options, weights, x_BTD, carry) -> (h_BTH, carry), by name.
-TIME_LOOP_FUNCTIONS = {"fused": _fused, "cudnn": _cudnn, "parallel": _parallel}
+# Functions (options, weights, x_BTD, carry) -> (h_BTH, carry), by name. A third result is a dict of
+# scalars that the loop measures.
+TIME_LOOP_FUNCTIONS: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "fused": _fused,
+    "newton": _newton,
+    "cudnn": _cudnn,
+    "parallel": _parallel,
+}

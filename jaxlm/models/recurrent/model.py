@@ -13,7 +13,7 @@ from jaxlm.models.cells import CELLS, Carry, Cell
 from jaxlm.models.heads import describe_head, make_head
 from jaxlm.models.layers import Dropout, check_common
 from jaxlm.models.neural import NeuralModel
-from jaxlm.models.recurrent.layer import RecurrentLayer
+from jaxlm.models.recurrent.layer import NEWTON, RecurrentLayer
 from jaxlm.ops.dropout import drop_words
 from jaxlm.ops.machine import TIME_LOOPS, fallback_note
 from jaxlm.ops.penalties import activation_penalty, temporal_penalty
@@ -99,8 +99,8 @@ class Recurrent(NeuralModel):
     timescale: Annotated[float, Range(1)] = 1.0
     """Let the units of an Elman layer start as memories that fade over 1 to this many words."""
     time_loop: str = "auto"
-    """How the layer runs over time: scan (the definition), fused (the same, faster), cudnn (an
-    LSTM), auto."""
+    """How the layer runs over time: scan (the definition), fused (the same, faster), newton (all
+    steps at once, by Newton's method), cudnn (an LSTM), auto."""
     remat: Annotated[int, Range(0)] = 0
     """Keep the state of every n-th step only, and compute the rest again for the gradient (0: keep
     every step)."""
@@ -152,7 +152,7 @@ class Recurrent(NeuralModel):
             gates = ", ".join(self.cell.gates)
             why = f"{self.cell} has no forget gate (its gates: {gates}); leave the setting out"
             raise SettingError("forget_bias", self.forget_bias, why)
-        if self.timescale != 1 and not (self.cell.recurrent and len(self.cell.gates) == 1):
+        if self.timescale != 1 and not (self.cell.has_matrix and len(self.cell.gates) == 1):
             why = f"{self.cell} has gates for that; leave the setting out"
             raise SettingError("timescale", self.timescale, why)
         for name in ("weight_drop", "dropout_state", "remat"):
@@ -171,6 +171,10 @@ class Recurrent(NeuralModel):
     @property
     def window(self) -> None:
         return None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return NEWTON if self.time_loop == "newton" and self.cell.recurrent else ()
 
     @nn.nowrap
     def notes(self) -> list[str]:
@@ -243,7 +247,10 @@ class Recurrent(NeuralModel):
             described[f"layers_{index}/input"] = (
                 f"W, b: {inputs} -> {len(gates)} x {size} ({', '.join(gates)})"
             )
-            if self.cell.recurrent:
+            if self.cell.elementwise:
+                vectors = ", ".join((*gates, *self.cell.weights)).replace("_", " ")
+                described[f"layers_{index}/recurrent"] = f"U: {size} for each of {vectors}"
+            elif self.cell.recurrent:
                 weights = "U, b" if self.cell.recurrent_bias else "U"
                 described[f"layers_{index}/recurrent"] = (
                     f"{weights}: {size} -> {len(gates)} x {size}"

@@ -84,8 +84,8 @@ class Mogrifier(Recurrent):
             raise SettingError("cell", self.cell, why)
         if self.remat:
             raise SettingError("remat", self.remat, "a mogrifier keeps every step; leave it out")
-        if self.time_loop == "cudnn":
-            raise SettingError("time_loop", "cudnn", "a mogrifier has scan and fused")
+        if self.time_loop in ("cudnn", "newton"):
+            raise SettingError("time_loop", self.time_loop, "a mogrifier has scan and fused")
 
     @nn.nowrap
     def make_layer(self, index: int, size: int) -> nn.Module:

@@ -1,0 +1,471 @@
+"""All time steps of a nonlinear recurrence at once, by Newton's method, with its own gradient."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.ops import affine_scan
+from jaxlm.ops.affine_scan import Matrices, Units, Whole
+from jaxlm.ops.products import Compute
+from jaxlm.ops.recurrence import (
+    Carry,
+    Step,
+    recurrent_gradients,
+    recurrent_product,
+    through_recurrent,
+    where_valid,
+)
+
+JACOBIANS = ("auto", "full", "diagonal")
+LARGEST_FULL = 64
+"""Largest number of state elements S · H whose whole Jacobian "auto" uses: each time step has
+(S · H)² elements, and two steps are composed by a product of such matrices."""
+MOST_ITERATIONS = 100
+"""Newton's method stops after this many iterations, or after T, the most that it can need."""
+TOLERANCE = 1e-6
+"""The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the
+largest element of the states, or times 1; and if rounding errors do not grow over time."""
+EPSILON = 1.2e-7
+"""The distance of neighbouring float32 numbers near 1."""
+LARGEST_ERROR = 1e-5
+"""A recurrence is chaotic if rounding every state by EPSILON changes a later state by more than
+this. Then it has many solutions up to rounding, and only the loop over time gives its own."""
+WORST_GROWTH = 100.0
+"""An iteration is damped if the iteration before it made the largest residual grow by more than
+this factor."""
+FIRST_DAMPING, LEAST_DAMPING = 1e-2, 1e-4
+"""The damping λ after the first growth of the residual; a smaller λ becomes 0."""
+FACTOR = 10.0
+"""Each growth multiplies λ by this, and every other iteration divides λ by it."""
+
+
+class Newton(NamedTuple):
+    """A report of how the time steps were solved: two float32 scalars.
+
+    iterations: number of evaluations of all time steps. converged: 1 if the states solve the
+    recurrence up to the tolerance, 0 if the loop over time had to compute them.
+    """
+
+    iterations: jax.Array
+    converged: jax.Array
+
+
+def newton_recurrence(
+    step: Step,
+    carry: Carry,
+    x_TBG: jax.Array,
+    kernel: jax.Array,
+    bias_G: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    valid_T: jax.Array | None = None,
+    *,
+    dtype: Any = jnp.float32,
+    jacobian: str = "auto",
+    tolerance: float = TOLERANCE,
+    most_iterations: int = MOST_ITERATIONS,
+    damped: bool = True,
+) -> tuple[jax.Array, Carry, Newton]:
+    """Run a cell over time like `ops.recurrence.recurrence`, with all time steps at once.
+
+    The states s_1 ... s_T solve s_t = F_t(s_{t-1}). An iteration computes F and its Jacobian J at
+    all old states in parallel, and solves the linear recurrence
+
+        s_t = F_t(s'_{t-1}) + J_t (s_{t-1} - s'_{t-1})          s': the states before the iteration
+
+    by a parallel scan. After i iterations at least s_1 ... s_i are exact, so T iterations are
+    enough; near the solution each iteration doubles the number of correct digits. With `jacobian`
+    diagonal, J keeps only the elements that belong to the same unit (S by S for S state arrays).
+    The solution is the same, and the method needs more iterations (quasi-Newton). If U is a vector
+    [G], a unit reads no other unit, and both are the same. After an iteration that makes the
+    residual much larger, the states are also drawn to s' with weight λ (`affine_scan.damped`).
+
+    The gradient is a linear recurrence too, solved by one parallel scan if J is whole:
+
+        dh_t = g_t + J_{t+1}ᵀ dh_{t+1}
+
+    With a diagonal J it is solved by iterations with the diagonal. States or gradients that have
+    not converged are computed by a loop over time in their place.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxlm.models.cells import CELLS
+      >>> x_TBG, kernel_HG = jnp.zeros((5, 2, 4 * 3)), jnp.zeros((3, 4 * 3))
+      >>> carry = jnp.zeros((2, 3)), jnp.ones((2, 3))
+      >>> step = CELLS["lstm"].step
+      >>> h_TBH, (h_BH, c_BH), newton = newton_recurrence(step, carry, x_TBG, kernel_HG)
+      >>> h_TBH.shape, c_BH[0].tolist(), int(newton.iterations), bool(newton.converged)
+      ((5, 2, 3), [0.03125, 0.03125, 0.03125], 3, True)
+
+    Args:
+      step: the cell, elementwise in batch and units: (carry, x_BG, u_BG) -> carry.
+      carry: initial state, float32 arrays [B, H]; the hidden state h comes first.
+      x_TBG: W x + b for all gates and all time steps, float32.
+      kernel: recurrent weights U, float32: a matrix [H, G], or a vector whose product with h is
+        elementwise (`recurrent_product`).
+      bias_G: recurrent bias, float32; None for a cell without it.
+      mask: factor of h before the product, [B, H] or [T, B, H]; None for 1. Its gradient is not
+        computed.
+      valid_T: bool; a step where it is False leaves the carry unchanged. None if all are valid.
+      dtype: dtype of the operands of the products.
+      jacobian: "full", "diagonal", or "auto": full up to LARGEST_FULL state elements.
+      tolerance: see TOLERANCE.
+      most_iterations: see MOST_ITERATIONS.
+      damped: whether a failed iteration is followed by damped ones.
+    Returns:
+      Each hidden state h_TBH, float32, the carry after the last step, and a `Newton`.
+
+    Source: Lim et al., "Parallelizing non-linear sequential models over the sequence length", 2024
+    (DEER); Gonzalez et al., "Towards scalable and stable parallelization of nonlinear RNNs", 2024
+    (quasi-DEER, ELK); Danieli et al., "ParaRNN", 2025.
+    """
+    assert jacobian in JACOBIANS, jacobian
+    elements = len(carry) * carry[0].shape[-1]
+    if kernel.ndim == 1:
+        jacobian = "diagonal"
+    elif jacobian == "auto":
+        jacobian = "full" if elements <= LARGEST_FULL else "diagonal"
+    bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
+    most = min(most_iterations, x_TBG.shape[0] + 1)
+    settings = _Settings(step, Compute.now(dtype), jacobian, tolerance, most, damped)
+    return _newton(settings, carry, x_TBG, kernel, bias_G, mask, valid_T)
+
+
+class _Settings(NamedTuple):
+    """The static arguments of `newton_recurrence`."""
+
+    step: Step
+    compute: Compute
+    jacobian: str
+    tolerance: float
+    most_iterations: int
+    damped: bool
+
+    @property
+    def matrices(self) -> Matrices:
+        """The arithmetic of the Jacobians."""
+        return Whole() if self.jacobian == "full" else Units()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _newton(settings: _Settings, *arrays: Any) -> tuple[jax.Array, Carry, Newton]:
+    return _forward(settings, *arrays)[0]
+
+
+class _Steps(NamedTuple):
+    """All time steps as one function of the states before them, flattened to [T · B, H]."""
+
+    settings: _Settings
+    x_TBG: jax.Array
+    kernel: jax.Array
+    bias_G: jax.Array
+    mask: jax.Array | None
+    valid_T: jax.Array | None
+
+    @property
+    def width(self) -> int:
+        """The number of elements of all gates."""
+        return self.x_TBG.shape[-1]
+
+    def products(self, h_TBH: jax.Array) -> jax.Array:
+        """Return u = (m ⊙ h) U + b of all time steps, [T, B, G]."""
+        masked_TBH = h_TBH if self.mask is None else h_TBH * self.mask
+        time, batch, size = h_TBH.shape
+        flat_NH = masked_TBH.reshape(time * batch, size)
+        u_NG = recurrent_product(
+            flat_NH, self.kernel, self.settings.compute.dtype, self.bias_G, self.width
+        )
+        return u_NG.reshape(time, batch, -1)
+
+    def linearise(self, previous: Carry) -> tuple[Carry, Callable[[Carry], tuple[Any, ...]]]:
+        """Return the states after all steps, and the pullback of the elementwise step.
+
+        The pullback takes arrays [T, B, H] and returns the gradients of the previous states, of x
+        and of u. Invalid steps are steps like the others here.
+        """
+        u_TBG = self.products(previous[0])
+        time, batch = self.x_TBG.shape[:2]
+
+        def flat(array: jax.Array) -> jax.Array:
+            return array.reshape(time * batch, -1)
+
+        def unflat(array: jax.Array) -> jax.Array:
+            return array.reshape(time, batch, -1)
+
+        step = self.settings.step
+        after, pullback = jax.vjp(step, tuple(map(flat, previous)), flat(self.x_TBG), flat(u_TBG))
+
+        def pull(gradients: Carry) -> tuple[Any, ...]:
+            return jax.tree.map(unflat, pullback(tuple(map(flat, gradients))))
+
+        return tuple(map(unflat, after)), pull
+
+    def valid(self, new: Any, old: Any) -> Any:
+        """Return the arrays [T, ...] of `new` where the step is valid, else the arrays of `old`."""
+        if self.valid_T is None:
+            return new
+
+        def choose(after: jax.Array, before: jax.Array) -> jax.Array:
+            assert self.valid_T is not None
+            shape = -1, *[1] * (after.ndim - 1)
+            return jnp.where(self.valid_T.reshape(shape), after, before)
+
+        return jax.tree.map(choose, new, old)
+
+    def jacobian(self, pull: Callable[[Carry], tuple[Any, ...]], states: Carry) -> jax.Array:
+        """Return the Jacobian of each step, as the settings ask.
+
+        The step is elementwise, so one pullback of ones gives the derivatives of an output array
+        with respect to each input array. `states` gives the shapes.
+        """
+        count = len(states)
+        zeros = jnp.zeros_like(states[0])
+        rows = []
+        for index in range(count):
+            ones = tuple(zeros + 1.0 if other == index else zeros for other in range(count))
+            direct, _, du_TBG = pull(ones)
+            rows.append((direct, du_TBG))
+        matrices = self.settings.matrices
+        jacobian = matrices.make(rows, self.kernel, self.mask, self.width)
+        return self.valid(jacobian, matrices.identity_like(jacobian))
+
+
+def _previous(initial: Carry, states: Carry) -> Carry:
+    """Return the state before each step: the initial state, then the states after all but one."""
+    return tuple(
+        jnp.concatenate([first_BH[None], states_TBH[:-1]])
+        for first_BH, states_TBH in zip(initial, states, strict=True)
+    )
+
+
+def _largest(arrays: Carry) -> jax.Array:
+    """Return the largest magnitude of the elements of all arrays."""
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(array)) for array in arrays]))
+
+
+def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, Newton]:
+    """Return the states of all time steps by Newton's method, and how it went."""
+    matrices = settings.matrices
+
+    class State(NamedTuple):
+        states: Carry
+        residual: jax.Array  # the largest, of the states before the last iteration
+        damping: jax.Array
+        iterations: jax.Array
+        converged: jax.Array
+
+    def body(state: State) -> State:
+        previous = _previous(initial, state.states)
+        after, pull = steps.linearise(previous)
+        after = steps.valid(after, previous)
+        difference = tuple(a - b for a, b in zip(after, state.states, strict=True))
+        residual = _largest(difference)
+        scale = jnp.maximum(1.0, _largest(state.states))
+        jacobian = steps.jacobian(pull, after)
+        after_v, previous_v, states_v = map(matrices.pack, (after, previous, state.states))
+        offset_v = after_v - matrices.apply(jacobian, previous_v)
+        first_v = matrices.pack(tuple(array_BH[None] for array_BH in initial))[0]
+        solve = functools.partial(affine_scan.solve, matrices, jacobian, offset_v, first_v)
+        damping = state.damping
+        if settings.damped:
+            grown = residual > WORST_GROWTH * state.residual
+            larger = jnp.maximum(FIRST_DAMPING, damping * FACTOR)
+            smaller = jnp.where(damping > LEAST_DAMPING, damping / FACTOR, 0.0)
+            damping = jnp.where(grown, larger, smaller)
+            solved_v = jax.lax.cond(
+                damping > 0,
+                lambda: affine_scan.damped(
+                    matrices, jacobian, offset_v, first_v, states_v, damping
+                ),
+                solve,
+            )
+        else:
+            solved_v = solve()
+        # Later states may overflow while the first states are already exact. They start again from
+        # the states of one plain step.
+        solved_v = jnp.where(jnp.isfinite(solved_v), solved_v, after_v)
+        small = residual <= settings.tolerance * scale
+        spread = jax.lax.cond(small, lambda: _spread(matrices, jacobian, after_v), lambda: 0.0)
+        return State(
+            matrices.unpack(solved_v, after),
+            residual,
+            damping,
+            state.iterations + 1,
+            small & (spread * EPSILON <= LARGEST_ERROR),
+        )
+
+    def unfinished(state: State) -> jax.Array:
+        return ~state.converged & (state.iterations < settings.most_iterations)
+
+    time = steps.x_TBG.shape[0]
+    zeros = tuple(jnp.zeros((time, *array_BH.shape), jnp.float32) for array_BH in initial)
+    infinite, nothing = jnp.float32(jnp.inf), jnp.float32(0)
+    start = State(zeros, infinite, nothing, jnp.int32(0), jnp.bool_(False))
+    end = jax.lax.while_loop(unfinished, body, start)
+    newton = Newton(end.iterations.astype(jnp.float32), end.converged.astype(jnp.float32))
+    return end.states, newton
+
+
+def _spread(matrices: Matrices, jacobian: jax.Array, like_v: jax.Array) -> jax.Array:
+    """Return the largest change of a state if every state before it is rounded up or down by 1."""
+    index = jnp.arange(like_v.size, dtype=jnp.float32).reshape(like_v.shape)
+    signs_v = jnp.where(jnp.cos(17.0 * index) < 0, -1.0, 1.0)
+    changes_v = affine_scan.solve(matrices, jacobian, signs_v, jnp.zeros_like(like_v[0]))
+    # An overflow is a large change too.
+    return jnp.max(jnp.where(jnp.isfinite(changes_v), jnp.abs(changes_v), jnp.inf))
+
+
+def _forward(settings: _Settings, *arrays: Any) -> tuple[Any, Any]:
+    with settings.compute.context():
+        carry, x_TBG, kernel, bias_G, mask, valid_T = arrays
+        steps = _Steps(settings, x_TBG, kernel, bias_G, mask, valid_T)
+        states, newton = _solve(settings, carry, steps)
+        states = jax.lax.cond(
+            newton.converged > 0, lambda: states, lambda: _loop(settings, *arrays)
+        )
+    last = tuple(array_TBH[-1] for array_TBH in states)
+    return (states[0], last, newton), (arrays, states)
+
+
+def _loop(
+    settings: _Settings,
+    carry: Carry,
+    x_TBG: jax.Array,
+    kernel: jax.Array,
+    bias_G: jax.Array,
+    mask: jax.Array | None,
+    valid_T: jax.Array | None,
+) -> Carry:
+    """Return the states of all time steps by a loop over time."""
+    per_step = None if mask is None or mask.ndim == 2 else mask
+
+    def body(carry: Carry, inputs: tuple[Any, ...]) -> tuple[Carry, Carry]:
+        x_BG, mask_BH, valid = inputs
+        factor = mask if mask_BH is None else mask_BH
+        h_BH = carry[0] if factor is None else carry[0] * factor
+        u_BG = recurrent_product(h_BH, kernel, settings.compute.dtype, bias_G, x_TBG.shape[-1])
+        carry = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
+        return carry, carry
+
+    return jax.lax.scan(body, carry, (x_TBG, per_step, valid_T))[1]
+
+
+def _backward(settings: _Settings, saved: Any, grads: Any) -> tuple[Any, ...]:
+    arrays, states = saved
+    carry, x_TBG, kernel, bias_G, mask, valid_T = arrays
+    dh_TBH, dlast, _ = grads
+    with settings.compute.context():
+        steps = _Steps(settings, x_TBG, kernel, bias_G, mask, valid_T)
+        previous = _previous(carry, states)
+        _, pull = steps.linearise(previous)
+        # The gradient that reaches each state from outside of the recurrence.
+        outer = tuple(
+            (dh_TBH if index == 0 else jnp.zeros_like(dh_TBH)).at[-1].add(dlast_BH)
+            for index, dlast_BH in enumerate(dlast)
+        )
+        solved, converged = _adjoint(settings, steps, pull, outer)
+        inner = jax.lax.cond(
+            converged, lambda: solved, lambda: _backward_loop(steps, previous, outer)
+        )
+        return _gradients(settings, steps, previous, pull, inner)
+
+
+def _adjoint(
+    settings: _Settings, steps: _Steps, pull: Callable[[Carry], tuple[Any, ...]], outer: Carry
+) -> tuple[Carry, jax.Array]:
+    """Return the whole gradient that reaches each state, and whether it has converged."""
+    matrices = settings.matrices
+    jacobian = steps.jacobian(pull, outer)
+    # Reversed in time, the factor of the gradient of step t + 1 is the transpose of its Jacobian.
+    last = jnp.zeros_like(jacobian[:1])
+    transposed = matrices.transpose(jnp.concatenate([jacobian[1:], last]))[::-1]
+    outer_v = matrices.pack(outer)
+    nothing = jnp.zeros_like(outer_v[0])
+
+    def solve(offset_v: jax.Array) -> jax.Array:
+        return affine_scan.solve(matrices, transposed, offset_v[::-1], nothing)[::-1]
+
+    if settings.jacobian == "full" or steps.kernel.ndim == 1:
+        return matrices.unpack(solve(outer_v), outer), jnp.bool_(True)
+
+    def through(gradient_v: jax.Array) -> jax.Array:
+        """Return what reaches each state from the next step, by the whole Jacobian."""
+        gradient = matrices.unpack(gradient_v, outer)
+        dprevious, _, du_TBG = pull(gradient)
+        du_TBG = steps.valid(du_TBG, jnp.zeros_like(du_TBG))
+        dprevious = steps.valid(dprevious, gradient)
+        through_h = through_recurrent(
+            du_TBG, steps.kernel, settings.compute.dtype, outer[0].shape[-1], steps.width
+        )
+        through_h = through_h if steps.mask is None else through_h * steps.mask
+        dprevious = (dprevious[0] + through_h, *dprevious[1:])
+        return matrices.pack(
+            tuple(jnp.concatenate([d_TBH[1:], jnp.zeros_like(d_TBH[:1])]) for d_TBH in dprevious)
+        )
+
+    def body(state: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+        gradient_v, iterations, _ = state
+        right_v = outer_v + through(gradient_v)
+        residual_v = right_v - gradient_v
+        scale = jnp.max(jnp.abs(gradient_v))
+        converged = jnp.max(jnp.abs(residual_v)) <= settings.tolerance * scale
+        return gradient_v + solve(residual_v), iterations + 1, converged
+
+    def unfinished(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return ~state[2] & (state[1] < settings.most_iterations)
+
+    start = solve(outer_v), jnp.int32(0), jnp.bool_(False)
+    gradient_v, _, converged = jax.lax.while_loop(unfinished, body, start)
+    return matrices.unpack(gradient_v, outer), converged
+
+
+def _backward_loop(steps: _Steps, previous: Carry, outer: Carry) -> Carry:
+    """Return the whole gradient that reaches each state, by a loop backwards in time."""
+    dtype = steps.settings.compute.dtype
+    u_TBG = steps.products(previous[0])
+    per_step = None if steps.mask is None or steps.mask.ndim == 2 else steps.mask
+
+    def body(dcarry: Carry, inputs: tuple[Any, ...]) -> tuple[Carry, Carry]:
+        outer_t, previous_t, x_BG, u_BG, mask_BH, valid = inputs
+        dcarry = jax.tree.map(jnp.add, dcarry, outer_t)
+        _, pullback = jax.vjp(steps.settings.step, previous_t, x_BG, u_BG)
+        dprevious, _, du_BG = pullback(dcarry)
+        through_BH = through_recurrent(du_BG, steps.kernel, dtype, dcarry[0].shape[-1], steps.width)
+        factor = steps.mask if mask_BH is None else mask_BH
+        through_BH = through_BH if factor is None else through_BH * factor
+        dprevious = (dprevious[0] + through_BH, *dprevious[1:])
+        return where_valid(valid, dprevious, dcarry), dcarry
+
+    nothing = tuple(jnp.zeros_like(array[0]) for array in outer)
+    inputs = outer, previous, steps.x_TBG, u_TBG, per_step, steps.valid_T
+    return jax.lax.scan(body, nothing, inputs, reverse=True)[1]
+
+
+def _gradients(
+    settings: _Settings,
+    steps: _Steps,
+    previous: Carry,
+    pull: Callable[[Carry], tuple[Any, ...]],
+    inner: Carry,
+) -> tuple[Any, ...]:
+    """Return the gradients of the arguments, given the whole gradient of each state."""
+    dprevious, dx_TBG, du_TBG = pull(inner)
+    dx_TBG, du_TBG = steps.valid((dx_TBG, du_TBG), (jnp.zeros_like(dx_TBG), jnp.zeros_like(du_TBG)))
+    dprevious = steps.valid(dprevious, inner)
+    dtype = settings.compute.dtype
+    first_BH = through_recurrent(
+        du_TBG[:1], steps.kernel, dtype, previous[0].shape[-1], steps.width
+    )[0]
+    if steps.mask is not None:
+        first_BH = first_BH * (steps.mask if steps.mask.ndim == 2 else steps.mask[0])
+    dinitial = tuple(d_TBH[0] + (first_BH if i == 0 else 0.0) for i, d_TBH in enumerate(dprevious))
+    masked_TBH = previous[0] if steps.mask is None else previous[0] * steps.mask
+    dkernel, dbias_G = recurrent_gradients(
+        masked_TBH, du_TBG, steps.kernel, steps.bias_G, dtype, steps.width
+    )
+    return dinitial, dx_TBG, dkernel, dbias_G, None, None
+
+
+_newton.defvjp(_forward, _backward)

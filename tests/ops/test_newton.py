@@ -1,0 +1,148 @@
+"""Newton's method over time against the loop over time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from jaxlm.models.cells import CELLS
+from jaxlm.models.recurrent.layer import recurrent_shape
+from jaxlm.ops import affine_scan
+from jaxlm.ops.affine_scan import Units, Whole
+from jaxlm.ops.newton import newton_recurrence
+from jaxlm.ops.recurrence import recurrence
+
+RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
+TIME, BATCH, SIZE = 40, 3, 8
+
+
+def arguments(cell, scale, seed=0):
+    """Return (carry, x_TBG, kernel, bias_G) of random numbers."""
+    draw = np.random.default_rng(seed).standard_normal
+    width = len(cell.gates) * SIZE
+    shape = recurrent_shape(cell, SIZE)
+    arrays = [0.5 * draw((BATCH, SIZE)) for _ in cell.carry]
+    kernel = scale * draw(shape) * (1.0 if cell.elementwise else SIZE**-0.5)
+    others = draw((TIME, BATCH, width)), kernel, 0.1 * draw(shape[-1])
+    to_float = functools.partial(jnp.asarray, dtype=jnp.float32)
+    return tuple(map(to_float, arrays)), *map(to_float, others)
+
+
+def total_of(run, cell, weights):
+    """Return a function of the arguments that sums what `run` returns, with weights."""
+
+    def total(carry, x_TBG, kernel, bias_G):
+        h_TBH, last, *_ = run(cell.step, carry, x_TBG, kernel, bias_G)
+        sums = [
+            jnp.vdot(array, weight) for array, weight in zip((h_TBH, *last), weights, strict=True)
+        ]
+        return sum(sums)
+
+    return total
+
+
+@pytest.mark.parametrize("options", ["plain", "mask", "masks", "length"])
+@pytest.mark.parametrize("jacobian", ["full", "diagonal"])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_values_and_gradients_equal_the_loop_over_time(name, jacobian, options):
+    cell = CELLS[name]
+    carry, x_TBG, kernel, bias_G = arguments(cell, 1.0)
+    draw = np.random.default_rng(1)
+    given = {
+        "plain": {},
+        "mask": {"mask": jnp.asarray(draw.choice([0.0, 2.0], (BATCH, SIZE)), jnp.float32)},
+        "masks": {"mask": jnp.asarray(draw.choice([0.0, 2.0], (TIME, BATCH, SIZE)), jnp.float32)},
+        "length": {"valid_T": jnp.arange(TIME) < 23},
+    }[options]
+    weights = [draw.standard_normal((TIME, BATCH, SIZE)).astype(np.float32)]
+    weights += [draw.standard_normal((BATCH, SIZE)).astype(np.float32) for _ in cell.carry]
+    newton = functools.partial(newton_recurrence, jacobian=jacobian, **given)
+    loop = functools.partial(recurrence, **given)
+    found = jax.jit(functools.partial(newton, cell.step))(carry, x_TBG, kernel, bias_G)
+    expected = jax.jit(functools.partial(loop, cell.step))(carry, x_TBG, kernel, bias_G)
+    assert found[2].converged == 1 and 1 < found[2].iterations <= TIME + 1
+    for array, other in zip(jax.tree.leaves(found[:2]), jax.tree.leaves(expected), strict=True):
+        assert_allclose(array, other, atol=1e-5, rtol=1e-5)
+    gradients = [
+        jax.jit(jax.grad(total_of(run, cell, weights), (0, 1, 2, 3)))(carry, x_TBG, kernel, bias_G)
+        for run in (newton, loop)
+    ]
+    for array, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        assert_allclose(array, other, atol=1e-5 * max(1.0, float(abs(other).max())), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "iterations"),
+    [({"jacobian": "diagonal", "most_iterations": 5}, 5), ({"jacobian": "full"}, TIME + 1)],
+    ids=["too few iterations", "chaotic"],
+)
+def test_states_that_do_not_converge_are_those_of_the_loop(options, iterations):
+    """Recurrent weights this large make an Elman network chaotic.
+
+    T iterations solve it up to rounding, but its solution is not the loop's.
+    """
+    cell = CELLS["rnn"]
+    given = arguments(cell, 6.0)
+    h_TBH, last, newton = newton_recurrence(cell.step, *given, **options)
+    assert newton.converged == 0 and newton.iterations == iterations
+    expected, end = recurrence(cell.step, *given)
+    assert_allclose(h_TBH, expected, atol=1e-6)
+    assert_allclose(last[0], end[0], atol=1e-6)
+    run = functools.partial(newton_recurrence, **options)
+    weights = [np.ones((TIME, BATCH, SIZE), np.float32), np.ones((BATCH, SIZE), np.float32)]
+    gradients = [
+        jax.grad(total_of(function, cell, weights), (1, 2))(*given)
+        for function in (run, recurrence)
+    ]
+    for array, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        assert_allclose(array, other, rtol=1e-4, atol=1e-4 * float(abs(other).max()))
+
+
+@pytest.mark.parametrize("matrices", [Units(), Whole()], ids=["units", "whole"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_scans_in_parallel_equal_those_in_sequence(matrices, count):
+    draw = np.random.default_rng(2).standard_normal
+    time, batch, size = 13, 2, 3
+    shape = (count, count, batch, size)
+    if isinstance(matrices, Whole):
+        shape = (batch, count * size, count * size)
+    a = jnp.asarray(0.6 * draw((time, *shape)) * (count * size) ** -0.5, jnp.float32)
+    arrays = [tuple(jnp.asarray(draw((time, batch, size)), jnp.float32) for _ in range(count))
+              for _ in range(2)]  # fmt: skip
+    b, old = map(matrices.pack, arrays)
+    first = jnp.ones_like(b[0])
+    in_sequence = affine_scan.solve(matrices, a, b, first)
+    in_parallel = affine_scan.parallel_solve(matrices, a, b, first)
+    assert_allclose(in_parallel, in_sequence, rtol=1e-4, atol=1e-4)
+    # By hand: a loop in NumPy.
+    v = np.asarray(first)
+    for t in range(time):
+        v = np.asarray(matrices.apply(a[t], jnp.asarray(v)) + b[t])
+        assert_allclose(in_sequence[t], v, rtol=1e-4, atol=1e-4)
+    for damping in (1e-3, 1.0):
+        filters = [
+            scan(matrices, a, b, first, old, jnp.float32(damping))
+            for scan in (affine_scan._filter_in_sequence, affine_scan._filter_in_parallel)
+        ]
+        assert_allclose(filters[1], filters[0], rtol=2e-4, atol=2e-4)
+    near = affine_scan.damped(matrices, a, b, first, old, jnp.float32(1e-7))
+    assert_allclose(near, in_sequence, rtol=1e-3, atol=1e-3)
+    far = affine_scan.damped(matrices, a, b, first, old, jnp.float32(1e7))
+    assert_allclose(far, old, rtol=1e-3, atol=1e-3)
+
+
+def test_iterations_that_overflow_still_converge():
+    """Recurrent weights of 40 have Jacobians whose product overflows float32 within 25 steps."""
+    cell = CELLS["rnn"]
+    carry, x_TBG, _, bias_G = arguments(cell, 1.0)
+    kernel = 40.0 * jnp.eye(SIZE)
+    expected, _ = recurrence(cell.step, carry, x_TBG, kernel, bias_G)
+    for damped in (False, True):
+        h_TBH, _, newton = newton_recurrence(
+            cell.step, carry, x_TBG, kernel, bias_G, jacobian="full", damped=damped
+        )
+        assert newton.converged == 1
+        assert_allclose(h_TBH, expected, atol=1e-5)
