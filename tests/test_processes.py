@@ -31,6 +31,7 @@ def losses(folder):
 
 # The default settings for a text of one's own follow from the number of train steps.
 SAME_FOR_ALL_STEPS = ["--embedding-size", "8", "--schedule", "constant", "--warmup-steps", "0"]
+SAME_FOR_ALL_STEPS += ["--lr", "8e-3"]
 
 
 @pytest.mark.full

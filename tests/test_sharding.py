@@ -103,6 +103,7 @@ def test_a_run_resumes_on_a_different_number_of_devices(tmp_path):
     train += ["--bptt", "5", "--hidden-size", "8", "--log-every", "1", "--checkpoint-every", "10"]
     # The default settings for a text of one's own follow from the number of train steps.
     train += ["--embedding-size", "8", "--schedule", "constant", "--warmup-steps", "0"]
+    train += ["--lr", "8e-3"]
     run(*train, "--steps", "20", "--out", tmp_path / "whole")
     mesh = ["--mesh", "data=2,model=2"]
     vocabulary = len(json.loads((tmp_path / "whole/tokenizer.json").read_text())["tokens"])
