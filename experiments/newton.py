@@ -34,7 +34,7 @@ import jaxlm
 from jaxlm.models.cells import CELLS, Cell
 from jaxlm.models.recurrent.layer import RecurrentLayer, recurrent_shape
 from jaxlm.ops.newton import newton_recurrence
-from jaxlm.ops.recurrence import recurrence
+from jaxlm.ops.recurrence import recurrence, recurrent_product
 
 PAGE, FIGURE = (Path(__file__).with_suffix(end) for end in (".md", ".png"))
 RESULTS = Path("runs/newton.json")
@@ -57,13 +57,8 @@ def lyapunov(cell: Cell, carry: Any, x_TBG: jax.Array, kernel: jax.Array, bias_G
     bias_G = jnp.zeros((0,)) if bias_G is None else bias_G
 
     def step(carry: Any, x_BG: jax.Array) -> Any:
-        if kernel.ndim == 1:
-            ones = jnp.ones((1, kernel.size - x_BG.shape[-1]))
-            tiled = jnp.tile(carry[0], x_BG.shape[-1] // carry[0].shape[-1])
-            u_BG = jnp.concatenate([tiled, ones], axis=-1) * kernel
-        else:
-            u_BG = carry[0] @ kernel
-        return cell.step(carry, x_BG, u_BG + bias_G if bias_G.size else u_BG)
+        u_BG = recurrent_product(carry[0], kernel, jnp.float32, bias_G, x_BG.shape[-1])
+        return cell.step(carry, x_BG, u_BG)
 
     def forward(carry: Any, x_BG: jax.Array) -> Any:
         return step(carry, x_BG), carry

@@ -90,8 +90,14 @@ def find_sgemm(library: Path | None) -> tuple[Any, Any]:
     """Return cblas_sgemm as a function of integers, and NumPy's type of its sizes."""
     names = {"cblas_sgemm": np.int32, "scipy_cblas_sgemm64_": np.int64}
     if library is None:
-        (library,) = (Path(np.__file__).parent.parent / "numpy.libs").glob("libscipy_openblas*")
-    loaded = ctypes.CDLL(str(library))
+        folder = Path(np.__file__).parent.parent / "numpy.libs"
+        library = next(folder.glob("libscipy_openblas*"), None)
+        if library is None:
+            raise SystemExit("error: this NumPy has no OpenBLAS of its own: give --library PATH")
+    try:
+        loaded = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise SystemExit(f"error: --library {library}: {error}") from None
     for name, integer in names.items():
         if hasattr(loaded, name):
             address = ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value
@@ -100,7 +106,7 @@ def find_sgemm(library: Path | None) -> tuple[Any, Any]:
             arguments = [flag, flag, flag, size, size, size, real]
             arguments += [pointer, size, pointer, size, real, pointer, size]
             return ctypes.CFUNCTYPE(None, *arguments)(address), integer
-    raise SystemExit(f"{library} has none of {', '.join(names)}")
+    raise SystemExit(f"error: --library {library} has none of {', '.join(names)}")
 
 
 def make_handler(layout: str, sgemm: Any, integer: Any) -> Any:

@@ -233,7 +233,8 @@ def main() -> None:
     """Tune each constant, print the row, and write it if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the row into the table")
-    parser.add_argument("--only", nargs="*", help="names of constants or tasks, such as options")
+    names = sorted({name for trial in TRIALS for name in (trial.path[0], trial.task)})
+    parser.add_argument("--only", nargs="*", choices=names, help="constants or tasks to tune")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="duration of a timing")
     options = parser.parse_args()

@@ -46,7 +46,7 @@ from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, in_any_case, reason
 from jaxlm.inspection import write_report
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
-from jaxlm.models.sizing import WIDTHS, parameter_count, read_count, sized
+from jaxlm.models.sizing import WIDTHS, parameter_count, sized
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ops.machine import bfloat16_note
 from jaxlm.parallel.mesh import make_mesh, parse_mesh
@@ -238,12 +238,30 @@ def main(argv: Sequence[str]) -> int:
     # Before a large text is read.
     config.check_ranges()
     text = _read_text(command, config, start_run)
-    adapted, note = _config_of_text(choice, command, text)
+    given = _given(argv)
+    width = getattr(command.network, "hidden_size", None) if "hidden_size" in given else None
+    held = _held_run(start.model, command, text)
+    adapted, note = _config_of_text(choice, command, text, held, width)
     if adapted is not None:
         command = _parse(adapted, argv)
         config = replace(config_of(adapted.model, command, {}), about=config.about)
         if adapted.text != start.text:
             text = _read_text(command, config, start_run)
+    if command.params is not None:
+        widths = _widths_of(config, text, command, given, held)
+        if adapted is not None:
+            # The rate of a text of one's own follows from the width.
+            width = widths.get("hidden_size", width)
+            adapted, note = _config_of_text(choice, command, text, held, width)
+            assert adapted is not None
+            command = _parse(adapted, argv)
+            config = replace(config_of(adapted.model, command, {}), about=config.about)
+        config = replace(config, network={**config.network, **widths})
+        config = config.with_about(params=command.params)
+    elif held is not None and (params := read_description(held)[0].get("params")):
+        # config.json is written anew.
+        config = config.with_about(params=params)
+    if adapted is not None:
         console.print(f"note: {note or own_text_note(config)}", soft_wrap=True, highlight=False)
     with_ngram = isinstance(command, Command) and command.with_ngram
     notes = [*text.notes]
@@ -254,10 +272,10 @@ def main(argv: Sequence[str]) -> int:
         notes.append(note_on_ngram(text, protocol, config.model))
     for note in filter(None, notes):
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
-    if command.params is not None:
-        config, note = _sized(config, text, command, argv)
-        console.print(f"note: {cli.with_flags(note)}", soft_wrap=True, highlight=False)
     model = _make_model(config, text, start_run)
+    if command.params is not None:
+        note = _widths_note(command.params, config, model)
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
     # Settings that cannot work are refused before anything is shown.
     summary = model.summary()
     devices = devices_of(command)
@@ -328,12 +346,27 @@ def _start_config(choice: Choice) -> RunConfig:
     return _with_length(_config_before_flags(choice), choice)
 
 
-def _config_of_text(choice: Choice, command: Flags, text: Text) -> tuple[RunConfig | None, str]:
+def _held_run(model: str, command: Flags, text: Text) -> Path | None:
+    """Return the folder of the run that --resume continues; None without --resume or a run.
+
+    Of the runs of --seeds or --sweep, it is the first.
+    """
+    if not command.resume:
+        return None
+    folder = run_folder(command.out, True, model, text.name, *_place(command))
+    held = [folder, *(path.parent for path in sorted(folder.glob(f"*/{CONFIG}")))]
+    return next(filter(holds_run, held), None)
+
+
+def _config_of_text(
+    choice: Choice, command: Flags, text: Text, held: Path | None, width: int | None
+) -> tuple[RunConfig | None, str]:
     """Return the settings before any flag that suit the text, and the note on a small text.
 
     The settings are None where other settings decide: of a corpus with a name, of a recipe, of a
-    file of settings, and of a run to start from. A run that is resumed keeps its own settings, so
-    that they do not depend on the machine.
+    file of settings, and of a run to start from. A run that is resumed (`held`) keeps its own
+    settings, so that they do not depend on the machine. `width` is the number of units that the
+    command gives, or None.
     """
     others = choice.recipe not in (None, OWN_TEXT), choice.config, choice.from_run
     if any(others):
@@ -357,15 +390,13 @@ def _config_of_text(choice: Choice, command: Flags, text: Text) -> tuple[RunConf
         epochs=choice.epochs,
         steps=choice.steps,
         dtype=getattr(getattr(command, "network", None), "dtype", None),
+        width=width,
         always=choice.recipe is not None,
     )
     if own is None:
         return None, ""
-    if command.resume:
-        folder = run_folder(command.out, True, own.model, text.name, *_place(command))
-        held = [folder, *(path.parent for path in sorted(folder.glob(f"*/{CONFIG}")))]
-        for place in filter(holds_run, held):
-            return _with_length(resumed_config(own, place), choice), ""
+    if held is not None:
+        own = resumed_config(own, held)
     return _with_length(own, choice), ""
 
 
@@ -499,25 +530,51 @@ def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> Languag
     return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
 
 
-def _sized(
-    config: RunConfig, text: Text, command: Flags, argv: Sequence[str]
-) -> tuple[RunConfig, str]:
-    """Return the settings with widths for --params, and the note that says which."""
+def _given(argv: Sequence[str]) -> set[str]:
+    """Return the settings that a command line gives, by name."""
+    flags = (word.split("=")[0] for word in argv if word.startswith("--"))
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
+
+
+def _widths_of(
+    config: RunConfig, text: Text, command: Flags, given: set[str], held: Path | None
+) -> dict[str, int]:
+    """Return the widths of the model for --params, by the name of the setting.
+
+    A run that is resumed keeps its widths.
+
+    Args:
+      config: the settings; their widths give the proportions.
+      text: the text.
+      command: the flags.
+      given: the settings that the command gives; a width among them keeps its value.
+      held: the folder of the run that is resumed, or None.
+    """
+    assert command.params is not None
     if command.from_run is not None:
         why = "a run that training starts from has its own widths; leave the flag out"
         raise SettingError("params", command.params, why)
-    params = read_count(command.params or "")
+    if held is not None:
+        saved, _ = read_description(held)
+        if saved.get("params") != command.params:
+            was = f"has `params` {saved['params']}" if "params" in saved else "was not sized by it"
+            why = f"the run in {held} {was}; resume it as it was trained, or choose another `out`"
+            raise SettingError("params", command.params, why)
+        return {name: saved["network"][name] for name in WIDTHS if name in saved["network"]}
     model = _make_model(config, text, None)
     if not isinstance(model, NeuralModel):
         why = f"a model that is counted has no widths ({config.model}); leave the flag out"
         raise SettingError("params", command.params, why)
-    given = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in argv}
-    chosen = sized(model, params, [name for name in WIDTHS if name in given])
-    widths = {name: getattr(chosen, name) for name in WIDTHS if name in config.network}
-    shown = ", ".join(f"`{name}` {width}" for name, width in widths.items())
-    count = parameter_count(chosen)
-    note = f"`params` {command.params}: {shown} have {count:,} parameters"
-    return replace(config, network={**config.network, **widths}), note
+    chosen = sized(model, command.params, [name for name in WIDTHS if name in given])
+    return {name: getattr(chosen, name) for name in WIDTHS if name in config.network}
+
+
+def _widths_note(params: str, config: RunConfig, model: LanguageModel) -> str:
+    """Return the note that says which widths --params has chosen."""
+    assert isinstance(model, NeuralModel)
+    widths = [f"`{name}` {config.network[name]}" for name in WIDTHS if name in config.network]
+    count = parameter_count(model)
+    return cli.with_flags(f"`params` {params}: {', '.join(widths)} have {count:,} parameters")
 
 
 def _start_run(folder: Path | None, command: Any) -> Run | None:

@@ -33,6 +33,8 @@ WIRED = [
     ("nplm", "sampled"),
     ("nplm", "mixture"),
     ("gru", "adaptive input, tied"),
+    ("gru", "newton"),
+    ("paralstm", "newton"),
 ]
 # Models with every use of the embedding table. A GPU computes the gradient of a lookup by another
 # function than a CPU.

@@ -41,7 +41,7 @@ def test_a_width_that_is_fixed_keeps_its_value():
     ("params", "fixed", "message"),
     [
         (1000, (), "`params` 1000: the narrowest LSTM of this vocabulary has 3,0"),
-        (9000, ("hidden_size", "embedding_size"), "no width of this model is free"),
+        (9000, ("hidden_size", "embedding_size"), "leave out `hidden_size` or `embedding_size`"),
     ],
 )
 def test_impossible_numbers_are_refused(params, fixed, message):

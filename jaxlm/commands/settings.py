@@ -30,7 +30,7 @@ SMALL_TEXT, SMALL_TOKENS = "small-text", 200
 """The recipe for a text of the user's own of fewer tokens than SMALL_TOKENS."""
 OWN_TEXT = "own-text"
 """The recipe for a longer text of the user's own; the size of the model depends on the time."""
-NO_SETTINGS = {"jaxlm", "command", "protocol", "file", "text_sha256", "from_run"}
+NO_SETTINGS = {"jaxlm", "command", "params", "protocol", "file", "text_sha256", "from_run"}
 NO_SETTINGS |= {WARM_START, UNK_IN_TRAINING}
 """The entries of a run's config.json that are no settings."""
 
@@ -120,6 +120,7 @@ def own_text_config(
     epochs: float | None,
     steps: int | None,
     dtype: str | None = None,
+    width: int | None = None,
     always: bool = False,
 ) -> RunConfig | None:
     """Return settings for a text of the user's own: the recipe OWN_TEXT, and sizes by the time.
@@ -133,6 +134,7 @@ def own_text_config(
       epochs: the passes that the command gives, or None.
       steps: the train steps that the command gives, or None.
       dtype: the setting `dtype` of the command, or None.
+      width: the number of units that the command gives, or None.
       always: whether a corpus with a name gets these settings too.
     """
     if config.training is None or (text.name in CORPORA and not always):
@@ -146,6 +148,7 @@ def own_text_config(
         read=steps * batch if steps else (epochs or settings["epochs"]) * len(text.train),
         flops=products_per_second(dtype),
         lr=settings["lr"],
+        width=width,
     )
     if text.valid is None or not len(text.valid):
         settings.pop("eval_every", None)

@@ -51,7 +51,7 @@ def parameter_count(model: NeuralModel) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(param_shapes(model)))
 
 
-def sized(model: NeuralModel, params: int, fixed: Collection[str] = ()) -> NeuralModel:
+def sized(model: NeuralModel, params: int | str, fixed: Collection[str] = ()) -> NeuralModel:
     """Return the model with the widths that come nearest to a number of parameters from below.
 
     The widths are the settings WIDTHS that the model has. They keep their proportions. A width
@@ -65,17 +65,19 @@ def sized(model: NeuralModel, params: int, fixed: Collection[str] = ()) -> Neura
 
     Args:
       model: the model; its widths give the proportions.
-      params: the largest number of parameters.
+      params: the largest number of parameters, such as 3_000_000 or "3M" (`read_count`).
       fixed: settings that keep their value.
     Raises:
       SettingError: if no width is free, and if the narrowest model has more parameters.
     """
-    names = [name for name in WIDTHS if getattr(model, name, 0) and name not in fixed]
+    most = read_count(params)
+    widths = [name for name in WIDTHS if getattr(model, name, 0)]
+    names = [name for name in widths if name not in fixed]
     if getattr(model, "layer_sizes", ()):
-        names = []
+        raise SettingError("params", params, "the layers have sizes of their own: no `layer_sizes`")
     if not names:
-        why = f"no width of this model is free: leave out one of {', '.join(WIDTHS)}"
-        raise SettingError("params", params, why)
+        choices = " or ".join(f"`{name}`" for name in widths)
+        raise SettingError("params", params, f"no width of the model is free: leave out {choices}")
     first = getattr(model, names[0])
 
     def with_width(width: int) -> NeuralModel:
@@ -88,15 +90,15 @@ def sized(model: NeuralModel, params: int, fixed: Collection[str] = ()) -> Neura
         return parameter_count(with_width(width))
 
     smallest = count(1)
-    if smallest > params:
+    if smallest > most:
         why = f"the narrowest {type(model).__name__} of this vocabulary has {smallest:,} parameters"
         raise SettingError("params", params, why)
     low, high = 1, 2
-    while high < LARGEST and count(high) <= params:
+    while high < LARGEST and count(high) <= most:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if count(middle) <= params:
+        if count(middle) <= most:
             low = middle
         else:
             high = middle

@@ -165,6 +165,12 @@ def solve(matrices: Matrices, a: jax.Array, b: jax.Array, first: jax.Array) -> j
       >>> half, one = jnp.full((3, 1, 1, 1, 1), 0.5), jnp.ones((3, 1, 1, 1))
       >>> solve(Units(), half, one, jnp.zeros((1, 1, 1))).ravel().tolist()
       [1.0, 1.5, 1.75]
+
+    Args:
+      matrices: the arithmetic of A and v.
+      a: A of each time step, with a leading axis T.
+      b: b of each time step.
+      first: v_0.
     """
     if computes_time_steps_in_sequence():
 
@@ -177,7 +183,7 @@ def solve(matrices: Matrices, a: jax.Array, b: jax.Array, first: jax.Array) -> j
 
 
 def parallel_solve(matrices: Matrices, a: jax.Array, b: jax.Array, first: jax.Array) -> jax.Array:
-    """Return `solve`, by an associative scan."""
+    """Return the result of `solve`, by an associative scan. The arguments are those of `solve`."""
     Pair = tuple[jax.Array, jax.Array]
 
     def compose(one: Pair, two: Pair) -> Pair:

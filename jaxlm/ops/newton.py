@@ -12,11 +12,13 @@ from jaxlm.ops.affine_scan import Matrices, Units, Whole
 from jaxlm.ops.products import Compute
 from jaxlm.ops.recurrence import (
     Carry,
+    LoopSettings,
     Step,
+    loop_gradients,
     recurrent_gradients,
     recurrent_product,
     through_recurrent,
-    where_valid,
+    values_and_saved,
 )
 
 JACOBIANS = ("auto", "full", "diagonal")
@@ -144,6 +146,11 @@ class _Settings(NamedTuple):
     damped: bool
 
     @property
+    def loop(self) -> LoopSettings:
+        """The settings of the loop over time that runs if the iterations do not converge."""
+        return LoopSettings(self.step, self.compute, additive=False, unroll=1)
+
+    @property
     def matrices(self) -> Matrices:
         """The arithmetic of the Jacobians."""
         return Whole() if self.jacobian == "full" else Units()
@@ -245,18 +252,21 @@ def _largest(arrays: Carry) -> jax.Array:
     return jnp.max(jnp.stack([jnp.max(jnp.abs(array)) for array in arrays]))
 
 
+class _State(NamedTuple):
+    """The state of the iterations; `residual` is that of the states before the last iteration."""
+
+    states: Carry
+    residual: jax.Array
+    damping: jax.Array
+    iterations: jax.Array
+    converged: jax.Array
+
+
 def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, Newton]:
     """Return the states of all time steps by Newton's method, and how it went."""
     matrices = settings.matrices
 
-    class State(NamedTuple):
-        states: Carry
-        residual: jax.Array  # the largest, of the states before the last iteration
-        damping: jax.Array
-        iterations: jax.Array
-        converged: jax.Array
-
-    def body(state: State) -> State:
+    def body(state: _State) -> _State:
         previous = _previous(initial, state.states)
         after, pull = steps.linearise(previous)
         after = steps.valid(after, previous)
@@ -288,7 +298,7 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
         solved_v = jnp.where(jnp.isfinite(solved_v), solved_v, after_v)
         small = residual <= settings.tolerance * scale
         spread = jax.lax.cond(small, lambda: _spread(matrices, jacobian, after_v), lambda: 0.0)
-        return State(
+        return _State(
             matrices.unpack(solved_v, after),
             residual,
             damping,
@@ -296,13 +306,13 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
             small & (spread * EPSILON <= LARGEST_ERROR),
         )
 
-    def unfinished(state: State) -> jax.Array:
+    def unfinished(state: _State) -> jax.Array:
         return ~state.converged & (state.iterations < settings.most_iterations)
 
     time = steps.x_TBG.shape[0]
     zeros = tuple(jnp.zeros((time, *array_BH.shape), jnp.float32) for array_BH in initial)
     infinite, nothing = jnp.float32(jnp.inf), jnp.float32(0)
-    start = State(zeros, infinite, nothing, jnp.int32(0), jnp.bool_(False))
+    start = _State(zeros, infinite, nothing, jnp.int32(0), jnp.bool_(False))
     end = jax.lax.while_loop(unfinished, body, start)
     newton = Newton(end.iterations.astype(jnp.float32), end.converged.astype(jnp.float32))
     return end.states, newton
@@ -323,33 +333,13 @@ def _forward(settings: _Settings, *arrays: Any) -> tuple[Any, Any]:
         steps = _Steps(settings, x_TBG, kernel, bias_G, mask, valid_T)
         states, newton = _solve(settings, carry, steps)
         states = jax.lax.cond(
-            newton.converged > 0, lambda: states, lambda: _loop(settings, *arrays)
+            newton.converged > 0,
+            lambda: states,
+            # The carries after all steps.
+            lambda: values_and_saved(settings.loop, *arrays)[1][1],
         )
     last = tuple(array_TBH[-1] for array_TBH in states)
     return (states[0], last, newton), (arrays, states)
-
-
-def _loop(
-    settings: _Settings,
-    carry: Carry,
-    x_TBG: jax.Array,
-    kernel: jax.Array,
-    bias_G: jax.Array,
-    mask: jax.Array | None,
-    valid_T: jax.Array | None,
-) -> Carry:
-    """Return the states of all time steps by a loop over time."""
-    per_step = None if mask is None or mask.ndim == 2 else mask
-
-    def body(carry: Carry, inputs: tuple[Any, ...]) -> tuple[Carry, Carry]:
-        x_BG, mask_BH, valid = inputs
-        factor = mask if mask_BH is None else mask_BH
-        h_BH = carry[0] if factor is None else carry[0] * factor
-        u_BG = recurrent_product(h_BH, kernel, settings.compute.dtype, bias_G, x_TBG.shape[-1])
-        carry = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
-        return carry, carry
-
-    return jax.lax.scan(body, carry, (x_TBG, per_step, valid_T))[1]
 
 
 def _backward(settings: _Settings, saved: Any, grads: Any) -> tuple[Any, ...]:
@@ -365,11 +355,15 @@ def _backward(settings: _Settings, saved: Any, grads: Any) -> tuple[Any, ...]:
             (dh_TBH if index == 0 else jnp.zeros_like(dh_TBH)).at[-1].add(dlast_BH)
             for index, dlast_BH in enumerate(dlast)
         )
-        solved, converged = _adjoint(settings, steps, pull, outer)
-        inner = jax.lax.cond(
-            converged, lambda: solved, lambda: _backward_loop(steps, previous, outer)
+        inner, converged = _adjoint(settings, steps, pull, outer)
+        stored = x_TBG, steps.products(previous[0])
+        saved = carry, states, stored, kernel, bias_G, mask, valid_T
+        gradients = jax.lax.cond(
+            converged,
+            lambda: _gradients(settings, steps, previous, pull, inner),
+            lambda: loop_gradients(settings.loop, saved, (dh_TBH, dlast))[:4],
         )
-        return _gradients(settings, steps, previous, pull, inner)
+        return *gradients, None, None
 
 
 def _adjoint(
@@ -421,28 +415,6 @@ def _adjoint(
     return matrices.unpack(gradient_v, outer), converged
 
 
-def _backward_loop(steps: _Steps, previous: Carry, outer: Carry) -> Carry:
-    """Return the whole gradient that reaches each state, by a loop backwards in time."""
-    dtype = steps.settings.compute.dtype
-    u_TBG = steps.products(previous[0])
-    per_step = None if steps.mask is None or steps.mask.ndim == 2 else steps.mask
-
-    def body(dcarry: Carry, inputs: tuple[Any, ...]) -> tuple[Carry, Carry]:
-        outer_t, previous_t, x_BG, u_BG, mask_BH, valid = inputs
-        dcarry = jax.tree.map(jnp.add, dcarry, outer_t)
-        _, pullback = jax.vjp(steps.settings.step, previous_t, x_BG, u_BG)
-        dprevious, _, du_BG = pullback(dcarry)
-        through_BH = through_recurrent(du_BG, steps.kernel, dtype, dcarry[0].shape[-1], steps.width)
-        factor = steps.mask if mask_BH is None else mask_BH
-        through_BH = through_BH if factor is None else through_BH * factor
-        dprevious = (dprevious[0] + through_BH, *dprevious[1:])
-        return where_valid(valid, dprevious, dcarry), dcarry
-
-    nothing = tuple(jnp.zeros_like(array[0]) for array in outer)
-    inputs = outer, previous, steps.x_TBG, u_TBG, per_step, steps.valid_T
-    return jax.lax.scan(body, nothing, inputs, reverse=True)[1]
-
-
 def _gradients(
     settings: _Settings,
     steps: _Steps,
@@ -450,7 +422,7 @@ def _gradients(
     pull: Callable[[Carry], tuple[Any, ...]],
     inner: Carry,
 ) -> tuple[Any, ...]:
-    """Return the gradients of the arguments, given the whole gradient of each state."""
+    """Return the gradients of the carry, x, U and its bias, given those of the states."""
     dprevious, dx_TBG, du_TBG = pull(inner)
     dx_TBG, du_TBG = steps.valid((dx_TBG, du_TBG), (jnp.zeros_like(dx_TBG), jnp.zeros_like(du_TBG)))
     dprevious = steps.valid(dprevious, inner)
@@ -465,7 +437,7 @@ def _gradients(
     dkernel, dbias_G = recurrent_gradients(
         masked_TBH, du_TBG, steps.kernel, steps.bias_G, dtype, steps.width
     )
-    return dinitial, dx_TBG, dkernel, dbias_G, None, None
+    return dinitial, dx_TBG, dkernel, dbias_G
 
 
 _newton.defvjp(_forward, _backward)

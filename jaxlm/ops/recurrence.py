@@ -29,7 +29,7 @@ def recurrence(
     step: Step,
     carry: Carry,
     x_TBG: jax.Array,
-    kernel_HG: jax.Array,
+    kernel: jax.Array,
     bias_G: jax.Array | None = None,
     mask: jax.Array | None = None,
     valid_T: jax.Array | None = None,
@@ -60,7 +60,7 @@ def recurrence(
       step: the cell, elementwise in the batch: (carry, x_BG, u_BG) -> carry.
       carry: initial state, float32 arrays [B, H]; the hidden state h comes first.
       x_TBG: W x + b for all gates and all time steps, float32.
-      kernel_HG: recurrent matrix U, float32; or a vector [G], whose product with h is elementwise
+      kernel: recurrent matrix U, float32; or a vector [G], whose product with h is elementwise
         (`recurrent_product`).
       bias_G: recurrent bias, float32; None for a cell without it.
       mask: factor m of h, such as a dropout mask; None for 1. [B, H] is one mask per sequence
@@ -76,12 +76,12 @@ def recurrence(
     """
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
     unroll = steps_per_iteration() if unroll is None else unroll
-    settings = _Settings(step, Compute.now(dtype), additive, unroll)
-    return _recurrence(settings, carry, x_TBG, kernel_HG, bias_G, mask, valid_T)
+    settings = LoopSettings(step, Compute.now(dtype), additive, unroll)
+    return _recurrence(settings, carry, x_TBG, kernel, bias_G, mask, valid_T)
 
 
-class _Settings(NamedTuple):
-    """The static arguments of `recurrence`."""
+class LoopSettings(NamedTuple):
+    """The static arguments of `recurrence`; see there."""
 
     step: Step
     compute: Compute
@@ -91,10 +91,10 @@ class _Settings(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recurrence(
-    settings: _Settings,
+    settings: LoopSettings,
     carry: Carry,
     x_TBG: jax.Array,
-    kernel_HG: jax.Array,
+    kernel: jax.Array,
     bias_G: jax.Array,
     mask: jax.Array | None,
     valid_T: jax.Array | None,
@@ -104,7 +104,7 @@ def _recurrence(
     def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, jax.Array]:
         x_BG, mask_BH, valid = inputs_t
         h_BH = _masked(carry[0], mask_BH, mask)
-        u_BG = recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G, width)
+        u_BG = recurrent_product(h_BH, kernel, settings.compute.dtype, bias_G, width)
         carry = where_valid(valid, settings.step(carry, x_BG, u_BG), carry)
         return carry, carry[0]
 
@@ -174,9 +174,14 @@ def _beside(h_BH: jax.Array, total: int, width: int) -> jax.Array:
 def through_recurrent(
     du: jax.Array, kernel: jax.Array, dtype: Any, size: int, width: int
 ) -> jax.Array:
-    """Return the gradient of h, [..., H], from the gradient of u, [..., G].
+    """Return the gradient of h, [..., H], from the gradient of u.
 
-    `kernel`, `dtype` and `width` are those of `recurrent_product`; `size` is H.
+    Args:
+      du: gradient of u, [..., G].
+      kernel: U, a matrix or a vector, as in `recurrent_product`.
+      dtype: dtype of the operands of the product with a matrix.
+      size: number of units H.
+      width: number of elements of all gates.
     """
     if kernel.ndim == 1:
         through = du[..., :width] * kernel[:width]
@@ -194,7 +199,16 @@ def recurrent_gradients(
     dtype: Any,
     width: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the gradients of U and of its bias, from h before each step and the gradient of u."""
+    """Return the gradients of U and of its bias.
+
+    Args:
+      h_TBH: hidden state before each step, after its mask.
+      du_TBG: gradient of u.
+      kernel: U, a matrix or a vector, as in `recurrent_product`.
+      bias_G: the bias; an array of size 0 stands for no bias, and is its own gradient.
+      dtype: dtype of the operands of the product that gives the gradient of a matrix.
+      width: number of elements of all gates.
+    """
     time, batch, total = du_TBG.shape
     du_NG = du_TBG.reshape(time * batch, total)
     h_NH = h_TBH.reshape(time * batch, -1)
@@ -205,26 +219,34 @@ def recurrent_gradients(
     return dkernel, du_NG.sum(0) if bias_G.size else bias_G
 
 
-def _forward(settings: _Settings, *arrays: Any) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
+def _forward(
+    settings: LoopSettings, *arrays: Any
+) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
     with settings.compute.context():
-        return _values_and_saved(settings, *arrays)
+        return values_and_saved(settings, *arrays)
 
 
-def _values_and_saved(
-    settings: _Settings,
+def values_and_saved(
+    settings: LoopSettings,
     carry: Carry,
     x_TBG: jax.Array,
-    kernel_HG: jax.Array,
+    kernel: jax.Array,
     bias_G: jax.Array,
     mask: jax.Array | None,
     valid_T: jax.Array | None,
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
+    """Return the results of `recurrence`, and what `loop_gradients` needs.
+
+    The latter has the initial carry, and the carries after all steps, arrays [T, B, H]; then what
+    the gates read, and the other arguments. A bias of size 0 stands for no bias.
+    """
+
     width = x_TBG.shape[-1]
 
     def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:
         x_BG, mask_BH, valid = inputs_t
         h_BH = _masked(carry[0], mask_BH, mask)
-        u_BG = recurrent_product(h_BH, kernel_HG, settings.compute.dtype, bias_G, width)
+        u_BG = recurrent_product(h_BH, kernel, settings.compute.dtype, bias_G, width)
         if settings.additive:
             # The gates need only the sum of x and u.
             sum_BG = x_BG + u_BG
@@ -237,28 +259,35 @@ def _values_and_saved(
     inputs = x_TBG, _step_masks(mask), valid_T
     last, (carries, stored_TBG) = scan_over_time(body, carry, inputs, unroll=settings.unroll)
     stored = (stored_TBG,) if settings.additive else (x_TBG, stored_TBG)
-    return (carries[0], last), (carry, carries, stored, kernel_HG, bias_G, mask, valid_T)
+    return (carries[0], last), (carry, carries, stored, kernel, bias_G, mask, valid_T)
 
 
 def _backward(
-    settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
+    settings: LoopSettings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
 ) -> tuple[Any, ...]:
     with settings.compute.context():
-        return _gradients(settings, saved, grads)
+        return loop_gradients(settings, saved, grads)
 
 
-def _gradients(
-    settings: _Settings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
+def loop_gradients(
+    settings: LoopSettings, saved: tuple[Any, ...], grads: tuple[jax.Array, Carry]
 ) -> tuple[Any, ...]:
-    initial, carries, stored, kernel_HG, bias_G, mask, valid_T = saved
+    """Return the gradients of the arguments of `recurrence`, by a loop backwards in time.
+
+    Args:
+      settings: the settings of the forward loop.
+      saved: the second result of `values_and_saved`.
+      grads: the gradients of h_TBH and of the carry after the last step.
+    """
+    initial, carries, stored, kernel, bias_G, mask, valid_T = saved
     dh_TBH, dlast = grads
     step, dtype = settings.step, settings.compute.dtype
-    size, width, elementwise = dh_TBH.shape[-1], stored[0].shape[-1], kernel_HG.ndim == 1
-    operand_HG = kernel_HG if elementwise else kernel_HG.astype(dtype)
+    size, width, elementwise = dh_TBH.shape[-1], stored[0].shape[-1], kernel.ndim == 1
+    operand = kernel if elementwise else kernel.astype(dtype)
     # The matrix is transposed once, before the loop. Inside the loop, a thin product with the
     # transpose takes 1.5 times as long in float32; in bfloat16 it takes no longer.
-    transposes = not elementwise and must_transpose_recurrent(operand_HG.size, operand_HG.dtype)
-    transposed_GH = jax.lax.optimization_barrier(operand_HG.T) if transposes else None
+    transposes = not elementwise and must_transpose_recurrent(operand.size, operand.dtype)
+    transposed_GH = jax.lax.optimization_barrier(operand.T) if transposes else None
     # The carry before each step: the initial carry, then the carry after each step but the last.
     previous = tuple(
         jnp.concatenate([initial_BH[None], carry_TBH[:-1]])
@@ -280,7 +309,7 @@ def _gradients(
         if valid is not None:
             dgates = [jnp.where(valid, dgate_BG, 0.0) for dgate_BG in dgates]
         if transposed_GH is None:
-            through_u_BH = through_recurrent(dgates[-1], operand_HG, dtype, size, width)
+            through_u_BH = through_recurrent(dgates[-1], operand, dtype, size, width)
         else:
             through_u_BH = product(dgates[-1].astype(dtype), transposed_GH)
         through_u_BH = _masked(through_u_BH, mask_BH, mask)
@@ -291,8 +320,8 @@ def _gradients(
     dinitial, dgates = scan_over_time(body, dlast, inputs, reverse=True, unroll=settings.unroll)
     dx_TBG, du_TBG = dgates[0], dgates[-1]
     masked_h_TBH = previous[0] if mask is None else previous[0] * mask
-    dkernel_HG, dbias_G = recurrent_gradients(masked_h_TBH, du_TBG, kernel_HG, bias_G, dtype, width)
-    return dinitial, dx_TBG, dkernel_HG, dbias_G, None, None
+    dkernel, dbias_G = recurrent_gradients(masked_h_TBH, du_TBG, kernel, bias_G, dtype, width)
+    return dinitial, dx_TBG, dkernel, dbias_G, None, None
 
 
 _recurrence.defvjp(_forward, _backward)

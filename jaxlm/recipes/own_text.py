@@ -16,11 +16,11 @@ LEAST_WIDTH, LARGEST_WITHOUT_TIME = 128, 256
 TOKENS_PER_PARAMETER = {"few": 8, "many": 5}
 """Tokens that are read for each parameter of the LSTM: a larger model would read too few. Texts of
 many different tokens, such as words, need wider models."""
-PASSES = {"few": (1, 1), "many": (2, 4)}
-"""A pass over a text of many different tokens counts as this many for its dropout: the first number
-up to FEW_PASSES, the second above."""
 FEW_PASSES = 3
 """With more passes over a text of many different tokens, the rate falls as 1/√passes."""
+WEIGHT_OF_PASS, WEIGHT_OF_PASS_OF_MANY = 2, 4
+"""A pass over a text of many different tokens counts as this many for its dropout, for at most
+FEW_PASSES passes and for more."""
 FEW_TOKENS = 1000
 """A vocabulary of at most this many tokens has LETTER_FEATURES features a token."""
 LETTER_FEATURES = 64
@@ -82,7 +82,14 @@ def features_of(width: int, vocab_size: int) -> int:
 
 
 def own_text_settings(
-    *, vocab_size: int, tokens: int, seconds: float | None, read: float, flops: float, lr: float
+    *,
+    vocab_size: int,
+    tokens: int,
+    seconds: float | None,
+    read: float,
+    flops: float,
+    lr: float,
+    width: int | None = None,
 ) -> dict[str, Any]:
     """Return the sizes, dropout, rate and warm-up of a model, for the time that there is.
 
@@ -91,7 +98,8 @@ def own_text_settings(
 
     The width is the largest one with S at least TOKENS_PER_PARAMETER · P. With `seconds`, S follows
     from C, but is at most MOST_EPOCHS passes over the text, or FEWEST_STEPS. Without, S is `read`,
-    and the width is at most LARGEST_WITHOUT_TIME. The rate falls with the width.
+    and the width is at most LARGEST_WITHOUT_TIME. The rate falls with the width, and with many
+    passes over a text of many different tokens.
 
     Example:
       >>> sizes = {"vocab_size": 65, "tokens": 1_000_000, "read": 1e7, "flops": 1.5e11, "lr": 8e-3}
@@ -105,30 +113,33 @@ def own_text_settings(
       read: number of tokens that are read, if `seconds` is None.
       flops: FLOP per second of large products on this machine.
       lr: learning rate of a model of at most 256 units.
+      width: number of units that the user gives; None to choose it. The other settings follow.
     """
     batch = SETTINGS["batch_size"] * SETTINGS["bptt"]
     most_epochs = max(MOST_EPOCHS, FEWEST_STEPS * batch / tokens)
     kind = "few" if vocab_size <= FEW_TOKENS else "many"
     found, passes = LEAST_WIDTH, read / tokens
-    for width in WIDTHS:
-        count, reads = parameters(width, features_of(width, vocab_size)), read
+    for tried in WIDTHS if width is None else (width,):
+        count, reads = parameters(tried, features_of(tried, vocab_size)), read
         if seconds is not None:
-            per_token = 6 * (count + width * vocab_size)
+            per_token = 6 * (count + tried * vocab_size)
             reads = min(seconds * USED * flops / per_token, most_epochs * tokens)
-        elif width > LARGEST_WITHOUT_TIME:
-            break
-        if width > LEAST_WIDTH and reads < TOKENS_PER_PARAMETER[kind] * count:
-            break
-        found, passes = width, reads / tokens
+        if width is None and tried > LEAST_WIDTH:
+            too_wide = seconds is None and tried > LARGEST_WITHOUT_TIME
+            if too_wide or reads < TOKENS_PER_PARAMETER[kind] * count:
+                break
+        found, passes = tried, reads / tokens
     steps = passes * tokens / batch
-    times = passes / FEW_PASSES
+    weighted = passes
     if kind == "many":
-        lr *= min(1.0, times**-0.5)
+        many_passes = passes > FEW_PASSES
+        weighted = passes * (WEIGHT_OF_PASS_OF_MANY if many_passes else WEIGHT_OF_PASS)
+        lr *= (FEW_PASSES / passes) ** 0.5 if many_passes else 1.0
     settings = {
         "hidden_size": found,
         "embedding_size": features_of(found, vocab_size),
         "embedding_scale": EMBEDDING_SCALE[kind],
-        "dropout": dropout_of(PASSES[kind][times > 1] * passes),
+        "dropout": dropout_of(weighted),
         "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }

@@ -14,7 +14,7 @@ from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.registry import check_trainable, describe_model, name_of
-from jaxlm.models.sizing import read_count, sized
+from jaxlm.models.sizing import sized
 from jaxlm.runs.log import Callback
 from jaxlm.runs.run import UNK_IN_TRAINING, Run
 from jaxlm.runs.starts import WARM_START, warm_stretch
@@ -129,7 +129,7 @@ def _with_params(model: LanguageModel, params: int | str, from_run: Run | None) 
         raise SettingError("params", params, "`from_run` has its own widths; leave `params` out")
     if not isinstance(model, NeuralModel):
         raise SettingError("params", params, "a model that is counted has no widths; leave it out")
-    return sized(model, read_count(params))
+    return sized(model, params)
 
 
 def fit_many(

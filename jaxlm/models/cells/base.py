@@ -89,7 +89,7 @@ class Cell(abc.ABC):
 
     @property
     def has_matrix(self) -> bool:
-        """Whether U is a matrix, so that a unit reads the other units of its layer."""
+        """True if U is a matrix: each unit reads all units of its layer."""
         return self.recurrent and not self.elementwise
 
     def __eq__(self, other: object) -> bool:

@@ -7,6 +7,21 @@ from jaxlm.models.cells.base import Carry, Cell
 from jaxlm.ops.fused_gates import fused_gates
 
 
+def gru_gates(x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
+    """Return r, z = σ(x + u) and n = tanh(x + r ⊙ u), [B, H] each, by the gate's name.
+
+    Args:
+      x_BG: the inputs of the gates, in the order reset, update, candidate.
+      u_BG: what the gates read of the state, in the same order.
+    """
+    size = x_BG.shape[-1] // 3
+    # M: the reset gate and the update gate, 2 H numbers.
+    rz_BM = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
+    r_BH, z_BH = jnp.split(rz_BM, 2, axis=-1)
+    n_BH = fused_gates(x_BG[:, 2 * size :] + r_BH * u_BG[:, 2 * size :], ("tanh",))
+    return {"reset": r_BH, "update": z_BH, "candidate": n_BH}
+
+
 class GRUCell(Cell):
     """Gated recurrent unit (Cho et al. 2014), with the reset gate applied after the product.
 
@@ -32,12 +47,7 @@ class GRUCell(Cell):
     recurrent_bias = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
-        size = x_BG.shape[-1] // 3
-        # M: the reset gate and the update gate, 2 H numbers.
-        rz_BM = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
-        r_BH, z_BH = jnp.split(rz_BM, 2, axis=-1)
-        n_BH = fused_gates(x_BG[:, 2 * size :] + r_BH * u_BG[:, 2 * size :], ("tanh",))
-        return {"reset": r_BH, "update": z_BH, "candidate": n_BH}
+        return gru_gates(x_BG, u_BG)
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         (h_BH,), z_BH = carry, gates["update"]

@@ -1,10 +1,9 @@
 """The gated recurrent unit with elementwise recurrent weights."""
 
 import jax
-import jax.numpy as jnp
 
 from jaxlm.models.cells.base import Carry, Cell
-from jaxlm.ops.fused_gates import fused_gates
+from jaxlm.models.cells.gru import gru_gates
 
 
 class ParaGRUCell(Cell):
@@ -31,12 +30,7 @@ class ParaGRUCell(Cell):
     elementwise = True
 
     def activations(self, carry: Carry, x_BG: jax.Array, u_BG: jax.Array) -> dict[str, jax.Array]:
-        size = x_BG.shape[-1] // 3
-        # M: the reset gate and the update gate, 2 H numbers.
-        rz_BM = fused_gates(x_BG[:, : 2 * size] + u_BG[:, : 2 * size], ("sigmoid", "sigmoid"))
-        r_BH, z_BH = jnp.split(rz_BM, 2, axis=-1)
-        n_BH = fused_gates(x_BG[:, 2 * size :] + r_BH * u_BG[:, 2 * size :], ("tanh",))
-        return {"reset": r_BH, "update": z_BH, "candidate": n_BH}
+        return gru_gates(x_BG, u_BG)
 
     def update(self, carry: Carry, gates: dict[str, jax.Array]) -> Carry:
         (h_BH,), z_BH = carry, gates["update"]

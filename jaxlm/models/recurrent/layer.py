@@ -32,7 +32,7 @@ converge and a loop over time computed the states."""
 class DropoutMasks(NamedTuple):
     """Dropout masks of U and of h_{t-1}, the same at each time step. None means no dropout."""
 
-    kernel_HG: jax.Array | None = None
+    kernel: jax.Array | None = None
     state_BH: jax.Array | None = None
 
 
@@ -62,10 +62,10 @@ class Recurrence(nn.Module):
 
     def weights(self, masks: DropoutMasks) -> tuple[jax.Array | None, jax.Array | None]:
         """Return U, after dropout, and its bias [G]. A cell without U or bias gets None."""
-        kernel_HG = self.kernel if self.cell.recurrent else None
-        if kernel_HG is not None and masks.kernel_HG is not None:
-            kernel_HG = kernel_HG * masks.kernel_HG
-        return kernel_HG, self.bias if self.cell.recurrent_bias else None
+        kernel = self.kernel if self.cell.recurrent else None
+        if kernel is not None and masks.kernel is not None:
+            kernel = kernel * masks.kernel
+        return kernel, self.bias if self.cell.recurrent_bias else None
 
     def __call__(
         self, carry: Carry, x_BG: jax.Array, masks: DropoutMasks, valid: jax.Array | None
@@ -331,7 +331,8 @@ def _run(
     """
     options = TimeLoopOptions(cell, dtype, remat, mask_BH, length)
     h_BTH, carry, *measured = TIME_LOOP_FUNCTIONS[time_loop](options, weights, x_BTD, carry)
-    scalars = measured[0] if measured else {}
+    # A maximum over devices has no gradient.
+    scalars = jax.lax.stop_gradient(measured[0]) if measured else {}
     return h_BTH, carry, sharded.max_over_batch(scalars) if scalars else {}
 
 
@@ -347,9 +348,9 @@ def _fused(
     cell, dtype, size = options.cell, options.dtype, carry[0].shape[-1]
     # Products with some sizes are slow. H and G include units whose weights are all zero, up to the
     # end of the loop.
-    (kernel_DG, bias_G), (kernel_HG, recurrent_bias_G) = weights
-    assert kernel_HG is not None
-    kernel_HG = pad_units(kernel_HG, size, rows=not cell.elementwise)
+    (kernel_DG, bias_G), (kernel, recurrent_bias_G) = weights
+    assert kernel is not None
+    kernel = pad_units(kernel, size, rows=not cell.elementwise)
     pad = functools.partial(pad_units, units=size)
     kernel_DG, bias_G, recurrent_bias_G = jax.tree.map(pad, (kernel_DG, bias_G, recurrent_bias_G))
     carry, mask_BH = jax.tree.map(pad, (carry, options.mask_BH))
@@ -363,7 +364,7 @@ def _fused(
             loop_bias_G = bias_G if loop_bias_G is None else bias_G + loop_bias_G
         else:
             x_TBG += bias_G
-        recurrent = kernel_HG, loop_bias_G, mask_BH, valid_T
+        recurrent = kernel, loop_bias_G, mask_BH, valid_T
         settings = {"dtype": dtype, "additive": cell.additive}
         return recurrence(cell.step, carry, x_TBG, *recurrent, **settings)
 
