@@ -101,7 +101,13 @@ TRIALS += [
     for dtype in DTYPES
 ]
 TRIALS += [
-    Trial(("materialises_transposes", dtype), (False, True), "step", dtype, ("small", "nplm"))
+    Trial(
+        ("materialises_transposes", dtype),
+        (False, True),
+        "step",
+        dtype,
+        ("small", "medium", "long", "nplm"),
+    )
     for dtype in DTYPES
 ]
 

@@ -15,8 +15,6 @@ WIDTHS = ("hidden_size", "embedding_size", "inner_size")
 """The settings that `sized` changes. They keep the proportions that the model has."""
 LARGEST = 1 << 16
 """The largest width that is tried."""
-
-
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 """What the letter after a number of parameters stands for."""
 
@@ -54,8 +52,7 @@ def parameter_count(model: NeuralModel) -> int:
 def sized(model: NeuralModel, params: int | str, fixed: Collection[str] = ()) -> NeuralModel:
     """Return the model with the widths that come nearest to a number of parameters from below.
 
-    The widths are the settings WIDTHS that the model has. They keep their proportions. A width
-    that has to be a multiple of another setting stays so, because such a size is skipped.
+    The widths are the settings WIDTHS that the model has. They keep their proportions.
 
     Example:
       >>> import jaxlm

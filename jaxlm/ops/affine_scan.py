@@ -79,8 +79,9 @@ class Units(Matrices):
         size = rows[0][0][0].shape[-1]
         gates = width // size
         # The elements of U from a unit to itself, one for each gate.
-        own_G = kernel[:width]
-        if kernel.ndim == 2:
+        if kernel.ndim == 1:
+            own_G = kernel[:width]
+        else:
             own_G = jnp.diagonal(kernel.reshape(size, gates, size), axis1=0, axis2=2).reshape(-1)
         jacobian = []
         for direct, du_TBG in rows:
