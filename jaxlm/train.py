@@ -25,6 +25,7 @@ from rich.table import Table
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.commands.process import keep_freed_memory
 from jaxlm.commands.settings import (
     OWN_TEXT,
     SMALL_TEXT,
@@ -222,6 +223,8 @@ def main(argv: Sequence[str]) -> int:
     start = _start_config(choice)
     command = _parse(start, argv)
     _check_effects(command)
+    if isinstance(command, Command):
+        keep_freed_memory()
     many = command.seeds != 1 or command.sweep
     if many and command.from_run:
         raise UserError("`seeds` and `sweep` start from random parameters: leave out `from`")

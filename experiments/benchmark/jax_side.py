@@ -17,6 +17,7 @@ import optax
 from shapes import STREAMS, WORDS
 from wire import Work, serve
 
+from jaxlm.commands.process import keep_freed_memory
 from jaxlm.data.batching import Block
 from jaxlm.models import MODELS, make_model
 from jaxlm.ops.cpus import Constants
@@ -212,6 +213,8 @@ def prepare(request: dict[str, Any]) -> Work:
 
 
 if __name__ == "__main__":
+    # As `python -m jaxlm.train` does.
+    keep_freed_memory()
     device = jax.devices()[0]
     about = {"jax": jax.__version__, "flax": flax.__version__, "device": device.device_kind}
     serve(prepare, about)

@@ -1,9 +1,10 @@
-"""Changes that a command makes to its own process: logging, hooks, JAX's compilation cache.
+"""Changes that a command makes to its own process: logging, hooks, memory, compiled programs.
 
 A library must not make them to the process of its user.
 """
 
 import _thread
+import ctypes
 import hashlib
 import logging
 import os
@@ -66,6 +67,42 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if folder.is_dir():
         remove_oldest(folder.parent, CACHE_BYTES)
+
+
+MALLOC_OPTIONS = {-4: 0, -1: -1, -8: 1}
+"""Options of glibc's `mallopt` by their numbers: M_MMAP_MAX 0 allocates no block by itself with
+mmap, M_TRIM_THRESHOLD -1 returns no memory to the system, and M_ARENA_MAX 1 keeps one heap."""
+MALLOC_VARIABLES = (
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep freed memory for the next allocation; return whether it does.
+
+    The products of a train step allocate and free their work space. By default glibc returns large
+    blocks to the system, and the next step waits while the system clears new pages. On two cores
+    with AVX-512, a float32 step of two layers of 650 units over 33,278 words took 794 ms with
+    98,000 page faults, and 682 ms without them.
+
+    The process keeps the memory of its peak until it ends. Nothing changes if the C library is not
+    glibc, or if the environment has an option of its own (MALLOC_VARIABLES). Threads that have
+    allocated memory before keep their heaps, so call it before JAX computes.
+    """
+    if any(name in os.environ for name in MALLOC_VARIABLES):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        # musl has no function of this name, and other systems have no `gnu_get_libc_version`.
+        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018
+    except (OSError, AttributeError, TypeError):
+        return False
+    return all(mallopt(option, value) for option, value in MALLOC_OPTIONS.items())
 
 
 def compiled_folder() -> Path:
