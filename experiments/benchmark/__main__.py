@@ -97,12 +97,16 @@ def measure_limit(peer: Peer, accelerator: bool) -> dict[str, float]:
 
 
 def peak_memory(commands: dict[str, list[str]], shape: Shape, patience: float) -> dict[str, int]:
-    """Return the peak memory of a new process that runs training steps, in bytes, by peer."""
+    """Return the peak memory of a new process that runs training steps, in bytes, by peer.
+
+    A peer that is not ready within `patience` seconds is missing.
+    """
     found = {}
     for who in ("jaxlm", "PyTorch", KEPT):
         environment = _environment(who, dict(os.environ))
         with started(commands[who], environment, patience) as peer:
-            peer.ask(prepare=_request(who, shape, "step", "float32"))
+            if "error" in peer.ask(prepare=_request(who, shape, "step", "float32")):
+                continue
             peer.ask(seconds=1)
             found[who] = peer.ask(peak=True)["peak"]
     return found

@@ -150,8 +150,12 @@ def markdown(results: dict[str, Any]) -> str:
             "|---|---|---|---|---|",
         ]
         for name, found in results["memory"].items():
-            cells = [f"{found[who] / 1e6:.0f}" for who in ("jaxlm", "PyTorch", KEPT)]
-            cells.append(f"{100 * found['jaxlm'] / found['PyTorch']:.0f}%")
+            cells = [
+                f"{found[who] / 1e6:.0f}" if who in found else ""
+                for who in ("jaxlm", "PyTorch", KEPT)
+            ]
+            both = "jaxlm" in found and "PyTorch" in found
+            cells.append(f"{100 * found['jaxlm'] / found['PyTorch']:.0f}%" if both else "")
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

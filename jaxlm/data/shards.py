@@ -34,6 +34,11 @@ ID_TYPES: dict[str, Any] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
 DECODE_BLOCK = 1 << 16
 IN_MEMORY = 1 << 24
 """The shards of a split of at most this many tokens (32 or 64 MB) are read into one array."""
+IN_MEMORY_IF_SMALL = 1 << 28
+"""The same number if the shards have fewer than SMALL_SHARD tokens on average (0.5 or 1 GB). A
+batch of windows reads each of its tokens from another shard, so that a batch reads thousands of
+small shards."""
+SMALL_SHARD = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ class ShardedIds:
         if places.size and not (-len(self) <= places.min() and places.max() < len(self)):
             raise IndexError(f"{index} is outside of {len(self)} ids")
         places = np.where(places < 0, places + len(self), places)
-        if len(self) <= IN_MEMORY and len(self._maps) > 1:
+        small = len(self) < SMALL_SHARD * len(self._maps)
+        if len(self) <= (IN_MEMORY_IF_SMALL if small else IN_MEMORY) and len(self._maps) > 1:
             # A training step reads from many small files, and each of them takes time.
             self._maps, self._ends = [np.concatenate(self._maps)], self._ends[-1:]
         if len(self._maps) == 1:

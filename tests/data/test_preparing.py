@@ -224,11 +224,12 @@ def in_memory(split):
     return Split(split.name, np.asarray(split.ids), split.source, split.tokenizer)
 
 
-@pytest.mark.parametrize("in_memory", [0, 1000])
+@pytest.mark.parametrize(("in_memory", "if_small"), [(0, 0), (1000, 0), (0, 1000)])
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.data())
-def test_sharded_ids_index_like_an_array(in_memory, sizes, data):
+def test_sharded_ids_index_like_an_array(in_memory, if_small, sizes, data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxlm.data.shards.IN_MEMORY", in_memory)
+        patch.setattr("jaxlm.data.shards.IN_MEMORY_IF_SMALL", if_small)
         check_sharded_ids(sizes, data)
 
 
