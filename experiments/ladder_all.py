@@ -1,0 +1,224 @@
+"""Compare all models at three million parameters: quality for equal epochs and for equal minutes.
+
+Command    python experiments/ladder_all.py [folder of corpora] [--texts ptb] [--budgets epochs]
+Hardware   two CPU cores; all runs of the budget `minutes` on one machine, with nothing beside them
+Minutes    equal minutes: 12 x 10 a text and seed; equal epochs: 200 to 400 a text
+Expected   experiments/ladder_all.md, which this file writes from experiments/ladder_all.json; so far
+           only the 5-gram was run
+Published  at 13M on PTB: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
+
+A run takes the flags of its model, of its text and of its budget. `--params 3M` chooses the widths.
+On PTB the embedding is tied to an adaptive softmax; of Journey to the West every character is
+predicted by a softmax over all characters. Test is measured on the parameters with the best
+validation loss. A result is put into experiments/ladder_all.json as soon as its run ends, so that a
+later call goes on with the runs that are missing; a run that was interrupted is resumed.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from commands import call, find_corpus
+from reproduce import hardware, minutes
+
+import jaxlm
+
+RESULTS = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).with_suffix(".md")
+STREAMS = "--batch-size 20 --bptt 35 --warmup-steps 300 --clip 1 --schedule cosine"
+# The new word and the memory share the state of a layer without gates, or of a layer whose units do
+# not see each other. A link past the layer keeps the word.
+DEEP = f"--residual --layer-norm --optimizer adamw --weight-decay 0.05 {STREAMS}"
+MODELS = {
+    "ngram": "--order 5",
+    # The NPLM reads windows in any order; the other models read streams. Validation perplexity of
+    # other NPLM settings on PTB (KN5 has 148.0):
+    # - 800 units, dropout 0.3: 153.1, increasing from the sixth of eight epochs on;
+    # - 800 units, dropout 0.5: 150.1;
+    # - 400 units, dropout 0.5, weight decay 0.3: 8% worse.
+    "nplm": "--embedding-size 240 --n-step 5 --dropout 0.5 --optimizer adamw --weight-decay 0.05 "
+    "--lr 2e-3 --batching windows --batch-size 512 --clip 1 --schedule cosine",
+    "modern-nplm": "--embedding-size 200 --n-step 15 --far-windows 4 --far-size 10 --num-layers 4 "
+    f"--dropout 0.4 --lr 2e-3 {STREAMS}",
+    "rnn": "--num-layers 2 --timescale 50 --init-scale 0.05 --dropout 0.2 --dropout-output 0.4 "
+    f"--lr 2e-3 {DEEP}",
+    "gru": f"--embedding-size 200 --init-scale 0.1 --dropout 0.4 --lr 3e-3 {STREAMS}",
+    "lstm": f"--embedding-size 200 --init-scale 0.1 --dropout 0.4 --lr 3e-3 {STREAMS}",
+    "mogrifier": f"--embedding-size 200 --init-scale 0.1 --dropout 0.4 --lr 2e-3 {STREAMS}",
+    "mingru": f"--num-layers 3 --dropout 0.3 --lr 2e-3 {DEEP}",
+    "minlstm": f"--num-layers 3 --dropout 0.3 --lr 2e-3 {DEEP}",
+    "paragru": f"--num-layers 3 --dropout 0.3 --lr 2e-3 {DEEP}",
+    "paralstm": f"--num-layers 3 --dropout 0.3 --lr 2e-3 {DEEP}",
+    "transformer": f"--num-layers 4 --n-step 70 --dropout 0.3 --lr 1e-3 {STREAMS}",
+}
+"""The flags of each model, for both texts."""
+NAMES = {"ngram": "5-gram (KN)", "nplm": "NPLM", "modern-nplm": "modern NPLM", "rnn": "Elman RNN"}
+NAMES |= {"gru": "GRU", "lstm": "LSTM", "mogrifier": "Mogrifier LSTM", "mingru": "minGRU"}
+NAMES |= {"minlstm": "minLSTM", "paragru": "ParaGRU", "paralstm": "ParaLSTM"}
+NAMES |= {"transformer": "Transformer"}
+
+
+class Text(NamedTuple):
+    """A text: its path below the folder of corpora, the flags of networks, and its unit."""
+
+    title: str
+    path: str
+    reading: str
+    network: str
+    unit: str
+
+
+TEXTS = {
+    "ptb": Text(
+        "Penn Treebank by words",
+        "ptb",
+        "",
+        "--tied --softmax adaptive --cutoffs 2000 5000 --drop-state 0",
+        "perplexity",
+    ),
+    "xiyouji": Text(
+        "Journey to the West by characters",
+        "xiyouji/input.txt",
+        "--tokens chars",
+        "--tied --drop-state 0",
+        "bits per character",
+    ),
+}
+BUDGETS = {"epochs": "--epochs 8", "minutes": "--max-minutes 10"}
+
+
+def train(text: str, budget: str, model: str, seed: int, folder: Path | None) -> dict[str, Any]:
+    """Train a model, or resume it, and return its row of ladder_all.json."""
+    chosen = TEXTS[text]
+    out = Path(f"runs/ladder-{text}-{budget}-{model}-{seed}")
+    corpus = find_corpus(chosen.path, folder)
+    flags = f"--model {model} --corpus {corpus} {chosen.reading} {MODELS[model]} --out {out}"
+    if model != "ngram":
+        flags += f" {chosen.network} --params 3M {BUDGETS[budget]} --seed {seed} --no-report"
+    if (out / "config.json").exists():
+        flags += " --resume"
+    print("$ python -m jaxlm.train", flags, flush=True)
+    began = time.perf_counter()
+    call(f"-m jaxlm.train {flags}".split())
+    spent = (time.perf_counter() - began) / 60
+    run = jaxlm.load(out)
+    row = {"text": text, "budget": budget, "model": model, "seed": seed}
+    for split in ("valid", "test"):
+        row[split] = round(float(jaxlm.perplexity(run, split)), 4)
+    if model != "ngram":
+        last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+        spent = minutes(out)
+        row |= {
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
+            "epochs": last["epoch"],
+        }
+    about = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "jax": jax.__version__}
+    return row | {"minutes": round(spent, 2)} | about
+
+
+def read_results() -> list[dict[str, Any]]:
+    """Return the rows of ladder_all.json."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Put a row into ladder_all.json, in the place of the row of the same run."""
+    order = {name: index for names in (TEXTS, BUDGETS, MODELS) for index, name in enumerate(names)}
+
+    def place(row: dict[str, Any]) -> tuple[int, ...]:
+        return *(order[row[key]] for key in ("text", "budget", "model")), row["seed"]
+
+    rows = [other for other in read_results() if place(other) != place(row)] + [row]
+    RESULTS.write_text(json.dumps(sorted(rows, key=place), indent=1) + "\n")
+
+
+def quality(rows: list[dict[str, Any]], split: str) -> list[float]:
+    """Return the perplexity of each row, or its bits per character."""
+    values = [row[split] for row in rows]
+    if TEXTS[rows[0]["text"]].unit == "perplexity":
+        return values
+    return [math.log2(value) for value in values]
+
+
+def table(text: str, budget: str) -> list[str]:
+    """Return a table of the runs of a text and a budget, as lines of Markdown."""
+    digits = 2 if TEXTS[text].unit == "perplexity" else 3
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in read_results():
+        # Counting has no epochs, and takes seconds.
+        if row["text"] == text and (row["budget"] == budget or row["model"] == "ngram"):
+            found.setdefault(row["model"], []).append(row)
+    networks = [row for rows in found.values() for row in rows if row["model"] != "ngram"]
+    if not networks:
+        return []
+    machines = ", ".join(sorted({row["hardware"] for row in networks}))
+    dates = sorted({row["date"] for row in networks})
+    lines = [
+        f"## {TEXTS[text].title}, equal {budget}\n",
+        f"`{BUDGETS[budget]}`; {TEXTS[text].unit}, mean and standard deviation of the seeds; "
+        f"{machines}; {dates[0]} to {dates[-1]}.\n",
+        "| model | parameters | valid | test | seeds | epochs | seconds an epoch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model in filter(found.__contains__, MODELS):
+        rows = found[model]
+        cells = [f"{rows[0]['parameters']:,}" if "parameters" in rows[0] else ""]
+        for split in ("valid", "test"):
+            values = quality(rows, split)
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+        cells.append(str(len(rows)))
+        epochs = [row["epochs"] for row in rows if "epochs" in row]
+        cells.append(f"{statistics.mean(epochs):.1f}" if epochs else "")
+        seconds = statistics.mean(60 * row["minutes"] / row.get("epochs", 1) for row in rows)
+        cells.append(f"{seconds:.0f}")
+        lines.append(f"| {NAMES[model]} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def write_page() -> None:
+    """Write ladder_all.md from ladder_all.json."""
+    lines = [
+        "# The ladder at three million parameters\n",
+        "`python experiments/ladder_all.py` has the settings and continues the runs. `--params 3M` "
+        "chooses the widths. An epoch's seconds contain its validation, and count only within a "
+        "table whose runs had the cores for themselves (equal minutes).\n",
+    ]
+    for text in TEXTS:
+        for budget in BUDGETS:
+            lines += table(text, budget)
+    PAGE.write_text("\n".join(lines))
+
+
+def main() -> None:
+    """Train the runs that are missing, and write experiments/ladder_all.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--texts", nargs="+", choices=list(TEXTS), default=list(TEXTS))
+    parser.add_argument("--budgets", nargs="+", choices=list(BUDGETS), default=list(BUDGETS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    options = parser.parse_args()
+    done = {(row["text"], row["budget"], row["model"], row["seed"]) for row in read_results()}
+    for text in options.texts:
+        for budget in options.budgets:
+            for seed in options.seeds:
+                for model in options.models:
+                    # Counting has no seed and no budget.
+                    once = (budget, seed) != ("epochs", 0) and model == "ngram"
+                    if options.page or once or (text, budget, model, seed) in done:
+                        continue
+                    keep(train(text, budget, model, seed, options.folder))
+                    write_page()
+    write_page()
+    print(PAGE.read_text())
+
+
+if __name__ == "__main__":
+    main()
