@@ -3,8 +3,8 @@
 Command    python experiments/ladder_all.py [folder of corpora] [--texts ptb] [--budgets epochs]
 Hardware   two CPU cores; all runs of the budget `minutes` on one machine, with nothing beside them
 Minutes    equal minutes: 12 x 10 a text and seed; equal epochs: 200 to 400 a text
-Expected   experiments/ladder_all.md, which this file writes from experiments/ladder_all.json; so far
-           only the 5-gram was run
+Expected   experiments/ladder_all.md, which this file writes from experiments/ladder_all.json; so
+           far only the 5-gram was run
 Published  at 13M on PTB: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
 
 A run takes the flags of its model, of its text and of its budget. `--params 3M` chooses the widths.
