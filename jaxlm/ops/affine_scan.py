@@ -184,7 +184,16 @@ def solve(matrices: Matrices, a: jax.Array, b: jax.Array, first: jax.Array) -> j
 
 
 def parallel_solve(matrices: Matrices, a: jax.Array, b: jax.Array, first: jax.Array) -> jax.Array:
-    """Return the result of `solve`, by an associative scan. The arguments are those of `solve`."""
+    """Return v_t = A_t v_{t-1} + b_t for every time step, by an associative scan.
+
+    The values are those of `solve`, up to the order of summation.
+
+    Args:
+      matrices: the arithmetic of A and v.
+      a: A of each time step, with a leading axis T.
+      b: b of each time step.
+      first: v_0.
+    """
     Pair = tuple[jax.Array, jax.Array]
 
     def compose(one: Pair, two: Pair) -> Pair:
