@@ -5,7 +5,8 @@ Hardware   any; the table names it (CPU, or the GPU that both frameworks find)
 Minutes    20 on two cores with --dtypes float32 --growth; 1 with --only small --tasks step as well
 Expected   geometric means, x PyTorch: RESULTS.md (AVX2, float32, PyTorch as it is started): step
            1.23, evaluation 1.29, generation 3.9; RESULTS-avx512.md (the faster PyTorch):
-           step 1.24 and 1.11, evaluation 1.19 and 0.93, generation 4.4 and 4.9 (float32 and bfloat16)
+           step 1.24 and 1.11, evaluation 1.19 and 0.93, generation 4.4 and 4.9 (float32,
+           bfloat16)
 Published  none
 
 PATH is a Python that has torch; the default is this Python. Three tasks are timed for each shape:
