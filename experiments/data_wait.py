@@ -3,8 +3,8 @@
 Command    python experiments/data_wait.py
 Hardware   any; nothing else should run on its cores
 Minutes    3
-Expected   each ratio between 0.96 and 1.04 on shared cores; 0.935 for windows of 2,000 small shards
-           of more than 2**28 tokens in all, which are not read into one array
+Expected   0.988 to 0.997 on two cores (AMD EPYC with AVX-512, 2026-11-30); 0.935 to 0.957 for
+           windows of 2,000 small shards that are too large together to be read into one array
 Published  none
 
 A text of 2,000 small files is prepared as memory-mapped shards. A small model is trained on it, as

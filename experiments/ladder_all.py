@@ -1,13 +1,15 @@
 """Compare all models at three million parameters: quality for equal epochs and for equal minutes.
 
 Command    python experiments/ladder_all.py [folder of corpora] [--texts ptb] [--budgets epochs]
-Hardware   two CPU cores; all runs of the budget `minutes` on one machine, with nothing beside them
-Minutes    equal minutes: 12 x 10 a text and seed; equal epochs: 200 to 400 a text
+Hardware   two CPU cores; seed 0 of the budget `minutes` on one machine, with nothing beside it
+Minutes    equal minutes: 11 x 6 a text and seed; equal epochs: 200 to 400 a text
 Expected   experiments/ladder_all.md, which this file writes from experiments/ladder_all.json; so
            far only the 5-gram was run
 Published  at 13M on PTB: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
 
 A run takes the flags of its model, of its text and of its budget. `--params 3M` chooses the widths.
+With equal minutes, seed 0 has the minutes, and the other seeds take as many steps as seed 0 took:
+they need no machine of the same speed.
 On PTB the embedding is tied to an adaptive softmax; of Journey to the West every character is
 predicted by a softmax over all characters. Test is measured on the parameters with the best
 validation loss. A result is put into experiments/ladder_all.json as soon as its run ends, so that a
@@ -24,12 +26,14 @@ from typing import Any, NamedTuple
 
 import jax
 from commands import call, find_corpus
+from matplotlib.figure import Figure
 from reproduce import hardware, minutes
 
 import jaxlm
 
 RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_suffix(".md")
+PICTURE = Path(__file__).with_suffix(".png")
 STREAMS = "--batch-size 20 --bptt 35 --warmup-steps 300 --clip 1 --schedule cosine"
 # The new word and the memory share the state of a layer without gates, or of a layer whose units do
 # not see each other. A link past the layer keeps the word.
@@ -61,6 +65,8 @@ NAMES = {"ngram": "5-gram (KN)", "nplm": "NPLM", "modern-nplm": "modern NPLM", "
 NAMES |= {"gru": "GRU", "lstm": "LSTM", "mogrifier": "Mogrifier LSTM", "mingru": "minGRU"}
 NAMES |= {"minlstm": "minLSTM", "paragru": "ParaGRU", "paralstm": "ParaLSTM"}
 NAMES |= {"transformer": "Transformer"}
+WITHOUT_LOOP = ("nplm", "modern-nplm", "mingru", "minlstm", "transformer")
+"""Networks that train without a loop over time."""
 
 
 class Text(NamedTuple):
@@ -89,7 +95,18 @@ TEXTS = {
         "bits per character",
     ),
 }
-BUDGETS = {"epochs": "--epochs 8", "minutes": "--max-minutes 10"}
+BUDGETS = {"epochs": "--epochs 8", "minutes": "--epochs 40 --max-minutes 6"}
+
+
+def budget_flags(text: str, budget: str, model: str, seed: int) -> str:
+    """Return the flags of a budget. A later seed of the budget `minutes` repeats seed 0's steps."""
+    if budget == "epochs" or seed == 0:
+        return BUDGETS[budget]
+    first = (text, budget, model, 0)
+    for row in read_results():
+        if (row["text"], row["budget"], row["model"], row["seed"]) == first:
+            return f"--steps {row['steps']}"
+    raise SystemExit(f"{model}: run seed 0 of the budget {budget} first")
 
 
 def train(text: str, budget: str, model: str, seed: int, folder: Path | None) -> dict[str, Any]:
@@ -99,7 +116,8 @@ def train(text: str, budget: str, model: str, seed: int, folder: Path | None) ->
     corpus = find_corpus(chosen.path, folder)
     flags = f"--model {model} --corpus {corpus} {chosen.reading} {MODELS[model]} --out {out}"
     if model != "ngram":
-        flags += f" {chosen.network} --params 3M {BUDGETS[budget]} --seed {seed} --no-report"
+        flags += f" {chosen.network} --params 3M --seed {seed} --no-report"
+        flags += f" {budget_flags(text, budget, model, seed)}"
     if (out / "config.json").exists():
         flags += " --resume"
     print("$ python -m jaxlm.train", flags, flush=True)
@@ -116,6 +134,7 @@ def train(text: str, budget: str, model: str, seed: int, folder: Path | None) ->
         row |= {
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
             "epochs": last["epoch"],
+            "steps": last["step"],
         }
     about = {"hardware": hardware(), "date": time.strftime("%Y-%m-%d"), "jax": jax.__version__}
     return row | {"minutes": round(spent, 2)} | about
@@ -143,6 +162,14 @@ def quality(rows: list[dict[str, Any]], split: str) -> list[float]:
     if TEXTS[rows[0]["text"]].unit == "perplexity":
         return values
     return [math.log2(value) for value in values]
+
+
+def seconds_of_epoch(rows: list[dict[str, Any]]) -> float:
+    """Return the seconds of an epoch of seed 0, which with equal minutes has the cores alone.
+
+    Counting has no epochs: its seconds are those of the whole run.
+    """
+    return 60 * rows[0]["minutes"] / rows[0].get("epochs", 1)
 
 
 def table(text: str, budget: str) -> list[str]:
@@ -175,8 +202,7 @@ def table(text: str, budget: str) -> list[str]:
         cells.append(str(len(rows)))
         epochs = [row["epochs"] for row in rows if "epochs" in row]
         cells.append(f"{statistics.mean(epochs):.1f}" if epochs else "")
-        seconds = statistics.mean(60 * row["minutes"] / row.get("epochs", 1) for row in rows)
-        cells.append(f"{seconds:.0f}")
+        cells.append(f"{seconds_of_epoch(rows):.0f}")
         lines.append(f"| {NAMES[model]} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -187,12 +213,60 @@ def write_page() -> None:
         "# The ladder at three million parameters\n",
         "`python experiments/ladder_all.py` has the settings and continues the runs. `--params 3M` "
         "chooses the widths. An epoch's seconds contain its validation, and count only within a "
-        "table whose runs had the cores for themselves (equal minutes).\n",
+        "table whose runs had the cores for themselves (equal minutes, seed 0).\n",
     ]
+    if PICTURE.exists():
+        lines.append(f"![quality against the seconds of an epoch]({PICTURE.name})\n")
     for text in TEXTS:
         for budget in BUDGETS:
             lines += table(text, budget)
     PAGE.write_text("\n".join(lines))
+
+
+def points(text: str) -> list[tuple[str, float, float, float]]:
+    """Return (model, seconds an epoch, test quality, its deviation) after equal minutes.
+
+    The seconds are those of seed 0, which had the cores for itself; counting has no epochs, and its
+    seconds are those of the whole run. The deviation is 0 with one seed.
+    """
+    found = []
+    for model in MODELS:
+        rows = [
+            row
+            for row in read_results()
+            if (row["text"], row["model"]) == (text, model)
+            and (row["budget"] == "minutes" or model == "ngram")
+        ]
+        if rows:
+            values = quality(rows, "test")
+            seconds = seconds_of_epoch(rows)
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            found.append((model, seconds, statistics.mean(values), spread))
+    return found
+
+
+def draw() -> None:
+    """Draw quality against the seconds of an epoch, a panel for each text, into ladder_all.png."""
+    drawn = {text: points(text) for text in TEXTS}
+    drawn = {text: found for text, found in drawn.items() if len(found) > 1}
+    if not drawn:
+        return
+    figure = Figure(figsize=(5.4 * len(drawn), 3.9), layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axes, (text, found) in zip(panels, drawn.items(), strict=True):
+        for model, seconds, value, spread in found:
+            color, mark = ("#c26a1f", "s") if model in WITHOUT_LOOP else ("#1f5aa6", "o")
+            color, mark = ("black", "^") if model == "ngram" else (color, mark)
+            axes.errorbar(seconds, value, yerr=spread or None, fmt=mark, color=color, capsize=3)
+            axes.annotate(
+                NAMES[model], (seconds, value), (5, 4), textcoords="offset points", fontsize=8
+            )
+        axes.set(xscale="log", xlabel="seconds of an epoch on two cores (counting: of all)")
+        axes.set(ylabel=f"test, {TEXTS[text].unit} (lower is better)", title=TEXTS[text].title)
+        axes.margins(x=0.18, y=0.1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("circles: a loop over time; squares: none; triangle: counting", fontsize=9)
+    figure.savefig(PICTURE, dpi=150)
 
 
 def main() -> None:
@@ -217,6 +291,7 @@ def main() -> None:
                     keep(train(text, budget, model, seed, options.folder))
                     write_page()
     write_page()
+    draw()
     print(PAGE.read_text())
 
 

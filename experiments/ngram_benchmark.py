@@ -5,7 +5,8 @@ Hardware   two CPU cores (AMD EPYC with AVX-512)
 Minutes    1
 Expected   PTB test 148.28 at order 3, 141.19 at order 5; PTB order 5 in 0.56 s and 287 MB (lmplz
            in the same run 1.12 s), scored in 0.06 s; WikiText-2 order 5 in 1.73 s and 422 MB (lmplz
-           2.85 s); Python and JAX are 187 MB of each
+           2.85 s); Python and JAX are 187 MB of each; lmplz gets `-S 400M`, and takes 117 and
+           147 MB of it
 Published  KenLM: 148.28 and 141.19; lmplz on two cores of this kind 1.4 s and 418 MB, and 2.6 s and
            450 MB
 
