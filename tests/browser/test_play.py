@@ -28,7 +28,7 @@ from jaxlm.runs.starts import WARM_START
 LETTERS = "abcdefghijk"
 CHARACTERS = Characters(Vocabulary((*LETTERS, UNK, "\n"), unk=UNK, start="\n"))
 TEXT = "abcabc\nkjihg?fed\nabcab"
-CELLS = ("rnn", "gru", "lstm", "mingru", "minlstm")
+CELLS = ("rnn", "gru", "lstm", "mingru", "minlstm", "paragru", "paralstm")
 # The variants whose mathematics the page has.
 FEATURES = {
     "recurrent": (

@@ -126,9 +126,11 @@ def test_training_continues_after_its_terminal_is_closed(tmp_path):
 
 
 def test_ctrl_c_during_imports_prints_no_traceback():
-    # SIGINT comes while the command imports its first library.
+    # SIGINT comes while the command imports its first library. The handler is set here, because a
+    # shell starts a job in the background with SIGINT ignored, and Python leaves it ignored.
     code = (
         "import sys, signal, runpy, threading;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
         "sys.meta_path.insert(0, type('Stop', (), {'find_spec': staticmethod(lambda name, *rest:"
         " signal.raise_signal(signal.SIGINT) if name == 'tyro' else None)}));"
         "sys.argv = ['jaxlm.predict', 'run'];"

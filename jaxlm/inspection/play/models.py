@@ -18,6 +18,8 @@ from jaxlm.models.cells import (
     LSTMCell,
     MinGRUCell,
     MinLSTMCell,
+    ParaGRUCell,
+    ParaLSTMCell,
 )
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.ngram import NGram
@@ -27,7 +29,10 @@ from jaxlm.ngrams.tables import Tables
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import Start, start_of
 
-PLAYABLE = "it runs ngram, nplm, rnn, gru, lstm, mingru and minlstm, with a full softmax"
+PLAYABLE = (
+    "it runs ngram, nplm, rnn, gru, lstm, mingru, minlstm, paragru and paralstm, with a full "
+    "softmax"
+)
 # The cells that models.js has, by their name there.
 CELL_NAMES: dict[type[Cell], str] = {
     ElmanCell: "rnn",
@@ -35,6 +40,8 @@ CELL_NAMES: dict[type[Cell], str] = {
     LSTMCell: "lstm",
     MinGRUCell: "mingru",
     MinLSTMCell: "minlstm",
+    ParaGRUCell: "paragru",
+    ParaLSTMCell: "paralstm",
 }
 # The settings of the output layer with which it is logits of one matrix and a bias.
 FULL = ("full", "sampled")

@@ -47,6 +47,13 @@ const Models = (() => {
     return y;
   }
 
+  /** Returns (h, h, ..., 1) K for a vector K: the product with h is elementwise up to `width`. */
+  function elementwise(h, kernel, width) {
+    const y = new Float32Array(kernel.length);
+    for (let i = 0; i < y.length; i++) y[i] = (i < width ? h[i % h.length] : 1) * kernel[i];
+    return y;
+  }
+
   /** Returns the features with mean 0 and variance 1, scaled and shifted. */
   function layerNorm(x, norm) {
     let mean = 0;
@@ -67,7 +74,8 @@ const Models = (() => {
   }
 
   // A cell: x = W x + b and u = U h (and its bias) hold every gate in order, `size` numbers each.
-  // u is null if the cell has no U. `step` returns the new carry, h first.
+  // u is null if the cell has no U. A cell whose U is a vector may have weights after the gates in u.
+  // `step` returns the new carry, h first.
   const CELLS = {
     rnn: {
       carry: ["h"],
@@ -126,6 +134,35 @@ const Models = (() => {
           next[i] = forget * h[i] + (1 - forget) * positive(x[2 * size + i]);
         }
         return [next];
+      },
+    },
+    paragru: {
+      carry: ["h"],
+      step(x, u, [h], size) {
+        const next = new Float32Array(size);
+        for (let i = 0; i < size; i++) {
+          const reset = sigmoid(x[i] + u[i]);
+          const update = sigmoid(x[size + i] + u[size + i]);
+          const candidate = Math.tanh(x[2 * size + i] + reset * u[2 * size + i]);
+          next[i] = (1 - update) * h[i] + update * candidate;
+        }
+        return [next];
+      },
+    },
+    paralstm: {
+      carry: ["h", "c"],
+      step(x, u, [, c], size) {
+        const next = new Float32Array(size);
+        const cell = new Float32Array(size);
+        // The last 2 * size numbers of u are the peepholes of the forget gate and of the output gate.
+        for (let i = 0; i < size; i++) {
+          const forget = sigmoid(x[i] + u[i] + u[3 * size + i] * c[i]);
+          const candidate = Math.tanh(x[size + i] + u[size + i]);
+          cell[i] = forget * c[i] + (1 - forget) * candidate;
+          const output = sigmoid(x[2 * size + i] + u[2 * size + i] + u[4 * size + i] * cell[i]);
+          next[i] = output * Math.tanh(cell[i]);
+        }
+        return [next, cell];
       },
     },
   };
@@ -187,13 +224,20 @@ const Models = (() => {
         const bias = arrays[`${name}/input/bias`];
         const input = affine(x, arrays[`${name}/input/kernel`], bias, bias.length);
         const kernel = arrays[`${name}/recurrent/kernel`];
-        const recurrentBias = arrays[`${name}/recurrent/bias`] || null;
-        const u = kernel ? affine(before[0], kernel, recurrentBias, bias.length) : null;
+        const u = kernel ? this.recurrent(before[0], name, kernel, bias.length) : null;
         const after = this.cell.step(input, u, before, size);
         h = spec.residual && h.length === size ? sum(h, after[0]) : after[0];
         return after;
       });
       return { carry, hidden: spec.layer_norm ? layerNorm(h, this.norm(spec.layers.length)) : h };
+    }
+
+    /** Returns u = h U (and its bias), for U a matrix, or a vector if a unit reads no other unit. */
+    recurrent(h, name, kernel, width) {
+      const bias = this.arrays[`${name}/recurrent/bias`] || null;
+      if (kernel.length === h.length * width) return affine(h, kernel, bias, width);
+      const u = elementwise(h, kernel, width);
+      return bias ? sum(u, bias) : u;
     }
 
     next(state) {
