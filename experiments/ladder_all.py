@@ -3,8 +3,8 @@
 Command    python experiments/ladder_all.py [folder of corpora] [--texts ptb] [--budgets epochs]
 Hardware   two CPU cores; seed 0 of the budget `minutes` on one machine, with nothing beside it
 Minutes    equal minutes: 11 x 6 a text and seed; equal epochs: 200 to 400 a text
-Expected   experiments/ladder_all.md, which this file writes from experiments/ladder_all.json; so
-           far only the 5-gram was run
+Expected   experiments/ladder_all.md and ladder_all.png, which this file makes from
+           experiments/ladder_all.json; so far PTB with equal minutes and seed 0 was run
 Published  at 13M on PTB: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
 
 A run takes the flags of its model, of its text and of its budget. `--params 3M` chooses the widths.
@@ -65,6 +65,7 @@ NAMES = {"ngram": "5-gram (KN)", "nplm": "NPLM", "modern-nplm": "modern NPLM", "
 NAMES |= {"gru": "GRU", "lstm": "LSTM", "mogrifier": "Mogrifier LSTM", "mingru": "minGRU"}
 NAMES |= {"minlstm": "minLSTM", "paragru": "ParaGRU", "paralstm": "ParaLSTM"}
 NAMES |= {"transformer": "Transformer"}
+NETWORKS = {model: name for model, name in NAMES.items() if model != "ngram"}
 WITHOUT_LOOP = ("nplm", "modern-nplm", "mingru", "minlstm", "transformer")
 """Networks that train without a loop over time."""
 
@@ -208,6 +209,19 @@ def table(text: str, budget: str) -> list[str]:
     return [*lines, ""]
 
 
+def missing() -> list[str]:
+    """Return lines of Markdown that name the networks without a run, by text and budget."""
+    done = {(row["text"], row["budget"], row["model"]) for row in read_results()}
+    lines = []
+    for text, chosen in TEXTS.items():
+        for budget in BUDGETS:
+            names = [name for m, name in NETWORKS.items() if (text, budget, m) not in done]
+            if names:
+                who = "all" if len(names) == len(NETWORKS) else ", ".join(names)
+                lines.append(f"- {chosen.title}, equal {budget}: {who}")
+    return ["## Networks that were not run yet\n", *lines, ""] if lines else []
+
+
 def write_page() -> None:
     """Write ladder_all.md from ladder_all.json."""
     lines = [
@@ -221,6 +235,7 @@ def write_page() -> None:
     for text in TEXTS:
         for budget in BUDGETS:
             lines += table(text, budget)
+    lines += missing()
     PAGE.write_text("\n".join(lines))
 
 
