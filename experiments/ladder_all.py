@@ -339,8 +339,8 @@ def main() -> None:
                         continue
                     keep(train(text, budget, model, seed, options.folder))
                     write_page()
-    write_page()
     draw()
+    write_page()
     print(PAGE.read_text())
 
 

@@ -73,6 +73,21 @@ const Models = (() => {
     return y;
   }
 
+  /** Returns a GRU whose new h is mix(update, candidate, h), unit by unit. */
+  const gatedUnit = (mix) => ({
+    carry: ["h"],
+    step(x, u, [h], size) {
+      const next = new Float32Array(size);
+      for (let i = 0; i < size; i++) {
+        const reset = sigmoid(x[i] + u[i]);
+        const update = sigmoid(x[size + i] + u[size + i]);
+        const candidate = Math.tanh(x[2 * size + i] + reset * u[2 * size + i]);
+        next[i] = mix(update, candidate, h[i]);
+      }
+      return [next];
+    },
+  });
+
   // A cell: x = W x + b and u = U h (and its bias) hold every gate in order, `size` numbers each.
   // u is null if the cell has no U. A cell whose U is a vector may have weights after the gates in u.
   // `step` returns the new carry, h first.
@@ -85,19 +100,7 @@ const Models = (() => {
         return [next];
       },
     },
-    gru: {
-      carry: ["h"],
-      step(x, u, [h], size) {
-        const next = new Float32Array(size);
-        for (let i = 0; i < size; i++) {
-          const reset = sigmoid(x[i] + u[i]);
-          const update = sigmoid(x[size + i] + u[size + i]);
-          const candidate = Math.tanh(x[2 * size + i] + reset * u[2 * size + i]);
-          next[i] = (1 - update) * candidate + update * h[i];
-        }
-        return [next];
-      },
-    },
+    gru: gatedUnit((update, candidate, h) => (1 - update) * candidate + update * h),
     lstm: {
       carry: ["h", "c"],
       step(x, u, [h, c], size) {
@@ -136,19 +139,7 @@ const Models = (() => {
         return [next];
       },
     },
-    paragru: {
-      carry: ["h"],
-      step(x, u, [h], size) {
-        const next = new Float32Array(size);
-        for (let i = 0; i < size; i++) {
-          const reset = sigmoid(x[i] + u[i]);
-          const update = sigmoid(x[size + i] + u[size + i]);
-          const candidate = Math.tanh(x[2 * size + i] + reset * u[2 * size + i]);
-          next[i] = (1 - update) * h[i] + update * candidate;
-        }
-        return [next];
-      },
-    },
+    paragru: gatedUnit((update, candidate, h) => (1 - update) * h + update * candidate),
     paralstm: {
       carry: ["h", "c"],
       step(x, u, [, c], size) {
