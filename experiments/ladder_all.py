@@ -110,15 +110,26 @@ def budget_flags(text: str, budget: str, model: str, seed: int) -> str:
     raise SystemExit(f"{model}: run seed 0 of the budget {budget} first")
 
 
-def train(text: str, budget: str, model: str, seed: int, folder: Path | None) -> dict[str, Any]:
-    """Train a model, or resume it, and return its row of ladder_all.json."""
-    chosen = TEXTS[text]
-    out = Path(f"runs/ladder-{text}-{budget}-{model}-{seed}")
+def train(
+    model: str, chosen: Text, budget: str, seed: int, out: Path, folder: Path | None
+) -> dict[str, Any]:
+    """Train a model, or resume it, and return what a table says of its run.
+
+    Args:
+      model: name of the model, a key of MODELS.
+      chosen: the text.
+      budget: flags of the length of the training.
+      seed: seed of the run.
+      out: folder of the run.
+      folder: folder that holds the corpora; None to fetch the text.
+    Returns:
+      Perplexities of validation and test, minutes, hardware, date and version of jax; of a network
+      also the number of parameters, of epochs and of steps.
+    """
     corpus = find_corpus(chosen.path, folder)
     flags = f"--model {model} --corpus {corpus} {chosen.reading} {MODELS[model]} --out {out}"
     if model != "ngram":
-        flags += f" {chosen.network} --params 3M --seed {seed} --no-report"
-        flags += f" {budget_flags(text, budget, model, seed)}"
+        flags += f" {chosen.network} --params 3M --seed {seed} --no-report {budget}"
     if (out / "config.json").exists():
         flags += " --resume"
     print("$ python -m jaxlm.train", flags, flush=True)
@@ -126,9 +137,9 @@ def train(text: str, budget: str, model: str, seed: int, folder: Path | None) ->
     call(f"-m jaxlm.train {flags}".split())
     spent = (time.perf_counter() - began) / 60
     run = jaxlm.load(out)
-    row = {"text": text, "budget": budget, "model": model, "seed": seed}
-    for split in ("valid", "test"):
-        row[split] = round(float(jaxlm.perplexity(run, split)), 4)
+    row: dict[str, Any] = {
+        split: round(float(jaxlm.perplexity(run, split)), 4) for split in ("valid", "test")
+    }
     if model != "ngram":
         records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         last = [record for record in records if record["split"] == "train"][-1]
@@ -337,7 +348,10 @@ def main() -> None:
                     once = (budget, seed) != ("epochs", 0) and model == "ngram"
                     if options.page or once or (text, budget, model, seed) in done:
                         continue
-                    keep(train(text, budget, model, seed, options.folder))
+                    out = Path(f"runs/ladder-{text}-{budget}-{model}-{seed}")
+                    flags = budget_flags(text, budget, model, seed)
+                    row = {"text": text, "budget": budget, "model": model, "seed": seed}
+                    keep(row | train(model, TEXTS[text], flags, seed, out, options.folder))
                     write_page()
     draw()
     write_page()

@@ -234,6 +234,9 @@ def parse_adaptation(command: Command) -> "Adaptation | None":
         return None
     from jaxlm.evaluation.adaptation import Adaptation
 
+    if command.dynamic and command.dynamic_rule == "none":
+        why = "evaluates without `dynamic`: leave both out, or choose another rule"
+        raise SettingError("dynamic_rule", command.dynamic_rule, why)
     text = command.temperature or "1"
     try:
         temperature = None if text == "auto" else float(text)

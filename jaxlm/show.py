@@ -84,6 +84,9 @@ class Command:
     """Date at the foot of the page (none: today, or that of SOURCE_DATE_EPOCH)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
+    checkpoint_folder: str | None = None
+    """Where the checkpoints are, if they were trained with --checkpoint-folder (none: in the run's
+    folder)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,11 +111,15 @@ def main(argv: Sequence[str]) -> int:
         check_ending(command.data)
     if command.figure is not None:
         check_figure(command.figure, out)
-        if command.data is not None:
-            raise SettingError("data", command.data, "has no effect with `figure`: leave it out")
+        for name in ("data", "date"):
+            if (value := getattr(command, name)) is not None:
+                raise SettingError(name, value, "has no effect with `figure`: leave it out")
+        if command.figure not in READING and (text is not None or command.text is not None):
+            why = f"needs no text: leave out {command.text or 'the text'}"
+            raise SettingError("figure", command.figure, why)
     date = date_of(command.date)
     load_plugin(command.plugin)
-    runs = [load(folder, cli.say) for folder in folders]
+    runs = [load(path, cli.say, checkpoint_folder=command.checkpoint_folder) for path in folders]
     if command.play:
         return write_play(command, runs, text, out, {"command": command_line(argv), "date": date})
     if command.figure is not None:

@@ -241,10 +241,14 @@ def main(argv: Sequence[str]) -> int:
     # Before a large text is read.
     config.check_ranges()
     text = _read_text(command, config, start_run)
-    given = _given(argv)
-    width = getattr(command.network, "hidden_size", None) if "hidden_size" in given else None
+    given = cli.given_flags(network_class(start.model), argv)
+    for name in ("hidden_size", "num_layers"):
+        if name in given and config.network.get("layer_sizes"):
+            why = "has no effect with `layer_sizes`: leave one of them out"
+            raise SettingError(name, config.network[name], why)
+    sizes = _given_sizes(command, argv, given)
     held = _held_run(start.model, command, text)
-    adapted, note = _config_of_text(choice, command, text, held, width)
+    adapted, note = _config_of_text(choice, command, text, held, sizes)
     if adapted is not None:
         command = _parse(adapted, argv)
         config = replace(config_of(adapted.model, command, {}), about=config.about)
@@ -254,8 +258,7 @@ def main(argv: Sequence[str]) -> int:
         widths = _widths_of(config, text, command, given, held)
         if adapted is not None:
             # The rate of a text of one's own follows from the width.
-            width = widths.get("hidden_size", width)
-            adapted, note = _config_of_text(choice, command, text, held, width)
+            adapted, note = _config_of_text(choice, command, text, held, sizes | widths)
             assert adapted is not None
             command = _parse(adapted, argv)
             config = replace(config_of(adapted.model, command, {}), about=config.about)
@@ -349,6 +352,22 @@ def _start_config(choice: Choice) -> RunConfig:
     return _with_length(_config_before_flags(choice), choice)
 
 
+def _given_sizes(command: Any, argv: Sequence[str], given: set[str]) -> dict[str, int]:
+    """Return `hidden_size`, `batch_size` and `bptt`, where the command gives them.
+
+    Args:
+      command: the flags.
+      argv: the arguments of the command.
+      given: the settings of the model that the command gives.
+    """
+    sizes = {}
+    if "hidden_size" in given:
+        sizes["hidden_size"] = command.network.hidden_size
+    for name in {"batch_size", "bptt"} & cli.given_flags(BatchingConfig, argv):
+        sizes[name] = getattr(command.batching, name)
+    return sizes
+
+
 def _held_run(model: str, command: Flags, text: Text) -> Path | None:
     """Return the folder of the run that --resume continues; None without --resume or a run.
 
@@ -362,21 +381,21 @@ def _held_run(model: str, command: Flags, text: Text) -> Path | None:
 
 
 def _config_of_text(
-    choice: Choice, command: Flags, text: Text, held: Path | None, width: int | None
+    choice: Choice, command: Any, text: Text, held: Path | None, sizes: dict[str, int]
 ) -> tuple[RunConfig | None, str]:
     """Return the settings before any flag that suit the text, and the note on a small text.
 
     The settings are None where other settings decide: of a corpus with a name, of a recipe, of a
     file of settings, and of a run to start from. A run that is resumed (`held`) keeps its own
-    settings, so that they do not depend on the machine. `width` is the number of units that the
-    command gives, or None.
+    settings, so that they do not depend on the machine. `sizes` has `hidden_size`, `batch_size` and
+    `bptt`, where the command gives them.
     """
     others = choice.recipe not in (None, OWN_TEXT), choice.config, choice.from_run
     if any(others):
         return None, ""
     config = _config_before_flags(choice)
     if choice.recipe is None:
-        small = small_text_config(config, text)
+        small = small_text_config(config, text, command.text.fractions is not None)
         if small is not None:
             tokens = f"{len(text.train):,} {text.tokenizer.unit}"
             note = (
@@ -388,12 +407,13 @@ def _config_of_text(
     own = own_text_config(
         config,
         text,
-        # The runs of --seeds share the time.
-        minutes=choice.max_minutes and choice.max_minutes / max(1, command.seeds),
+        # The runs of --seeds and --sweep share the time.
+        minutes=choice.max_minutes and choice.max_minutes / count_runs(command),
         epochs=choice.epochs,
         steps=choice.steps,
         dtype=getattr(getattr(command, "network", None), "dtype", None),
-        width=width,
+        width=sizes.get("hidden_size"),
+        batch={name: sizes[name] for name in ("batch_size", "bptt") if name in sizes},
         always=choice.recipe is not None,
     )
     if own is None:
@@ -411,13 +431,19 @@ def _place(command: Flags) -> tuple[str | None, bool]:
 
 
 def _with_length(config: RunConfig, choice: Choice) -> RunConfig:
-    """Return the settings, whose `steps` are None if the command gives --epochs.
+    """Return the settings, whose `steps` are None if the command gives another length.
+
+    The other length is --epochs, or --max-minutes if a file of settings has `max_minutes`: its
+    `steps` are those that fitted into its own minutes.
 
     Raises:
       SettingError: for --steps and --epochs together.
     """
-    if config.training is None or choice.epochs is None:
+    if config.training is None:
         return config
+    if choice.epochs is None:
+        fitted = choice.config is not None and config.training.max_minutes is not None
+        return config.with_steps(None) if fitted and choice.max_minutes else config
     minutes = choice.max_minutes or config.training.max_minutes
     check_length({"epochs": choice.epochs, "steps": choice.steps, "max_minutes": minutes})
     return config.with_steps(None)
@@ -533,12 +559,6 @@ def _make_model(config: RunConfig, text: Text, start_run: Run | None) -> Languag
     return make_model(config.model, config.network, len(vocabulary), vocabulary.start_id)
 
 
-def _given(argv: Sequence[str]) -> set[str]:
-    """Return the settings that a command line gives, by name."""
-    flags = (word.split("=")[0] for word in argv if word.startswith("--"))
-    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
-
-
 def _widths_of(
     config: RunConfig, text: Text, command: Flags, given: set[str], held: Path | None
 ) -> dict[str, int]:
@@ -563,7 +583,12 @@ def _widths_of(
             was = f"has `params` {saved['params']}" if "params" in saved else "was not sized by it"
             why = f"the run in {held} {was}; resume it as it was trained, or choose another `out`"
             raise SettingError("params", command.params, why)
-        return {name: saved["network"][name] for name in WIDTHS if name in saved["network"]}
+        kept = {name: saved["network"][name] for name in WIDTHS if name in saved["network"]}
+        for name in given & kept.keys():
+            if config.network[name] != kept[name]:
+                why = f"the run in {held} has {kept[name]}; leave the flag out"
+                raise SettingError(name, config.network[name], why)
+        return kept
     model = _make_model(config, text, None)
     if not isinstance(model, NeuralModel):
         why = f"a model that is counted has no widths ({config.model}); leave the flag out"
@@ -624,21 +649,36 @@ def train_many(command: Flags, model: LanguageModel, text: Text, options: dict[s
     if devices_of(command):
         raise UserError("`seeds` and `sweep` train in parallel on one device: leave out `mesh`")
     console, folder = Console(quiet=not is_first()), options["folder"]
-    sweep: dict[str, list[float]] = {}
-    for name, values in map(parse_sweep, command.sweep):
-        if name in sweep:
-            raise UserError(f"`sweep` gives {name} twice: give all its values in one list")
-        sweep[name] = values
+    sweep = swept_values(command.sweep)
     runs = fit_many(model, text, seeds=command.seeds, sweep=sweep, **options)
     if runs[0].stopped_by:
         console.print(f"the same command with --resume --out {folder} continues it", soft_wrap=True)
         return 128 + signal.Signals(runs[0].stopped_by)
     if text.valid is not None and len(text.valid):
         console.print(many_table(runs))
-    console.print(f"saved in {folder}/*", soft_wrap=True, highlight=False)
+    console.print(f"saved in {folder}/*/", soft_wrap=True, highlight=False)
     if command.report and is_first():
         report(console, runs, folder / REPORT)
     return 0
+
+
+def swept_values(sweep: Sequence[str]) -> dict[str, list[float]]:
+    """Return the values of each setting of --sweep, by the name of the setting.
+
+    Raises:
+      UserError: for a text that is no setting with values, and a setting that is named twice.
+    """
+    values: dict[str, list[float]] = {}
+    for name, numbers in map(parse_sweep, sweep):
+        if name in values:
+            raise UserError(f"`sweep` gives {name} twice: give all its values in one list")
+        values[name] = numbers
+    return values
+
+
+def count_runs(command: Flags) -> int:
+    """Return how many runs --seeds and --sweep train: each seed with each combination of values."""
+    return max(1, command.seeds) * math.prod(map(len, swept_values(command.sweep).values()))
 
 
 def parse_sweep(text: str) -> tuple[str, list[float]]:

@@ -16,6 +16,7 @@ from jaxlm.evaluation.generation import encode_context
 from jaxlm.evaluation.scoring import repeated
 from jaxlm.ops.device_tables import host_states
 from jaxlm.ops.sampling import Sampler
+from jaxlm.serving.engines import engine_of
 
 LINES = ["the cat sat on the mat", "a dog saw the cat", "the mat sat on a log"] * 6
 WEIGHTS = (0.4, 0.6)
@@ -225,6 +226,29 @@ def test_mistakes_are_errors(runs, tmp_path):
     mixed = jaxlm.interpolate(runs, WEIGHTS)
     with pytest.raises(UserError, match="a mixture cannot be saved"):
         mixed.save(tmp_path / "new")
+    with pytest.raises(UserError, match="a part is a mixture itself"):
+        jaxlm.interpolate([mixed, runs[0]], WEIGHTS)
+    with pytest.raises(UserError, match="is a mixture, which has no inside"):
+        jaxlm.inspection.trace(mixed, "the cat")
+    with pytest.raises(UserError, match="is a mixture, which is not served"):
+        engine_of(mixed, rows=1)
+
+
+def test_only_the_parts_that_pad_need_a_whole_context():
+    """A trigram backs off, and an LSTM reads any context; an NPLM of two words needs two."""
+    text = jaxlm.read_corpus("toy", eos=False)
+    rows = {"batching": "rows", "batch_size": 3, "steps": 2, "quiet": True}
+    sizes = {"embedding_size": 2, "hidden_size": 2}
+    nplm = jaxlm.fit(jaxlm.NPLM(7, n_step=2, **sizes), text, **rows)
+    others = [
+        jaxlm.fit(jaxlm.NGram(7, order=4), text, quiet=True),
+        jaxlm.fit(jaxlm.LSTM(7, **sizes), text, **rows),
+    ]
+    for other in others:
+        mixed = jaxlm.interpolate([nplm, other], (0.5, 0.5))
+        assert len(jaxlm.next_words(mixed, "我 讨厌", 3)) == 3
+        with pytest.raises(UserError, match="has 1 token, and this model needs 2"):
+            jaxlm.next_words(mixed, "我", 1)
 
 
 @pytest.mark.full

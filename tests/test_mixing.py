@@ -1,6 +1,7 @@
 """Mixtures and the unigram cache against direct computations."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -118,6 +119,14 @@ def test_runs_that_cannot_be_mixed_are_errors(runs, tmp_path):
     other = jaxlm.fit(jaxlm.NGram(vocab_size=len(text.vocabulary), order=2), text)
     with pytest.raises(UserError, match=r"different vocabularies .*'the' is in NGram and not in"):
         jaxlm.mixture([runs[0], other])
+
+
+def test_an_adaptation_that_no_run_can_have_is_an_error(runs):
+    ngrams = [run for run in runs if run.model.trained_by == "counting"]
+    with pytest.raises(UserError) as alone:
+        jaxlm.adapted(ngrams[0], jaxlm.Adaptation(cache=10))
+    with pytest.raises(UserError, match=re.escape(str(alone.value))):
+        jaxlm.mixture([ngrams[0], ngrams[0]], adaptation=jaxlm.Adaptation(cache=10))
 
 
 def test_tokens_that_no_component_can_predict_have_equal_weights():

@@ -215,6 +215,20 @@ def _unexpected(message: str) -> str:
     return f"unexpected argument {words}"
 
 
+def given_flags(kind: type[Any], argv: Sequence[str]) -> set[str]:
+    """Return the names of the fields of `kind` whose flags are among the arguments.
+
+    A word of another program counts as the flag that it stands for.
+
+    Args:
+      kind: a dataclass; each field is a flag.
+      argv: the arguments of the command.
+    """
+    words = with_known_flags(with_new_flags(argv), flags_of(kind))
+    flags = (word.partition("=")[0] for word in words if word.startswith("--"))
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
+
+
 def parse_known(kind: type[T], argv: Sequence[str], *, prog: str) -> T:
     """Return the dataclass `kind` with the values of its flags; other flags are ignored.
 

@@ -6,6 +6,7 @@ Precedence: default < recipe < config file < flag.
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,7 +81,7 @@ def default_config(
     return config.with_options(from_file, str(config_file))
 
 
-def small_text_config(config: RunConfig, text: Text) -> RunConfig | None:
+def small_text_config(config: RunConfig, text: Text, is_cut: bool = False) -> RunConfig | None:
     """Return settings with which a model learns a few sentences of the user's own by heart.
 
     These are the recipe SMALL_TEXT, in batches of all lines, without a validation split. The result
@@ -90,6 +91,7 @@ def small_text_config(config: RunConfig, text: Text) -> RunConfig | None:
     Args:
       config: the settings before any flag.
       text: the text, as the command reads it without the recipe.
+      is_cut: whether the command says how the text is cut into splits.
     """
     if config.training is None or text.name in CORPORA or is_prepared(Path(text.name)):
         return None
@@ -97,7 +99,7 @@ def small_text_config(config: RunConfig, text: Text) -> RunConfig | None:
         return None
     settings = recipe_settings(SMALL_TEXT, config.model) | {"corpus": text.name}
     splits = [text.train]
-    if os.path.isfile(text.name):
+    if os.path.isfile(text.name) and not is_cut:
         settings["fractions"] = (1.0,)
         splits = [text.split(name) for name in text.splits]
     elif text.valid is not None:
@@ -121,6 +123,7 @@ def own_text_config(
     steps: int | None,
     dtype: str | None = None,
     width: int | None = None,
+    batch: Mapping[str, int] | None = None,
     always: bool = False,
 ) -> RunConfig | None:
     """Return settings for a text of the user's own: the recipe OWN_TEXT, and sizes by the time.
@@ -135,20 +138,23 @@ def own_text_config(
       steps: the train steps that the command gives, or None.
       dtype: the setting `dtype` of the command, or None.
       width: the number of units that the command gives, or None.
+      batch: `batch_size` and `bptt`, where the command gives them.
       always: whether a corpus with a name gets these settings too.
     """
     if config.training is None or (text.name in CORPORA and not always):
         return None
     settings = recipe_settings(OWN_TEXT, config.model)
-    batch = settings["batch_size"] * settings["bptt"]
+    sizes = settings | dict(batch or {})
+    in_batch = sizes["batch_size"] * sizes["bptt"]
     settings |= own_text_settings(
         vocab_size=len(text.vocabulary),
         tokens=len(text.train),
         seconds=None if minutes is None else 60 * minutes,
-        read=steps * batch if steps else (epochs or settings["epochs"]) * len(text.train),
+        read=steps * in_batch if steps else (epochs or settings["epochs"]) * len(text.train),
         flops=products_per_second(dtype),
         lr=settings["lr"],
         width=width,
+        batch=in_batch,
     )
     if text.valid is None or not len(text.valid):
         settings.pop("eval_every", None)

@@ -9,7 +9,7 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.evaluation.mixing import mixture
 from jaxlm.models import NGram
-from jaxlm.runs.folder import holds_run
+from jaxlm.runs.folder import holds_run, read_description
 from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.run import Run
@@ -67,7 +67,7 @@ def check_can_mix(text: Text, protocol: Protocol, folder: Path, resume: bool) ->
       resume: whether the run continues, so that its n-gram may be counted already.
     Raises:
       UserError: without a validation split, for a model that predicts last tokens alone, and if the
-        folder of the n-gram holds another run.
+        folder of the n-gram holds another run than the n-gram that is mixed.
     """
     if not can_mix(text, protocol):
         raise UserError(
@@ -75,8 +75,20 @@ def check_can_mix(text: Text, protocol: Protocol, folder: Path, resume: bool) ->
             "chosen, and a model that predicts every token"
         )
     place = ngram_folder(folder)
-    if holds_run(place) and not resume:
+    if not holds_run(place):
+        return
+    if not resume:
         raise UserError(f"`with_ngram`: {place} holds a run already: give another `out`")
+    saved, wanted = read_description(place)[0], ngram_of(text, protocol)
+    network = saved["network"]
+    if saved["model"] != "ngram" or (network["order"], network["stream"]) != (
+        wanted.order,
+        wanted.stream,
+    ):
+        raise UserError(
+            f"`with_ngram`: {place} holds another run than the {wanted.order}-gram that is mixed: "
+            "move it away, or leave the flag out"
+        )
 
 
 def note_on_ngram(text: Text, protocol: Protocol, model: str) -> str:

@@ -230,6 +230,10 @@ class Windows:
         return block
 
 
+MOST_PADDED = 2**30
+"""Largest number of tokens of all rows, each padded to the longest; each needs 12 bytes."""
+
+
 class Rows:
     """Each line as a row of its own, padded at its end and read from the initial carry."""
 
@@ -244,6 +248,13 @@ class Rows:
         _check_batch(config.batch_size, len(inputs), "lines")
         lengths = np.array([len(row) for row in inputs])
         self.length = int(lengths.max())
+        if len(inputs) * self.length > MOST_PADDED:
+            why = (
+                f"pads {len(inputs):,} lines to the longest line, which has {self.length:,} "
+                "tokens, and does not fit into memory: use `batching` streams or windows, or "
+                "divide the long lines"
+            )
+            raise SettingError("batching", "rows", why)
         self.inputs_RT = np.zeros((len(inputs), self.length), np.int32)
         self.targets_RT = np.zeros_like(self.inputs_RT)
         for index, row in enumerate(inputs):

@@ -65,8 +65,8 @@ def cells(file: TextIO, column: str, path: Path) -> Iterator[str]:
       path: the file, for its name and for errors.
     Raises:
       SettingError: if the table has no such column. The error names the columns that it has.
-      UserError: for a line that is no JSON object, a cell that is no text or number, and a broken
-        quotation.
+      UserError: for a line that is no JSON object, a cell that is no text or number, a broken
+        quotation, and a row that has not as many cells as the header.
 
     Example:
       >>> import io
@@ -90,17 +90,27 @@ def _csv_cells(first: str, file: TextIO, column: str, path: Path) -> Iterator[st
     headers = {mark: _header(first, mark) for mark in (widest, *_DELIMITERS)}
     delimiter = next((mark for mark, names in headers.items() if column in names), widest)
     with _any_length():
-        rows = csv.reader(itertools.chain([first], file), delimiter=delimiter)
+        rows = csv.reader(itertools.chain([first], file), delimiter=delimiter, strict=True)
         try:
             header = [name.strip() for name in next(rows, [])]
             if column not in header:
                 raise _no_column(column, header, path)
             place = header.index(column)
             for row in rows:
-                if place < len(row):
+                if any(row):
+                    _check_width(row, header, path, rows.line_num)
                     yield row[place]
         except csv.Error as error:
             raise UserError(f"{path}, line {rows.line_num}, is no CSV: {error}") from None
+
+
+def _check_width(row: list[str], header: list[str], path: Path, line: int) -> None:
+    """Raise UserError if a row has not as many cells as the header."""
+    if len(row) != len(header):
+        raise UserError(
+            f"{path}, line {line}, has {len(row)} cells, and the header has {len(header)}: put "
+            f"cells with a delimiter or a quotation mark in quotes"
+        )
 
 
 def _header(line: str, delimiter: str) -> list[str]:
@@ -229,11 +239,7 @@ def _csv_records(
                 if not header:
                     header = [name.strip() for name in row]
                     continue
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{path}, line {rows.line_num}, has {len(row)} cells, and the header has "
-                        f"{len(header)}: put cells with a delimiter or a quotation mark in quotes"
-                    )
+                _check_width(row, header, path, rows.line_num)
                 yield rows.line_num, dict(zip(header, row, strict=True))
         except csv.Error as error:
             raise UserError(f"{path}, line {rows.line_num}, is no CSV: {error}") from None

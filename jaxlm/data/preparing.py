@@ -202,6 +202,7 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
     Raises:
       UserError: if the folder holds something else or is damaged, a file of `texts` does not exist
         or has changed, the folder cannot be written, or for the reasons of `fit_tokenizer`.
+      SettingError: for settings without a token that ends a line.
     """
     inputs = [
         [split, str(path.resolve()), _size(path)]
@@ -234,6 +235,9 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
     elif folder.exists() and (not folder.is_dir() or _has_other_files(folder)):
         raise SettingError("folder", folder, "exists already: give a new folder")
     tokenizer = fit_tokenizer(texts, config)
+    if tokenizer.vocabulary.start_id is None:
+        why = "a prepared text needs the token that ends a line; leave the setting out"
+        raise SettingError("eos", False, why)
     about["fitted_text_sha256"] = _fitted_text_sha256(texts, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)

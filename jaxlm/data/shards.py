@@ -26,7 +26,7 @@ from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.file_digests import check_file, check_once
 from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_json
-from jaxlm.errors import SettingError, UserError
+from jaxlm.errors import UserError
 
 PREPARED, TOKENIZER = "prepared.json", "tokenizer.json"
 ID_TYPES: dict[str, Any] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
@@ -183,15 +183,13 @@ class PreparedSource:
 class PreparedSplit(Split):
     """A split with token ids and the size of the text, but without the text itself.
 
-    Its source is a `PreparedSource`. `rows` raises SettingError.
+    Its source is a `PreparedSource`. `rows` raises UserError.
     """
 
     def rows(self) -> list[np.ndarray]:
-        raise SettingError(
-            "batching",
-            "rows",
-            "needs the text, but a prepared folder has only its tokens: use `batching` streams or "
-            "windows",
+        raise UserError(
+            "a prepared folder has the tokens of its text without the lines: read it as one stream "
+            "(or in windows), or give the text itself"
         )
 
     def text_size(self) -> TextSize:

@@ -282,7 +282,7 @@ def _with_tokenizer(config: TextConfig, tokenizer: Tokenizer, extend: bool) -> T
     for name, default in vars(TextConfig()).items():
         value = getattr(config, name)
         if name in decided and value not in (default, own.get(name)):
-            raise SettingError(name, value, "has no effect with a `tokenizer`: leave it out")
+            raise SettingError(name, value, "has no effect with a fitted tokenizer: leave it out")
     return replace(config, **own)
 
 

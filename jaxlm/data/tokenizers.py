@@ -302,6 +302,9 @@ class Characters(Tokenizer):
         for index, token in enumerate(vocabulary.tokens):
             if len(token) == 1:
                 self._table[ord(token)] = index
+        self._reads_breaks = "\n" in vocabulary
+        """Whether a line break is a token. A vocabulary of another program may lack it; line breaks
+        then divide lines, and are not read."""
 
     @classmethod
     def fit(cls, lines: Lines, config: VocabularyConfig, add_unk: bool) -> "Characters":
@@ -313,7 +316,7 @@ class Characters(Tokenizer):
     def encode(self, lines: Lines) -> np.ndarray:
         # Text decoded from UTF-8 has no lone surrogates, but a Python string may have them. With
         # surrogatepass they are encoded like any other character that the vocabulary lacks.
-        text = "".join(lines)
+        text = "".join(self.pieces(lines))
         ids = self._table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         if (ids < 0).any():
             raise self.vocabulary.unknown(text[int(np.argmax(ids < 0))])
@@ -323,10 +326,15 @@ class Characters(Tokenizer):
         return "".join(self.vocabulary.tokens[index] for index in ids)
 
     def pieces(self, lines: Lines) -> Iterator[str]:
-        return itertools.chain.from_iterable(lines)
+        if self._reads_breaks:
+            return itertools.chain.from_iterable(lines)
+        return itertools.chain.from_iterable(line.replace("\n", "") for line in lines)
 
     def spans(self, text: str) -> np.ndarray:
-        return _character_spans(text)
+        spans = _character_spans(text)
+        if self._reads_breaks:
+            return spans
+        return spans[[text[end - 1] != "\n" for end in spans[:, 1]]]
 
     def after_first_token(self, line: str) -> str:
         return line[1:]
@@ -334,7 +342,7 @@ class Characters(Tokenizer):
     def unseen(self, lines: Lines) -> str | None:
         listed = set(self.vocabulary.tokens)
         return next(
-            (character for line in lines for character in line if character not in listed), None
+            (character for character in self.pieces(lines) if character not in listed), None
         )
 
     def state(self) -> dict[str, Any]:

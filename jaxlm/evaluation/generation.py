@@ -60,9 +60,9 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     words = tokenizer.encode_context(text)
     ids_1T = np.concatenate([np.array(begin.ids, np.int32), words]).astype(np.int32)[None, :]
     model, count = run.model, len(words)
-    window = model.window
-    missing = 0 if window is None else max(0, window - count)
-    padded = model.pads and missing > 0 and begin.name == FRESH
+    window = model.padded_window
+    missing = max(0, window - count)
+    padded = missing > 0 and begin.name == FRESH
     if padded and vocabulary.start_id is None:
         raise UserError(
             f"the context {text!r} has {count} {_tokens(count)}, and this model needs {window}: "

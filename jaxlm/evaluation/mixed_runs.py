@@ -93,6 +93,8 @@ def interpolate(
     from jaxlm.models.interpolated import Interpolated, InterpolatedParams
 
     check_components(len(runs), None)
+    if any(isinstance(run, MixedRun) for run in runs):
+        raise UserError("a part is a mixture itself: give the parts of all mixtures to one call")
     check_vocabularies(runs)
     if weights is None:
         weights = weights_on_valid(runs, corpus)

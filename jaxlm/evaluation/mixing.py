@@ -109,6 +109,8 @@ def mixture(
     # Weights and adaptations are tuned on the corpus, even if a text is evaluated.
     tuned = weights is None or adaptation is not None
     check_where(None if tuned else corpus, split, text)
+    if adaptation is not None and not any(map(can_adapt, runs)):
+        adaptation.check_run(runs[0])
     # The validation split is read first, for tuning. Only then is the evaluated text read.
     components = [_Component(run, adaptation, corpus) for run in runs]
     weights_M, chosen = (
@@ -178,7 +180,10 @@ class _Measured:
 
 
 def _measure(
-    components: Sequence[_Component], unigram_cache: int | None, splits: list[Split]
+    components: Sequence[_Component],
+    unigram_cache: int | None,
+    splits: list[Split],
+    advice: str = "score each line on its own in all runs (`lines`)",
 ) -> _Measured:
     """Score the same tokens with every component.
 
@@ -186,6 +191,7 @@ def _measure(
       components: the runs.
       unigram_cache: half-life of the cache in tokens, or None for no cache.
       splits: the split for each component, encoded by the tokenizer of its run.
+      advice: what to do if the runs do not predict the same tokens.
     Raises:
       UserError: if the runs do not predict the same tokens.
     """
@@ -198,8 +204,7 @@ def _measure(
         if run_tokens != tokens[0]:
             raise UserError(
                 f"{runs[0].name} and {run.name} do not predict the same tokens of "
-                f"{splits[0].name} ({len(tokens[0]):,} and {len(run_tokens):,} tokens): score "
-                f"each line on its own in all runs (`lines`)"
+                f"{splits[0].name} ({len(tokens[0]):,} and {len(run_tokens):,} tokens): {advice}"
             )
     log_probs = [
         component.log_probs(split) for component, split in zip(components, splits, strict=True)
@@ -211,7 +216,10 @@ def _measure(
 
 
 def _weights_on_valid(
-    components: Sequence[_Component], unigram_cache: int | None, corpus: str | Path | None
+    components: Sequence[_Component],
+    unigram_cache: int | None,
+    corpus: str | Path | None,
+    *advice: str,
 ) -> tuple[np.ndarray, str]:
     """Return the best weights on the validation split, [M], and the phrase for `Mixed.chosen`."""
     try:
@@ -221,7 +229,7 @@ def _weights_on_valid(
             f"weights are tuned on the validation split, which cannot be read ({error}): set "
             f"`weights`"
         ) from None
-    valid = _measure(components, unigram_cache, splits)
+    valid = _measure(components, unigram_cache, splits, *advice)
     tokens = valid.log_probs_MT.shape[1]
     name = valid.splits[0].name
     return em_weights(valid.log_probs_MT), f"weights by EM on {name} ({tokens:,} tokens)"
@@ -237,7 +245,7 @@ def weights_on_valid(runs: Sequence[Run], corpus: str | Path | None = None) -> l
       UserError: if the validation split cannot be read, or the runs predict different tokens.
     """
     components = [_Component(run, None, corpus) for run in runs]
-    return list(map(float, _weights_on_valid(components, None, corpus)[0]))
+    return list(map(float, _weights_on_valid(components, None, corpus, "set `weights`")[0]))
 
 
 def unigram_cache_log_probs(ids: np.ndarray, half_life: int, vocab_size: int) -> np.ndarray:

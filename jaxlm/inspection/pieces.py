@@ -237,6 +237,8 @@ def read_pieces(
     """
     count = min(checked("count", count, Size), len(run.vocabulary))
     chunk = checked("chunk", chunk, Size)
+    if run.model.trained_by not in PIECES:
+        raise UserError(f"{run.name} is a mixture, which has no inside: look into its parts")
     return PIECES[run.model.trained_by](run, reading, count, units, chunk)
 
 

@@ -49,6 +49,12 @@ class LanguageModel(abc.ABC):
     """Id of the token that stands before the first token of a text; None if there is none."""
     pads: ClassVar[bool] = False
     """Whether the model needs its whole window; a shorter context is padded with `start_id`."""
+
+    @property
+    def padded_window(self) -> int:
+        """Number of tokens to which a shorter context is padded; 0 if the model pads nothing."""
+        return (self.window or 0) if self.pads else 0
+
     starts_from_nothing: ClassVar[bool] = False
     """Whether the model can predict the first token of a text without a token before it."""
     across_lines: bool = True

@@ -88,6 +88,10 @@ class Interpolated(LanguageModel):
         return any(model.pads for model in self.models)
 
     @property
+    def padded_window(self) -> int:
+        return max(model.padded_window for model in self.models)
+
+    @property
     def starts_from_nothing(self) -> bool:  # type: ignore[override]
         return all(model.starts_from_nothing for model in self.models)
 

@@ -251,6 +251,10 @@ class NeuralModel(nn.Module, LanguageModel):
         notes = [head_note, tf32_note(self.compute_dtype)]
         return [note for note in notes if note]
 
+    def sweep_notes(self) -> list[str]:
+        """Return further notes to print before several runs train in parallel (`jax.vmap`)."""
+        return []
+
     def __call__(
         self,
         tokens_BT: jax.Array,

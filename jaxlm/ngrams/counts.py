@@ -153,15 +153,15 @@ def count_ngrams(text: Sequences, order: int, vocab_size: int) -> Counts:
       SettingError: if no line has `order` tokens, its start included.
     """
     base = vocab_size + 1
-    dtype = np.int32 if len(text.words) < 1 << 31 else np.int64
-    shorter_ids = text.words.astype(dtype)
+    # The ids of a prepared text may lie in several files.
+    words = np.asarray(text.words)
+    dtype = np.int32 if len(words) < 1 << 31 else np.int64
+    shorter_ids = words.astype(dtype)
     counts = np.bincount(shorter_ids, minlength=base).astype(dtype)
     orders = [OrderCounts(np.arange(base), counts, np.empty(0, dtype), vocab_size)]
     previous = context_ids = text.previous
     for _ in range(2, order + 1):
-        counted, ids = _count_order(
-            text.words, context_ids, shorter_ids, orders[-1].at_line_start, base
-        )
+        counted, ids = _count_order(words, context_ids, shorter_ids, orders[-1].at_line_start, base)
         if not len(counted):
             raise order_error(order, len(orders), text.allows_as_stream(order))
         orders.append(counted)

@@ -189,7 +189,7 @@ def host_states(tables: Tables, words_BT: np.ndarray) -> np.ndarray:
 
 
 def no_states(tables: DeviceTables, batch: int) -> jax.Array:
-    """Return the states before a text, int32 [B, n-1]: those of contexts that are not listed."""
+    """Return the states before a text, int32 [B, n-1]: the state of a context without n-grams."""
     nothing = tables.backoff_S.shape[0] - 1
     return jnp.full((batch, tables.order - 1), nothing, jnp.int32)
 

@@ -25,16 +25,20 @@ JACOBIANS = ("auto", "full", "diagonal")
 LARGEST_FULL = 64
 """Largest number of state elements S · H whose whole Jacobian "auto" uses: each time step has
 (S · H)² elements, and two steps are composed by a product of such matrices."""
+LARGEST_JACOBIANS = 2**26
+"""Largest number of elements T · B · (S · H)² of the whole Jacobians of all steps that "auto" uses:
+256 MiB in float32. Scoring reads chunks of 100,000 steps."""
 MOST_ITERATIONS = 100
 """Newton's method stops after this many iterations, or after T, the most that it can need."""
 TOLERANCE = 1e-6
 """The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the
-largest element of the states, or times 1; and if rounding errors do not grow over time."""
+largest element of the states, or times 1; and if the recurrence is not chaotic."""
 EPSILON = 1.2e-7
 """The distance of neighbouring float32 numbers near 1."""
-LARGEST_ERROR = 1e-5
-"""A recurrence is chaotic if rounding every state by EPSILON changes a later state by more than
-this. Then it has many solutions up to rounding, and only the loop over time gives its own."""
+LARGEST_ERROR = 5e-6
+"""A recurrence is chaotic if rounding a state by EPSILON changes a sum of the later states, with
+signs, by more than this. Then it has many solutions up to rounding, and only the loop over time
+gives its own."""
 WORST_GROWTH = 100.0
 """An iteration is damped if the iteration before it made the largest residual grow by more than
 this factor."""
@@ -88,8 +92,12 @@ def newton_recurrence(
 
         dh_t = g_t + J_{t+1}ᵀ dh_{t+1}
 
-    With a diagonal J it is solved by iterations with the diagonal. States or gradients that have
-    not converged are computed by a loop over time in their place.
+    With a diagonal J it is solved by iterations with the diagonal. The products with U are float32
+    for every `dtype`: the states could not converge further than these products are exact.
+
+    If the iterations do not converge, or if the recurrence is chaotic, a loop over time computes
+    the states and the gradient in their place. The gradient of a sum of the states with signs tells
+    whether it is chaotic. If its own iterations do not converge, `converged` is 0 too.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,8 +119,9 @@ def newton_recurrence(
       mask: factor of h before the product, [B, H] or [T, B, H]; None for 1. Its gradient is not
         computed.
       valid_T: bool; a step where it is False leaves the carry unchanged. None if all are valid.
-      dtype: dtype of the operands of the products.
-      jacobian: "full", "diagonal", or "auto": full up to LARGEST_FULL state elements.
+      dtype: dtype of the operands of the products in the loop over time.
+      jacobian: "full", "diagonal", or "auto": full up to LARGEST_FULL state elements, and up to
+        LARGEST_JACOBIANS elements of all Jacobians.
       tolerance: see TOLERANCE.
       most_iterations: see MOST_ITERATIONS.
       damped: whether a failed iteration is followed by damped ones.
@@ -128,27 +137,31 @@ def newton_recurrence(
     if kernel.ndim == 1:
         jacobian = "diagonal"
     elif jacobian == "auto":
-        jacobian = "full" if elements <= LARGEST_FULL else "diagonal"
+        total = x_TBG.shape[0] * x_TBG.shape[1] * elements**2
+        fits = elements <= LARGEST_FULL and total <= LARGEST_JACOBIANS
+        jacobian = "full" if fits else "diagonal"
     bias_G = jnp.zeros((0,), jnp.float32) if bias_G is None else bias_G
     most = min(most_iterations, x_TBG.shape[0] + 1)
-    settings = _Settings(step, Compute.now(dtype), jacobian, tolerance, most, damped)
+    compute = Compute(jnp.float32, "float32")
+    loop = LoopSettings(step, Compute.now(dtype), additive=False, unroll=1)
+    settings = _Settings(step, compute, loop, jacobian, tolerance, most, damped)
     return _newton(settings, carry, x_TBG, kernel, bias_G, mask, valid_T)
 
 
 class _Settings(NamedTuple):
-    """The static arguments of `newton_recurrence`."""
+    """The static arguments of `newton_recurrence`.
+
+    compute: the products of the iterations. loop: the loop over time that runs if the iterations do
+    not converge.
+    """
 
     step: Step
     compute: Compute
+    loop: LoopSettings
     jacobian: str
     tolerance: float
     most_iterations: int
     damped: bool
-
-    @property
-    def loop(self) -> LoopSettings:
-        """The settings of the loop over time that runs if the iterations do not converge."""
-        return LoopSettings(self.step, self.compute, additive=False, unroll=1)
 
     @property
     def matrices(self) -> Matrices:
@@ -176,14 +189,12 @@ class _Steps(NamedTuple):
         """The number of elements of all gates."""
         return self.x_TBG.shape[-1]
 
-    def products(self, h_TBH: jax.Array) -> jax.Array:
+    def products(self, h_TBH: jax.Array, compute: Compute) -> jax.Array:
         """Return u = (m ⊙ h) U + b of all time steps, [T, B, G]."""
         masked_TBH = h_TBH if self.mask is None else h_TBH * self.mask
         time, batch, size = h_TBH.shape
         flat_NH = masked_TBH.reshape(time * batch, size)
-        u_NG = recurrent_product(
-            flat_NH, self.kernel, self.settings.compute.dtype, self.bias_G, self.width
-        )
+        u_NG = recurrent_product(flat_NH, self.kernel, compute.dtype, self.bias_G, self.width)
         return u_NG.reshape(time, batch, -1)
 
     def linearise(self, previous: Carry) -> tuple[Carry, Callable[[Carry], tuple[Any, ...]]]:
@@ -192,7 +203,7 @@ class _Steps(NamedTuple):
         The pullback takes arrays [T, B, H] and returns the gradients of the previous states, of x
         and of u. Invalid steps are steps like the others here.
         """
-        u_TBG = self.products(previous[0])
+        u_TBG = self.products(previous[0], self.settings.compute)
         time, batch = self.x_TBG.shape[:2]
 
         def flat(array: jax.Array) -> jax.Array:
@@ -253,13 +264,17 @@ def _largest(arrays: Carry) -> jax.Array:
 
 
 class _State(NamedTuple):
-    """The state of the iterations; `residual` is that of the states before the last iteration."""
+    """The state of the iterations.
+
+    residual: the residual of the states before the last iteration. small: whether it is at most
+    the tolerance.
+    """
 
     states: Carry
     residual: jax.Array
     damping: jax.Array
     iterations: jax.Array
-    converged: jax.Array
+    small: jax.Array
 
 
 def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, Newton]:
@@ -296,54 +311,63 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
         # Later states may overflow while the first states are already exact. They start again from
         # the states of one plain step.
         solved_v = jnp.where(jnp.isfinite(solved_v), solved_v, after_v)
-        small = residual <= settings.tolerance * scale
-        spread = jax.lax.cond(small, lambda: _spread(matrices, jacobian, after_v), lambda: 0.0)
         return _State(
             matrices.unpack(solved_v, after),
             residual,
             damping,
             state.iterations + 1,
-            small & (spread * EPSILON <= LARGEST_ERROR),
+            residual <= settings.tolerance * scale,
         )
 
     def unfinished(state: _State) -> jax.Array:
-        return ~state.converged & (state.iterations < settings.most_iterations)
+        return ~state.small & (state.iterations < settings.most_iterations)
+
+    def forgets() -> jax.Array:
+        _, pull = steps.linearise(_previous(initial, end.states))
+        return _forgets(settings, steps, pull, end.states)
 
     time = steps.x_TBG.shape[0]
     zeros = tuple(jnp.zeros((time, *array_BH.shape), jnp.float32) for array_BH in initial)
     infinite, nothing = jnp.float32(jnp.inf), jnp.float32(0)
     start = _State(zeros, infinite, nothing, jnp.int32(0), jnp.bool_(False))
     end = jax.lax.while_loop(unfinished, body, start)
-    newton = Newton(end.iterations.astype(jnp.float32), end.converged.astype(jnp.float32))
+    converged = jax.lax.cond(end.small, forgets, lambda: jnp.bool_(False))
+    newton = Newton(end.iterations.astype(jnp.float32), converged.astype(jnp.float32))
     return end.states, newton
 
 
-def _spread(matrices: Matrices, jacobian: jax.Array, like_v: jax.Array) -> jax.Array:
-    """Return the largest change of a state if every state before it is rounded up or down by 1."""
-    index = jnp.arange(like_v.size, dtype=jnp.float32).reshape(like_v.shape)
-    signs_v = jnp.where(jnp.cos(17.0 * index) < 0, -1.0, 1.0)
-    changes_v = affine_scan.solve(matrices, jacobian, signs_v, jnp.zeros_like(like_v[0]))
-    # An overflow is a large change too.
-    return jnp.max(jnp.where(jnp.isfinite(changes_v), jnp.abs(changes_v), jnp.inf))
+def _forgets(
+    settings: _Settings, steps: _Steps, pull: Callable[[Carry], tuple[Any, ...]], like: Carry
+) -> jax.Array:
+    """Return whether the recurrence is not chaotic, by the gradient of Σ ± s over all states."""
+
+    def signs_like(array_TBH: jax.Array) -> jax.Array:
+        index = jnp.arange(array_TBH.size, dtype=jnp.float32).reshape(array_TBH.shape)
+        return jnp.where(jnp.cos(17.0 * index) < 0, -1.0, 1.0)
+
+    gradients, converged = _adjoint(settings, steps, pull, tuple(map(signs_like, like)))
+    # A gradient that overflows compares as False.
+    return converged & (_largest(gradients) * EPSILON <= LARGEST_ERROR)
 
 
 def _forward(settings: _Settings, *arrays: Any) -> tuple[Any, Any]:
+    carry, x_TBG, kernel, bias_G, mask, valid_T = arrays
     with settings.compute.context():
-        carry, x_TBG, kernel, bias_G, mask, valid_T = arrays
         steps = _Steps(settings, x_TBG, kernel, bias_G, mask, valid_T)
         states, newton = _solve(settings, carry, steps)
-        states = jax.lax.cond(
-            newton.converged > 0,
-            lambda: states,
+
+    def loop() -> Carry:
+        with settings.loop.compute.context():
             # The carries after all steps.
-            lambda: values_and_saved(settings.loop, *arrays)[1][1],
-        )
+            return values_and_saved(settings.loop, *arrays)[1][1]
+
+    states = jax.lax.cond(newton.converged > 0, lambda: states, loop)
     last = tuple(array_TBH[-1] for array_TBH in states)
-    return (states[0], last, newton), (arrays, states)
+    return (states[0], last, newton), (arrays, states, newton.converged > 0)
 
 
 def _backward(settings: _Settings, saved: Any, grads: Any) -> tuple[Any, ...]:
-    arrays, states = saved
+    arrays, states, forward_converged = saved
     carry, x_TBG, kernel, bias_G, mask, valid_T = arrays
     dh_TBH, dlast, _ = grads
     with settings.compute.context():
@@ -355,13 +379,20 @@ def _backward(settings: _Settings, saved: Any, grads: Any) -> tuple[Any, ...]:
             (dh_TBH if index == 0 else jnp.zeros_like(dh_TBH)).at[-1].add(dlast_BH)
             for index, dlast_BH in enumerate(dlast)
         )
-        inner, converged = _adjoint(settings, steps, pull, outer)
-        stored = x_TBG, steps.products(previous[0])
-        saved = carry, states, stored, kernel, bias_G, mask, valid_T
+        inner, converged = jax.lax.cond(
+            forward_converged,
+            lambda: _adjoint(settings, steps, pull, outer),
+            lambda: (outer, jnp.bool_(False)),
+        )
+
+        def loop() -> tuple[Any, ...]:
+            with settings.loop.compute.context():
+                stored = x_TBG, steps.products(previous[0], settings.loop.compute)
+                saved = carry, states, stored, kernel, bias_G, mask, valid_T
+                return loop_gradients(settings.loop, saved, (dh_TBH, dlast))[:4]
+
         gradients = jax.lax.cond(
-            converged,
-            lambda: _gradients(settings, steps, previous, pull, inner),
-            lambda: loop_gradients(settings.loop, saved, (dh_TBH, dlast))[:4],
+            converged, lambda: _gradients(settings, steps, previous, pull, inner), loop
         )
         return *gradients, None, None
 
@@ -422,7 +453,7 @@ def _gradients(
     pull: Callable[[Carry], tuple[Any, ...]],
     inner: Carry,
 ) -> tuple[Any, ...]:
-    """Return the gradients of the carry, x, U and its bias, given those of the states."""
+    """Return the gradients of the carry, x, U and its bias, given the gradients of the states."""
     dprevious, dx_TBG, du_TBG = pull(inner)
     dx_TBG, du_TBG = steps.valid((dx_TBG, du_TBG), (jnp.zeros_like(dx_TBG), jnp.zeros_like(du_TBG)))
     dprevious = steps.valid(dprevious, inner)

@@ -237,8 +237,8 @@ def values_and_saved(
 ) -> tuple[tuple[jax.Array, Carry], tuple[Any, ...]]:
     """Return the results of `recurrence`, and what `loop_gradients` needs.
 
-    The latter has the initial carry, and the carries after all steps, arrays [T, B, H]; then what
-    the gates read, and the other arguments. A bias of size 0 stands for no bias.
+    `loop_gradients` needs the initial carry, the carries after all steps, arrays [T, B, H], the
+    inputs of the gates, and the other arguments. A bias of size 0 stands for no bias.
     """
 
     width = x_TBG.shape[-1]

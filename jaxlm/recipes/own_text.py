@@ -90,6 +90,7 @@ def own_text_settings(
     flops: float,
     lr: float,
     width: int | None = None,
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """Return the sizes, dropout, rate and warm-up of a model, for the time that there is.
 
@@ -114,8 +115,9 @@ def own_text_settings(
       flops: FLOP per second of large products on this machine.
       lr: learning rate of a model of at most 256 units.
       width: number of units that the user gives; None to choose it. The other settings follow.
+      batch: tokens of a batch; None for the batches of the recipe.
     """
-    batch = SETTINGS["batch_size"] * SETTINGS["bptt"]
+    batch = SETTINGS["batch_size"] * SETTINGS["bptt"] if batch is None else batch
     most_epochs = max(MOST_EPOCHS, FEWEST_STEPS * batch / tokens)
     kind = "few" if vocab_size <= FEW_TOKENS else "many"
     found, passes = LEAST_WIDTH, read / tokens

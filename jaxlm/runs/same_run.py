@@ -133,10 +133,11 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _changes_state(name: str, old: Any, new: Any) -> bool:
     """Return whether the training state has other arrays with `new` than with `old`."""
-    if name == "optimizer":
-        return bool(old != new)
     # None, and a setting that the saved config.json lacks, mean that nothing is averaged or frozen.
-    return (old in (None, "none")) != (new in (None, "none"))
+    old, new = (None if value == "none" else value for value in (old, new))
+    if name == "freeze":
+        return (old is None) != (new is None)
+    return bool(old != new)
 
 
 def _shown(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from jaxlm.errors import UserError
 from jaxlm.evaluation.perplexity import line_carry
 from jaxlm.models.base import Carry
 from jaxlm.runs.run import Run
@@ -313,6 +314,8 @@ def engine_of(run: Run, rows: int) -> Engine:
       >>> read.log_probs_V.shape
       (7,)
     """
+    if run.model.trained_by not in ENGINES:
+        raise UserError(f"{run.name} is a mixture, which is not served: serve its parts")
     return ENGINES[run.model.trained_by](run, rows)
 
 

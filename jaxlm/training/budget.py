@@ -31,10 +31,10 @@ TIMED_SECONDS = 4.0
 TIMED_SHARE = 0.05
 # Share of the remaining time that is kept in reserve for a machine that gets slower.
 RESERVE = 0.04
-# `refit` measures the speed over windows of at least this share of the budget ...
+# `refit` measures the speed over windows with train steps for at least this share of the budget ...
 WINDOW = 0.05
-# ... and changes the number of steps if it is wrong by this share, and by more steps than compiling
-# the train step again costs.
+# ... and changes the number of steps if it is too large, or too small by this share, and by more
+# steps than compiling the train step again costs.
 DRIFT = 0.03
 
 
@@ -50,14 +50,20 @@ class Budget:
     def __init__(self, minutes: float | None, most_steps: int | None = None) -> None:
         self.minutes, self.most_steps = minutes, most_steps
         self._began = time.monotonic()
-        self._last_fit: tuple[float, int] | None = None
+        self._window: tuple[float, int] | None = None
+        self._paused = 0.0
+        self._compiles = True
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
         """Seconds of the last pause with a validation, of all runs together; this time is reserved
         for such a pause at the end."""
         self.compile_seconds = 0.0
-        """Seconds of the first dispatch, which compiles the train step."""
+        """Seconds of the slowest dispatch that compiled the train step: the first dispatch, and the
+        dispatches after `refit` changed the number of steps."""
+        self.pause_seconds = 0.0
+        """Seconds of the last pause with a validation, with the samples that are drawn in it; at
+        first the estimate of `first_fit`, 0 if a resumed run has not paused yet."""
 
     @property
     def seconds(self) -> float:
@@ -83,14 +89,31 @@ class Budget:
         self.validation_seconds = time.perf_counter() - began
 
     @contextlib.contextmanager
-    def timing_dispatch(self) -> Iterator[None]:
-        """Measure the seconds of the first dispatch that runs within this context.
+    def timing_pause(self, validates: bool) -> Iterator[None]:
+        """Count the seconds within this context as a pause, which `refit` keeps apart from steps.
 
-        Only the first dispatch of a session compiles, and it waits for the compiler.
+        Args:
+          validates: whether the pause has a validation, as the pauses of the remaining time have.
+        """
+        began = self.seconds
+        yield
+        paused = self.seconds - began
+        self._paused += paused
+        if validates:
+            self.pause_seconds = paused
+
+    @contextlib.contextmanager
+    def timing_dispatch(self) -> Iterator[None]:
+        """Measure the seconds of a dispatch within this context, if it compiles the train step.
+
+        The first dispatch of a session compiles, and so does the first after a change by `refit`.
+        Such a dispatch waits for the compiler.
         """
         began = time.perf_counter()
         yield
-        self.compile_seconds = self.compile_seconds or time.perf_counter() - began
+        if self._compiles:
+            self._compiles = False
+            self.compile_seconds = max(self.compile_seconds, time.perf_counter() - began)
 
     def notes(self, total: int, steps_per_epoch: int) -> list[str]:
         """Return lines for the log: the number of steps that fit into the budget.
@@ -105,34 +128,49 @@ class Budget:
             return []
         epochs = f"{total / steps_per_epoch:.2f} epochs"
         return [
-            f"`max_minutes` {self.minutes:g} allows {total:,} steps ({epochs}). To repeat exactly "
-            f"this run later, add `steps` {total}."
+            f"`max_minutes` {self.minutes:g} allows {total:,} steps ({epochs}). To repeat this run "
+            f"later, add `steps` {total}, unless the steps are fitted again."
         ]
 
-    def refit(self, step: int, total: int) -> int:
+    def refit(self, step: int, total: int, eval_every: int | None = None) -> int:
         """Return how many steps the run should have, judged after step number `step`.
 
-        The answer is `total`, unless the latest steps and the validations between them show that
-        clearly more or fewer steps fit into the budget.
+        The number is `total`, unless the latest steps show that clearly more or fewer steps fit
+        into the budget, with the validations between them: fewer if `total` steps would overrun the
+        whole budget, more if they would leave more than the reserve. Until the seconds of a
+        validation are known, the number is `total`.
+
+        Args:
+          step: the number of steps that were trained.
+          total: the number of steps of the run so far.
+          eval_every: steps between two validations; None without validation.
         """
         if self.minutes is None or self.most_steps is None or step >= total:
             return total
-        now = self.seconds
-        if self._last_fit is None:
+        if eval_every and not self.pause_seconds:
+            return total
+        working = self.seconds - self._paused
+        if self._window is None:
             # The first call comes after the first dispatch, whose time is mostly compiling.
-            self._last_fit = now, step
-        since, first = self._last_fit
-        if now - since < WINDOW * 60 * self.minutes or step == first:
+            self._window = working, step
+        since, first = self._window
+        if working - since < WINDOW * 60 * self.minutes or step == first:
             return total
-        seconds_per_step = (now - since) / (step - first)
-        self._last_fit = now, step
-        left = (60 * self.minutes - now - self.validation_seconds) * (1 - RESERVE)
+        seconds_per_step = (working - since) / (step - first)
+        self._window = working, step
+        whole = 60 * self.minutes
+        left = whole - self.seconds - (self.validation_seconds or self.pause_seconds)
+
+        def fits(seconds: float) -> int:
+            pauses = self.pause_seconds, eval_every, step
+            return step + _steps_within(seconds, seconds_per_step, *pauses)
+
         compiling = self.compile_seconds / seconds_per_step
-        fits = step + int(left / seconds_per_step)
-        if abs(min(self.most_steps, fits) - total) <= max(DRIFT * total, compiling):
+        most, least = fits(left), min(self.most_steps, fits(left - RESERVE * whole))
+        if total - most <= compiling and least - total <= max(DRIFT * total, compiling):
             return total
-        self._last_fit = None
-        return max(step + 1, min(self.most_steps, fits - int(compiling)))
+        self._window, self._compiles = None, True
+        return max(step + 1, min(self.most_steps, fits(left * (1 - RESERVE)) - int(compiling)))
 
     def first_fit(
         self,
@@ -161,9 +199,36 @@ class Budget:
         enough = min(TIMED_SECONDS, TIMED_SHARE * 60 * self.minutes)
         seconds = _seconds_per_step(train_block, state, batches, enough)
         if eval_every:
-            seconds += validation() / eval_every
+            self.pause_seconds = runs * validation()
         left = 60 * self.minutes * (1 - RESERVE) - (self.seconds - self.spent_before)
-        return max(1, min(most_steps, int(left / (runs * seconds))))
+        # The run ends with a validation.
+        left -= self.pause_seconds
+        fits = _steps_within(left, runs * seconds, self.pause_seconds, eval_every, 0)
+        return max(1, min(most_steps, fits))
+
+
+def _steps_within(
+    seconds: float, per_step: float, per_pause: float, eval_every: int | None, step: int
+) -> int:
+    """Return how many train steps fit into some seconds, with the pauses before the last of them.
+
+    Args:
+      seconds: the time for steps and pauses.
+      per_step: seconds of a step.
+      per_pause: seconds of a pause.
+      eval_every: a pause follows each step whose number is a multiple of it; None for no pauses.
+      step: the steps that were trained before. The pause after this step has not happened yet.
+    """
+    fits = int(seconds / per_step)
+    if not eval_every or not per_pause:
+        return max(0, fits)
+    # With one more pause, the run may go on to the step after which the next pause comes.
+    most, until = 0, eval_every * ((step - 1) // eval_every + 1 if step else 1) - step
+    while fits > until:
+        most, until = until, until + eval_every
+        seconds -= per_pause
+        fits = int(seconds / per_step)
+    return max(most, fits)
 
 
 def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Horizon:

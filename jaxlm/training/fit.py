@@ -102,7 +102,7 @@ def fit(
             raise UserError("fit needs a model, or `from_run`: a run to start from")
         model = adapt_model(from_run, text)
     check_trainable(type(model))
-    check_vocabulary(model, text)
+    model = with_start_of(model, text)
     if params is not None:
         model = _with_params(model, params, from_run)
     console = Console(quiet=True) if quiet else console
@@ -175,7 +175,7 @@ def fit_many(
     Raises:
       UserError: for a setting that cannot work or be swept, and if all runs fail.
     """
-    check_vocabulary(model, text)
+    model = with_start_of(model, text)
     check_at_least("seeds", seeds, 1)
     if not isinstance(model, NeuralModel):
         raise UserError("fit_many is for models trained by gradient: use fit, as a count is exact")
@@ -191,13 +191,20 @@ def fit_many(
     return train_many(specs, text, resume, extras, sweep_runner)
 
 
-def check_vocabulary(model: LanguageModel, text: Text) -> None:
-    """Raise UserError if the model and the text have vocabularies of different sizes."""
+def with_start_of(model: LanguageModel, text: Text) -> Any:
+    """Return the model with the start token of the text, which pads short contexts.
+
+    Raises:
+      UserError: if the model and the text have vocabularies of different sizes.
+    """
     if model.vocab_size != len(text.vocabulary):
         raise UserError(
             f"the model has vocab_size {model.vocab_size}, the text "
             f"{len(text.vocabulary)} tokens: they must be equal"
         )
+    if isinstance(model, NeuralModel) and model.start_id != text.vocabulary.start_id:
+        return model.clone(start_id=text.vocabulary.start_id)
+    return model
 
 
 def _settings(

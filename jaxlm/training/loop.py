@@ -249,6 +249,7 @@ class _Loop:
         """Raise SettingError for a setting that needs validations, if there is no text for them."""
         check_sample_every(self.extras.sample_every, self._validates, jax.process_count())
         if self._validates:
+            self._check_patience()
             return
         training, optimizer = self.training, self.optimizer
         asked = {
@@ -274,6 +275,16 @@ class _Loop:
         n_step = (spec.model.context_size or batching.bptt - 1) + 1
         rows_B = local_rows(self.mesh, batching.batch_size)
         return make_batches(self.text.train, batching, n_step, training.seed, rows_B)
+
+    def _check_patience(self) -> None:
+        """Raise SettingError if `patience` ends a run before its average can begin."""
+        patience, after = self.training.patience, self.optimizer.trigger_after
+        if patience and self.optimizer.average == "triggered" and patience <= after:
+            why = (
+                f"ends the run before its average can begin (`trigger_after` {after}); use "
+                f"{after + 1} or more"
+            )
+            raise SettingError("patience", patience, why)
 
     def _plan(self, spec: Spec) -> None:
         """Set the horizon, the optimizer and the pause points for the settings of `spec`."""
@@ -343,7 +354,9 @@ class _Loop:
         # Logs and checkpoints are opened only now: a refused folder must be left as it was.
         self.trainees = [self._trainee(spec, index) for index, spec in enumerate(self.specs)]
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
-        for note in self.first.model.notes() + self.budget.notes(self.pauses.total, per_epoch):
+        notes = self.first.model.notes() + self.budget.notes(self.pauses.total, per_epoch)
+        notes += self.first.model.sweep_notes() if len(self.specs) > 1 else []
+        for note in notes:
             first.log.note(note)
         try:
             with contextlib.ExitStack() as logs, Interrupts() as interrupts:
@@ -605,11 +618,13 @@ class _Loop:
             if self._refit(dispatched):
                 runner = self._runner()
             save = self._saving_is_due()
-            if save or self.pauses.until_pause(dispatched - 1) == 1:
+            pauses = save or self.pauses.until_pause(dispatched - 1) == 1
+            if pauses:
                 self._measure(*pending)
                 pending = None
-                state = self._pause(state, runner, save)
             count = next_count(count, time.perf_counter() - began)
+            if pauses:
+                state = self._pause(state, runner, save)
         if pending:
             self._measure(*pending)
         states = runner.unstack(state)
@@ -646,7 +661,7 @@ class _Loop:
 
     def _refit(self, step: int) -> bool:
         """Fit the number of steps to the budget again, and return whether it changed."""
-        steps = self.budget.refit(step, self.pauses.total)
+        steps = self.budget.refit(step, self.pauses.total, self.pauses.eval_every)
         if self.budget.minutes:
             steps = int(allgather_ints([steps])[0, 0])
         if steps == self.pauses.total:
@@ -668,10 +683,17 @@ class _Loop:
 
     def _pause(self, state: Any, runner: StepRunner, save: bool) -> Any:
         """Return the stacked state to continue with, after each run validated and saved."""
+        validates = any(self.pauses.validates_at(trainee.step) for trainee in self.running)
+        with self.budget.timing_pause(validates):
+            return self._pause_within_budget(state, runner, save, validates)
+
+    def _pause_within_budget(
+        self, state: Any, runner: StepRunner, save: bool, validates: bool
+    ) -> Any:
         with contextlib.ExitStack() as clocks:
             for trainee in self.trainees:
                 clocks.enter_context(trainee.log.clock_stopped())
-            if any(self.pauses.validates_at(trainee.step) for trainee in self.running):
+            if validates:
                 # The budget keeps as much time for the last pause, in which all runs validate too.
                 clocks.enter_context(self.budget.timing_validation())
             before, after = runner.unstack(state), []
@@ -683,7 +705,7 @@ class _Loop:
                 after.append(one if paused is None else paused)
                 if trainee.out_of_patience:
                     self.final_states.setdefault(index, after[-1])
-        # After the checkpoints are written, and outside of the time that the budget measures.
+        # After the checkpoints are written, and outside of the time that is reserved at the end.
         with self.trainees[0].log.clock_stopped():
             self.trainees[0].show_sample(after[0])
         return runner.stack(after)

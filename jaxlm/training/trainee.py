@@ -220,6 +220,12 @@ class Trainee:
         state = put_like(restored, state)
         self.meter.progress = Progress(**meta["progress"])
         self.saved_step = self.step
+        scale, schedule = float(to_host(state.lr_scale)), self.optimizer.schedule
+        if scale != 1 and schedule != "plateau":
+            state = replace(state, lr_scale=put_like(np.ones((), np.float32), state.lr_scale))
+            self.log.note(f"`schedule` {schedule}: the factor {scale:.4g} of plateaus is dropped")
+        elif scale != 1:
+            self.log.note(f"plateaus have multiplied the rate by {scale:.4g}")
         self._write_failure(None)
         # Before a checkpoint is written anew.
         self.checkpoints.remove_half_written()
@@ -308,6 +314,8 @@ class Trainee:
         if self.average and not state.averaged and self.average.begins(progress.valid_nlls):
             # 1 step is in the average now; the sum keeps the sharding.
             state = replace(state, averaged=state.averaged + 1)
+            # The average gets a `patience` of its own.
+            progress.worse_in_a_row = 0
             self.log.note(f"step {progress.step:6d}  the average of the parameters begins")
         return state, improved
 

@@ -1,6 +1,7 @@
 """Texts of the user's own: settings by the time there is, and an n-gram mixed with the model."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -149,6 +150,14 @@ def test_an_ngram_is_counted_and_mixed(shell, corpus, tmp_path):
     assert code == 0 and "mixed" in out
     code, _, err = shell("train", *flags[:-3], "--out", tmp_path / "run", "--with-ngram")
     assert code == 2
+    # An n-gram of another order is refused before anything is trained.
+    shutil.rmtree(ngram)
+    code, _, err = shell("train", "--model", "ngram", *corpus, "--order", "3", "--out", ngram)
+    assert (code, err) == (0, "")
+    steps = jaxlm.load(run).step
+    code, _, err = shell("train", *flags, "--steps", "30", "--resume")
+    assert code == 2 and "holds another run than the 8-gram that is mixed" in err
+    assert err.count("\n") == 1 and jaxlm.load(run).step == steps
 
 
 def test_lines_that_are_shorter_than_the_order_can_be_mixed(shell, tmp_path, monkeypatch):
@@ -161,6 +170,55 @@ def test_lines_that_are_shorter_than_the_order_can_be_mixed(shell, tmp_path, mon
     code, out, err = shell("train", *flags, *more)
     assert (code, err) == (0, "")
     assert jaxlm.load(tmp_path / "here-ngram").model.order <= 3 and "mixed" in out
+
+
+def test_the_runs_of_a_sweep_share_the_time(shell, corpus, tmp_path):
+    """Two seeds and two rates are four runs, each with a quarter of the minutes."""
+    flags = ("--model", "rnn", *corpus, "--max-minutes", "0.2")
+    notes = []
+    for name, more in {
+        "four": ("--seeds", "4"),
+        "sweep": ("--sweep", "clip=1,2", "--seeds", "2"),
+    }.items():
+        code, out, err = shell("train", *flags, *more, "--no-report", "--out", tmp_path / name)
+        assert (code, err) == (0, "")
+        notes.append(next(line for line in out.splitlines() if "settings for a text" in line))
+    assert notes[0] == notes[1]
+
+
+def test_the_warm_up_follows_from_the_batches_of_the_command(shell, corpus, tmp_path):
+    warmups = []
+    for name, more in {"small": (), "large": ("--batch-size", "64", "--bptt", "64")}.items():
+        flags = ("--model", "rnn", *corpus, "--hidden-size", "8", "--epochs", "40", *more)
+        code, _, err = shell("train", *flags, "--out", tmp_path / name)
+        assert (code, err) == (0, "")
+        steps = jaxlm.load(tmp_path / name).step
+        warmups.append(config_of(tmp_path / name)["optimizer"]["warmup_steps"])
+        assert warmups[-1] <= 0.06 * steps + 1
+    assert warmups[0] > warmups[1]
+
+
+def test_a_small_text_may_be_cut(shell, tmp_path):
+    path = tmp_path / "five.txt"
+    path.write_text("the cat sat\nthe dog ran\na bird sang\nmy dog eats\nthe cat ran\n")
+    flags = ("--model", "rnn", "--corpus", path, "--fractions", "0.6", "0.2", "0.2")
+    code, _, err = shell("train", *flags, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    config = config_of(tmp_path / "run")
+    assert config["batching"]["batch_size"] == 3
+    assert config["training"]["eval_every"] == config["training"]["log_every"] > 1
+
+
+def test_the_steps_that_fitted_into_other_minutes_are_not_kept(shell, corpus, tmp_path):
+    flags = ("--model", "rnn", *corpus, *SMALL)
+    code, _, err = shell("train", *flags, "--max-minutes", "0.02", "--out", tmp_path / "a")
+    assert (code, err) == (0, "")
+    config = tmp_path / "a/config.json"
+    again = ("--config", config, "--max-minutes", "0.05", "--out", tmp_path / "b")
+    code, out, err = shell("train", *again)
+    assert (code, err) == (0, "") and "--max-minutes 0.05 allows" in out
+    code, out, err = shell("train", *again[:-1], tmp_path / "c", "--steps", "3")
+    assert (code, err) == (0, "") and jaxlm.load(tmp_path / "c").step == 3
 
 
 def test_no_runs_are_refused(shell, corpus, tmp_path):

@@ -43,3 +43,19 @@ def test_the_rate_of_a_text_of_ones_own_follows_from_the_width(shell, tmp_path):
         share = min(1.0, 256 / config["network"]["hidden_size"])
         assert abs(rates[name] - share * 3e-3) < 1e-4
     assert rates["given"] < rates["chosen"] and rates["sized"] < rates["chosen"]
+
+
+def test_a_width_that_is_given_is_kept_by_any_name(shell, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("".join(f"line {number} of a text\n" for number in range(200)))
+    flags = ("--model", "lstm", "--corpus", file, "--tokens", "chars", "--params", "60k")
+    for name in ("--embedding-size", "--emsize", "--Embedding_Size"):
+        out = tmp_path / name.strip("-")
+        code, _, err = shell("train", *flags, name, "24", "--steps", "1", "--out", out)
+        assert (code, err) == (0, "")
+        assert jaxlm.load(out).model.embedding_size == 24
+    code, _, err = shell(
+        "train", *flags, "--emsize", "40", "--steps", "2", "--resume", "--out", out
+    )
+    assert code == 2 and "--embedding-size 40: the run in" in err and "has 24" in err
+    assert err.count("\n") == 1

@@ -18,6 +18,7 @@ import jaxlm
 from jaxlm.inspection.pages.building import CHARACTERS, page
 from jaxlm.inspection.pages.html import as_json, document, packed
 from jaxlm.inspection.pages.numbers import write_numbers
+from jaxlm.inspection.pages.texts import default_text
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.inspection.traces import trace
 from jaxlm.inspection.units import FEATURES, find_units
@@ -264,6 +265,33 @@ def test_the_same_command_writes_the_same_page(runs, shell, tmp_path, monkeypatc
     assert out.read_bytes() == first
     foot = read(first.decode())[1]["foot"]
     assert foot["date"] == "1970-01-02" and "python -m jaxlm.show" in foot["command"]
+
+
+def test_a_run_with_its_checkpoints_elsewhere_is_shown(shell, tmp_path):
+    place = tmp_path / "elsewhere"
+    flags = ("--model", "rnn", "--steps", "2", "--checkpoint-folder", place)
+    assert shell("train", *flags, "--out", tmp_path / "run")[0] == 0
+    words = ("show", tmp_path / "run", "我 讨厌", "--out", tmp_path / "page.html")
+    code, _, err = shell(*words)
+    assert code == 2 and f"give --checkpoint-folder {place}" in err
+    code, _, err = shell(*words, "--checkpoint-folder", place)
+    assert code == 0 and (tmp_path / "page.html").exists()
+    figure = ("--figure", "map", "--out", tmp_path / "f.pdf", "--checkpoint-folder", place)
+    for more, why in {
+        (*figure, "--date", "2000-01-01"): "--date 2000-01-01: has no effect with --figure",
+        figure: "--figure map: needs no text",
+    }.items():
+        code, _, err = shell(*words[:3], *more)
+        assert code == 2 and why in err and err.count("\n") == 1
+
+
+def test_bytes_that_are_no_text_are_shown(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait\n" * 40)
+    text = jaxlm.read_corpus(tmp_path / "latin.txt", tokens="bytes")
+    run = jaxlm.fit(jaxlm.NGram(256, text.vocabulary.start_id, order=3), text, quiet=True)
+    shown, _ = default_text(run)
+    assert shown.startswith("caf\ufffd au lait")
+    assert "caf" in page([run], shown, Options(labels=("n",)))
 
 
 def test_a_text_comes_from_a_file_with_its_numbers(runs, shell, tmp_path):

@@ -321,6 +321,11 @@ def test_a_folder_of_tables(tmp_path):
         ("t.jsonl", '{"a": ["x"]}\n', "`column` a is neither text nor number"),
         ("t.jsonl", "[" * 100_000, "is no JSON object"),
         ("t.csv", "", "has no such column, but none at all"),
+        # A comma or a quotation mark that is not in quotes would lose text in silence.
+        ("t.csv", "a\nHello, world\n", "line 2, has 2 cells, and the header has 1"),
+        ("t.csv", 'a,b\n"x",1\ny\n', "line 3, has 1 cells, and the header has 2"),
+        ("t.tsv", 'id\ta\n1\t"Great he said\n2\tbad film\n', "is no CSV: unexpected end of data"),
+        ("t.csv", 'a,b\n"x"y,1\n', "line 2, is no CSV"),
     ],
 )
 def test_bad_tables_are_one_line(name, data, message, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from small_batches import POEM, batches_of, epoch, split_of
 
 from jaxlm.data.batching import BatchingConfig, make_batches
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 
 ERRORS = {
     "batching": (
@@ -38,6 +38,15 @@ ERRORS = {
 def test_bad_settings_are_errors(text, config, message):
     with pytest.raises(UserError, match=message):
         make_batches(split_of(text), BatchingConfig(**{"batch_size": 2, **config}))
+
+
+def test_rows_that_do_not_fit_into_memory_are_an_error(monkeypatch):
+    monkeypatch.setattr("jaxlm.data.batching.MOST_PADDED", 11)
+    text = "a b c\nd\na b\n"
+    with pytest.raises(SettingError, match=r"`batching` rows: pads 3 lines to .* has 4 tokens"):
+        batches_of(split_of(text), "rows", batch_size=2)
+    monkeypatch.setattr("jaxlm.data.batching.MOST_PADDED", 12)
+    assert batches_of(split_of(text), "rows", batch_size=2).length == 4
 
 
 @pytest.mark.parametrize(("batching", "size"), [("streams", 3), ("windows", 3), ("rows", 2)])

@@ -27,7 +27,9 @@ from jaxlm.data.preparing import (
     prepare,
 )
 from jaxlm.data.shards import PREPARED, ShardedIds, read_prepared
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
+from jaxlm.evaluation.perplexity import score_split
+from jaxlm.inspection.pages.texts import default_text
 
 LINES = [f"line {number} has {number * number} words\r\n" for number in range(2000)] + ["the end"]
 TEXT = "\ufeff" + "".join(LINES)
@@ -147,7 +149,7 @@ def test_batches_of_shards_equal_batches_in_memory(tmp_path):
         )
         for found_array, expected_array in zip(found, expected, strict=True):
             np.testing.assert_array_equal(found_array, expected_array)
-    with pytest.raises(UserError, match="`batching` rows: needs the text"):
+    with pytest.raises(UserError, match="without the lines: read it as one stream"):
         text.train.rows()
     with pytest.raises(UserError, match=r"`tokens` words: .* is a prepared text"):
         jaxlm.read_corpus(str(tmp_path / "out"), tokens="words")
@@ -164,9 +166,34 @@ def test_the_edges_of_blocks_do_not_change_lines(tmp_path, monkeypatch):
         if tokens == "words":
             expected = [" ".join(line.split()) + "\n" for line in expected]
         assert lines == expected
-    prepared(tmp_path / "out", {"train": [path]}, tokens="words", eos=False)
-    split = jaxlm.read_corpus(tmp_path / "out").train
-    assert list(split.source.lines()) == [" ".join(text.split())]
+
+
+def test_a_text_without_ends_of_lines_is_not_prepared(tmp_path):
+    """No model could be trained on its tokens: nothing stands before the first word of a line."""
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    with pytest.raises(SettingError, match="`eos` False: a prepared text needs the token that"):
+        prepared(tmp_path / "out", texts, tokens="words", eos=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("memory", [None, pytest.param("500MB", marks=pytest.mark.full)])
+def test_ngrams_are_counted_from_several_shards(tmp_path, memory):
+    paths = [write(tmp_path, f"{number}.txt", f"the cat sat {number}\n" * 9) for number in (1, 2)]
+    prepared(tmp_path / "out", {"train": paths}, tokens="words")
+    text = jaxlm.read_corpus(tmp_path / "out")
+    lines = [line for path in paths for line in path.read_text().splitlines()]
+    found = []
+    for name, corpus in {
+        "shards": text,
+        "lines": jaxlm.read_corpus(lines, fractions=(1.0,), tokenizer=text.tokenizer),
+    }.items():
+        model = jaxlm.NGram(len(corpus.vocabulary), corpus.vocabulary.start_id, order=3)
+        run = jaxlm.fit(model, corpus, quiet=True, memory=memory, folder=tmp_path / name)
+        found.append(score_split(run, corpus.train).log_prob.sum())
+    assert found[0] == pytest.approx(found[1])
+    # The page that train writes begins with the text of the shards.
+    shown, note = default_text(jaxlm.load(tmp_path / "shards"))
+    assert shown.startswith("the cat sat 1") and "beginning of the train text" in note["en"]
 
 
 def test_an_empty_validation_text_is_an_error(tmp_path):
@@ -200,10 +227,9 @@ def test_many_files_share_the_megabytes_of_the_vocabulary(tmp_path, monkeypatch)
 
 def test_a_setting_that_the_text_was_prepared_with_may_be_repeated(tmp_path):
     texts = {"train": [write(tmp_path, "text.txt")]}
-    prepared(tmp_path / "out", texts, tokens="words", eos=False, min_count=2)
-    text = jaxlm.read_corpus(tmp_path / "out", eos=False, min_count=2, tokens="words")
-    assert text.vocabulary.start is None
-    assert jaxlm.read_corpus(tmp_path / "out").config.eos is False
+    prepared(tmp_path / "out", texts, tokens="words", min_count=2)
+    text = jaxlm.read_corpus(tmp_path / "out", eos=True, min_count=2, tokens="words")
+    assert text.config.min_count == 2
     for wrong in ({"min_count": 3}, {"unk": "always"}):
         with pytest.raises(UserError, match="is a prepared text, whose tokens are made"):
             jaxlm.read_corpus(tmp_path / "out", **wrong)

@@ -167,7 +167,7 @@ def test_a_text_in_place_of_a_path_is_a_one_line_error(corpus):
 )
 def test_options_that_a_fitted_tokenizer_fixes_are_errors(options, field):
     tokenizer = read_corpus("toy").tokenizer
-    with pytest.raises(SettingError, match=f"`{field}` .*has no effect with a `tokenizer`"):
+    with pytest.raises(SettingError, match=f"`{field}` .*has no effect with a fitted tokenizer"):
         read_corpus("toy", tokenizer=tokenizer, **options)
 
 

@@ -404,3 +404,18 @@ def test_a_vocabulary_decides_how_text_is_read(listed, tokens, start, unk, rows)
     vocabulary = tokenizer.vocabulary
     assert (vocabulary.start, vocabulary.unk, protocol.rows) == (start, unk, rows)
     assert tokenizer.encode(["a\n"]).tolist()[:1] == [listed.index("a")]
+
+
+def test_characters_without_a_line_break_are_scored_line_by_line():
+    """The vocabulary of another program may lack the line break; lines are then read without it."""
+    for unknown in ([], ["<UNK>"]):
+        tokenizer, protocol, _ = make_tokenizer(["a", "b", *unknown], "chars")
+        model = jaxlm.LSTM(len(tokenizer.vocabulary), None, embedding_size=2, hidden_size=2)
+        params = model.init(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
+        run = Run(model, params, tokenizer, protocol)
+        found = jaxlm.score(run, ["ab", "bba"], by="sentence")
+        assert list(found["tokens"]) == [1, 2]
+        if unknown:
+            assert list(found["oov"]) == [0, 0]
+        assert tokenizer.spans("ab\n").tolist() == [[0, 1], [1, 2]]
+        assert tokenizer.encode(["ab\n", "b\n"]).tolist() == [0, 1, 1]

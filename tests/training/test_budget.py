@@ -58,10 +58,11 @@ def test_the_steps_fit_into_the_minutes(text, tmp_path, no_timing):
     steps = training_of(tmp_path / "run")["steps"]
     assert 50 <= steps <= 58
     assert tiny_runs.records(tmp_path / "run")[-1]["step"] == steps
-    # A validation every 20 steps, which takes as long as 20 steps, halves the number of steps.
+    # Every 20 steps there is a validation, which takes as long as 20 steps. After 20 steps and the
+    # last validation, there is no time for a step and another validation.
     no_timing(1.0, 20.0)
-    train(text, tmp_path / "half", epochs=100, max_minutes=1, eval_every=20)
-    assert 25 <= training_of(tmp_path / "half")["steps"] <= 29
+    train(text, tmp_path / "few", epochs=100, max_minutes=1, eval_every=20)
+    assert training_of(tmp_path / "few")["steps"] == 20
 
 
 @pytest.mark.full
@@ -164,9 +165,9 @@ def pace(monkeypatch):
         taken = [0]
         refit = Budget.refit
 
-        def steps(self, step, total):
+        def steps(self, step, total, eval_every):
             taken[0] = step
-            return refit(self, step, total)
+            return refit(self, step, total, None)
 
         monkeypatch.setattr(Budget, "refit", steps)
         monkeypatch.setattr(Budget, "seconds", property(lambda self: seconds * taken[0]))
@@ -219,6 +220,32 @@ def test_a_small_change_of_steps_is_not_worth_a_compilation(
         now += 2.0 + (compiling if step == 1 or (step == 4 and total != estimated) else 0.0)
         total = budget.refit(step, total)
         assert total == (fits if step > 2 else estimated)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "step_seconds", "validation", "eval_every", "compiling"),
+    [(6, 0.1, 20.0, 600, 5.0), (1, 0.1, 4.0, 100, 3.0), (6, 0.12, 5.0, 1327, 10.0)],
+)
+def test_a_steady_machine_is_not_fitted_again(
+    monkeypatch, minutes, step_seconds, validation, eval_every, compiling
+):
+    """Validations are no change of the machine's speed, however few steps lie between them."""
+    now = 0.0
+    monkeypatch.setattr(Budget, "seconds", property(lambda self: now))
+    monkeypatch.setattr(budget, "_seconds_per_step", lambda *_: step_seconds)
+    fitted = Budget(minutes, most_steps=10**6)
+    arguments = (None, None, None, lambda: validation)
+    total = fitted.first_fit(*arguments, most_steps=10**6, eval_every=eval_every)
+    step, count, now = 0, 1, compiling
+    while step < total:
+        taken = min(count, total - step, eval_every - step % eval_every)
+        now, step, count = now + taken * step_seconds, step + taken, min(8 * count, 20)
+        assert fitted.refit(step, total, eval_every) == total
+        if step % eval_every == 0 or step == total:
+            with fitted.timing_pause(validates=True):
+                now += validation
+            fitted.validation_seconds = validation
+    assert 0.9 * 60 * minutes < now <= 60 * minutes
 
 
 @pytest.mark.full

@@ -12,6 +12,7 @@ from tiny_runs import fit, make, write_text
 
 import jaxlm
 from jaxlm.errors import SettingError, UserError
+from jaxlm.interop.huggingface.writing import export_huggingface
 from jaxlm.training.config import RunConfig
 
 
@@ -86,7 +87,11 @@ def test_a_checkpoint_folder_is_read_only_if_the_caller_names_it(fit_tiny, tmp_p
         jaxlm.load(tmp_path / "run")
     with pytest.raises(SettingError, match="`checkpoint_folder` other: "):
         jaxlm.load(tmp_path / "run", checkpoint_folder="other")
-    assert jaxlm.load(tmp_path / "run", checkpoint_folder=place + "/").step == 2
+    run = jaxlm.load(tmp_path / "run", checkpoint_folder=place + "/")
+    assert run.step == 2
+    # A folder for transformers holds the parameters itself.
+    export_huggingface(run, tmp_path / "hf")
+    assert_same_params(jaxlm.load(tmp_path / "hf"), run)
     fit_tiny(tmp_path / "here", steps=2)
     with pytest.raises(SettingError, match="in its own folder: leave the setting out"):
         jaxlm.load(tmp_path / "here", checkpoint_folder=place)

@@ -62,6 +62,12 @@ def test_plateau_decays_after_plateau_patience_validations(model, text, tmp_path
     state, meta = tiny_runs.whole_state(tmp_path)
     np.testing.assert_allclose(state[".lr_scale"], 0.01, rtol=1e-6)
     assert (meta["progress"]["worse_since_decay"], meta["progress"]["worse_in_a_row"]) == (1, 5)
+    # The factor is part of the schedule, and ends with it.
+    console = tiny_runs.quiet()
+    options |= {"steps": 62, "lr": 0.01, "resume": True, "console": console}
+    tiny_runs.fit(model, text, tmp_path, schedule="constant", **options)
+    assert tiny_runs.whole_state(tmp_path)[0][".lr_scale"] == 1
+    assert "the factor 0.01 of plateaus is dropped" in console.file.getvalue()
 
 
 def test_metrics_are_finite_and_have_no_times(run):

@@ -40,6 +40,12 @@ def fails(updates, state, params=None):
 
 BROKEN = optax.GradientTransformation(lambda params: (), fails)
 CANNOT_START = [
+    (
+        {},
+        {"average": "triggered", "trigger_after": 5, "patience": 5},
+        SettingError,
+        r"`patience` 5: ends the run before its average can begin .*use 6 or more",
+    ),
     ({"hidden_size": -1}, {}, SettingError, "`hidden_size` -1"),
     ({}, {"schedule": python_if}, SettingError, "`schedule` of your own: fails when JAX traces"),
     ({}, {"schedule": lambda step: None}, SettingError, "`schedule` of your own: must return one"),

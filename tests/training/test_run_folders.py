@@ -69,6 +69,16 @@ OTHERS = [
 ]
 
 
+def test_another_average_is_refused(text, tmp_path):
+    """The averages share their arrays, but a sum of one kind is no sum of the other kind."""
+    model = tiny_runs.make(jaxlm.RNN, text)
+    for old, new in (("ema", "triggered"), ("triggered", "ema"), ("ema", "none")):
+        folder, settings = tmp_path / f"{old}-{new}", {"batching": STREAMS}
+        tiny_runs.fit(model, text, folder, steps=2, average=old, **settings)
+        with pytest.raises(UserError, match=f"`average` {old}, not {new}"):
+            tiny_runs.fit(model, text, folder, steps=4, resume=True, average=new, **settings)
+
+
 @pytest.mark.parametrize(("kind", "sizes", "options", "named"), OTHERS)
 def test_the_error_for_resuming_another_run_names_the_difference(
     kind, sizes, options, named, copy, text
@@ -175,3 +185,14 @@ def test_the_command_never_overwrites_a_run(train, run, text_file, tmp_path):
     code, _, err = train(*LECTURE, "--out", tmp_path / "nothing", "--resume")
     tiny_runs.assert_user_error(code, err)
     assert "no run to continue" in err and not (tmp_path / "nothing").exists()
+
+
+def test_a_run_pads_with_the_start_token_of_its_text_before_and_after_it_is_loaded(tmp_path):
+    text = jaxlm.read_corpus("toy")
+    model = jaxlm.NPLM(len(text.vocabulary), n_step=3, embedding_size=4, hidden_size=8)
+    rows = {"batching": "rows", "batch_size": 3, "lr": 0.05, "steps": 30}
+    run = tiny_runs.fit(model, text, tmp_path / "run", **rows)
+    again = jaxlm.load(tmp_path / "run")
+    assert run.model.start_id == again.model.start_id == text.vocabulary.start_id != 0
+    assert jaxlm.next_words(run, "", 3) == jaxlm.next_words(again, "", 3)
+    assert float(jaxlm.perplexity(run)) == float(jaxlm.perplexity(again))

@@ -88,6 +88,13 @@ def test_runs_may_differ_in_every_dropout_rate(text):
     assert_close(run, tiny_runs.fit(dropped[1], text, **short))
 
 
+def test_a_rate_of_zero_in_a_sweep_changes_no_other_mask(text):
+    """A sweep draws the mask of U also for the rate 0. The mask of h has its own key."""
+    model = tiny_runs.make(jaxlm.LSTM, text, dropout_state=0.4)
+    run, _ = many(model, text, sweep={"weight_drop": [0.0, 0.3]})
+    assert_close(run, tiny_runs.fit(model, text, **OPTIONS))
+
+
 @pytest.mark.full
 def test_a_sweep_is_stopped_and_resumed(text, tmp_path, monkeypatch):
     # A dispatch has a single step, so that the sweep stops before the last step.

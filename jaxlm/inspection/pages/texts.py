@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxlm.data.corpora import SENTENCES, SPLITS, corpus_sources
 from jaxlm.data.reading import Reading, text_of
+from jaxlm.data.shards import is_prepared, read_prepared
 from jaxlm.data.sources import Source
 from jaxlm.errors import SettingError, UserError
 from jaxlm.runs.run import Run
@@ -57,7 +58,9 @@ def default_text(run: Run) -> tuple[str, dict[str, str]]:
     except UserError:
         return _kept_stretch(run)
     split = next(split for split in ("valid", "test", "train") if split in sources)
-    text = _beginning(sources[split])
+    # A file of bytes may be no text: what is not UTF-8 is shown as U+FFFD.
+    raw = _beginning(sources[split]).encode("utf-8", "surrogateescape")
+    text = raw.decode("utf-8", "replace")
     if not text.strip():
         return _kept_stretch(run)
     return text, {
@@ -76,6 +79,9 @@ def _sources(run: Run) -> tuple[str, Mapping[str, Source]]:
     name = trained_on.get("corpus")
     if not name or name == SENTENCES:
         raise UserError(f"{run.name} keeps no text")
+    if is_prepared(Path(name)):
+        _, splits = read_prepared(Path(name))
+        return name, {split: splits[split].source for split in SPLITS if split in splits}
     fractions = trained_on.get("fractions")
     reading = Reading(
         trained_on.get("encoding"), trained_on.get("column"), exact=run.tokenizer.exact

@@ -123,6 +123,9 @@ def config_file(run: Run) -> Json:
         "network": network,
         "protocol": run.protocol.as_json(),
     }
+    if "training" in settings:
+        # The parameters are in this folder, wherever training kept its checkpoints.
+        settings["training"] = settings["training"] | {"checkpoint_folder": None}
     vocabulary = run.vocabulary
     model: Any = run.model
     ids = special_tokens(run.tokenizer)

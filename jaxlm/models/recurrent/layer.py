@@ -220,13 +220,35 @@ class RecurrentLayer(nn.Module):
 
     def _draw_masks(self, batch: int) -> DropoutMasks:
         """Return masks of U and of h [batch, H], each None if its rate is 0."""
+        shapes_of_masks = recurrent_shape(self.cell, self.hidden_size), (batch, self.hidden_size)
+        rates = self.weight_drop, self.state_dropout
+        return draw_masks(lambda: self.make_rng("dropout"), rates, shapes_of_masks)
 
-        def draw(rate: float, *shape: int) -> jax.Array | None:
-            return None if is_zero(rate) else keep_mask(self.make_rng("dropout"), shape, rate)
 
-        size = self.hidden_size
-        kernel = draw(self.weight_drop, *recurrent_shape(self.cell, size))
-        return DropoutMasks(kernel, draw(self.state_dropout, batch, size))
+def draw_masks(
+    make_key: Callable[[], jax.Array],
+    rates: tuple[float, float],
+    shapes_of_masks: tuple[tuple[int, ...], tuple[int, ...]],
+) -> DropoutMasks:
+    """Return masks of U and of h, each None if its rate is 0.
+
+    Both come from one key, so a rate of 0 for U does not change the mask of h. In a sweep, a rate
+    is an array, of which nobody knows whether it is 0.
+
+    Args:
+      make_key: returns the key; it is called only if a rate is above 0.
+      rates: the rates of U and of h.
+      shapes_of_masks: the shapes of U and of h.
+    """
+    if all(map(is_zero, rates)):
+        return DropoutMasks(None, None)
+    key = make_key()
+    keys = key, jax.random.fold_in(key, 1)
+    masks = [
+        None if is_zero(rate) else keep_mask(one, shape, rate)
+        for one, shape, rate in zip(keys, shapes_of_masks, rates, strict=True)
+    ]
+    return DropoutMasks(*masks)
 
 
 def forget_bias_init(

@@ -159,6 +159,13 @@ class Recurrent(NeuralModel):
             if not is_zero(getattr(self, name)) and not self.cell.recurrent:
                 why = f"{self.cell} has no matrix from step to step; leave the setting out"
                 raise SettingError(name, getattr(self, name), why)
+        parts = self.dropout_input, self.dropout_between, self.dropout_output
+        if not is_zero(self.dropout) and None not in parts:
+            why = (
+                "has no effect, because `dropout_input`, `dropout_between` and `dropout_output` "
+                "are set; leave it out"
+            )
+            raise SettingError("dropout", self.dropout, why)
         if self.remat and self.time_loop not in ("auto", "fused"):
             why = f"needs `time_loop` fused or auto, not {self.time_loop}"
             raise SettingError("remat", self.remat, why)
@@ -181,6 +188,15 @@ class Recurrent(NeuralModel):
         plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.dropout_state)
         note = fallback_note(self.time_loop, plain_lstm, self.compute_dtype)
         return super().notes() + [note] * bool(note)
+
+    def sweep_notes(self) -> list[str]:
+        if self.time_loop != "newton":
+            return []
+        # jax.vmap computes both branches of a condition.
+        return [
+            "`time_loop` newton: several runs together compute every fall-back, needed or not; "
+            "`time_loop` fused has the same values and is faster here"
+        ]
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         value = NOT_BEGUN if self.learned_start else 0.0

@@ -13,15 +13,14 @@ from jaxlm.models.cells import Carry, Cell, LSTMCell
 from jaxlm.models.layers import DTYPES, Affine, uniform
 from jaxlm.models.recurrent.layer import (
     RECORDED,
+    draw_masks,
     forget_bias_init,
     shard_over_batch,
     valid_steps,
 )
 from jaxlm.models.recurrent.model import Recurrent
-from jaxlm.ops.dropout import keep_mask
 from jaxlm.ops.products_in_time import Multiply, plain_product, products_in_time
 from jaxlm.ops.recurrence import where_valid
-from jaxlm.ops.static import is_zero
 from jaxlm.parallel.shard_map import ShardedAxes
 from jaxlm.ranges import Range
 
@@ -208,12 +207,13 @@ class MogrifierLayer(nn.Module):
         recurrent = RecurrentKernel(width, self.init_scale, name="recurrent")
         recurrent_HG = recurrent(size)
         kernels = Rounds(self.rounds, self.rank, self.init_scale, name="rounds")(inputs, size)
-        mask_BH = None
-        if not (deterministic or is_zero(self.weight_drop)):
-            mask_HG = keep_mask(self.make_rng("dropout"), recurrent_HG.shape, self.weight_drop)
+        mask_HG = mask_BH = None
+        if not deterministic:
+            rates = self.weight_drop, self.state_dropout
+            shapes_of_masks = recurrent_HG.shape, (batch, size)
+            mask_HG, mask_BH = draw_masks(lambda: self.make_rng("dropout"), rates, shapes_of_masks)
+        if mask_HG is not None:
             recurrent_HG = recurrent_HG * mask_HG
-        if not (deterministic or is_zero(self.state_dropout)):
-            mask_BH = keep_mask(self.make_rng("dropout"), (batch, size), self.state_dropout)
         kernels = kernels | {"input": kernel_DG, "recurrent": recurrent_HG}
         step = functools.partial(_step, self.cell, self.rounds, self.rank > 0)
         records = any(map(self.is_mutable_collection, RECORDED))
