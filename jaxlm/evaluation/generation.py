@@ -60,13 +60,13 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     words = tokenizer.encode_context(text)
     ids_1T = np.concatenate([np.array(begin.ids, np.int32), words]).astype(np.int32)[None, :]
     model, count = run.model, len(words)
-    window = model.padded_window
-    missing = max(0, window - count)
+    needed, window = model.padded_window, model.window
+    missing = max(0, needed - count)
     padded = missing > 0 and begin.name == FRESH
     if padded and vocabulary.start_id is None:
         raise UserError(
-            f"the context {text!r} has {count} {_tokens(count)}, and this model needs {window}: "
-            f"its vocabulary has no <eos> to pad with. Give {window} words"
+            f"the context {text!r} has {count} {_tokens(count)}, and this model needs {needed}: "
+            f"its vocabulary has no <eos> to pad with. Give {needed} words"
         )
     if not ids_1T.size and not model.starts_from_nothing:
         raise UserError(
@@ -76,7 +76,7 @@ def encode_context(run: Run, text: str, start: str | None = None) -> Context:
     if padded:
         note = (
             f"context of {count} {_tokens(count)} padded with {missing} x "
-            f"{tokenizer.token_text(begin.ids[-1])!r} to the model's {window}"
+            f"{tokenizer.token_text(begin.ids[-1])!r} to the model's {needed}"
         )
     elif window is not None and count > window:
         note = f"of the context's {count} tokens the model sees the last {window}"
