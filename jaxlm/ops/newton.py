@@ -345,7 +345,9 @@ def _forgets(
         index = jnp.arange(array_TBH.size, dtype=jnp.float32).reshape(array_TBH.shape)
         return jnp.where(jnp.cos(17.0 * index) < 0, -1.0, 1.0)
 
-    gradients, converged = _adjoint(settings, steps, pull, tuple(map(signs_like, like)))
+    # An invalid step repeats the state before it: its sign would add nothing but a copy.
+    signs = steps.valid(tuple(map(signs_like, like)), tuple(map(jnp.zeros_like, like)))
+    gradients, converged = _adjoint(settings, steps, pull, signs)
     # A gradient that overflows compares as False.
     return converged & (_largest(gradients) * EPSILON <= LARGEST_ERROR)
 
