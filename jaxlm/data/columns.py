@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -89,19 +89,36 @@ def _csv_cells(first: str, file: TextIO, column: str, path: Path) -> Iterator[st
     widest = max(_DELIMITERS, key=lambda mark: first.count(mark))
     headers = {mark: _header(first, mark) for mark in (widest, *_DELIMITERS)}
     delimiter = next((mark for mark, names in headers.items() if column in names), widest)
+    rows = _rows(itertools.chain([first], file), delimiter, path)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    if column not in header:
+        raise _no_column(column, header, path)
+    place = header.index(column)
+    for line, row in rows:
+        _check_width(row, header, path, line)
+        yield row[place]
+
+
+def _rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV table that are not empty, each with the number of its last line.
+
+    Raises:
+      UserError: for a broken quotation. The error names the line at which its row begins.
+    """
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     with _any_length():
-        rows = csv.reader(itertools.chain([first], file), delimiter=delimiter, strict=True)
-        try:
-            header = [name.strip() for name in next(rows, [])]
-            if column not in header:
-                raise _no_column(column, header, path)
-            place = header.index(column)
-            for row in rows:
-                if any(row):
-                    _check_width(row, header, path, rows.line_num)
-                    yield row[place]
-        except csv.Error as error:
-            raise UserError(f"{path}, line {rows.line_num}, is no CSV: {error}") from None
+        while True:
+            begin = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                open_quote = "unexpected end of data" in str(error)
+                why = "a quotation mark is not closed" if open_quote else error
+                raise UserError(f"{path}, line {begin}, is no CSV: {why}") from None
+            if any(row):
+                yield rows.line_num, row
 
 
 def _check_width(row: list[str], header: list[str], path: Path, line: int) -> None:
@@ -228,18 +245,8 @@ def _csv_records(
     marks = ("\t",) if ending in (".tsv", ".tab") else _DELIMITERS
     widest = max(marks, key=lambda mark: first.count(mark))
     found = (mark for mark in (widest, *marks) if column in _header(first, mark))
-    with _any_length():
-        lines = io.StringIO(text, newline="")
-        rows = csv.reader(lines, delimiter=next(found, widest), strict=True)
-        header: list[str] = []
-        try:
-            for row in rows:
-                if not any(row):
-                    continue
-                if not header:
-                    header = [name.strip() for name in row]
-                    continue
-                _check_width(row, header, path, rows.line_num)
-                yield rows.line_num, dict(zip(header, row, strict=True))
-        except csv.Error as error:
-            raise UserError(f"{path}, line {rows.line_num}, is no CSV: {error}") from None
+    rows = _rows(io.StringIO(text, newline=""), next(found, widest), path)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    for line, row in rows:
+        _check_width(row, header, path, line)
+        yield line, dict(zip(header, row, strict=True))

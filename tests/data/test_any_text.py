@@ -324,7 +324,11 @@ def test_a_folder_of_tables(tmp_path):
         # A comma or a quotation mark that is not in quotes would lose text in silence.
         ("t.csv", "a\nHello, world\n", "line 2, has 2 cells, and the header has 1"),
         ("t.csv", 'a,b\n"x",1\ny\n', "line 3, has 1 cells, and the header has 2"),
-        ("t.tsv", 'id\ta\n1\t"Great he said\n2\tbad film\n', "is no CSV: unexpected end of data"),
+        (
+            "t.tsv",
+            'id\ta\n1\t"Great he said\n2\tbad film\n',
+            "line 2, is no CSV: a quotation mark is not closed",
+        ),
         ("t.csv", 'a,b\n"x"y,1\n', "line 2, is no CSV"),
     ],
 )
