@@ -53,6 +53,7 @@ class Budget:
         self._window: tuple[float, int] | None = None
         self._paused = 0.0
         self._compiles = True
+        self._validated = False
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
@@ -62,8 +63,9 @@ class Budget:
         """Seconds of the slowest dispatch that compiled the train step: the first dispatch, and the
         dispatches after `refit` changed the number of steps."""
         self.pause_seconds = 0.0
-        """Seconds of the last pause with a validation, with the samples that are drawn in it; at
-        first the estimate of `first_fit`, 0 if a resumed run has not paused yet."""
+        """Seconds of the last pause with a validation, with the samples that are drawn in it. The
+        first pause of a session compiles, so it counts only if `first_fit` made no estimate. 0 if
+        nothing is known yet."""
 
     @property
     def seconds(self) -> float:
@@ -100,7 +102,9 @@ class Budget:
         paused = self.seconds - began
         self._paused += paused
         if validates:
-            self.pause_seconds = paused
+            if self._validated or not self.pause_seconds:
+                self.pause_seconds = paused
+            self._validated = True
 
     @contextlib.contextmanager
     def timing_dispatch(self) -> Iterator[None]:

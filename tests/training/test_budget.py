@@ -243,7 +243,8 @@ def test_a_steady_machine_is_not_fitted_again(
         assert fitted.refit(step, total, eval_every) == total
         if step % eval_every == 0 or step == total:
             with fitted.timing_pause(validates=True):
-                now += validation
+                # The first validation compiles.
+                now += validation + (compiling / 4 if step == eval_every else 0)
             fitted.validation_seconds = validation
     assert 0.9 * 60 * minutes < now <= 60 * minutes
 
