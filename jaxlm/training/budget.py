@@ -136,8 +136,10 @@ class Budget:
             f"later, add `steps` {total}, unless the steps are fitted again."
         ]
 
-    def refit(self, step: int, total: int, eval_every: int | None = None) -> int:
-        """Return how many steps the run should have, judged after step number `step`.
+    def refit(
+        self, step: int, total: int, eval_every: int | None = None, done: int | None = None
+    ) -> int:
+        """Return how many steps the run should have, judged while the device works on `step`.
 
         The number is `total`, unless the latest steps show that clearly more or fewer steps fit
         into the budget, with the validations between them: fewer if `total` steps would overrun the
@@ -145,10 +147,13 @@ class Budget:
         validation are known, the number is `total`.
 
         Args:
-          step: the number of steps that were trained.
+          step: the number of steps that were dispatched.
           total: the number of steps of the run so far.
           eval_every: steps between two validations; None without validation.
+          done: the number of steps that the device has finished, with the pause after the last of
+            them; None for `step`. The dispatch of a step does not wait for its end.
         """
+        done = step if done is None else done
         if self.minutes is None or self.most_steps is None or step >= total:
             return total
         if eval_every and not self.pause_seconds:
@@ -156,18 +161,18 @@ class Budget:
         working = self.seconds - self._paused
         if self._window is None:
             # The first call comes after the first dispatch, whose time is mostly compiling.
-            self._window = working, step
+            self._window = working, done
         since, first = self._window
-        if working - since < WINDOW * 60 * self.minutes or step == first:
+        if working - since < WINDOW * 60 * self.minutes or done == first:
             return total
-        seconds_per_step = (working - since) / (step - first)
-        self._window = working, step
+        seconds_per_step = (working - since) / (done - first)
+        self._window = working, done
         whole = 60 * self.minutes
         left = whole - self.seconds - (self.validation_seconds or self.pause_seconds)
 
         def fits(seconds: float) -> int:
-            pauses = self.pause_seconds, eval_every, step
-            return step + _steps_within(seconds, seconds_per_step, *pauses)
+            pauses = self.pause_seconds, eval_every, done
+            return done + _steps_within(seconds, seconds_per_step, *pauses)
 
         compiling = self.compile_seconds / seconds_per_step
         most, least = fits(left), min(self.most_steps, fits(left - RESERVE * whole))
@@ -221,13 +226,13 @@ def _steps_within(
       per_step: seconds of a step.
       per_pause: seconds of a pause.
       eval_every: a pause follows each step whose number is a multiple of it; None for no pauses.
-      step: the steps that were trained before. The pause after this step has not happened yet.
+      step: the steps that were trained before, with the pause after the last of them.
     """
     fits = int(seconds / per_step)
     if not eval_every or not per_pause:
         return max(0, fits)
     # With one more pause, the run may go on to the step after which the next pause comes.
-    most, until = 0, eval_every * ((step - 1) // eval_every + 1 if step else 1) - step
+    most, until = 0, eval_every * (step // eval_every + 1) - step
     while fits > until:
         most, until = until, until + eval_every
         seconds -= per_pause

@@ -615,7 +615,8 @@ class _Loop:
             pending = (dispatched, count, runner.unstack(metrics))
             block_if_needed(self.mesh, metrics)
             dispatched += count
-            if self._refit(dispatched):
+            # The steps before this dispatch were measured, so they have ended.
+            if self._refit(dispatched, dispatched - count):
                 runner = self._runner()
             save = self._saving_is_due()
             pauses = save or self.pauses.until_pause(dispatched - 1) == 1
@@ -659,9 +660,14 @@ class _Loop:
         """Return the first process's answer to a question about time, in every process."""
         return bool(allgather_ints([answer])[0, 0])
 
-    def _refit(self, step: int) -> bool:
-        """Fit the number of steps to the budget again, and return whether it changed."""
-        steps = self.budget.refit(step, self.pauses.total, self.pauses.eval_every)
+    def _refit(self, step: int, done: int) -> bool:
+        """Fit the number of steps to the budget again, and return whether it changed.
+
+        Args:
+          step: the number of steps that were dispatched.
+          done: the number of steps that have ended.
+        """
+        steps = self.budget.refit(step, self.pauses.total, self.pauses.eval_every, done)
         if self.budget.minutes:
             steps = int(allgather_ints([steps])[0, 0])
         if steps == self.pauses.total:
