@@ -49,14 +49,14 @@ def measure(model: str, folder: Path) -> Row:
     row = {"model": model} | train(model, WIKITEXT, BUDGET, 0, out, folder)
     run = jaxlm.load(out)
     found = jaxlm.pairs(run, folder / "blimp", split="wikitext")
-    table = found.by_phenomenon()
+    table, (name,) = found.by_phenomenon(), found.names
     return row | {
-        "blimp": round(found.accuracy[run.name], 2),
-        "ties": found.ties[run.name],
-        "unknown": round(found.unknown_share()[run.name], 2),
+        "blimp": round(found.accuracy[name], 2),
+        "ties": found.ties[name],
+        "unknown": round(found.unknown_share()[name], 2),
         "phenomena": {
-            str(name): round(float(accuracy), 2)
-            for name, accuracy in zip(table["phenomenon"], table["accuracy"], strict=True)
+            str(phenomenon): round(float(accuracy), 2)
+            for phenomenon, accuracy in zip(table["phenomenon"], table["accuracy"], strict=True)
         },
     }
 
