@@ -32,7 +32,10 @@ MOST_ITERATIONS = 100
 """Newton's method stops after this many iterations, or after T, the most that it can need."""
 TOLERANCE = 1e-6
 """The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the
-largest element of the states, or times 1; and if the recurrence is not chaotic."""
+largest element of the states (1 to LARGEST_SCALE); and if the recurrence is not chaotic."""
+LARGEST_SCALE = 100.0
+"""Whole Jacobians without damping can make states of 1e11, beside which an error of 1e5 is small.
+The states of a cell grow by at most 1 in a step, so such states have a residual of that size."""
 EPSILON = 1.2e-7
 """The distance of neighbouring float32 numbers near 1."""
 LARGEST_ERROR = 5e-6
@@ -259,8 +262,13 @@ def _previous(initial: Carry, states: Carry) -> Carry:
 
 
 def _largest(arrays: Carry) -> jax.Array:
-    """Return the largest magnitude of the elements of all arrays."""
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(array)) for array in arrays]))
+    """Return the largest magnitude of the elements of all arrays; inf if one is not finite.
+
+    The maximum of a compiled program may pass over NaN.
+    """
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(array)) for array in arrays]))
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(array)) for array in arrays])
+    return jnp.where(finite, largest, jnp.inf)
 
 
 class _State(NamedTuple):
@@ -287,7 +295,7 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
         after = steps.valid(after, previous)
         difference = tuple(a - b for a, b in zip(after, state.states, strict=True))
         residual = _largest(difference)
-        scale = jnp.maximum(1.0, _largest(state.states))
+        scale = jnp.clip(_largest(state.states), 1.0, LARGEST_SCALE)
         jacobian = steps.jacobian(pull, after)
         after_v, previous_v, states_v = map(matrices.pack, (after, previous, state.states))
         offset_v = after_v - matrices.apply(jacobian, previous_v)
@@ -310,7 +318,8 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
             solved_v = solve()
         # Later states may overflow while the first states are already exact. They start again from
         # the states of one plain step.
-        solved_v = jnp.where(jnp.isfinite(solved_v), solved_v, after_v)
+        plain_v = jnp.where(jnp.isfinite(after_v), after_v, 0.0)
+        solved_v = jnp.where(jnp.isfinite(solved_v), solved_v, plain_v)
         return _State(
             matrices.unpack(solved_v, after),
             residual,
@@ -348,7 +357,6 @@ def _forgets(
     # An invalid step repeats the state before it: its sign would add nothing but a copy.
     signs = steps.valid(tuple(map(signs_like, like)), tuple(map(jnp.zeros_like, like)))
     gradients, converged = _adjoint(settings, steps, pull, signs)
-    # A gradient that overflows compares as False.
     return converged & (_largest(gradients) * EPSILON <= LARGEST_ERROR)
 
 
@@ -436,8 +444,10 @@ def _adjoint(
         gradient_v, iterations, _ = state
         right_v = outer_v + through(gradient_v)
         residual_v = right_v - gradient_v
-        scale = jnp.max(jnp.abs(gradient_v))
-        converged = jnp.max(jnp.abs(residual_v)) <= settings.tolerance * scale
+        residual = _largest((residual_v,))
+        converged = jnp.isfinite(residual) & (
+            residual <= settings.tolerance * _largest((gradient_v,))
+        )
         return gradient_v + solve(residual_v), iterations + 1, converged
 
     def unfinished(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

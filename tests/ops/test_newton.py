@@ -190,3 +190,20 @@ def test_iterations_that_overflow_still_converge():
         )
         assert newton.converged == 1
         assert_allclose(h_TBH, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bias", "scale", "seed"), [(0.0, 4.0, 0), (2.0, 10.0, 1), (3.0, 10.0, 1)])
+def test_states_that_overshoot_have_not_converged(bias, scale, seed):
+    """Undamped steps with the whole Jacobian can lead to states of 1e11 with a small residual."""
+    cell = CELLS["gru"]
+    draw = np.random.default_rng(seed).standard_normal
+    size, time = 24, 300
+    to_float = functools.partial(jnp.asarray, dtype=jnp.float32)
+    x_TBG = 0.5 * draw((time, 1, 3 * size))
+    x_TBG[..., size : 2 * size] += bias
+    carry = (to_float(draw((1, size))),)
+    given = carry, to_float(x_TBG), to_float(scale * draw((size, 3 * size)) * size**-0.5)
+    expected, _ = recurrence(cell.step, *given)
+    for damped in (False, True):
+        found, _, _ = newton_recurrence(cell.step, *given, jacobian="full", damped=damped)
+        assert_allclose(found, expected, atol=1e-5)
