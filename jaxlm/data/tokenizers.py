@@ -316,7 +316,9 @@ class Characters(Tokenizer):
     def encode(self, lines: Lines) -> np.ndarray:
         # Text decoded from UTF-8 has no lone surrogates, but a Python string may have them. With
         # surrogatepass they are encoded like any other character that the vocabulary lacks.
-        text = "".join(self.pieces(lines))
+        text = "".join(lines)
+        if not self._reads_breaks:
+            text = text.replace("\n", "")
         ids = self._table[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
         if (ids < 0).any():
             raise self.vocabulary.unknown(text[int(np.argmax(ids < 0))])

@@ -238,9 +238,13 @@ def values_and_saved(
     """Return the results of `recurrence`, and what `loop_gradients` needs.
 
     `loop_gradients` needs the initial carry, the carries after all steps, arrays [T, B, H], the
-    inputs of the gates, and the other arguments. A bias of size 0 stands for no bias.
-    """
+    inputs of the gates, and the other arguments.
 
+    Args:
+      settings: the static arguments of `recurrence`.
+      carry, x_TBG, kernel, mask, valid_T: as in `recurrence`.
+      bias_G: as in `recurrence`; an array of size 0 for a cell without a recurrent bias.
+    """
     width = x_TBG.shape[-1]
 
     def body(carry: Carry, inputs_t: tuple[Any, ...]) -> tuple[Carry, tuple[Carry, Any]]:

@@ -92,7 +92,7 @@ class Budget:
 
     @contextlib.contextmanager
     def timing_pause(self, validates: bool) -> Iterator[None]:
-        """Count the seconds within this context as a pause, which `refit` keeps apart from steps.
+        """Count the seconds within this context as a pause, not as time of train steps (`refit`).
 
         Args:
           validates: whether the pause has a validation, as the pauses of the remaining time have.
@@ -219,7 +219,7 @@ class Budget:
 def _steps_within(
     seconds: float, per_step: float, per_pause: float, eval_every: int | None, step: int
 ) -> int:
-    """Return how many train steps fit into some seconds, with the pauses before the last of them.
+    """Return how many train steps fit into some seconds, with the pauses between these steps.
 
     Args:
       seconds: the time for steps and pauses.
