@@ -2,9 +2,9 @@
 
 Command    python experiments/ladder_all.py [folder of corpora] [--texts ptb] [--budgets epochs]
 Hardware   two CPU cores; seed 0 of the budget `minutes` on one machine, with nothing beside it
-Minutes    equal minutes: 11 x 6 a text and seed; equal epochs: 200 to 400 a text
+Minutes    equal minutes: 11 x 6 per text and seed; equal epochs: about 100 per text and seed
 Expected   experiments/ladder_all.md and ladder_all.png, which this file makes from
-           experiments/ladder_all.json; so far PTB with equal minutes and seed 0 was run
+           experiments/ladder_all.json; so far equal minutes with seed 0 were run
 Published  at 13M on PTB: RNN 114.50, GRU 92.48, LSTM 78.93 test (Bai et al. 2018)
 
 A run takes the flags of its model, of its text and of its budget. `--params 3M` chooses the widths.
@@ -26,7 +26,9 @@ from typing import Any, NamedTuple
 
 import jax
 from commands import call, find_corpus
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from reproduce import hardware, minutes
 
 import jaxlm
@@ -96,7 +98,7 @@ TEXTS = {
         "bits per character",
     ),
 }
-BUDGETS = {"epochs": "--epochs 8", "minutes": "--epochs 40 --max-minutes 6"}
+BUDGETS = {"epochs": "--epochs 4", "minutes": "--epochs 40 --max-minutes 6"}
 
 
 def budget_flags(text: str, budget: str, model: str, seed: int) -> str:
@@ -177,12 +179,19 @@ def quality(rows: list[dict[str, Any]], split: str) -> list[float]:
     return [math.log2(value) for value in values]
 
 
-def seconds_of_epoch(rows: list[dict[str, Any]]) -> float:
-    """Return the seconds of an epoch of seed 0, which with equal minutes has the cores alone.
+def seconds_of_epoch(text: str, model: str) -> float | None:
+    """Return the seconds of an epoch, from the run that had the cores alone; None without this run.
 
-    Counting has no epochs: its seconds are those of the whole run.
+    The run is seed 0 with equal minutes. Counting has no epochs: its seconds are those of the whole
+    run.
     """
-    return 60 * rows[0]["minutes"] / rows[0].get("epochs", 1)
+    for row in read_results():
+        if (row["text"], row["model"]) == (text, model) and row["seed"] == 0:
+            if row["budget"] == "minutes":
+                return 60 * row["minutes"] / row["epochs"]
+            if model == "ngram":
+                return 60 * row["minutes"]
+    return None
 
 
 def table(text: str, budget: str) -> list[str]:
@@ -202,7 +211,7 @@ def table(text: str, budget: str) -> list[str]:
         f"## {TEXTS[text].title}, equal {budget}\n",
         f"`{BUDGETS[budget]}`; {TEXTS[text].unit}, mean and standard deviation of the seeds; "
         f"{machines}; {dates[0]} to {dates[-1]}.\n",
-        "| model | parameters | valid | test | seeds | epochs | seconds an epoch |",
+        "| model | parameters | valid | test | seeds | epochs | seconds per epoch |",
         "|---|---|---|---|---|---|---|",
     ]
     for model in filter(found.__contains__, MODELS):
@@ -215,7 +224,8 @@ def table(text: str, budget: str) -> list[str]:
         cells.append(str(len(rows)))
         epochs = [row["epochs"] for row in rows if "epochs" in row]
         cells.append(f"{statistics.mean(epochs):.1f}" if epochs else "")
-        cells.append(f"{seconds_of_epoch(rows):.0f}")
+        seconds = seconds_of_epoch(text, model)
+        cells.append("" if seconds is None else f"{seconds:.0f}")
         lines.append(f"| {NAMES[model]} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -238,11 +248,11 @@ def write_page() -> None:
     lines = [
         "# The ladder at three million parameters\n",
         "`python experiments/ladder_all.py` has the settings and continues the runs. `--params 3M` "
-        "chooses the widths. An epoch's seconds contain its validation, and count only within a "
-        "table whose runs had the cores for themselves (equal minutes, seed 0).\n",
+        "chooses the widths. The seconds per epoch contain the validation. They are those of seed "
+        "0 with equal minutes, which had the cores for itself.\n",
     ]
     if PICTURE.exists():
-        lines.append(f"![quality against the seconds of an epoch]({PICTURE.name})\n")
+        lines.append(f"![quality against seconds per epoch]({PICTURE.name})\n")
     for text in TEXTS:
         for budget in BUDGETS:
             lines += table(text, budget)
@@ -251,7 +261,7 @@ def write_page() -> None:
 
 
 def points(text: str) -> list[tuple[str, float, float, float]]:
-    """Return (model, seconds an epoch, test quality, its deviation) after equal minutes.
+    """Return (model, seconds per epoch, test quality, its deviation) after equal minutes.
 
     The seconds are those of seed 0, which had the cores for itself; counting has no epochs, and its
     seconds are those of the whole run. The deviation is 0 with one seed.
@@ -266,31 +276,55 @@ def points(text: str) -> list[tuple[str, float, float, float]]:
         ]
         if rows:
             values = quality(rows, "test")
-            seconds = seconds_of_epoch(rows)
+            seconds = seconds_of_epoch(text, model)
+            if seconds is None:
+                continue
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             found.append((model, seconds, statistics.mean(values), spread))
     return found
 
 
-def side_of_label(
-    seconds: float, value: float, found: list[tuple[str, float, float, float]]
-) -> tuple[tuple[int, int], str]:
-    """Return offset and alignment of a point's label, so that labels of close points differ.
+PLACES = (
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+    ((0, 7), "center", "bottom"),
+    ((0, -7), "center", "top"),
+    ((6, 7), "left", "bottom"),
+    ((6, -7), "left", "top"),
+)
+"""Places of a label beside its point: offset in points, horizontal and vertical alignment."""
 
-    Of points of about the same quality, the fastest has its label on the left, the slowest on the
-    right, and the others above or below.
-    """
-    values = [point[2] for point in found]
-    near = sorted(
-        point[1]
-        for point in found
-        if point[0] != "ngram" and abs(point[2] - value) < 0.04 * (max(values) - min(values))
-    )
-    if seconds == near[-1]:
-        return (7, 0), "left"
-    if seconds == near[0]:
-        return (-7, 0), "right"
-    return (0, 10 if near.index(seconds) % 2 else -10), "center"
+
+def label(axes: Any, found: list[tuple[str, float, float, float]]) -> None:
+    """Write the name of each point at the place where it overlaps least with points and names."""
+    renderer = axes.figure.canvas.get_renderer()
+    drawn = axes.transData.transform([(seconds, value) for _, seconds, value, _ in found])
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in drawn]
+    taken += [text.get_window_extent(renderer) for text in axes.texts]
+
+    def overlap(box: Bbox) -> float:
+        shared = (Bbox.intersection(box, other) for other in taken)
+        return sum(part.width * part.height for part in shared if part is not None)
+
+    for model, seconds, value, _ in found:
+        tried = []
+        for offset, side, height in PLACES:
+            text = axes.annotate(
+                NAMES[model],
+                (seconds, value),
+                offset,
+                textcoords="offset points",
+                ha=side,
+                va=height,
+                fontsize=8,
+            )
+            box = text.get_window_extent(renderer)
+            tried.append((overlap(box), len(tried), text, box))
+        best = min(tried, key=lambda one: one[:2])
+        taken.append(best[3])
+        for _, _, text, _ in tried:
+            if text is not best[2]:
+                text.remove()
 
 
 def draw() -> None:
@@ -299,33 +333,29 @@ def draw() -> None:
     drawn = {text: found for text, found in drawn.items() if len(found) > 1}
     if not drawn:
         return
-    figure = Figure(figsize=(5.4 * len(drawn), 3.9), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(drawn), 3.9), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(drawn), squeeze=False)[0]
     for axes, (text, found) in zip(panels, drawn.items(), strict=True):
         for model, seconds, value, spread in found:
             if model == "ngram":
                 axes.axhline(value, color="gray", linestyle="--", linewidth=1)
-                label = f"{NAMES[model]}, {seconds:.0f} s in all"
+                name = f"{NAMES[model]}, {seconds:.0f} s in all"
                 where = axes.get_yaxis_transform()
-                axes.text(0.99, value, label, transform=where, ha="right", va="bottom", fontsize=8)
+                axes.text(0.99, value, name, transform=where, ha="right", va="bottom", fontsize=8)
                 continue
             color, mark = ("#c26a1f", "s") if model in WITHOUT_LOOP else ("#1f5aa6", "o")
             axes.errorbar(seconds, value, yerr=spread or None, fmt=mark, color=color, capsize=3)
-            place, side = side_of_label(seconds, value, found)
-            axes.annotate(
-                NAMES[model],
-                (seconds, value),
-                place,
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=8,
-            )
-        axes.set(xlabel="seconds of an epoch on two cores")
+        axes.set(xlabel="seconds per epoch on two cores")
         axes.set(ylabel=f"test, {TEXTS[text].unit} (lower is better)", title=TEXTS[text].title)
         axes.margins(x=0.18, y=0.1)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("circles: a loop over time; squares: no loop over time", fontsize=9)
+    about = "3 million parameters, six minutes of training on two CPU cores"
+    figure.suptitle(f"{about}; circles: a loop over time, squares: no loop over time", fontsize=9)
+    # Drawn once, so that the place of every point is known.
+    figure.draw_without_rendering()
+    for axes, found in zip(panels, drawn.values(), strict=True):
+        label(axes, [point for point in found if point[0] != "ngram"])
     figure.savefig(PICTURE, dpi=150)
 
 

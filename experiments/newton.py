@@ -12,7 +12,7 @@ Three parts, each a table of experiments/newton.md:
 
 - iterations: an Elman layer of 32 units whose matrix U is scaled to a spectral radius, over 1,024
   steps of random input. The largest Lyapunov exponent λ says how a small change of the state grows,
-  as exp(λ t). Iterations with the whole Jacobian and with its diagonal.
+  as exp(λ t). Iterations with the full Jacobian and with its diagonal.
 - trained: cells of 128 units over 1,024 characters of tiny Shakespeare, before and after training.
 - time: milliseconds of values and gradients by length T and units H, with a batch of 1, at
   initialisation: the fused loop, Newton's method, and minGRU, which is parallel without iterations.
