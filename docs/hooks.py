@@ -47,5 +47,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return f"]({names.get(target, target)}"
 
     if page.file.src_uri.startswith("experiments/"):
-        return markdown
+        return markdown.replace("](../docs/", "](../")
     return re.sub(r"\]\(([^)#\s]+)", link, markdown)

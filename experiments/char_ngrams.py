@@ -3,7 +3,7 @@
 Command    python experiments/char_ngrams.py FOLDER   (FOLDER holds xiyouji/)
 Hardware   two CPU cores (AMD EPYC with AVX-512)
 Minutes    0.1
-Expected   tiny Shakespeare: valid 1.519 nats a character; Journey to the West: valid 4.664, test
+Expected   tiny Shakespeare: valid 1.519 nats per character; Journey to the West: valid 4.664, test
            4.975
 Published  none
 """

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="*", default=["", "ROMEO:"])
     arguments = parser.parse_args()
     judge, entropy = judge_of(arguments.corpus)
-    table = Table(title=f"garbage: above {entropy:.2f} nats a character")
+    table = Table(title=f"garbage: above {entropy:.2f} nats per character")
     for header in ("run", "prompt", "start", "garbage", "mean nats", "worst"):
         table.add_column(header)
     for folder in arguments.runs:

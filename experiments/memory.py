@@ -82,7 +82,7 @@ def measure_orbax(saves: int) -> None:
         manager.wait_until_finished()
         manager.close()
     growth = (seen[1] - seen[0]) / (saves - 1 - saves // 4)
-    print(f"orbax alone, {saves:,} saves of 28 arrays: {growth:.0f} kB a save")
+    print(f"orbax alone, {saves:,} saves of 28 arrays: {growth:.0f} kB per save")
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def main() -> None:
     if options.row:
         return measure(*options.row)
     shares = " | ".join(f"MB at {share}%" for share in (10, 30, 50, 70, 90, 100))
-    print(f"| steps | steps a save | {shares} | kB a save | minutes |")
+    print(f"| steps | steps per save | {shares} | kB per save | minutes |")
     print("|---" * 10 + "|", flush=True)
     for row in ROWS:
         command = [sys.executable, __file__, "--row", *map(str, row)]

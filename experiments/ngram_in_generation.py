@@ -54,7 +54,7 @@ def make_runs(folder: Path | None, kind: str) -> list[jaxlm.Run]:
 
 
 def generator(run: jaxlm.Run, batch: int, clock: Callable[[], float]) -> Callable[[], float]:
-    """Return a function that generates, and returns the seconds a token of the whole batch."""
+    """Return a function that generates, and returns the seconds per token of the whole batch."""
     draw, key = Sampler(1.0, None, None), jax.random.key(0)
     prompt_BT = np.zeros((batch, 1), np.int32)
 

@@ -240,7 +240,7 @@ def main() -> int:
     if not has_converter:
         print("jax2onnx is not installed: pip install jax2onnx to time it too")
     print(f"{cpu()}; onnxruntime {onnxruntime.__version__}, one thread, batch 1\n")
-    print("| LSTM | program | one token, µs | chunk of 128, µs a token |")
+    print("| LSTM | program | one token, µs | chunk of 128, µs per token |")
     print("|---|---|---|---|")
     for title, sizes in MODELS.items():
         run = run_of(*sizes)

@@ -4,12 +4,12 @@ Command    python experiments/own_text.py FILE [FILE ...] [--minutes 3] [--model
 Hardware   two CPU cores; nothing else should run on them
 Minutes    twice the minutes for each file
 Expected   experiments/own_text.md
-Published  nanoGPT's example for a CPU: 1.88 nats a character of tiny Shakespeare, 3 minutes
+Published  nanoGPT's example for a CPU: 1.88 nats per character of tiny Shakespeare, 3 minutes
 
 Each file is read by characters: 90% to train, 5% to validate, 5% to test. Both commands differ in
 one flag: `--config` with an empty file keeps the plain settings (200 units, 20 streams of 35 steps,
 Adam at a constant rate of 0.001), which were the defaults before the recipe. The figure is the
-validation loss in nats a character of the best validation, as `evaluate` measures it.
+validation loss in nats per character of the best validation, as `evaluate` measures it.
 """
 
 import argparse

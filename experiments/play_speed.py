@@ -59,7 +59,7 @@ def main() -> int:
         window.wait_for_selector('html[data-ready="true"]')
         found = [window.evaluate(SPEED, TOKENS) for _ in range(MEASUREMENTS)]
         browser.close()
-    print(f"median {statistics.median(found):.2f} ms a token, fastest {min(found):.2f} ms")
+    print(f"median {statistics.median(found):.2f} ms per token, fastest {min(found):.2f} ms")
     return 0
 
 

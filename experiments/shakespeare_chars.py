@@ -3,8 +3,8 @@
 Command    python experiments/shakespeare_chars.py [folder of corpora]
 Hardware   two CPU cores (AMD EPYC with AVX-512)
 Minutes    7, with tests running on the cores
-Expected   valid 1.739 nats a character
-Published  1.55 nats a character (minLSTM, Feng 2024)
+Expected   valid 1.739 nats per character
+Published  1.55 nats per character (minLSTM, Feng 2024)
 """
 
 from commands import run

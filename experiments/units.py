@@ -6,7 +6,7 @@ Minutes    20 for training, 8 for the units
 Expected   experiments/units.md, which this file writes
 Published  cells that follow quotes and the position in a line: Karpathy et al. 2016, section 4.2
 
-An LSTM of 2 x 256 units reads tiny Shakespeare for 7 epochs (1.478 nats a character on the
+An LSTM of 2 x 256 units reads tiny Shakespeare for 7 epochs (1.478 nats per character on the
 validation split), and another reads Journey to the West for 757 steps, nine tenths of an epoch
 (5.696 nats). A unit is chosen on the first half of the test split, as the one with the largest |r|
 of all gates and states. Its correlation is then measured on the second half, which had no part in

@@ -7,6 +7,7 @@ if __name__ == "__main__":
     end_quietly()
 
 import glob
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from jaxlm.errors import UserError
 from jaxlm.evaluation.comparing import RESAMPLES, Comparison, Side, compare, shown_p
 from jaxlm.evaluation.tables import check_out, write_table
 from jaxlm.runs.folder import CONFIG
-from jaxlm.runs.run import load
+from jaxlm.runs.run import load_all
 
 ABOUT = """Which of two runs predicts a text better: bits line by line, an interval and a p.
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         check_out(command.out)
     load_plugin(command.plugin)
     a, b = (
-        [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in folders_of(name)]
+        load_all(folders_of(name), checkpoint_folder=command.checkpoint_folder)
         for name in command.runs
     )
     found = compare(
@@ -100,9 +101,11 @@ def main(argv: Sequence[str]) -> int:
         seed=command.seed,
     )
     cli.say(whole_lines_note(command.text, command.column))
+    # A table that cannot be written must not lose the comparison: it is printed first.
+    show(Console(highlight=False), found, command)
     if command.out is not None:
         write_table(found.columns(), command.out)
-    show(Console(highlight=False), found, command)
+        print(f"differences: {command.out} ({len(found.lines):,} rows)")
     return 0
 
 
@@ -114,14 +117,14 @@ def folders_of(name: str) -> list[Path]:
         runs, or a pattern with `*`.
     """
     found: list[Path] = []
-    parts = [name] if Path(name, CONFIG).exists() else name.split(",")
+    parts = [name] if os.path.exists(Path(name, CONFIG)) else name.split(",")
     for part in filter(None, parts):
         folders = [Path(part)]
-        if glob.has_magic(part) and not folders[0].exists():
+        if glob.has_magic(part) and not os.path.exists(folders[0]):
             folders = [path for path in map(Path, glob.glob(part)) if (path / CONFIG).exists()]
             if not folders:
                 raise UserError(f"no run has a folder like {part}: give the folder of a run")
-        elif not (folders[0] / CONFIG).exists():
+        elif not os.path.exists(folders[0] / CONFIG):
             inside = [path.parent for path in folders[0].glob(f"*/{CONFIG}")]
             folders = inside or folders
         found += sorted(folders, key=_by_number)
@@ -149,17 +152,15 @@ def show(console: Console, found: Comparison, command: Command) -> None:
     for side in (found.a, found.b):
         if len(side.names) > 1:
             each = " ".join(f"{bits:.4f}" for bits in side.bits_per_token)
-            say(f"{'A' if side is found.a else 'B'}: bits a token by run: {each}")
+            say(f"{'A' if side is found.a else 'B'}: bits per token by run: {each}")
     say(found.meaning)
     for better in "AB":
         show_largest(console, found, better)
     say(found.protocol)
-    if command.out is not None:
-        say(f"differences: {command.out} ({len(found.lines):,} rows)")
 
 
 def result_table(found: Comparison, plus_minus: str = "±") -> Table:
-    """Return a table of the bits a line, a word or character, and a token."""
+    """Return a table of the bits per line, per word or character, and per token."""
 
     def shown(side: Side, count: float) -> str:
         mean, deviation = side.per(count)
@@ -169,19 +170,19 @@ def result_table(found: Comparison, plus_minus: str = "±") -> Table:
     for header in ("bits", "A", "B", "B - A", f"{100 * found.confidence:g}% interval", "p"):
         table.add_column(header, justify="left" if header == "bits" else "right")
     rows: list[tuple[str, float, tuple[float, float] | None]] = [
-        ("a line", len(found.lines), found.interval)
+        ("per line", len(found.lines), found.interval)
     ]
     if found.units:
-        rows.append((f"a {found.unit}", found.units, found.unit_interval))
+        rows.append((f"per {found.unit}", found.units, found.unit_interval))
     for name, count, interval in rows:
         difference = found.difference.sum() / count
         between = "" if interval is None else f"{interval[0]:z.4f} to {interval[1]:z.4f}"
-        p = shown_p(found.p) if name == "a line" else ""
+        p = shown_p(found.p) if name == "per line" else ""
         table.add_row(
             name, shown(found.a, count), shown(found.b, count), f"{difference:z.4f}", between, p
         )
     tokens = [int(side.tokens_L.sum()) for side in (found.a, found.b)]
-    table.add_row("a token", *map(shown, (found.a, found.b), tokens), "", "", "")
+    table.add_row("per token", *map(shown, (found.a, found.b), tokens), "", "", "")
     table.add_row("tokens", *(f"{count:,}" for count in tokens), "", "", "")
     return table
 

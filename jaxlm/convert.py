@@ -18,6 +18,7 @@ from rich.console import Console
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
+from jaxlm.data.files import is_device
 from jaxlm.errors import SettingError, UserError
 from jaxlm.interop.formats import (
     FORMATS,
@@ -80,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
     """Read a run from a folder or a file, and write it as a file, a folder or a new run."""
     command = cli.parse(Command, argv, prog="python -m jaxlm.convert", about=ABOUT)
     load_plugin(command.plugin)
-    console = Console(highlight=False)
+    # A device such as /dev/stdout gets the file alone: the lines go to standard error.
+    console = Console(highlight=False, markup=False, stderr=is_device(command.target))
     format_written = check_paths(command)
     run = read(command, console)
     if command.prune_entropy is not None:
@@ -113,6 +115,7 @@ def check_paths(command: Command) -> str | None:
     Raises:
       UserError: if the source does not exist or is a folder of programs, if the target is no name
         for the file to write, and if the target is there already. No file is read.
+      SettingError: for `--prune-entropy` with a format that counts the training text.
     """
     source, target = command.source, command.target
     if not os.path.exists(source):
@@ -131,6 +134,9 @@ def check_paths(command: Command) -> str | None:
             raise UserError(f"{target} already holds a run: name another folder")
         return None
     name = format_name(target, name)
+    if FORMATS[name].recounts and command.prune_entropy is not None:
+        why = f"has no effect on {name}, which has the counts of the training text: leave it out"
+        raise SettingError("prune_entropy", command.prune_entropy, why)
     if os.path.isdir(target) and not FORMATS[name].folder:
         raise UserError(f"{target} is a folder: name the file to write")
     return name
@@ -149,6 +155,9 @@ def read(command: Command, console: Console) -> Run:
             if value is not None:
                 raise SettingError(field, value, "has no effect: a run has its own vocabulary")
         return load(command.source, checkpoint_folder=command.checkpoint_folder)
+    if command.checkpoint_folder is not None:
+        why = "has no effect: a file has no checkpoints"
+        raise SettingError("checkpoint_folder", command.checkpoint_folder, why)
     tell = functools.partial(console.print, soft_wrap=True, markup=False)
     return read_run(command.source, None, command.format, **options, tell=tell)
 

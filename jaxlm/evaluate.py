@@ -35,7 +35,7 @@ from jaxlm.evaluation.perplexity import (
     write_per_token,
 )
 from jaxlm.runs.log import shown_perplexity
-from jaxlm.runs.run import Run, load
+from jaxlm.runs.run import Run, load_all
 from jaxlm.runs.starts import by_lines
 
 if TYPE_CHECKING:
@@ -140,16 +140,16 @@ def main(argv: Sequence[str]) -> int:
         if item.impossible:
             noun = "token" if item.impossible == 1 else "tokens"
             text = f"{item.run} gives {item.impossible:,} {noun} probability 0"
-            console.print(text, highlight=False, soft_wrap=True)
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
     protocols = list(dict.fromkeys(item.protocol for item in reports))
     if mixed:
         # The protocol of the mixture may consist of the protocols of the runs.
         whole = mixed.together.protocol
         protocols = [text for text in protocols if text == whole or text not in whole]
     for protocol in protocols:
-        console.print(protocol, highlight=False, soft_wrap=True)
+        console.print(protocol, highlight=False, markup=False, soft_wrap=True)
     if mixed:
-        console.print(str(mixed), highlight=False, soft_wrap=True)
+        console.print(str(mixed), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -186,7 +186,7 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
             "--dynamic and --mc-samples"
         )
     load_plugin(command.plugin)
-    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
+    runs = load_all(command.runs, checkpoint_folder=command.checkpoint_folder)
     if command.lines:
         runs = [by_lines(run, command.start) for run in runs]
     where: dict[str, Any] = {

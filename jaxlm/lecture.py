@@ -154,7 +154,11 @@ class Teller:
         """Write the figure that was drawn last."""
         assert self.figures is not None
         figure = self._names["plt"].gcf()
-        figure.savefig(self.figures / name, bbox_inches="tight")
+        try:
+            figure.savefig(self.figures / name, bbox_inches="tight")
+        except OSError as error:
+            why = f"cannot be written: {reason(error)}; give another folder"
+            raise SettingError("figures", self.figures, why) from None
         self._names["plt"].close(figure)
         print(self._says["saved"].format(self.figures / name))
 

@@ -24,7 +24,7 @@ from jaxlm.data.splitting import NONE, check_split
 from jaxlm.errors import UserError, choose
 from jaxlm.evaluation.pairs import Fields, PairScores, check_measure, pairs, read_pairs
 from jaxlm.evaluation.tables import Columns, check_out, write_table
-from jaxlm.runs.run import load
+from jaxlm.runs.run import load_all
 
 ABOUT = """Minimal pairs: how often a run prefers the good sentence of a pair to the bad sentence.
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     fields = Fields(command.good, command.bad, command.group, command.phenomenon)
     listed = read_pairs(path, fields)
     load_plugin(command.plugin)
-    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in folders]
+    runs = load_all(folders, checkpoint_folder=command.checkpoint_folder)
     found = pairs(
         runs,
         listed,

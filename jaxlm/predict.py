@@ -85,9 +85,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_contexts(lines: Iterable[str]) -> Iterator[str]:
-    """Yield each line without its line break, and the first without a byte order mark."""
-    for number, line in enumerate(lines):
-        yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
+    """Yield each line without its line break, and the first without a byte order mark.
+
+    Raises:
+      UserError: for bytes that are not text in the encoding of standard input.
+    """
+    try:
+        for number, line in enumerate(lines):
+            yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not {error.encoding}: byte 0x{error.object[error.start]:02x} at "
+            f"offset {error.start}; give text in {error.encoding}"
+        ) from None
 
 
 def show(

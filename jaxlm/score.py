@@ -25,7 +25,7 @@ from jaxlm.data.text import lines_of_file
 from jaxlm.errors import SettingError, UserError, choose
 from jaxlm.evaluation.sentences import FORMATS, check_by, score, score_all, table_of
 from jaxlm.evaluation.tables import Columns, check_out, tab_separated, write_table
-from jaxlm.runs.run import load
+from jaxlm.runs.run import load_all
 
 ABOUT = """The surprisal of each word of sentences, in bits: a table with a row a word.
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
         lines = lines_of_file(command.lines, command.encoding, command.column, "lines")
     sentences = [line.rstrip("\n") for line in lines]
     load_plugin(command.plugin)
-    runs = [load(folder, checkpoint_folder=command.checkpoint_folder) for folder in command.runs]
+    runs = load_all(command.runs, checkpoint_folder=command.checkpoint_folder)
     found = score_all(
         runs,
         sentences,

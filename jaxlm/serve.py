@@ -20,7 +20,7 @@ from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.errors import SettingError, UserError
 from jaxlm.ranges import NotNegative, Range, check_settings
-from jaxlm.runs.run import load
+from jaxlm.runs.run import load_all
 from jaxlm.serving.guard import LOOPBACK_HOSTS
 from jaxlm.serving.limits import Limits
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     with open_socket(command.host, command.port) as opened:
         url = url_of(opened)
         place = command.checkpoint_folder
-        runs = [load(folder, checkpoint_folder=place) for folder in command.runs]
+        runs = load_all(command.runs, checkpoint_folder=place)
         loopback = ipaddress.ip_address(opened.getsockname()[0]).is_loopback
         if not loopback:
             say(f"note: whoever reaches {url} may ask this server; there is no password")

@@ -23,7 +23,7 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.data.files import write_text
+from jaxlm.data.files import why_unwritable, write_text
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.figures import READING, check_figure, figure
 from jaxlm.inspection.pages.building import CHARACTERS, LANGUAGES, labels_of, page, shown
@@ -33,7 +33,7 @@ from jaxlm.inspection.pages.views import Options
 from jaxlm.inspection.pieces import read, unknown_note
 from jaxlm.inspection.play.building import play_page, shelves_of
 from jaxlm.runs.folder import CONFIG
-from jaxlm.runs.run import Run, load
+from jaxlm.runs.run import Run, load_all
 
 ABOUT = """A page that shows what a model does inside: one HTML file, which needs no network.
 
@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
             raise SettingError("figure", command.figure, why)
     date = date_of(command.date)
     load_plugin(command.plugin)
-    runs = [load(path, cli.say, checkpoint_folder=command.checkpoint_folder) for path in folders]
+    runs = load_all(folders, cli.say, checkpoint_folder=command.checkpoint_folder)
     if command.play:
         return write_play(command, runs, text, out, {"command": command_line(argv), "date": date})
     if command.figure is not None:
@@ -263,19 +263,13 @@ def _like_a_folder(word: str) -> bool:
 
 def check_writable(path: Path) -> None:
     """Raise UserError if a file cannot be written, before a model works for it."""
-    folder = path.parent
     if str(path) == "-":
         raise UserError(
             "- is not the name of a file, and nothing is written to standard output: give a name"
         )
-    if path.exists() and not os.access(path, os.W_OK):
-        raise UserError(f"{path} cannot be written: it is read-only; give the name of another file")
-    if path.is_dir():
-        raise UserError(f"{path} cannot be written: it is a folder; give the name of a file")
-    if not folder.is_dir():
-        raise UserError(f"{path} cannot be written: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{path} cannot be written: the folder {folder} is not yours to write to")
+    why = why_unwritable(path)
+    if why is not None:
+        raise UserError(f"{path} {why}")
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

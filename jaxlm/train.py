@@ -7,11 +7,13 @@ if __name__ == "__main__":
     end_quietly()
 
 import contextlib
+import json
 import math
 import os
 import re
 import signal
 import statistics
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -69,7 +71,8 @@ from jaxlm.runs.folder import (
     read_sections,
 )
 from jaxlm.runs.log import METRICS, read_records, shown_perplexity
-from jaxlm.runs.remote_checkpoints import checkpoints_of, holds_any_run
+from jaxlm.runs.remote_checkpoints import checkpoints_of, fetch_description, holds_any_run
+from jaxlm.runs.remote_checkpoints import holds_run as holds_run_remotely
 from jaxlm.runs.run import Run, check_registered, load
 from jaxlm.training.config import RunConfig, TrainingConfig, check_length
 from jaxlm.training.fine_tuning import adapt_model
@@ -219,6 +222,12 @@ COMMANDS: dict[str, Any] = {"gradient": Command, "counting": CountingCommand}
 
 def main(argv: Sequence[str]) -> int:
     """Read the flags, train, and show the result."""
+    with contextlib.ExitStack() as spare:
+        return _train(argv, spare)
+
+
+def _train(argv: Sequence[str], spare: contextlib.ExitStack) -> int:
+    """Do `main`; `spare` removes the copy of the description of a run whose folder was lost."""
     choice = _read_choice(argv)
     start = _start_config(choice)
     command = _parse(start, argv)
@@ -247,8 +256,10 @@ def main(argv: Sequence[str]) -> int:
             why = "has no effect with `layer_sizes`: leave one of them out"
             raise SettingError(name, config.network[name], why)
     sizes = _given_sizes(command, argv, given)
-    held = _held_run(start.model, command, text)
-    adapted, note = _config_of_text(choice, command, text, held, sizes)
+    held = _held_run(start.model, command, text, spare)
+    # This text decides which settings suit it. The settings may read the text anew.
+    first_text = text
+    adapted, note = _config_of_text(choice, command, first_text, held, sizes)
     if adapted is not None:
         command = _parse(adapted, argv)
         config = replace(config_of(adapted.model, command, {}), about=config.about)
@@ -258,7 +269,7 @@ def main(argv: Sequence[str]) -> int:
         widths = _widths_of(config, text, command, given, held)
         if adapted is not None:
             # The rate of a text of one's own follows from the width.
-            adapted, note = _config_of_text(choice, command, text, held, sizes | widths)
+            adapted, note = _config_of_text(choice, command, first_text, held, sizes | widths)
             assert adapted is not None
             command = _parse(adapted, argv)
             config = replace(config_of(adapted.model, command, {}), about=config.about)
@@ -267,6 +278,9 @@ def main(argv: Sequence[str]) -> int:
     elif held is not None and (params := read_description(held)[0].get("params")):
         # config.json is written anew.
         config = config.with_about(params=params)
+    if not command.resume and config.optimizer is not None:
+        flags = cli.given_flags(OptimizerConfig, argv) | cli.given_flags(BatchingConfig, argv)
+        config.check_used(flags)
     if adapted is not None:
         console.print(f"note: {note or own_text_note(config)}", soft_wrap=True, highlight=False)
     with_ngram = isinstance(command, Command) and command.with_ngram
@@ -368,16 +382,25 @@ def _given_sizes(command: Any, argv: Sequence[str], given: set[str]) -> dict[str
     return sizes
 
 
-def _held_run(model: str, command: Flags, text: Text) -> Path | None:
+def _held_run(model: str, command: Flags, text: Text, spare: contextlib.ExitStack) -> Path | None:
     """Return the folder of the run that --resume continues; None without --resume or a run.
 
-    Of the runs of --seeds or --sweep, it is the first.
+    Of the runs of --seeds or --sweep, it is the first. If the folder was lost, the description that
+    is kept beside the checkpoints is copied to a temporary folder, which `spare` removes. The
+    folder of the run stays as it is, because the command may still be refused.
     """
     if not command.resume:
         return None
-    folder = run_folder(command.out, True, model, text.name, *_place(command))
+    remote, many = _place(command)
+    folder = run_folder(command.out, True, model, text.name, remote, many)
     held = [folder, *(path.parent for path in sorted(folder.glob(f"*/{CONFIG}")))]
-    return next(filter(holds_run, held), None)
+    found = next(filter(holds_run, held), None)
+    if found is None and remote is not None and not many:
+        place = checkpoints_of(folder, remote)
+        if holds_run_remotely(place):
+            found = Path(spare.enter_context(tempfile.TemporaryDirectory(prefix="jaxlm-")))
+            fetch_description(place, found)
+    return found
 
 
 def _config_of_text(
@@ -765,7 +788,7 @@ def run_folder(
                 f"`resume`: {out} holds no run to continue; leave `resume` out to start a run"
             )
         return out
-    stem = f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).stem) or 'corpus'}"
+    stem = _stem(model, corpus)
     numbers: list[int] = []
     # The first process decides: the others may look when it has made the folder already.
     run_on_first(lambda: numbers.append(_run_number(stem, resume, many)))
@@ -811,7 +834,7 @@ def _run_number(stem: str, resume: bool, many: bool) -> int:
     Raises:
       UserError: if there is no run to resume.
     """
-    names = [path.name for path in Path("runs").glob(f"{stem}*")]
+    names = [path.name for path in Path("runs").glob(f"{stem}*") if not _has_other_stem(path, stem)]
     matches = [re.fullmatch(rf"{re.escape(stem)}(?:-(\d+))?", name) for name in names]
     used = [int(match[1] or 1) for match in matches if match]
     if not resume:
@@ -828,6 +851,21 @@ def _run_number(stem: str, resume: bool, many: bool) -> int:
             f"`resume`: there is no run runs/{stem} to continue; leave it out to start a run"
         )
     return max(kept)
+
+
+def _has_other_stem(folder: Path, stem: str) -> bool:
+    """Return whether the run in a folder is of another corpus, such as wiki-2023 for wiki."""
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return bool(_stem(settings["model"], settings["text"]["corpus"]) != stem)
+    except (OSError, ValueError, KeyError, TypeError):
+        # No run, several runs, or a run without the name of its corpus.
+        return False
+
+
+def _stem(model: str, corpus: str) -> str:
+    """Return the beginning of the name of a run's folder."""
+    return f"{model}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', Path(corpus).stem) or 'corpus'}"
 
 
 def _made(folder: Path) -> bool:
@@ -857,7 +895,7 @@ def show_corpus(console: Console, text: Text) -> None:
     for line, _ in zip(text.train.source.lines(), range(3), strict=False):
         # A file of bytes may have characters that a terminal would obey.
         shown = "".join(c if c.isprintable() else " " for c in line.strip()[:96])
-        console.print(escape(shown), highlight=False, soft_wrap=True)
+        console.print(shown, highlight=False, markup=False, emoji=False, soft_wrap=True)
     counts = ", ".join(f"{name} {len(split):,}" for name, split in text.splits.items())
     console.print(
         f"corpus {text.name}: vocabulary of {len(text.vocabulary):,} {text.tokenizer.unit}; "

@@ -343,7 +343,7 @@ def test_the_command_prints_80_columns_and_writes_the_lines(saved, tmp_path, cap
     printed = capsys.readouterr().out
     assert (
         "B is better: it needs" in printed
-        and "│ a word  │" in printed
+        and "│ per word  │" in printed
         and "Counted: 33 lines" in printed
     )
     # Sentences and paths are not cut, so that a terminal wraps them.
@@ -389,7 +389,7 @@ def test_the_command_takes_seeds(saved, form, capsys, monkeypatch):
     assert command(saved / "saved-3", name, *text) == 0
     printed = capsys.readouterr().out
     assert "(3 runs)" in printed and "±" in printed
-    assert len(printed.split("B: bits a token by run: ")[1].splitlines()[0].split()) == 3
+    assert len(printed.split("B: bits per token by run: ")[1].splitlines()[0].split()) == 3
 
 
 def test_the_command_refuses_what_it_cannot_compare(saved):
@@ -398,7 +398,12 @@ def test_the_command_refuses_what_it_cannot_compare(saved):
         (run, *text): "name two runs, not 1",
         (run, run): "give the text",
         (run, f"{saved}/none-*", *text): "no run has a folder like",
-        (run, run, *text, "--out", saved): "is no file",
+        (
+            ",".join(f"{'很长的名字' * 4}-{number}" for number in range(9)),
+            run,
+            *text,
+        ): "is not a run",
+        (run, run, *text, "--out", saved): "no file",
         (run, run, *text, "--out", saved / "no/x.tsv"): "no folder",
         (run, saved, *text): "must differ by their seeds alone",
     }.items():

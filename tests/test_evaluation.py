@@ -135,7 +135,7 @@ def test_the_size_counts_only_the_scored_part():
     assert found.size.characters == sum(map(len, scored))
     assert found.size.bytes == sum(len(part.encode()) for part in scored)
     assert found.size.lines == 3
-    assert f"{found.bits / 4:.4f} a word" in str(found)
+    assert f"{found.bits / 4:.4f} per word" in str(found)
 
 
 def test_the_size_of_rows_with_a_start_token_counts_lines_that_are_not_blank():
@@ -254,7 +254,7 @@ def test_certain_tokens_cost_no_negative_zero(tmp_path):
     assert "-0.0" not in path.read_text().replace("-0.000000001", "")
     assert str(TokenScores(np.zeros(3)).nll) == "0.0"
     report = Report("run", "text", -1e-9, 3, 0, None, "")
-    assert "(0.0000 nats a token; bits: 0.0000 a token)" in str(report)
+    assert "(0.0000 nats per token; bits: 0.0000 per token)" in str(report)
 
 
 UNKNOWN = "the cat sat on the mat\nthe dog sat on the log\na bird sat in the tree\n"
@@ -316,7 +316,7 @@ def test_a_text_without_blanks_has_no_bits_per_word():
     run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=1), text, quiet=True)
     found = jaxlm.perplexity(run, text.train)
     assert found.size.words == 0 and found.size.characters == 12
-    assert "a character" in str(found) and "a word" not in str(found)
+    assert "per character" in str(found) and "per word" not in str(found)
 
 
 def test_a_report_says_that_the_first_word_of_a_line_is_context():

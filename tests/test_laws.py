@@ -27,9 +27,11 @@ from cases import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
+import jaxlm
 from jaxlm.data.batching import Block
 from jaxlm.models import CELLS, MODELS, describe_model, make_model
 from jaxlm.models.heads import HEADS
+from jaxlm.models.neural import param_shapes
 from jaxlm.ops import machine
 from jaxlm.ops.machine import compiling_for
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
@@ -304,6 +306,41 @@ def test_settings_have_the_module_s_defaults_and_help_texts(name):
     for setting in MODELS[name].settings.values():
         assert setting.default == getattr(model, setting.name), setting.name
         assert setting.help, f"{setting.name} has no help text"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_averages_of_a_long_text_are_those_of_its_parts(dtype, monkeypatch):
+    """The modern NPLM computes the averages of distant words in blocks of positions."""
+    model, params = build("modern-nplm", {"dtype": dtype})
+    ids = tokens(2, 50)
+    whole, _ = model.apply({"params": params}, ids, model.initial_carry(2))
+    monkeypatch.setattr("jaxlm.models.modern_nplm.BLOCK", 8)
+    blocks, _ = model.apply({"params": params}, ids, model.initial_carry(2))
+    assert_allclose(np.float32(blocks), np.float32(whole), atol=1e-5)
+
+
+def test_memory_of_the_averages_grows_with_the_text_and_not_with_its_square():
+    model = jaxlm.ModernNPLM(13, embedding_size=2, hidden_size=2, inner_size=2)
+    length = 40_000
+    shape = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def run(params, ids):
+        return model.apply({"params": params}, ids, model.initial_carry(1))[0]
+
+    program = jax.jit(run).lower(param_shapes(model), shape).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 1000 * length
+
+
+def test_a_short_text_needs_no_iterations_of_newton_s_method():
+    """Generation reads one token at a time."""
+    model = jaxlm.GRU(13, embedding_size=3, hidden_size=4, time_loop="newton")
+    params = model.init(jax.random.key(0), tokens(2, 4))["params"]
+
+    def run(ids):
+        return model.apply({"params": params}, ids, model.initial_carry(2))
+
+    assert "while" not in str(jax.make_jaxpr(run)(tokens(2, 4)))
+    assert "while" in str(jax.make_jaxpr(run)(tokens(2, 9)))
 
 
 @pytest.mark.parametrize("name", [*CELLS, "mogrifier"])

@@ -127,9 +127,10 @@ class RecordingScorer(Scorer):
 
 @every_model
 def test_rows_are_scored_in_chunks_that_fit_in_memory(name, options, monkeypatch):
-    monkeypatch.setattr("jaxlm.models.neural.LOGITS_IN_CHUNK", 4 * 16 * V)
     monkeypatch.setattr(RecordingScorer, "shapes", [])
     model, params = build(name, options)
+    most = 4 * 16 * max(V, getattr(model, "widest", V))
+    monkeypatch.setattr("jaxlm.models.neural.LOGITS_IN_CHUNK", most)
     rows = [tokens(1, length, seed=length)[0] for length in (100, 3, 9, 1, 20, 5, 17, 2, 4)]
     inputs = [shifted(row[None])[0] for row in rows]
     scorer = RecordingScorer(model, detail=True)

@@ -5,12 +5,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxlm
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.sentences import CARRIED, score_sentences
+from jaxlm.interop.vocabulary_files import make_tokenizer
 
 LINES = ["the cat sat on the mat", "the dog sat on the log", "a cat saw the dog"]
 CHINESE = ["今天天气很好，我们去公园玩。", "我爱苹果。"]
@@ -173,6 +175,25 @@ def test_bad_sentences_and_settings_are_errors(runs):
             jaxlm.score(run, LINES, **{setting: value})
     with pytest.raises(UserError, match="give at least one"):
         jaxlm.score([], LINES)
+
+
+def test_a_damaged_run_has_no_scores():
+    text = jaxlm.read_corpus([f"{line}\n" for line in LINES])
+    model = jaxlm.GRU(len(text.vocabulary), embedding_size=2, hidden_size=2)
+    run = jaxlm.fit(model, text, steps=1, batch_size=2, quiet=True)
+    damaged = replace(run, params=jax.tree.map(lambda array: array * np.nan, run.params))
+    with pytest.raises(UserError, match="its parameters are damaged"):
+        jaxlm.score(damaged, LINES, by="sentence")
+
+
+def test_only_some_lines_end_in_a_blank_that_the_run_reads():
+    # A vocabulary of another program with a blank and without a line break.
+    tokenizer, protocol, _ = make_tokenizer(list("abc "), "chars")
+    model = jaxlm.GRU(4, embedding_size=2, hidden_size=2)
+    params = model.init(jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
+    table = jaxlm.score(jaxlm.Run(model, params, tokenizer, protocol), ["ab c ", "b a"])
+    assert table["word"] == ["ab", "c", "<eos>", "b", "a", "<eos>"]
+    assert len({len(column) for column in table.values()}) == 1
 
 
 def test_pandas_reads_the_table_with_its_defaults(runs, tmp_path):

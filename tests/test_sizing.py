@@ -49,10 +49,16 @@ def test_impossible_numbers_are_refused(params, fixed, message):
         sized(jaxlm.LSTM(1000), params, fixed)
 
 
-@pytest.mark.parametrize("text", ["", "three", "3MB", "-3", "0", "3 M 4"])
+@pytest.mark.parametrize("text", ["", "three", "3MB", "-3", "0", "3 M 4", "9" * 310])
 def test_a_number_that_cannot_be_read_is_refused(text):
     with pytest.raises(jaxlm.SettingError, match="such as 3M or 250k"):
         read_count(text)
+
+
+@pytest.mark.parametrize("number", [0, -1, float("nan"), float("inf")])
+def test_a_number_that_counts_nothing_is_refused(number):
+    with pytest.raises(jaxlm.SettingError, match=r"`params` .* must be a number"):
+        read_count(number)
 
 
 def test_fit_takes_a_number_of_parameters(tmp_path):

@@ -174,7 +174,7 @@ def growth_figure(growth: list[dict[str, Any]], path: Path) -> None:
             timed = [point for point in points if name in point["times"]]
             sizes = [point["size"] for point in timed]
             axes.plot(sizes, [1000 * medians(point)[name] for point in timed], "o-", label=name)
-        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms a step")
+        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms per step")
         axes.set_xticks([point["size"] for point in points], [point["size"] for point in points])
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)

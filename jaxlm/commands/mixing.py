@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlm.errors import UserError
-from jaxlm.runs.run import Run, load
+from jaxlm.runs.run import Run, load_all
 
 
 def parse_weights(text: str) -> list[float]:
@@ -33,7 +33,7 @@ def load_mixed(folders: Sequence[Path], weights: str | None, checkpoint_folder: 
       UserError: for folders that cannot be loaded or mixed, and weights that are no numbers.
     """
     parsed = None if weights is None else parse_weights(weights)
-    runs = [load(folder, checkpoint_folder=checkpoint_folder) for folder in folders]
+    runs = load_all(folders, checkpoint_folder=checkpoint_folder)
     if len(runs) == 1:
         return runs[0]
     from jaxlm.evaluation.mixed_runs import interpolate

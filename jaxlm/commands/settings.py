@@ -155,6 +155,7 @@ def own_text_config(
         lr=settings["lr"],
         width=width,
         batch=in_batch,
+        epochs=epochs,
     )
     if text.valid is None or not len(text.valid):
         settings.pop("eval_every", None)

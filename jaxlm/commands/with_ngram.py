@@ -1,5 +1,6 @@
 """--with-ngram of `python -m jaxlm.train`: an n-gram of the text, mixed with the trained run."""
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from jaxlm.runs.folder import holds_run, read_description
 from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import by_lines
 from jaxlm.training.fit import fit
 
 FEW_TOKENS = 1000
@@ -120,7 +122,9 @@ def count_and_mix(run: Run, text: Text, console: Console, resume: bool) -> None:
         ngram_of(text, run.protocol), text, folder=place, resume=resume, console=quiet,
         sample_every=0,
     )  # fmt: skip
-    mixed = mixture([run, ngram], split="valid")
+    # Lines that are scored on their own leave out blank lines, in both models.
+    scored = by_lines(ngram) if run.protocol.rows else ngram
+    mixed = mixture([run, scored], split="valid")
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("validation", overflow="fold")
     for header in ("nats/token", "perplexity", "weight"):
@@ -134,9 +138,11 @@ def count_and_mix(run: Run, text: Text, console: Console, resume: bool) -> None:
     console.print(table)
     shares = ",".join(f"{weight:.3f}" for weight in mixed.weights[:-1])
     last = 1 - sum(float(share) for share in shares.split(","))
+    remote = run.settings.get("training", {}).get("checkpoint_folder")
+    kept = f" --checkpoint-folder {shlex.quote(remote)}" if remote else ""
     console.print(
         f"draw from the mixture: python -m jaxlm.generate {run.folder} {place} --mix "
-        f"--weights {shares},{last:.3f}",
+        f"--weights {shares},{last:.3f}{kept}",
         soft_wrap=True,
         highlight=False,
     )

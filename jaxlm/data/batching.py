@@ -294,6 +294,8 @@ class Rows:
 
 
 BATCHINGS: dict[str, type[Batches]] = {"streams": Streams, "windows": Windows, "rows": Rows}
+BELONGS: dict[str, tuple[str, ...]] = {"bptt": ("streams", "windows"), "drop_state": ("streams",)}
+"""Settings that have an effect with some values of `batching`: these values."""
 
 
 def make_batches(

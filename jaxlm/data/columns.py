@@ -74,22 +74,28 @@ def cells(file: TextIO, column: str, path: Path) -> Iterator[str]:
       ['a b c\\n']
     """
     ending = table_ending(path)
-    first = next((line for line in file if line.strip()), "")
+    number, first = next(((n, line) for n, line in enumerate(file) if line.strip()), (0, ""))
+    # Blank lines before the first line count in the numbers that errors name.
+    begin = [*["\n"] * number, first]
     if ending in _JSON_ENDINGS or (ending is None and first.lstrip().startswith("{")):
-        found = _json_cells(itertools.chain([first], file), column, path)
+        found = _json_cells(itertools.chain(begin, file), column, path)
     else:
-        found = _csv_cells(first, file, column, path)
+        found = _csv_cells(begin, file, column, path)
     for cell in found:
         if line := _LINE_BREAKS.sub(" ", cell).strip():
             yield f"{line}\n"
 
 
-def _csv_cells(first: str, file: TextIO, column: str, path: Path) -> Iterator[str]:
-    """Yield the cells of a table whose header begins with the line `first`."""
+def _csv_cells(begin: list[str], file: TextIO, column: str, path: Path) -> Iterator[str]:
+    """Yield the cells of a table.
+
+    The header begins with the last line of `begin`. The lines of `begin` before it are blank.
+    """
+    first = begin[-1]
     widest = max(_DELIMITERS, key=lambda mark: first.count(mark))
     headers = {mark: _header(first, mark) for mark in (widest, *_DELIMITERS)}
     delimiter = next((mark for mark, names in headers.items() if column in names), widest)
-    rows = _rows(itertools.chain([first], file), delimiter, path)
+    rows = _rows(itertools.chain(begin, file), delimiter, path)
     header = [name.strip() for name in next(rows, (0, []))[1]]
     if column not in header:
         raise _no_column(column, header, path)

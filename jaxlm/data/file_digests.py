@@ -7,6 +7,7 @@ in the user's cache says that they were compared.
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def check_once(path: Path, what: str, check: Callable[[], None]) -> None:
     about = f"{path.resolve()}\n{status.st_size}\n{status.st_mtime_ns}\n{status.st_ino}\n{what}"
     passed = cache_folder() / "checked" / hashlib.sha256(about.encode()).hexdigest()[:32]
     large = status.st_size > LARGE_BYTES
-    if large and passed.exists():
+    # `Path.exists` raises an error if the cache may not be read.
+    if large and os.path.exists(passed):
         return
     check()
     if large:

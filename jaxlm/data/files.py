@@ -27,7 +27,7 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
       ...     [file.name for file in Path(folder).iterdir()]
       ['words.txt']
     """
-    if _is_device(path):
+    if is_device(path):
         yield path
         return
     process = f".{os.getpid()}" if per_process else ""
@@ -42,11 +42,46 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
         raise
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Return whether `path` is a device or a pipe. /dev/stdout is one, whatever it leads to."""
     if path.absolute().parent in (Path("/dev"), Path("/dev/fd")):
         return True
-    return path.exists() and not (path.is_file() or path.is_dir())
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Return why no file can be written at `path`, with a remedy; None if it can be written.
+
+    Call it before the work whose result goes to the file. Nothing is written, so a full disk is not
+    noticed.
+
+    Example:
+      >>> why_unwritable(Path("/"))
+      'is a folder, and no file: give the name of a file'
+    """
+    # `os.path` takes a name that is too long for a name that does not exist.
+    if not path.name or os.path.isdir(path):
+        return "is a folder, and no file: give the name of a file"
+    folder = path.parent
+    if not os.path.isdir(folder):
+        return f"cannot be written: no folder {folder}; make it, or give another name"
+    if is_device(path):
+        return None
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        return "cannot be written: it is read-only; give another name"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"cannot be written: the folder {folder} is not yours to write to; give another name"
+    return None
+
+
+def name_of(folder: Path | str) -> str:
+    """Return the name of a folder, also of "." and "..".
+
+    Example:
+      >>> name_of("runs/mine/.."), name_of("runs/mine/")
+      ('runs', 'mine')
+    """
+    return os.path.basename(os.path.abspath(folder))
 
 
 def write_text(path: Path, text: str) -> None:

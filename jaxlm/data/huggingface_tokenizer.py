@@ -239,7 +239,8 @@ def _bytes(tokenizer: Tokenizer) -> Json:
         "merges": [],
     }
     parts = {"pre_tokenizer": BYTE_LEVEL, "decoder": BYTE_LEVEL}
-    return {"normalizer": CRLF, "model": model} | parts
+    # Every byte counts, also that of a carriage return.
+    return {"normalizer": None, "model": model} | parts
 
 
 def _bpe(tokenizer: Tokenizer) -> Json:

@@ -15,20 +15,24 @@ Example:
   ('a', 'b', 'c', '<eos>', '<unk>')
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -336,7 +340,10 @@ def _prepare(
 
     # "fork" would copy the locks of JAX's threads without the threads.
     context, saved = multiprocessing.get_context("spawn"), to_json(tokenizer)
-    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+    pool = ProcessPoolExecutor(workers, context, _start_worker)
+    with pool, contextlib.ExitStack() as stop:
+        # After an error, pieces that wait are not encoded.
+        stop.callback(pool.shutdown, cancel_futures=True)
         counts = dict.fromkeys(texts, 0)
         for piece in pieces_of(texts, PIECE_BYTES, replace(reading, exact=tokenizer.exact)):
             name = f"{piece.split}-{counts[piece.split]:05d}.{id_type(tokenizer)}"
@@ -350,6 +357,9 @@ def _prepare(
                 finish_next()
         while waiting:
             finish_next()
+    # A call that was killed leaves partial files.
+    for path in folder.glob("*.partial"):
+        path.unlink(missing_ok=True)
     about = read_description(folder)
     listed = {split: [shard.as_json() for shard in shards] for split, shards in splits.items()}
     write_text(
@@ -381,8 +391,21 @@ def _finished_shard(folder: Path, name: str, piece: Piece) -> Shard | None:
 
 
 def _start_worker() -> None:
-    """Make the package tokenizers use one thread in this worker process."""
+    """Make the package tokenizers use one thread in this worker process, and end with the parent.
+
+    Ctrl-C reaches every process; the parent ends the workers.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: Any) -> None:
+    """End this process when the process of `sentinel` has ended."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 @functools.cache
@@ -399,7 +422,7 @@ def _encode(path: Path, saved: str, piece: Piece) -> Shard:
     tokenizer = _tokenizer(saved)
     totals, tokens = np.zeros(4, np.int64), 0
     dtype = ID_TYPES[path.suffix[1:]]
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with replacing(path, per_process=True) as partial, open(partial, "wb") as file:
         for block in in_blocks(lines_of(piece, tokenizer.exact)):
             ids = tokenizer.encode(block)
             # The errors of ndarray.tofile do not say why.

@@ -9,6 +9,8 @@
 `read_corpus("prepared")` read it.
 """
 
+import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -26,7 +28,7 @@ from jaxlm.data.encoding import Split, TextSize
 from jaxlm.data.file_digests import check_file, check_once
 from jaxlm.data.json_files import read_json
 from jaxlm.data.tokenizers import Tokenizer, from_json
-from jaxlm.errors import UserError
+from jaxlm.errors import UserError, reason
 
 PREPARED, TOKENIZER = "prepared.json", "tokenizer.json"
 ID_TYPES: dict[str, Any] = {"u16": np.dtype("<u2"), "u32": np.dtype("<u4")}
@@ -39,6 +41,10 @@ IN_MEMORY_IF_SMALL = 1 << 28
 batch of windows reads each of its tokens from another shard, so that a batch reads thousands of
 small shards."""
 SMALL_SHARD = 1 << 18
+SPARE_FILES = 64
+"""Shards that are opened without a look at the limit on open files."""
+UNREADABLE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EIO)
+"""Errors of the system that say nothing about a folder's files."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,26 @@ class ShardedIds:
         """The number of ids."""
         return len(self)
 
+    @property
+    def maps(self) -> tuple[np.ndarray, ...]:
+        """The arrays of the shards."""
+        return tuple(self._maps)
+
+    def _joined(self, first: int, end: int) -> np.ndarray:
+        """Return the ids [first, end): a view of a shard, or a copy of parts of several shards."""
+        parts = []
+        for last, ids in zip(self._ends.tolist(), self._maps, strict=True):
+            begin = last - len(ids)
+            if first < last and end > begin:
+                parts.append(ids[max(0, first - begin) : end - begin])
+        if not parts:
+            return self._maps[0][:0]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             first, end, step = index.indices(len(self))
-            return self[np.arange(first, end, step)]
+            return self._joined(first, end) if step == 1 else self[np.arange(first, end, step)]
         places = np.asarray(index)
         if places.size and not (-len(self) <= places.min() and places.max() < len(self)):
             raise IndexError(f"{index} is outside of {len(self)} ids")
@@ -268,7 +290,11 @@ def read_prepared(folder: Path) -> tuple[Tokenizer, dict[str, Split]]:
             name: _split(folder, name, [Shard.from_json(shard) for shard in shards], tokenizer)
             for name, shards in saved["splits"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise damaged(folder, error) from None
+        raise UserError(f"cannot read {folder}: {reason(error)}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise damaged(folder, error) from None
     return tokenizer, splits
 
@@ -279,9 +305,28 @@ def _check_ids(ids: np.ndarray, size: int) -> None:
         raise ValueError(f"it has the id {ids.max()}, and a vocabulary of {size} tokens")
 
 
+def _allow_open_files(count: int) -> None:
+    """Let this process open `count` more files than it may need otherwise, if the system permits.
+
+    A memory map keeps its file open, and many systems begin with a limit of 1,024 files or fewer.
+    """
+    if os.name != "posix" or count < SPARE_FILES:
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + count
+    if resource.RLIM_INFINITY not in (soft, hard):
+        wanted = min(wanted, hard)
+    if soft not in (resource.RLIM_INFINITY, wanted):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _split(folder: Path, name: str, shards: list[Shard], tokenizer: Tokenizer) -> Split:
     """Return a split whose ids are memory maps of its shards."""
     maps, size = [], len(tokenizer.vocabulary)
+    _allow_open_files(len(shards))
     for shard in shards:
         if not shard.is_whole(folder):
             raise ValueError(f"{shard.file} is not {shard.tokens} ids long")

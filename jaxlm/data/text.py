@@ -455,7 +455,9 @@ def _open_prepared(config: TextConfig, tokenizer: Tokenizer | None) -> Text:
             )
     if not len(splits["train"]):
         raise UserError(f"{config.corpus} is empty: there is no text to train on")
-    return Text(replace(config, tokens=own.name, **_own_settings(own)), own, splits)
+    # A word list decides what `<unk>` means, also where the text is counted.
+    fixed = {"vocabulary_file": decided.get("vocabulary_file"), **_own_settings(own)}
+    return Text(replace(config, tokens=own.name, **fixed), own, splits)
 
 
 def _notes(text: Text) -> list[str]:

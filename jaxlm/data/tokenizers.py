@@ -34,12 +34,17 @@ from jaxlm.ranges import Size
 
 BPE_DEFAULT_SIZE = 4096
 # BPE merges within words: contractions, letters, digits and other characters (Radford et al. 2019).
-# Longer runs without a break, as in Chinese, are cut every 24 characters. Otherwise the time of
-# learning would grow with the square of their length.
+# A line break is always a token of its own, because it begins and ends lines. Longer runs without a
+# break, as in Chinese, are cut every 24 characters. Otherwise the time of learning would grow with
+# the square of their length.
 BPE_WORDS = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}{1,24}| ?\p{N}{1,24}| ?[^\s\p{L}\p{N}]{1,24}"
-    r"|\s{1,24}(?!\S)|\s{1,24}"
+    r"|\n|[^\S\n]{1,24}(?!\S)|[^\S\n]{1,24}"
 )
+BPE_WORDS_UNTIL_0_1 = BPE_WORDS.replace(
+    r"|\n|[^\S\n]{1,24}(?!\S)|[^\S\n]{1,24}", r"|\s{1,24}(?!\S)|\s{1,24}"
+)
+"""The pattern of older runs, in which a blank before a line break was one token with it."""
 Lines = Iterable[str]
 # Byte-level BPE writes each byte as a letter that can be printed (Radford et al. 2019): a byte that
 # is a visible Latin-1 character as this character, the others as the letters from U+0100 on.
@@ -379,10 +384,14 @@ class Bytes(Tokenizer):
             np.int32
         )
 
+    def encode_context(self, text: str) -> np.ndarray:
+        # Every byte counts, also that of a carriage return.
+        return self.encode([text])
+
     def spans(self, text: str) -> np.ndarray:
-        characters = text.replace("\r\n", "\n")
-        sizes = [len(character.encode("utf-8", "surrogateescape")) for character in characters]
-        return np.repeat(_character_spans(text), sizes, axis=0)
+        sizes = [len(character.encode("utf-8", "surrogateescape")) for character in text]
+        ends = np.arange(1, len(text) + 1, dtype=np.int64)
+        return np.repeat(np.stack([ends - 1, ends], axis=1), sizes, axis=0)
 
     def decode(self, ids: Iterable[int]) -> str:
         # bytes(array) would return the memory of the array.

@@ -121,13 +121,13 @@ class Comparison:
             same = not np.any(self.difference)
             why = "both sides give every line the same bits" if same else f"p = {shown_p(self.p)}"
             return (
-                f"No difference is shown: B minus A is {self.mean:z.3f} bits a line, {sure} "
+                f"No difference is shown: B minus A is {self.mean:z.3f} bits per line, {sure} "
                 f"{low:z.3f} to {high:z.3f}; {why}."
             )
         low, high = sorted(map(abs, self.interval))
         other = {"A": "B", "B": "A"}[self.better]
         return (
-            f"{self.better} is better: it needs {abs(self.mean):.3f} bits a line less than "
+            f"{self.better} is better: it needs {abs(self.mean):.3f} bits per line less than "
             f"{other}, {sure} {low:.3f} to {high:.3f}; p = {shown_p(self.p)}."
         )
 

@@ -51,7 +51,7 @@ class Mixed:
             for weight, item in zip(self.weights, self.alone, strict=True)
         )
         return (
-            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:z.4f} bits a token over "
+            f"Mixture: {weights}; {self.chosen}. It saves {self.gain:z.4f} bits per token over "
             f"{best.run} alone."
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlm.data.batching import rows_of
 from jaxlm.data.corpora import SENTENCES, is_cut
 from jaxlm.data.encoding import Split, TextSize
-from jaxlm.data.files import replacing
+from jaxlm.data.files import replacing, why_unwritable
 from jaxlm.data.shards import PreparedSplit
 from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError, reason
@@ -102,19 +102,19 @@ class Report:
         return self.perplexity
 
     def __str__(self) -> str:
-        per = {"token": self.tokens}
+        counts = {"token": self.tokens}
         if self.size:
-            per |= {
+            counts |= {
                 "word": self.size.words,
                 "character": self.size.characters,
                 "byte": self.size.bytes,
             }
         bits = ", ".join(
-            f"{self.bits / count:z.4f} a {unit}" for unit, count in per.items() if count
+            f"{self.bits / count:z.4f} per {unit}" for unit, count in counts.items() if count
         )
         line = (
             f"{self.run} on {self.split}: perplexity {shown_perplexity(self.perplexity)} "
-            f"({self.nats_per_token:z.4f} nats a token; bits: {bits}). {self.protocol}"
+            f"({self.nats_per_token:z.4f} nats per token; bits: {bits}). {self.protocol}"
         )
         return "\n".join(filter(None, [line, self.without_unknown]))
 
@@ -349,10 +349,9 @@ def _scored_texts(run: Run, split: Split) -> Iterator[str]:
 
 def check_per_token(path: Path) -> None:
     """Raise SettingError if `path` cannot be the file of a table of tokens."""
-    if not path.name or path.is_dir():
-        raise SettingError("per_token", repr(str(path)), "is no file: give the name of a file")
-    if not path.parent.is_dir():
-        raise SettingError("per_token", path, f"cannot be written: no folder {path.parent}")
+    why = why_unwritable(path)
+    if why is not None:
+        raise SettingError("per_token", repr(str(path)), why)
 
 
 def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:

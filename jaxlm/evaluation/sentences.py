@@ -4,12 +4,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from jaxlm.data.encoding import Split
+from jaxlm.data.files import name_of
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.spacing import mostly_unspaced
 from jaxlm.data.splitting import NONE, check_split, split_words
@@ -135,9 +135,10 @@ class SentenceScores(TokenisedSentences):
             np.maximum.at(rank, at, self.scores.rank)
             columns["entropy"] = entropy.tolist()
             columns["rank"] = [int(place) if place else None for place in rank]
-        # A tokenizer without a token for the end has no row for it.
+        # A run that predicts no end has no row for it. If a run predicts the end of some sentences,
+        # such as of sentences that end in a blank, all sentences have the row.
         empty = np.zeros(rows, bool)
-        empty[starts[1:] - 1] = tokens[starts[1:] - 1] == 0
+        empty[starts[1:] - 1] = not self.has_end()
         return {
             name: [value for value, out in zip(values, empty, strict=True) if not out]
             for name, values in columns.items()
@@ -221,7 +222,14 @@ class EncodedSentences(TokenisedSentences):
     split: str
 
     def with_scores(self, scores: TokenScores) -> SentenceScores:
-        """Return the sentences with the scores of their tokens, one after the other."""
+        """Return the sentences with the scores of their tokens, one after the other.
+
+        Raises:
+          UserError: if a score is NaN.
+        """
+        if np.isnan(scores.log_prob).any():
+            name = self.run.name
+            raise UserError(f"{name} gives no number as a likelihood: its parameters are damaged")
         protocol = report(self.run, self.data, scores).protocol
         if self.split != NONE:
             protocol += f" Words split as in {self.split}."
@@ -507,7 +515,7 @@ def _add_ends(part: Columns, scores: SentenceScores) -> None:
 
 def run_names(names: Sequence[str]) -> list[str]:
     """Return the last parts of the names of runs, or the whole names if two of these are equal."""
-    short = [Path(name).name for name in names]
+    short = [name_of(name) for name in names]
     used = short if len(set(short)) == len(short) else list(names)
     if len(set(used)) < len(used):
         twice = next(name for name in used if used.count(name) > 1)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.data.files import replacing
+from jaxlm.data.files import replacing, why_unwritable
 from jaxlm.errors import SettingError, reason
 from jaxlm.evaluation.perplexity import fields
 
@@ -15,12 +15,9 @@ Columns = dict[str, list[Any]]
 
 def check_out(path: Path | None) -> None:
     """Raise SettingError if `path` cannot be the file of a table; None is no file."""
-    if path is None:
-        return
-    if not path.name or path.is_dir():
-        raise SettingError("out", repr(str(path)), "is no file: give the name of a file")
-    if not path.parent.is_dir():
-        raise SettingError("out", path, f"cannot be written: no folder {path.parent}")
+    why = None if path is None else why_unwritable(path)
+    if why is not None:
+        raise SettingError("out", repr(str(path)), why)
 
 
 def tab_separated(table: Columns) -> Iterator[str]:

@@ -18,8 +18,8 @@ from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.pages.building import labels_of
 from jaxlm.inspection.pages.view_gates import layers_of
-from jaxlm.inspection.pages.view_surprise import limits_of
-from jaxlm.inspection.pieces import readable
+from jaxlm.inspection.pages.view_surprise import limits_of, taught_surprisal
+from jaxlm.inspection.pieces import read, readable
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
 from jaxlm.runs.log import METRICS, read_records
 from jaxlm.runs.plots import draw_curves
@@ -218,10 +218,16 @@ def _read(run: Run, asked: Asked, kind: str, notes: list[str]) -> Trace:
     if not asked.text:
         raise UserError(f"the figure {kind} needs a text: give it after the runs")
     most = MOST_TOKENS[kind]
-    found = trace(run, asked.text, start=asked.start, count=1)
+    reading = read(run, asked.text, asked.start)
+    count = len(reading.ids)
+    if count > most:
+        notes.append(f"the text has {count:,} tokens: the figure shows the first {most}")
+    # The mean of the surprisal is that of the whole text. Its gates would fill the memory.
+    cut = kind != "surprise" and count > most
+    text = asked.text[: int(reading.spans[most - 1, 1])] if cut else asked.text
+    units: dict[str, list[int]] | None = {} if kind == "surprise" else None
+    found = trace(run, text, start=asked.start, count=1, units=units)
     notes.append(f"{run.name}: {found.note}")
-    if len(found) > most:
-        notes.append(f"the text has {len(found):,} tokens: the figure shows the first {most}")
     return found
 
 
@@ -263,15 +269,16 @@ def _surprise(asked: Asked, notes: list[str]) -> Any:
     boxes: list[tuple[float, float, float, float, str, float]] = []
     titles: list[tuple[float, str]] = []
     y = 0.0
-    for label, found, shown in zip(asked.labels, traces, words, strict=True):
-        known = found.surprisal[np.isfinite(found.surprisal)]
+    for run, label, found, shown in zip(asked.runs, asked.labels, traces, words, strict=True):
+        surprisal = taught_surprisal(run, found)
+        known = surprisal[np.isfinite(surprisal)]
         mean = f": {known.mean():.2f} bits per token" if len(known) else ""
         titles.append((y, f"{label}{mean}"))
         # Characters stand together as words do.
         gap, between = (0.3, 0.0) if max(map(len, shown)) == 1 else (1.5, 0.6)
         x, y = 0.0, y + 1.2 * pitch
         ends = lines_end(found)
-        for end, word, bits in zip(ends, shown, found.surprisal, strict=False):
+        for end, word, bits in zip(ends, shown, surprisal, strict=False):
             width = renderer.get_text_width_height_descent(word, font, False)[0] + 2 * gap
             if x and x + width > frame:
                 x, y = 0.0, y + pitch

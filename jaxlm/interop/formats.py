@@ -26,6 +26,8 @@ class Format(NamedTuple):
     """The options of `read`."""
     folder: bool = False
     """Whether the format is a folder of files."""
+    recounts: bool = False
+    """Whether `write` counts the training text again, whatever the run's tables have."""
 
 
 def _write_safetensors(run: Run, path: Path) -> None:
@@ -63,8 +65,8 @@ FORMATS: dict[str, Format] = {
     "huggingface": Format(export_huggingface, import_huggingface, folder=True),
     "onnx": Format(export_onnx, import_onnx),
     "stablehlo": Format(export_stablehlo, import_stablehlo, folder=True),
-    "gram": Format(export_gram),
-    "gram-counts": Format(export_gram_counts),
+    "gram": Format(export_gram, recounts=True),
+    "gram-counts": Format(export_gram_counts, recounts=True),
 }
 """Formats by name. The name is the end of a file's name too: x.arpa and x.arpa.gz are ARPA files.
 

@@ -20,7 +20,7 @@ from jaxlm.evaluation.continuations import (
     continued,
     documents,
 )
-from jaxlm.ranges import Seed
+from jaxlm.ranges import Seed, checked
 from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import start_of
 
@@ -99,6 +99,7 @@ class HarnessLM(_Base):
             raise SettingError("checkpoint_folder", checkpoint_folder, why)
         check_predicts_all(run)
         check_split(split)
+        checked("seed", seed, Seed)
         start_of(run, start)
         self.run, self.start, self.split, self.seed = run, start, split, seed
 

@@ -42,7 +42,7 @@ from jaxlm.evaluation.perplexity import open_split
 from jaxlm.interop.double_array import double_array
 from jaxlm.interop.files import create
 from jaxlm.models.ngram import NGram
-from jaxlm.ngrams.counts import Sequences, count_ngrams
+from jaxlm.ngrams.counts import Sequences, count_ngrams, longest_line
 from jaxlm.runs.run import Run
 from jaxlm.runs.same_run import TEXT_DIGESTS
 
@@ -113,12 +113,20 @@ def gram_counts(run: Run) -> dict[str, int]:
         raise UserError(
             f"{run.name} has the model {kind}: only n-grams can be written as .gram files"
         )
+    if not run.settings.get("text", {}).get("corpus"):
+        raise UserError(
+            f"{run.name} does not say which text it was trained on, and a .gram file has the "
+            f"counts of that text: convert a run that was trained on a file"
+        )
     split = open_split(run, split="train")
     saved = run.settings.get(TEXT_DIGESTS, {}).get("train")
     if saved is not None and saved != split_digest(split):
         raise UserError(f"{split.name} is not the text of the training: it was changed since")
     vocabulary, V = run.vocabulary, run.model.vocab_size
-    counted = count_ngrams(Sequences.of_split(split, V), run.model.order, V)
+    lines = Sequences.of_split(split, V)
+    # A run that was counted over line ends may have an order above the longest line.
+    order = min(run.model.order, longest_line(lines, V))
+    counted = count_ngrams(lines, order, V)
     ends = {index for index, token in enumerate(vocabulary.tokens) if token in (EOS, "\n")}
     # V, the start of a line, cannot be typed.
     texts = np.full(V + 1, "", object)

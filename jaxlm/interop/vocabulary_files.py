@@ -168,4 +168,4 @@ def _unknown_note(unknown: str | None) -> str:
 
 def _plural(tokens: str) -> str:
     """Return the name of the tokenizer that `word` or `words`, `char` or `chars` means."""
-    return tokens if tokens.endswith("s") else f"{tokens}s"
+    return f"{tokens}s" if f"{tokens}s" in TOKENIZERS else tokens

@@ -87,6 +87,11 @@ class ModernNPLM(NeuralModel):
     def window(self) -> int:
         return self.n_step + self.far_windows * self.far_size
 
+    @property
+    def widest(self) -> int:
+        words = self.n_step + self.far_windows
+        return max(words * self.embedding_size, self.hidden_size, self.inner_size)
+
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.window - 1), self.filler_id, jnp.int32)
 
@@ -130,6 +135,10 @@ class ModernNPLM(NeuralModel):
         return described | describe_head(self, size)
 
 
+BLOCK = 256
+"""Positions whose averages `FarAverages` computes at once."""
+
+
 class FarAverages(nn.Module):
     """Weighted averages of distant words: g_1 ... g_K of every position, concatenated."""
 
@@ -147,6 +156,26 @@ class FarAverages(nn.Module):
         """
         init = nn.initializers.constant(1 / self.size)
         weights_KW = self.param("weights", init, (self.windows, self.size))
+        # `jax.export` may leave the number of positions open.
+        if not isinstance(positions, int) or positions <= BLOCK:
+            return self._band(weights_KW, words_BSD, positions)
+        # In blocks, the memory grows with the positions and not with their square.
+        batch, _, features = words_BSD.shape
+        blocks, seen = -(-positions // BLOCK), BLOCK + self.windows * self.size - 1
+        missing = max(0, (blocks - 1) * BLOCK + seen - words_BSD.shape[1])
+        padded_BSD = jnp.pad(words_BSD, ((0, 0), (0, missing), (0, 0)))
+
+        def block(first: jax.Array) -> jax.Array:
+            part_BSD = jax.lax.dynamic_slice_in_dim(padded_BSD, first, seen, axis=1)
+            return self._band(weights_KW, part_BSD, BLOCK)
+
+        # N: the number of a block.
+        g_NBTF = jax.lax.map(block, BLOCK * jnp.arange(blocks))
+        g_BTF = g_NBTF.swapaxes(0, 1).reshape(batch, blocks * BLOCK, self.windows * features)
+        return g_BTF[:, :positions]
+
+    def _band(self, weights_KW: jax.Array, words_BSD: jax.Array, positions: int) -> jax.Array:
+        """Return the averages of all positions at once, as a product with a band matrix."""
         batch, seen, features = words_BSD.shape
         # Position t reads K · W words, from word t on, the farthest window first. So the weights of
         # all positions are a band matrix [T, S].

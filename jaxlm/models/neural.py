@@ -232,6 +232,11 @@ class NeuralModel(nn.Module, LanguageModel):
         """
         return ()
 
+    @property
+    def widest(self) -> int:
+        """The largest number of elements that a layer computes for a token, apart from logits."""
+        return self.embedding_size
+
     @abc.abstractmethod
     def layers(self) -> dict[str, str]:
         """Return a text that describes each layer, by the prefix of its parameters' paths."""
@@ -376,7 +381,7 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @nn.nowrap
     def tokens_in_chunk(self, detail: bool) -> int:
-        return LOGITS_IN_CHUNK // self.vocab_size
+        return LOGITS_IN_CHUNK // max(self.vocab_size, self.widest)
 
     @nn.nowrap
     def token_scores(
@@ -452,6 +457,16 @@ def param_shapes(model: nn.Module) -> Any:
     traced = jax.eval_shape(model.init, jax.random.key(0), tokens_BT)["params"]
     # Without the sharding of a mesh that is active now.
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), traced)
+
+
+def with_fused_loop(model: Any, *instead_of: str) -> Any:
+    """Return the model with the fused time loop if its time loop is one of `instead_of`.
+
+    The fused loop has the same values and the same parameters. Under `jax.vmap`, cuDNN's LSTM has
+    no rule in JAX, and Newton's method computes every fall-back, needed or not.
+    """
+    name = getattr(model, "time_loop", "")
+    return model.clone(time_loop="fused") if name in instead_of else model
 
 
 def tree_bytes(shapes: Any) -> int:

@@ -109,6 +109,10 @@ class NPLM(NeuralModel):
     def window(self) -> int:
         return self.n_step
 
+    @property
+    def widest(self) -> int:
+        return max(self.n_step * self.embedding_size, self.hidden_size)
+
     def initial_carry(self, batch_size: int) -> jax.Array:
         return jnp.full((batch_size, self.n_step - 1), self.filler_id, jnp.int32)
 

@@ -30,12 +30,14 @@ def read_count(text: str | int) -> int:
       SettingError: for another text.
     """
     if not isinstance(text, str):
+        if not 1 <= text < math.inf:
+            raise SettingError("params", text, "must be a number of parameters, such as 3_000_000")
         return int(text)
     found = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)([kmg]?)", text.strip().lower())
-    count = round(float(re.sub("[_,]", "", found[1])) * UNITS[found[2]]) if found else 0
-    if count < 1:
+    count = float(re.sub("[_,]", "", found[1])) * UNITS[found[2]] if found else 0.0
+    if not 0.5 < count < math.inf:
         raise SettingError("params", text, "must be a number of parameters, such as 3M or 250k")
-    return count
+    return round(count)
 
 
 def parameter_count(model: NeuralModel) -> int:
@@ -50,9 +52,10 @@ def parameter_count(model: NeuralModel) -> int:
 
 
 def sized(model: NeuralModel, params: int | str, fixed: Collection[str] = ()) -> NeuralModel:
-    """Return the model with the widths that come nearest to a number of parameters from below.
+    """Return the widest model that has at most a number of parameters.
 
-    The widths are the settings WIDTHS that the model has. They keep their proportions.
+    The widths are the settings WIDTHS that the model has. They keep their proportions. A narrower
+    model may have more parameters, if a projection between unequal widths falls away.
 
     Example:
       >>> import jaxlm

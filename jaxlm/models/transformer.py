@@ -112,6 +112,12 @@ class Transformer(NeuralModel):
     def window(self) -> int:
         return self.num_layers * (self.n_step - 1) + 1
 
+    @property
+    def widest(self) -> int:
+        # A query sees its block of n_step - 1 positions and the block before it.
+        keys = 2 * max(1, self.n_step - 1)
+        return max(self.num_heads * keys, 3 * self.num_heads * self.head_size, self.inner_size)
+
     def initial_carry(self, batch_size: int) -> Cache:
         # N: the n_step - 1 positions before. A: the features of all heads.
         positions = self.n_step - 1
@@ -310,12 +316,13 @@ def sliding_attention(
     query_BKQJd = by_head(in_blocks(query_BTA))
     key_BKPJd = by_head(seen_by_blocks(key_BSA))
     value_BKPJd = by_head(seen_by_blocks(value_BSA))
-    distance_QP = before + np.arange(size)[:, None] - np.arange(before + size)
+    # Made inside of the program: as constants, they would fill the compiled program.
+    distance_QP = before + jnp.arange(size)[:, None] - jnp.arange(before + size)
     near_QP = (distance_QP >= 0) & (distance_QP <= before)
     is_token_BKP = seen_by_blocks(is_token_BS)
     visible_BKQP = near_QP & (is_token_BKP[:, :, None] | (distance_QP == 0))
     slope_J11 = (2.0 ** (-8 * np.arange(1, num_heads + 1) / num_heads))[:, None, None]
-    bias_JQP = jnp.float32(-slope_J11 * distance_QP)
+    bias_JQP = -jnp.float32(slope_J11) * distance_QP.astype(jnp.float32)
     product_BKJQP = jnp.einsum(
         "bkqjd,bkpjd->bkjqp", query_BKQJd, key_BKPJd, preferred_element_type=jnp.float32
     )

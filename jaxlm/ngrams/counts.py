@@ -210,8 +210,8 @@ def _count_order(
     return OrderCounts(unique_keys, counts, shorter_ids[places[firsts]], at_line_start), ids
 
 
-def check_order(text: Sequences, order: int, vocab_size: int) -> None:
-    """Raise SettingError if no line has `order` tokens, its start included. Count no n-gram."""
+def longest_line(text: Sequences, vocab_size: int) -> int:
+    """Return the number of tokens of the longest line, its start included. Count no n-gram."""
     block, longest, length = 1 << 20, 0, 1
     for start in range(0, len(text.words), block):
         previous = text.previous_in(start, min(start + block, len(text.words)))
@@ -223,6 +223,12 @@ def check_order(text: Sequences, order: int, vocab_size: int) -> None:
         if len(starts):
             longest = max(longest, int(np.diff(ends).max()) + 1)
             length = len(previous) - int(starts[-1]) + 1
+    return longest
+
+
+def check_order(text: Sequences, order: int, vocab_size: int) -> None:
+    """Raise SettingError if no line has `order` tokens, its start included."""
+    longest = longest_line(text, vocab_size)
     if order > longest:
         raise order_error(order, longest, text.allows_as_stream(order))
 

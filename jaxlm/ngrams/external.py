@@ -116,7 +116,7 @@ def in_folders(results: Path, scratch: Path) -> Allocate:
 
     def allocate(name: str, length: int, dtype: type) -> np.ndarray:
         # A model does not keep backoffs-0, the backoff of the empty context.
-        is_result = re.fullmatch(r"(keys|probabilities|backoffs)-[1-9]", name)
+        is_result = re.fullmatch(r"(keys|probabilities|backoffs)-[1-9]\d*", name)
         return (allocate_result if is_result else allocate_scratch)(name, length, dtype)
 
     return allocate
@@ -168,7 +168,7 @@ def write_windows(
         for start in range(0, len(text.words), block):
             rows = _window(text, order, vocab_size, start, min(start + block, len(text.words)))
             writer.write_table(pyarrow.table(dict(zip(names, rows, strict=True)), schema=schema))
-            drop_from_memory(text.words)
+            drop_from_memory(*getattr(text.words, "maps", (text.words,)))
     pyarrow.default_memory_pool().release_unused()
 
 

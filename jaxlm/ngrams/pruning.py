@@ -292,7 +292,7 @@ def prune_by_entropy(
             for chunk in chunked(len(longer), longer, longer_drop, drop):
                 drop[longer[chunk][~longer_drop[chunk]] // base] = False
     # The weights that `without` keeps are read while the new ones are written.
-    kept = without(tables, dropped, _renamed(allocate, "backoffs-", "old-backoffs-"))
+    kept = without(tables, dropped, renamed(allocate, "backoffs-", "old-backoffs-"))
     return renormalised(kept, allocate)
 
 
@@ -446,7 +446,7 @@ def _histories(tables: Tables, end_id: int | None, allocate: Allocate) -> list[n
     return histories
 
 
-def _renamed(allocate: Allocate, old: str, new: str) -> Allocate:
+def renamed(allocate: Allocate, old: str, new: str) -> Allocate:
     """Return an `Allocate` by which arrays whose name begins with `old` begin with `new`."""
 
     def allocate_renamed(name: str, length: int, dtype: type) -> np.ndarray:

@@ -271,6 +271,17 @@ def fallback_note(time_loop: str, plain_lstm: bool, dtype: str) -> str:
     return f"`time_loop` cudnn: {reason}; `time_loop` fused runs in its place" if reason else ""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that a device or the machine has no memory left.
+
+    Example:
+      >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("RESOURCE_EXHAUSTED"))
+      (True, False)
+    """
+    from_jax = isinstance(error, jax.errors.JaxRuntimeError)
+    return isinstance(error, MemoryError) or (from_jax and "RESOURCE_EXHAUSTED" in str(error))
+
+
 def cudnn_is_here() -> bool:
     """Return whether JAX runs on an NVIDIA GPU and was built with cuDNN's recurrent networks."""
     if platform() != "gpu":

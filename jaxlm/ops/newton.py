@@ -23,25 +23,30 @@ from jaxlm.ops.recurrence import (
 
 JACOBIANS = ("auto", "full", "diagonal")
 LARGEST_FULL = 64
-"""Largest number of state elements S · H whose whole Jacobian "auto" uses: each time step has
+"""Largest number of state elements S · H whose full Jacobian "auto" uses: each time step has
 (S · H)² elements, and two steps are composed by a product of such matrices."""
 LARGEST_JACOBIANS = 2**26
-"""Largest number of elements T · B · (S · H)² of the whole Jacobians of all steps that "auto" uses:
+"""Largest number of elements T · B · (S · H)² of the full Jacobians of all steps that "auto" uses:
 256 MiB in float32. Scoring reads chunks of 100,000 steps."""
 MOST_ITERATIONS = 100
-"""Newton's method stops after this many iterations, or after T, the most that it can need."""
+"""Newton's method stops after this many iterations, or after T + 1: without damping, T iterations
+are enough, and the last one finds that the states have converged."""
 TOLERANCE = 1e-6
-"""The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the
-largest element of the states (1 to LARGEST_SCALE); and if the recurrence is not chaotic."""
+"""The states have converged if no element of F(s_{t-1}) - s_t is larger than this, times the same
+element of the states (1 to LARGEST_SCALE); and if the recurrence is not chaotic."""
 LARGEST_SCALE = 100.0
-"""Whole Jacobians without damping can make states of 1e11, beside which an error of 1e5 is small.
+"""Full Jacobians without damping can make states of 1e11, beside which an error of 1e5 is small.
 The states of a cell grow by at most 1 in a step, so such states have a residual of that size."""
 EPSILON = 1.2e-7
 """The distance of neighbouring float32 numbers near 1."""
 LARGEST_ERROR = 5e-6
 """A recurrence is chaotic if rounding a state by EPSILON changes a sum of the later states, with
-signs, by more than this. Then it has many solutions up to rounding, and only the loop over time
-gives its own."""
+signs, by more than this times √(T / MEMORY). Then it has many solutions up to rounding, and only
+the loop over time gives its own."""
+MEMORY = 64
+"""Time steps over which a recurrence may remember a rounding error. The sum of the signs of a state
+that is kept for T steps grows as √T, and so do the rounding errors of the loop over time; in a
+chaotic recurrence both grow exponentially."""
 WORST_GROWTH = 100.0
 """An iteration is damped if the iteration before it made the largest residual grow by more than
 this factor."""
@@ -91,7 +96,7 @@ def newton_recurrence(
     [G], a unit reads no other unit, and both are the same. After an iteration that makes the
     residual much larger, the states are also drawn to s' with weight λ (`affine_scan.damped`).
 
-    The gradient is a linear recurrence too, solved by one parallel scan if J is whole:
+    The gradient is a linear recurrence too, solved by one parallel scan if J is full:
 
         dh_t = g_t + J_{t+1}ᵀ dh_{t+1}
 
@@ -295,7 +300,10 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
         after = steps.valid(after, previous)
         difference = tuple(a - b for a, b in zip(after, state.states, strict=True))
         residual = _largest(difference)
-        scale = jnp.clip(_largest(state.states), 1.0, LARGEST_SCALE)
+        relative = tuple(
+            d / jnp.clip(jnp.abs(s), 1.0, LARGEST_SCALE)
+            for d, s in zip(difference, state.states, strict=True)
+        )
         jacobian = steps.jacobian(pull, after)
         after_v, previous_v, states_v = map(matrices.pack, (after, previous, state.states))
         offset_v = after_v - matrices.apply(jacobian, previous_v)
@@ -325,7 +333,7 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
             residual,
             damping,
             state.iterations + 1,
-            residual <= settings.tolerance * scale,
+            _largest(relative) <= settings.tolerance,
         )
 
     def unfinished(state: _State) -> jax.Array:
@@ -357,7 +365,8 @@ def _forgets(
     # An invalid step repeats the state before it: its sign would add nothing but a copy.
     signs = steps.valid(tuple(map(signs_like, like)), tuple(map(jnp.zeros_like, like)))
     gradients, converged = _adjoint(settings, steps, pull, signs)
-    return converged & (_largest(gradients) * EPSILON <= LARGEST_ERROR)
+    growth = max(1.0, (steps.x_TBG.shape[0] / MEMORY) ** 0.5)
+    return converged & (_largest(gradients) * EPSILON <= growth * LARGEST_ERROR)
 
 
 def _forward(settings: _Settings, *arrays: Any) -> tuple[Any, Any]:
@@ -426,7 +435,7 @@ def _adjoint(
         return matrices.unpack(solve(outer_v), outer), jnp.bool_(True)
 
     def through(gradient_v: jax.Array) -> jax.Array:
-        """Return what reaches each state from the next step, by the whole Jacobian."""
+        """Return what reaches each state from the next step, by the full Jacobian."""
         gradient = matrices.unpack(gradient_v, outer)
         dprevious, _, du_TBG = pull(gradient)
         du_TBG = steps.valid(du_TBG, jnp.zeros_like(du_TBG))

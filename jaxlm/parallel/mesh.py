@@ -64,11 +64,11 @@ def _check_axis(name: str, size: Any, shown: str) -> None:
         raise SettingError("mesh", shown, "give each axis a size, such as data=4,model=2")
 
 
-def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
+def make_mesh(sizes: Mapping[str, int] | None = None, batch_size: int = 0) -> Mesh | None:
     """Return a mesh with the given axis sizes, or None if it would have a single device.
 
     The mesh uses the first devices that JAX lists. Without `sizes`, all devices are on the axis
-    `data`.
+    `data`; in one process, as many of them as divide `batch_size` evenly.
 
     Raises:
       UserError: if `sizes` names an unknown axis.
@@ -76,7 +76,11 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
         are several processes and the mesh would leave some of their devices out.
     """
     devices = jax.devices()
-    sizes = {DATA: len(devices)} if sizes is None else sizes
+    if sizes is None:
+        count = len(devices)
+        if jax.process_count() == 1:
+            count = max(n for n in range(1, count + 1) if batch_size % n == 0)
+        sizes = {DATA: count}
     for name, size in sizes.items():
         _check_axis(name, size, f"{name}={size}")
     data, model = sizes.get(DATA, 1), sizes.get(MODEL, 1)

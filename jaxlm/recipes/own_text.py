@@ -91,6 +91,7 @@ def own_text_settings(
     lr: float,
     width: int | None = None,
     batch: int | None = None,
+    epochs: float | None = None,
 ) -> dict[str, Any]:
     """Return the sizes, dropout, rate and warm-up of a model, for the time that there is.
 
@@ -116,9 +117,10 @@ def own_text_settings(
       lr: learning rate of a model of at most 256 units.
       width: number of units that the user gives; None to choose it. The other settings follow.
       batch: tokens of a batch; None for the batches of the recipe.
+      epochs: the passes that the user gives beside a time; None for as many as the time allows.
     """
     batch = SETTINGS["batch_size"] * SETTINGS["bptt"] if batch is None else batch
-    most_epochs = max(MOST_EPOCHS, FEWEST_STEPS * batch / tokens)
+    most_epochs = epochs or max(MOST_EPOCHS, FEWEST_STEPS * batch / tokens)
     kind = "few" if vocab_size <= FEW_TOKENS else "many"
     found, passes = LEAST_WIDTH, read / tokens
     for tried in WIDTHS if width is None else (width,):
@@ -142,12 +144,13 @@ def own_text_settings(
         "embedding_size": features_of(found, vocab_size),
         "embedding_scale": EMBEDDING_SCALE[kind],
         "dropout": dropout_of(weighted),
-        "lr": round(min(1.0, SETTINGS["hidden_size"] / found) * lr, 4),
+        # Two digits of any size: four decimals would make 0 of a small rate.
+        "lr": float(f"{min(1.0, SETTINGS['hidden_size'] / found) * lr:.2g}"),
         "warmup_steps": min(MOST_WARMUP, round(SHARE_OF_WARMUP * steps)),
     }
     if passes > MOST_VALIDATIONS:
         settings["eval_every"] = max(1, round(steps / MOST_VALIDATIONS))
-    return settings | ({} if seconds is None else {"epochs": round(most_epochs)})
+    return settings | ({} if seconds is None or epochs else {"epochs": round(most_epochs)})
 
 
 def dropout_of(passes: float) -> float:

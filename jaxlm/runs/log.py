@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text as RichText
 
 from jaxlm.data.files import write_text
 from jaxlm.errors import UserError, reason
@@ -181,7 +182,9 @@ class Log:
 
         The callbacks that have a method `sample` get the text too.
         """
-        self.note(f"step {step:6d}  sample  {text}")
+        # As the model wrote it: neither markup, nor a `setting` that a command spells as a flag.
+        line = RichText(f"{self._label}step {step:6d}  sample  {text}")
+        self._console.print(line, highlight=False, soft_wrap=True)
         if self._folder is not None:
             self._append(SAMPLES, {"step": step, "text": text})
         for callback in self._callbacks:
@@ -190,7 +193,8 @@ class Log:
 
     def note(self, text: str) -> None:
         """Print a line above the progress bar."""
-        self._console.print(escape(self._label + text), highlight=False, soft_wrap=True)
+        line = escape(self._label + text)
+        self._console.print(line, highlight=False, emoji=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a line that starts with `warning`."""

@@ -9,7 +9,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from jaxlm.data.files import write_text
+from jaxlm.data.files import name_of, write_text
 from jaxlm.errors import UserError, reason
 
 CHECKPOINTS = "checkpoints"
@@ -31,7 +31,7 @@ def path_of(folder: Path | str) -> Any:
 
 def checkpoints_of(folder: Path, remote: str | None) -> Path | str:
     """Return where a run's checkpoints are: in its folder, or under its name in `remote`."""
-    return f"{remote.rstrip('/')}/{folder.name}" if remote else folder / CHECKPOINTS
+    return f"{remote.rstrip('/')}/{name_of(folder)}" if remote else folder / CHECKPOINTS
 
 
 def holds_run(place: Path | str) -> bool:
@@ -44,6 +44,15 @@ def holds_run(place: Path | str) -> bool:
         return any((path_of(place) / name).exists() for name in ("config.json", "last"))
     except Exception as error:  # each file system raises its own types
         raise _refusal("read", place, error) from error
+
+
+def check_readable(place: Path | str) -> None:
+    """Raise UserError if `place` cannot be read. A place that holds nothing can be read.
+
+    Raises:
+      UserError: with the reason of the file system.
+    """
+    holds_run(place)
 
 
 def holds_any_run(place: Path | str) -> bool:
@@ -88,7 +97,12 @@ def copy_description(folder: Path, place: Path | str) -> None:
         path = path_of(place)
         path.mkdir(parents=True, exist_ok=True)
         for name in DESCRIPTION:
-            (path / name).write_text((folder / name).read_text(encoding="utf-8"))
+            text = (folder / name).read_text(encoding="utf-8")
+            if "://" in str(place):
+                # A store of objects shows a new object when it is whole.
+                (path / name).write_text(text)
+            else:
+                write_text(Path(path) / name, text)
     except Exception as error:  # see holds_run
         raise _refusal("write", place, error) from error
 
@@ -106,7 +120,8 @@ def remove_description(place: Path | str) -> None:
 def _refusal(verb: str, place: Path | str, error: Exception) -> UserError:
     """Return the error for a place that cannot be read or written (`verb`), with a remedy."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
+    kind = {"read": "read", "write": "written"}[verb]
     return UserError(
-        f"`checkpoint_folder`: cannot {verb} {place}: {reason}; give a folder that can be written, "
+        f"`checkpoint_folder`: cannot {verb} {place}: {reason}; give a folder that can be {kind}, "
         f"such as gs://bucket/runs (with gcsfs installed), or leave it out"
     )

@@ -1,7 +1,7 @@
 """A trained model with all that its users need: `Run`, `Run.save` and `load`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jaxlm.models.registry import MODELS, describe_model, make_model
 from jaxlm.runs.folder import TABLES, RunFolder, read_description
 from jaxlm.runs.huggingface import is_huggingface, read_params
 from jaxlm.runs.protocol import Protocol
-from jaxlm.runs.remote_checkpoints import CHECKPOINTS, checkpoints_of
+from jaxlm.runs.remote_checkpoints import CHECKPOINTS, check_readable, checkpoints_of
 from jaxlm.runs.starts import WARM_START, carry_after
 
 Warn = Callable[[str], None]
@@ -131,6 +131,30 @@ def load(folder: str | Path, warn: Warn = print, *, checkpoint_folder: str | Non
     return Run(model, params, tokenizer, protocol, settings, folder, step)
 
 
+def load_all(
+    folders: Sequence[str | Path], warn: Warn = print, *, checkpoint_folder: str | None = None
+) -> list[Run]:
+    """Return the runs of several folders; see `load` for the arguments and the errors.
+
+    `checkpoint_folder` is for the runs that training kept there. Other runs, such as an n-gram
+    beside a network, have their parameters in their own folders.
+    """
+    elsewhere = [checkpoint_folder is not None and _is_kept_elsewhere(path) for path in folders]
+    if not any(elsewhere):
+        # The errors of `load` say what is wrong.
+        elsewhere = [True] * len(folders)
+    return [
+        load(folder, warn, checkpoint_folder=checkpoint_folder if asked else None)
+        for folder, asked in zip(folders, elsewhere, strict=True)
+    ]
+
+
+def _is_kept_elsewhere(folder: str | Path) -> bool:
+    """Return whether the config.json of a run names a folder for its checkpoints."""
+    training = read_description(Path(folder))[0].get("training")
+    return isinstance(training, dict) and training.get("checkpoint_folder") is not None
+
+
 def _check_place(folder: Path, settings: dict[str, Any], asked: str | None) -> None:
     """Raise SettingError unless `asked` is the folder in which the run has its checkpoints."""
     remote = settings.get("training", {}).get("checkpoint_folder")
@@ -184,7 +208,10 @@ def _read_checkpoint(
     remote = settings.get("training", {}).get("checkpoint_folder")
     shapes = param_shapes(model)
     check_fits(f"the parameters of {folder}", tree_bytes(shapes), host_memory(), "is it whole?")
-    checkpoints = Checkpoints(checkpoints_of(folder, remote), warn)
+    place = checkpoints_of(folder, remote)
+    if remote:
+        check_readable(place)
+    checkpoints = Checkpoints(place, warn)
     restored = checkpoints.restore_params(shapes)
     checkpoints.close()
     return (jax.tree.map(jnp.asarray, restored[0]), restored[1]["step"]) if restored else None

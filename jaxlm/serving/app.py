@@ -157,21 +157,24 @@ def make_app(
     async def next_words(body: schema.NextRequest, request: Request) -> Response:
         """Return the most probable next words after a text, with their probabilities."""
         check_run(body.run)
-        return await ask(body.run, NextJob(limits, body.text, body.top, body.start), request)
+        settings = schema.within(body, top=limits.max_top)
+        return await ask(body.run, NextJob(limits, **settings), request)
 
     @app.post("/score", response_model=schema.ScoreAnswer, responses=REFUSED)
     async def score(body: schema.ScoreRequest, request: Request) -> Response:
         """Return the surprisal of each word of sentences, in bits."""
         check_run(body.run)
-        settings = body.model_dump(exclude={"run"})
+        settings = schema.within(body)
         return await ask(body.run, ScoreJob(limits, **settings), request)
 
     @app.post("/generate", response_model=schema.GenerateAnswer, responses=REFUSED)
     async def generate(body: schema.GenerateRequest, request: Request) -> Response:
         """Return continuations of a prompt."""
         check_run(body.run)
-        config = SamplingConfig(**body.model_dump(exclude={"run", "prompt"}))
-        return await ask(body.run, GenerateJob(limits, body.prompt, config), request)
+        settings = schema.within(body, length=limits.max_length)
+        prompt = settings.pop("prompt")
+        config = SamplingConfig(**settings)
+        return await ask(body.run, GenerateJob(limits, prompt, config), request)
 
     @app.exception_handler(UserError)
     async def refused(request: Request, error: Exception) -> Response:

@@ -6,6 +6,7 @@ that the worker knows nothing of shapes, padding and devices. A carry is the car
 
 import abc
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -39,8 +40,10 @@ class Drawing(NamedTuple):
 
 EVERY = (1 << 31) - 1
 """As `top_k`, every token."""
-FEW = 64
-"""Tokens for which few random numbers are drawn."""
+FEW_TOKENS, FEW_SAMPLES, GROWTH = 64, 8, 8
+"""Random numbers are drawn for 64, 512, 4096, ... tokens and for 8, 64, 512, ... samples."""
+WARM = 1 << 20
+"""Random numbers of a request, at most, whose program is compiled before the first request."""
 GREEDY = Drawing(0.0, EVERY, math.inf)
 
 
@@ -140,7 +143,10 @@ class Compiled(Engine):
     slice = 16
 
     def __init__(self, run: Run, rows: int) -> None:
+        from jaxlm.models.neural import with_fused_loop
+
         super().__init__(run, rows)
+        self.model = with_fused_loop(run.model, "cudnn", "newton")
         fits = self.model.tokens_in_chunk(True) // rows
         self.fitting = [width for width in self.widths if width <= fits] or [self.widths[0]]
 
@@ -326,14 +332,38 @@ def random_numbers(seed: int, samples: int, length: int, most: tuple[int, int]) 
       seed: the seed.
       samples: number of continuations.
       length: number of tokens.
-      most: the largest `samples` and `length` of all requests. Two programs serve all requests,
+      most: the largest `samples` and `length` of all requests. A few programs serve all requests,
         because the first numbers of a key do not depend on how many are drawn.
     """
     most_samples, most_length = most
-    most_length = FEW if length <= FEW else max(FEW, most_length)
-    drawn = _compiled("numbers", "float32")(np.uint32(seed), most_length, most_samples)
-    flat_TN = np.asarray(drawn).reshape(most_length, -1)[:length, : 2 * samples]
+    drawn_samples = _drawn(samples, FEW_SAMPLES, most_samples)
+    drawn_length = _drawn(length, FEW_TOKENS, most_length)
+    drawn = _compiled("numbers", "float32")(np.uint32(seed), drawn_length, drawn_samples)
+    flat_TN = np.asarray(drawn).reshape(drawn_length, -1)[:length, : 2 * samples]
     return flat_TN.reshape(length, 2, samples).transpose(2, 0, 1)
+
+
+def warm_up_random_numbers(most: tuple[int, int]) -> None:
+    """Compile the programs of `random_numbers` that draw at most WARM numbers.
+
+    Args:
+      most: the largest number of samples, and of tokens, of a request.
+    """
+    samples, lengths = (
+        {_drawn(few * GROWTH**power, few, largest) for power in range(8)}
+        for few, largest in zip((FEW_SAMPLES, FEW_TOKENS), most, strict=True)
+    )
+    for count, length in itertools.product(sorted(samples), sorted(lengths)):
+        if 2 * count * length <= WARM:
+            random_numbers(0, min(count, most[0]), min(length, most[1]), most)
+
+
+def _drawn(count: int, few: int, most: int) -> int:
+    """Return for how many random numbers are drawn if `count` are needed, of `most` at most."""
+    size = few
+    while size < count:
+        size *= GROWTH
+    return min(size, max(few, most))
 
 
 def stacked(carries: Sequence[Carry]) -> Carry:

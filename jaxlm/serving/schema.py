@@ -76,6 +76,21 @@ class GenerateRequest(Request):
     start: Start = START
 
 
+def within(body: Request, **limits: int) -> dict[str, Any]:
+    """Return the fields of a request but `run`; a default above its limit becomes the limit.
+
+    A value that the client gave stays as it is: the service refuses it, if it is too large.
+
+    Example:
+      >>> within(NextRequest(text="the"), top=3), within(NextRequest(text="the", top=9), top=3)
+      ({'text': 'the', 'top': 3, 'start': None}, {'text': 'the', 'top': 9, 'start': None})
+    """
+    fields = body.model_dump(exclude={"run"})
+    for name in limits.keys() - body.model_fields_set:
+        fields[name] = min(fields[name], limits[name])
+    return fields
+
+
 class Answer(BaseModel):
     """The fields of every answer of a run."""
 

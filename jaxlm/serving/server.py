@@ -16,6 +16,8 @@ from jaxlm.errors import SettingError, reason
 BACKLOG = 1024
 """Connections that the system keeps until the server accepts them."""
 INTERRUPTED = 130
+TICK = 0.2
+"""Seconds between two looks at whether SIGINT came."""
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -89,6 +91,18 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn ends with `Server.wait_closed`, which waits for every open connection from Python
+        # 3.12.1 on, also after SIGINT. So its shutdown runs as a task, which SIGINT cancels.
+        ending = asyncio.create_task(super().shutdown(sockets))
+        while not ending.done():
+            # Long enough for uvicorn to close the sockets and the idle connections.
+            await asyncio.wait({ending}, timeout=TICK)
+            if self.force_exit:
+                ending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ending
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

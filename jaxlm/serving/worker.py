@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import by_lines
-from jaxlm.serving.engines import Engine, engine_of, random_numbers
+from jaxlm.serving.engines import Engine, engine_of, warm_up_random_numbers
 from jaxlm.serving.jobs import Job
 from jaxlm.serving.limits import Limits
 from jaxlm.serving.rows import Row
@@ -74,9 +74,7 @@ class Worker:
         """Compile everything that a request may need. Call it before the thread starts."""
         self.engine.warm_up()
         self.engine.line_carry(by_lines(self.run))
-        most = self._limits.max_samples, self._limits.max_length
-        for length in {1, self._limits.max_length}:
-            random_numbers(0, 1, length, most)
+        warm_up_random_numbers((self._limits.max_samples, self._limits.max_length))
 
     def submit(self, job: Job) -> Future[dict[str, Any]]:
         """Queue a job, and return its future. Any thread may call this method.

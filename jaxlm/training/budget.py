@@ -36,6 +36,8 @@ WINDOW = 0.05
 # ... and changes the number of steps if it is too large, or too small by this share, and by more
 # steps than compiling the train step again costs.
 DRIFT = 0.03
+# Largest share of the steps that fit into a budget that the warm-up takes.
+WARMUP = 0.2
 
 
 class Budget:
@@ -54,6 +56,7 @@ class Budget:
         self._paused = 0.0
         self._compiles = True
         self._validated = False
+        self._fitted: tuple[float, int | None, int] | None = None
         self.spent_before = 0.0
         """Seconds that earlier sessions took."""
         self.validation_seconds = 0.0
@@ -209,11 +212,22 @@ class Budget:
         seconds = _seconds_per_step(train_block, state, batches, enough)
         if eval_every:
             self.pause_seconds = runs * validation()
-        left = 60 * self.minutes * (1 - RESERVE) - (self.seconds - self.spent_before)
+        self._fitted = runs * seconds, eval_every, most_steps
+        return max(1, self.fit_rest(0))
+
+    def fit_rest(self, done: int) -> int:
+        """Return how many steps fit into the budget of a run that has taken `done` steps.
+
+        `first_fit` has timed a step and a validation.
+
+        It is `done` if earlier sessions have spent the budget.
+        """
+        assert self.minutes is not None and self._fitted is not None
+        per_step, eval_every, most_steps = self._fitted
         # The run ends with a validation.
-        left -= self.pause_seconds
-        fits = _steps_within(left, runs * seconds, self.pause_seconds, eval_every, 0)
-        return max(1, min(most_steps, fits))
+        left = 60 * self.minutes * (1 - RESERVE) - self.seconds - self.pause_seconds
+        fits = done + _steps_within(left, per_step, self.pause_seconds, eval_every, done)
+        return max(done, min(most_steps, fits))
 
 
 def _steps_within(
@@ -245,11 +259,13 @@ def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Hori
 
     With `max_minutes` the epochs of a schedule shrink in proportion. If only half of the steps in
     `epochs` fit into the budget, an epoch of the schedule has half of the steps of a real epoch.
+    The warm-up takes at most WARMUP of the steps.
     """
     if config.max_minutes is None:
         return Horizon(steps_per_epoch, total)
     asked = max(1, round(config.epochs * steps_per_epoch))
-    return Horizon(max(1, round(steps_per_epoch * total / asked)), total)
+    epoch = max(1, round(steps_per_epoch * total / asked))
+    return Horizon(epoch, total, most_warmup=round(WARMUP * total))
 
 
 def saved_steps(config: TrainingConfig, folder: Path | None) -> int | None:

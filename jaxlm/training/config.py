@@ -4,11 +4,12 @@ Each setting is declared once, beside what it configures: a model's settings are
 class, and each section below is a dataclass. Precedence: default < recipe < config file < flag.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from jaxlm.data.batching import BATCHINGS, BatchingConfig, no_start_error, rows_of
+from jaxlm.data.batching import BELONGS as OF_BATCHING
 from jaxlm.data.text import Text, TextConfig
 from jaxlm.errors import SettingError, UserError, choose, nearest_setting, with_synonym
 from jaxlm.models.registry import MODELS
@@ -24,7 +25,7 @@ from jaxlm.ranges import (
     kinds_of,
 )
 from jaxlm.runs.protocol import Protocol
-from jaxlm.training.optimizers import OptimizerConfig
+from jaxlm.training.optimizers import BELONGS, CHOICES, OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,19 @@ class RunConfig:
                 raise no_start_error(name)
             needed = f"`batching` rows, not {name}"
         raise SettingError("positions", "last", f"needs {needed}: use `positions` all")
+
+    def check_used(self, given: Collection[str]) -> None:
+        """Raise SettingError for a setting among `given` that has no effect with the others."""
+        for name, (choice, values) in BELONGS.items():
+            chosen = getattr(self.optimizer, choice, None)
+            if name in given and chosen in CHOICES[choice] and chosen not in values:
+                why = f"has no effect with `{choice}` {chosen}: it belongs to {', '.join(values)}"
+                raise SettingError(name, getattr(self.optimizer, name), why)
+        kind = self.batching and self.batching.batching
+        for name, values in OF_BATCHING.items():
+            if name in given and kind in BATCHINGS and kind not in values:
+                why = f"has no effect with `batching` {kind}: it belongs to {', '.join(values)}"
+                raise SettingError(name, getattr(self.batching, name), why)
 
     def as_json(self, start_id: int | None) -> dict[str, Any]:
         """Return the content of config.json; for `start_id`, see `protocol`."""

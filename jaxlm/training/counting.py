@@ -29,6 +29,7 @@ from jaxlm.ngrams.pruning import (
     mark_rare,
     mark_words,
     prune_by_entropy,
+    renamed,
     renormalised,
     thresholds_of,
     without,
@@ -102,11 +103,16 @@ def fit_by_counting(
                 run_folder.write_description()
             try:
                 tables = _count(log, model, text, config, folder)
-            except UserError:
+            except (UserError, MemoryError) as error:
                 # There is nothing yet that `resume` could continue.
                 if run_folder and is_new:
                     run_folder.release()
-                raise
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(
+                    "the memory is full: count on disk with `memory`, such as 2GB, or use a lower "
+                    "`order`"
+                ) from error
         log.start_from(0)
         if folder:
             record_session(folder, config.about.get("command"), session_of(None, COUNTING))
@@ -296,8 +302,13 @@ def _pruned(
 
     if counts.dropped:
         allocate_counted = allocate_in(TABLES if entropy is None else "by-count")
-        tables = without(tables, counts.dropped, allocate_counted, model.vocab_size)
-        if model.smoothing not in KEEPING_SHARES:
+        renormalises = model.smoothing not in KEEPING_SHARES
+        # The weights that `without` keeps are read while the new weights are written.
+        allocate_kept = allocate_counted
+        if renormalises:
+            allocate_kept = renamed(allocate_counted, "backoffs-", "old-backoffs-")
+        tables = without(tables, counts.dropped, allocate_kept, model.vocab_size)
+        if renormalises:
             tables = renormalised(tables, allocate_counted)
     if entropy is not None:
         histories = (

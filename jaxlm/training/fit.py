@@ -107,7 +107,7 @@ def fit(
         model = _with_params(model, params, from_run)
     console = Console(quiet=True) if quiet else console
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
-    _check_effects(settings, model, kept=folder is not None, resume=resume)
+    _check_effects(settings, model, options, kept=folder is not None, resume=resume)
     place = Path(folder) if folder else None
     if model.trained_by == "counting":
         for name, value in {"mesh": mesh, "callbacks": callbacks, "from_run": from_run}.items():
@@ -180,7 +180,7 @@ def fit_many(
     if not isinstance(model, NeuralModel):
         raise UserError("fit_many is for models trained by gradient: use fit, as a count is exact")
     settings, custom = _settings(model, text, config, options, kept=folder is not None)
-    _check_effects(settings, model, kept=folder is not None, resume=resume)
+    _check_effects(settings, model, options, kept=folder is not None, resume=resume)
     _check_sweep_of_custom(custom, sweep or {})
     place = Path(folder) if folder else None
     specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place, resume)
@@ -282,18 +282,27 @@ def _with_warm_start(settings: RunConfig, model: LanguageModel, text: Text) -> R
     return settings.with_about(**{WARM_START: stretch}) if stretch else settings
 
 
-def _check_effects(settings: RunConfig, model: LanguageModel, *, kept: bool, resume: bool) -> None:
+def _check_effects(
+    settings: RunConfig,
+    model: LanguageModel,
+    options: Mapping[str, Any],
+    *,
+    kept: bool,
+    resume: bool,
+) -> None:
     """Raise SettingError for a setting that would have no effect.
 
     Args:
       settings: every setting of the run.
       model: the model.
+      options: the settings that the caller gives by name.
       kept: whether the run is kept in a folder.
       resume: whether the run continues. Runs of version 0.1.0 may have a `positions` that has no
         effect; they can be resumed.
     """
     if not resume:
         settings.check_positions(model.start_id)
+        settings.check_used(options)
     if kept:
         return
     wanted: dict[str, Any] = {"resume": resume or None}

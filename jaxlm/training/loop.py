@@ -21,7 +21,12 @@ from jaxlm.data.digests import text_digests
 from jaxlm.data.text import Text
 from jaxlm.errors import SettingError, UserError
 from jaxlm.models.neural import param_shapes
-from jaxlm.ops.machine import block_if_needed, check_fits, devices_memory
+from jaxlm.ops.machine import (
+    block_if_needed,
+    check_fits,
+    devices_memory,
+    is_out_of_memory,
+)
 from jaxlm.parallel.mesh import (
     Mesh,
     check_divides,
@@ -130,10 +135,17 @@ def train_one(
       extras: arguments that are not settings.
       mesh: sizes of the device mesh, such as {"data": 4, "model": 2}; None for all devices on data.
     """
-    devices = make_mesh(mesh)
+    batching = spec.config.batching
+    assert batching is not None
+    devices = make_mesh(mesh, batch_size=batching.batch_size)
     spec = spec.resumed() if resume else spec
+    here, used = jax.device_count(), 1 if devices is None else devices.size
+    notes = []
+    if mesh is None and used < here:
+        size = batching.batch_size
+        notes = [f"`batch_size` {size} does not split evenly over {here} devices: {used} train"]
     with use_mesh(devices):
-        (run,) = _Loop([spec], text, devices, extras, None).run(resume)
+        (run,) = _Loop([spec], text, devices, extras, None, notes).run(resume)
     return run
 
 
@@ -163,9 +175,10 @@ class _Loop:
         mesh: Mesh | None,
         extras: Extras,
         make_runner: RunnerMaker | None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.specs, self.text, self.mesh, self.extras = specs, text, mesh, extras
-        self.make_runner = make_runner
+        self.make_runner, self.notes = make_runner, notes
         first, batching = specs[0], specs[0].config.batching
         assert batching is not None
         check_divides(mesh, batching.batch_size, first.model.vocab_size)
@@ -187,6 +200,8 @@ class _Loop:
         self.final_states: dict[int, TrainState] = {}
         """States of the runs that are out of patience, by index. Their rows in the stacked state
         are still trained, and are not used."""
+        self.fits_rest = False
+        """Whether a resumed run is fitted to its budget when its checkpoint is read."""
         self.stopped_by = 0
         """The signal that ended training before its last step, 0 if none did."""
 
@@ -344,7 +359,25 @@ class _Loop:
     def run(self, resume: bool) -> list[Run]:
         """Train, and return the runs that did not fail."""
         with contextlib.ExitStack() as locks:
-            return self._run(resume, locks)
+            try:
+                return self._run(resume, locks)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise self._out_of_memory(resume) from error
+
+    def _out_of_memory(self, resume: bool) -> UserError:
+        """Return the error of a full memory. A new folder without a checkpoint is freed."""
+        if not resume and is_first() and all(one.saved_step < 0 for one in self.trainees):
+            for folder in self._folders():
+                folder.release(keep_folder=True)
+        batching = self.first.config.batching
+        assert batching is not None
+        steps = f"`bptt` (now {batching.bptt}), " if batching.batching == "streams" else ""
+        return UserError(
+            f"the memory is full: lower `batch_size` (now {batching.batch_size}), {steps}or the "
+            f"sizes of the model"
+        )
 
     def _run(self, resume: bool, locks: contextlib.ExitStack) -> list[Run]:
         """Do `run`, and keep the locks of the folders in `locks`."""
@@ -354,7 +387,9 @@ class _Loop:
         # Logs and checkpoints are opened only now: a refused folder must be left as it was.
         self.trainees = [self._trainee(spec, index) for index, spec in enumerate(self.specs)]
         first, per_epoch = self.trainees[0], self.batches[0].steps_per_epoch
-        notes = self.first.model.notes() + self.budget.notes(self.pauses.total, per_epoch)
+        notes = [*self.notes, *self.first.model.notes()]
+        if not self.fits_rest:
+            notes += self.budget.notes(self.pauses.total, per_epoch)
         notes += self.first.model.sweep_notes() if len(self.specs) > 1 else []
         for note in notes:
             first.log.note(note)
@@ -451,7 +486,24 @@ class _Loop:
                 eval_every=self.pauses.eval_every,
                 runs=len(self.specs),
             )
-            self._set_steps(int(allgather_ints([steps])[0, 0]))
+            # Of a run to resume, the steps that it has are known when its checkpoint is read.
+            self.fits_rest = resume
+            if not resume:
+                self._set_steps(int(allgather_ints([steps])[0, 0]))
+
+    def _fit_rest(self) -> None:
+        """Fit the number of steps of a resumed run to the minutes that are left."""
+        done = max(one.step for one in self.trainees)
+        steps = max(1, int(allgather_ints([self.budget.fit_rest(done)])[0, 0]))
+        self._set_steps(steps)
+        for spec, trainee in zip(self.specs, self.trainees, strict=True):
+            trainee.change_length(spec, self.pauses)
+        per_epoch = self.batches[0].steps_per_epoch
+        for note in self.budget.notes(steps, per_epoch):
+            self.trainees[0].log.note(note)
+        if steps <= done:
+            minutes = f"`max_minutes` {self.budget.minutes:g}"
+            self.trainees[0].log.note(f"no further step fits into what is left of {minutes}")
 
     def _timed_block(self) -> Any:
         """Return the compiled train step of one run, to be timed by `Budget.first_fit`."""
@@ -509,6 +561,10 @@ class _Loop:
             for trainee in self.trainees:
                 trainee.start()
         self.budget.spent_before = max(one.meter.progress.seconds for one in self.trainees)
+        if self.fits_rest:
+            self._fit_rest()
+        for trainee in self.trainees:
+            trainee.say_resumed()
         return states
 
     def _restore(self, states: list[TrainState]) -> list[TrainState] | None:

@@ -1,8 +1,8 @@
 """Optimizers, learning-rate schedules and clipping, built with optax from an OptimizerConfig."""
 
 import fnmatch
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
@@ -58,11 +58,13 @@ class Horizon:
     """The length of training, which some schedules need.
 
     steps_per_epoch: train steps in one epoch, or fewer within a time budget
-    (`jaxlm.training.budget.horizon_of`). total_steps: train steps of the whole run.
+    (`jaxlm.training.budget.horizon_of`). total_steps: train steps of the whole run. most_warmup:
+    the largest number of warm-up steps; None for as many as the settings ask for.
     """
 
     steps_per_epoch: int
     total_steps: int
+    most_warmup: int | None = None
 
 
 Transform: TypeAlias = optax.GradientTransformation
@@ -133,6 +135,18 @@ def _step_decay(config: OptimizerConfig, horizon: Horizon) -> Schedule:
     return rate
 
 
+BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "decay": ("schedule", ("step-decay", "plateau")),
+    "full_epochs": ("schedule", ("step-decay",)),
+    "plateau_patience": ("schedule", ("plateau",)),
+    "beta1": ("optimizer", ("adam", "adamw", "nadam", "lion", "momentum")),
+    "beta2": ("optimizer", ("adam", "adamw", "nadam", "lion", "rmsprop")),
+    "epsilon": ("optimizer", ("adam", "adamw", "nadam", "rmsprop", "adagrad")),
+    "ema_decay": ("average", ("ema",)),
+    "trigger_after": ("average", ("triggered",)),
+}
+"""Settings that have an effect with some values of another setting: its name, and these values."""
+
 SCHEDULES: dict[str, Callable[[OptimizerConfig, Horizon], Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
@@ -140,6 +154,14 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, Horizon], Schedule]] = {
     # The training loop, which sees the validation loss, decays the rate.
     "plateau": _constant,
 }
+
+
+CHOICES: dict[str, Collection[str]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "average": ("none", "ema", "triggered"),
+}
+"""The values of the settings that BELONGS names."""
 
 
 def make_schedule(
@@ -157,6 +179,8 @@ def make_schedule(
     if config.schedule == CUSTOM:
         why = "is a function of your own: pass it to fit again as schedule="
         raise SettingError("schedule", CUSTOM, why)
+    if horizon.most_warmup is not None and config.warmup_steps > horizon.most_warmup:
+        config = replace(config, warmup_steps=horizon.most_warmup)
     schedule = choose(SCHEDULES, config.schedule, "schedule")(config, horizon)
     if not config.warmup_steps:
         return schedule

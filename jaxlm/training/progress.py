@@ -62,7 +62,8 @@ class Meter:
       log: where records go.
       log_every: steps between two train records.
       steps_per_epoch: train steps in an epoch.
-      total: train steps of the whole run; the last step is always logged.
+      total: train steps of the whole run; the last step is always logged. `report_rest` logs the
+        last step of a run that ends earlier.
       vocab_size: number of tokens that the model chooses from.
       clips: whether the gradient is clipped.
     """
@@ -79,6 +80,7 @@ class Meter:
         self.log, self.progress, self.total = log, Progress(), total
         self._vocab_size, self._clips = vocab_size, clips
         self._largest_norm, self._advised = 0.0, False
+        self._last: tuple[float, dict[str, float]] | None = None
         self._log_every, self._steps_per_epoch = log_every, steps_per_epoch
 
     def steps(self, first: int, count: int, metrics: StepMetrics) -> None:
@@ -114,10 +116,17 @@ class Meter:
             for name in COUNTED:
                 if name in logged:
                     sums[name] = sums.get(name, 0.0) + float(logged[name][index])
+            values = {name: float(values_K[index]) for name, values_K in logged.items()}
+            self._last = float(nll_K[index] / count_K[index]), values
             if progress.step % self._log_every == 0 or progress.step == self.total:
-                values = {name: float(values_K[index]) for name, values_K in logged.items()} | sums
-                self._report(float(nll_K[index] / count_K[index]), values)
+                self.report_rest()
         self.log.advance(progress.step, int(count_K.sum()), float(nll_K[-1] / count_K[-1]))
+
+    def report_rest(self) -> None:
+        """Write a train record of the steps since the last record, if this session took one."""
+        if self._last is not None and self.progress.interval_count:
+            cost, values = self._last
+            self._report(cost, values | self.progress.interval_sums)
 
     def _report(self, cost: float, logged: dict[str, float]) -> None:
         """Write a train record; `cost` is the loss of the last step alone, in nats per token."""

@@ -131,7 +131,8 @@ def largest_of(recorded: Any, names: Sequence[str]) -> list[jax.Array]:
         for key in path:
             if getattr(key, "key", None) in found:
                 found[key.key].append(value)
-    return [jnp.max(jnp.stack(values)) for values in found.values()]
+    # A model of the user's own may record nothing under a name.
+    return [jnp.max(jnp.stack(values or [jnp.float32(0)])) for values in found.values()]
 
 
 def block_function(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxlm.data.batching import Block
 from jaxlm.errors import SettingError, choose
 from jaxlm.models.layers import RATES
-from jaxlm.models.neural import param_shapes
+from jaxlm.models.neural import param_shapes, with_fused_loop
 from jaxlm.ops.machine import step_options
 from jaxlm.runs.folder import holds_run, read_sections
 from jaxlm.runs.remote_checkpoints import checkpoints_of
@@ -63,7 +63,7 @@ def sweep_runner(
         rates = {name: value for name, value in values.items() if name in RATES}
         others = {name: value for name, value in values.items() if name not in RATES}
         optimizer = unchecked_optimizer(replace(optimizer_config, **others), horizon, custom)
-        model = first.model.clone(**rates)
+        model = with_fused_loop(first.model.clone(**rates), "cudnn")
         step = block_function(model, optimizer, key, positions, varied=varied, share=share)
         return step(state, block, count)
 

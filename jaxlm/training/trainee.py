@@ -153,6 +153,7 @@ class Trainee:
         self.samples = samples
         self.best_params: Any = None
         self.saved_step, self.saved_at = -1, time.monotonic()
+        self._is_resumed = False
         self.failed: NotFiniteError | None = None
         """The error that ended this run, or None."""
         self.checkpoints: Checkpoints | None = None
@@ -230,9 +231,14 @@ class Trainee:
         # Before a checkpoint is written anew.
         self.checkpoints.remove_half_written()
         self._restore_best(state)
-        self.log.note(f"resumed at step {self.step} of {self.pauses.total}")
+        self._is_resumed = True
         self.log.start_from(self.step)
         return state
+
+    def say_resumed(self) -> None:
+        """Say at which step the run goes on, if `continue_from` brought it back."""
+        if self._is_resumed:
+            self.log.note(f"resumed at step {self.step} of {self.pauses.total}")
 
     def _check_no_params_alone(self, state: TrainState) -> None:
         assert self.checkpoints is not None
@@ -280,6 +286,8 @@ class Trainee:
         step, improved = self.pauses.total if last else self.step, False
         if self.pauses.validates_at(step):
             state, improved = self._validate(state)
+            if self.out_of_patience and self.step < self.pauses.total:
+                self._end_patience()
         if budget.minutes:
             self.meter.progress.seconds = budget.seconds
         if last or save or self.pauses.saves_at(step):
@@ -331,6 +339,7 @@ class Trainee:
           NotFiniteError: if the last step made parameters that are not finite.
         """
         if over and self.step < self.pauses.total and not self.out_of_patience:
+            self.meter.report_rest()
             self._end_budget(state, budget)
         if self.saved_step != self.step:
             if budget.minutes:
@@ -340,6 +349,12 @@ class Trainee:
             raise NotFiniteError(self.step, self.step)
         if self.checkpoints:
             self.checkpoints.wait()
+
+    def _end_patience(self) -> None:
+        """Log the last steps of a run whose patience is over, before the state is saved."""
+        self.meter.report_rest()
+        count = self.training.patience
+        self.log.note(f"the run ends: {count} validations in a row brought no improvement")
 
     def _end_budget(self, state: TrainState, budget: Budget) -> None:
         """End a run whose minutes are over: validate the last state, and save it.

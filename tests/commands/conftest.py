@@ -13,6 +13,14 @@ def toy_runs(tmp_path_factory):
     return {name: train_toy(name, folder / f"{name}-toy") for name in ("nplm", "lstm")}
 
 
+@pytest.fixture(scope="session")
+def toy_ngram(tmp_path_factory):
+    """Folder of an n-gram that the command counted in the lecture's sentences."""
+    out = tmp_path_factory.mktemp("ngram") / "ngram-toy"
+    assert call("train", "--model", "ngram", "--out", str(out)) == 0
+    return out
+
+
 def train_toy(name, out):
     code = call("train", "--model", name, "--steps", "2000", "--out", str(out))
     assert code == 0

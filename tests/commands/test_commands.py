@@ -3,6 +3,9 @@
 import io
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -310,7 +313,7 @@ def test_evaluate_mixes_a_counted_and_a_neural_run(shell, toy_runs, tmp_path):
     code, out, _ = shell("evaluate", *runs, "--mix", "--weights", ".5,.5")
     assert code == 0
     assert "mixture" in out and "Mixture: 0.5000" in out and "weights given" in out
-    assert "bits a token over" in out
+    assert "bits per token over" in out
 
 
 def test_counts_on_disk_equal_counts_in_memory(shell, text_run, tmp_path):
@@ -487,3 +490,59 @@ def test_score_writes_and_prints_a_table_of_words(shell, toy_runs, text_run, tmp
         ["0", "0", "0"],
         ["2", "2", "1"],
     ]
+
+
+def test_predict_refuses_standard_input_in_another_encoding(shell, toy_runs, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO("我 爱\n".encode("gb18030")), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", stream)
+    code, _, err = shell("predict", toy_runs["nplm"])
+    assert code == 2 and "standard input is not utf-8: byte 0xce" in err and err.count("\n") == 1
+
+
+def test_convert_writes_a_file_alone_to_a_device(toy_ngram, tmp_path):
+    command = [sys.executable, "-m", "jaxlm.convert", toy_ngram, "/dev/stdout"]
+    with open(tmp_path / "x.arpa", "wb") as file:
+        done = subprocess.run([*command, "--format", "arpa"], stdout=file, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and b"written to /dev/stdout" in done.stderr
+    lines = (tmp_path / "x.arpa").read_text("utf-8").splitlines()
+    assert (lines[0], lines[-1]) == ("\\data\\", "\\end\\")
+
+
+def test_convert_refuses_options_without_effect(shell, toy_ngram, tmp_path):
+    shell("convert", toy_ngram, tmp_path / "x.arpa")
+    for options, words in (
+        (
+            (tmp_path / "x.arpa", tmp_path / "run", "--checkpoint-folder", "gs://b"),
+            "no checkpoints",
+        ),
+        ((toy_ngram, tmp_path / "x.gram", "--prune-entropy", "1e-6"), "training text"),
+        ((tmp_path / "x.arpa", tmp_path / "run", "--tokens", "bpe"), "--tokens"),
+    ):
+        code, _, err = shell("convert", *options)
+        assert code == 2 and words in err and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.arpa"]
+
+
+def test_names_with_brackets_are_printed_as_they_are(shell, toy_ngram, tmp_path):
+    target = tmp_path / "toy[v2].arpa"
+    assert f"written to {target}" in shell("convert", toy_ngram, target)[1]
+
+
+def test_folders_of_corpora_with_like_names_do_not_meet(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("wiki-2023", "wiki"):
+        Path(f"{name}.txt").write_text(f"the cat of {name} sat\n" * 3)
+        assert shell("train", "--model", "ngram", "--corpus", f"{name}.txt", "--no-report")[0] == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["ngram-wiki", "ngram-wiki-2023"]
+    code, _, err = shell("train", "--model", "ngram", "--corpus", "wiki.txt", "--no-report")
+    assert code == 0 and Path("runs/ngram-wiki-2").is_dir(), err
+
+
+def test_a_flag_without_effect_is_an_error(shell, tmp_path):
+    out = tmp_path / "run"
+    for flags, words in (
+        (("--ema-decay", ".9"), "--ema-decay 0.9: has no effect with --average none"),
+        (("--bptt", "5"), "--bptt 5: has no effect with --batching rows"),
+    ):
+        code, _, err = shell("train", "--model", "lstm", *flags, "--out", out)
+        assert code == 2 and words in err and not out.exists()

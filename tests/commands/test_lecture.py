@@ -339,3 +339,12 @@ def test_a_student_may_add_sentences_of_three_words(capsys):
                 exec(code.replace("5000", "10"), names)
     assert len(names["sentences"]) == 5 == len(names["features"])
     assert "['他', '爱']" in capsys.readouterr().out
+
+
+def test_a_figure_that_cannot_be_written_is_one_line(shell, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    code, _, err = shell("lecture", "--step", "gradients", "--all", "--figures", tmp_path / "new")
+    assert code == 2 and "--figures" in err and "No space left" in err and err.count("\n") == 1

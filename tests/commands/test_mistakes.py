@@ -222,7 +222,7 @@ def test_mistakes_of_score(shell, toy_runs, tmp_path):
     assert_mistake(shell("score", run, *lines, "--start", "carried"), ["--start carried", "last"])
     assert_mistake(shell("score", run, *lines, "--format", "csv"), ["'csv'", "wide, long, lm-zoo"])
     assert_mistake(shell("score", run, run, *lines, "--format", "lm-zoo"), ["--format lm-zoo", "2"])
-    assert_mistake(shell("score", run, *lines, "--out", tmp_path), ["--out", "is no file"])
+    assert_mistake(shell("score", run, *lines, "--out", tmp_path), ["--out", "no file"])
     out = tmp_path / "no" / "table.tsv"
     assert_mistake(shell("score", run, *lines, "--out", out), ["--out", "no folder"])
     assert_mistake(shell("score", tmp_path, *lines), ["is not a run", "config.json"])

@@ -132,6 +132,36 @@ def test_a_resumed_run_keeps_its_settings_on_another_machine(shell, corpus, tmp_
     assert after["optimizer"] == before["optimizer"]
 
 
+def test_a_lost_machine_s_run_keeps_its_settings(shell, corpus, tmp_path, monkeypatch):
+    """The folder is gone, the checkpoints are elsewhere, and the new machine is faster."""
+    flags = ("--model", "gru", *corpus, "--batch-size", "4", "--out", tmp_path / "run")
+    flags += ("--checkpoint-folder", tmp_path / "elsewhere")
+    code, _, _ = shell("train", *flags, "--max-minutes", "0.02")
+    assert code == 0
+    before = config_of(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    monkeypatch.setattr(commands_settings, "products_per_second", lambda dtype: 1e16)
+    code, _, err = shell("train", *flags, "--max-minutes", "0.04", "--resume")
+    assert (code, err) == (0, "")
+    after = config_of(tmp_path / "run")
+    assert after["network"] == before["network"]
+    assert after["optimizer"] == before["optimizer"]
+
+
+def test_the_rate_of_many_passes_is_not_rounded_to_nothing():
+    sizes = {"vocab_size": 2000, "tokens": 10**6, "flops": 1e11, "lr": 3e-3}
+    found = own_text_settings(seconds=None, read=1e9, width=1024, **sizes)
+    assert found["lr"] == pytest.approx(3e-3 * (3 / 1000) ** 0.5 * 256 / 1024, rel=0.05)
+
+
+def test_the_passes_that_are_given_limit_the_size():
+    sizes = {"vocab_size": 66, "tokens": 1_000_000, "flops": 1.2e11, "lr": 0.008}
+    free = own_text_settings(seconds=3600, read=1e7, **sizes)
+    few = own_text_settings(seconds=3600, read=2e6, epochs=2, **sizes)
+    assert few["hidden_size"] < free["hidden_size"] and few["dropout"] == 0
+    assert "epochs" not in few
+
+
 def test_an_ngram_is_counted_and_mixed(shell, corpus, tmp_path):
     run, ngram = tmp_path / "run", tmp_path / "run-ngram"
     flags = ("--model", "rnn", *corpus, *SMALL, "--steps", "20", "--out", run, "--with-ngram")
@@ -160,10 +190,28 @@ def test_an_ngram_is_counted_and_mixed(shell, corpus, tmp_path):
     assert err.count("\n") == 1 and jaxlm.load(run).step == steps
 
 
+def test_blank_lines_are_left_out_of_the_mixture_of_rows(shell, tmp_path):
+    (tmp_path / "my.txt").write_text("the cat sat on the mat\n\na dog saw the cat\n" * 60)
+    flags = ("--model", "rnn", "--corpus", tmp_path / "my.txt", "--batching", "rows")
+    flags += ("--recipe", "own-text", "--steps", "5", "--out", tmp_path / "run", "--with-ngram")
+    code, out, err = shell("train", *flags)
+    assert (code, err) == (0, "") and "mixed" in out
+
+
 def test_lines_that_are_shorter_than_the_order_can_be_mixed(shell, tmp_path, monkeypatch):
     (tmp_path / "my.txt").write_text("the cat\na dog\n" * 80)
     monkeypatch.chdir(tmp_path)
-    flags = ("--model", "rnn", "--corpus", "my.txt", "--batching", "rows", *SMALL, "--steps", "2")
+    flags = (
+        "--model",
+        "rnn",
+        "--corpus",
+        "my.txt",
+        "--batching",
+        "rows",
+        *SMALL[:-2],
+        "--steps",
+        "2",
+    )
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     more = ("--corpus", tmp_path / "my.txt", "--out", ".", "--with-ngram")

@@ -369,8 +369,8 @@ MISTAKES = {
     "language": (["{run}", "a", "--lang", "de"], "unknown lang 'de'"),
     "start": (["{run}", "a", "--start", "warm"], "--start warm"),
     "ending": (["{run}", "a", "--data", "{out}/x.csv"], "must end in .npz or .json"),
-    "out in no folder": (["{run}", "a", "--out", "{out}/no/p.html"], "does not exist"),
-    "out is a folder": (["{run}", "a", "--out", "{out}"], "it is a folder"),
+    "out in no folder": (["{run}", "a", "--out", "{out}/no/p.html"], "no folder"),
+    "out is a folder": (["{run}", "a", "--out", "{out}"], "is a folder, and no file"),
     "unknown words, no <unk>": (
         ["{run}", "xyzzy"],
         "can read nothing of the text 'xyzzy': it knows 3",

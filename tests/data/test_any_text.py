@@ -330,6 +330,9 @@ def test_a_folder_of_tables(tmp_path):
             "line 2, is no CSV: a quotation mark is not closed",
         ),
         ("t.csv", 'a,b\n"x"y,1\n', "line 2, is no CSV"),
+        # Blank lines at the beginning count.
+        ("t.csv", "\n\na,b\nx,1\ny\n", "line 5, has 1 cells, and the header has 2"),
+        ("t.jsonl", '\n{"a": "x"}\n[1]\n', "record 3, is no JSON object"),
     ],
 )
 def test_bad_tables_are_one_line(name, data, message, tmp_path):

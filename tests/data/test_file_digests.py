@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,6 +42,10 @@ def test_a_file_is_checked_by_its_size_and_its_bytes(tmp_path):
         check_file(path, 8, digest)
 
 
+def denied(*_):
+    raise PermissionError(13, "Permission denied")
+
+
 def test_a_large_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "cache"))
     path, calls = tmp_path / "file", []
@@ -56,6 +61,10 @@ def test_a_large_file_is_checked_once_until_it_changes(tmp_path, monkeypatch):
     flip(path)
     check_once(path, "large", partial(calls.append, 1))
     assert len(calls) == 5
+    # So does a cache that may not be read, for which `Path.exists` raises an error.
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", denied)
+        check_once(path, "large", partial(calls.append, 1))
     # A cache that cannot be written costs time alone.
     (tmp_path / "blocked").write_text("a file")
     monkeypatch.setenv("JAXLM_CACHE", str(tmp_path / "blocked"))

@@ -6,6 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -135,6 +139,68 @@ def test_a_damaged_folder_is_an_error(tmp_path):
     (out / PREPARED).write_text("{")
     with pytest.raises(UserError, match="damaged prepared text"):
         read_prepared(out)
+
+
+def test_a_limit_on_open_files_is_no_damage(tmp_path, monkeypatch):
+    texts = {"train": [write(tmp_path, "text.txt")]}
+    prepared(tmp_path / "out", texts, tokens="words")
+
+    def full(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "memmap", full)
+    with pytest.raises(UserError, match=r"^cannot read .*out: Too many open files$"):
+        read_prepared(tmp_path / "out")
+
+
+def test_many_shards_raise_the_limit_on_open_files(monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits = [(100, 1000)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    shards._allow_open_files(10)
+    shards._allow_open_files(500)
+    shards._allow_open_files(5000)
+    assert limits == [(100, 1000), (600, 1000), (1000, 1000)]
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    path = write(tmp_path, "text.txt", "the cat sat on the mat\n" * 3_000_000)
+    command = [sys.executable, "-m", "jaxlm.prepare", str(path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [*command, "--tokens", "bpe", "--workers", "2"],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/train-*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None, "it ended before it was killed"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError("a worker outlived its parent")
+
+
+def test_a_prepared_text_with_a_word_list_is_not_counted_like_lmplz(tmp_path):
+    (tmp_path / "words.txt").write_text("the\ncat\n")
+    texts = {"train": [write(tmp_path, "text.txt", "the cat sat\n" * 9)]}
+    prepared(tmp_path / "out", texts, tokens="words", vocabulary_file=str(tmp_path / "words.txt"))
+    text = jaxlm.read_corpus(tmp_path / "out")
+    model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
+    with pytest.raises(SettingError, match="`like_lmplz` True: with `vocabulary_file` counts all"):
+        jaxlm.fit(model, text, like_lmplz=True, quiet=True)
 
 
 def test_batches_of_shards_equal_batches_in_memory(tmp_path):

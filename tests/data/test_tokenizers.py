@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, from_json, to_json
+from jaxlm.data.tokenizers import (
+    BPE,
+    TOKENIZERS,
+    Bytes,
+    VocabularyConfig,
+    from_json,
+    to_json,
+)
 from jaxlm.data.vocabulary import EOS
 from jaxlm.errors import UserError
 
@@ -173,8 +180,11 @@ def test_a_line_break_in_a_context_ends_a_line(fitted):
     the, cat, end, again = words.encode_context("the cat\r\nthe").tolist()
     assert end == start and again == the != cat
     assert words.decode([the, cat, end, again]) == "the cat\nthe"
-    for name in ("chars", "bytes", "bpe"):
+    for name in ("chars", "bpe"):
         assert fitted[name].decode(fitted[name].encode_context("a\r\nb")) == "a\nb"
+    # Every byte counts.
+    read = fitted["bytes"]
+    assert read.decode(read.encode_context("a\r\nb")) == "a\r\nb"
     # Without <eos>, a line break divides words like a blank.
     plain = fit("words", "the cat\n", eos=False)
     assert plain.encode_context("the\ncat").tolist() == plain.encode_context("the cat").tolist()
@@ -317,3 +327,18 @@ def test_bpe_splits_long_runs_without_a_break(text):
     assert bpe.decode(ids) == "".join(lines)
     # No token is longer than the longest piece of a run, however long the run is.
     assert max(len(bpe.decode([index])) for index in set(ids.tolist())) <= 25
+
+
+def test_a_line_break_is_a_token_of_its_own():
+    """Lines of PTB and of WikiText-2 end in a blank, which is no part of the line break."""
+    lines = ["the cat sat \n", "  a dog\t\n", "\n", " \n"] * 40
+    bpe = BPE.fit(lines, VocabularyConfig(vocab_size=300), True)
+    ids = bpe.encode(lines)
+    assert np.count_nonzero(ids == bpe.vocabulary.start_id) == len(lines)
+    assert bpe.decode(ids) == "".join(lines)
+
+
+def test_a_carriage_return_is_a_byte_of_a_context():
+    text = "a\r\né\r"
+    assert Bytes().encode_context(text).tolist() == list(text.encode())
+    assert Bytes().spans(text).tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [3, 4], [4, 5]]

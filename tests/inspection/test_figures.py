@@ -148,6 +148,14 @@ def test_a_long_text_is_cut_and_the_notes_say_so(run, tmp_path):
     assert any("the figure shows the first 120" in note for note in notes)
 
 
+def test_only_the_words_that_a_run_learnt_are_coloured(run):
+    learnt = dataclasses.replace(run, protocol=jaxlm.Protocol(rows=True, last_only=True))
+    made, _ = drawn("surprise", [learnt], "w3 w0\nw2 w1")
+    found = trace(learnt, "w3 w0\nw2 w1")
+    last = [token not in ("w3", "w2", EOS) for token in found.tokens]
+    assert f"{found.surprisal[last].mean():.2f} bits" in made.axes[0].texts[0].get_text()
+
+
 MISTAKES = {
     "no such figure": (("bars", "lstm", TEXT, "a.svg"), "unknown figure 'bars'"),
     "no such ending": (("gates", "lstm", TEXT, "a.gif"), r"`out` .*a.gif: .*\.pdf, \.svg, \.png"),

@@ -21,10 +21,12 @@ from jaxlm.inspection.pages import (
     view_gradients,
     view_learning,
     view_senses,
+    view_surprise,
     view_unrolled,
     view_vectors,
 )
 from jaxlm.inspection.pages.html import asset
+from jaxlm.inspection.pages.numbers import write_numbers
 from jaxlm.inspection.pages.views import VIEWS, Options
 from jaxlm.inspection.word_senses import senses
 from jaxlm.inspection.word_vectors import map2d, neighbours, vectors
@@ -265,6 +267,32 @@ def test_a_run_that_reads_lines_has_the_ladders_of_each_line(ngram):
     trace = inspection.trace(by_lines, TEXT)
     assert "<eos>" in trace.tokens
     assert_allclose(shown["answers"], 2**-trace.surprisal, rtol=1e-9)
+    # A line break at the end of the text begins no line.
+    (same,) = view_backoff.collect([by_lines], f"{TEXT}\n", Options(labels=("lines",)))["runs"]
+    assert same["answers"][: len(shown["answers"])] == shown["answers"]
+
+
+def test_bits_per_character_are_those_of_evaluate(tmp_path):
+    """Only predicted tokens count: not the first word of a line where no start token is."""
+    lines = ["the cat sat\n", "a dog saw the cat\n"]
+    path = tmp_path / "text.txt"
+    path.write_text("".join(lines))
+    text = jaxlm.read_corpus(lines * 3, eos=False, fractions=(1.0,))
+    model = jaxlm.LSTM(len(text.vocabulary), embedding_size=2, hidden_size=3)
+    run = jaxlm.fit(model, text, batching="rows", steps=2, batch_size=2, quiet=True)
+    (shown,) = view_surprise.collect([run], "".join(lines), Options(labels=("run",)))["runs"]
+    found = jaxlm.perplexity(run, text=path)
+    assert shown["predicted"] == found.tokens == 6
+    expected = found.bits / found.size.characters
+    assert_allclose(shown["bits_per_character"], expected, rtol=1e-5)
+
+
+def test_the_vocabulary_of_the_numbers_has_the_texts_of_the_tokens(tmp_path):
+    text = jaxlm.read_corpus(["我爱你\n", "你爱我\n"] * 3, tokens="bytes", fractions=(1.0,))
+    run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
+    write_numbers(tmp_path / "n.json", [run], "我爱", Options(labels=("run",)))
+    numbers = json.loads((tmp_path / "n.json").read_text("utf-8"))["run"]
+    assert [numbers["vocabulary"][index] for index in numbers["ids"]] == numbers["tokens"]
 
 
 def test_counts_are_those_of_the_training_text(lstm, ngram, corpus, options):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, Words, to_json
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import write_run
+from jaxlm.interop.vocabulary_files import make_tokenizer as tokenizer_of_list
 from jaxlm.models.neural import param_shapes
 from jaxlm.models.registry import describe_model
 from jaxlm.runs.run import Run
@@ -161,6 +163,33 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
+def test_an_empty_folder_stays_and_gets_the_files(tmp_path, monkeypatch):
+    """The current folder, and a link, cannot be replaced by another folder."""
+    run = of_kind("lstm")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (Path("."), tmp_path / "link"):
+        written(run, folder)
+        assert jaxlm.load(folder).settings["warm_start"] == run.settings["warm_start"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link", "there"]
+    names = [path.name for path in Path(".").iterdir()]
+    assert "config.json" in names and not [name for name in names if name.startswith(".")]
+
+
+@pytest.mark.parametrize(("tokens", "listed"), [("words", ["<unk>", "cat"]), ("chars", [" ", "c"])])
+def test_a_run_without_a_start_token_has_an_example_with_a_token(tokens, listed, tmp_path):
+    tokenizer, protocol, _ = tokenizer_of_list(listed, tokens)
+    model = jaxlm.GRU(len(listed), embedding_size=2, hidden_size=2)
+    params = model.init(jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
+    folder = written(Run(model, params, tokenizer, protocol), tmp_path / "out")
+    (prompt,) = re.findall(
+        r'ids = tokenizer\("(.*)", return_tensors', (folder / "README.md").read_text()
+    )
+    assert prompt == listed[-1]
+
+
 def test_other_folders_and_damaged_folders_are_refused(tmp_path):
     foreign = tmp_path / "gpt2"
     foreign.mkdir()
@@ -245,6 +274,19 @@ def jax_logits(run, ids, start):
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.full
+def test_a_folder_without_a_warm_state_loads_without_warnings(hub, tmp_path):
+    folder = written(make_run(warm=False, **MODELS["lstm"]), tmp_path / "out")
+    model, about = hub.AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=True, output_loading_info=True, start="warm"
+    )
+    assert not about["missing_keys"] and not about["unexpected_keys"]
+    tokenizer = hub.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    ids = tokenizer(tokenizer.bos_token + "A dog", return_tensors="pt")
+    with pytest.raises(ValueError, match="no state for start='warm'"):
+        model(**ids)
 
 
 @pytest.mark.full

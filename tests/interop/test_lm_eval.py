@@ -78,6 +78,8 @@ def test_refusals_of_the_adapter(tmp_path):
         HarnessLM(replace(run, settings={}), start="warm")
     with pytest.raises(UserError, match="unknown split"):
         HarnessLM(run, split="ptb")
+    with pytest.raises(SettingError, match="`seed` 'abc'"):
+        HarnessLM(run, seed="abc")
     with pytest.raises(UserError):
         HarnessLM(tmp_path / "nothing")
     with pytest.raises(SettingError, match="run that is loaded"):

@@ -3,6 +3,7 @@
 import math
 import struct
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,9 @@ def test_runs_that_have_no_counts_are_errors(run, tmp_path):
     other = jaxlm.Run(neural, {}, run.tokenizer)
     with pytest.raises(UserError, match="the model GRU: only n-grams"):
         write_run(other, tmp_path / "x.gram")
+    # An ARPA file does not say which text was counted.
+    with pytest.raises(UserError, match="does not say which text it was trained on"):
+        write_run(replace(run, settings={}), tmp_path / "x.gram")
     with pytest.raises(UserError, match=r"leave out \.gz"):
         write_run(run, tmp_path / "x.gram.gz")
     english = jaxlm.read_corpus("toy", tokens="words", eos=False)
@@ -174,3 +178,13 @@ def test_the_same_run_is_an_arpa_that_kenlm_reads(run, tmp_path):
     inputs = np.concatenate([[run.vocabulary.start_id], ids[:-1]])[None]
     (log_prob_1T,), _ = run.model.token_scores(run.params, inputs, ids[None], carry)
     np.testing.assert_allclose(np.array(scores) * math.log(10), log_prob_1T[0], atol=1e-5)
+
+
+def test_a_run_over_line_ends_has_an_order_above_its_lines(tmp_path):
+    (tmp_path / "text.txt").write_text("".join(LINES * 3), encoding="utf-8")
+    text = jaxlm.read_corpus(tmp_path / "text.txt", tokens="chars", fractions=(1.0,))
+    made = []
+    for order, stream in ((15, True), (9, False)):
+        model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order, stream=stream)
+        made.append(jaxlm.fit(model, text, folder=tmp_path / f"{order}", quiet=True))
+    assert gram_counts(made[0]) == gram_counts(made[1])

@@ -47,6 +47,14 @@ def test_available_memory_leaves_room_for_python():
     assert available(100_000_000) == 50_000_000
 
 
+def test_results_of_every_order_are_in_their_folder(tmp_path):
+    allocate = in_folders(tmp_path / "results", tmp_path / "others")
+    for name in ("keys-2", "probabilities-12", "backoffs-20", "old-backoffs-3", "counts-12"):
+        allocate(name, 4, np.int64)
+    results = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert [name.split(".")[0] for name in results] == ["backoffs-20", "keys-2", "probabilities-12"]
+
+
 def test_arrays_dropped_from_memory_are_read_again_from_their_files(tmp_path):
     array = in_folders(tmp_path / "a", tmp_path / "b")("counts-2", 100_000, np.int64)
     array[:] = np.arange(100_000)

@@ -244,6 +244,7 @@ def test_counting_on_disk_prunes_to_the_same_tables(tmp_path):
         {"prune": (0, 1)},
         {"prune_entropy": 1e-5},
         {"prune": (0, 0, 1), "prune_entropy": 1e-5},
+        {"prune": (0, 1), "smoothing": "add-k"},
     ):
         wanted = fit(text, **options)
         found = fit(text, tmp_path / "_".join(options), memory="40MB", **options)

@@ -107,7 +107,7 @@ def test_states_that_do_not_converge_are_those_of_the_loop(options, least, most)
 
 
 def wide_arguments(cell, scale, size=96):
-    """Return (carry, x_TBG, kernel, bias_G) of a layer that is too wide for a whole Jacobian."""
+    """Return (carry, x_TBG, kernel, bias_G) of a layer that is too wide for a full Jacobian."""
     draw, width = np.random.default_rng(3).standard_normal, len(cell.gates) * size
     arrays = [0.5 * draw((BATCH, size)) for _ in cell.carry]
     others = draw((TIME, BATCH, width)), scale * draw((size, width)) * size**-0.5
@@ -198,7 +198,7 @@ def test_iterations_that_overflow_still_converge():
 
 @pytest.mark.parametrize(("bias", "scale", "seed"), [(0.0, 4.0, 0), (2.0, 10.0, 1), (3.0, 10.0, 1)])
 def test_states_that_overshoot_have_not_converged(bias, scale, seed):
-    """Undamped steps with the whole Jacobian can lead to states of 1e11 with a small residual."""
+    """Undamped steps with the full Jacobian can lead to states of 1e11 with a small residual."""
     cell = CELLS["gru"]
     draw = np.random.default_rng(seed).standard_normal
     size, time = 24, 300
@@ -211,3 +211,34 @@ def test_states_that_overshoot_have_not_converged(bias, scale, seed):
     for damped in (False, True):
         found, _, _ = newton_recurrence(cell.step, *given, jacobian="full", damped=damped)
         assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_recurrence_that_remembers_is_not_chaotic():
+    """An LSTM with open forget gates keeps its state for 1,024 steps."""
+    cell, time = CELLS["lstm"], 1024
+    draw = np.random.default_rng(3).standard_normal
+    x_TBG = 0.3 * draw((time, 2, 4 * SIZE))
+    x_TBG[:, :, SIZE : 2 * SIZE] += 8.0  # the forget gate
+    carry = tuple(jnp.zeros((2, SIZE)) for _ in cell.carry)
+    kernel = jnp.asarray(0.01 * draw((SIZE, 4 * SIZE)), jnp.float32)
+    arrays = carry, jnp.asarray(x_TBG, jnp.float32), kernel
+    h_TBH, last, newton = jax.jit(functools.partial(newton_recurrence, cell.step))(*arrays)
+    expected, expected_last = jax.jit(functools.partial(recurrence, cell.step))(*arrays)
+    assert newton.converged == 1 and newton.iterations < 30
+    assert_allclose(h_TBH, expected, atol=1e-5)
+    for array, other in zip(last, expected_last, strict=True):
+        assert_allclose(array, other, rtol=2e-5, atol=1e-5)
+
+
+def test_a_large_element_does_not_hide_the_error_of_the_others():
+    """Every h is exact to 1e-5 beside a cell state of 90."""
+    cell = CELLS["lstm"]
+    carry, x_TBG, kernel, _ = arguments(cell, 1.0)
+    carry = carry[0], carry[1].at[:, 0].set(90.0)
+    # The first unit keeps its state.
+    x_TBG = x_TBG.at[:, :, SIZE].set(30.0)
+    run = functools.partial(newton_recurrence, jacobian="diagonal")
+    h_TBH, _, newton = jax.jit(functools.partial(run, cell.step))(carry, x_TBG, kernel)
+    expected, _ = jax.jit(functools.partial(recurrence, cell.step))(carry, x_TBG, kernel)
+    assert newton.converged == 1
+    assert_allclose(h_TBH, expected, atol=5e-6)

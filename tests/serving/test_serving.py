@@ -164,6 +164,19 @@ def test_a_bad_request_gets_one_line(client, path, body, status, words):
     assert words in error and "\n" not in error and len(error) < 500
 
 
+def test_a_default_above_a_limit_is_cut_to_the_limit(folders):
+    run = jaxlm.load(folders[0])
+    with serving([run], limits=Limits(max_length=4, max_top=2)) as application:
+        small = TestClient(application, base_url="http://127.0.0.1")
+        words = small.post("/next", json={"text": "the"}).json()["words"]
+        assert len(words) == 2
+        answer = small.post("/generate", json={"prompt": "the"})
+        assert answer.status_code == 200
+        asked = small.post("/generate", json={"prompt": "the", "length": 4}).json()
+        assert answer.json()["texts"] == asked["texts"]
+        assert small.post("/generate", json={"prompt": "the", "length": 5}).status_code == 413
+
+
 def test_other_paths_methods_types_and_hosts_get_one_line(client):
     for answer, status, words in (
         (client.get("/nothing"), 404, "there is no '/nothing': ask GET /runs"),

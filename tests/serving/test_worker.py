@@ -12,7 +12,7 @@ import jaxlm
 from jaxlm.errors import UserError
 from jaxlm.evaluation.generation import SamplingConfig
 from jaxlm.ops.sampling import uniforms
-from jaxlm.serving.engines import Drawing, engine_of, random_numbers
+from jaxlm.serving.engines import Drawing, engine_of, random_numbers, warm_up_random_numbers
 from jaxlm.serving.jobs import GenerateJob, NextJob, ScoreJob
 from jaxlm.serving.limits import Limits, Refusal
 from jaxlm.serving.rows import Reading
@@ -156,6 +156,23 @@ def test_random_numbers_are_those_of_the_library():
         expected_T2B = np.asarray(uniforms(jax.random.key(seed), length, samples))
         found = random_numbers(seed, samples, length, (8, 100))
         assert np.array_equal(found, expected_T2B.transpose(2, 0, 1))
+
+
+def test_random_numbers_are_drawn_for_the_request_and_not_for_the_limits(monkeypatch):
+    drawn = []
+
+    def numbers(seed, length, samples):
+        drawn.append((length, samples))
+        return np.zeros((length, 2, samples), np.float32)
+
+    monkeypatch.setattr("jaxlm.serving.engines._compiled", lambda name, dtype: numbers)
+    most = 1000, 1_000_000
+    for samples, length in ((1, 3), (2, 65), (9, 100), (1000, 64)):
+        assert random_numbers(0, samples, length, most).shape == (samples, length, 2)
+    assert drawn == [(64, 8), (512, 8), (512, 64), (64, 1000)]
+    drawn.clear()
+    warm_up_random_numbers(most)
+    assert len(drawn) == len(set(drawn)) and max(2 * a * b for a, b in drawn) <= 1 << 20
 
 
 def test_a_failing_request_does_not_fail_its_batch_mates(run, monkeypatch):

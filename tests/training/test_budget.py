@@ -311,3 +311,33 @@ def test_schedules_shrink_with_the_run():
 def test_max_minutes_must_be_above_0(text):
     with pytest.raises(UserError, match="`max_minutes` 0: must be above 0"):
         train(text, max_minutes=0)
+
+
+@pytest.mark.full
+def test_a_resumed_run_is_fitted_to_the_minutes_that_are_left(text, tmp_path, no_timing):
+    """A run that was trained without a budget trains on for the minutes of the new command."""
+    no_timing(1.0, 0.0)
+    train(text, tmp_path / "run", steps=100)
+    console = tiny_runs.quiet()
+    budget = {"epochs": 100, "max_minutes": 1, "eval_every": 1000}
+    train(text, tmp_path / "run", resume=True, console=console, **budget)
+    steps = training_of(tmp_path / "run")["steps"]
+    assert 140 <= steps <= 160 and f"allows {steps} steps" in console.file.getvalue()
+    assert tiny_runs.records(tmp_path / "run", "train")[-1]["step"] == steps
+    # The second minute was spent in an earlier session.
+    console = tiny_runs.quiet()
+    no_timing(1.0, 100.0)
+    train(text, tmp_path / "run", resume=True, console=console, **budget | {"max_minutes": 1.1})
+    assert "no further step fits into what is left of `max_minutes` 1.1" in console.file.getvalue()
+    assert training_of(tmp_path / "run")["steps"] == steps
+
+
+def test_the_warm_up_shrinks_with_the_minutes():
+    config = TrainingConfig(max_minutes=1, epochs=10)
+    horizon = horizon_of(config, 100, 50)
+    rate = make_schedule(OptimizerConfig(lr=0.1, warmup_steps=300, schedule="cosine"), horizon)
+    assert horizon.most_warmup == 10 and rate(10) == pytest.approx(0.1)
+    assert rate(49) < 0.01
+    # Without minutes, the settings decide.
+    rate = make_schedule(OptimizerConfig(lr=0.1, warmup_steps=300), Horizon(100, 50))
+    assert rate(30) == pytest.approx(0.01)

@@ -3,7 +3,7 @@
 import pytest
 
 import jaxlm
-from jaxlm.errors import SettingError
+from jaxlm.errors import SettingError, UserError
 
 
 def fit(text, **options):
@@ -42,3 +42,17 @@ def test_the_error_does_not_suggest_stream_for_a_short_text(stream):
     text = jaxlm.read_corpus(["a", "b"])
     with pytest.raises(SettingError, match=r"use `order` [35] or less$"):
         fit(text, order=6, stream=stream)
+
+
+def test_a_full_memory_is_one_line_and_frees_the_folder(tmp_path, monkeypatch):
+    text = jaxlm.read_corpus("toy")
+    model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
+
+    def full(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("jaxlm.training.counting.count_within", full)
+        with pytest.raises(UserError, match="the memory is full: count on disk with `memory`"):
+            jaxlm.fit(model, text, folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,11 @@
 """A setting without effect is a one-line error, before a folder is made."""
 
 import json
+import os
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 import tiny_runs
@@ -139,3 +143,39 @@ def test_config_json_names_the_source_of_the_parameters(model, text, tmp_path):
     assert config["from_run"] == str(tmp_path / "start")
     # It is not a setting in the file.
     assert "from_run" not in read_config_file(tmp_path / "tuned/config.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "choice"),
+    [
+        ({"ema_decay": 0.9}, "average"),
+        ({"trigger_after": 3, "average": "ema"}, "average"),
+        ({"decay": 0.3}, "schedule"),
+        ({"full_epochs": 2, "schedule": "cosine"}, "schedule"),
+        ({"plateau_patience": 2}, "schedule"),
+        ({"beta2": 0.9, "optimizer": "sgd"}, "optimizer"),
+        ({"epsilon": 1e-6, "optimizer": "momentum"}, "optimizer"),
+        ({"drop_state": 0.1, "batching": "windows"}, "batching"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_of_another_choice_is_an_error(options, choice, model, text, tmp_path):
+    error = refused(model, text, tmp_path / "run", **options)
+    assert error.field == next(iter(options))
+    assert f"has no effect with `{choice}`" in error.why
+
+
+def test_devices_that_do_not_divide_the_batch_are_left_out(monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * 4)
+    assert make_mesh(batch_size=5) is None
+
+
+@pytest.mark.full
+def test_the_lecture_runs_on_several_devices(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "jaxlm.train", "--model", "nplm", "--steps", "20"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | flags, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--batch-size 3 does not split evenly over 2 devices: 1 train" in done.stdout

@@ -11,6 +11,7 @@ import pytest
 from tiny_runs import fit, make, write_text
 
 import jaxlm
+from jaxlm.commands.mixing import load_mixed
 from jaxlm.errors import SettingError, UserError
 from jaxlm.interop.huggingface.writing import export_huggingface
 from jaxlm.training.config import RunConfig
@@ -95,6 +96,37 @@ def test_a_checkpoint_folder_is_read_only_if_the_caller_names_it(fit_tiny, tmp_p
     fit_tiny(tmp_path / "here", steps=2)
     with pytest.raises(SettingError, match="in its own folder: leave the setting out"):
         jaxlm.load(tmp_path / "here", checkpoint_folder=place)
+
+
+def test_checkpoints_that_cannot_be_reached_are_one_line(fit_tiny, tmp_path, monkeypatch):
+    place = str(tmp_path / "elsewhere")
+    fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=place)
+
+    def unreachable(folder):
+        raise ImportError("Please install gcsfs to access\nGoogle Storage")
+
+    monkeypatch.setattr("jaxlm.runs.remote_checkpoints.path_of", unreachable)
+    with pytest.raises(UserError, match=r"cannot read .*run: Please install gcsfs .* can be read"):
+        jaxlm.load(tmp_path / "run", checkpoint_folder=place)
+
+
+def test_a_run_kept_elsewhere_is_mixed_with_an_ngram(fit_tiny, text, tmp_path):
+    place = str(tmp_path / "elsewhere")
+    fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=place)
+    ngram = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
+    fit(ngram, text, tmp_path / "ngram")
+    mixed = load_mixed([tmp_path / "run", tmp_path / "ngram"], ".5,.5", place)
+    assert [type(part.model).__name__ for part in mixed.parts] == ["RNN", "NGram"]
+    with pytest.raises(SettingError, match="has its checkpoints in its own folder"):
+        load_mixed([tmp_path / "ngram"], None, place)
+
+
+def test_the_current_folder_has_its_name_in_the_checkpoint_folder(fit_tiny, tmp_path, monkeypatch):
+    place = str(tmp_path / "elsewhere")
+    run = fit_tiny(tmp_path / "run", steps=2, checkpoint_folder=place)
+    monkeypatch.chdir(tmp_path / "run")
+    found = jaxlm.load(".", checkpoint_folder=place)
+    assert_same_params(found, run)
 
 
 def test_a_resumed_run_needs_the_same_checkpoint_folder(fit_tiny, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -236,3 +237,38 @@ def test_a_run_needs_no_folder_and_no_valid_split(text, tmp_path):
     assert jaxlm.load(folder).step == 25
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert names == ["last"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")],
+    ids=["of the machine", "of the device"],
+)
+def test_a_full_memory_is_one_line_and_frees_the_folder(error, text, tmp_path, monkeypatch):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    options = {"batch_size": 4, "bptt": 5, "steps": 2}
+
+    def full(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxlm.training.loop.make_train_block", lambda *_, **__: full)
+        with pytest.raises(UserError, match=r"the memory is full: lower `batch_size` \(now 4\)"):
+            tiny_runs.fit(model, text, tmp_path / "run", **options)
+    tiny_runs.fit(model, text, tmp_path / "run", **options | {"batch_size": 2})
+
+
+def test_a_run_that_ends_early_logs_its_last_steps(text, tmp_path):
+    console = tiny_runs.quiet()
+    model = tiny_runs.make(jaxlm.RNN, text)
+    options = STALLS | {"patience": 2, "eval_every": 3, "log_every": 7, "steps": 100}
+    options |= {"batch_size": 4, "bptt": 5}
+    tiny_runs.fit(model, text, tmp_path / "run", console=console, **options)
+    last = tiny_runs.records(tmp_path / "run", "valid")[-1]["step"]
+    steps = [record["step"] for record in tiny_runs.records(tmp_path / "run", "train")]
+    assert steps[-1] == last < 100
+    assert "2 validations in a row brought no improvement" in console.file.getvalue()
+    # A session that takes no step adds no record.
+    tiny_runs.fit(model, text, tmp_path / "run", resume=True, **options)
+    again = [record["step"] for record in tiny_runs.records(tmp_path / "run", "train")]
+    assert again == steps

@@ -81,6 +81,23 @@ def test_a_cell_that_cannot_be_hashed_is_an_error(registry, share):
         jaxlm.register_cell("leaky", Leaky(share))
 
 
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"weights": ("peephole",)}, "is not `elementwise`"),
+        ({"weights": ("peephole",), "elementwise": True, "additive": True}, "exclude `additive`"),
+        (
+            {"weights": ("peephole",), "elementwise": True, "recurrent_bias": True},
+            "exclude `recurrent_bias`",
+        ),
+    ],
+)
+def test_attributes_of_a_cell_that_exclude_each_other_are_errors(registry, attributes, message):
+    cell = type("Other", (Leaky,), attributes)(0.1)
+    with pytest.raises(UserError, match=message):
+        jaxlm.register_cell("other", cell)
+
+
 class SplitCell(Cell):
     """An LSTM's gates without a state c; x and u are split before they are added."""
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import jaxlm
 from jaxlm.runs.log import Log, keep_records_up_to, perplexity_of, read_records, shown_perplexity
+from jaxlm.train import _FlagConsole
 
 
 def shown(terminal: bool, **options) -> str:
@@ -134,3 +135,14 @@ def test_ctrl_c_says_what_is_saved(kept, text, tmp_path):
     last = console.file.getvalue().splitlines()[-1]
     assert last == f"stopped at step {run.step} of 1000000; {saved}"
     assert (tmp_path / f"run/checkpoints/last/{run.step}").is_dir() == kept
+
+
+def test_a_sample_is_printed_as_the_model_wrote_it():
+    written = "`lr` :fire: [red] `eos` False"
+    out = io.StringIO()
+    console = _FlagConsole(Console())
+    console.file = out
+    with Log(None, console, 3, False) as log:
+        log.sample(1, written)
+        log.note("give `lr` :fire: [red]")
+    assert written in out.getvalue() and "give --lr :fire: [red]" in out.getvalue()

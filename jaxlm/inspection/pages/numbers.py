@@ -75,7 +75,7 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
     for run, label in zip(runs, options.labels, strict=True):
         found, note = _traced(run, text, options, BYTES[path.suffix])
         notes += [note] if note else []
-        columns[label] = _columns(found) | {"vocabulary": list(run.vocabulary.tokens)}
+        columns[label] = _columns(found) | {"vocabulary": _vocabulary(run)}
         arrays |= _described(columns[label], found)
     about = ABOUT | {"arrays": arrays}
     if path.suffix == ".json":
@@ -86,6 +86,11 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **_flat(text, about, columns))
     return notes
+
+
+def _vocabulary(run: Run) -> list[str]:
+    """Return the text of each id, as `tokens` writes the text of a token."""
+    return [run.tokenizer.token_text(index) for index in range(len(run.vocabulary))]
 
 
 def check_ending(path: Path) -> None:

@@ -40,6 +40,9 @@ def rungs_of(run: Run, reading: Reading) -> list[tuple[Rung, ...]]:
     """Return the rungs of each token's probability, longest order first."""
     found: list[tuple[Rung, ...]] = []
     for segment in reading.segments:
+        if segment.start == segment.stop:
+            # A line without tokens, such as the one after a last line break.
+            continue
         first, last = reading.spans[segment][0][0], reading.spans[segment][-1][1]
         passage = readable(run, reading.text[int(first) : int(last)])
         found += [ladder.rungs for ladder in ladders(run, passage, start=reading.start.name)]

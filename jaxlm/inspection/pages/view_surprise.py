@@ -10,6 +10,7 @@ from jaxlm.runs.run import Run
 
 if TYPE_CHECKING:
     from jaxlm.inspection.pages.views import Options
+    from jaxlm.inspection.traces import Trace
 
 LETTERS, WORDS = (2.0, 6.0, 10.0), (3.0, 10.0, 16.0)
 """Bits for small and for large vocabularies: below the first a token was expected, above the second
@@ -25,14 +26,10 @@ def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any
 
 def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
     trace = options.trace(run, text)
-    last_only = run.protocol.last_only and run.model.trained_by == "gradient"
-    surprisal = trace.surprisal
-    if last_only:
-        surprisal = np.where(_ends_line(text, trace.spans), surprisal, np.nan)
+    surprisal = taught_surprisal(run, trace)
     known = np.isfinite(surprisal)
-    bits = float(surprisal[known].sum())
-    spans, count = trace.spans[known], int(known.sum())
-    characters = int(np.diff(spans).sum()) if last_only else _characters(spans, trace.skipped)
+    bits, count = float(surprisal[known].sum()), int(known.sum())
+    characters = _characters(known, trace.spans, trace.skipped)
     return {
         "surprisal": packed(surprisal),
         "entropy": packed(trace.entropy),
@@ -45,8 +42,23 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
         "bits_per_character": bits / characters if characters else None,
         "unknown": int(trace.unknown.sum()) + len(trace.skipped),
         "vocabulary": len(run.vocabulary),
-        "last_only": last_only,
+        "last_only": _is_last_only(run),
     }
+
+
+def taught_surprisal(run: Run, trace: "Trace") -> np.ndarray:
+    """Return the surprisal of each token [T]; NaN where the run did not learn to predict it.
+
+    A run that learnt only the last word of each line predicts no other word.
+    """
+    if not _is_last_only(run):
+        return trace.surprisal
+    return np.where(_ends_line(trace.text, trace.spans), trace.surprisal, np.nan)
+
+
+def _is_last_only(run: Run) -> bool:
+    """Return whether the run learnt only the last word of each line."""
+    return run.protocol.last_only and run.model.trained_by == "gradient"
 
 
 def limits_of(run: Run) -> tuple[float, ...]:
@@ -60,14 +72,24 @@ def _ends_line(text: str, spans: np.ndarray) -> np.ndarray:
     return np.array([not after.strip() for after in rest], bool)
 
 
-def _characters(spans: np.ndarray, skipped: np.ndarray) -> int:
-    """Return how many characters the tokens and the blanks between them have.
+def _characters(known: np.ndarray, spans: np.ndarray, skipped: np.ndarray) -> int:
+    """Return how many characters the predicted tokens have.
 
-    The blank before a word belongs to the word. Characters that the model did not read are not
-    counted.
+    The blank between two tokens belongs to the second token. Characters that the model did not read
+    are not counted.
+
+    Args:
+      known: whether a token is predicted, bool [T].
+      spans: offsets of each token's first character and of the character after it, [T, 2].
+      skipped: offsets of what the model did not read, [N, 2].
     """
     if not len(spans):
         return 0
-    first, last = spans[0, 0], spans[-1, 1]
-    between = skipped[(skipped[:, 0] >= first) & (skipped[:, 1] <= last)]
-    return int(last - first - (between[:, 1] - between[:, 0]).sum())
+    is_counted = np.zeros(spans[-1, 1], bool)
+    ends = [int(spans[0, 0]), *spans[:-1, 1].tolist()]
+    for predicted, begin, (_, end) in zip(known, ends, spans.tolist(), strict=True):
+        # A token that is a part of a character may follow a token with the same end.
+        is_counted[begin:end] |= predicted
+    for begin, end in skipped.tolist():
+        is_counted[begin:end] = False
+    return int(is_counted.sum())

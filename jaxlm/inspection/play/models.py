@@ -8,7 +8,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from jaxlm.data.tokenizers import BPE_WORDS, Tokenizer
+from jaxlm.data.tokenizers import BPE_WORDS, BPE_WORDS_UNTIL_0_1, Tokenizer
 from jaxlm.errors import UserError
 from jaxlm.inspection.play.packing import packed, packed_ids
 from jaxlm.models.cells import (
@@ -224,12 +224,13 @@ def _bpe_state(tokenizer: Tokenizer) -> dict[str, Any]:
     model = json.loads(tokenizer.state()["model"])
     steps = (model["pre_tokenizer"] or {}).get("pretokenizers") or []
     pattern = steps[0].get("pattern") if steps else None
-    if model["normalizer"] or pattern != {"Regex": BPE_WORDS}:
+    known = [{"Regex": words} for words in (BPE_WORDS, BPE_WORDS_UNTIL_0_1)]
+    if model["normalizer"] or pattern not in known:
         raise UserError("the page reads only the BPE models that jaxlm trains")
     merges = model["model"]["merges"]
     # Older versions of `tokenizers` write a merge as one text.
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-    return {"merges": pairs, "pattern": BPE_WORDS}
+    return {"merges": pairs, "pattern": pattern["Regex"]}
 
 
 TOKENIZER_STATES: dict[str, Callable[[Tokenizer], dict[str, Any]]] = {

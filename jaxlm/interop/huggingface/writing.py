@@ -149,6 +149,7 @@ def config_file(run: Run) -> Json:
         "layer_norm": model.layer_norm,
         "layer_norm_epsilon": EPSILON,
         "start": start_of(run).name,
+        "has_warm_state": bool(run.settings.get(WARM_START)),
         "use_cache": True,
     }
     about |= (_nplm if hasattr(model, "n_step") else _recurrent)(model)
@@ -250,12 +251,22 @@ def _prompt(run: Run) -> str:
     unk, length = run.vocabulary.unk or "\n", 20 if run.tokenizer.unit == "words" else 4
     parts = run.tokenizer.decode(kept).replace(unk, "\n").split("\n")
     known = [part.strip() for part in parts[1:] if len(part.strip()) > length]
-    return known[0][:length].rsplit(" ", 1)[0] if known else ""
+    if known:
+        return known[0][:length].rsplit(" ", 1)[0]
+    if run.vocabulary.start_id is not None:
+        return ""
+    # A text of no tokens cannot be continued without a start token.
+    texts = map(run.tokenizer.token_text, range(len(run.vocabulary)))
+    shown = (text for text in texts if text.strip() and text.isprintable() and text != unk)
+    return next(shown, "")
 
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, and rename it to `folder` when the context ends.
+    """Yield a new folder beside `folder`; when the context ends, it becomes `folder`.
+
+    If `folder` exists, it stays, because it may be a link or the current folder. Its files come one
+    by one, and config.json, without which the folder is no model, comes last.
 
     Raises:
       UserError: if the folder cannot be written. Then nothing is left.
@@ -267,11 +278,25 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         try:
             yield partial
             if os.path.isdir(folder):
-                # Not every system renames to an empty folder.
-                folder.rmdir()
-            os.rename(partial, folder)
+                _move_files(partial, folder)
+            else:
+                os.rename(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
         raise UserError(f"cannot write {folder}: {reason(error)}") from None
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move the files of one folder to another, and remove the folder. An error moves no file."""
+    moved: list[Path] = []
+    try:
+        for name in sorted(os.listdir(source), key=lambda name: (name == CONFIG, name)):
+            os.replace(source / name, target / name)
+            moved.append(target / name)
+        source.rmdir()
+    except BaseException:
+        for path in moved:
+            path.unlink(missing_ok=True)
+        raise

@@ -105,7 +105,15 @@ class Cell(abc.ABC):
         return f"{type(self).__name__}({constants})"
 
     def check(self) -> None:
-        """Raise UserError if an attribute of the cell cannot be hashed."""
+        """Raise UserError for attributes without a hash, or that exclude each other."""
+        name = type(self).__name__
+        if self.weights and not self.elementwise:
+            raise UserError(
+                f"{name} has `weights` but is not `elementwise`: set it, or leave them out"
+            )
+        if self.weights and (self.recurrent_bias or self.additive):
+            other = "recurrent_bias" if self.recurrent_bias else "additive"
+            raise UserError(f"{name} has `weights`, which exclude `{other}`: leave one of them out")
         for name, value in vars(self).items():
             try:
                 hash(value)

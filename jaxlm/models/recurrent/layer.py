@@ -138,7 +138,8 @@ class RecurrentLayer(nn.Module):
     dtype: str
     """Compute dtype of the products' operands and of the output: float32, tf32 or bfloat16."""
     init_scale: float | None
-    """Draw parameters from U(±init_scale). None: W and U from U(±1/√H), and zero biases."""
+    """Draw parameters from U(±init_scale). None: W and U from U(±1/√H), an elementwise U from
+    U(±1), and zero biases."""
     forget_bias: float
     """Initial value added to the bias of the forget gate, if the cell has one."""
     time_loop: str = "auto"
@@ -190,6 +191,10 @@ class RecurrentLayer(nn.Module):
         plain_lstm = self.cell == CELLS["lstm"] and is_zero(self.state_dropout)
         recurrent = self.cell.recurrent
         time_loop = choose_time_loop(self.time_loop, time, plain_lstm, self.dtype, recurrent)
+        is_measured = self.is_mutable_collection(MEASURED)
+        if time_loop == "newton" and time <= UNROLLED_STEPS and not is_measured:
+            # A step of generation needs no iterations.
+            time_loop = "scan"
         if time_loop == "parallel" and not isinstance(self.cell, ParallelCell):
             # The cell does not say how its steps could run in parallel.
             time_loop = "scan"

@@ -180,6 +180,10 @@ class Recurrent(NeuralModel):
         return None
 
     @property
+    def widest(self) -> int:
+        return max(self.embedding_size, len(self.cell.gates) * max(self.sizes))
+
+    @property
     def measured(self) -> tuple[str, ...]:
         return NEWTON if self.time_loop == "newton" and self.cell.recurrent else ()
 
@@ -190,7 +194,7 @@ class Recurrent(NeuralModel):
         return super().notes() + [note] * bool(note)
 
     def sweep_notes(self) -> list[str]:
-        if self.time_loop != "newton":
+        if not self.measured:
             return []
         # jax.vmap computes both branches of a condition.
         return [

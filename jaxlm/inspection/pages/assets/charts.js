@@ -310,7 +310,16 @@
   }
 
   /** Return the place of the selected token in a run; the last token if the end is selected. */
-  const placeOf = (tools, run) => Math.max(0, Math.min(tools.at(run), tools.length(run) - 1));
+  const placeOf = (tools, run) => Math.max(0, Math.min(tools.selected(run), tools.length(run) - 1));
+
+  /**
+   * Select a token of a run for every view. A token that shares its character with the token before
+   * can be selected only in its own run, which then becomes the selected run.
+   */
+  function choose(tools, run, token) {
+    const spans = tools.array(tools.runs[run].spans), shares = token > 0 && spans[2 * token] === spans[2 * token - 2];
+    tools.select(run === tools.state.run ? { token } : shares ? { run, token } : { character: spans[2 * token] });
+  }
 
   /**
    * Return buttons to the token before and after, around the token in its text. A click selects the
@@ -318,7 +327,7 @@
    */
   function stepper(tools, run, place, ...more) {
     const { el, t } = tools, spans = tools.array(tools.runs[run].spans);
-    const from = spans[2 * place], to = spans[2 * place + 1], go = (token) => () => tools.select({ character: spans[2 * token] });
+    const from = spans[2 * place], to = spans[2 * place + 1], go = (token) => () => choose(tools, run, token);
     return el("div", { class: "stepper" },
       el("button", { type: "button", class: "back", "aria-label": t("charts.back"), title: t("charts.back"), disabled: place === 0, onclick: go(Math.max(0, place - 1)) }, "‹"),
       el("span", { class: "in-text", dir: "auto" }, from > 28 ? "…" : "", plain(tools.slice(Math.max(0, from - 28), from)), el("mark", {}, tools.brief(tools.tokenText(run, place))), plain(tools.slice(to, to + 12)), tools.slice(to + 12, to + 13) ? "…" : ""),
@@ -335,5 +344,5 @@
     };
   }
 
-  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, nameOf, placeOf, stepper };
+  jaxlm.charts = { number, percent, lines, marker, legend, textWidth, shortened, spread, inPlace, nameOf, placeOf, choose, stepper };
 })();

@@ -291,6 +291,8 @@ const jaxlm = (() => {
     while (low > 0 && offsets[2 * low - 2] === offsets[2 * low] && offsets[2 * low - 1] === offsets[2 * low + 1]) low--;
     return low;
   }
+  // selected(run): the token of a run at the selected place. Several tokens of bytes may share a character.
+  const selected = (run) => (run === state.run ? state.token : at(run));
   const length = (run) => (spans[run] ? spans[run].length / 2 : 0);
   // select({token: 3}) or {character}, {run}, {lang}, {paint}, or anything else: changes `state` and tells
   // every view. `token` counts the tokens of `state.run`; it is length(run) after the last token.
@@ -321,7 +323,7 @@ const jaxlm = (() => {
   });
 
   // ---- the page -------------------------------------------------------------------------------------
-  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, tokenText, drawTokens, paintTokens, reveal, scaleBar, scaleEnds, table, plainTable, choice, figure, state, select, at, length, runs: content.runs, page: content};
+  const tools = {printing: () => printing, t, said, number, visible, brief, slice, el, svg, array, value, colour, tokenText, drawTokens, paintTokens, reveal, scaleBar, scaleEnds, table, plainTable, choice, figure, state, select, at, selected, length, runs: content.runs, page: content};
 
   function foot() {
     const rows = Object.entries(content.foot).filter(([, value]) => value);

@@ -123,7 +123,7 @@
   }
 
   function update(state, changed) {
-    if (live && changed.has("character")) live.show();
+    if (live && ["character", "token", "run"].some((name) => changed.has(name))) live.show();
   }
 
   jaxlm.view("backoff", { render: inPlace(showIn), update });

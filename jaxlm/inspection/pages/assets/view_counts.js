@@ -3,7 +3,7 @@
 // the probability that smoothing puts in its place.
 (() => {
   const { el, brief } = jaxlm.tools;
-  const { number, percent, inPlace, placeOf, nameOf, stepper } = jaxlm.charts;
+  const { number, percent, inPlace, placeOf, nameOf, choose, stepper } = jaxlm.charts;
   const kept = { run: 0 };
   let live = null;
 
@@ -59,10 +59,10 @@
     function show() {
       // A token at the start of a line has no context: the next token that has one is shown.
       const selected = placeOf(tools, run.index), after = run.context_of.findIndex((c, i) => i >= selected && c >= 0);
-      const place = after < 0 ? selected : after, spans = tools.array(tools.runs[run.index].spans);
+      const place = after < 0 ? selected : after;
       const next = zeros.find((zero) => zero > place) ?? zeros[0];
       const focused = move.contains(document.activeElement) ? document.activeElement.className : null;
-      move.replaceChildren(stepper(tools, run.index, place, zeros.length ? el("button", { type: "button", class: "next-zero", onclick: () => tools.select({ character: spans[2 * next] }) }, t("counts.next_zero")) : null));
+      move.replaceChildren(stepper(tools, run.index, place, zeros.length ? el("button", { type: "button", class: "next-zero", onclick: () => choose(tools, run.index, next) }, t("counts.next_zero")) : null));
       if (focused) move.querySelector(`.${focused}:not(:disabled)`)?.focus();
       found = tableAt(run, place);
       more.textContent = "";
@@ -101,7 +101,7 @@
   }
 
   function update(state, changed) {
-    if (live && changed.has("character")) live.show();
+    if (live && ["character", "token", "run"].some((name) => changed.has(name))) live.show();
   }
 
   jaxlm.view("counts", { render: inPlace(showIn), update });

@@ -5,7 +5,7 @@ jaxlm.view("next", (() => {
   // The answers of a run before its token `index`: [{word, p, rank, came}], the true token at the end if
   // it is not among the first.
   function answers(run) {
-    const index = tools.at(run), numbers = data.runs[run], shape = numbers.numbers.shape, ids = tools.array(numbers.numbers), p = tools.array(numbers.probabilities);
+    const index = tools.selected(run), numbers = data.runs[run], shape = numbers.numbers.shape, ids = tools.array(numbers.numbers), p = tools.array(numbers.probabilities);
     const found = [], scores = tools.page.views.surprise.runs[run], skips = skipped(run);
     for (let k = 0; k < shape[1]; k++) {
       const id = ids[index * shape[1] + k];
@@ -38,7 +38,7 @@ jaxlm.view("next", (() => {
     const all = tools.runs.map((_, k) => answers(k));
     const most = Math.max(0.02, ...all.flat().map((x) => x.p).filter(Number.isFinite)), full = Math.ceil(most * 10) / 10 >= 0.2 ? Math.ceil(most * 10) / 10 : Math.ceil(most * 50) / 50;
     columns.replaceChildren(...all.map((found, k) => {
-      const numbers = data.runs[k], order = numbers.order ? tools.array(numbers.order)[tools.at(k)] : 0;
+      const numbers = data.runs[k], order = numbers.order ? tools.array(numbers.order)[tools.selected(k)] : 0;
       return el("div", {class: "column", "data-run": tools.runs[k].label}, el("h3", {}, el("i", {class: "swatch", style: {background: tools.colour.series(k)}}), tools.runs[k].label, " ", el("small", {}, t("next.unit", {unit: t(`unit.${tools.runs[k].unit}`)}))),
         found.length ? el("ol", {class: "bars"}, found.map((x) => el("li", {class: (x.came ? "came" : "") + (x.apart ? " apart" : ""), "data-word": x.word, "data-p": x.p, "data-rank": x.rank},
           el("span", {class: "word"}, el("bdi", {}, visible(x.word)), x.came ? el("span", {class: "tick", title: t("next.came")}, " ✓", el("span", {class: "offscreen"}, t("next.came"))) : null),

@@ -98,13 +98,20 @@ jaxlm.view("surprise", (() => {
   // The bits of a run for each character: a token's bits are spread evenly over its characters and the
   // blanks before it. A character that the run does not read has none.
   function perCharacter(run) {
-    const without = leftOut(run), spans = tools.array(tools.runs[run].spans), bits = bitsOf(run), found = new Float64Array(spans.length ? spans[spans.length - 1] : 0);
-    for (let k = 0, end = 0, first = 0; k < bits.length; k++) {
-      if (!k || spans[2 * k] !== spans[2 * k - 2]) first = Math.min(end, spans[2 * k]);
-      end = spans[2 * k + 1];
+    const without = leftOut(run), spans = tools.array(tools.runs[run].spans), bits = bitsOf(run), begins = beginsOf(run), found = new Float64Array(spans.length ? spans[spans.length - 1] : 0);
+    for (let k = 0; k < bits.length; k++) {
       let read = 0;
-      for (let c = first; c < end; c++) read += !without.has(c);
-      for (let c = first; c < end; c++) if (!without.has(c)) found[c] += bits[k] / read;
+      for (let c = begins[k]; c < spans[2 * k + 1]; c++) read += !without.has(c);
+      for (let c = begins[k]; c < spans[2 * k + 1]; c++) if (!without.has(c)) found[c] += bits[k] / read;
+    }
+    return found;
+  }
+  // Where each token begins, with the blanks before it. Tokens that are parts of one character begin at one place.
+  function beginsOf(run) {
+    const spans = tools.array(tools.runs[run].spans), found = new Int32Array(spans.length / 2);
+    for (let k = 0, end = 0; k < found.length; k++) {
+      found[k] = k && spans[2 * k] === spans[2 * k - 2] ? found[k - 1] : Math.min(end, spans[2 * k]);
+      end = spans[2 * k + 1];
     }
     return found;
   }
@@ -113,10 +120,12 @@ jaxlm.view("surprise", (() => {
   function compared(run, other) {
     const spans = tools.array(tools.runs[run].spans), own = bitsOf(run), bits = bitsOf(other), theirs = tools.array(tools.runs[other].spans), values = new Float32Array(own.length);
     const same = spans.length === theirs.length && spans.every((x, k) => x === theirs[k]), spread = same ? null : perCharacter(other), gone = leftOut(run), lost = leftOut(other);
-    for (let k = 0, end = 0; k < own.length; k++) {
+    // The bits of a character are divided among the tokens that are parts of it.
+    const begins = beginsOf(run), parts = new Float64Array(spans.length ? spans[spans.length - 1] : 0);
+    for (let k = 0; k < own.length; k++) for (let c = begins[k]; c < spans[2 * k + 1]; c++) parts[c]++;
+    for (let k = 0; k < own.length; k++) {
       let sum = same ? bits[k] : 0;
-      if (!same) for (let c = Math.min(end, spans[2 * k]); c < spans[2 * k + 1]; c++) if (!gone.has(c)) sum += lost.has(c) ? NaN : c < spread.length ? spread[c] : 0;
-      end = spans[2 * k + 1];
+      if (!same) for (let c = begins[k]; c < spans[2 * k + 1]; c++) if (!gone.has(c)) sum += lost.has(c) ? NaN : c < spread.length ? spread[c] / parts[c] : 0;
       values[k] = Math.max(-99, Math.min(99, sum - own[k]));
     }
     return {run, other, values, limit: 6, name: () => tools.t("surprise.compared", {run: tools.runs[other].label})};

@@ -257,7 +257,7 @@
 
   /** The token that is selected in the text is selected on the map too. */
   function update(state, changed) {
-    if (!live || !changed.has("character")) return;
+    if (!live || !["character", "token", "run"].some((name) => changed.has(name))) return;
     const name = jaxlm.tools.tokenText(live.run.index, placeOf(jaxlm.tools, live.run.index));
     if (live.run.place.has(name)) live.pick(live.run.place.get(name));
   }

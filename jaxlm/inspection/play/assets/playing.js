@@ -16,7 +16,7 @@ const Playing = (() => {
   const shelves = content.shelves.map((spec) => ({
     spec,
     text: spec.text.slice(0, MOST),
-    selected: null, // a place in the text; null for its end
+    selected: null, // {place, reader, index}: an entry of a reader, and its place in the text; null for the end
     writer: null,
     model: spec.models.length - 1, // which model writes
     shown: spec.models.map(() => true),
@@ -111,9 +111,11 @@ const Playing = (() => {
   }
 
   // ---- a card ---------------------------------------------------------------------------------------
-  /** Returns the entry that covers a place in the text, or null. */
-  function at(reader, place) {
-    if (place === null) return null;
+  /** Returns the entry of a reader that is selected, or that covers the selected place; null for the end. */
+  function at(reader, selected) {
+    if (selected === null) return null;
+    const { place } = selected;
+    if (selected.reader === reader) return selected.index < reader.entries.length ? selected.index : null;
     const index = reader.entries.findIndex(({ token }) => token.start <= place && place < token.end);
     return index < 0 ? null : index;
   }
@@ -132,7 +134,7 @@ const Playing = (() => {
     };
     refs.strip.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (event.key === "Escape") select(null);
+      if (event.key === "Escape") select(card.reader);
       if (!step) return;
       event.preventDefault();
       move(card.reader, step);
@@ -196,10 +198,10 @@ const Playing = (() => {
     const from = Math.max(0, reader.entries.length - SHOWN);
     const spans = reader.entries.slice(from).map(({ token, bits }, offset) => {
       const background = Frame.colour("sequential", bits === null ? 0 : bits / 12);
-      const text = shelf.text.slice(token.start, token.end);
+      const text = reader.isPart(from + offset) ? reader.tokenizer.text(token.id) : shelf.text.slice(token.start, token.end);
       const span = el("span", {
         class: `t${token.unknown ? " unknown" : ""}${chosen === from + offset ? " chosen" : ""}`,
-        "data-place": token.start,
+        "data-index": from + offset,
         "data-bits": bits,
         title: bits === null ? null : t("bits", { bits: number(bits) }),
         style: bits === null ? null : { background: Frame.css(background), color: Frame.ink(background) },
@@ -256,10 +258,12 @@ const Playing = (() => {
 
   /** Continues the text by a token, at its end or in the place of a chosen token. */
   function write(shelf, reader, id, chosen) {
-    let before = shelf.text;
-    if (chosen !== null) before = before.slice(0, reader.entries[chosen].token.start);
-    else if (reader.typing) before = before.slice(0, reader.typing.start);
-    change(reader.tokenizer.continued(before, [id]));
+    let [before, ids] = [shelf.text, [id]];
+    if (chosen !== null) {
+      const { start, ids: parts } = reader.before(chosen);
+      [before, ids] = [before.slice(0, start), [...parts, id]];
+    } else if (reader.typing) before = before.slice(0, reader.typing.start);
+    change(reader.tokenizer.continued(before, ids));
   }
 
   /** Puts a text into the box, as if it had been typed. */
@@ -348,8 +352,9 @@ const Playing = (() => {
   }
 
   // ---- selection ------------------------------------------------------------------------------------
-  function select(place) {
-    current().selected = place;
+  /** Selects an entry of a reader; without an entry, the end of the text. */
+  function select(reader, index = null) {
+    current().selected = index === null ? null : { place: reader.entries[index].token.start, reader, index };
     draw();
   }
 
@@ -358,7 +363,7 @@ const Playing = (() => {
     const now = at(reader, shelf.selected);
     const next = (now === null ? reader.entries.length : now) + step;
     if (next < 0) return;
-    select(next < reader.entries.length ? reader.entries[next].token.start : null);
+    select(reader, next < reader.entries.length ? next : null);
   }
 
   // ---- writing --------------------------------------------------------------------------------------
@@ -493,9 +498,12 @@ const Playing = (() => {
     view.area.addEventListener("input", typed);
     view.area.addEventListener("compositionend", () => typed({ isComposing: false }));
     view.cards.addEventListener("click", (event) => {
-      const place = event.target.dataset.place;
-      if (place === undefined) return;
-      select(shelf.selected === Number(place) ? null : Number(place));
+      const { index } = event.target.dataset;
+      const card = shelf.cards.find(({ element }) => element.contains(event.target));
+      if (index === undefined || !card) return;
+      const was = shelf.selected;
+      const again = was && was.reader === card.reader && was.index === Number(index);
+      select(card.reader, again ? null : Number(index));
     });
     const legend = el("ul", { class: "legend" }, [[1, "expected"], [4, "plausible"], [9, "surprising"]].map(([bits, name]) => {
       const background = Frame.colour("sequential", bits / 12);

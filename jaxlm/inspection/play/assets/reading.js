@@ -10,6 +10,7 @@ const Reading = (() => {
       this.entries = []; // {token, state, bits, rank}: state after the token
       this.waiting = []; // tokens that are still to be read
       this.typing = null;
+      this.text = "";
       this.last = { state: null, values: null };
     }
 
@@ -17,6 +18,7 @@ const Reading = (() => {
     take(text) {
       const { tokens, typing } = this.tokenizer.encode(text);
       this.typing = typing;
+      this.text = text;
       const same = (a, b) => a.id === b.id && a.start === b.start && a.end === b.end && a.unknown === b.unknown;
       let common = 0;
       while (common < tokens.length && common < this.entries.length && same(tokens[common], this.entries[common].token)) common++;
@@ -72,16 +74,37 @@ const Reading = (() => {
       return ids.map((id) => ({ id, probability: Math.exp(values[id]) }));
     }
 
-    /** Returns the sum of the surprise in bits, and the characters and tokens that it covers. */
+    /**
+     * Returns the sum of the surprise in bits, and the characters and tokens that it covers. The blank
+     * between two tokens belongs to the second token.
+     */
     total() {
       let [bits, characters, tokens] = [0, 0, 0];
+      let end = null;
       for (const { token, bits: one } of this.entries) {
+        const begin = end === null ? token.start : end;
+        end = Math.max(begin, token.end);
         if (one === null) continue;
         bits += one;
-        characters += token.end - token.start;
+        // Code points: a character outside of the basic plane counts once.
+        characters += Array.from(this.text.slice(begin, end)).length;
         tokens += 1;
       }
       return { bits, characters, tokens };
+    }
+
+    /** Returns whether an entry is a part of a character that it shares with the entry before or after. */
+    isPart(index) {
+      const { start, end } = this.entries[index].token;
+      const [before, after] = [this.entries[index - 1], this.entries[index + 1]];
+      return (before !== undefined && before.token.end > start) || (after !== undefined && after.token.start < end);
+    }
+
+    /** Returns {start, ids}: where the character of entry `index` begins, and the ids of the entries from there to the entry. */
+    before(index) {
+      let first = index;
+      while (first > 0 && this.entries[first - 1].token.end > this.entries[first].token.start) first--;
+      return { start: this.entries[first].token.start, ids: this.entries.slice(first, index).map(({ token }) => token.id) };
     }
   }
 

@@ -1,7 +1,8 @@
 "use strict";
 // The tokenizers. encode(text) returns {tokens, typing}:
-//   tokens: {id, start, end, unknown} of each token, with its place in the text; id is null for a
-//     token that the model cannot read, because its vocabulary has no <unk>
+//   tokens: {id, start, end, unknown} of each token, with its place in the text; tokens that are parts
+//     of one character have the place of the character; id is null for a token that the model cannot
+//     read, because its vocabulary has no <unk>
 //   typing: {start, text} of a word at the end that may not be complete yet, or null
 
 const Tokenizers = (() => {
@@ -134,23 +135,23 @@ const Tokenizers = (() => {
       const encoder = new TextEncoder();
       const tokens = [];
       for (const { text, start } of pieces) {
-        // The place in the text of each byte.
-        const places = [];
+        // The character of each byte: where it begins and ends in the text.
+        const begins = [];
+        const ends = [];
         const bytes = [];
         let place = start;
         for (const character of text) {
-          const part = encoder.encode(character);
-          for (const byte of part) {
+          for (const byte of encoder.encode(character)) {
             bytes.push(byte);
-            places.push(place);
+            begins.push(place);
+            ends.push(place + character.length);
           }
           place += character.length;
         }
-        places.push(place);
         let read = 0;
         for (const id of idsOf(bytes)) {
           const size = this.bytes(id).length;
-          tokens.push({ id, start: places[read], end: places[read + size], unknown: false });
+          tokens.push({ id, start: begins[read], end: ends[read + size - 1], unknown: false });
           read += size;
         }
       }

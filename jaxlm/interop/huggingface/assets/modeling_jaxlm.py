@@ -42,9 +42,10 @@ class JaxlmConfig(PretrainedConfig):
     each layer; empty for an nplm without a tanh layer. tied: the output matrix is the embedding.
     residual, layer_norm, direct: as in jaxlm. window: the number of words that an nplm reads.
     dropout_input, dropout_between, dropout_output: rates in training. start: the state before a
-    text, "fresh" or "warm". start_id: the token that is read where a text has bos_token_id, which
-    is V + 1; pad_token_id is V. fill_id: the token before the start of a text, for an nplm. run,
-    run_tokenizer: the description of the run, which jaxlm reads back.
+    text, "fresh" or "warm". has_warm_state: the folder has the state of a warm start. start_id: the
+    token that is read where a text has bos_token_id, which is V + 1; pad_token_id is V. fill_id:
+    the token before the start of a text, for an nplm. run, run_tokenizer: the description of the
+    run, which jaxlm reads back.
     """
 
     model_type = "jaxlm"
@@ -65,6 +66,7 @@ class JaxlmConfig(PretrainedConfig):
         dropout_between: float = 0.0,
         dropout_output: float = 0.0,
         start: str = "fresh",
+        has_warm_state: bool = False,
         start_id: int | None = None,
         fill_id: int = 0,
         use_cache: bool = True,
@@ -86,6 +88,7 @@ class JaxlmConfig(PretrainedConfig):
         self.dropout_between = dropout_between
         self.dropout_output = dropout_output
         self.start = start
+        self.has_warm_state = has_warm_state
         self.start_id = start_id
         self.fill_id = fill_id
         self.use_cache = use_cache
@@ -211,7 +214,7 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
         self.decoder = Weights(bias=(V,), **{"weight": (V, features)} if self.has_decoder else {})
         if config.tied and features != D:
             self.project = nn.Linear(features, D, bias=False)
-        for index, shape in enumerate(self.state_shapes()):
+        for index, shape in enumerate(self.state_shapes() if config.has_warm_state else ()):
             dtype = torch.float32 if recurrent else torch.long
             self.register_buffer(f"warm_{index}", torch.zeros(shape, dtype=dtype))
         self.post_init()
@@ -247,8 +250,14 @@ class JaxlmForCausalLM(PreTrainedModel, GenerationMixin):
         self.encoder = value
 
     def initial_state(self, batch_size: int) -> JaxlmState:
-        """Return the state before a text: fresh or warm, as `config.start` says."""
+        """Return the state before a text: fresh or warm, as `config.start` says.
+
+        Raises:
+          ValueError: for a warm start of a folder without the state.
+        """
         config, weight = self.config, self.encoder.weight
+        if config.start == "warm" and not config.has_warm_state:
+            raise ValueError("this folder has no state for start='warm': choose start='fresh'")
         arrays = []
         for index, shape in enumerate(self.state_shapes()):
             if config.start == "warm":
