@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from commands import call, find_corpus
+from reproduce import hardware
 
 import jaxlm
 from jaxlm.models.cells import CELLS, Cell
@@ -229,6 +230,8 @@ NOTES = {
     "them.",
 }
 """What each part measures."""
+MACHINE = "machine"
+"""The entry of the results that says where the part "time" was measured."""
 PARTS = {"iterations": part_iterations, "trained": part_trained, "time": part_time}
 
 
@@ -276,13 +279,22 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in options.parts:
         results[part] = PARTS[part](options.folder)
+        if part == "time":
+            results[MACHINE] = f"{hardware()}, {time.strftime('%Y-%m-%d')}"
         RESULTS.write_text(json.dumps(results))
     draw(results)
-    parts = [f"## {name}\n\n{NOTES[name]}\n\n{table(rows)}\n" for name, rows in results.items()]
+    parts = [
+        f"## {name}\n\n{NOTES[name]}\n\n{table(results[name])}\n"
+        for name in PARTS
+        if name in results
+    ]
+    if MACHINE in results:
+        parts.append(f"Times: {results[MACHINE]}.\n")
     head = (
         "# Newton's method over time\n\n`python experiments/newton.py` writes this page. The "
         "exponent is the largest Lyapunov exponent, per time step. Iterations of "
-        f"{MOST} = T + 1 mean that the states did not converge in T iterations.\n"
+        f"{MOST} = T + 1 mean that the states did not converge in T iterations. The loop over time "
+        "then computes them, so that the difference is 0.\n"
     )
     PAGE.write_text("\n".join([head, f"![iterations]({FIGURE.name})\n", *parts]))
 
