@@ -234,7 +234,7 @@ class NeuralModel(nn.Module, LanguageModel):
 
     @property
     def widest(self) -> int:
-        """The largest number of elements that a layer computes for a token, apart from logits."""
+        """The largest number of elements that a layer computes for a token; logits do not count."""
         return self.embedding_size
 
     @abc.abstractmethod

@@ -218,9 +218,8 @@ class Budget:
     def fit_rest(self, done: int) -> int:
         """Return how many steps fit into the budget of a run that has taken `done` steps.
 
-        `first_fit` has timed a step and a validation.
-
-        It is `done` if earlier sessions have spent the budget.
+        `first_fit` has timed a step and a validation. The number is `done` if earlier sessions have
+        spent the budget.
         """
         assert self.minutes is not None and self._fitted is not None
         per_step, eval_every, most_steps = self._fitted

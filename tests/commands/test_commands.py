@@ -508,6 +508,18 @@ def test_convert_writes_a_file_alone_to_a_device(toy_ngram, tmp_path):
     assert (lines[0], lines[-1]) == ("\\data\\", "\\end\\")
 
 
+def test_score_writes_a_table_alone_to_a_device(toy_ngram, tmp_path):
+    (tmp_path / "lines.txt").write_text("我 爱 爸爸\n", encoding="utf-8")
+    command = [sys.executable, "-m", "jaxlm.score", toy_ngram, "--lines", tmp_path / "lines.txt"]
+    tables = []
+    for out in ((), ("--out", "/dev/stdout")):
+        with open(tmp_path / "scores.tsv", "wb") as file:
+            done = subprocess.run([*command, *out], stdout=file, stderr=subprocess.PIPE)
+        assert done.returncode == 0
+        tables.append((tmp_path / "scores.tsv").read_text("utf-8"))
+    assert tables[0] == tables[1] and b"scores: /dev/stdout" in done.stderr
+
+
 def test_convert_refuses_options_without_effect(shell, toy_ngram, tmp_path):
     shell("convert", toy_ngram, tmp_path / "x.arpa")
     for options, words in (

@@ -106,20 +106,20 @@ class Cell(abc.ABC):
 
     def check(self) -> None:
         """Raise UserError for attributes without a hash, or that exclude each other."""
-        name = type(self).__name__
+        kind = type(self).__name__
         if self.weights and not self.elementwise:
             raise UserError(
-                f"{name} has `weights` but is not `elementwise`: set it, or leave them out"
+                f"{kind} has `weights` but is not `elementwise`: set it, or leave them out"
             )
         if self.weights and (self.recurrent_bias or self.additive):
             other = "recurrent_bias" if self.recurrent_bias else "additive"
-            raise UserError(f"{name} has `weights`, which exclude `{other}`: leave one of them out")
+            raise UserError(f"{kind} has `weights`, which exclude `{other}`: leave one of them out")
         for name, value in vars(self).items():
             try:
                 hash(value)
             except TypeError:
                 raise UserError(
-                    f"the attribute `{name}` of {type(self).__name__} is {value!r}, which cannot "
+                    f"the attribute `{name}` of {kind} is {value!r}, which cannot "
                     f"be hashed: use a number, a text or a tuple"
                 ) from None
 
