@@ -291,6 +291,9 @@ def run_reader(files: Path, names: tuple[str, ...], as_json: bool, weight: float
         for path in files.rglob("digests.json")
         for name in json.loads(path.read_text())
     }
+    # A Hugging Face folder lists its digests in jaxlm.json.
+    if (files / "jaxlm.json").exists():
+        listed |= set(json.loads((files / "jaxlm.json").read_text())["files"])
 
     def read(folder: Path, changed: bool, name: str) -> None:
         # The model, whose settings may differ, decides whether the parameters can be used.

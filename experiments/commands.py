@@ -6,18 +6,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+PLAIN = Path(__file__).with_name("plain.json")
+"""Settings that change nothing, `{}`. Without --recipe and --config, a text by path is trained with
+the recipe `own-text`, and a corpus with a name with the library's defaults. With `--config PLAIN`,
+both have the library's defaults."""
+
 
 def run(*commands: str) -> None:
     """Run each `python -m jaxlm...` command, and resume interrupted training.
 
     The first argument on the command line is the folder that holds the corpora. Without it, corpora
-    are fetched by name.
+    are fetched by name. The settings are the same (PLAIN).
     """
     for command in commands:
         words = shlex.split(command)
         if "--corpus" in words:
             place = words.index("--corpus") + 1
             words[place] = find_corpus(words[place])
+            if "jaxlm.train" in words and not {"--recipe", "--config"} & set(words):
+                words += ["--config", str(PLAIN)]
         if "--out" in words and Path(words[words.index("--out") + 1], "config.json").exists():
             words.append("--resume")
         print("$", shlex.join(words), flush=True)

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from commands import call, find_corpus
+from commands import PLAIN, call, find_corpus
 
 import jaxlm
 from jaxlm.evaluation.perplexity import open_split
@@ -52,9 +52,9 @@ def train(model: str, corpus: str) -> Path:
     """Train a cell, or continue its training, and return the folder of the run."""
     out = Path("runs") / f"gradients-{model}"
     flags = (
-        f"--model {model} --corpus {corpus} --fractions 0.9 0.1 --tokens chars --embedding-size 32 "
-        f"--hidden-size 128 --batch-size 32 --bptt 70 --lr 2e-3 --epochs 2 --sample-every 0 "
-        f"--out {out}"
+        f"--model {model} --corpus {corpus} --config {PLAIN} --fractions 0.9 0.1 --tokens chars "
+        f"--embedding-size 32 --hidden-size 128 --batch-size 32 --bptt 70 --lr 2e-3 --epochs 2 "
+        f"--sample-every 0 --out {out}"
     )
     call(["-m", "jaxlm.train", *flags.split(), *["--resume"] * out.exists()])
     return out

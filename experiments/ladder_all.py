@@ -1,6 +1,7 @@
 """Compare all models at three million parameters: quality for equal epochs and for equal minutes.
 
-Command    python experiments/ladder_all.py [folder of corpora] [--texts ptb] [--budgets epochs]
+Command    python experiments/ladder_all.py FOLDER [--texts ptb] [--budgets epochs]
+           (FOLDER holds ptb/ and xiyouji/)
 Hardware   two CPU cores; seed 0 of the budget `minutes` on one machine, with nothing beside it
 Minutes    equal minutes: 11 x 6 per text and seed; equal epochs: about 100 per text and seed
 Expected   experiments/ladder_all.md and ladder_all.png, which this file makes from
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from commands import call, find_corpus
+from commands import PLAIN, call, find_corpus
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -36,7 +37,8 @@ import jaxlm
 RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
-STREAMS = "--batch-size 20 --bptt 35 --warmup-steps 300 --clip 1 --schedule cosine"
+WARMUP = 300
+STREAMS = f"--batch-size 20 --bptt 35 --warmup-steps {WARMUP} --clip 1 --schedule cosine"
 # The new word and the memory share the state of a layer without gates, or of a layer whose units do
 # not see each other. A link past the layer keeps the word.
 DEEP = f"--residual --layer-norm --optimizer adamw --weight-decay 0.05 {STREAMS}"
@@ -98,7 +100,7 @@ TEXTS = {
         "bits per character",
     ),
 }
-BUDGETS = {"epochs": "--epochs 4", "minutes": "--epochs 40 --max-minutes 6"}
+BUDGETS = {"epochs": "--epochs 4 --dtype bfloat16", "minutes": "--epochs 40 --max-minutes 6"}
 
 
 def budget_flags(text: str, budget: str, model: str, seed: int) -> str:
@@ -108,7 +110,12 @@ def budget_flags(text: str, budget: str, model: str, seed: int) -> str:
     first = (text, budget, model, 0)
     for row in read_results():
         if (row["text"], row["budget"], row["model"], row["seed"]) == first:
-            return f"--steps {row['steps']}"
+            flags = f"--steps {row['steps']}"
+            # With --max-minutes, the warm-up takes at most a fifth of the steps.
+            longest = round(0.2 * row["steps"])
+            if "--warmup-steps" in MODELS[model] and longest < WARMUP:
+                flags += f" --warmup-steps {longest}"
+            return flags
     raise SystemExit(f"{model}: run seed 0 of the budget {budget} first")
 
 
@@ -129,7 +136,8 @@ def train(
       also the number of parameters, of epochs and of steps.
     """
     corpus = find_corpus(chosen.path, folder)
-    flags = f"--model {model} --corpus {corpus} {chosen.reading} {MODELS[model]} --out {out}"
+    flags = f"--model {model} --corpus {corpus} --config {PLAIN} {chosen.reading} {MODELS[model]}"
+    flags += f" --out {out}"
     if model != "ngram":
         flags += f" {chosen.network} --params 3M --seed {seed} --no-report {budget}"
     if (out / "config.json").exists():
@@ -369,6 +377,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
+    for text in options.texts:
+        if (
+            not options.page
+            and find_corpus(TEXTS[text].path, options.folder) == "xiyouji/input.txt"
+        ):
+            parser.error("give the folder that holds xiyouji/input.txt")
     done = {(row["text"], row["budget"], row["model"], row["seed"]) for row in read_results()}
     for text in options.texts:
         for budget in options.budgets:

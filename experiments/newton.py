@@ -3,12 +3,13 @@
 Command    python experiments/newton.py [folder of corpora] [--parts iterations trained time]
 Hardware   two CPU cores; for the part "time", nothing else should run on them
 Minutes    30; the folders of the runs are kept, so that a second call trains nothing
-Expected   experiments/newton.md and newton.png, which this file writes
+Expected   experiments/newton.md and newton.png, which this file writes from experiments/newton.json
 Published  none for language models. Gonzalez et al. 2025 ("Predictability enables parallelization
            of nonlinear state space models"): a system parallelises if its largest Lyapunov exponent
            is negative
 
-Three parts, each a table of experiments/newton.md:
+Three parts, each a table of experiments/newton.md. experiments/newton.json keeps the results of
+each part, so that a call with `--parts` changes only the tables of its parts:
 
 - iterations: an Elman layer of 32 units whose matrix U is scaled to a spectral radius, over 1,024
   steps of random input. The largest Lyapunov exponent λ says how a small change of the state grows,
@@ -37,8 +38,7 @@ from jaxlm.models.recurrent.layer import RecurrentLayer, recurrent_shape
 from jaxlm.ops.newton import newton_recurrence
 from jaxlm.ops.recurrence import recurrence, recurrent_product
 
-PAGE, FIGURE = (Path(__file__).with_suffix(end) for end in (".md", ".png"))
-RESULTS = Path("runs/newton.json")
+PAGE, FIGURE, RESULTS = (Path(__file__).with_suffix(end) for end in (".md", ".png", ".json"))
 RADII = (0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 3.0)
 STEPS, UNITS = 1024, 32
 TRAINED = ("rnn", "gru", "lstm", "paragru", "paralstm")
@@ -144,9 +144,9 @@ def part_trained(folder: Any) -> list[dict[str, Any]]:
     for name in TRAINED:
         out = Path("runs") / f"newton-{name}"
         flags = (
-            f"--model {name} --corpus {corpus} --fractions 0.9 0.1 --tokens chars "
-            f"--embedding-size 32 --hidden-size 128 --batch-size 32 --bptt 70 --lr 2e-3 --epochs 2 "
-            f"--sample-every 0 --no-report --out {out}"
+            f"--model {name} --corpus {corpus} --recipe own-text --fractions 0.9 0.1 "
+            f"--tokens chars --embedding-size 32 --hidden-size 128 --batch-size 32 "
+            f"--bptt 70 --lr 2e-3 --epochs 2 --sample-every 0 --no-report --out {out}"
         )
         call(["-m", "jaxlm.train", *flags.split(), *["--resume"] * out.exists()])
         run = jaxlm.load(out)
@@ -250,11 +250,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Draw the number of iterations over the Lyapunov exponent."""
+    """Draw the iterations over the Lyapunov exponent, from the results of the part "iterations"."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), dpi=120)
-    rows = results.get("iterations", [])
+    rows = results["iterations"]
     for name, mark in (("full", "o-"), ("diagonal", "s--")):
         label = f"Elman, {UNITS} units, {name} Jacobian"
         axes.plot([r["exponent"] for r in rows], [r[name] for r in rows], mark, label=label)
@@ -275,14 +275,14 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="folder of corpora")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in options.parts:
         results[part] = PARTS[part](options.folder)
         if part == "time":
             results[MACHINE] = f"{hardware()}, {time.strftime('%Y-%m-%d')}"
-        RESULTS.write_text(json.dumps(results))
-    draw(results)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    if "iterations" in results:
+        draw(results)
     parts = [
         f"## {name}\n\n{NOTES[name]}\n\n{table(results[name])}\n"
         for name in PARTS

@@ -12,19 +12,23 @@ Published  KenLM: 148.28 and 141.19; lmplz on two cores of this kind 1.4 s and 4
 
 Each measurement runs in its own process, which reports its peak resident memory. The column
 "count+smooth s" starts with token ids in memory and ends with tables in memory. Reading the text
-and scoring it have columns of their own. Rounds alternate between jaxlm and lmplz; the table has
-the medians.
+and scoring it have columns of their own. The column "lmplz s" is the time of the whole process: it
+starts, reads and hashes the text, counts, smooths and formats an ARPA file. Rounds alternate
+between jaxlm and lmplz; the table has the medians. `--lmplz` needs the folder of corpora.
 """
 
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from commands import find_corpus
 
 PUBLISHED = {("ptb", 3): 148.28, ("ptb", 5): 141.19}
 
@@ -71,8 +75,26 @@ def measure_in_new_process(corpus: str, order: int) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def training_file(corpus: str) -> Path:
+    """Return the training text in the folder of a corpus, for lmplz.
+
+    If the folder has no such file, or several, the program ends with exit code 2.
+    """
+    found = sorted(Path(corpus).glob("*train.txt"))
+    if len(found) != 1:
+        print(
+            f"error: --lmplz needs one file *train.txt in {corpus}/, which has {len(found)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    return found[0]
+
+
 def lmplz(program: str, train: Path, order: int) -> dict[str, float]:
-    """Return seconds and peak memory of KenLM's lmplz. It refuses <unk>, which is renamed."""
+    """Return seconds and peak memory of KenLM's lmplz. It refuses <unk>, which is renamed.
+
+    If lmplz fails, this program ends.
+    """
     text = train.read_text(encoding="utf-8").replace("<unk>", "unk_")
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write(text)
@@ -80,31 +102,40 @@ def lmplz(program: str, train: Path, order: int) -> dict[str, float]:
         began = time.perf_counter()
         argv = [program, "-o", str(order), "-S", "400M", "--text", file.name]
         child = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, _, usage = os.wait4(child.pid, 0)
-        return {"seconds": time.perf_counter() - began, "mb": usage.ru_maxrss / 1024}
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - began
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"error: {shlex.join(argv)} ended with exit code {child.returncode}")
+    return {"seconds": seconds, "mb": usage.ru_maxrss / 1024}
 
 
 def main() -> None:
     """Alternate jaxlm and lmplz, and print medians."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", nargs="?", type=Path)
-    parser.add_argument("--lmplz")
+    parser.add_argument("data", nargs="?", type=Path, help="folder of corpora")
+    parser.add_argument("--lmplz", help="path of KenLM's lmplz, which is timed as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--measure", nargs=2)
     options = parser.parse_args()
     if options.measure:
         measure(options.measure[0], int(options.measure[1]))
         return
+    if options.lmplz and not options.data:
+        parser.error("--lmplz needs the folder of corpora as well, whose texts lmplz reads")
+    corpora = {
+        name: find_corpus(name, options.data) if options.data else name
+        for name in ("ptb", "wikitext-2")
+    }
+    trains = {name: training_file(corpora[name]) for name in corpora if options.lmplz}
     head = "corpus      order  perplexity  published  read s  count+smooth s  score s   MB"
     print(f"{head}   lmplz s   MB")
     for name, order in (("ptb", 3), ("ptb", 5), ("wikitext-2", 5)):
-        corpus = str(options.data / name) if options.data else name
         rounds, lmplz_rounds = [], []
         for _ in range(options.rounds):
-            rounds.append(measure_in_new_process(corpus, order))
-            if options.lmplz and options.data:
-                (train,) = Path(corpus).glob("*train.txt")
-                lmplz_rounds.append(lmplz(options.lmplz, train, order))
+            rounds.append(measure_in_new_process(corpora[name], order))
+            if options.lmplz:
+                lmplz_rounds.append(lmplz(options.lmplz, trains[name], order))
         median = {key: statistics.median(found[key] for found in rounds) for key in rounds[0]}
         peer = (
             f"{statistics.median(item['seconds'] for item in lmplz_rounds):8.2f}"

@@ -1,6 +1,6 @@
 """Build docs/play/index.html: small models of two books that run in the reader's browser.
 
-Command    python experiments/play.py [folder of corpora]
+Command    python experiments/play.py FOLDER   (holds tinyshakespeare/ and xiyouji/)
            python experiments/play.py --page (only builds the page, from the trained runs)
 Hardware   two CPU cores (Intel Xeon with AVX-512), shared with other work
 Minutes    11
@@ -19,7 +19,7 @@ import jaxlm
 from jaxlm.inspection.play.building import Shelf, play_page
 
 FOLDER = "runs/play"
-SHAKESPEARE = "--corpus tinyshakespeare --tokens chars --sample-every 0"
+SHAKESPEARE = "--corpus tinyshakespeare --fractions 0.9 0.1 --tokens chars --sample-every 0"
 JOURNEY = "--corpus xiyouji --tokens chars --vocab-size 2500 --sample-every 0"
 NEURAL = "--batch-size 32 --bptt 64 --schedule cosine"
 

@@ -56,7 +56,10 @@ def resident(pid: int) -> int:
 
 
 def main() -> None:
-    """Write the text, prepare it, and measure time and memory."""
+    """Write the text, prepare it, and measure time and memory.
+
+    If `prepare` fails, the program ends with its exit code.
+    """
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as folder:
         text, out = Path(folder) / "text.txt", Path(folder) / "prepared"
@@ -79,9 +82,12 @@ def main() -> None:
         code = running.wait()
         watcher.join()
         seconds = time.perf_counter() - began
-        rate = text.stat().st_size / 1e6 / seconds
         memory = f"peak memory {peak / 1e6:.0f} MB"
-        print(f"{seconds:.0f} s, {rate:.1f} MB/s, {memory}; exit code {code}")
+        if code:
+            print(f"error: prepare ended with exit code {code} after {seconds:.0f} s, {memory}")
+            sys.exit(code if code > 0 else 128 - code)
+        rate = text.stat().st_size / 1e6 / seconds
+        print(f"{seconds:.0f} s, {rate:.1f} MB/s, {memory}")
 
 
 if __name__ == "__main__":

@@ -167,23 +167,24 @@ def rate(multiply: Any, layout: str, a: jax.Array, b: jax.Array, flop: int) -> f
     """Return the FLOP per second of many products in one compiled loop, the median of 0.5 s."""
     count = max(1, int(2e8 / flop))
 
-    def body(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        a, _ = state
-        y = multiply(layout, a, b)
-        # The next product depends on this product, so that XLA computes each.
-        return a + 0 * y[0, 0], y
+    shape = jax.eval_shape(lambda a, b: multiply(layout, a, b), a, b)
 
-    shape = jax.eval_shape(lambda a: multiply(layout, a, b), a)
+    # Both matrices are arguments: XLA could change the layout of a constant while it compiles.
+    def loop(a: jax.Array, b: jax.Array) -> jax.Array:
+        def body(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            a, _ = state
+            y = multiply(layout, a, b)
+            # The next product depends on this product, so that XLA computes each.
+            return a + 0 * y[0, 0], y
 
-    def loop(a: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, count, body, (a, jnp.zeros(shape.shape)))[1]
 
-    compiled = jax.jit(loop).lower(a).compile()
-    compiled(a).block_until_ready()
+    compiled = jax.jit(loop).lower(a, b).compile()
+    compiled(a, b).block_until_ready()
     times, end = [], time.perf_counter() + 0.5
     while time.perf_counter() < end:
         began = time.perf_counter()
-        compiled(a).block_until_ready()
+        compiled(a, b).block_until_ready()
         times.append(time.perf_counter() - began)
     return count * flop / statistics.median(times)
 

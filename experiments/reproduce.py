@@ -1,20 +1,26 @@
 """Train a recipe, measure it, compare it with its expected range, and write its row in the table.
 
-Command    python experiments/reproduce.py NAME [--data FOLDER] [--seed 0] [--out runs/NAME]
+Command    python experiments/reproduce.py NAME [--data FOLDER] [--seed 0] [--out runs/NAME-SEED]
            [--max-minutes M]
 Hardware   any; the table names it
 Minutes    see the table in experiments/README.md
 Expected   the recipe's range (`jaxlm.RECIPES[NAME]["expected"]`)
 Published  the recipe's published numbers
 
-Interrupted training is resumed. The row is written into experiments/recipes.json, and the table in
-experiments/README.md is then generated from that file.
+Interrupted training is resumed. The result is written into experiments/recipes.json, by seed, with
+its command, hardware, date and version. The table in experiments/README.md is then generated from
+that file. A row is the mean over the seeds whose command (without --seed) and hardware agree; other
+seeds of the recipe have a row of their own.
+
+NAME is a recipe with a corpus: `own-text` and `small-text` are for a text of the user.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +34,10 @@ from jaxlm.evaluation.perplexity import open_split
 HERE = Path(__file__).parent
 ROWS, PAGE = HERE / "recipes.json", HERE / "README.md"
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
+WITHOUT_CORPUS = ("own-text", "small-text")
+"""Recipes for a text of the user: there is nothing to reproduce."""
+ABOUT = ("command", "hardware", "date", "version")
+"""What a result says about its run, beside its figures."""
 
 
 def train(name: str, out: Path, seed: int, data: Path | None, budget: float | None) -> list[str]:
@@ -95,6 +105,18 @@ def verdict(name: str, found: dict[str, float]) -> str:
     return "; ".join(parts)
 
 
+def alike(seeds: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """Return the results of a recipe by seed, in groups that have one command and one hardware.
+
+    The commands of a group differ only in `--seed`.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for seed, result in seeds.items():
+        command = re.sub(r" --seed \S+", "", result["command"])
+        groups.setdefault((command, result["hardware"]), {})[seed] = result
+    return list(groups.values())
+
+
 def table(rows: dict[str, Any]) -> str:
     """Return a Markdown table of all recipes, with results if they were run."""
 
@@ -110,23 +132,31 @@ def table(rows: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, recipe in jaxlm.RECIPES.items():
-        published, row = cell(recipe["published"]), rows.get(name)
-        if row is None:
+        published = cell(recipe["published"])
+        if name not in rows:
             lines.append(f"| `{name}` | {published} | not yet run | | | | |")
             continue
-        runs = list(row["seeds"].values())
-        names = runs[0].keys()
-        mean = {name: sum(run[name] for run in runs) / len(runs) for name in names}
-        cells = [
-            f"`{name}`",
-            published,
-            cell({split: mean[split] for split in names if split != "minutes"}),
-            f"{mean['minutes']:.1f}",
-            row["hardware"],
-            ", ".join(row["seeds"]),
-            f"`{row['command']}`, {row['date']}, {row['version']}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        for group in alike(rows[name]["seeds"]):
+            results = list(group.values())
+            mean = {
+                figure: sum(result[figure] for result in results) / len(results)
+                for figure in results[0]
+                if figure not in ABOUT
+            }
+            dates, versions = (
+                " and ".join(dict.fromkeys(result[about] for result in results))
+                for about in ("date", "version")
+            )
+            cells = [
+                f"`{name}`",
+                published,
+                cell({split: mean[split] for split in mean if split != "minutes"}),
+                f"{mean['minutes']:.1f}",
+                results[0]["hardware"],
+                ", ".join(group),
+                f"`{results[0]['command']}`, {dates}, {versions}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -148,6 +178,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--max-minutes", type=float, help="in place of the recipe's budget")
     options = parser.parse_args()
+    if options.name in WITHOUT_CORPUS:
+        print(
+            f"error: {options.name} is a recipe for a text of your own: it has no corpus and no "
+            "figures to reproduce",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     out = options.out or Path("runs") / f"{options.name}-{options.seed}"
     typed = train(options.name, out, options.seed, options.data, options.max_minutes)
     run = jaxlm.load(out)
@@ -163,8 +200,9 @@ def main() -> None:
     print(verdict(options.name, found))
     rows = json.loads(ROWS.read_text()) if ROWS.exists() else {}
     row = rows.setdefault(options.name, {"seeds": {}})
-    row["seeds"][str(options.seed)] = found | {"minutes": minutes(out)}
-    row |= {
+    row["seeds"][str(options.seed)] = {
+        **found,
+        "minutes": minutes(out),
         "command": " ".join(typed),
         "hardware": hardware(),
         "date": time.strftime("%Y-%m-%d"),

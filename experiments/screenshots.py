@@ -1,6 +1,12 @@
 """Draw the pictures of docs/images that show the pages of jaxlm, with the system's Chromium.
 
-The runs are in one folder. Their texts are in the public domain:
+Command    python experiments/screenshots.py RUNS   (RUNS holds the runs below)
+Hardware   any
+Minutes    not measured; training the runs takes most of the time
+Expected   eleven PNG files of at most 200 kB each in docs/images
+Published  none
+
+These commands train the runs. Their texts are in the public domain:
 
     python -m jaxlm.train --model lstm --out RUNS/toy-lstm
     python -m jaxlm.train --model nplm --out RUNS/toy-nplm
@@ -9,13 +15,13 @@ The runs are in one folder. Their texts are in the public domain:
         --embedding-size 64 --dropout 0.1 --epochs 8 --lr 2e-3 --out RUNS/shakespeare-lstm
     python -m jaxlm.train --model ngram --corpus tinyshakespeare --tokens chars --order 5 \\
         --out RUNS/shakespeare-ngram
-    python -m jaxlm.train --model lstm --corpus xiyouji.txt --num-layers 2 --hidden-size 256 \\
+    python -m jaxlm.train --model lstm --corpus $PWD/xiyouji.txt --num-layers 2 --hidden-size 256 \\
         --embedding-size 128 --epochs 8 --lr 2e-3 --out RUNS/xiyouji-lstm
-    python -m jaxlm.train --model ngram --corpus xiyouji.txt --order 4 --out RUNS/xiyouji-ngram
-    python experiments/screenshots.py RUNS
+    python -m jaxlm.train --model ngram --corpus $PWD/xiyouji.txt --order 4 \\
+        --out RUNS/xiyouji-ngram
 
-xiyouji.txt is the novel Journey to the West. The script needs playwright, Pillow and a Chromium on
-PATH, and writes PNG files of at most 200 kB.
+xiyouji.txt is the novel Journey to the West. Its path is absolute, because the script reads the
+novel from within RUNS. The script needs playwright, Pillow and a Chromium on PATH.
 """
 
 import argparse

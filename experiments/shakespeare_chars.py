@@ -12,6 +12,7 @@ from commands import run
 run(
     "python -m jaxlm.train --model lstm --corpus tinyshakespeare --tokens chars "
     "--fractions 0.9 0.1 --embedding-size 64 --hidden-size 256 --num-layers 2 --dropout 0.2 "
-    "--batch-size 32 --bptt 64 --lr 2e-3 --schedule cosine --epochs 6 --out runs/lstm-shakespeare",
+    "--drop-state 0 --batch-size 32 --bptt 64 --lr 2e-3 --schedule cosine --epochs 6 "
+    "--out runs/lstm-shakespeare",
     "python -m jaxlm.evaluate runs/lstm-shakespeare --split valid",
 )

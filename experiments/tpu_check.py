@@ -1,13 +1,14 @@
 """Compile every model's training step, evaluation and generation for TPUs, without a TPU.
 
-Command    pip install "jax[tpu]" && python experiments/tpu_check.py
+Command    pip install "jax[tpu]" && python experiments/tpu_check.py --out experiments/tpu_check.md
 Hardware   a CPU
 Minutes    5
 Expected   a table, tpu_check.md, and exit code 0: every program fits into memory, and none has a
            collective inside a loop over time
 
 The times are estimates. Computation takes the longer of arithmetic and memory traffic at the
-published rates, and communication follows. The cycles are the compiler's estimate.
+published rates, and communication follows. The cycles are the compiler's estimate. Without --out
+the table is only printed.
 """
 
 import argparse
@@ -70,9 +71,11 @@ def main() -> int:
     options = parser.parse_args()
     lines = [
         "Programs of one device, compiled for TPUs on a machine without a TPU "
-        f"(`python experiments/tpu_check.py`): {VOCABULARY:,} words, two layers of "
-        f"{SETTINGS['hidden_size']} units, bfloat16. Each device on `data` has {STREAMS} streams "
-        f"of {TIME} words. The vocabulary is sharded over two devices on `model`.",
+        "(`python experiments/tpu_check.py --out experiments/tpu_check.md`): "
+        f"{VOCABULARY:,} words, two layers of {SETTINGS['hidden_size']} units, bfloat16. In a "
+        f"step and in generation, each device on `data` has {STREAMS} streams of {TIME} words. "
+        "Evaluation reads one stream, which is not sharded, of as many words as the model's "
+        "`tokens_in_chunk(False)` returns. The vocabulary is sharded over two devices on `model`.",
         "",
         "| slice | model | program | MB held | GFLOP | ms computing | ms communicating | Mcycles | "
         "loops over time | collectives |",

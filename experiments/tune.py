@@ -2,7 +2,7 @@
 
 Command    python experiments/tune.py [--write]
 Hardware   any CPU; nothing else should run on its cores
-Minutes    4 on two cores with --only chunk_tokens largest_transposed; all constants take longer
+Minutes    15 on two cores for all constants; 4 with --only chunk_tokens largest_transposed
 Expected   a row of `jaxlm/ops/cpus.json`, as JSON
 Published  none
 
@@ -133,7 +133,10 @@ def value_at(constants: Constants, path: tuple[str, ...]) -> Any:
 def times_of(
     peers: Mapping[str, Peer], shape: str, task: str, dtype: str, rounds: int, seconds: float
 ) -> dict[str, float]:
-    """Return the seconds of one repetition for each peer, the median of alternating rounds."""
+    """Return the seconds of one repetition for each peer, the median of alternating rounds.
+
+    A peer that fails is missing, and the error is printed.
+    """
     request = {"who": "jaxlm", "shape": SHAPES[shape].as_dict(), "task": task, "dtype": dtype}
     times: dict[str, list[float]] = {}
     for name, peer in peers.items():
@@ -142,12 +145,17 @@ def times_of(
             print(f"  {name}: {answer['error']}", file=sys.stderr)
         else:
             times[name] = []
-    names = list(times)
     for turn in range(rounds):
+        names = list(times)
         # Each round begins with another peer.
         for index in range(len(names)):
             name = names[(turn + index) % len(names)]
-            times[name].append(peers[name].ask(seconds=seconds)["seconds"])
+            answer = peers[name].ask(seconds=seconds)
+            if "error" in answer:
+                print(f"  {name}: {answer['error']}", file=sys.stderr)
+                del times[name]
+            else:
+                times[name].append(answer["seconds"])
     return {name: statistics.median(found) for name, found in times.items()}
 
 
@@ -174,7 +182,8 @@ def gains_of(
 ) -> list[float]:
     """Return how many times as fast as the first value each value is, and print it.
 
-    A gain is the geometric mean over the shapes of the trial; 0 for a value that fails.
+    A gain is the geometric mean over the shapes of the trial; 0 for a value that fails. If the
+    first value fails, all gains are 0.
     """
     names = [json.dumps(asdict(with_value(constants, trial.path, value))) for value in values]
     command = [sys.executable, str(BENCHMARK / "jax_side.py")]
@@ -185,6 +194,9 @@ def gains_of(
         }
         for shape in trial.shapes:
             times = times_of(peers, shape, trial.task, trial.dtype, rounds, seconds)
+            if names[0] not in times:
+                print(f"  {json.dumps(values[0])} fails on {shape}, so no value is compared")
+                return [0.0] * len(values)
             for name, taken in times.items():
                 ratios[name].append(times[names[0]] / taken)
             for name in peers.keys() - times.keys():

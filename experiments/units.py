@@ -1,6 +1,6 @@
 """Find the units of two character LSTMs that follow a property of the text, on held-out text.
 
-Command    python experiments/units.py [folder of corpora]
+Command    python experiments/units.py FOLDER   (holds tinyshakespeare/ and xiyouji/)
 Hardware   two CPU cores, shared with other jobs
 Minutes    20 for training, 8 for the units
 Expected   experiments/units.md, which this file writes
@@ -34,7 +34,7 @@ COMMON = (
     "--sample-every 0"
 )
 RUNS = {
-    "tinyshakespeare": "--embedding-size 64 --dropout 0.1 --epochs 7",
+    "tinyshakespeare": "--fractions 0.9 0.05 0.05 --embedding-size 64 --dropout 0.1 --epochs 7",
     "xiyouji": "--embedding-size 128 --steps 757",
 }
 NAMES = {"tinyshakespeare": "tiny Shakespeare", "xiyouji": "Journey to the West"}

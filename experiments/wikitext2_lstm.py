@@ -12,6 +12,6 @@ from commands import run
 run(
     "python -m jaxlm.train --model lstm --corpus wikitext-2 --embedding-size 200 --hidden-size 200 "
     "--num-layers 2 --tied --dropout 0.2 --batch-size 20 --bptt 35 --lr 2e-3 --schedule cosine "
-    "--clip 1 --epochs 1 --out runs/lstm-wikitext-2",
+    "--clip 1 --drop-state 0 --epochs 1 --out runs/lstm-wikitext-2",
     "python -m jaxlm.evaluate runs/lstm-wikitext-2",
 )

@@ -12,7 +12,7 @@ from commands import run
 run(
     "python -m jaxlm.train --model lstm --corpus xiyouji --tokens chars --min-count 2 "
     "--embedding-size 256 --hidden-size 256 --dropout 0.2 --batch-size 32 --bptt 64 --lr 2e-3 "
-    "--schedule cosine --epochs 10 --out runs/lstm-xiyouji",
+    "--schedule cosine --drop-state 0 --epochs 10 --out runs/lstm-xiyouji",
     "python -m jaxlm.evaluate runs/lstm-xiyouji --split test",
     "python -m jaxlm.generate runs/lstm-xiyouji --prompt '却说' --length 200 --temperature 0.8 "
     "--seed 3",

@@ -102,10 +102,12 @@ def main(argv: Sequence[str]) -> int:
     )
     cli.say(whole_lines_note(command.text, command.column))
     # A table that cannot be written must not lose the comparison: it is printed first.
-    show(Console(highlight=False), found, command)
+    console = Console(file=cli.report_stream(command.out), highlight=False)
+    show(console, found, command)
     if command.out is not None:
         write_table(found.columns(), command.out)
-        print(f"differences: {command.out} ({len(found.lines):,} rows)")
+        told = f"differences: {command.out} ({len(found.lines):,} rows)"
+        console.print(told, markup=False, soft_wrap=True)
     return 0
 
 

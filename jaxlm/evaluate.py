@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(adaptation_flags(str(error))) from None
     if command.text is not None:
         cli.say(whole_lines_note(command.text, command.column))
-    console = Console()
+    console = Console(file=cli.report_stream(command.per_token))
     table, left_out = result_table(reports, console.width)
     (text, *others) = dict.fromkeys(item.split for item in reports)
     if not others:

@@ -91,13 +91,14 @@ def main(argv: Sequence[str]) -> int:
         start=command.start,
         split=command.split,
     )
-    console = Console()
+    console = Console(file=cli.report_stream(command.out))
     console.print(result_table(found, command.by))
     for line in notes(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if command.out is not None:
         write_table(found.columns, command.out)
-        print(f"pairs: {command.out} ({len(found.pairs):,} rows)")
+        told = f"pairs: {command.out} ({len(found.pairs):,} rows)"
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -18,7 +18,6 @@ import tyro
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
 from jaxlm.data.columns import whole_lines_note
-from jaxlm.data.files import is_device
 from jaxlm.data.reading import Reading
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.splitting import NONE, check_split
@@ -116,8 +115,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         write_table(table, command.out)
         rows = len(next(iter(table.values())))
-        # A device such as /dev/stdout gets the table alone.
-        told = sys.stderr if is_device(command.out) else sys.stdout
+        told = cli.report_stream(command.out)
         print(f"scores: {command.out} ({rows:,} rows)", file=told)
     return 0
 

@@ -29,6 +29,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def alternate(
       rounds: number of timings of each peer.
       seconds: duration of a timing, about.
     Returns:
-      {"times": seconds of one repetition, a list per peer, "failed": error message per peer}.
+      {"times": seconds of one repetition, a list per peer, "failed": error message per peer}. A
+      peer that failed has no times.
     """
     estimates, times, failed = {}, {name: [] for name in requests}, {}
     for name, request in requests.items():
@@ -70,12 +72,20 @@ def alternate(
                 times[name].append(answer["estimate"])
     for _ in range(rounds):
         for name, estimate in estimates.items():
+            if name in failed:
+                continue
             # Slow work is timed fewer times.
             enough = 1 if estimate > TOO_LONG else 5 if estimate > 4 * seconds else rounds
             if len(times[name]) >= enough:
                 continue
-            times[name].append(peers[name].ask(seconds=seconds, name=name)["seconds"])
-    for name in estimates:
+            answer = peers[name].ask(seconds=seconds, name=name)
+            if "error" in answer:
+                # The process was killed, and its times so far are left out.
+                failed[name] = answer["error"]
+                times[name].clear()
+            else:
+                times[name].append(answer["seconds"])
+    for name in estimates.keys() - failed.keys():
         peers[name].ask(forget=True)
     return {"times": {name: found for name, found in times.items() if found}, "failed": failed}
 
@@ -101,7 +111,7 @@ def measure_limit(peer: Peer, accelerator: bool) -> dict[str, float]:
 def peak_memory(commands: dict[str, list[str]], shape: Shape, patience: float) -> dict[str, int]:
     """Return the peak memory of a new process that runs training steps, in bytes, by peer.
 
-    A peer that is not ready within `patience` seconds is missing.
+    A peer that does not answer within `patience` seconds is missing.
     """
     found = {}
     for who in ("jaxlm", "PyTorch", KEPT):
@@ -109,8 +119,9 @@ def peak_memory(commands: dict[str, list[str]], shape: Shape, patience: float) -
         with started(commands[who], environment, patience) as peer:
             if "error" in peer.ask(prepare=_request(who, shape, "step", "float32")):
                 continue
-            peer.ask(seconds=1)
-            found[who] = peer.ask(peak=True)["peak"]
+            # After an error the next request starts a new process, which has run no step.
+            if "error" not in peer.ask(seconds=1):
+                found[who] = peer.ask(peak=True)["peak"]
     return found
 
 
@@ -144,11 +155,13 @@ def machine() -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Return all timings, as plain data."""
+    """Return all timings, as plain data.
+
+    With `--out`, the timings so far are written to results.json after each row.
+    """
     jax_side = [sys.executable, str(HERE / "jax_side.py")]
     torch_side = [options.torch_python, str(HERE / "torch_side.py")]
     commands = {"jaxlm": jax_side, "linen": jax_side, "PyTorch": torch_side, KEPT: torch_side}
-    rows: list[dict[str, Any]] = []
     # The processes share the GPU's memory, so JAX must not allocate most of it at the start.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
     with contextlib.ExitStack() as stack:
@@ -161,6 +174,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         about = {name: peers[name].ask(about=True) for name in ("jaxlm", "PyTorch")}
         accelerator = about["jaxlm"]["device"] != "cpu"
         limits = [measure_limit(peers["jaxlm"], accelerator)]
+        results: dict[str, Any] = {"machine": machine(), "about": about}
+        results |= {"limit": _median_limit(limits), "rows": [], "memory": {}, "growth": []}
         shapes = {
             name: shape
             for name, shape in SHAPES.items()
@@ -175,24 +190,38 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                         who.append("linen")
                     asked = {name: peers[name] for name in who}
                     found = _timed(asked, (shape, task, dtype), options)
-                    rows.append({"shape": name, "task": task, "dtype": dtype, **found})
-                    print(report.line(rows[-1]), flush=True)
+                    row = {"shape": name, "task": task, "dtype": dtype, **found}
+                    results["rows"].append(row)
+                    write(results, options.out)
+                    print(report.line(row), flush=True)
             limits.append(measure_limit(peers["jaxlm"], accelerator))
-        growth = _growth(peers, options) if options.growth else []
-    memory = {
-        name: peak_memory(commands, shape, options.patience)
-        for name, shape in shapes.items()
-        if name in options.memory
-    }
-    limit = {key: statistics.median(found[key] for found in limits) for key in limits[0]}
-    return {
-        "machine": machine(),
-        "about": about,
-        "limit": limit,
-        "rows": rows,
-        "memory": memory,
-        "growth": growth,
-    }
+            results["limit"] = _median_limit(limits)
+        for point in _growth(peers, options) if options.growth else ():
+            results["growth"].append(point)
+            write(results, options.out)
+    for name, shape in shapes.items():
+        if name in options.memory:
+            results["memory"][name] = peak_memory(commands, shape, options.patience)
+            write(results, options.out)
+    write(results, options.out)
+    return results
+
+
+def write(results: dict[str, Any], folder: Path | None) -> None:
+    """Write results.json into a folder, unless the folder is None.
+
+    The file is written under another name and then renamed, so that it is always whole.
+    """
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "results.json.partial"
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(folder / "results.json")
+
+
+def _median_limit(limits: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(found[key] for found in limits) for key in limits[0]}
 
 
 def _timed(
@@ -202,11 +231,10 @@ def _timed(
     return alternate(peers, requests, options.rounds, options.seconds)
 
 
-def _growth(peers: dict[str, Peer], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time the step of the small LSTM as T, B, H or V grows."""
+def _growth(peers: dict[str, Peer], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time the step of the small LSTM as T, B, H or V grows. Yield each point."""
     from dataclasses import replace
 
-    found = []
     asked = {name: peers[name] for name in ("jaxlm", "PyTorch", KEPT)}
     for axis, sizes in GROWTH.items():
         for size in sizes:
@@ -214,11 +242,9 @@ def _growth(peers: dict[str, Peer], options: argparse.Namespace) -> list[dict[st
             if axis == "hidden_size":
                 shape = replace(shape, embedding_size=size)
             timed = _timed(asked, (shape, "step", "float32"), options)
-            found.append({"axis": axis, "size": size, **timed})
-            print(
-                axis, size, report.line({"shape": "", "task": "", "dtype": "", **timed}), flush=True
-            )
-    return found
+            line = report.line({"shape": "", "task": "", "dtype": "", **timed})
+            print(axis, size, line, flush=True)
+            yield {"axis": axis, "size": size, **timed}
 
 
 def main() -> None:
@@ -239,8 +265,6 @@ def main() -> None:
     text = report.markdown(results)
     print(text)
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (options.out / "RESULTS.md").write_text(text)
         if results["growth"]:
             report.growth_figure(results["growth"], options.out / "growth.png")

@@ -86,8 +86,12 @@ def _table(rows: list[dict[str, Any]], limit: dict[str, float]) -> list[str]:
         mean, least = geometric_mean(ratios), min(ratios)
         lines.append(
             f"\nGeometric mean {mean:.2f}x PyTorch, least {least:.2f}x. A program at the "
-            f"limit would have {geometric_mean(most):.2f}x. Against PyTorch as it is started: "
-            f"{geometric_mean(as_started):.2f}x, least {min(as_started):.2f}x."
+            f"limit would have {geometric_mean(most):.2f}x."
+        )
+    if as_started:
+        lines[-1] += (
+            f" Against PyTorch as it is started: {geometric_mean(as_started):.2f}x, "
+            f"least {min(as_started):.2f}x."
         )
     return lines
 
@@ -162,7 +166,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def growth_figure(growth: list[dict[str, Any]], path: Path) -> None:
-    """Plot the milliseconds of the small LSTM's step as one axis grows."""
+    """Plot the milliseconds of the small LSTM's step as one axis grows, a line for each peer."""
     from matplotlib.figure import Figure
 
     axes_of = list(dict.fromkeys(point["axis"] for point in growth))
@@ -170,8 +174,10 @@ def growth_figure(growth: list[dict[str, Any]], path: Path) -> None:
     for place, axis in enumerate(axes_of, 1):
         axes = figure.add_subplot(1, len(axes_of), place)
         points = [point for point in growth if point["axis"] == axis]
-        for name in ("jaxlm", "PyTorch"):
+        for name in ("jaxlm", "PyTorch", KEPT):
             timed = [point for point in points if name in point["times"]]
+            if not timed:
+                continue
             sizes = [point["size"] for point in timed]
             axes.plot(sizes, [1000 * medians(point)[name] for point in timed], "o-", label=name)
         axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms per step")

@@ -13,6 +13,7 @@ import textwrap
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_args
 
 import tyro
@@ -21,6 +22,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from jaxlm.commands.flags import check_flags, first_flags, flags_of, with_known_flags
 from jaxlm.commands.process import keep_compiled_programs, silence_libraries
 from jaxlm.commands.terminal import OutputClosedError, any_terminal, exit_code
+from jaxlm.data.files import is_device
 from jaxlm.errors import UserError, reason
 
 T = TypeVar("T")
@@ -321,6 +323,14 @@ def say(note: str | None) -> None:
     """Print a note on standard error. The results are on standard output. None prints nothing."""
     if note:
         print(f"note: {with_flags(note)}", file=sys.stderr, flush=True)
+
+
+def report_stream(table: Path | None) -> TextIO:
+    """Return the stream of a command's report: standard output, beside a table in a file or none.
+
+    A device such as /dev/stdout gets the table alone, and the report goes to standard error.
+    """
+    return sys.stdout if table is None or not is_device(table) else sys.stderr
 
 
 def fail(message: str) -> int:

@@ -113,16 +113,28 @@ False if an earlier call of `prepare` wrote the shard."""
 def pieces_of(texts: Texts, size: int = PIECE_BYTES, reading: Reading = AS_TEXT) -> Iterator[Piece]:
     """Yield pieces of `size` bytes or slightly more: a piece ends at the next line break.
 
+    A file without a line break at its end gains one if another file of the split follows.
+
     Raises:
       UserError: if a file cannot be read.
     """
     for split, paths in texts.items():
         for path in paths:
-            start = 0
-            with open_text(path, reading) as file:
-                while text := _read(file, size, path):
-                    yield Piece(split, path, start, text)
-                    start += len(text)
+            yield from _pieces_of_file(split, path, size, reading, path is not paths[-1])
+
+
+def _pieces_of_file(
+    split: str, path: Path, size: int, reading: Reading, ends_line: bool
+) -> Iterator[Piece]:
+    """Yield the pieces of a file; with `ends_line`, the last piece ends with a line break."""
+    start = 0
+    with open_text(path, reading) as file:
+        while text := _read(file, size, path):
+            if ends_line and not text.endswith((b"\n", b"\r")):
+                # Only the end of the file ends a piece within a line.
+                text += b"\n"
+            yield Piece(split, path, start, text)
+            start += len(text)
 
 
 def _read(file: BinaryIO, size: int, path: Path) -> bytes:
@@ -184,7 +196,8 @@ def _pieces_to_fit(texts: Texts, config: PreparingConfig) -> Iterator[Piece]:
     share = max(1, (config.fit_megabytes << 20) // len(texts["train"]))
     blocks = math.ceil(share / BLOCK_BYTES)
     for path in texts["train"]:
-        pieces = pieces_of({"train": [path]}, math.ceil(share / blocks), config.reading)
+        size, ends_line = math.ceil(share / blocks), path is not texts["train"][-1]
+        pieces = _pieces_of_file("train", path, size, config.reading, ends_line)
         yield from itertools.islice(pieces, blocks)
 
 

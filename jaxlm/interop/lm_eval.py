@@ -1,6 +1,6 @@
 """Runs in EleutherAI's lm-evaluation-harness: `HarnessLM`, and its command with the model `jaxlm`.
 
-    python -m jaxlm.interop.lm_eval run --model jaxlm --model_args run=runs/mine --tasks my_task
+    python -m jaxlm.interop.lm_eval --model jaxlm --model_args run=runs/mine --tasks my_task
 
 The harness has no table of models of other packages, so its own command `lm_eval` does not know the
 name `jaxlm`. This module registers the name when `main` or `register` is called, not on import.

@@ -79,7 +79,7 @@ def fit(
       callbacks: functions that are called with each record of the log, a dict. If a callback has a
         method `finish`, it is called once at the end, also after an error.
       mesh: for a neural model, sizes of the device mesh, such as {"data": 4, "model": 2}; None for
-        all devices on data.
+        the devices that divide the batch, on data.
       console: a rich Console for the log; None for standard output.
       quiet: whether to print nothing.
       sample_every: validations between two samples, which the log shows; 0 for none. None: a text

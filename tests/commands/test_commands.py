@@ -520,6 +520,26 @@ def test_score_writes_a_table_alone_to_a_device(toy_ngram, tmp_path):
     assert tables[0] == tables[1] and b"scores: /dev/stdout" in done.stderr
 
 
+def test_a_table_on_standard_output_has_no_report(toy_ngram, tmp_path):
+    """The report of `evaluate`, `pairs` and `compare` goes to standard error."""
+    (tmp_path / "text.txt").write_text("我 爱 爸爸\n我 喜欢 玩具\n", encoding="utf-8")
+    (tmp_path / "pairs.tsv").write_text(
+        "sentence_good\tsentence_bad\n我 爱 爸爸\t爱 我 爸爸\n", encoding="utf-8"
+    )
+    text = ("--text", tmp_path / "text.txt")
+    for words in (
+        ("evaluate", toy_ngram, *text, "--per-token"),
+        ("pairs", toy_ngram, tmp_path / "pairs.tsv", "--out"),
+        ("compare", toy_ngram, toy_ngram, *text, "--out"),
+    ):
+        command = [sys.executable, "-m", f"jaxlm.{words[0]}", *words[1:]]
+        subprocess.run([*command, tmp_path / "a.tsv"], check=True, stdout=subprocess.DEVNULL)
+        with open(tmp_path / "b.tsv", "wb") as file:
+            done = subprocess.run([*command, "/dev/stdout"], stdout=file, stderr=subprocess.PIPE)
+        assert done.returncode == 0 and done.stderr
+        assert (tmp_path / "a.tsv").read_bytes() == (tmp_path / "b.tsv").read_bytes()
+
+
 def test_convert_refuses_options_without_effect(shell, toy_ngram, tmp_path):
     shell("convert", toy_ngram, tmp_path / "x.arpa")
     for options, words in (

@@ -77,6 +77,7 @@ def test_every_model_can_be_made_with_these_settings(name):
         assert param_shapes(make_model(name, config.network, len(text.vocabulary)))
 
 
+@pytest.mark.quick_for("False-0.3", "True-1.0")
 @pytest.mark.parametrize("scale", [None, 0.3, 1.0])
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_embeddings_have_the_deviation_that_is_asked_for(scale, adaptive):
@@ -119,6 +120,7 @@ def test_a_cpu_that_is_faster_in_bfloat16_gets_a_note(shell, corpus, tmp_path, m
         assert config_of(run)["network"]["dtype"] == "float32"
 
 
+@pytest.mark.quick_for("lost")
 @pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
 def test_a_resumed_run_keeps_its_settings_on_another_machine(
     lost, shell, corpus, tmp_path, monkeypatch
@@ -211,6 +213,7 @@ def test_lines_that_are_shorter_than_the_order_can_be_mixed(shell, tmp_path, mon
     assert jaxlm.load(tmp_path / "here-ngram").model.order <= 3 and "mixed" in out
 
 
+@pytest.mark.full
 def test_the_runs_of_a_sweep_share_the_time(shell, corpus, tmp_path):
     """Two seeds and two rates are four runs, each with a quarter of the minutes."""
     flags = ("--model", "rnn", *corpus, "--max-minutes", "0.2")
@@ -225,6 +228,7 @@ def test_the_runs_of_a_sweep_share_the_time(shell, corpus, tmp_path):
     assert notes[0] == notes[1]
 
 
+@pytest.mark.full
 def test_the_warm_up_follows_from_the_batches_of_the_command(shell, corpus, tmp_path):
     warmups = []
     for name, more in {"small": (), "large": ("--batch-size", "64", "--bptt", "64")}.items():
@@ -248,6 +252,7 @@ def test_a_small_text_may_be_cut(shell, tmp_path):
     assert config["training"]["eval_every"] == config["training"]["log_every"] > 1
 
 
+@pytest.mark.full
 def test_the_steps_that_fitted_into_other_minutes_are_not_kept(shell, corpus, tmp_path):
     flags = ("--model", "rnn", *corpus, *SMALL)
     code, _, err = shell("train", *flags, "--max-minutes", "0.02", "--out", tmp_path / "a")

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import jaxlm
 from jaxlm.models.sizing import parameter_count
 
@@ -25,6 +27,7 @@ def test_a_run_that_was_sized_keeps_its_widths(shell, tmp_path):
     assert code == 2 and "--params 70k: the run in" in err and "has --params 60k" in err
 
 
+@pytest.mark.full
 def test_the_rate_of_a_text_of_ones_own_follows_from_the_width(shell, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("".join(f"line {number} of a text\n" for number in range(200)))
@@ -45,6 +48,7 @@ def test_the_rate_of_a_text_of_ones_own_follows_from_the_width(shell, tmp_path):
     assert rates["given"] < rates["chosen"] and rates["sized"] < rates["chosen"]
 
 
+@pytest.mark.full
 def test_a_width_that_is_given_is_kept_by_any_name(shell, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("".join(f"line {number} of a text\n" for number in range(200)))

@@ -71,7 +71,10 @@ def test_shards_hold_the_ids_of_the_whole_text(tmp_path, tokens):
     whole = TEXT if tokens == "bytes" else "".join(LINES).replace("\r\n", "\n")
     at_once = text.tokenizer.encode(whole.splitlines(keepends=True))
     np.testing.assert_array_equal(text.valid.ids, at_once)
-    np.testing.assert_array_equal(np.asarray(text.train.ids), np.tile(at_once, 3))
+    # A file ends with a line break if another file follows.
+    ended = text.tokenizer.encode(f"{whole}\n".splitlines(keepends=True))
+    train = np.concatenate([ended, ended, at_once])
+    np.testing.assert_array_equal(np.asarray(text.train.ids), train)
     size = text.valid.text_size()
     sizes = (len(whole.encode()), len(whole), len(LINES))
     assert (size.bytes, size.characters, size.lines) == sizes
@@ -240,6 +243,13 @@ def test_a_text_without_ends_of_lines_is_not_prepared(tmp_path):
     with pytest.raises(SettingError, match="`eos` False: a prepared text needs the token that"):
         prepared(tmp_path / "out", texts, tokens="words", eos=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_line_each_are_lines(tmp_path):
+    files = [write(tmp_path, name, name) for name in ("a.txt", "b.txt", "c.txt")]
+    prepared(tmp_path / "out", {"train": files}, tokens="chars")
+    text = jaxlm.read_corpus(tmp_path / "out").train
+    assert list(text.source.lines()) == ["a.txt\n", "b.txt\n", "c.txt"]
 
 
 @pytest.mark.parametrize("memory", [None, pytest.param("500MB", marks=pytest.mark.full)])

@@ -44,6 +44,9 @@ def total_of(run, cell, weights):
     return total
 
 
+@pytest.mark.quick_for(
+    "rnn-full-plain", "lstm-full-masks", "gru-diagonal-mask", "paralstm-diagonal-length"
+)
 @pytest.mark.parametrize("options", ["plain", "mask", "masks", "length"])
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
 @pytest.mark.parametrize("name", RECURRENT)
@@ -149,6 +152,7 @@ def test_jacobians_that_need_too_much_memory_are_diagonal(monkeypatch):
     assert reports[0].iterations < reports[1].iterations
 
 
+@pytest.mark.quick_for("2-units", "2-whole")
 @pytest.mark.parametrize("matrices", [Units(), Whole()], ids=["units", "whole"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_scans_in_parallel_equal_those_in_sequence(matrices, count):
@@ -196,6 +200,7 @@ def test_iterations_that_overflow_still_converge():
         assert_allclose(h_TBH, expected, atol=1e-5)
 
 
+@pytest.mark.quick_for("2.0-10.0-1")
 @pytest.mark.parametrize(("bias", "scale", "seed"), [(0.0, 4.0, 0), (2.0, 10.0, 1), (3.0, 10.0, 1)])
 def test_states_that_overshoot_have_not_converged(bias, scale, seed):
     """Undamped steps with the full Jacobian can lead to states of 1e11 with a small residual."""
