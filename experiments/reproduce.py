@@ -66,7 +66,10 @@ def train(name: str, out: Path, seed: int, data: Path | None, budget: float | No
 
 
 def minutes(out: Path) -> float:
-    """Return the wall-clock minutes of all sessions of a run. Times start at 0 in each session."""
+    """Return the wall-clock minutes of all sessions of a run.
+
+    In a run of jaxlm 0.1 the seconds start at 0 in each session.
+    """
     total = before = 0.0
     for line in (out / "timing.jsonl").read_text().splitlines():
         seconds = json.loads(line)["seconds"]

@@ -145,6 +145,7 @@ def test_the_objective_equals_the_weighted_sum_of_the_nll(name, options):
     assert_trees_close(found, loss_and_gradient(model, params), **tolerance(options))
 
 
+@pytest.mark.quick_for("lstm", "rnn", "paralstm", "transformer")
 @pytest.mark.parametrize("name", NEURAL)
 def test_unrolling_and_alignment_do_not_change_values(name, monkeypatch):
     model, params = build(name, {})
@@ -155,6 +156,7 @@ def test_unrolling_and_alignment_do_not_change_values(name, monkeypatch):
     assert_trees_close(objective_and_gradient(model, params), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.quick_for("lstm", "rnn", "paralstm", "mingru")
 @pytest.mark.parametrize("name", [*CELLS, "mogrifier"])
 def test_every_time_loop_gives_the_same_values_and_gradients(name):
     results = []

@@ -54,6 +54,7 @@ def summed(runs, weights, text, start=None):
     return sum(weight * np.exp(log_probs_of(run, text, start)) for weight, run, start in parts)
 
 
+@pytest.mark.quick_for("warm")
 @pytest.mark.parametrize("start", ["fresh", "warm"])
 @pytest.mark.parametrize("context", ["", "the cat sat on the mat"])
 def test_next_words_equal_the_weighted_sum(runs, context, start):

@@ -67,6 +67,7 @@ def first_state(model, optimizer):
     )
 
 
+@pytest.mark.quick_for("lstm", "nplm", "transformer")
 @pytest.mark.parametrize("name", NEURAL)
 @pytest.mark.parametrize(
     ("platform", "dtype"),

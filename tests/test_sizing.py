@@ -13,7 +13,7 @@ from jaxlm.models.sizing import WIDTHS, parameter_count, read_count, sized
 NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]
 
 
-@pytest.mark.quick_for("lstm", "nplm", "transformer")
+@pytest.mark.quick_for("lstm")
 @pytest.mark.parametrize("name", NEURAL)
 def test_the_widths_come_nearest_from_below(name):
     model = make_model(name, {}, 1000, 0)

@@ -58,7 +58,7 @@ class Log:
     ) -> None:
         self._folder, self._label, self._callbacks = folder, label, tuple(callbacks)
         self._console = console or Console()
-        self._created = time.perf_counter()
+        self._created, self._seconds_before = time.perf_counter(), 0.0
         self._clock: float | None = None
         self._tokens = 0
         self._bar = Progress(
@@ -88,12 +88,17 @@ class Log:
             self._events.close()
 
     def start_from(self, step: int) -> None:
-        """Remove the records of steps after `step`, which a resumed run will write again."""
+        """Remove the records of steps after `step`, which a resumed run will write again.
+
+        The seconds of timing.jsonl go on from those of its last record.
+        """
         self._bar.update(self._task, completed=step)
         if self._folder is None:
             return
         for name in (METRICS, TIMING, SAMPLES):
             keep_records_up_to(self._folder / name, step, self.warn)
+        timing = read_records(self._folder / TIMING)
+        self._seconds_before = timing[-1].get("seconds", 0.0) if timing else 0.0
 
     def expect(self, total: int) -> None:
         """Set the length of the progress bar."""
@@ -151,7 +156,7 @@ class Log:
             if not isinstance(value, float) or math.isfinite(value)
         }
         self._append(METRICS, {"step": step} | finite)
-        seconds = time.perf_counter() - self._created
+        seconds = self._seconds_before + time.perf_counter() - self._created
         timing = {
             "step": step,
             "seconds": round(seconds, 3),

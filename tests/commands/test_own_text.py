@@ -77,7 +77,7 @@ def test_every_model_can_be_made_with_these_settings(name):
         assert param_shapes(make_model(name, config.network, len(text.vocabulary)))
 
 
-@pytest.mark.quick_for("False-0.3", "True-1.0")
+@pytest.mark.quick_for("True-1.0")
 @pytest.mark.parametrize("scale", [None, 0.3, 1.0])
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_embeddings_have_the_deviation_that_is_asked_for(scale, adaptive):
@@ -120,7 +120,7 @@ def test_a_cpu_that_is_faster_in_bfloat16_gets_a_note(shell, corpus, tmp_path, m
         assert config_of(run)["network"]["dtype"] == "float32"
 
 
-@pytest.mark.quick_for("lost")
+@pytest.mark.full
 @pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
 def test_a_resumed_run_keeps_its_settings_on_another_machine(
     lost, shell, corpus, tmp_path, monkeypatch

@@ -212,6 +212,7 @@ def test_the_senses_are_those_of_the_occurrences_in_the_text(lstm, ngram, option
     assert {use["group"] for use in apple["occurrences"]} == {0, 1}
 
 
+@pytest.mark.full
 def test_the_lines_of_the_corpus_apple_have_their_senses(lstm, options, monkeypatch):
     line = view_senses.LINES[1]
     senses_of_lines = {LINES[0]: "company", LINES[1]: "fruit", LINES[2]: "fruit"}

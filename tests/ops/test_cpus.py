@@ -91,6 +91,7 @@ OTHER = Constants(
 """Constants that no row has."""
 
 
+@pytest.mark.quick_for("lstm-float32", "nplm-bfloat16")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model_name", ["lstm", "gru", "nplm"])
 def test_constants_change_no_number_but_by_rounding(model_name, dtype):

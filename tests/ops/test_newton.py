@@ -77,6 +77,7 @@ def test_values_and_gradients_equal_the_loop_over_time(name, jacobian, options):
         assert_allclose(array, other, atol=1e-5 * max(1.0, float(abs(other).max())), rtol=1e-5)
 
 
+@pytest.mark.quick_for("chaotic")
 @pytest.mark.parametrize(
     ("options", "least", "most"),
     [
@@ -128,6 +129,7 @@ def test_a_chaotic_network_is_known_by_its_whole_jacobian(scale, converged):
     assert_allclose(h_TBH, recurrence(cell.step, *given)[0], atol=1e-5)
 
 
+@pytest.mark.quick_for("gru")
 @pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
 def test_newton_converges_beside_a_loop_in_bfloat16(name):
     """Its own products are float32, so it differs from the loop only by the loop's rounding."""
@@ -152,7 +154,7 @@ def test_jacobians_that_need_too_much_memory_are_diagonal(monkeypatch):
     assert reports[0].iterations < reports[1].iterations
 
 
-@pytest.mark.quick_for("2-units", "2-whole")
+@pytest.mark.quick_for("2-whole")
 @pytest.mark.parametrize("matrices", [Units(), Whole()], ids=["units", "whole"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_scans_in_parallel_equal_those_in_sequence(matrices, count):

@@ -83,6 +83,7 @@ def assert_close(found, expected):
         assert_allclose(leaf, expected_leaf, atol=1e-5 * scale)
 
 
+@pytest.mark.quick_for("lstm", "paragru")
 @pytest.mark.parametrize("name", RECURRENT)
 @example(batch=1, time=1, size=1, seed=0)
 @settings(max_examples=3)

@@ -35,6 +35,7 @@ def zero_parameters(model):
 NEURAL = [name for name, entry in MODELS.items() if entry.kind.trained_by == "gradient"]
 
 
+@pytest.mark.quick_for("lstm", "nplm", "transformer")
 @pytest.mark.parametrize("name", NEURAL)
 def test_a_uniform_model_has_perplexity_v(name):
     text = jaxlm.read_corpus("toy")
@@ -82,7 +83,7 @@ LEARNERS = {
 }
 
 
-@pytest.mark.quick_for("ngram", "nplm")
+@pytest.mark.quick_for("ngram", "rnn")
 @pytest.mark.parametrize("name", LEARNERS)
 def test_models_reach_the_entropy_of_a_markov_source(name, tmp_path):
     rng = np.random.default_rng(1913)

@@ -30,6 +30,7 @@ def rates(steps: int, **options) -> np.ndarray:
     return np.array([schedule(jnp.asarray(step)) for step in range(steps)])
 
 
+@pytest.mark.quick_for("cosine")
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_lowers_a_quadratic(name, schedule):

@@ -239,6 +239,7 @@ def test_a_run_needs_no_folder_and_no_valid_split(text, tmp_path):
     assert names == ["last"]
 
 
+@pytest.mark.quick_for("of the device")
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")],

@@ -1,5 +1,6 @@
 """A run that is stopped and resumed equals an uninterrupted run, to the last bit."""
 
+import json
 import shutil
 import signal
 from typing import NamedTuple
@@ -127,6 +128,10 @@ def test_a_run_stopped_in_three_ways_equals_an_uninterrupted_run(
     tiny_runs.assert_same_run(folder, whole)
     assert (run.step, run.stopped_by) == (finished.step, 0)
     tiny_runs.assert_same_arrays(run.params, finished.params)
+    # The seconds of a session go on from those of the session before.
+    lines = (folder / "timing.jsonl").read_text().splitlines()
+    seconds = [json.loads(line)["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
 
 
 @pytest.mark.full

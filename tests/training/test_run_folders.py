@@ -69,6 +69,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.full
 def test_another_average_is_refused(text, tmp_path):
     """The averages share their arrays, but a sum of one kind is no sum of the other kind."""
     model = tiny_runs.make(jaxlm.RNN, text)

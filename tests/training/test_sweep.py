@@ -88,6 +88,7 @@ def test_runs_may_differ_in_every_dropout_rate(text):
     assert_close(run, tiny_runs.fit(dropped[1], text, **short))
 
 
+@pytest.mark.full
 def test_a_rate_of_zero_in_a_sweep_changes_no_other_mask(text):
     """A sweep draws the mask of U also for the rate 0. The mask of h has its own key."""
     model = tiny_runs.make(jaxlm.LSTM, text, dropout_state=0.4)
