@@ -38,7 +38,9 @@ RESULTS = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).with_suffix(".md")
 PICTURE = Path(__file__).with_suffix(".png")
 WARMUP = 300
-STREAMS = f"--batch-size 20 --bptt 35 --warmup-steps {WARMUP} --clip 1 --schedule cosine"
+STREAMS = (
+    f"--batch-size 20 --bptt 35 --drop-state 0 --warmup-steps {WARMUP} --clip 1 --schedule cosine"
+)
 # The new word and the memory share the state of a layer without gates, or of a layer whose units do
 # not see each other. A link past the layer keeps the word.
 DEEP = f"--residual --layer-norm --optimizer adamw --weight-decay 0.05 {STREAMS}"
@@ -89,14 +91,14 @@ TEXTS = {
         "Penn Treebank by words",
         "ptb",
         "",
-        "--tied --softmax adaptive --cutoffs 2000 5000 --drop-state 0",
+        "--tied --softmax adaptive --cutoffs 2000 5000",
         "perplexity",
     ),
     "xiyouji": Text(
         "Journey to the West by characters",
         "xiyouji/input.txt",
         "--tokens chars",
-        "--tied --drop-state 0",
+        "--tied",
         "bits per character",
     ),
 }

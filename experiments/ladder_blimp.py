@@ -34,7 +34,7 @@ WIKITEXT = Text(
     "WikiText-2 by words",
     "wikitext-2",
     "",
-    "--tied --softmax adaptive --cutoffs 2000 10000 --adaptive-input --drop-state 0",
+    "--tied --softmax adaptive --cutoffs 2000 10000 --adaptive-input",
     "perplexity",
 )
 Row = dict[str, Any]
