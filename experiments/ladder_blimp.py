@@ -2,7 +2,7 @@
 
 Command    python experiments/ladder_blimp.py FOLDER   (FOLDER holds wikitext-2/ and blimp/)
 Hardware   two CPU cores with bfloat16 units; without the units, training takes twice as long
-Minutes    a model 10 to 25
+Minutes    a model 15 to 30 on one core, with the pairs
 Expected   experiments/ladder_blimp.md and ladder_blimp.png, which this file makes from
            experiments/ladder_blimp.json
 Published  5-gram 61.0, LSTM 70.1, Transformer-XL 69.6, GPT-2 81.5 (Warstadt et al. 2020); the first

@@ -91,7 +91,8 @@ def hardware() -> str:
         vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
         widest = [vectors[flag] for flag in vectors if flag in fields.get("flags", "").split()]
         model = " with ".join([fields.get("model name", model), *widest[:1]])
-    return f"{len(os.sched_getaffinity(0))} cores, {model}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} core{'s' * (cores > 1)}, {model}"
 
 
 def verdict(name: str, found: dict[str, float]) -> str:
