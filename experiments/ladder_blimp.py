@@ -1,7 +1,7 @@
 """Train every model at three million parameters on WikiText-2, and measure BLiMP.
 
 Command    python experiments/ladder_blimp.py FOLDER   (FOLDER holds wikitext-2/ and blimp/)
-Hardware   two CPU cores with bfloat16 units; without the units, training takes twice as long
+Hardware   a CPU core with bfloat16 units, without which bfloat16 is slower than float32
 Minutes    a model 15 to 30 on one core, with the pairs
 Expected   experiments/ladder_blimp.md and ladder_blimp.png, which this file makes from
            experiments/ladder_blimp.json

@@ -204,8 +204,7 @@ class Command(ProcessConfig, Flags, Generic[Network]):
     on the validation split."""
     mesh: str | None = None
     """Devices to train on, such as data=4,model=2: streams over `data`, the vocabulary over `model`
-    (none: the devices that divide
-    the batch, on data)."""
+    (none: the devices that divide the batch, on data)."""
 
 
 @dataclass(frozen=True, kw_only=True)

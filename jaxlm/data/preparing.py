@@ -119,8 +119,8 @@ def pieces_of(texts: Texts, size: int = PIECE_BYTES, reading: Reading = AS_TEXT)
       UserError: if a file cannot be read.
     """
     for split, paths in texts.items():
-        for path in paths:
-            yield from _pieces_of_file(split, path, size, reading, path is not paths[-1])
+        for number, path in enumerate(paths, 1):
+            yield from _pieces_of_file(split, path, size, reading, number < len(paths))
 
 
 def _pieces_of_file(
@@ -195,8 +195,9 @@ def _pieces_to_fit(texts: Texts, config: PreparingConfig) -> Iterator[Piece]:
     """Yield the beginning of each training file, from which the vocabulary is learnt."""
     share = max(1, (config.fit_megabytes << 20) // len(texts["train"]))
     blocks = math.ceil(share / BLOCK_BYTES)
-    for path in texts["train"]:
-        size, ends_line = math.ceil(share / blocks), path is not texts["train"][-1]
+    paths = texts["train"]
+    for number, path in enumerate(paths, 1):
+        size, ends_line = math.ceil(share / blocks), number < len(paths)
         pieces = _pieces_of_file("train", path, size, config.reading, ends_line)
         yield from itertools.islice(pieces, blocks)
 

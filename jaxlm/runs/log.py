@@ -95,10 +95,13 @@ class Log:
         self._bar.update(self._task, completed=step)
         if self._folder is None:
             return
-        for name in (METRICS, TIMING, SAMPLES):
+        _, timing, _ = (
             keep_records_up_to(self._folder / name, step, self.warn)
-        timing = read_records(self._folder / TIMING)
-        self._seconds_before = timing[-1].get("seconds", 0.0) if timing else 0.0
+            for name in (METRICS, TIMING, SAMPLES)
+        )
+        seconds = timing[-1].get("seconds") if timing else None
+        # The file may be damaged.
+        self._seconds_before = seconds if isinstance(seconds, int | float) else 0.0
 
     def expect(self, total: int) -> None:
         """Set the length of the progress bar."""
@@ -256,16 +259,17 @@ def _record_of(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(step, int) and not isinstance(step, bool) else None
 
 
-def keep_records_up_to(path: Path, step: int, warn: Warn | None = None) -> None:
-    """Rewrite a .jsonl file without the records after `step`, by way of a temporary file.
+def keep_records_up_to(path: Path, step: int, warn: Warn | None = None) -> list[dict[str, Any]]:
+    """Rewrite a .jsonl file without the records after `step`, and return the other records.
 
     Damaged lines are left out; `warn` is called with a line of text that names them.
     """
     if not path.exists():
-        return
+        return []
     kept = [record for record in read_records(path, warn) if record["step"] <= step]
     with writing(path):
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return kept
 
 
 @contextlib.contextmanager

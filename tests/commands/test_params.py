@@ -14,6 +14,7 @@ def test_a_run_that_was_sized_keeps_its_widths(shell, tmp_path):
     flags = ("--model", "lstm", "--corpus", file, "--tokens", "chars", "--out", tmp_path / "run")
     for options in (
         ("--params", "60k", "--steps", "2"),
+        ("--params", "60k", "--steps", "3", "--resume"),
         # The number need not be given again, and is kept.
         ("--steps", "4", "--resume"),
     ):

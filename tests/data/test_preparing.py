@@ -246,10 +246,11 @@ def test_a_text_without_ends_of_lines_is_not_prepared(tmp_path):
 
 
 def test_files_of_a_line_each_are_lines(tmp_path):
-    files = [write(tmp_path, name, name) for name in ("a.txt", "b.txt", "c.txt")]
-    prepared(tmp_path / "out", {"train": files}, tokens="chars")
+    first, second = (write(tmp_path, name, name) for name in ("a.txt", "b.txt"))
+    # The same file may be given twice.
+    prepared(tmp_path / "out", {"train": [second, first, second]}, tokens="chars")
     text = jaxlm.read_corpus(tmp_path / "out").train
-    assert list(text.source.lines()) == ["a.txt\n", "b.txt\n", "c.txt"]
+    assert list(text.source.lines()) == ["b.txt\n", "a.txt\n", "b.txt"]
 
 
 @pytest.mark.parametrize("memory", [None, pytest.param("500MB", marks=pytest.mark.full)])
