@@ -81,6 +81,7 @@ def test_temperature_and_cache_equal_the_definition(run, monkeypatch, chunk):
     assert "temperature 0.8; cache of the last 9 states, flatness 0.7, share 0.25" in found.protocol
 
 
+@pytest.mark.full
 def test_the_rule_sgd_equals_the_definition(run):
     """A segment is scored; then the parameters take a step and decay to the trained parameters."""
     ids = open_split(run, split="test").ids.astype(np.int32)

@@ -138,6 +138,7 @@ def test_a_document_has_the_bits_that_perplexity_reports(run, tmp_path):
         assert -value == pytest.approx(report.nll, rel=1e-6)
 
 
+@pytest.mark.full
 def test_a_run_by_lines_reads_each_line_from_the_start():
     run = neural(rows=True)
     alone, after, carried = (

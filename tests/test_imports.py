@@ -1,6 +1,7 @@
 """Each folder imports only lower folders, and some libraries are imported by a single module."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -62,9 +63,15 @@ def modules():
 MODULES = list(modules())
 
 
+@functools.cache
+def tree_of(path):
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path):
     """Yield every imported module, also from imports inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -121,14 +128,14 @@ def test_only_one_module_asks_for_the_platform():
     asking = {
         module
         for module, path in MODULES
-        if any(map(asks_for_the_platform, ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+        if any(map(asks_for_the_platform, ast.walk(tree_of(path))))
     }
     assert asking == {"jaxlm.ops.machine"}
 
 
 def messages(path):
     """Yield the texts in a file's code, without docstrings, with their lines."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     statements = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in set(ast.walk(tree)) - statements:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

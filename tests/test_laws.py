@@ -113,6 +113,7 @@ def test_positions_last_equals_the_last_of_positions_all(name, options):
     assert_trees_close((last_B1F, end), (all_BTF[:, -1:], carry), **tolerance(options))
 
 
+@pytest.mark.quick_for("lstm", "nplm", "transformer", "rnn")
 @exact_variant_in_time
 def test_jit_equals_eager(name, options):
     model, params = build(name, options)
@@ -256,6 +257,7 @@ def padded_block(garbage):
     return block
 
 
+@pytest.mark.quick_for("lstm", "nplm", "transformer", "rnn")
 @exact_variant
 def test_padding_does_not_change_training(name, options):
     model, params = build(name, options)
@@ -289,6 +291,7 @@ def test_every_output_layer_has_a_variant():
     assert HEADS.keys() == {options.get("softmax", "full") for options in VARIANTS.values()}
 
 
+@pytest.mark.quick_for("lstm", "nplm", "transformer")
 @pytest.mark.parametrize("name", NEURAL)
 def test_wrong_shapes_are_errors(name):
     model, params = build(name, {})

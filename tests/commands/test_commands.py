@@ -520,6 +520,7 @@ def test_score_writes_a_table_alone_to_a_device(toy_ngram, tmp_path):
     assert tables[0] == tables[1] and b"scores: /dev/stdout" in done.stderr
 
 
+@pytest.mark.full
 def test_a_table_on_standard_output_has_no_report(toy_ngram, tmp_path):
     """The report of `evaluate`, `pairs` and `compare` goes to standard error."""
     (tmp_path / "text.txt").write_text("我 爱 爸爸\n我 喜欢 玩具\n", encoding="utf-8")

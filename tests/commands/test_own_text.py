@@ -155,6 +155,7 @@ def test_the_passes_that_are_given_limit_the_size():
     assert "epochs" not in few
 
 
+@pytest.mark.full
 def test_an_ngram_is_counted_and_mixed(shell, corpus, tmp_path):
     run, ngram = tmp_path / "run", tmp_path / "run-ngram"
     flags = ("--model", "rnn", *corpus, *SMALL, "--steps", "20", "--out", run, "--with-ngram")

@@ -267,6 +267,7 @@ def test_the_same_command_writes_the_same_page(runs, shell, tmp_path, monkeypatc
     assert foot["date"] == "1970-01-02" and "python -m jaxlm.show" in foot["command"]
 
 
+@pytest.mark.full
 def test_a_run_with_its_checkpoints_elsewhere_is_shown(shell, tmp_path):
     place = tmp_path / "elsewhere"
     flags = ("--model", "rnn", "--steps", "2", "--checkpoint-folder", place)

@@ -140,6 +140,7 @@ def test_the_curves_of_each_radius_are_those_of_gradient_through_time(lstm, ngra
     assert short["kinds"] == shown["kinds"] and not len(short["lags"])
 
 
+@pytest.mark.full
 def test_the_unrolled_network_is_that_of_bptt(lstm, ngram, options):
     shown = only(view_unrolled.collect([lstm, ngram], TEXT, options))
     row = " ".join(TEXT.split()[:2])
@@ -408,6 +409,7 @@ def test_every_text_of_a_script_is_there_in_both_languages(name):
     assert used <= set(texts)
 
 
+@pytest.mark.full
 def test_the_words_of_each_table_of_layers_have_a_translation():
     terms = [key.removeprefix("about.term.") for key in json.loads(asset("text_about.json"))]
     longest_first = "|".join(sorted(terms, key=len, reverse=True))

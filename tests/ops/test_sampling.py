@@ -48,6 +48,7 @@ def samples_in_float64(uniform_2B, logits_BV):
 
 # The sizes of real vocabularies, with enough rows to trigger the wrong fused reductions of XLA
 # (jax-ml/jax#39103).
+@pytest.mark.quick_for("float32-331-10000", "bfloat16-182-32769")
 @pytest.mark.parametrize(("batch", "vocab_size"), [(331, 10_000), (400, 10_007), (182, 32_769)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_samples_equal_float64_at_vocabulary_sizes(batch, vocab_size, dtype):

@@ -188,6 +188,7 @@ def test_converted_parameters_have_jaxlm_shapes(name):
     )
 
 
+@pytest.mark.quick_for("lecture_nplm", "gru", "lstm")
 @each(CASES)
 def test_logits_equal_pytorch(name):
     assert_close(answers(name)[1], fixture_of(name)["logits"])

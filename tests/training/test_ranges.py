@@ -146,6 +146,7 @@ def test_different_seeds_are_different_runs(text):
         jaxlm.fit_many(model, text, quiet=True, seeds=2, seed=(1 << 32) - 1, **SHORT)
 
 
+@pytest.mark.quick_for("sizes0")
 @pytest.mark.parametrize(
     "sizes",
     [{"hidden_size": 10**9}, {"embedding_size": 10**9}, {"hidden_size": 50_000, "num_layers": 40}],

@@ -174,6 +174,7 @@ def test_a_run_of_parameters_alone_is_not_resumed_and_keeps_every_byte(finished,
     assert contents(tmp_path / "saved") == before
 
 
+@pytest.mark.full
 def test_a_resume_of_a_finished_run_changes_no_byte(finished, text, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     before = contents(folder)

@@ -143,6 +143,7 @@ def test_resume_of_a_finished_run_changes_nothing(text, tmp_path, uninterrupted)
     tiny_runs.assert_same_arrays(run.params, finished.params)
 
 
+@pytest.mark.full
 def test_the_best_parameters_are_kept_when_a_run_gets_worse(uninterrupted):
     folder, run = uninterrupted("lstm-streams")
     losses = {record["step"]: record["nll"] for record in tiny_runs.records(folder, "valid")}
