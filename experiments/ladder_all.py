@@ -257,7 +257,8 @@ def write_page() -> None:
     """Write ladder_all.md from ladder_all.json."""
     lines = [
         "# The ladder at three million parameters\n",
-        "`python experiments/ladder_all.py` has the settings and continues the runs. `--params 3M` "
+        "`python experiments/ladder_all.py FOLDER` has the settings, and trains the runs that "
+        "`ladder_all.json` lacks. FOLDER holds `ptb/` and `xiyouji/`. `--params 3M` "
         "chooses the widths. The seconds per epoch contain the validation. They are those of seed "
         "0 with equal minutes, which had the cores for itself.\n",
     ]

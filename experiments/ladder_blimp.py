@@ -85,7 +85,7 @@ def order_of_grammar(rows: list[Row]) -> str:
 
 def write_page(rows: list[Row]) -> None:
     """Write ladder_blimp.md."""
-    machines = ", ".join(sorted({row["hardware"] for row in rows}))
+    machines = "; ".join(sorted({row["hardware"] for row in rows}))
     dates = sorted({row["date"] for row in rows})
     lines = [
         "# Grammar along the ladder\n",
@@ -94,7 +94,8 @@ def write_page(rows: list[Row]) -> None:
         "pairs of BLiMP (Warstadt et al. 2020). The accuracy is the mean over the 67 paradigms, in "
         "percent; a tie counts half, and chance is 50. Sentences are split as WikiText-2 is "
         f"(`--split wikitext`); {rows[0]['unknown']:.2f}% of their words are `<unk>`. "
-        f"{machines}; {dates[0]} to {dates[-1]}.\n",
+        f"{dates[0]} to {dates[-1]}, on {machines}. Minutes of different machines cannot be "
+        "compared.\n",
         f"![BLiMP against perplexity]({PICTURE.name})\n",
         "| model | parameters | valid | test | BLiMP | minutes of training |",
         "|---|---|---|---|---|---|",

@@ -294,7 +294,8 @@ def main() -> None:
         "# Newton's method over time\n\n`python experiments/newton.py` writes this page. The "
         "exponent is the largest Lyapunov exponent, per time step. Iterations of "
         f"{MOST} = T + 1 mean that the states did not converge in T iterations. The loop over time "
-        "then computes them, so that the difference is 0.\n"
+        "then computes them, so that the difference is 0. The experiment allows T + 1 iterations; "
+        "`--time-loop newton` stops after 100.\n"
     )
     PAGE.write_text("\n".join([head, f"![iterations]({FIGURE.name})\n", *parts]))
 

@@ -1,7 +1,7 @@
 """Train a recipe, measure it, compare it with its expected range, and write its row in the table.
 
 Command    python experiments/reproduce.py NAME [--data FOLDER] [--seed 0] [--out runs/NAME-SEED]
-           [--max-minutes M]
+           [--max-minutes M] [--dtype bfloat16]
 Hardware   any; the table names it
 Minutes    see the table in experiments/README.md
 Expected   the recipe's range (`jaxlm.RECIPES[NAME]["expected"]`)
@@ -40,7 +40,9 @@ ABOUT = ("command", "hardware", "date", "version")
 """What a result says about its run, beside its figures."""
 
 
-def train(name: str, out: Path, seed: int, data: Path | None, budget: float | None) -> list[str]:
+def train(
+    name: str, out: Path, seed: int, data: Path | None, budget: float | None, dtype: str | None
+) -> list[str]:
     """Run the recipe's command, or resume it.
 
     Args:
@@ -49,12 +51,15 @@ def train(name: str, out: Path, seed: int, data: Path | None, budget: float | No
       seed: seed of the run.
       data: folder that holds the corpora; None to fetch the recipe's corpus.
       budget: minutes of training; None for the recipe's setting.
+      dtype: number type of the activations; None for the recipe's setting.
     Returns:
       The words of the command, as typed in a shell.
     """
     command = ["-m", "jaxlm.train", "--recipe", name, "--seed", str(seed)]
     if budget is not None:
         command += ["--max-minutes", f"{budget:g}"]
+    if dtype is not None:
+        command += ["--dtype", dtype]
     typed = ["python", *command]
     command += ["--out", str(out)]
     if data:
@@ -88,7 +93,8 @@ def hardware() -> str:
         fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
         fields = {field.strip(): value.strip() for field, value in fields.items()}
         # CPUs of the same name differ in speed, so the widest vector unit is named too.
-        vectors = {"avx512f": "AVX-512", "avx2": "AVX2"}
+        vectors = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
+        vectors |= {"avx512f": "AVX-512", "avx2": "AVX2"}
         widest = [vectors[flag] for flag in vectors if flag in fields.get("flags", "").split()]
         model = " with ".join([fields.get("model name", model), *widest[:1]])
     cores = len(os.sched_getaffinity(0))
@@ -181,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--max-minutes", type=float, help="in place of the recipe's budget")
+    parser.add_argument("--dtype", help="in place of the recipe's number type")
     options = parser.parse_args()
     if options.name in WITHOUT_CORPUS:
         print(
@@ -190,7 +197,7 @@ def main() -> None:
         )
         sys.exit(2)
     out = options.out or Path("runs") / f"{options.name}-{options.seed}"
-    typed = train(options.name, out, options.seed, options.data, options.max_minutes)
+    typed = train(options.name, out, options.seed, options.data, options.max_minutes, options.dtype)
     run = jaxlm.load(out)
     found = {}
     for split in ("valid", "test", "train"):

@@ -7,8 +7,9 @@ Expected   scaling.md and scaling.png: tokens per second, and efficiency: medium
            13% on 64 H100 (the sum of gradients over hosts takes seven times as long as the
            computation), AWD 84% and 24%, a billion parameters 37% and 30%; the billion does not
            fit on a single v5e
-Assumed    Each chip has the same number of streams, so the batch grows with the number of chips. A
-           step computes, then communicates; the two do not overlap. Computation takes the longer
+Assumed    Each device on `data` has the same number of streams, so the batch grows with the devices
+           on `data`, and not with the devices on `model`. A step computes, then communicates; the
+           two do not overlap. Computation takes the longer
            of two times: products at the chip's bfloat16 rate, and memory traffic at the chip's
            bandwidth (operands and result of each product once, Adam's seven passes). Collectives
            are rings at the rates of the links. Launches, the latency of the loop and elementwise
@@ -133,6 +134,8 @@ def about() -> str:
     assert __doc__
     assumed = " ".join(__doc__.split("Assumed", 1)[1].split())
     lines = [
+        "# Scaling on paper",
+        "",
         "Training steps on paper, computed by `python experiments/scaling.py`: an LSTM with "
         "bfloat16 products and float32 Adam. The mesh is data x model. Efficiency is relative to "
         "the fewest devices that hold the model. GFLOP, GB moved and MB communicated are those of "

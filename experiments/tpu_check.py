@@ -70,6 +70,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file of the table (default: only print it)")
     options = parser.parse_args()
     lines = [
+        "# Programs for TPUs",
+        "",
         "Programs of one device, compiled for TPUs on a machine without a TPU "
         "(`python experiments/tpu_check.py --out experiments/tpu_check.md`): "
         f"{VOCABULARY:,} words, two layers of {SETTINGS['hidden_size']} units, bfloat16. In a "

@@ -93,7 +93,7 @@ def main() -> None:
         f"Best validation loss in nats per character after {EPOCHS} epochs of tiny Shakespeare "
         f"(`python experiments/truncation.py`, {spent:.0f} minutes):"
     )
-    PAGE.write_text("\n".join([title, "", *rows, ""]))
+    PAGE.write_text("\n".join(["# Truncation and clipping", "", title, "", *rows, ""]))
     print(PAGE.read_text())
 
 

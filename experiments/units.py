@@ -108,16 +108,19 @@ def rows(name: str, run: jaxlm.Run) -> list[str]:
 def write(runs: dict[str, jaxlm.Run]) -> None:
     """Measure the units of the runs on their test splits, and write experiments/units.md."""
     title = (
+        "# Units that follow the text",
+        "",
         "The unit of an LSTM of 2 x 256 units that follows a property of the text most closely "
         "(`python experiments/units.py`). The unit is chosen on the first half of the test split. "
         "The columns r have Pearson's correlation with its value at each character. Untrained: the "
         "same choice before training, r on the second half. Properties that never change in one "
-        "half are left out."
+        "half are left out.",
+        "",
     )
     header = "| text | property | array | unit | r, first half | r, second half | untrained |"
     table = [line for name, run in runs.items() for line in rows(name, run)]
     PAGE.write_text(
-        "\n".join([title, "", header, "|---|---|---|---|---|---|---|", *table, ""]),
+        "\n".join([*title, header, "|---|---|---|---|---|---|---|", *table, ""]),
         encoding="utf-8",
     )
     print(PAGE.read_text(encoding="utf-8"))

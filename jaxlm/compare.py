@@ -82,8 +82,7 @@ def main(argv: Sequence[str]) -> int:
         )
     if command.text is None:
         raise UserError("give the text to compare the runs on: --text my.txt")
-    if command.out is not None:
-        check_out(command.out)
+    check_out(command.out, command.text)
     load_plugin(command.plugin)
     a, b = (
         load_all(folders_of(name), checkpoint_folder=command.checkpoint_folder)
@@ -127,8 +126,9 @@ def folders_of(name: str) -> list[Path]:
             if not folders:
                 raise UserError(f"no run has a folder like {part}: give the folder of a run")
         elif not os.path.exists(folders[0] / CONFIG):
-            inside = [path.parent for path in folders[0].glob(f"*/{CONFIG}")]
-            folders = inside or folders
+            # A name that is too long is an error for `glob`, and no folder for `os.path`.
+            inside = folders[0].glob(f"*/{CONFIG}") if os.path.isdir(folders[0]) else ()
+            folders = [path.parent for path in inside] or folders
         found += sorted(folders, key=_by_number)
     return found
 

@@ -66,7 +66,8 @@ class Command:
     """Tokens of another program's weights in the order of their ids: one a line, or a JSON list
     (none: the file has them)."""
     tokens: str | None = None
-    """How text is cut into these tokens: words or chars (none: words)."""
+    """How text is cut into the tokens of an ARPA file, or of another program's weights: words or
+    chars (none: words)."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
     checkpoint_folder: str | None = None

@@ -139,12 +139,19 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+MANY_CHOICES = 20_000
+"""Among more choices, `nearest` compares a name only with choices of the same first letter."""
+
+
 def nearest(name: str, choices: Iterable[object], count: int = 3) -> list[str]:
     """Return the choices spelled most like `name`, best first; fewer than `count` if few are.
 
     Upper and lower case, and `_` and `-`, count as equal.
     """
     texts = [str(choice) for choice in choices]
+    if len(texts) > MANY_CHOICES:
+        # Comparing a word with a million words takes seconds.
+        texts = [text for text in texts if text[:1].lower() == name[:1].lower()][:MANY_CHOICES]
     # A token may differ from another one by its case alone.
     plain: dict[str, list[str]] = {}
     for text in texts:

@@ -28,12 +28,12 @@ from jaxlm.data.corpora import corpus_name
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.perplexity import (
     Report,
-    check_per_token,
     open_split,
     report,
     score_split,
     write_per_token,
 )
+from jaxlm.evaluation.tables import check_out
 from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.run import Run, load_all
 from jaxlm.runs.starts import by_lines
@@ -157,8 +157,7 @@ def check_flags(command: Command) -> None:
     """Raise UserError for flags that cannot be used together."""
     if not command.runs:
         raise UserError("name at least one run: python -m jaxlm.evaluate runs/nplm-toy")
-    if command.per_token is not None:
-        check_per_token(command.per_token)
+    check_out(command.per_token, command.text, setting="per_token")
     if command.per_token and len(command.runs) > 1:
         raise UserError(
             f"--per-token takes one run, not {len(command.runs)}: evaluate each run by itself"

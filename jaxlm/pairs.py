@@ -6,6 +6,7 @@ if __name__ == "__main__":
 
     end_quietly()
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,14 +109,14 @@ def check_flags(command: Command) -> None:
         raise UserError(
             "name at least one run, and then the pairs: python -m jaxlm.pairs RUN FOLDER|FILE"
         )
-    if (command.paths[-1] / "config.json").is_file():
+    if os.path.isfile(command.paths[-1] / "config.json"):
         raise UserError(
             f"{command.paths[-1]} is a run: the last argument is the folder or the file of pairs"
         )
     choose(dict.fromkeys(BY), command.by, "by")
     check_measure(command.measure, command.alpha)
     check_split(command.split)
-    check_out(command.out)
+    check_out(command.out, command.paths[-1])
 
 
 def result_table(found: PairScores, by: str) -> Table:

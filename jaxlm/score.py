@@ -154,7 +154,7 @@ def check_flags(command: Command) -> None:
             "format", "lm-zoo", f"holds one run, not {len(command.runs)}: choose long or wide"
         )
     check_split(command.split)
-    check_out(command.out)
+    check_out(command.out, command.lines)
 
 
 class _ScoreModule(ModuleType):

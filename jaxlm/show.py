@@ -23,7 +23,7 @@ import tyro
 
 from jaxlm.commands import cli
 from jaxlm.commands.plugins import load_plugin
-from jaxlm.data.files import why_unwritable, write_text
+from jaxlm.data.files import is_same_file, why_unwritable, write_text
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.figures import READING, check_figure, figure
 from jaxlm.inspection.pages.building import CHARACTERS, LANGUAGES, labels_of, page, shown
@@ -107,6 +107,10 @@ def main(argv: Sequence[str]) -> int:
         raise SettingError("encoding", command.encoding, "has no effect without `text`")
     for path in filter(None, (out, command.data)):
         check_writable(path)
+        if command.text is not None and is_same_file(path, command.text):
+            raise UserError(f"{path} is the text: give another name")
+    if command.data is not None and is_same_file(out, command.data):
+        raise SettingError("data", command.data, "is the file of the page too: give another name")
     if command.data is not None:
         check_ending(command.data)
     if command.figure is not None:

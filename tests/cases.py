@@ -65,9 +65,11 @@ VARIANTS = {
 # every model, so a variant of it is tested with a single model: nplm, if the variant is not listed.
 ONLY = {
     "tied two layers": ("lstm",),
-    "learned start": ("rnn", "lstm", "mingru", "mogrifier"),
+    # The start belongs to the model, not to its cell.
+    "learned start": ("lstm", "mingru"),
     "low rank, uncapped": ("mogrifier",),
-    "newton": ("rnn", "gru", "lstm", "paragru", "paralstm"),
+    # ops/test_newton.py compares Newton's method with the loop for every cell.
+    "newton": ("gru", "paralstm"),
     "adaptive input": ("modern-nplm",),
     "adaptive input, tied": ("gru",),
     "deep": ("nplm",),
@@ -76,8 +78,11 @@ ONLY = {
     "stack": ("gru",),
     "regularised": ("lstm",),
     # bfloat16 arithmetic belongs to the layer, and is the same for every cell.
-    "bfloat16": ("nplm", "modern-nplm", "transformer", "lstm", "mingru", "mogrifier"),
+    "bfloat16": ("nplm", "transformer", "lstm", "mogrifier"),
 }
+# Models that differ from lstm or mingru by their cell only. The full tier tests their laws. Tests
+# of a part that never sees the cell leave them out.
+OTHER_CELLS = ("rnn", "gru", "minlstm", "paragru", "paralstm")
 # Models whose programs take longest to compile. The full tier tests them, as it does the variants.
 LARGE = ("modern-nplm", "transformer")
 SIZES = {
@@ -110,7 +115,8 @@ def cases(trained_by=("gradient", "counting"), exact=False, outputs=True):
                 case = f"{name}-{variant}"
                 # A single worker runs all tests of a case, because they share compiled programs.
                 marks = [pytest.mark.xdist_group(case)]
-                if entry.kind.trained_by == "gradient" and (variant != "plain" or name in LARGE):
+                slow = variant != "plain" or name in LARGE or name in OTHER_CELLS
+                if entry.kind.trained_by == "gradient" and slow:
                     marks.append(pytest.mark.full)
                 yield pytest.param(name, options, id=case, marks=marks)
 

@@ -109,8 +109,11 @@ def pytest_runtest_teardown(item, nextitem):
 
 # Long tests run first. A long test at the end would keep a worker busy while the other is idle.
 LONG = ("test_docs.py", "test_signals.py", "test_disk_full.py", "test_external.py")
+LONG += ("test_notebook.py", "test_processes.py", "test_sharding.py")
 # The tests of each of these files compile the same programs, so a single worker runs a whole file.
 ONE_WORKER = ("test_outcomes.py", "test_checkpoints.py", "test_run_folders.py", "test_step.py")
+ONE_WORKER += ("test_adaptation.py", "test_mixed_generation.py", "test_resume.py", "test_sweep.py")
+ONE_WORKER += ("test_page_views.py", "test_refusals.py", "test_budget.py", "test_open.py")
 
 
 @pytest.hookimpl(tryfirst=True)

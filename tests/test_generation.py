@@ -8,6 +8,7 @@ import pytest
 import jaxlm
 from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
+from jaxlm.errors import UserError
 from jaxlm.models import make_model
 from jaxlm.ops.sampling import filter_logits
 from jaxlm.training.state import init_params
@@ -22,6 +23,14 @@ def run(request):
     model = make_model(request.param, sizes, 4)
     params = jax.tree.map(lambda a: 3 * a, init_params(model, jax.random.key(1)))
     return jaxlm.Run(model, params, tokenizer)
+
+
+def test_samples_that_the_memory_cannot_hold_are_refused(run, monkeypatch):
+    """Their logits alone take more than 1 MB, though they are of one token each."""
+    monkeypatch.setattr("jaxlm.ops.machine.host_memory", lambda: 10**6)
+    with pytest.raises(UserError, match="`samples` 10,000 take"):
+        jaxlm.sample(run, "a", samples=10_000, length=1)
+    assert len(jaxlm.sample(run, "a", samples=10, length=1)) == 10
 
 
 @pytest.mark.parametrize(
@@ -59,7 +68,7 @@ def test_filters_keep_the_first_of_equal_tokens():
         assert np.flatnonzero(np.isfinite(found_V)).tolist() == kept, top_p
 
 
-@pytest.mark.quick_for("1e-38")
+@pytest.mark.quick_for("nplm-1e-38")
 @pytest.mark.parametrize("temperature", [1e-50, 1e-38, 1e-12, 1e-3])
 def test_a_very_low_temperature_equals_zero(run, temperature):
     text = jaxlm.sample(run, "ab", length=6, temperature=0)

@@ -36,8 +36,16 @@ def make_runs(tokens, folder):
     ]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return make_runs("words", tmp_path_factory.mktemp("words"))
+
+
 @pytest.fixture(scope="module", params=["words", pytest.param("chars", marks=pytest.mark.full)])
-def runs(request, tmp_path_factory):
+def runs_by_tokens(request, tmp_path_factory):
+    """Return runs over words, and in the full tier also runs over characters."""
+    if request.param == "words":
+        return request.getfixturevalue("runs")
     return make_runs(request.param, tmp_path_factory.mktemp(request.param))
 
 
@@ -57,7 +65,8 @@ def summed(runs, weights, text, start=None):
 @pytest.mark.quick_for("warm")
 @pytest.mark.parametrize("start", ["fresh", "warm"])
 @pytest.mark.parametrize("context", ["", "the cat sat on the mat"])
-def test_next_words_equal_the_weighted_sum(runs, context, start):
+def test_next_words_equal_the_weighted_sum(runs_by_tokens, context, start):
+    runs = runs_by_tokens
     mixed = jaxlm.interpolate(runs, WEIGHTS)
     expected_V = summed(runs, WEIGHTS, context, start)
     assert_allclose(np.exp(log_probs_of(mixed, context, start)), expected_V, rtol=1e-5)
@@ -66,8 +75,9 @@ def test_next_words_equal_the_weighted_sum(runs, context, start):
     assert best[1] == pytest.approx(expected_V.max(), rel=1e-5)
 
 
-def test_the_compiled_step_equals_the_weighted_sum(runs):
+def test_the_compiled_step_equals_the_weighted_sum(runs_by_tokens):
     """After any tokens, the program draws from Σ λ P of the parts."""
+    runs = runs_by_tokens
     mixed = jaxlm.interpolate(runs, WEIGHTS)
     model, arrays = mixed.model, mixed.params.on_device
     ids = encode_context(mixed, "the cat sat", "fresh").ids

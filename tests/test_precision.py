@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import NEURAL, SIZES, B, T, V
+from cases import NEURAL, SIZES, VARIANTS, B, T, V, tokens
+from cases import build as build_case
 from jax.lax import Precision
 
 from jaxlm import LSTM, Adaptation, fit, read_corpus
@@ -19,6 +20,7 @@ from jaxlm.evaluation.adaptation import adapted, dynamic, reading
 from jaxlm.inspection.hlo_cost import jaxprs_in
 from jaxlm.models import MODELS, make_model
 from jaxlm.models.generating import generate_loop
+from jaxlm.ops.dropout import dropout
 from jaxlm.ops.machine import compiling_for
 from jaxlm.ops.sampling import Sampler
 from jaxlm.training.optimizers import Horizon, OptimizerConfig, make_optimizer
@@ -111,6 +113,48 @@ def test_every_product_has_the_precision_of_the_dtype(name, platform, dtype):
         }
     for task, program in programs.items():
         assert set(products(program.jaxpr)) == {EXPECTED[platform, dtype]}, task
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("nplm", {}),
+        ("nplm", VARIANTS["adaptive"]),
+        ("nplm", VARIANTS["mixture"]),
+        ("lstm", {"tied": True, "hidden_size": 6}),
+    ],
+)
+def test_scores_in_bfloat16_do_not_depend_on_details(name, options):
+    """Logits are sums in float32, and are never rounded to the 8 bits of bfloat16."""
+    model, params = build_case(name, options | {"dtype": "bfloat16"})
+    # Logits are large, so that the spacing of bfloat16 is 0.06 or more.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if "embedding" in str(path) else 6 * leaf, params
+    )
+    given = params, tokens(), tokens(seed=1), None
+    (plain_BT,), _ = model.token_scores(*given, False)
+    (detailed_BT, *_), _ = model.token_scores(*given, True)
+    np.testing.assert_allclose(detailed_BT, plain_BT, rtol=1e-5, atol=1e-4)
+
+
+def test_time_loops_agree_in_bfloat16():
+    """The input of the gates, W x + b, is float32 in every loop over time."""
+    found = []
+    for time_loop in ("scan", "fused"):
+        model, params = build_case("lstm", {"dtype": "bfloat16", "time_loop": time_loop})
+        params["layers_0"]["input"] = jax.tree.map(
+            lambda leaf: 8 * leaf, params["layers_0"]["input"]
+        )
+        found.append(model.apply({"params": params}, tokens())[1][0])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+
+
+def test_dropout_keeps_the_mean_in_bfloat16():
+    """1 / (1 - 0.4) is no number of bfloat16: the mean would be 0.2% too small."""
+    kept = dropout(jax.random.key(0), jnp.full(1 << 18, 3.0, jnp.bfloat16), 0.4)
+    values = np.unique(np.asarray(kept, np.float32))
+    np.testing.assert_allclose(values, [0, 5], rtol=1e-3)
 
 
 @pytest.mark.full

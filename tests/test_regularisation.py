@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import NEURAL, VARIANTS, B, T, assert_trees_close, build, hidden, logits, tokens
+from cases import (
+    NEURAL,
+    OTHER_CELLS,
+    VARIANTS,
+    B,
+    T,
+    assert_trees_close,
+    build,
+    hidden,
+    logits,
+    tokens,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.models import CELLS
@@ -32,14 +43,8 @@ def objective(model, params):
 RECURRENT = [name for name, cell in CELLS.items() if cell.recurrent]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "lstm" else pytest.param(name, marks=pytest.mark.full)
-        for name in [*RECURRENT, "mogrifier"]
-    ],
-)
+@pytest.mark.quick_for("lstm")
+@pytest.mark.parametrize("name", [*RECURRENT, "mogrifier"])
 def test_every_time_loop_has_the_same_dropout(name):
     results = []
     for options in ({"time_loop": "scan"}, {"time_loop": "fused"}, {"remat": 3}):
@@ -54,7 +59,8 @@ def test_every_time_loop_has_the_same_dropout(name):
 @pytest.mark.quick_for("nplm-dropout")
 @pytest.mark.parametrize(
     ("name", "rate"),
-    [(name, "dropout") for name in NEURAL]
+    [(name, "dropout") for name in NEURAL if name not in OTHER_CELLS]
+    + [("rnn", "dropout")]
     + [("rnn", name) for name in RATES if name != "dropout"]
     + [("lstm", "weight_drop"), ("gru", "dropout_state")],
 )

@@ -74,6 +74,13 @@ def test_a_state_that_is_carried_is_that_of_a_stream(stream, tmp_path):
     assert sum(table["surprisal"]) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_stream_of_sentences_needs_a_start_token():
+    text = jaxlm.read_corpus(LINES, eos=False, fractions=(1.0,))
+    run = jaxlm.fit(jaxlm.NGram(len(text.vocabulary), order=2), text, quiet=True)
+    with pytest.raises(SettingError, match="`start` carried: needs a token before the first"):
+        jaxlm.score(run, LINES, start=CARRIED)
+
+
 def test_each_word_has_the_probability_of_next_words():
     run = counted(LINES)
     table = jaxlm.score(run, [LINES[0]])

@@ -10,6 +10,7 @@ from cases import build, cases
 import jaxlm
 from jaxlm.data.tokenizers import Words
 from jaxlm.data.vocabulary import EOS, Vocabulary
+from jaxlm.errors import UserError
 from jaxlm.models import neural
 
 PLAIN = [case for case in cases() if case.id.endswith("-plain")]
@@ -40,6 +41,15 @@ def test_a_session_answers_like_a_run_that_reads_the_whole_text(name, options):
             assert found[word] == pytest.approx(probability, rel=1e-4, abs=1e-6)
     session.reset()
     assert session.text == "" and dict(session.next_words(99)).keys() == expected.keys()
+
+
+def test_half_a_character_is_refused_and_nothing_is_read():
+    text = jaxlm.read_corpus(["the cat\n"] * 9, tokens="bytes")
+    model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=2)
+    session = jaxlm.Session(jaxlm.fit(model, text, quiet=True))
+    with pytest.raises(UserError, match="not valid UTF-8"):
+        session.push("\ud800")
+    assert len(session) == 0
 
 
 def test_contexts_of_similar_lengths_share_a_compiled_program():

@@ -290,6 +290,11 @@ def run(main: Callable[[Sequence[str]], int], goes_on: bool = False) -> None:
             sys.stdout.flush()
         except UserError as error:
             code = fail(str(error))
+        except (MemoryError, RuntimeError) as error:
+            # JAX's error is a RuntimeError.
+            if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            code = fail("the memory is full: give less at a time, or use a larger machine")
         except KeyboardInterrupt:
             code = 130
         except OutputClosedError:

@@ -216,9 +216,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         why = f'holds a {type(content).__name__}: give an object like {{"lr": 0.1}}'
         raise SettingError("config", path, why)
-    of_a_run = "network" in content
+    # A run's config.json has entries that are no settings. Files that people write have none.
+    of_a_run = "network" in content and bool({"protocol", "command", "file"} & content.keys())
     if of_a_run:
         content = upgrade(content)
+    if not isinstance(content.get("model", ""), str):
+        raise SettingError("config", path, f"has the model {content['model']!r}: give a name")
     flat: dict[str, Any] = {}
     for name, value in content.items():
         is_section = name in section_names() and isinstance(value, dict)

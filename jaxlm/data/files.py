@@ -35,6 +35,9 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
     try:
         partial.unlink(missing_ok=True)
         yield partial
+        with open(partial, "rb") as file:
+            # After a power loss, a renamed file whose content is not on disk may be empty.
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -72,6 +75,21 @@ def why_unwritable(path: Path) -> str | None:
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"cannot be written: the folder {folder} is not yours to write to; give another name"
     return None
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Return whether two names are of one file, which may not exist yet. A device is none.
+
+    Example:
+      >>> is_same_file(Path("x/../a.txt"), Path("a.txt")), is_same_file(Path("a"), Path("b"))
+      (True, False)
+    """
+    if is_device(path) or is_device(other):
+        return False
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return os.path.abspath(path) == os.path.abspath(other)
 
 
 def name_of(folder: Path | str) -> str:

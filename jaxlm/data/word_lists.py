@@ -23,8 +23,8 @@ def read_word_list(path: str, unit: str) -> tuple[str, ...]:
       unit: "words" or "characters".
     Raises:
       SettingError: if there is no such file.
-      UserError: if the file cannot be read, is not UTF-8, lists nothing, lists a word twice, or has
-        a line of several words, or of several characters.
+      UserError: if the file cannot be read, is not UTF-8, lists nothing, lists a word other than
+        `<unk>` twice, or has a line of several words, or of several characters.
 
     Example:
       >>> import tempfile
@@ -50,7 +50,7 @@ def read_word_list(path: str, unit: str) -> tuple[str, ...]:
             raise UserError(f"{path}, line {number}: {shown} is not one character")
         if len(word.split()) > 1:
             raise UserError(f"{path}, line {number}: {shown} has a blank: write one word a line")
-        if word in lines:
+        if word in lines and word != UNK:
             raise UserError(f"{path}, line {number}: {shown} is on line {lines[word]} already")
         lines[word] = number
     words = tuple(lines)

@@ -265,16 +265,25 @@ def generation_note(run: Run) -> str:
     )
 
 
-def check_sampling(config: SamplingConfig) -> None:
-    """Raise SettingError for a value out of its range."""
+def check_sampling(config: SamplingConfig, vocab_size: int = 0) -> None:
+    """Raise SettingError for a value out of its range, and for samples that the memory cannot hold.
+
+    Args:
+      config: the settings.
+      vocab_size: the number of tokens of the model.
+    """
     # An infinite temperature would make impossible words as likely as all others.
     from jaxlm.ops.machine import check_fits, host_memory
 
     check_settings(config)
-    # A token is a number, and is drawn by two random numbers.
+    from jaxlm.models.generating import bucket
+
+    # A token is a number, and is drawn by a key and two random numbers. Each sample has logits, and
+    # the program sorts them.
+    of_sample = 20 * bucket(config.length) + 12 * vocab_size
     check_fits(
         f"`length` {config.length:,} and `samples` {config.samples:,}",
-        12 * config.length * config.samples,
+        of_sample * config.samples,
         host_memory(),
         "give smaller numbers",
     )
@@ -319,7 +328,7 @@ def sample(
     else:
         for name, value in options.items():
             raise SettingError(name, value, "has no effect with a SamplingConfig: set it there")
-    check_sampling(config)
+    check_sampling(config, len(run.vocabulary))
     encoded = encode_context(run, prompt, config.start)
     tokens_BT = run.model.generate(
         run.params,

@@ -281,7 +281,8 @@ def read_pairs(path: str | Path, fields: Fields = Fields()) -> list[Pair]:
     """
     path = Path(path).expanduser()
     shown = str(path) if str(path).isprintable() else repr(str(path))
-    if path.is_dir():
+    # `os.path` takes a name that is too long for a name that does not exist.
+    if os.path.isdir(path):
         try:
             files = sorted(file for file in path.iterdir() if file.is_file() and _is_table(file))
         except OSError as error:
@@ -289,7 +290,7 @@ def read_pairs(path: str | Path, fields: Fields = Fields()) -> list[Pair]:
         if not files:
             endings = ", ".join(TABLE_ENDINGS)
             raise UserError(f"{shown} has no file of pairs: its files must end in {endings}")
-    elif path.exists():
+    elif os.path.exists(path):
         files = [path]
     else:
         raise UserError(f"{shown} does not exist: give a file of pairs, or a folder of such files")

@@ -210,7 +210,7 @@ def report(run: Run, split: Split, scores: TokenScores) -> Report:
     """Return the report of a run on a split whose tokens have been scored (`score_split`)."""
     ids: Any = split.ids
     if run.protocol.rows:
-        ids = np.array([id_ for id_, _ in scored_ids(run, split)])
+        ids = np.fromiter((id_ for id_, _ in scored_ids(run, split)), np.int32)
     unk_id = run.vocabulary.unk_id
     is_unknown = np.zeros(0, bool) if unk_id is None else np.asarray(ids == unk_id)
     unknown = int(np.count_nonzero(is_unknown))
@@ -347,13 +347,6 @@ def _scored_texts(run: Run, split: Split) -> Iterator[str]:
             yield from pieces[-1:] if run.protocol.last_only else pieces
 
 
-def check_per_token(path: Path) -> None:
-    """Raise SettingError if `path` cannot be the file of a table of tokens."""
-    why = why_unwritable(path)
-    if why is not None:
-        raise SettingError("per_token", repr(str(path)), why)
-
-
 def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> None:
     """Write a tab-separated table with one line per token.
 
@@ -371,7 +364,9 @@ def write_per_token(run: Run, split: Split, scores: TokenScores, path: Path) -> 
       SettingError: if the file cannot be written.
     """
     assert scores.rank is not None and scores.entropy is not None
-    check_per_token(path)
+    why = why_unwritable(path)
+    if why is not None:
+        raise SettingError("per_token", repr(str(path)), why)
     tokens = fields([run.tokenizer.token_text(id_) for id_, _ in scored_ids(run, split)])
     texts = fields(list(_scored_texts(run, split)))
     columns = zip(tokens, scores.log_prob, scores.rank, scores.entropy, texts, strict=True)

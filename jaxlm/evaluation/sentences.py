@@ -312,6 +312,9 @@ def _started(run: Run, start: str | None) -> Run:
         if run.protocol.last_only:
             why = f"is for a stream, and {run.name} predicts the last word of each line alone"
             raise SettingError("start", CARRIED, why)
+        if run.vocabulary.start_id is None:
+            why = f"needs a token before the first sentence, and {run.name} has no start token"
+            raise SettingError("start", CARRIED, why)
         return replace(run, protocol=Protocol())
     return by_lines(run, start)
 

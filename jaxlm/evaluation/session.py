@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxlm.errors import check_at_least
+from jaxlm.evaluation.generation import check_unicode
 from jaxlm.runs.run import Run
 from jaxlm.runs.starts import start_of
 
@@ -66,6 +67,7 @@ class Session:
           UserError: for a token that the vocabulary lacks, if it has no `<unk>`. Then nothing of
             `text` is read.
         """
+        check_unicode(text)
         ids = self.run.tokenizer.encode_context(text).tolist()
         with self._lock:
             bits = []

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlm.data.files import replacing, why_unwritable
+from jaxlm.data.files import is_same_file, replacing, why_unwritable
 from jaxlm.errors import SettingError, reason
 from jaxlm.evaluation.perplexity import fields
 
@@ -13,11 +13,21 @@ Columns = dict[str, list[Any]]
 """The columns of a table by their names; all have one length."""
 
 
-def check_out(path: Path | None) -> None:
-    """Raise SettingError if `path` cannot be the file of a table; None is no file."""
-    why = None if path is None else why_unwritable(path)
+def check_out(path: Path | None, *read: str | Path | None, setting: str = "out") -> None:
+    """Raise SettingError if `path` cannot be the file of a table.
+
+    Args:
+      path: the file; None for no file.
+      read: files that are read, which the table must not replace.
+      setting: the name of the setting, for the error.
+    """
+    if path is None:
+        return
+    why = why_unwritable(path)
+    if any(other is not None and is_same_file(path, Path(other)) for other in read):
+        why = "is a file that is read: give another name"
     if why is not None:
-        raise SettingError("out", repr(str(path)), why)
+        raise SettingError(setting, repr(str(path)), why)
 
 
 def tab_separated(table: Columns) -> Iterator[str]:

@@ -20,13 +20,16 @@ ignored.
 
 Tokens that cannot stand in a line are escaped:
 
-- \x20 or \u2003 is a white space or control character, by its code in hexadecimal;
+- \x20 is a blank or a control character of ASCII, by its code in hexadecimal. Other white space,
+  such as U+3000, divides no words in KenLM and SRILM, and is written as it is. Earlier versions
+  wrote it as \u3000, which is read;
 - \e, alone, is the empty token;
 - \x3c is the < of an ordinary word that is spelled <s> or </s>. The word <UNK> is escaped in the
   same way if <unk> is a word too, because KenLM does not distinguish the two.
 
 In a token that has an escape, or that could be read as an escape, \\ is a backslash. In all other
-tokens, such as PTB's 1\/2, a backslash stands for itself.
+tokens, such as PTB's 1\/2, a backslash stands for itself. In a file with a word that jaxlm would
+not write, such as \u4e2d or \x41, every backslash stands for itself.
 
 Source: the format is by Doug Paul, MIT Lincoln Laboratory; SRILM's manual, ngram-format(5);
 Heafield, "KenLM: faster and smaller language model queries", 2011.
@@ -53,7 +56,11 @@ from jaxlm.ngrams.tables import NOTHING, Tables
 # The number of n-grams that are formatted at a time.
 BLOCK = 1 << 16
 LINE_START, LINE_END = "<s>", "</s>"
-UNPRINTABLE = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+ESCAPED = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
+# What earlier versions escaped. A lone surrogate stands for a byte that is not UTF-8.
+ONCE_ESCAPED = re.compile(r"[\s\x00-\x1f\x7f-\x9f\udc80-\udcff]")
+UNKNOWN_WORDS = (UNK, "<UNK>", "<Unk>", "[UNK]")
+"""The unknown word, as toolkits spell it; the first that a file lists counts."""
 # Logarithms this close to 0 are written as 0: readers refuse a probability above 1.
 LOG_ROUNDING = 1e-12
 
@@ -169,12 +176,15 @@ class Arpa(NamedTuple):
     across_lines: bool
 
 
-def read_arpa(path: Path) -> Arpa:
+def read_arpa(path: Path, *, add_unknown: bool = False) -> Arpa:
     r"""Read a back-off model from an ARPA file, plain or compressed by gzip.
 
-    A </s> that has the probability 0 and is in no longer n-gram is left out. If undoing the escapes
-    would make two words equal, the file is by another program, and its backslashes are kept.
+    A </s> that has the probability 0 and is in no longer n-gram is left out. If a word has an
+    escape that jaxlm would not write, the file is by another program, and all backslashes are kept.
 
+    Args:
+      path: the file.
+      add_unknown: add `<unk>` with the probability 0, if the file lists no unknown word.
     Raises:
       UserError: if the file cannot be read, or a line is not in the format. The message names the
         line. A prefix that is not listed as an n-gram itself is an error too.
@@ -187,7 +197,20 @@ def read_arpa(path: Path) -> Arpa:
             sections = read_sections(lines, index)
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason(error)}") from None
+    if add_unknown and index and not any(word.encode() in index for word in UNKNOWN_WORDS):
+        sections[0] = _with_word(sections[0], len(index))
+        index[UNK.encode()] = len(index)
     return _build(lines, sections, index)
+
+
+def _with_word(unigrams: Section, place: int) -> Section:
+    """Return the 1-grams with a word of the probability 0 at `place`, their end."""
+    return Section(
+        np.append(unigrams.probabilities, 0.0),
+        np.append(unigrams.words, np.array([[place]], unigrams.words.dtype), axis=0),
+        np.append(unigrams.backoffs, 1.0),
+        np.append(unigrams.lines, unigrams.lines[-1]),
+    )
 
 
 def _build(lines: Lines, sections: list[Section], index: dict[bytes, int]) -> Arpa:
@@ -319,9 +342,8 @@ def _tokens(
         except UnicodeDecodeError:
             message = f"expected text in UTF-8, found {words[place][:60]!r}"
             lines.fail(int(section.lines[place]), message)
-    tokens = [EOS if name == LINE_END else unescape(name) for name in names]
-    if len(set(tokens)) < len(tokens):
-        tokens = [EOS if name == LINE_END else name for name in names]
+    own = all("\\" not in name or _is_written_by_jaxlm(name) for name in names)
+    tokens = [EOS if name == LINE_END else unescape(name) if own else name for name in names]
     if len(set(tokens)) < len(tokens):
         line = int(section.lines[places[names.index(EOS)]])
         lines.fail(line, f"{EOS} is a word here, and so is {LINE_END}, which is read as {EOS}")
@@ -340,8 +362,25 @@ def escape(token: str, reserved: set[str]) -> str:
     if token in reserved:
         return f"\\x{ord(token[0]):02x}{token[1:]}"
     # Most backslashes are not escaped, so that words are spelled as other programs spell them.
-    is_plain = UNPRINTABLE.search(token) is None and unescape(token) == token
-    return token if is_plain else UNPRINTABLE.sub(_code, token.replace("\\", r"\\"))
+    return _escape(token, ESCAPED)
+
+
+def _escape(token: str, escaped: re.Pattern[str]) -> str:
+    """Return `token` with the characters `escaped` as their codes."""
+    is_plain = escaped.search(token) is None and unescape(token) == token
+    return token if is_plain else escaped.sub(_code, token.replace("\\", r"\\"))
+
+
+def _is_written_by_jaxlm(word: str) -> bool:
+    """Return whether this version, or an earlier version, writes a token as `word`."""
+    token = unescape(word)
+    if not token or token == word:
+        return True
+    if re.search(r"[\ud800-\udc7f\ude00-\udfff]", token):
+        # Half of a character that JSON wrote as two codes.
+        return False
+    reserved = {LINE_START, LINE_END, "<UNK>"}
+    return word in (escape(token, reserved), _escape(token, ONCE_ESCAPED))
 
 
 def _code(match: re.Match[str]) -> str:

@@ -3,17 +3,48 @@
 from pathlib import Path
 from typing import Any
 
-from jaxlm.data.tokenizers import Words
-from jaxlm.data.vocabulary import EOS, UNK, Vocabulary
-from jaxlm.errors import UserError
-from jaxlm.interop.arpa import read_arpa, write_arpa
+from jaxlm.data.tokenizers import Characters, Tokenizer, Words
+from jaxlm.data.vocabulary import EOS, Vocabulary
+from jaxlm.errors import SettingError, UserError, choose
+from jaxlm.interop.arpa import UNKNOWN_WORDS, read_arpa, write_arpa
 from jaxlm.models.ngram import NGram
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.run import Run
 
 ARPA = "arpa"
-# The unknown word, as toolkits spell it; the first that a file lists counts.
-UNKNOWN_WORDS = (UNK, "<UNK>", "<Unk>", "[UNK]")
+
+
+def _words(tokens: tuple[str, ...]) -> Tokenizer:
+    """Return a tokenizer that divides the words of a text at ASCII blanks."""
+    has_eos = EOS in tokens
+    return Words(
+        Vocabulary(tokens, _unknown(tokens), EOS if has_eos else None), has_eos, ascii_blanks=True
+    )
+
+
+def _characters(tokens: tuple[str, ...]) -> Tokenizer:
+    """Return a tokenizer of characters; the `</s>` of the file is the line break.
+
+    Raises:
+      SettingError: if a token has several characters.
+    """
+    unknown = _unknown(tokens)
+    if "\n" not in tokens:
+        tokens = tuple("\n" if token == EOS else token for token in tokens)
+    longer = [token for token in tokens if len(token) != 1 and token != unknown]
+    if longer:
+        why = f"the file lists {longer[0]!r}, which is no character: leave it out"
+        raise SettingError("tokens", "chars", why)
+    return Characters(Vocabulary(tokens, unknown, "\n" if "\n" in tokens else None))
+
+
+def _unknown(tokens: tuple[str, ...]) -> str | None:
+    """Return the unknown word of a file, or None."""
+    return next((word for word in UNKNOWN_WORDS if word in tokens), None)
+
+
+TOKENS = {"words": _words, "chars": _characters}
+"""How a text is cut into the tokens of an ARPA file: the tokenizer of its tokens."""
 
 
 def export_arpa(run: Run, path: str | Path) -> None:
@@ -39,22 +70,34 @@ def export_arpa(run: Run, path: str | Path) -> None:
     )
 
 
-def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
+def import_arpa(
+    path: str | Path, folder: str | Path | None = None, tokens: str | None = None
+) -> Run:
     """Return the model of an ARPA file as a run, and save the run in `folder` unless it is None.
 
-    An ARPA file does not say how text is cut into tokens. The run reads words between white space,
-    and every line ends in `<eos>` if the file has `</s>` or `<eos>`. Words that the file does not
-    list become `<unk>` if the file has `<unk>`, or the unknown word of another toolkit, such as
-    `<UNK>`. As in KenLM, only ASCII blanks divide the words of a text.
+    An ARPA file does not say how text is cut into tokens. By words, ASCII blanks divide the words
+    of a text, as in KenLM, and every line ends in `<eos>` if the file has `</s>` or `<eos>`. By
+    characters, the line break is the `</s>` of the file.
 
+    Words that the file does not list become its unknown word: `<unk>`, or the unknown word of
+    another toolkit, such as `<UNK>`. SRILM writes files without an unknown word. The run then has
+    `<unk>` with the probability 0.
+
+    Args:
+      path: the file.
+      folder: the folder of the new run; None to keep the run in memory.
+      tokens: "words" or "chars"; None for words.
     Raises:
       UserError: for a file that is not in the format (the message names the line), and for a folder
         that holds a run.
+      SettingError: for `chars` if the file lists a word of several characters.
     """
-    arpa = read_arpa(Path(path))
-    has_eos = EOS in arpa.tokens
-    unknown = next((token for token in UNKNOWN_WORDS if token in arpa.tokens), None)
-    vocabulary = Vocabulary(arpa.tokens, unknown, EOS if has_eos else None)
+    kind = tokens or "words"
+    choose(TOKENS, kind, "tokens")
+    arpa = read_arpa(Path(path), add_unknown=True)
+    tokenizer = TOKENS[kind](arpa.tokens)
+    vocabulary = tokenizer.vocabulary
+    has_eos = vocabulary.start is not None
     network: dict[str, Any] = {
         "order": arpa.tables.order,
         "smoothing": ARPA,
@@ -69,6 +112,5 @@ def import_arpa(path: str | Path, folder: str | Path | None = None) -> Run:
         "protocol": protocol.as_json(),
         "file": str(path),
     }
-    tokenizer = Words(vocabulary, has_eos, ascii_blanks=True)
     run = Run(model, arpa.tables, tokenizer, protocol, settings, None, 1)
     return run if folder is None else run.save(folder)

@@ -22,6 +22,8 @@ MAX_LOG_BACKOFF = 99.0
 # The number of lines that are split into columns at a time. The garbage collector visits every live
 # list again and again: with blocks of 1 << 16 lines that takes as long as everything else.
 BLOCK = 1 << 10
+# The beginning of KenLM's own binary files.
+KENLM_BINARY = b"mmap lm http://kheafield.com/code"
 # The word "data" in UTF-16, in either order of bytes.
 IN_UTF16 = b"d\0a\0t\0a"
 # KenLM's white space. Python has more, but other characters may be part of a word.
@@ -135,6 +137,8 @@ def _read_header(lines: Lines) -> list[int]:
     if line is None:
         lines.fail(1, "the file is empty: expected an ARPA file")
     line = line.removeprefix(codecs.BOM_UTF8)
+    if line.startswith(KENLM_BINARY):
+        lines.fail(1, "this is a binary file of KenLM: give the ARPA file that it was built from")
     while line != b"\\data\\":
         if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or IN_UTF16 in line:
             lines.fail(

@@ -51,7 +51,8 @@ def dropout(
       An array with the shape and dtype of `x`.
     """
     shape = tuple(1 if axis in shared_axes else size for axis, size in enumerate(x.shape))
-    return x * keep_mask(key, shape, rate).astype(x.dtype)
+    # bfloat16 has no 1 / (1 - rate) for most rates, so the product is float32.
+    return (x.astype(jnp.float32) * keep_mask(key, shape, rate)).astype(x.dtype)
 
 
 def drop_words(
@@ -75,4 +76,5 @@ def drop_words(
       [B, T, D] with the dtype of `words_BTD`.
     """
     mask_V = keep_mask(key, (vocab_size,), rate)
-    return words_BTD * mask_V[tokens_BT][..., None].astype(words_BTD.dtype)
+    dropped_BTD = words_BTD.astype(jnp.float32) * mask_V[tokens_BT][..., None]
+    return dropped_BTD.astype(words_BTD.dtype)

@@ -276,6 +276,16 @@ def _largest(arrays: Carry) -> jax.Array:
     return jnp.where(finite, largest, jnp.inf)
 
 
+def _relative(difference: Carry, states: Carry) -> jax.Array:
+    """Return the largest magnitude of the difference, relative to states above 1."""
+    return _largest(
+        tuple(
+            d / jnp.clip(jnp.abs(s), 1.0, LARGEST_SCALE)
+            for d, s in zip(difference, states, strict=True)
+        )
+    )
+
+
 class _State(NamedTuple):
     """The state of the iterations.
 
@@ -300,10 +310,6 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
         after = steps.valid(after, previous)
         difference = tuple(a - b for a, b in zip(after, state.states, strict=True))
         residual = _largest(difference)
-        relative = tuple(
-            d / jnp.clip(jnp.abs(s), 1.0, LARGEST_SCALE)
-            for d, s in zip(difference, state.states, strict=True)
-        )
         jacobian = steps.jacobian(pull, after)
         after_v, previous_v, states_v = map(matrices.pack, (after, previous, state.states))
         offset_v = after_v - matrices.apply(jacobian, previous_v)
@@ -333,22 +339,28 @@ def _solve(settings: _Settings, initial: Carry, steps: _Steps) -> tuple[Carry, N
             residual,
             damping,
             state.iterations + 1,
-            _largest(relative) <= settings.tolerance,
+            _relative(difference, state.states) <= settings.tolerance,
         )
 
     def unfinished(state: _State) -> jax.Array:
         return ~state.small & (state.iterations < settings.most_iterations)
 
-    def forgets() -> jax.Array:
-        _, pull = steps.linearise(_previous(initial, end.states))
-        return _forgets(settings, steps, pull, end.states)
+    def is_solution() -> jax.Array:
+        # The last iteration made these states from states that were small enough. With a part of
+        # the Jacobian it may have made them worse.
+        previous = _previous(initial, end.states)
+        after, pull = steps.linearise(previous)
+        after = steps.valid(after, previous)
+        difference = tuple(a - b for a, b in zip(after, end.states, strict=True))
+        solves = _relative(difference, end.states) <= settings.tolerance
+        return solves & _forgets(settings, steps, pull, end.states)
 
     time = steps.x_TBG.shape[0]
     zeros = tuple(jnp.zeros((time, *array_BH.shape), jnp.float32) for array_BH in initial)
     infinite, nothing = jnp.float32(jnp.inf), jnp.float32(0)
     start = _State(zeros, infinite, nothing, jnp.int32(0), jnp.bool_(False))
     end = jax.lax.while_loop(unfinished, body, start)
-    converged = jax.lax.cond(end.small, forgets, lambda: jnp.bool_(False))
+    converged = jax.lax.cond(end.small, is_solution, lambda: jnp.bool_(False))
     newton = Newton(end.iterations.astype(jnp.float32), converged.astype(jnp.float32))
     return end.states, newton
 

@@ -404,6 +404,11 @@ def read_description(folder: Path) -> tuple[dict[str, Any], Tokenizer]:
       UserError: if `folder` holds no run, or a damaged run.
     """
     if not os.path.isfile(folder / CONFIG):
+        if os.path.isfile(folder):
+            raise UserError(
+                f"{folder} is a file, and no run: if it holds the model of another program, "
+                f"`python -m jaxlm.convert` makes a run of it"
+            )
         raise UserError(f"{folder} is not a run: it has no {CONFIG}{_runs_nearby(folder)}")
     return described(str(folder), lambda: _read_files(folder))
 

@@ -3,7 +3,8 @@
     config.json          the model's numbers, and the description of the run
     tokenizer.json       the tokenizer, as `tokenizers` reads it
     model.safetensors    the parameters by PyTorch's names, and the state of a warm start
-    jaxlm.json           digests of these three files
+    modeling_jaxlm.py    the model in PyTorch, which transformers executes
+    jaxlm.json           digests of these files
 
 `jaxlm.interop.huggingface` writes such a folder. transformers may have changed and saved it: then
 it has no jaxlm.json, and its parameters are checked by their names, shapes and numbers alone.
@@ -25,6 +26,7 @@ CONFIG, TOKENIZER, WEIGHTS, DIGESTS = (
     "model.safetensors",
     "jaxlm.json",
 )
+MODELING = "modeling_jaxlm.py"
 RUN, RUN_TOKENIZER = "run", "run_tokenizer"
 """The entries of config.json with the settings and the step of a run, and with what tokenizer.json
 does not say of its tokenizer."""
@@ -154,7 +156,8 @@ def _check_digests(folder: Path) -> None:
         return
     kept = read_json(folder / DIGESTS)
     files = kept.get("files") if isinstance(kept, dict) else None
-    if not isinstance(files, dict) or set(files) != {CONFIG, TOKENIZER, WEIGHTS}:
+    # jaxlm 0.1 did not list the Python file.
+    if not isinstance(files, dict) or set(files) - {MODELING} != {CONFIG, TOKENIZER, WEIGHTS}:
         raise ValueError(f"{DIGESTS} does not list the digests of the files")
     for name, about in files.items():
         fits = isinstance(about, dict) and type(about.get("bytes")) is int

@@ -77,6 +77,8 @@ class Log:
         self._named = {} if run_name is None else {"run": run_name}
         self._tensorboard = tensorboard
         self._events: Any = None
+        # The first step of this session.
+        self._first = 1
 
     def __enter__(self) -> "Log":
         self._bar.start()
@@ -93,6 +95,7 @@ class Log:
         The seconds of timing.jsonl go on from those of its last record.
         """
         self._bar.update(self._task, completed=step)
+        self._first = step + 1
         if self._folder is None:
             return
         _, timing, _ = (
@@ -168,7 +171,7 @@ class Log:
         self._append(TIMING, timing)
         if self._tensorboard:
             # Made only now: a folder that is refused on the way here stays as it was.
-            self._events = self._events or _event_writer(self._folder)
+            self._events = self._events or _event_writer(self._folder, self._first)
             prefix = values.get("split", "train")
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -290,8 +293,11 @@ def check_tensorboard() -> None:
         raise UserError("`tensorboard` needs an extra package: pip install tensorboardX")
 
 
-def _event_writer(folder: Path) -> Any:
-    """Return the writer of TensorBoard's event files."""
+def _event_writer(folder: Path, first: int) -> Any:
+    """Return the writer of TensorBoard's event files.
+
+    TensorBoard forgets the events of an earlier session from the step `first` on.
+    """
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first)

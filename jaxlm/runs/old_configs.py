@@ -72,7 +72,8 @@ def _from_version_0_1_0(config: dict[str, Any]) -> dict[str, Any]:
             settings["positions"] = _POSITIONS.get(settings["features"], settings["features"])
             del settings["features"]
             config[section] = settings
-    batching = config.get("batching") or {}
+    batching = config.get("batching")
+    batching = batching if isinstance(batching, dict) else {}
     rows = batching.get("batching") == "rows"
     config["protocol"] = {"rows": rows, "last_only": rows and batching.get("positions") == "last"}
     if "optimizer" not in config:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -119,6 +120,8 @@ def make_app(
         redoc_url=None,
     )
     guard = Guard(app, limits, hosts)
+    content = None if page is None else page.encode()
+    tag = "" if content is None else f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
     async def ask(name: str | None, job: Job, request: Request) -> Response:
         name = names[0] if name is None else name
@@ -134,10 +137,13 @@ def make_app(
             raise Refusal(404, str(error)) from None
 
     @app.get("/", include_in_schema=False)
-    async def front() -> Response:
-        if page is None:
+    async def front(request: Request) -> Response:
+        if content is None:
             raise Refusal(404, f"there is no page here: ask {ENDPOINTS}")
-        return Response(page, media_type="text/html", headers={"Cache-Control": "no-cache"})
+        headers = {"Cache-Control": "no-cache", "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type="text/html", headers=headers)
 
     @app.get("/runs", response_model=schema.RunsAnswer)
     async def list_runs() -> Response:
@@ -187,7 +193,7 @@ def make_app(
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: Any) -> Response:
-        fields = list(FIELDS[request.url.path])
+        fields = list(FIELDS[request.scope["route"].path])
         return as_problem(422, schema.problem_of(error.errors(), fields))
 
     @app.exception_handler(HTTPException)

@@ -14,7 +14,11 @@ def front_page(runs: Sequence[Run], note: Callable[[str], None]) -> str | None:
       runs: the runs.
       note: called with a line of text for each run that is left out.
     """
-    kept: list[Run] = []
+    try:
+        return play_page(shelves_of(runs))
+    except UserError:
+        # The page may hold some of the runs.
+        kept: list[Run] = []
     page = None
     for run in runs:
         try:

@@ -244,13 +244,15 @@ def _steps_within(
     fits = int(seconds / per_step)
     if not eval_every or not per_pause:
         return max(0, fits)
-    # With one more pause, the run may go on to the step after which the next pause comes.
-    most, until = 0, eval_every * (step // eval_every + 1) - step
-    while fits > until:
-        most, until = until, until + eval_every
-        seconds -= per_pause
-        fits = int(seconds / per_step)
-    return max(most, fits)
+    # Steps up to the first pause, and the time that is left after it.
+    first = eval_every * (step // eval_every + 1) - step
+    if fits <= first:
+        return max(0, fits)
+    left = seconds - first * per_step - per_pause
+    whole, rest = divmod(left, eval_every * per_step + per_pause)
+    if left < 0:
+        return first
+    return first + eval_every * int(whole) + min(eval_every, int(rest / per_step))
 
 
 def horizon_of(config: TrainingConfig, steps_per_epoch: int, total: int) -> Horizon:

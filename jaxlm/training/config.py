@@ -54,7 +54,7 @@ class TrainingConfig:
     checkpoint_minutes: Positive | None = None
     """Minutes between two checkpoints, in addition to checkpoint_every (none: by steps alone)."""
     keep: Steps = 2
-    """How many of the newest checkpoints are kept, beside the best."""
+    """How many of the newest checkpoints are kept, beside the best; at least two are."""
     checkpoint_folder: str | None = None
     """Where checkpoints go, such as gs://bucket/runs (none: into the run's folder)."""
     tensorboard: bool = False

@@ -287,7 +287,8 @@ class _Loop:
     def _batches(self, spec: Spec) -> Batches:
         batching, training = spec.config.batching, spec.config.training
         assert batching is not None and training is not None
-        n_step = (spec.model.context_size or batching.bptt - 1) + 1
+        context = spec.model.context_size
+        n_step = batching.bptt if context is None else context + 1
         rows_B = local_rows(self.mesh, batching.batch_size)
         return make_batches(self.text.train, batching, n_step, training.seed, rows_B)
 
@@ -617,6 +618,14 @@ class _Loop:
         checkpoints = {index: one.checkpoints for index, one in going.items() if one.checkpoints}
         steps = [set(one.readable_steps()) for one in checkpoints.values()]
         if not steps or not all(steps):
+            # A signal may have ended the earlier session at its first pause, when some runs had
+            # saved nothing. Later, each run has a checkpoint.
+            lost = [going[i] for i, saved in zip(checkpoints, steps, strict=True) if not saved]
+            if lost and max(map(len, steps)) > 1:
+                raise UserError(
+                    f"`resume`: {lost[0].spec.folder} has no checkpoint, and other runs of the "
+                    f"sweep have several: bring its checkpoints back, or choose another `folder`"
+                )
             return None
         common = sorted(set.intersection(*steps), reverse=True)
         if not common:

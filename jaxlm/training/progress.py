@@ -1,7 +1,9 @@
 """The progress of a run: sums and counts between two log lines, and the best validation so far."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +43,21 @@ class Progress:
     seconds: float = 0.0
     valid_step: int = -1
     interval_sums: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> "Progress":
+        """Return the progress in the meta of a checkpoint.
+
+        Raises:
+          UserError: if a later version of jaxlm wrote it.
+        """
+        saved = meta.get("progress")
+        known = {item.name for item in fields(cls)}
+        if not isinstance(saved, dict) or not saved.keys() <= known:
+            raise UserError(
+                "`resume`: the checkpoint is of a later version of jaxlm: resume with that version"
+            )
+        return cls(**saved)
 
 
 class NotFiniteError(UserError):

@@ -158,7 +158,7 @@ class Trainee:
         """The error that ended this run, or None."""
         self.checkpoints: Checkpoints | None = None
         if folder := spec.run_folder(text):
-            self.checkpoints = Checkpoints(folder.checkpoints, log.warn, training.keep)
+            self.checkpoints = Checkpoints(folder.checkpoints, log.warn, max(2, training.keep))
 
     @property
     def step(self) -> int:
@@ -219,7 +219,7 @@ class Trainee:
         assert self.checkpoints is not None
         restored, meta = saved
         state = put_like(restored, state)
-        self.meter.progress = Progress(**meta["progress"])
+        self.meter.progress = Progress.from_json(meta)
         self.saved_step = self.step
         scale, schedule = float(to_host(state.lr_scale)), self.optimizer.schedule
         if scale != 1 and schedule != "plateau":

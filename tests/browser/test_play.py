@@ -1,5 +1,6 @@
 """The page to play with: its models, gradients and tokenizers equal jaxlm's, in Chromium."""
 
+import itertools
 import json
 import re
 import time
@@ -51,13 +52,15 @@ def make_run(name, variant="plain", tokenizer=CHARACTERS, settings=None, **optio
 
 
 def all_runs():
-    """Return every model that the page runs, in every variant, with random weights."""
-    kinds = dict.fromkeys(CELLS, "recurrent") | {"nplm": "nplm", "ngram": "ngram"}
-    return {
-        f"{name}, {variant}": make_run(name, variant)
-        for name, kind in kinds.items()
-        for variant in FEATURES[kind]
-    }
+    """Return every model that the page runs, and every variant, with random weights.
+
+    The wiring of a recurrent network does not depend on its cell, so each variant has another cell.
+    """
+    plain, *wired = FEATURES["recurrent"]
+    chosen = [(name, plain) for name in CELLS]
+    chosen += zip(itertools.cycle(CELLS), wired, strict=False)
+    chosen += [(name, variant) for name in ("nplm", "ngram") for variant in FEATURES[name]]
+    return {f"{name}, {variant}": make_run(name, variant) for name, variant in chosen}
 
 
 def open_play(open_page, tmp_path, runs, dtype="float16", start=None, **window):
@@ -116,8 +119,6 @@ def test_models_in_the_page_say_what_jaxlm_says(open_page, tmp_path):
         last = float(card.locator(".line .bits").get_attribute("data-bits"))
         assert_allclose(last, expected_bits(run, TEXT)[-1], atol=0.03)
         assert "?" in card.locator(".warning").all_inner_texts()[-1]
-    for name, sizes in (("NPLM", (5, 2, 3, 2)), ("LSTM", (6, 3, 5, 2))):
-        check_gradient(page, name, *sizes, updates=1, count=1)
 
 
 @pytest.mark.full
@@ -166,7 +167,7 @@ LEARN = """([name, sizes, params, rows, rate, steps]) => {
 }"""
 
 
-def check_gradient(page, name, words, features, hidden, steps, updates=3, seed=0, count=3):
+def check_gradient(page, name, words, features, hidden, steps, updates, seed, count=3):
     """Compare a learner's loss, gradient and steps of Adam with jax.grad and optax."""
     sizes = {"embedding_size": features, "hidden_size": hidden}
     if name == "NPLM":
@@ -228,7 +229,7 @@ def toy_run():
 @pytest.mark.parametrize("name", ["NPLM", "LSTM"])
 def test_the_gradients_of_the_page_are_those_of_jax(open_page, tmp_path, toy_run, name):
     page = open_play(open_page, tmp_path, [toy_run])
-    for seed, sizes in enumerate([(7, 2, 2, 2), (11, 3, 5, 1), (2, 1, 1, 3), (13, 7, 9, 4)]):
+    for seed, sizes in enumerate([(11, 3, 5, 1), (13, 7, 9, 4)]):
         check_gradient(page, name, *sizes, updates=20, seed=seed)
 
 

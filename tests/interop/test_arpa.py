@@ -1,6 +1,7 @@
 """ARPA files that jaxlm writes are read back unchanged, and KenLM gives the same probabilities."""
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_escapes_are_unique_and_reversible(tokens):
     assert [unescape(word) for word in words] == tokens
     assert len(set(words)) == len(words)
     for word in words:
-        assert word.split() == [word]
+        assert re.split(r"[ \t\r\n]+", word) == [word]
         assert word not in reserved
         word.encode("utf-8")
 
@@ -112,7 +113,9 @@ def test_escapes_are_unique_and_reversible(tokens):
     ("token", "word"),
     [
         (" ", r"\x20"),
-        ("a\u2003b", r"a\u2003b"),
+        # Only ASCII blanks divide words in KenLM and SRILM.
+        ("a\u2003b", "a\u2003b"),
+        ("10\xa0000", "10\xa0000"),
         ("", r"\e"),
         ("<s>", r"\x3cs>"),
         (r"1\/2", r"1\/2"),  # PTB writes fractions with \/, and KenLM must find them in its text

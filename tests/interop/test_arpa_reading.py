@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxlm
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.interop import arpa
 from jaxlm.interop.arpa import read_arpa
-from jaxlm.interop.arpa_runs import import_arpa
+from jaxlm.interop.arpa_runs import export_arpa, import_arpa
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -129,10 +129,61 @@ def test_an_end_that_only_longer_n_grams_predict_is_a_token(tmp_path):
     assert not model.across_lines
 
 
-def test_backslashes_are_kept_if_unescaping_would_be_ambiguous(tmp_path):
-    text = "\\data\\\nngram 1=3\n\\1-grams:\n-1 %s\n-1 \\\\\n-1 \\x41\n\\end\\"
-    assert read_text(tmp_path, text % "a").tokens == ("a", "\\", "A")
-    assert read_text(tmp_path, text % "A").tokens == ("A", "\\\\", r"\x41")
+@pytest.mark.parametrize(
+    "word", [r"\x41", r"\u4e2d", r"\ud83d\ude02", r"\\", r"\\n", r"\x3ca>", r"\xe4\xb8"]
+)
+def test_backslashes_are_kept_in_a_file_by_another_program(word, tmp_path):
+    text = "\\data\\\nngram 1=3\n\\1-grams:\n-1 %s\n-1 %s\n-1 b\n\\end\\"
+    assert read_text(tmp_path, text % (r"\x20", word)).tokens == (r"\x20", word, "b")
+    # Words that jaxlm writes, or once wrote.
+    assert read_text(tmp_path, text % (r"\x20", r"\u3000")).tokens == (" ", "\u3000", "b")
+    assert read_text(tmp_path, text % (r"\x3cs>", r"\\x20")).tokens == ("<s>", r"\x20", "b")
+
+
+def test_an_unknown_word_is_added_to_a_file_without_one(tmp_path):
+    text = "\\data\\\nngram 1=3\nngram 2=1\n\\1-grams:\n-1 <s> -0.5\n-1 a\n-1 </s>\n"
+    text += "\\2-grams:\n-0.2 <s> a\n\\end\\"
+    path = tmp_path / "srilm.arpa"
+    path.write_text(text)
+    assert read_arpa(path).tokens == ("a", "<eos>")
+    run = import_arpa(path)
+    assert run.vocabulary.tokens == ("a", "<eos>", "<unk>") and run.vocabulary.unk == "<unk>"
+    (tmp_path / "new.txt").write_text("a b\n")
+    report = jaxlm.perplexity(run, text=tmp_path / "new.txt")
+    assert (report.tokens, report.unknown, report.impossible) == (3, 1, 1)
+    # log₁₀ P(a | <s>) is -0.2, and log₁₀ P(</s>) is -1.
+    assert report.known_nll == pytest.approx(np.log(10) * 1.2)
+    # The file that is written has the word, so it is not added again.
+    export_arpa(run, tmp_path / "again.arpa")
+    assert import_arpa(tmp_path / "again.arpa").vocabulary.tokens == run.vocabulary.tokens
+
+
+def test_characters_are_read_from_a_file_of_characters(tmp_path):
+    text = jaxlm.read_corpus(
+        ["却说 那\u3000行者\n", "行者道\n"] * 3, tokens="chars", fractions=(1.0,)
+    )
+    model = jaxlm.NGram(len(text.vocabulary), text.vocabulary.start_id, order=3)
+    counted = jaxlm.fit(model, text, quiet=True)
+    export_arpa(counted, tmp_path / "chars.arpa")
+    again = import_arpa(tmp_path / "chars.arpa", tokens="chars")
+    assert set(again.vocabulary.tokens) - {"<unk>"} == set(text.vocabulary.tokens) - {"<unk>"}
+    line = ["行者 说那"]
+    surprisals = [jaxlm.score(run, line)["surprisal"] for run in (counted, again)]
+    np.testing.assert_allclose(*surprisals, rtol=1e-6)
+    words = "\\data\\\nngram 1=1\n\\1-grams:\n-1 the\n\\end\\"
+    (tmp_path / "words.arpa").write_text(words)
+    with pytest.raises(SettingError, match="`tokens` chars: the file lists 'the'"):
+        import_arpa(tmp_path / "words.arpa", tokens="chars")
+    with pytest.raises(UserError, match="tokens"):
+        import_arpa(tmp_path / "words.arpa", tokens="bytes")
+
+
+def test_a_binary_file_of_kenlm_is_named(tmp_path):
+    (tmp_path / "lm.binary").write_bytes(
+        b"mmap lm http://kheafield.com/code format version 5\n\0\0"
+    )
+    with pytest.raises(UserError, match="a binary file of KenLM"):
+        read_arpa(tmp_path / "lm.binary")
 
 
 def line_of(text, part):

@@ -197,6 +197,12 @@ def test_other_folders_and_damaged_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"folder of a 'gpt2' model: jaxlm reads only"):
         jaxlm.load(foreign)
     folder = written(of_kind("lstm"), tmp_path / "out")
+    code = folder / "modeling_jaxlm.py"
+    source = code.read_text()
+    code.write_text(source + "\nimport os\n")
+    with pytest.raises(UserError, match=r"modeling_jaxlm.py.*on purpose, remove .*jaxlm.json"):
+        jaxlm.load(folder)
+    code.write_text(source)
     whole = (folder / "config.json").read_text()
     (folder / "config.json").write_text(whole.replace('"warm"', '"fresh"'))
     with pytest.raises(UserError, match=r"config.json.*on purpose, remove .*jaxlm.json"):

@@ -37,7 +37,9 @@ def written_cases():
     """Yield the cases of models that ONNX files hold, each with float32 products."""
     for case in cases(("gradient",), exact=True):
         name, options = case.values
-        if name in WRITTEN and options.get("softmax") in (None, "sampled"):
+        # A file holds the operator of the cell, whatever ran it over time.
+        same = "time_loop" in options
+        if name in WRITTEN and options.get("softmax") in (None, "sampled") and not same:
             yield case
 
 
@@ -168,9 +170,6 @@ def test_a_run_in_bfloat16_is_written_in_float32(tmp_path):
 
 @pytest.mark.full
 def test_a_learned_start_is_the_initial_state(tmp_path):
-    settings = jaxlm.MODELS["gru"].settings
-    if "learned_start" not in settings:
-        pytest.skip("this version of the model has no learned start")
     run = run_of("gru", {"learned_start": True, "num_layers": 2})
     write_run(run, tmp_path / "x.onnx")
     tokens_BT = some_tokens(5)

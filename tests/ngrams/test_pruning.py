@@ -241,8 +241,6 @@ def test_counting_on_disk_prunes_to_the_same_tables(tmp_path):
     needed = bytes_needed(len(text.train), 3, len(text.vocabulary))
     assert needed > available(parse_memory("40MB"))
     for options in (
-        {"prune": (0, 1)},
-        {"prune_entropy": 1e-5},
         {"prune": (0, 0, 1), "prune_entropy": 1e-5},
         {"prune": (0, 1), "smoothing": "add-k"},
     ):

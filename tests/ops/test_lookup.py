@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import B, T, build, cases, tokens
+from cases import OTHER_CELLS, B, T, build, cases, tokens
 from numpy.testing import assert_allclose, assert_array_equal
 
 from jaxlm.models.layers import Embedding
@@ -74,7 +74,15 @@ def test_a_frequent_words_gradient_is_summed_in_float32(platform):
     assert_allclose(gradient_VD, np.outer([0, 1, 0], [1, 1]) * 4000 * 2**-10, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "options"), list(cases(("gradient",))))
+# The tables and the output layers of all models; what stands between them looks nothing up.
+LOOKUPS = [
+    case
+    for case in cases(("gradient",), exact=True)
+    if case.values[0] not in OTHER_CELLS or "softmax" in case.values[1]
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LOOKUPS)
 def test_a_gpu_writes_no_row_twice(name, options):
     # A GPU adds to a row in no fixed order. A row that is written once needs no order.
     model, params = build(name, options)

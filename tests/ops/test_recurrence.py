@@ -4,6 +4,7 @@ The fused activation functions of gates are compared with their definitions.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -110,8 +111,9 @@ def test_options_do_not_change_values(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["per sequence", "per step"])
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize(
+    ("name", "kind"), zip(RECURRENT, itertools.cycle(["per sequence", "per step"]), strict=False)
+)
 def test_masks_of_the_hidden_state_equal_the_definition(name, kind):
     cell = CELLS[name]
     inputs = inputs_of(cell, 3, 5, 4, 0)

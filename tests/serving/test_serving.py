@@ -13,6 +13,8 @@ import time
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import jaxlm
 from jaxlm import serve as command
@@ -102,9 +104,20 @@ def test_the_runs_the_page_and_the_schema(client):
     assert client.get("/health").json() == {"status": "ok", "waiting": 0}
     page = client.get("/")
     assert page.text == "<p>a page</p>" and page.headers["content-type"].startswith("text/html")
+    # A browser that has the page gets no second copy.
+    tag = {"If-None-Match": page.headers["etag"]}
+    assert client.get("/", headers=tag).status_code == 304
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/runs", "/health", "/next", "/score", "/generate"}
     assert client.get("/docs").status_code == 404
+
+
+def test_a_bad_field_is_refused_where_the_application_is_mounted(application):
+    mounted = TestClient(
+        Starlette(routes=[Mount("/lm", app=application)]), base_url="http://testserver"
+    )
+    answer = mounted.post("/lm/next", json={"text": "the", "topp": 2})
+    assert answer.status_code == 422 and "topp" in answer.json()["error"]
 
 
 def test_the_schema_has_the_choices_and_the_settings_of_the_library():

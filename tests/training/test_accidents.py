@@ -49,11 +49,11 @@ def trained(text, tmp_path_factory):
 @pytest.mark.full
 @pytest.mark.xdist_group("signals")
 def test_killed_commands_end_with_the_same_bytes(tmp_path):
-    argv = [sys.executable, DRIVER, "--kills", "4", "--steps", "40", "--seed", "1"]
+    argv = [sys.executable, DRIVER, "--kills", "2", "--steps", "40", "--seed", "1"]
     argv += ["--kinds", "lstm", "ngram", "--folder", tmp_path / "accidents"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| lstm | 2 |" in done.stdout and "| ngram | 2 |" in done.stdout
+    assert "| lstm | 1 |" in done.stdout and "| ngram | 1 |" in done.stdout
 
 
 @pytest.mark.full
@@ -339,17 +339,18 @@ def test_changed_settings_are_said_in_one_note(trained, text, tmp_path):
     assert "goes on with" not in console.file.getvalue()
 
 
-@pytest.mark.parametrize("section", ["batching", "network", "optimizer", "training", "text"])
-@pytest.mark.parametrize("value", [None, 3, []])
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [("batching", 3), ("network", []), ("optimizer", None), ("training", 3), ("text", [])],
+)
 def test_a_damaged_section_is_one_line(section, value, trained, text, tmp_path):
     model, folder = trained[0], shutil.copytree(trained[1], tmp_path / "run")
     config = json.loads((folder / CONFIG).read_text())
     config[section] = value
     (folder / CONFIG).write_text(json.dumps(config))
-    try:
+    with pytest.raises(UserError) as error:
         tiny_runs.fit(model, text, folder, resume=True, **SHORT)
-    except UserError as error:
-        assert section in str(error) or "optimizer" in str(error) or "seed" in str(error)
+    assert "\n" not in str(error.value) and section in str(error.value)
 
 
 def test_an_ngram_is_not_resumed_as_another_model(counted, text):

@@ -36,6 +36,30 @@ def train(text, folder=None, **options):
     return tiny_runs.fit(model, text, folder, **settings | options)
 
 
+def steps_one_by_one(seconds, per_step, per_pause, eval_every, step):
+    """Count the steps that fit, with a pause after each step whose number is a multiple."""
+    trained = 0
+    while seconds >= per_step:
+        seconds -= per_step
+        trained += 1
+        if (step + trained) % eval_every == 0:
+            seconds -= per_pause
+    return trained
+
+
+@pytest.mark.parametrize("step", [0, 7, 10])
+@pytest.mark.parametrize("seconds", [0, 3, 10, 11, 14, 25, 26, 29, 40, 41, 1000])
+def test_the_steps_that_fit_are_those_of_a_clock(seconds, step):
+    # Whole numbers, so that no sum is rounded.
+    found = budget._steps_within(float(seconds), 1.0, 4.0, 10, step)
+    assert found == steps_one_by_one(seconds, 1, 4, 10, step)
+
+
+def test_a_budget_of_a_thousand_years_is_counted_at_once():
+    found = budget._steps_within(6e10, 5e-3, 0.05, 100, 0)
+    assert found == pytest.approx(6e10 / 0.55 * 100, rel=1e-6)
+
+
 def training_of(folder):
     return json.loads((folder / "config.json").read_text())["training"]
 

@@ -117,10 +117,10 @@ TOO_MUCH = {"lr": 1e38}
 BREAKS = TOO_MUCH | {"weight_decay": 1e6}
 # The first bad step is 4. Each case has the options, the steps between checkpoints, the steps
 # between validations, and the step at which the run notices.
-NOTICED = [(TOO_MUCH, 1, 3, 5), (TOO_MUCH, 3, 3, 5), (BREAKS, 1, 3, 5), (BREAKS, 1, 4, 4)]
+NOTICED = [(TOO_MUCH, 3, 3, 5), (BREAKS, 1, 4, 4)]
 
 
-@pytest.mark.quick_for("bad3-1-4-4")
+@pytest.mark.quick_for("bad1-1-4-4")
 @pytest.mark.parametrize(("bad", "checkpoint_every", "eval_every", "step"), NOTICED)
 def test_a_loss_that_is_not_finite_stops_the_run(
     bad, checkpoint_every, eval_every, step, model, text, tmp_path
@@ -145,14 +145,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("checkpoint_every", [1, 3, 4])
-def test_a_last_step_with_parameters_that_are_not_finite_is_not_saved(
-    checkpoint_every, text, tmp_path
-):
+def test_a_last_step_with_parameters_that_are_not_finite_is_not_saved(text, tmp_path):
     """There is no later step and no validation that would notice."""
     alone = jaxlm.Text(text.config, text.tokenizer, {"train": text.train})
     model = tiny_runs.make(jaxlm.RNN, text)
-    options = {"batching": STREAMS, "optimizer": "sgd", "checkpoint_every": checkpoint_every}
+    options = {"batching": STREAMS, "optimizer": "sgd", "checkpoint_every": 4}
     tiny_runs.fit(model, alone, tmp_path, lr=0.01, steps=3, **options)
     with pytest.raises(UserError, match=r"not finite at step 4: .*step 3 in .* is kept"):
         tiny_runs.fit(model, alone, tmp_path, **BREAKS, steps=4, resume=True, **options)

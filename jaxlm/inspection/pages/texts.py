@@ -1,5 +1,6 @@
 """The text of a page: from a file, or from the corpus of the run if no text is given."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,9 +27,10 @@ def text_from_file(path: Path, encoding: str | None = None) -> str:
       SettingError: if there is no such file, and for an unknown encoding.
       UserError: if it cannot be read as text.
     """
-    if path.is_dir():
+    # `os.path` takes a name that is too long for a name that does not exist.
+    if os.path.isdir(path):
         raise SettingError("text", path, "is a folder: give the path of a text file")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SettingError("text", path, "does not exist: give the path of a text file")
     reading = Reading(encoding)
     reading.check()

@@ -68,8 +68,12 @@ def limits_of(run: Run) -> tuple[float, ...]:
 
 def _ends_line(text: str, spans: np.ndarray) -> np.ndarray:
     """Return whether each token is the last word of its line, bool [T]."""
-    rest = (text[end:].split("\n", 1)[0] for end in spans[:, 1].tolist())
-    return np.array([not after.strip() for after in rest], bool)
+    lines = text.split("\n")
+    # The end of each line, and the end of its last word.
+    ends = np.cumsum([len(line) + 1 for line in lines]) - 1
+    words = ends - [len(line) - len(line.rstrip()) for line in lines]
+    line_T = np.minimum(np.searchsorted(ends, spans[:, 1]), len(lines) - 1)
+    return spans[:, 1] >= words[line_T]
 
 
 def _characters(known: np.ndarray, spans: np.ndarray, skipped: np.ndarray) -> int:

@@ -163,6 +163,11 @@ def _nplm(run: Run, begin: Start, dtype: str) -> Described:
 def _ngram(run: Run, begin: Start, dtype: str) -> Described:
     model: Any = run.model
     tables: Tables = run.params
+    if sum(tables.sizes) > MOST_NGRAMS:
+        raise UserError(
+            f"{run.name} has {sum(tables.sizes):,} n-grams, and a browser opens pages of at most "
+            f"{MOST_NGRAMS:,}: prune it, or leave it out"
+        )
     base = tables.vocab_size + 1
     # Probabilities of single words may be too small for float16.
     arrays = {"probabilities-1": packed(tables.probabilities[0], "float32")}
@@ -184,6 +189,9 @@ def _ngram(run: Run, begin: Start, dtype: str) -> Described:
     }
     return Described(settings, arrays)
 
+
+MOST_NGRAMS = 30_000_000
+"""The most n-grams of a run that are packed. The page has two bytes or more for each of them."""
 
 # How a neural model is described, by the method that computes its features.
 DESCRIBERS: dict[Any, Describer] = {Recurrent.encode: _recurrent, NPLM.encode: _nplm}

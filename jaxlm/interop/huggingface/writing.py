@@ -21,6 +21,7 @@ from jaxlm.runs.huggingface import (
     CONFIG,
     DIGESTS,
     MODEL_TYPE,
+    MODELING,
     RUN,
     RUN_TOKENIZER,
     TOKENIZER,
@@ -30,7 +31,6 @@ from jaxlm.runs.huggingface import (
 from jaxlm.runs.run import Run, load
 from jaxlm.runs.starts import WARM_START, start_of
 
-MODELING = "modeling_jaxlm.py"
 # Tools divide longer texts into windows of this many tokens. The model itself has no limit.
 LONGEST = 32_768
 EPSILON = 1e-6
@@ -91,7 +91,7 @@ def export_huggingface(run: Run, folder: str | Path) -> None:
                 "bytes": os.path.getsize(partial / name),
                 "sha256": file_digest(partial / name),
             }
-            for name in (CONFIG, TOKENIZER, WEIGHTS)
+            for name in (CONFIG, TOKENIZER, WEIGHTS, MODELING)
         }
         text = json.dumps({"files": digests}, indent=2) + "\n"
         (partial / DIGESTS).write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import SettingError
 from jaxlm.models.heads.base import Head
-from jaxlm.models.layers import Affine, affine, project, to_embedding_size, uniform
+from jaxlm.models.layers import Affine, project, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.parallel.mesh import Axes
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
@@ -210,14 +210,12 @@ class AdaptiveSoftmax(Head):
         hidden_BTF, (kernel_FO, bias_O), tails = self.operands(hidden_BTF, embedding)
         # O: the outputs of the head, its words and the clusters. W: the words of a cluster. R: the
         # features of a cluster.
-        head_logits_BTO = affine(hidden_BTF, kernel_FO, bias_O, self.dtype)
-        head_BTO = jax.nn.log_softmax(head_logits_BTO.astype(jnp.float32))
+        head_BTO = jax.nn.log_softmax(project(hidden_BTF, kernel_FO, self.dtype) + bias_O)
         words = self.edges[0]
         log_probs = [head_BTO[..., :words]]
         for index, (reduce_FR, kernel_RW, bias_W) in enumerate(tails):
             reduced_BTR = self._reduce(hidden_BTF, reduce_FR)
-            logits_BTW = affine(reduced_BTR, kernel_RW, bias_W, self.dtype)
-            tail_BTW = jax.nn.log_softmax(logits_BTW.astype(jnp.float32))
+            tail_BTW = jax.nn.log_softmax(project(reduced_BTR, kernel_RW, self.dtype) + bias_W)
             log_probs.append(head_BTO[..., words + index, None] + tail_BTW)
         return jnp.concatenate(log_probs, axis=-1)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import check_at_least
 from jaxlm.models.heads.base import Head
-from jaxlm.models.layers import affine, to_embedding_size, uniform
+from jaxlm.models.layers import project, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
@@ -43,8 +43,9 @@ class OutputLayer(Head):
         return hidden_BTF, self.param("kernel", init, (features, self.vocab_size)), bias_V
 
     def __call__(self, hidden_BTF: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-        """Return the logits, [B, T, V] in `dtype`."""
-        return affine(*self.operands(hidden_BTF, embedding_VD), self.dtype)
+        """Return the logits, [B, T, V] float32: products in `dtype`, sums and bias in float32."""
+        hidden_BTF, kernel_FV, bias_V = self.operands(hidden_BTF, embedding_VD)
+        return project(hidden_BTF, kernel_FV, self.dtype) + bias_V
 
     def loss(
         self,

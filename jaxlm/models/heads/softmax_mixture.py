@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxlm.errors import check_at_least
 from jaxlm.models.heads.base import Head
-from jaxlm.models.layers import Affine, affine, uniform
+from jaxlm.models.layers import Affine, project, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
 
 
@@ -54,8 +54,7 @@ class SoftmaxMixture(Head):
         latent_NKD = jnp.tanh(latent(hidden_BTF)).reshape(-1, count, size)
         init = uniform(self.init_scale or features**-0.5)
         prior_FK = self.param("prior", init, (features, count))
-        zeros_K = jnp.zeros((count,), jnp.float32)
-        prior_BTK = affine(hidden_BTF, prior_FK, zeros_K, self.dtype).astype(jnp.float32)
+        prior_BTK = project(hidden_BTF, prior_FK, self.dtype)
         log_prior_NK = jax.nn.log_softmax(prior_BTK).reshape(-1, count)
         bias_V = self.param("bias", uniform(self.init_scale or 0.0), (self.vocab_size,))
         if self.tied:
@@ -72,8 +71,8 @@ class SoftmaxMixture(Head):
 
         def add(total_NV: jax.Array, component: Component) -> tuple[jax.Array, None]:
             latent_ND, log_prior_N = component
-            logits_1NV = affine(latent_ND[None], kernel_DV, bias_V, self.dtype)
-            log_probs_NV = jax.nn.log_softmax(logits_1NV[0].astype(jnp.float32))
+            logits_1NV = project(latent_ND[None], kernel_DV, self.dtype) + bias_V
+            log_probs_NV = jax.nn.log_softmax(logits_1NV[0])
             return jnp.logaddexp(total_NV, log_probs_NV + log_prior_N[:, None]), None
 
         # The softmaxes are added in a loop. All at once would need K times as many logits.

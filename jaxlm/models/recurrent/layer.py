@@ -208,7 +208,9 @@ class RecurrentLayer(nn.Module):
             for name, value in scalars.items():
                 self.sow(MEASURED, name, value)
             return h_BTH, carry
-        x_BTG = inputs(x_BTD)
+        kernel_DG, bias_G = inputs.weights(x_BTD.shape[-1])
+        # float32 in every dtype, as in the other time loops.
+        x_BTG = project(x_BTD, kernel_DG, dtype) + bias_G
         scan = nn.scan(
             Recurrence,
             variable_broadcast="params",
