@@ -33,8 +33,8 @@ _ZAREMBA = (
 )
 
 _BENGIO = (
-    "Bengio, Ducharme, Vincent & Jauvin, A neural probabilistic language model, 2003, table 1, MLP "
-    "5: n = 5, h = 100, m = 30, no direct connections. The Brown corpus is not downloaded: put it "
+    "Bengio, Ducharme, Vincent & Jauvin, A neural probabilistic language model, 2003, table 1: "
+    "n = 5, h = 100, m = 30, no direct connections. The Brown corpus is not downloaded: put it "
     "into a folder brown as train.txt (the first 800,000 words), valid.txt (the next 200,000) and "
     "test.txt (the rest). All words that occur at most three times become one token. The paper "
     "takes steps of 1 example at rate 0.001; here steps have 32 examples at rate 0.032. The decay "

@@ -215,8 +215,11 @@ class Checkpoints:
           The parameters, their meta, and "best" or "last"; None if there is no checkpoint.
         """
         for kind in ("best", "last"):
-            for step in self._steps(kind):
-                saved = self._read(kind, step, {"params": _flat(template)})
+            tried: set[int] = set()
+            # A run that trains now may replace the checkpoint that was listed a moment ago.
+            while left := [step for step in self._steps(kind) if step not in tried]:
+                tried.add(left[0])
+                saved = self._read(kind, left[0], {"params": _flat(template)})
                 if saved is not None:
                     return unflatten_dict(saved["params"], sep="/"), saved["meta"], kind
         return None
@@ -252,6 +255,10 @@ class Checkpoints:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         if not reason:
             return saved
+        if not (self._folder / kind / str(step)).is_dir():
+            # It was removed after it was listed, and is not damaged.
+            self._manager(kind).reload()
+            return None
         self._warn(f"the {kind} checkpoint of step {step} is damaged ({reason}): skipped")
         return None
 

@@ -267,6 +267,30 @@ def test_load_does_not_change_files_of_a_writing_process(run, tmp_path):
     assert sorted(folder.rglob("*")) == files
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_called_damaged(
+    run, tmp_path, monkeypatch
+):
+    """A run that trains on removes its best checkpoint when it has a better one."""
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    best = folder / CHECKPOINTS / "best"
+    (old,) = (path for path in best.iterdir() if path.name.isdigit())
+    listed = Checkpoints._steps
+
+    def replaced_after_listing(self, kind):
+        steps = listed(self, kind)
+        if kind == "best" and old.exists():
+            old.rename(best / "990")
+        return steps
+
+    monkeypatch.setattr(Checkpoints, "_steps", replaced_after_listing)
+    warnings = []
+    checkpoints = Checkpoints(folder / CHECKPOINTS, warnings.append)
+    _, meta, kind = checkpoints.restore_params(jaxlm.load(run[0]).params)
+    checkpoints.close()
+    assert (kind, meta["step"], warnings) == ("best", int(old.name), [])
+
+
+@pytest.mark.full
 def test_load_of_a_run_without_a_complete_checkpoint_is_an_error(run, tmp_path):
     folder = shutil.copytree(run[0], tmp_path / "run")
     for file in files_in(folder / CHECKPOINTS):
