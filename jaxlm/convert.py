@@ -68,6 +68,9 @@ class Command:
     tokens: str | None = None
     """How text is cut into the tokens of an ARPA file, or of another program's weights: words or
     chars (none: words)."""
+    add_unknown: bool = False
+    """Add <unk> with the probability 0 to an ARPA file that lists no unknown word, as SRILM writes
+    it. Texts with other words can then be measured."""
     plugin: Path | None = None
     """Run this Python file first; it registers models or cells of your own."""
     checkpoint_folder: str | None = None
@@ -150,7 +153,11 @@ def read(command: Command, console: Console) -> Run:
       UserError: for a folder or a file that cannot be read.
       SettingError: for an option that has no effect on the source.
     """
-    options = {"vocabulary": command.vocabulary, "tokens": command.tokens}
+    options = {
+        "vocabulary": command.vocabulary,
+        "tokens": command.tokens,
+        "add_unknown": command.add_unknown or None,
+    }
     if os.path.isdir(command.source):
         for field, value in options.items():
             if value is not None:

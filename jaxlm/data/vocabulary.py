@@ -85,8 +85,8 @@ class Vocabulary:
         close = nearest(token, self.tokens) or list(self.tokens[:5])
         return UserError(
             f"{token!r} is not among the {len(self)} tokens of the vocabulary, which has no {UNK} "
-            f"(nearest: {' '.join(map(repr, close))}): use one of its tokens, or train with `unk` "
-            f"always"
+            f"(nearest: {' '.join(map(repr, close))}): use one of its tokens, train with `unk` "
+            f"always, or convert an ARPA file with `add_unknown`"
         )
 
     @classmethod

@@ -71,7 +71,10 @@ def export_arpa(run: Run, path: str | Path) -> None:
 
 
 def import_arpa(
-    path: str | Path, folder: str | Path | None = None, tokens: str | None = None
+    path: str | Path,
+    folder: str | Path | None = None,
+    tokens: str | None = None,
+    add_unknown: bool = False,
 ) -> Run:
     """Return the model of an ARPA file as a run, and save the run in `folder` unless it is None.
 
@@ -80,13 +83,14 @@ def import_arpa(
     characters, the line break is the `</s>` of the file.
 
     Words that the file does not list become its unknown word: `<unk>`, or the unknown word of
-    another toolkit, such as `<UNK>`. SRILM writes files without an unknown word. The run then has
-    `<unk>` with the probability 0.
+    another toolkit, such as `<UNK>`. A run of a file without an unknown word reads no other words.
 
     Args:
       path: the file.
       folder: the folder of the new run; None to keep the run in memory.
       tokens: "words" or "chars"; None for words.
+      add_unknown: add `<unk>` with the probability 0, if the file lists no unknown word. SRILM
+        writes such files.
     Raises:
       UserError: for a file that is not in the format (the message names the line), and for a folder
         that holds a run.
@@ -94,7 +98,7 @@ def import_arpa(
     """
     kind = tokens or "words"
     choose(TOKENS, kind, "tokens")
-    arpa = read_arpa(Path(path), add_unknown=True)
+    arpa = read_arpa(Path(path), add_unknown=add_unknown)
     tokenizer = TOKENS[kind](arpa.tokens)
     vocabulary = tokenizer.vocabulary
     has_eos = vocabulary.start is not None

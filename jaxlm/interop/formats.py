@@ -58,7 +58,7 @@ FOREIGN_TEXT = ("vocabulary", "tokens", "tell")
 _PT = Format(_write_pt, _read_pt, FOREIGN_TEXT)
 
 FORMATS: dict[str, Format] = {
-    "arpa": Format(export_arpa, import_arpa, ("tokens",)),
+    "arpa": Format(export_arpa, import_arpa, ("tokens", "add_unknown")),
     "safetensors": Format(_write_safetensors, _read_safetensors, FOREIGN_TEXT),
     "pt": _PT,
     "pth": _PT,
@@ -140,8 +140,8 @@ def read_run(
       path: the file.
       folder: where the run is saved; None to save no run.
       format: a name in FORMATS; None for the end of the file's name.
-      options: for an ARPA file, `tokens`; for weights of other programs, `vocabulary`, `tokens` and
-        `tell`; see `jaxlm.interop.arpa_runs.import_arpa` and
+      options: for an ARPA file, `tokens` and `add_unknown`; for weights of other programs,
+        `vocabulary`, `tokens` and `tell`. See `jaxlm.interop.arpa_runs.import_arpa` and
         `jaxlm.interop.torch_files.read_safetensors`. None counts as not given.
     Raises:
       UserError: for an unknown format, a bad file, and a folder that holds a run already.

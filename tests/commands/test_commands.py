@@ -549,7 +549,7 @@ def test_convert_refuses_options_without_effect(shell, toy_ngram, tmp_path):
             "no checkpoints",
         ),
         ((toy_ngram, tmp_path / "x.gram", "--prune-entropy", "1e-6"), "training text"),
-        ((tmp_path / "x.arpa", tmp_path / "run", "--tokens", "bpe"), "--tokens"),
+        ((tmp_path / "x.arpa", tmp_path / "run", "--tokens", "bpe"), "unknown tokens 'bpe'"),
     ):
         code, _, err = shell("convert", *options)
         assert code == 2 and words in err and err.count("\n") == 1

@@ -146,7 +146,9 @@ def test_an_unknown_word_is_added_to_a_file_without_one(tmp_path):
     path = tmp_path / "srilm.arpa"
     path.write_text(text)
     assert read_arpa(path).tokens == ("a", "<eos>")
-    run = import_arpa(path)
+    with pytest.raises(UserError, match="with `add_unknown`"):
+        import_arpa(path).vocabulary.ids(["b"])
+    run = import_arpa(path, add_unknown=True)
     assert run.vocabulary.tokens == ("a", "<eos>", "<unk>") and run.vocabulary.unk == "<unk>"
     (tmp_path / "new.txt").write_text("a b\n")
     report = jaxlm.perplexity(run, text=tmp_path / "new.txt")
@@ -155,7 +157,8 @@ def test_an_unknown_word_is_added_to_a_file_without_one(tmp_path):
     assert report.known_nll == pytest.approx(np.log(10) * 1.2)
     # The file that is written has the word, so it is not added again.
     export_arpa(run, tmp_path / "again.arpa")
-    assert import_arpa(tmp_path / "again.arpa").vocabulary.tokens == run.vocabulary.tokens
+    again = import_arpa(tmp_path / "again.arpa", add_unknown=True)
+    assert again.vocabulary.tokens == run.vocabulary.tokens
 
 
 def test_characters_are_read_from_a_file_of_characters(tmp_path):

@@ -203,8 +203,8 @@ def test_a_file_of_jaxlm_takes_no_vocabulary(tmp_path):
     write_run(run_of(MODELS["gru"]), tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="`tokens` words: has no effect"):
         read_run(tmp_path / "x.safetensors", tokens="words")
-    with pytest.raises(UserError, match=r"`tokens` words: has no effect on x\.arpa"):
-        read_run("x.arpa", tokens="words")
+    with pytest.raises(UserError, match=r"`vocabulary` x: has no effect on x\.arpa"):
+        read_run("x.arpa", vocabulary="x")
 
 
 def changed(tensors, drop=(), **new):

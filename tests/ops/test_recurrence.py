@@ -112,7 +112,8 @@ def test_options_do_not_change_values(name):
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "kind"), zip(RECURRENT, itertools.cycle(["per sequence", "per step"]), strict=False)
+    ("name", "kind"),
+    list(zip(RECURRENT, itertools.cycle(["per sequence", "per step"]), strict=False)),
 )
 def test_masks_of_the_hidden_state_equal_the_definition(name, kind):
     cell = CELLS[name]
