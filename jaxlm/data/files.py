@@ -35,7 +35,7 @@ def replacing(path: Path, *, per_process: bool = False) -> Iterator[Path]:
     try:
         partial.unlink(missing_ok=True)
         yield partial
-        with open(partial, "rb") as file:
+        with open(partial, "r+b") as file:
             # After a power loss, a renamed file whose content is not on disk may be empty.
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -309,8 +309,6 @@ def _check_effects(
     if settings.training is not None:
         wanted["checkpoint_folder"] = settings.training.checkpoint_folder
         wanted["tensorboard"] = settings.training.tensorboard or None
-        for name in ("checkpoint_every", "checkpoint_minutes", "keep"):
-            wanted[name] = options.get(name)
     for name, value in wanted.items():
         if value is not None:
             why = "needs `folder`, the folder of the run: without a folder nothing is kept"

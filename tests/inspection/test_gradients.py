@@ -104,7 +104,7 @@ def test_gradients_of_a_new_model_equal_finite_differences(name):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["gru", "paralstm"])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_gradients_of_a_trained_model_equal_finite_differences(name):
     text = jaxlm.read_corpus(["abcabdabefab"] * 20, tokens="chars")
     assert len(text.vocabulary) == V

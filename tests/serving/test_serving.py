@@ -324,11 +324,16 @@ def test_a_process_serves_until_a_signal(folders):
     # Ctrl-C drops a request that is not answered.
     body = {"prompt": "the", "length": 1000, "samples": 8}
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        dropped = pool.submit(httpx.post, f"{url}/generate", json=body, timeout=60)
-        while not httpx.get(f"{url}/health").json()["waiting"] and not dropped.done():
+        # The server may have answered the first of them before the signal comes.
+        dropped = [
+            pool.submit(httpx.post, f"{url}/generate", json=body, timeout=60) for _ in range(8)
+        ]
+        while not httpx.get(f"{url}/health").json()["waiting"] and not dropped[-1].done():
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-    assert "the server ends" in dropped.result().json()["error"]
+        # A request that had no connection yet has no answer.
+        answers = [one.result().json() for one in dropped if one.exception() is None]
+    assert any("the server ends" in answer.get("error", "") for answer in answers)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors and errors.count("\n") == 1

@@ -90,14 +90,7 @@ def test_positions_without_effect_are_an_error(model, text):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"checkpoint_folder": "somewhere"},
-        {"tensorboard": True},
-        {"resume": True},
-        {"checkpoint_every": 10},
-        {"checkpoint_minutes": 1.0},
-        {"keep": 5},
-    ],
+    [{"checkpoint_folder": "somewhere"}, {"tensorboard": True}, {"resume": True}],
 )
 def test_settings_that_need_a_folder_are_errors_without_it(options, model, text):
     error = refused(model, text, **options)

@@ -226,8 +226,8 @@ def test_a_run_needs_no_folder_and_no_valid_split(text, tmp_path):
     model = tiny_runs.make(jaxlm.RNN, text)
     folder = tmp_path / "run"
     runs = [
-        tiny_runs.fit(model, alone, place, batching=STREAMS, steps=25, **kept)
-        for place, kept in ((None, {}), (folder, {"checkpoint_every": 9}))
+        tiny_runs.fit(model, alone, place, batching=STREAMS, steps=25, checkpoint_every=9)
+        for place in (None, folder)
     ]
     tiny_runs.assert_same_arrays(runs[0].params, runs[1].params)
     assert [run.step for run in runs] == [25, 25]
