@@ -10,17 +10,21 @@ Published  1,181,041 words: 800,000, 200,000 and 181,041; a vocabulary of 16,383
            2003, section 4.1)
 
 A line is a paragraph, so that `<eos>` is the mark between paragraphs, which the paper counts too.
-Capital letters and punctuation stay. The parts follow one another in the order of the files, as in
+Capital letters and punctuation stay. A word that occurs at most three times in the whole corpus is
+`<unk>`. The parts follow one another in the order of the files, as in
 the paper: the test text is fiction, and the training text is not.
 """
 
 import argparse
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 TRAIN, VALID = 800_000, 200_000
 """Tokens of the first two parts, with one mark for each paragraph."""
+RARE = 3
+"""A word that occurs at most this often is `<unk>`."""
 
 
 def paragraphs(archive: Path) -> Iterator[list[str]]:
@@ -46,11 +50,14 @@ def main() -> None:
     options = parser.parse_args()
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     sizes = dict.fromkeys(parts, 0)
-    for words in paragraphs(options.archive):
+    corpus = list(paragraphs(options.archive))
+    counts = Counter(word for words in corpus for word in words)
+    for words in corpus:
         before = sum(sizes.values())
         name = "train" if before < TRAIN else "valid" if before < TRAIN + VALID else "test"
-        parts[name].append(" ".join(words))
+        parts[name].append(" ".join(word if counts[word] > RARE else "<unk>" for word in words))
         sizes[name] += len(words) + 1
+    print(f"vocabulary: {sum(count > RARE for count in counts.values()) + 2:,}")
     target = options.folder / "brown"
     target.mkdir(parents=True, exist_ok=True)
     for name, lines in parts.items():
