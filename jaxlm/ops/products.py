@@ -11,6 +11,7 @@ from jaxlm.ops.machine import (
     current_precision,
     matmul_precision,
     must_materialise_transpose,
+    platform,
 )
 
 # Number of rows of ones (E) below a transposed matrix. With them, XLA's CPU compiler does not fuse
@@ -71,6 +72,18 @@ def pad_operands(a_NF: jax.Array, b_FO: jax.Array) -> tuple[jax.Array, jax.Array
     """Return the operands of a product, with F padded by zeros to a size that multiplies fast."""
     features = aligned(a_NF.shape[-1])
     return pad_axis(a_NF, features), pad_axis(b_FO, features, axis=0)
+
+
+def as_output_matrix(embedding_VD: jax.Array, dtype: Any) -> jax.Array:
+    """Return the transposed embedding, [D, V], for products in `dtype`.
+
+    XLA moves a transpose into the product. Before jax 0.8, its CPU compiler then fails for operands
+    in bfloat16, so the transposed matrix is materialised there.
+    """
+    old = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 8)
+    if old and platform() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16:
+        return jax.lax.optimization_barrier(embedding_VD.T)
+    return embedding_VD.T
 
 
 def product(a_NF: jax.Array, b_FO: jax.Array) -> jax.Array:

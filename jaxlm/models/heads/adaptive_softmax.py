@@ -11,6 +11,7 @@ from jaxlm.errors import SettingError
 from jaxlm.models.heads.base import Head
 from jaxlm.models.layers import Affine, project, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
+from jaxlm.ops.products import as_output_matrix
 from jaxlm.parallel.mesh import Axes
 from jaxlm.parallel.shard_map import ShardedAxes, on_each_device
 
@@ -193,10 +194,11 @@ class AdaptiveSoftmax(Head):
             if not isinstance(embedding, tuple):
                 embedding = tuple(jnp.split(embedding, edges[:-1]))
             head_WD, *tails_WR = embedding  # R is D if there is one embedding table.
-            head = TiedHead(len(edges) - 1, self.init_scale, name="head")(head_WD.T)
+            tied_head = TiedHead(len(edges) - 1, self.init_scale, name="head")
+            head = tied_head(as_output_matrix(head_WD, self.dtype))
             for index, tail_WR in enumerate(tails_WR, 1):
                 tied = TiedCluster(self.init_scale, name=f"tail_{index}")
-                tails.append(tied(tail_WR.T, size))
+                tails.append(tied(as_output_matrix(tail_WR, self.dtype), size))
             return hidden_BTF, head, tails
         features = hidden_BTF.shape[-1]
         head_layer = Affine(edges[0] + len(edges) - 1, features, *settings, name="head")

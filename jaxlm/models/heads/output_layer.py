@@ -8,6 +8,7 @@ from jaxlm.errors import check_at_least
 from jaxlm.models.heads.base import Head
 from jaxlm.models.layers import project, to_embedding_size, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
+from jaxlm.ops.products import as_output_matrix
 from jaxlm.ops.sampled_softmax import sampled_cross_entropy
 
 
@@ -37,7 +38,7 @@ class OutputLayer(Head):
         if self.tied:
             size = embedding_VD.shape[-1]
             hidden_BTF = to_embedding_size(self, hidden_BTF, size, self.init_scale, self.dtype)
-            return hidden_BTF, embedding_VD.T, bias_V
+            return hidden_BTF, as_output_matrix(embedding_VD, self.dtype), bias_V
         features = hidden_BTF.shape[-1]
         init = uniform(self.init_scale or features**-0.5)
         return hidden_BTF, self.param("kernel", init, (features, self.vocab_size)), bias_V

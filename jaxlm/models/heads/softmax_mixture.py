@@ -8,6 +8,7 @@ from jaxlm.errors import check_at_least
 from jaxlm.models.heads.base import Head
 from jaxlm.models.layers import Affine, project, uniform
 from jaxlm.ops.output_layer import output_cross_entropy
+from jaxlm.ops.products import as_output_matrix
 
 
 class SoftmaxMixture(Head):
@@ -58,7 +59,8 @@ class SoftmaxMixture(Head):
         log_prior_NK = jax.nn.log_softmax(prior_BTK).reshape(-1, count)
         bias_V = self.param("bias", uniform(self.init_scale or 0.0), (self.vocab_size,))
         if self.tied:
-            return latent_NKD, log_prior_NK, embedding_VD.T, bias_V
+            kernel_DV = as_output_matrix(embedding_VD, self.dtype)
+            return latent_NKD, log_prior_NK, kernel_DV, bias_V
         init = uniform(self.init_scale or size**-0.5)
         kernel_DV = self.param("kernel", init, (size, self.vocab_size))
         return latent_NKD, log_prior_NK, kernel_DV, bias_V
