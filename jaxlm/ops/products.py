@@ -77,11 +77,14 @@ def pad_operands(a_NF: jax.Array, b_FO: jax.Array) -> tuple[jax.Array, jax.Array
 def as_output_matrix(embedding_VD: jax.Array, dtype: Any) -> jax.Array:
     """Return the transposed embedding, [D, V], for products in `dtype`.
 
-    XLA moves a transpose into the product. Before jax 0.8, its CPU compiler then fails for operands
-    in bfloat16, so the transposed matrix is materialised there.
+    XLA moves a transpose into the product. Before jax 0.8.2, its CPU compiler then fails for
+    operands in bfloat16, so the transposed matrix is materialised there.
     """
-    old = tuple(map(int, jax.__version__.split(".")[:2])) < (0, 8)
-    if old and platform() == "cpu" and jnp.dtype(dtype) == jnp.bfloat16:
+    if (
+        jax.__version_info__ < (0, 8, 2)
+        and platform() == "cpu"
+        and jnp.dtype(dtype) == jnp.bfloat16
+    ):
         return jax.lax.optimization_barrier(embedding_VD.T)
     return embedding_VD.T
 
