@@ -49,8 +49,8 @@ _MIKOLOV = (
 )
 
 PAPERS: dict[str, Recipe] = {
-    "bengio-2003": not_yet_run(
-        {
+    "bengio-2003": {
+        "settings": {
             "model": "nplm",
             "corpus": "brown",
             "n_step": 4,
@@ -64,9 +64,17 @@ PAPERS: dict[str, Recipe] = {
             "epochs": 20,
             "patience": 2,
         },
-        _BENGIO,
-        {"test": 276.0},
-    ),
+        "paper": _BENGIO,
+        "published": {"test": 276.0},
+        "expected": {"valid": (238.0, 248.0), "test": (221.0, 231.0)},
+        "measured": {
+            "valid": 242.83,
+            "test": 225.61,
+            "hardware": "one CPU core (AMD EPYC with AVX-512)",
+            "minutes": 32,
+            "seeds": 1,
+        },
+    },
     "mikolov-rnn": not_yet_run(
         {
             "model": "rnn",
