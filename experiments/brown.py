@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("archive", type=Path, help="brown.zip of NLTK")
     parser.add_argument("folder", type=Path, help="where the folder brown is made")
     options = parser.parse_args()
+    if not zipfile.is_zipfile(options.archive):
+        parser.error(f"{options.archive} is no zip file: give the file brown.zip of NLTK")
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     sizes = dict.fromkeys(parts, 0)
     corpus = list(paragraphs(options.archive))

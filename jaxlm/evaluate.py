@@ -157,7 +157,7 @@ def check_flags(command: Command) -> None:
     """Raise UserError for flags that cannot be used together."""
     if not command.runs:
         raise UserError("name at least one run: python -m jaxlm.evaluate runs/nplm-toy")
-    check_out(command.per_token, command.text, setting="per_token")
+    check_out(command.per_token, command.text, command.corpus, setting="per_token")
     if command.per_token and len(command.runs) > 1:
         raise UserError(
             f"--per-token takes one run, not {len(command.runs)}: evaluate each run by itself"

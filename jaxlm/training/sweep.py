@@ -123,13 +123,11 @@ def sweep_specs(
                 # Version 0.1.0 cut long numbers in the names of folders.
                 name = before
             remote = sweep_remote(training.checkpoint_folder, folder, name, resume)
-            # Runs that a signal ends between two of their saves go back to a common step.
-            keep = max(2, training.keep)
             config = replace(
                 spec.config,
                 network={**spec.config.network, **rates},
                 optimizer=replace(optimizer, **others),
-                training=replace(training, seed=seed, keep=keep, checkpoint_folder=remote),
+                training=replace(training, seed=seed, checkpoint_folder=remote),
             )
             place = folder and folder / name
             specs.append(Spec(model, config, place))

@@ -158,6 +158,8 @@ class Trainee:
         """The error that ended this run, or None."""
         self.checkpoints: Checkpoints | None = None
         if folder := spec.run_folder(text):
+            # One checkpoint is left if a crash damages the newest, and runs that a signal ends
+            # between two of their saves go back to a common step.
             self.checkpoints = Checkpoints(folder.checkpoints, log.warn, max(2, training.keep))
 
     @property
