@@ -36,6 +36,8 @@ ROWS, PAGE = HERE / "recipes.json", HERE / "README.md"
 BEGIN, END = "<!-- recipes -->", "<!-- end of recipes -->"
 WITHOUT_CORPUS = ("own-text", "small-text")
 """Recipes for a text of the user: there is nothing to reproduce."""
+BY_FLAG = ("corpus", "dtype", "max_minutes", "steps")
+"""Settings of a recipe that the command of this file gives, or that it fits to the minutes."""
 ABOUT = ("command", "hardware", "date", "version")
 """What a result says about its run, beside its figures."""
 
@@ -65,9 +67,32 @@ def train(
     if data:
         command += ["--corpus", find_corpus(jaxlm.RECIPES[name]["settings"]["corpus"], data)]
     if (out / "config.json").exists():
+        check_settings(name, out)
         command.append("--resume")
     call(command)
     return typed
+
+
+def check_settings(name: str, out: Path) -> None:
+    """Exit with code 2 if the run in the folder was trained with other settings than the recipe's.
+
+    A recipe can change after the run. The row would then show the recipe's command beside figures
+    of other settings. Settings that the command gives by a flag are not compared.
+    """
+    saved: dict[str, Any] = {}
+    for section in ("network", "batching", "optimizer", "training"):
+        saved |= json.loads((out / "config.json").read_text()).get(section, {})
+    settings = jaxlm.RECIPES[name]["settings"]
+    settings = json.loads(json.dumps({k: v for k, v in settings.items() if k not in BY_FLAG}))
+    other = [setting for setting in settings.keys() & saved if settings[setting] != saved[setting]]
+    if other:
+        first = min(other)
+        print(
+            f"error: the run in {out} has {first} {saved[first]}, the recipe {name} has "
+            f"{settings[first]}: choose another --out to train the recipe anew",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def minutes(out: Path) -> float:

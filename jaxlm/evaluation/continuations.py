@@ -2,6 +2,8 @@
 
 import io
 import math
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NamedTuple
@@ -311,7 +313,8 @@ def continued(
       requests: pairs (context, how to continue it).
       start: the state before each context; see `continuations`.
       split: how to split the words of the contexts; see `split_words`.
-      seed: seed of the samples at temperatures above 0.
+      seed: seed of the samples at temperatures above 0. A sample does not depend on the other
+        requests, except that equal requests have different samples.
     Raises:
       UserError: for a run that predicts the last word of each line alone, and for a context that
         cannot be read; see `encode_context`.
@@ -351,9 +354,11 @@ def _until(
     """
     texts = [""] * len(prompts)
     read, unfinished = list(prompts), list(range(len(prompts)))
+    names_B2 = _names(prompts)
     for done in range(0, how.length, PIECE):
         asked = [read[index] for index in unfinished]
-        for at, ids in _generated(run, asked, carry, how, (seed, done)):
+        names = np.insert(names_B2[unfinished], 2, done, axis=1)
+        for at, ids in _generated(run, asked, carry, how, seed, names):
             index = unfinished[at]
             read[index] = np.concatenate([read[index], ids[: how.length - done]])
             old = len(prompts[index]) - skip
@@ -364,6 +369,20 @@ def _until(
         if not unfinished:
             break
     return texts
+
+
+def _names(prompts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return numbers that tell the prompts apart, uint32 [B, 2], whatever the other prompts are.
+
+    The numbers are a checksum of the prompt, and the number of equal prompts before it.
+    """
+    before: Counter[int] = Counter()
+    names = []
+    for prompt in prompts:
+        checksum = zlib.crc32(prompt.astype("<i4").tobytes())
+        names.append((checksum, before[checksum]))
+        before[checksum] += 1
+    return np.array(names, np.uint32).reshape(-1, 2)
 
 
 def _new_text(run: Run, ids: np.ndarray, old: int) -> str:
@@ -384,32 +403,30 @@ def _generated(
     prompts: Sequence[np.ndarray],
     carry: Carry,
     how: Generation,
-    seed: tuple[int, int],
+    seed: int,
+    names_BN: np.ndarray,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index of each prompt, and the PIECE tokens that continue it.
 
     Prompts of the same length share a batch. The size of a batch is a power of 2, so that few
-    programs are compiled.
+    programs are compiled. The random key of a prompt is made from the seed and its `names_BN`.
     """
-    import jax
-
-    from jaxlm.ops.sampling import Sampler
+    from jaxlm.ops.sampling import Sampler, row_keys
 
     draw = Sampler(float(how.temperature), how.top_k, how.top_p)
-    key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
     lengths = np.array([len(prompt) for prompt in prompts])
     batches = [
         rows[at : at + PROMPTS]
         for rows in (np.flatnonzero(lengths == length) for length in np.unique(lengths))
         for at in range(0, len(rows), PROMPTS)
     ]
-    for number, batch in enumerate(batches):
+    for batch in batches:
         size = 1 << (len(batch) - 1).bit_length()
         rows = np.append(batch, np.full(size - len(batch), batch[0]))
         tokens_BT: Any = run.model.generate(
             run.params,
             np.stack([prompts[row] for row in rows]).astype(np.int32),
-            jax.random.fold_in(key, number),
+            row_keys(np.uint32(seed), names_BN[rows]),
             draw,
             PIECE,
             repeated(carry, size),

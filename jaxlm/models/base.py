@@ -129,7 +129,7 @@ class LanguageModel(abc.ABC):
         Args:
           params: the parameters.
           prompt_BT: tokens to continue, int [B, T].
-          key: key of all random draws.
+          key: key of all random draws, or keys [B], one for each row.
           draw: draws one token for each row from logits and random numbers.
           length: number of tokens to generate, at least 1.
           carry: the carry before the prompt; None for the initial carry.

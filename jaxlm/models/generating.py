@@ -115,7 +115,7 @@ def generate_loop(
       prompt_BT: the tokens to continue, padded.
       prompt_length: number of tokens of the prompt, int32; None for all.
       carry: the carry before the prompt; None for the initial carry.
-      key: key of all random draws.
+      key: key of all random draws, or keys [B], one for each row.
       model: the model.
       draw: draws one token for each row from logits and random numbers.
       length: number of tokens to generate, int32.

@@ -19,11 +19,45 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 def uniforms(key: jax.Array, length: int, batch: int) -> jax.Array:
     """Return random numbers for `length` calls of `categorical`, [length, 2, B] in [0, 1).
 
-    `batch` is B, the number of rows. All numbers are drawn at once. On a CPU, a random generator
-    for each draw would take longer than the draw.
+    All numbers are drawn at once. On a CPU, a random generator for each draw would take longer than
+    the draw.
+
+    Args:
+      key: the key of all numbers, or keys [B], one for each row. With keys [B], the numbers of a
+        row do not depend on the other rows.
+      length: number of calls.
+      batch: number of rows, B.
     """
+    if key.ndim:
+        return jax.vmap(lambda one: uniforms(one, length, 1)[..., 0], out_axes=-1)(key)
     keys = jax.random.split(key, length)
     return jax.vmap(lambda key: jax.random.uniform(key, (2, batch)))(keys)
+
+
+@jax.jit
+def row_keys(seed: jax.Array, numbers_BN: jax.Array) -> jax.Array:
+    """Return a random key for each row, keys [B], from a seed and the numbers of the row.
+
+    The key of a row does not depend on the other rows.
+
+    Args:
+      seed: the seed.
+      numbers_BN: the numbers of each row, uint32.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> both = row_keys(0, np.array([[1, 2], [3, 4]], np.uint32))
+      >>> bool(both[1] == row_keys(0, np.array([[3, 4]], np.uint32))[0])
+      True
+    """
+
+    def of_row(numbers_N: jax.Array) -> jax.Array:
+        key = jax.random.key(seed)
+        for number in numbers_N:
+            key = jax.random.fold_in(key, number)
+        return key
+
+    return jax.vmap(of_row)(numbers_BN)
 
 
 def categorical(uniform_2B: jax.Array, logits_BV: jax.Array) -> jax.Array:

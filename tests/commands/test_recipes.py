@@ -1,7 +1,9 @@
 """Every recipe runs and names its source. experiments/reproduce.py measures its perplexity."""
 
+import importlib
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +106,16 @@ def test_a_recipe_names_its_source(name):
             assert least <= measured[split] <= most
     else:
         assert not recipe["expected"]
+
+
+def test_reproduce_refuses_a_run_of_other_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))
+    reproduce = importlib.import_module("reproduce")
+    sections = {"optimizer": {"decay": RECIPES["zaremba-medium"]["settings"]["decay"]}}
+    (tmp_path / "config.json").write_text(json.dumps(sections))
+    reproduce.check_settings("zaremba-medium", tmp_path)
+    sections["optimizer"]["decay"] = 0.8
+    (tmp_path / "config.json").write_text(json.dumps(sections))
+    with pytest.raises(SystemExit):
+        reproduce.check_settings("zaremba-medium", tmp_path)
+    assert "has decay 0.8, the recipe" in capsys.readouterr().err
