@@ -1,6 +1,7 @@
 """Draw samples from runs, and count the samples that are garbage.
 
 Command    python -m jaxlm.train --model lstm --corpus t.txt --tokens chars --epochs 1 --out r
+           --config experiments/plain.json
            python experiments/first_samples.py t.txt r
 Hardware   two CPU cores (AMD EPYC)
 Minutes    1.5 to train a model, 0.3 for its samples

@@ -72,8 +72,8 @@ NAMES |= {"gru": "GRU", "lstm": "LSTM", "mogrifier": "Mogrifier LSTM", "mingru":
 NAMES |= {"minlstm": "minLSTM", "paragru": "ParaGRU", "paralstm": "ParaLSTM"}
 NAMES |= {"transformer": "Transformer"}
 NETWORKS = {model: name for model, name in NAMES.items() if model != "ngram"}
-WITHOUT_LOOP = ("nplm", "modern-nplm", "mingru", "minlstm", "transformer")
-"""Networks that train without a loop over time."""
+LINEAR = ("nplm", "modern-nplm", "mingru", "minlstm", "transformer")
+"""Networks without a nonlinear recurrence: all their time steps can be computed in parallel."""
 
 
 class Text(NamedTuple):
@@ -355,14 +355,14 @@ def draw() -> None:
                 where = axes.get_yaxis_transform()
                 axes.text(0.99, value, name, transform=where, ha="right", va="bottom", fontsize=8)
                 continue
-            color, mark = ("#c26a1f", "s") if model in WITHOUT_LOOP else ("#1f5aa6", "o")
+            color, mark = ("#c26a1f", "s") if model in LINEAR else ("#1f5aa6", "o")
             axes.errorbar(seconds, value, yerr=spread or None, fmt=mark, color=color, capsize=3)
         axes.set(xlabel="seconds per epoch on two cores")
         axes.set(ylabel=f"test, {TEXTS[text].unit} (lower is better)", title=TEXTS[text].title)
         axes.margins(x=0.18, y=0.1)
         axes.spines[["top", "right"]].set_visible(False)
     about = "3 million parameters, six minutes of training on two CPU cores"
-    figure.suptitle(f"{about}; circles: a loop over time, squares: no loop over time", fontsize=9)
+    figure.suptitle(f"{about}; circles: a nonlinear recurrence, squares: none", fontsize=9)
     # Drawn once, so that the place of every point is known.
     figure.draw_without_rendering()
     for axes, found in zip(panels, drawn.values(), strict=True):

@@ -169,7 +169,8 @@ def table(rows: dict[str, Any]) -> str:
     for name, recipe in jaxlm.RECIPES.items():
         published = cell(recipe["published"])
         if name not in rows:
-            lines.append(f"| `{name}` | {published} | not yet run | | | | |")
+            ours = "for a text of your own" if name in WITHOUT_CORPUS else "not yet run"
+            lines.append(f"| `{name}` | {published} | {ours} | | | | |")
             continue
         for group in alike(rows[name]["seeds"]):
             results = list(group.values())
