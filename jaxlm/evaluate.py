@@ -186,6 +186,9 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
         )
     load_plugin(command.plugin)
     runs = load_all(command.runs, checkpoint_folder=command.checkpoint_folder)
+    if command.text is None and command.corpus is None:
+        own = [run.settings.get("text", {}).get("corpus") for run in runs]
+        check_out(command.per_token, *own, setting="per_token")
     if command.lines:
         runs = [by_lines(run, command.start) for run in runs]
     where: dict[str, Any] = {
@@ -210,6 +213,10 @@ def measure(command: Command) -> tuple[list[Report], "Mixed | None"]:
             **where,
         )
         return [*mixed.alone, mixed.together], mixed
+    if adaptation:
+        # Each evaluation can take hours.
+        for run in runs:
+            adaptation.check_run(run)
     reports = [evaluate(command, run) for run in runs]
     if adaptation:
         from jaxlm.evaluation.adaptation import adapted

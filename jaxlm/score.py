@@ -22,8 +22,8 @@ from jaxlm.data.reading import Reading
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.splitting import NONE, check_split
 from jaxlm.data.text import lines_of_file
-from jaxlm.errors import SettingError, UserError, choose
-from jaxlm.evaluation.sentences import FORMATS, check_by, score, score_all, table_of
+from jaxlm.errors import SettingError, UserError
+from jaxlm.evaluation.sentences import check_rows, score, score_all, table_of
 from jaxlm.evaluation.tables import Columns, check_out, tab_separated, write_table
 from jaxlm.runs.run import load_all
 
@@ -147,8 +147,7 @@ def check_flags(command: Command) -> None:
         raise UserError(
             "give the sentences: --lines FILE, a sentence a line, or --lines - for standard input"
         )
-    check_by(command.by)
-    choose(dict.fromkeys(FORMATS), command.format, "format")
+    check_rows(command.by, command.format)
     if command.format == "lm-zoo" and len(command.runs) > 1:
         raise SettingError(
             "format", "lm-zoo", f"holds one run, not {len(command.runs)}: choose long or wide"

@@ -71,8 +71,8 @@ class Command:
     """Write a page to play with in place of the page: the models run in the browser."""
     dtype: str | None = None
     """With --play: the type of the weights in the page, float16 or float32 (none: float16)."""
-    lang: str = "en"
-    """Language of the page at first, en or zh; the page has a switch."""
+    lang: str | None = None
+    """Language of the page at first, en or zh; the page has a switch (none: en)."""
     data: Path | None = None
     """Write the numbers to this file too, .npz or .json, of the whole text."""
     start: str | None = None
@@ -100,7 +100,8 @@ def main(argv: Sequence[str]) -> int:
     if command.word is not None and (command.play or command.figure is not None):
         raise SettingError("word", command.word, "has no effect without the page: leave it out")
     folders, text = runs_and_text(command.words)
-    choose(dict.fromkeys(LANGUAGES), command.lang, "lang")
+    lang = command.lang or LANGUAGES[0]
+    choose(dict.fromkeys(LANGUAGES), lang, "lang")
     if command.text is not None and text is not None:
         raise SettingError("text", command.text, "has no effect with a text: leave one of them out")
     if command.encoding is not None and command.text is None:
@@ -115,12 +116,15 @@ def main(argv: Sequence[str]) -> int:
         check_ending(command.data)
     if command.figure is not None:
         check_figure(command.figure, out)
-        for name in ("data", "date"):
+        for name in ("data", "date", "lang"):
             if (value := getattr(command, name)) is not None:
                 raise SettingError(name, value, "has no effect with `figure`: leave it out")
         if command.figure not in READING and (text is not None or command.text is not None):
             why = f"needs no text: leave out {command.text or 'the text'}"
             raise SettingError("figure", command.figure, why)
+        if command.figure not in READING and command.start is not None:
+            why = f"has no effect with `figure` {command.figure}, which reads no text: leave it out"
+            raise SettingError("start", command.start, why)
     date = date_of(command.date)
     load_plugin(command.plugin)
     runs = load_all(folders, cli.say, checkpoint_folder=command.checkpoint_folder)
@@ -143,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
         if unknown := unknown_note(run, part):
             cli.say(f"{run.name}: {unknown}")
     foot = {"command": command_line(argv), "date": date}
-    options = Options(command.start, command.lang, labels_of(runs), word=command.word)
+    options = Options(command.start, lang, labels_of(runs), word=command.word)
     content = page(runs, text, options, notes=notes, foot=foot)
     for source in notes:
         cli.say(source["en"])
@@ -197,7 +201,7 @@ def write_play(
     foot |= {"runs": ", ".join(run.name for run in runs)}
     content = play_page(
         shelves,
-        lang=command.lang,
+        lang=command.lang or LANGUAGES[0],
         dtype=command.dtype or "float16",
         start=command.start,
         foot=foot,

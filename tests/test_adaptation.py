@@ -127,6 +127,26 @@ def test_the_root_mean_square_of_training_gradients_equals_the_definition(run):
     assert_allclose(mean, np.mean(means), rtol=1e-4)
 
 
+def test_a_long_training_text_is_read_in_parts(run, monkeypatch):
+    ids = open_split(run, split="train").ids
+    ids = np.tile(ids, 1 + 200 * 2 * 6 * dynamic.ROWS // len(ids))[: 3 * 200 * 4 * 5]
+    monkeypatch.setattr(dynamic, "ROWS", 5)
+    monkeypatch.setattr(dynamic, "BATCHES", 20)
+    whole, mean = dynamic.training_rms(run.model, run.params, ids, 4)
+    read = []
+
+    def carry_after(params, tokens_BT, carry, model, original=dynamic._carry_after):
+        read.append(tokens_BT.shape[1])
+        return original(params, tokens_BT, carry, model)
+
+    monkeypatch.setattr(dynamic, "_carry_after", carry_after)
+    monkeypatch.setattr(dynamic, "MOST_NUMBERS", 7 * 5 * run.model.widest)
+    parts, same = dynamic.training_rms(run.model, run.params, ids, 4)
+    assert max(read) <= 7 and len(set(read)) > 1
+    assert_trees_close(parts, whole, rtol=1e-4, atol=1e-7)
+    assert_allclose(same, mean, rtol=1e-4)
+
+
 def test_a_training_text_without_a_whole_segment_is_an_error(run):
     """Without a whole segment there is no gradient, and the step would be 0 / 0."""
     steps = len(open_split(run, split="train"))

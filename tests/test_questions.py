@@ -100,6 +100,34 @@ def test_scores_do_not_depend_on_batch_size_or_chunk(name, options):
         assert_allclose(found.log_prob, reference.log_prob, **CLOSE)
 
 
+class RecordingScorer(Scorer):
+    """A Scorer that records the shapes of the tokens in all calls of the model."""
+
+    shapes: ClassVar[list[tuple[int, int]]] = []
+
+    def _scores(self, params, inputs_BT, targets_BT, carry):
+        self.shapes.append(inputs_BT.shape)
+        return super()._scores(params, inputs_BT, targets_BT, carry)
+
+
+@every_model
+def test_the_context_of_segments_is_read_in_chunks_that_fit_in_memory(name, options, monkeypatch):
+    model, params = build(name, options)
+    if not model.context_size:
+        return
+    ids = tokens(1, 60, seed=5)[0]
+    segments = min(4, 60 // model.context_size)
+    expected = Scorer(model).stream(params, ids, batch_size=segments)
+    monkeypatch.setattr(RecordingScorer, "shapes", [])
+    most = 2 * segments * max(V, getattr(model, "widest", V))
+    monkeypatch.setattr("jaxlm.models.neural.LOGITS_IN_CHUNK", most)
+    found = RecordingScorer(model).stream(params, ids, batch_size=segments)
+    assert_allclose(found.log_prob, expected.log_prob, **CLOSE)
+    if segments > 1 and model.trained_by == "gradient":
+        context = [width for rows, width in RecordingScorer.shapes if rows == segments - 1]
+        assert sum(context) >= model.context_size and max(context) <= 4
+
+
 @every_model
 def test_rows_do_not_depend_on_their_neighbours(name, options):
     model, params = build(name, options)
@@ -113,16 +141,6 @@ def test_rows_do_not_depend_on_their_neighbours(name, options):
     assert_allclose(batch.log_prob, np.concatenate(alone), **CLOSE)
     lasts = Scorer(model).rows(params, inputs, targets, last_only=True)
     assert_allclose(lasts.log_prob, [part[-1] for part in alone], **CLOSE)
-
-
-class RecordingScorer(Scorer):
-    """A Scorer that records the shapes of the tokens in all calls of the model."""
-
-    shapes: ClassVar[list[tuple[int, int]]] = []
-
-    def _scores(self, params, inputs_BT, targets_BT, carry):
-        self.shapes.append(inputs_BT.shape)
-        return super()._scores(params, inputs_BT, targets_BT, carry)
 
 
 @every_model

@@ -184,13 +184,15 @@ def test_bad_sentences_and_settings_are_errors(runs):
         jaxlm.score([], LINES)
 
 
-def test_a_damaged_run_has_no_scores():
+def test_a_damaged_run_has_no_scores(tmp_path):
     text = jaxlm.read_corpus([f"{line}\n" for line in LINES])
     model = jaxlm.GRU(len(text.vocabulary), embedding_size=2, hidden_size=2)
     run = jaxlm.fit(model, text, steps=1, batch_size=2, quiet=True)
     damaged = replace(run, params=jax.tree.map(lambda array: array * np.nan, run.params))
     with pytest.raises(UserError, match="its parameters are damaged"):
         jaxlm.score(damaged, LINES, by="sentence")
+    with pytest.raises(UserError, match="its parameters are damaged"):
+        perplexity_bits(damaged, LINES, tmp_path / "lines.txt")
 
 
 def test_only_some_lines_end_in_a_blank_that_the_run_reads():

@@ -55,7 +55,7 @@ def whole_lines_note(path: str | Path, column: str | None) -> str | None:
     return f"{name} is a table by its name, and its lines are read whole: `column` reads one column"
 
 
-def cells(file: TextIO, column: str, path: Path) -> Iterator[str]:
+def cells(file: TextIO, column: str, path: Path, blank: bool = False) -> Iterator[str]:
     """Yield the cells of a column, each as one line. Empty cells are left out.
 
     Args:
@@ -63,6 +63,7 @@ def cells(file: TextIO, column: str, path: Path) -> Iterator[str]:
         or JSON lines is JSON lines if it begins with "{".
       column: name of the column.
       path: the file, for its name and for errors.
+      blank: whether a row without text in the column is a blank line; else it is left out.
     Raises:
       SettingError: if the table has no such column. The error names the columns that it has.
       UserError: for a line that is no JSON object, a cell that is no text or number, a broken
@@ -82,7 +83,8 @@ def cells(file: TextIO, column: str, path: Path) -> Iterator[str]:
     else:
         found = _csv_cells(begin, file, column, path)
     for cell in found:
-        if line := _LINE_BREAKS.sub(" ", cell).strip():
+        line = _LINE_BREAKS.sub(" ", cell).strip()
+        if line or blank:
             yield f"{line}\n"
 
 
@@ -96,17 +98,20 @@ def _csv_cells(begin: list[str], file: TextIO, column: str, path: Path) -> Itera
     headers = {mark: _header(first, mark) for mark in (widest, *_DELIMITERS)}
     delimiter = next((mark for mark, names in headers.items() if column in names), widest)
     rows = _rows(itertools.chain(begin, file), delimiter, path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    header = [name.strip() for name in next((row for _, row in rows if any(row)), [])]
     if column not in header:
         raise _no_column(column, header, path)
     place = header.index(column)
     for line, row in rows:
-        _check_width(row, header, path, line)
-        yield row[place]
+        if any(row):
+            _check_width(row, header, path, line)
+            yield row[place]
+        else:
+            yield ""
 
 
 def _rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV table that are not empty, each with the number of its last line.
+    """Yield the rows of a CSV table, each with the number of its last line. A blank line is no row.
 
     Raises:
       UserError: for a broken quotation. The error names the line at which its row begins.
@@ -123,7 +128,7 @@ def _rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[tuple[in
                 open_quote = "unexpected end of data" in str(error)
                 why = "a quotation mark is not closed" if open_quote else error
                 raise UserError(f"{path}, line {begin}, is no CSV: {why}") from None
-            if any(row):
+            if row:
                 yield rows.line_num, row
 
 
@@ -155,7 +160,7 @@ def _any_length() -> Iterator[None]:
 
 
 def _json_cells(lines: Iterator[str], column: str, path: Path) -> Iterator[str]:
-    """Yield the values of a name in JSON lines."""
+    """Yield the values of a name in JSON lines; "" for a record without a value."""
     names: dict[str, None] = {}
     found = False
     for number, line in enumerate(lines, start=1):
@@ -169,6 +174,7 @@ def _json_cells(lines: Iterator[str], column: str, path: Path) -> Iterator[str]:
         if column not in record:
             if len(names) <= _MOST_NAMES:
                 names |= dict.fromkeys(record)
+            yield ""
             continue
         found = True
         value = record[column]
@@ -176,8 +182,7 @@ def _json_cells(lines: Iterator[str], column: str, path: Path) -> Iterator[str]:
             raise UserError(
                 f"{path}, record {number}: `column` {column} is neither text nor number"
             )
-        if value is not None:
-            yield value if isinstance(value, str) else str(value)
+        yield "" if value is None else value if isinstance(value, str) else str(value)
     if not found:
         raise _no_column(column, list(names), path)
 
@@ -252,7 +257,9 @@ def _csv_records(
     widest = max(marks, key=lambda mark: first.count(mark))
     found = (mark for mark in (widest, *marks) if column in _header(first, mark))
     rows = _rows(io.StringIO(text, newline=""), next(found, widest), path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    header = [name.strip() for name in next((row for _, row in rows if any(row)), [])]
     for line, row in rows:
+        if not any(row):
+            continue
         _check_width(row, header, path, line)
         yield line, dict(zip(header, row, strict=True))

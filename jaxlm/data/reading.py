@@ -21,11 +21,13 @@ class Reading:
       encoding: the encoding of the file; None for UTF-8.
       column: name of the column of a table; None for a text.
       exact: whether the text stands for the bytes as they are, in any encoding.
+      blank: whether a row without text in the column is a blank line; else it is left out.
     """
 
     encoding: str | None = None
     column: str | None = None
     exact: bool = False
+    blank: bool = False
 
     @property
     def converts(self) -> bool:
@@ -116,7 +118,7 @@ def _converted(file: BinaryIO, reading: Reading, path: Path) -> Generator[bytes,
         text = io.TextIOWrapper(file, encoding, newline="")
         try:
             if reading.column is not None:
-                for line in cells(text, reading.column, path):
+                for line in cells(text, reading.column, path, reading.blank):
                     # JSON can spell half of a surrogate pair, which UTF-8 lacks.
                     yield line.encode("utf-8", "replace")
                 return

@@ -337,13 +337,14 @@ def lines_of_file(
     Args:
       path: the file, plain or compressed by gzip or zstd.
       encoding: the encoding of the file; None for UTF-8.
-      column: name of the column to read, if the file is a table.
+      column: name of the column to read, if the file is a table. A row without text is a blank
+        line, so that the number of a line is that of its row.
       setting: the name of the setting that holds the path, for errors.
     Raises:
       SettingError: if there is no such file, and for an unknown encoding or column.
       UserError: if the file cannot be read as text.
     """
-    return _file_source(path, Reading(encoding, column), setting).lines()
+    return _file_source(path, Reading(encoding, column, blank=True), setting).lines()
 
 
 def _file_source(path: str | Path, reading: Reading, setting: str) -> Source:

@@ -1,6 +1,7 @@
 """Exact perplexity, with its protocol: every token is scored once, from sums and counts."""
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +12,17 @@ import numpy as np
 
 from jaxlm.data.batching import rows_of
 from jaxlm.data.corpora import SENTENCES, is_cut
+from jaxlm.data.digests import split_digest
 from jaxlm.data.encoding import Split, TextSize
-from jaxlm.data.files import replacing, why_unwritable
+from jaxlm.data.files import is_same_file, replacing, why_unwritable
 from jaxlm.data.shards import PreparedSplit
-from jaxlm.data.text import TextConfig, corpus_name, open_file, open_text
+from jaxlm.data.text import Text, TextConfig, corpus_name, open_file, open_text
 from jaxlm.errors import SettingError, UserError, reason
 from jaxlm.evaluation.scoring import Scorer, TokenScores
 from jaxlm.runs.log import perplexity_of, shown_perplexity
 from jaxlm.runs.protocol import WARM
 from jaxlm.runs.run import Run
+from jaxlm.runs.same_run import TEXT_DIGESTS
 from jaxlm.runs.starts import start_of
 
 # Texts that pandas or R reads as a missing value, in lower case.
@@ -138,7 +141,8 @@ def open_split(
         corpus is the one that the run was trained on, and else for UTF-8.
       column: the column to read, if the corpus or the text is a table; None as for `encoding`.
     Raises:
-      UserError: for a text that does not exist, is empty or cannot be encoded.
+      UserError: for a text that does not exist, is empty or cannot be encoded, and for a file that
+        was changed since the run was trained on it.
       SettingError: for a corpus or a split beside a text.
     """
     check_where(corpus, split, text)
@@ -156,8 +160,7 @@ def open_split(
                 f"{run.name} was trained on sentences, and keeps no text: give a corpus or a text"
             )
         name = corpus_name(name)
-        same = name == trained_on.get("corpus") and is_cut(name)
-        own = trained_on if same else {}
+        own = trained_on if _is_own_corpus(run, name) else {}
         fractions = own.get("fractions")
         config = TextConfig(
             corpus=name,
@@ -165,11 +168,45 @@ def open_split(
             encoding=encoding or own.get("encoding"),
             column=column or own.get("column"),
         )
-        found = open_text(config, run.tokenizer).split(split)
+        whole = open_text(config, run.tokenizer)
+        found = whole.split(split)
+        if own and os.path.isfile(name):
+            _check_unchanged(run, whole)
         found = replace(found, name=f"{name} {found.name}")
     if not len(found):
         raise UserError(f"{found.name} is empty: there is nothing to score")
     return found
+
+
+def _is_own_corpus(run: Run, name: str) -> bool:
+    """Return whether `fractions` can cut a corpus, and the run was trained on it."""
+    own = run.settings.get("text", {}).get("corpus")
+    if own is None or not is_cut(name):
+        return False
+    return name == own or (os.path.exists(name) and is_same_file(Path(name), Path(own)))
+
+
+def _check_unchanged(run: Run, text: Text) -> None:
+    """Raise UserError if the file that the run was trained on was changed since.
+
+    The splits are shares of the file. So another part of a changed file is its test split, and the
+    run may have been trained on it. The validation split shows the change, as it is short.
+
+    Args:
+      run: the run.
+      text: the file, cut into splits.
+    """
+    saved = run.settings.get(TEXT_DIGESTS, {})
+    witness = "valid" if "valid" in saved else "train"
+    if witness not in saved:
+        return
+    split = text.splits.get(witness)
+    if split is None or split_digest(split) != saved[witness]:
+        raise UserError(
+            f"{text.name} was changed since {run.name} was trained on it, so its splits may hold "
+            f"other lines than at that time: bring the old file back (jaxlm.evaluate scores all of "
+            f"any file with `text`)"
+        )
 
 
 def check_where(corpus: str | Path | None, split: object, text: str | Path | None) -> None:
@@ -189,10 +226,15 @@ def score_split(
       split: the text.
       detail: whether to compute ranks and entropies too. Ignored if `scorer` is given.
       scorer: a scorer of the run's model; None for a new Scorer without a mesh.
+    Raises:
+      UserError: if a log-probability is NaN.
     """
     scorer = scorer or Scorer(run.model, detail)
     protocol, carry = run.protocol, line_carry(run)
-    return scorer.split(run.params, split, protocol.rows, protocol.last_only, carry)
+    scores = scorer.split(run.params, split, protocol.rows, protocol.last_only, carry)
+    if np.isnan(scores.log_prob).any():
+        raise UserError(f"{run.name} gives no number as a likelihood: its parameters are damaged")
+    return scores
 
 
 def line_carry(run: Run) -> Any:

@@ -143,14 +143,21 @@ class Scorer:
         context = self.model.context_size
         if not context or segments == 1:
             return self.model.initial_carry(segments)
+        # Chunks of one width that fit into memory. Tokens before the context change nothing.
+        fits = max(1, self.model.tokens_in_chunk(self.detail) // (segments - 1))
+        chunks = math.ceil(context / fits)
+        width = math.ceil(context / chunks)
         first_input_B1 = np.arange(1, segments)[:, None] * length - 1
-        positions_BN = first_input_B1 - np.arange(context, 0, -1)
+        positions_BN = first_input_B1 - np.arange(chunks * width, 0, -1)
         tokens_BN = ids[np.clip(positions_BN, 0, len(ids) - 1)].astype(np.int32)
-        # The start token is at position -1. No position is before it, because length >= context.
+        # The start token is at position -1. The context begins there at the earliest, because
+        # length >= context.
         tokens_BN[positions_BN < 0] = self.model.filler_id
-        initial = self.model.initial_carry(segments - 1)
-        read = self._scores(params, tokens_BN, np.zeros_like(tokens_BN), initial)[1]
-        return _joined(self.model.initial_carry(1), read)
+        carry = self.model.initial_carry(segments - 1)
+        for start in range(0, chunks * width, width):
+            tokens_BW = tokens_BN[:, start : start + width]
+            carry = self._scores(params, tokens_BW, np.zeros_like(tokens_BW), carry)[1]
+        return _joined(self.model.initial_carry(1), carry)
 
     def rows(
         self,

@@ -185,8 +185,9 @@ def score_sentences(
 ) -> SentenceScores:
     """Return the scores of a run on sentences, each token once.
 
-    The numbers are those of `evaluate --lines` on a file with a sentence a line; with `start`
-    "carried" those of `evaluate`, if the run reads a stream.
+    The numbers are those of `evaluate --lines` on a file whose lines are these sentences, each with
+    a line feed at its end; with `start` "carried" those of `evaluate`, if the run reads a stream.
+    (A run over bytes reads the line breaks of a file as they are: CRLF has one byte more.)
 
     Args:
       run: the run.
@@ -388,8 +389,7 @@ def score(
       UserError: for bad sentences, and two runs of one name.
       SettingError: for a bad setting.
     """
-    check_by(by)
-    choose(dict.fromkeys(FORMATS), format, "format")
+    check_rows(by, format)
     found = score_all(
         runs,
         sentences,
@@ -403,10 +403,13 @@ def score(
     return table_of(found, by, format)
 
 
-def check_by(by: str) -> None:
-    """Raise SettingError unless `by` says what a row of a table of scores is."""
+def check_rows(by: str, format: str) -> None:
+    """Raise SettingError unless `by` and `format` say what a row of a table of scores is."""
     if by not in ("word", "sentence"):
         raise SettingError("by", repr(by), "must be word or sentence")
+    choose(dict.fromkeys(FORMATS), format, "format")
+    if format == "lm-zoo" and by != "word":
+        raise SettingError("by", by, "has no effect with `format` lm-zoo, which has a row a token")
 
 
 def score_all(

@@ -1,6 +1,7 @@
 """Tables of scores as files that other programs read: a header, and fields between tabs."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,22 @@ def check_out(path: Path | None, *read: str | Path | None, setting: str = "out")
 
     Args:
       path: the file; None for no file.
-      read: files that are read, which the table must not replace.
+      read: files and folders that are read. The table must not replace one of the files, or a file
+        in one of the folders.
       setting: the name of the setting, for the error.
     """
     if path is None:
         return
     why = why_unwritable(path)
-    if any(other is not None and is_same_file(path, Path(other)) for other in read):
+    if str(path) == "-":
+        why = "is not the name of a file: give a name, such as /dev/stdout for standard output"
+    places = [Path(other) for other in read if other is not None]
+    if any(is_same_file(path, place) for place in places):
         why = "is a file that is read: give another name"
+    elif path.exists() and any(os.path.isdir(place) for place in places):
+        inside = {os.path.realpath(parent) for parent in path.absolute().parents}
+        if inside & {os.path.realpath(place) for place in places}:
+            why = "is a file in a folder that is read: give another name"
     if why is not None:
         raise SettingError(setting, repr(str(path)), why)
 

@@ -55,6 +55,8 @@ COUNT, CONTINUATION_COUNT = "count", "continuation count"
 LINE_START = "<s>"
 """How a ladder shows the start of a line."""
 _RECOUNT = "recount"
+MOST_TOKENS = 20_000_000
+"""Tokens of a training text up to which it is counted again without being asked."""
 _WIDTH = 80
 
 
@@ -429,7 +431,12 @@ def _ladder(
 
 
 def token_ladders(
-    run: Run, ids: Any, *, text: Text | None = None, start: str | None = None
+    run: Run,
+    ids: Any,
+    *,
+    text: Text | None = None,
+    start: str | None = None,
+    counts: bool = True,
 ) -> TokenLadders:
     """Return, for each token of a text, the order that answered, its count, discount and weight.
 
@@ -448,11 +455,13 @@ def token_ladders(
       ids: token ids of the text, int [T].
       text: the training text, to count again; None for the corpus that the run's settings name.
       start: the state from which the model reads the text; see `jaxlm.next_words`.
+      counts: whether to count the training text again, for `count` and `discount`. It takes as long
+        as training, and as much memory.
     Raises:
       UserError: for a run of another model.
     """
     model, tables = _ngram(run)
-    known, why = recount(run, text)
+    known, why = recount(run, text) if counts else (None, "counts are unknown: not asked for")
     words = np.asarray(ids, np.int64)
     contexts, _ = _contexts_before(run, words, start)
     probability = np.asarray(tables.probabilities[0][words], np.float64)
@@ -541,8 +550,9 @@ def counts(run: Run | Text, context: str = "") -> NextCounts:
 def recount(run: Run, text: Text | None = None) -> tuple[Recount | None, str]:
     """Return the counts of an n-gram's training text, and a note that says why there are none.
 
-    The counts are None if the text is missing, was changed, or was counted on disk because it is
-    larger than memory. They are kept with the run, so that a text is counted once.
+    The counts are None if the text is missing, was changed, was counted on disk because it is
+    larger than memory, or has more than MOST_TOKENS tokens and is not given as `text`. They are
+    kept with the run, so that a text is counted once.
 
     Args:
       run: the run of an n-gram.
@@ -595,6 +605,9 @@ def _recount(run: Run, text: Text | None) -> tuple[Recount | None, str]:
             split, is_known = training_split(run)
         except UserError as error:
             return None, f"counts are unknown: {error}"
+        if len(split) > MOST_TOKENS:
+            why = f"{len(split):,} tokens, more than {MOST_TOKENS:,}: give it as `text`"
+            return None, f"counts are unknown: the training text has {why}"
     elif text.vocabulary.tokens != run.vocabulary.tokens:
         return (
             None,

@@ -226,7 +226,7 @@ def _read(run: Run, asked: Asked, kind: str, notes: list[str]) -> Trace:
     cut = kind != "surprise" and count > most
     text = asked.text[: int(reading.spans[most - 1, 1])] if cut else asked.text
     units: dict[str, list[int]] | None = {} if kind == "surprise" else None
-    found = trace(run, text, start=asked.start, count=1, units=units)
+    found = trace(run, text, start=asked.start, count=1, units=units, counts=False)
     notes.append(f"{run.name}: {found.note}")
     return found
 

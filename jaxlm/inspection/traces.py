@@ -156,6 +156,7 @@ def trace(
     units: Mapping[str, Sequence[int]] | None = None,
     folder: str | Path | None = None,
     chunk: int = 2048,
+    counts: bool = True,
 ) -> Trace:
     """Return every gate, state and feature of a run for each token of a text, and its surprisal.
 
@@ -186,6 +187,7 @@ def trace(
       units: the units to keep, by the name of the array. None for all.
       folder: a folder for the arrays, one .npy file each; the trace then has memory maps.
       chunk: largest number of tokens that the model reads in one call.
+      counts: whether to count the training text of an n-gram again; see `token_ladders`.
     Raises:
       UserError: for a `run` that is no Run, an empty text, text that is not Unicode, a text of
         which the run can read nothing, and for `units` that the run does not have.
@@ -210,15 +212,15 @@ def trace(
             pieces.append(piece._replace(arrays={}))
     if place is not None:
         arrays = {name: np.load(_path(place, name), mmap_mode="r") for name in arrays}
-    return _assembled(run, reading, pieces, arrays)
+    return _assembled(run, reading, pieces, arrays, counts)
 
 
-def _ladders(run: Run, reading: Reading) -> "TokenLadders":
-    """Return the order that answered for each token of a text, with its count."""
+def _ladders(run: Run, reading: Reading, counts: bool) -> "TokenLadders":
+    """Return the order that answered for each token of a text, and with `counts` its count."""
     from jaxlm.inspection.backing_off import TokenLadders, token_ladders
 
     parts = [
-        token_ladders(run, reading.ids[segment], start=reading.start.name)
+        token_ladders(run, reading.ids[segment], start=reading.start.name, counts=counts)
         for segment in reading.segments
     ]
     return TokenLadders(
@@ -235,7 +237,11 @@ LADDERS = {"counting": _ladders}
 
 
 def _assembled(
-    run: Run, reading: Reading, pieces: Sequence[Piece], arrays: dict[str, np.ndarray]
+    run: Run,
+    reading: Reading,
+    pieces: Sequence[Piece],
+    arrays: dict[str, np.ndarray],
+    counts: bool,
 ) -> Trace:
     """Return the trace of a text from its pieces, whose arrays are in `arrays`."""
     total, width = len(reading.ids), pieces[0].next_ids.shape[1]
@@ -254,7 +260,7 @@ def _assembled(
     texts = [run.tokenizer.token_text(index) for index in range(len(run.vocabulary))]
     unk_id = run.vocabulary.unk_id
     ladders = LADDERS.get(run.model.trained_by)
-    ngram = ladders(run, reading) if ladders else None
+    ngram = ladders(run, reading, counts) if ladders else None
     return Trace(
         run=run.name,
         text=reading.text,

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxlm.ops.machine import current_precision
+
 
 def pack(kernel_DG: jax.Array, bias_G: jax.Array, recurrent_HG: jax.Array) -> jax.Array:
     """Return the parameter vector that cuDNN reads, from W, b and U.
@@ -56,5 +58,7 @@ def lstm(
         1,
         0.0,
         False,
+        # The gradient is traced after the context of the precision has ended.
+        precision=current_precision(),
     )
     return h_BTH, (h_1BH[0], c_1BH[0])

@@ -89,9 +89,11 @@ def devices_memory() -> int | None:
     """Return the bytes of memory of all devices; None if they do not say. A CPU's is the host's."""
     if platform() == "cpu":
         return host_memory()
-    statistics = [device.memory_stats() or {} for device in jax.devices()]
+    # A process can only ask its own devices. The devices of other processes are taken to be alike.
+    own = jax.local_devices()
+    statistics = [device.memory_stats() or {} for device in own]
     limits: list[int] = [one["bytes_limit"] for one in statistics if "bytes_limit" in one]
-    return sum(limits) if len(limits) == len(statistics) else None
+    return sum(limits) * jax.device_count() // len(own) if len(limits) == len(own) else None
 
 
 def check_fits(what: str, size: int, memory: int | None, remedy: str) -> None:

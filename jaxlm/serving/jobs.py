@@ -20,7 +20,7 @@ from jaxlm.evaluation.generation import (
     generation_note,
 )
 from jaxlm.evaluation.scoring import TokenScores
-from jaxlm.evaluation.sentences import check_by, checked_sentences, encode_sentences, table_of
+from jaxlm.evaluation.sentences import check_rows, checked_sentences, encode_sentences, table_of
 from jaxlm.models.base import Carry
 from jaxlm.runs.run import Run
 from jaxlm.serving.engines import EVERY, Drawing, Engine, Read, random_numbers
@@ -139,7 +139,7 @@ class ScoreJob(Job):
         detail: bool = True,
     ) -> None:
         super().__init__(limits)
-        check_by(by)
+        check_rows(by, "wide")
         texts = checked_sentences(sentences)
         check_most("sentences", len(texts), limits.max_sentences, FEWER)
         check_most("characters", sum(map(len, texts)), limits.max_characters, FEWER)

@@ -79,7 +79,7 @@ class Budget:
     def over(self) -> bool:
         """True when only the time that a validation takes is left."""
         limit = math.inf if self.minutes is None else 60 * self.minutes
-        return self.seconds + self.validation_seconds >= limit
+        return self.seconds + (self.validation_seconds or self.pause_seconds) >= limit
 
     def end(self) -> None:
         """Count the budget as spent, with the time that was reserved for the last validation."""
@@ -273,15 +273,15 @@ def saved_steps(config: TrainingConfig, folder: Path | None) -> int | None:
     """Return the number of steps to resume with.
 
     It is the number that an earlier session in `folder` was fitted to, if that session had the same
-    `max_minutes` and `config` names no number of steps.
+    `max_minutes` and `epochs`, and `config` names no number of steps.
     """
     if config.steps or config.max_minutes is None or folder is None:
         return config.steps
     if not holds_run(folder):
         return config.steps
     saved = read_sections(folder, "training")
-    same_budget = saved.get("max_minutes") == config.max_minutes
-    return saved.get("steps") if same_budget else None
+    same = all(saved.get(name) == getattr(config, name) for name in ("max_minutes", "epochs"))
+    return saved.get("steps") if same else None
 
 
 def _seconds_per_step(

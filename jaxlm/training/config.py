@@ -239,6 +239,17 @@ class RunConfig:
             if name in given and chosen in CHOICES[choice] and chosen not in values:
                 why = f"has no effect with `{choice}` {chosen}: it belongs to {', '.join(values)}"
                 raise SettingError(name, getattr(self.optimizer, name), why)
+        softmax = self.network.get("softmax")
+        if softmax is not None and given:
+            from jaxlm.models.heads import HEADS, softmaxes_with
+
+            for name in self.network.keys() & set(given) if softmax in HEADS else ():
+                owners = softmaxes_with(name)
+                if owners and softmax not in owners:
+                    why = f"has no effect with `softmax` {softmax}: it belongs to {owners[0]}"
+                    value = self.network[name]
+                    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                    raise SettingError(name, shown, why)
         kind = self.batching and self.batching.batching
         for name, values in OF_BATCHING.items():
             if name in given and kind in BATCHINGS and kind not in values:

@@ -487,10 +487,14 @@ class _Loop:
                 eval_every=self.pauses.eval_every,
                 runs=len(self.specs),
             )
-            # Of a run to resume, the steps that it has are known when its checkpoint is read.
+            # The steps of a resumed run are known when its checkpoint is read.
             self.fits_rest = resume
             if not resume:
                 self._set_steps(int(allgather_ints([steps])[0, 0]))
+        elif self.training.max_minutes and self.pauses.eval_every:
+            # The time of the last validation is reserved, also if it is the first one.
+            seconds = validation_seconds(self.first.model, self.text, self.mesh)
+            self.budget.pause_seconds = len(self.specs) * seconds
 
     def _fit_rest(self) -> None:
         """Fit the number of steps of a resumed run to the minutes that are left."""
@@ -503,8 +507,11 @@ class _Loop:
         for note in self.budget.notes(steps, per_epoch):
             self.trainees[0].log.note(note)
         if steps <= done:
-            minutes = f"`max_minutes` {self.budget.minutes:g}"
-            self.trainees[0].log.note(f"no further step fits into what is left of {minutes}")
+            why = f"no further step fits into what is left of `max_minutes` {self.budget.minutes:g}"
+            if done >= self.asked:
+                epochs = f"{self.training.epochs:g}"
+                why = f"the run has trained its {epochs} epochs: give a larger `epochs` to train on"
+            self.trainees[0].log.note(why)
 
     def _timed_block(self) -> Any:
         """Return the compiled train step of one run, to be timed by `Budget.first_fit`."""

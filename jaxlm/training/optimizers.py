@@ -35,7 +35,8 @@ class OptimizerConfig:
     clip: Positive | None = None
     """Scale the gradient down to this global norm if it is longer (none: no clipping)."""
     weight_decay: NotNegative = 0.0
-    """Pull weights, but not biases, towards zero (adamw, lion: decoupled; the others: L2)."""
+    """Pull matrices, but not vectors such as biases, towards zero (adamw, lion: decoupled; the
+    others: L2)."""
     beta1: Rate = 0.9
     """adam, adamw, nadam, lion, momentum: decay of the mean gradient."""
     beta2: Rate = 0.999
@@ -293,5 +294,5 @@ def clip_by_global_norm(longest: float) -> Transform:
 
 
 def _is_weight(params: Any) -> Any:
-    """Return a tree of bools: True for matrices, False for biases, which are not decayed."""
+    """Return a tree of bools: True for matrices. Vectors, such as biases, are not decayed."""
     return jax.tree.map(lambda array: array.ndim > 1, params)

@@ -346,6 +346,8 @@ def test_tokenizers_of_the_page_are_those_of_jaxlm(open_page, tmp_path, toy_run)
         Words.fit(lines, VocabularyConfig(eos=False), True),
         Words(words.vocabulary, True, ascii_blanks=True),
         Characters.fit(lines, VocabularyConfig(), True),
+        # As from another program: without a line break.
+        Characters(Vocabulary((*LETTERS, UNK), unk=UNK)),
         Bytes(),
         BPE.fit(lines, VocabularyConfig(vocab_size=280), False),
     ]

@@ -267,6 +267,31 @@ def test_mistakes_of_evaluate(shell, toy_runs, tmp_path):
     )
     for name in ("", tmp_path, "/"):
         assert_mistake(shell("evaluate", run, "--per-token", name), ["--per-token '", "no file"])
+    assert_mistake(shell("evaluate", run, "--per-token", "-"), ["--per-token '-'", "/dev/stdout"])
+
+
+def test_evaluate_keeps_the_corpus_and_knows_if_it_was_changed(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"the cat saw the {word}\n" for word in ("dog", "mat", "log", "cat")] * 30
+    path = tmp_path / "my.txt"
+    path.write_text("".join(lines))
+    flags = ("--model", "ngram", "--no-report")
+    assert shell("train", *flags, "--corpus", "my.txt", "--out", "run")[0] == 0
+    assert_mistake(shell("evaluate", "run", "--per-token", "my.txt"), ["is a file that is read"])
+    code, whole, _ = shell("evaluate", "run")
+    # The same file by another name has the splits of the training.
+    code, again, _ = shell("evaluate", "run", "--corpus", path)
+    assert code == 0 and again.splitlines()[1:] == whole.splitlines()[1:]
+    path.write_text("".join(lines[:-20]))
+    assert_mistake(shell("evaluate", "run"), ["my.txt was changed since run", "--text"])
+    assert_mistake(shell("evaluate", "run", "--corpus", path), ["was changed since"])
+    assert shell("evaluate", "run", "--text", path)[0] == 0
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("train.txt", "valid.txt"):
+        (folder / name).write_text("".join(lines))
+    place = ("--corpus", folder, "--per-token", folder / "valid.txt")
+    assert_mistake(shell("evaluate", "run", *place), ["is a file in a folder that is read"])
 
 
 def test_mistakes_of_score(shell, toy_runs, tmp_path):
@@ -283,6 +308,9 @@ def test_mistakes_of_score(shell, toy_runs, tmp_path):
     assert_mistake(shell("score", run, *lines, "--format", "csv"), ["'csv'", "wide, long, lm-zoo"])
     assert_mistake(shell("score", run, run, *lines, "--format", "lm-zoo"), ["--format lm-zoo", "2"])
     assert_mistake(shell("score", run, *lines, "--out", tmp_path), ["--out", "no file"])
+    assert_mistake(shell("score", run, *lines, "--out", "-"), ["--out '-'", "/dev/stdout"])
+    zoo = ("--format", "lm-zoo", "--by", "sentence")
+    assert_mistake(shell("score", run, *lines, *zoo), ["--by sentence", "--format lm-zoo"])
     out = tmp_path / "no" / "table.tsv"
     assert_mistake(shell("score", run, *lines, "--out", out), ["--out", "no folder"])
     assert_mistake(shell("score", tmp_path, *lines), ["is not a run", "config.json"])

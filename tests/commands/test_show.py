@@ -280,6 +280,7 @@ def test_a_run_with_its_checkpoints_elsewhere_is_shown(shell, tmp_path):
     figure = ("--figure", "map", "--out", tmp_path / "f.pdf", "--checkpoint-folder", place)
     for more, why in {
         (*figure, "--date", "2000-01-01"): "--date 2000-01-01: has no effect with --figure",
+        (*figure, "--lang", "zh"): "--lang zh: has no effect with --figure",
         figure: "--figure map: needs no text",
     }.items():
         code, _, err = shell(*words[:3], *more)

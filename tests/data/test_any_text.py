@@ -17,7 +17,7 @@ from jaxlm.data.columns import cells
 from jaxlm.data.preparing import PreparingConfig, claim_prepared_folder, prepare
 from jaxlm.data.sources import BOM, read_line
 from jaxlm.data.spacing import mostly_unspaced
-from jaxlm.data.text import open_file, read_corpus
+from jaxlm.data.text import lines_of_file, open_file, read_corpus
 from jaxlm.errors import SettingError, UserError
 
 GERMAN = "Die Straße ist schön und grün, über den Wolken müssen Vögel singen.\n"
@@ -340,6 +340,21 @@ def test_bad_tables_are_one_line(name, data, message, tmp_path):
     path.write_text(data)
     with pytest.raises(UserError, match=message):
         read_corpus(path, column="a")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("t.csv", "id,text\n1,a b\n2,\n,\n\n3, c \n"),
+        ("t.jsonl", '{"text": "a b"}\n{"text": null}\n{"id": 3}\n\n{"text": "c"}\n'),
+    ],
+)
+def test_rows_without_text_are_blank_lines_where_rows_have_numbers(name, data, tmp_path):
+    path = tmp_path / name
+    path.write_text(data)
+    assert list(lines_of_file(path, column="text")) == ["a b\n", "\n", "\n", "c\n"]
+    text = read_corpus(path, column="text", fractions=(1.0,))
+    assert list(text.train.source.lines()) == ["a b\n", "c\n"]
 
 
 def test_long_cells_are_read(tmp_path):

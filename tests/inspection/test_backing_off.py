@@ -194,14 +194,26 @@ def test_plain_counts_of_a_changed_text_are_an_error(path, tmp_path):
     assert counts(run, "a") == counts(text, "a")
     own.write_text(path.read_text() + "a a a a a\n")
     # Plain counts have no note that says so.
-    with pytest.raises(UserError, match="is not the text of the training: it was changed"):
+    with pytest.raises(UserError, match=r"own\.txt was changed since"):
         counts(jaxlm.load(tmp_path / "run"), "a")
-    assert "it was changed" in backoff(jaxlm.load(tmp_path / "run"), "a").note
+    assert "was changed since" in backoff(jaxlm.load(tmp_path / "run"), "a").note
 
 
 def test_a_text_is_counted_once_for_a_run(path):
     run = trained(path)
     assert recount(run)[0] is recount(run)[0]
+
+
+def test_a_text_is_counted_only_for_counts_and_only_if_it_is_short(path, monkeypatch):
+    run = trained(path)
+    found = jaxlm.inspection.trace(run, "a b c", counts=False).ngram
+    assert np.isnan(found.count).all() and "not asked for" in found.note
+    assert (
+        found.order.tolist() == jaxlm.inspection.trace(trained(path), "a b c").ngram.order.tolist()
+    )
+    monkeypatch.setattr("jaxlm.inspection.backing_off.MOST_TOKENS", 3)
+    assert "tokens, more than 3: give it as `text`" in backoff(run, "a").note
+    assert not backoff(run, "a", text=jaxlm.read_corpus(path, fractions=(1.0,))).note
 
 
 def test_counts_are_known_for_discounts_of_lmplz(path):

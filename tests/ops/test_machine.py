@@ -76,6 +76,35 @@ def test_parameters_are_packed_as_cudnn_reads_them():
         assert_allclose(found_array, expected_array, atol=1e-5)
 
 
+def test_cudnn_is_told_the_precision_for_its_gradient_too(monkeypatch):
+    x_BTD, carry, weights = example()
+    given = []
+
+    def lstm(x_BTD, h_1BH, c_1BH, *rest, precision=None):
+        given.append(precision)
+        return x_BTD, h_1BH, c_1BH
+
+    monkeypatch.setattr(rnn, "lstm", lstm)
+    for name in ("float32", "tensorfloat32"):
+        with jax.default_matmul_precision(name):
+            cudnn.lstm(x_BTD, carry, *weights)
+    assert given == ["float32", "tensorfloat32"]
+    assert [rnn._lstm_cudnn_allow_tf32(name) for name in given] == [False, True]
+
+
+def test_the_memory_of_all_devices_is_estimated_from_those_of_this_process(monkeypatch):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 5}
+
+    monkeypatch.setattr(machine, "platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device(), Device()])
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert machine.devices_memory() == 40
+    monkeypatch.setattr(Device, "memory_stats", lambda self: None)
+    assert machine.devices_memory() is None
+
+
 @pytest.mark.skipif(not machine.cudnn_is_here(), reason="needs an NVIDIA GPU with cuDNN")
 def test_cudnn_agrees_with_the_fused_time_loop():
     x_BTD, carry, weights = example()
@@ -89,8 +118,16 @@ def test_cudnn_agrees_with_the_fused_time_loop():
         h_TBH, last = recurrence(CELLS["lstm"].step, carry, x_TBG, recurrent_HG)
         return h_TBH.swapaxes(0, 1), last
 
-    with jax.default_matmul_precision("float32"):
-        found, expected = (jax.jit(run)(x_BTD, carry, weights) for run in (by_cudnn, fused))
+    def with_gradient(run, *inputs):
+        # The gradient is traced after the context of the precision.
+        with jax.default_matmul_precision("float32"):
+            outputs, pull = jax.vjp(run, *inputs)
+        return outputs, pull(jax.tree.map(jnp.ones_like, outputs))
+
+    found, expected = (
+        jax.jit(with_gradient, static_argnums=0)(run, x_BTD, carry, weights)
+        for run in (by_cudnn, fused)
+    )
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), found, expected)
 
 

@@ -337,6 +337,18 @@ def test_max_minutes_must_be_above_0(text):
         train(text, max_minutes=0)
 
 
+def test_more_epochs_in_the_same_minutes_are_trained(text, tmp_path, no_timing):
+    no_timing(1e-4, 0.0)
+    budget, console = {"max_minutes": 60, "eval_every": 1000}, tiny_runs.quiet()
+    train(text, tmp_path / "run", epochs=0.5, **budget)
+    half = training_of(tmp_path / "run")["steps"]
+    train(text, tmp_path / "run", epochs=1, resume=True, **budget)
+    assert training_of(tmp_path / "run")["steps"] >= 2 * half - 1
+    budget["max_minutes"] = 90
+    train(text, tmp_path / "run", epochs=1, resume=True, console=console, **budget)
+    assert "has trained its 1 epochs: give a larger `epochs`" in console.file.getvalue()
+
+
 @pytest.mark.full
 def test_a_resumed_run_is_fitted_to_the_minutes_that_are_left(text, tmp_path, no_timing):
     """A run that was trained without a budget trains on for the minutes of the new command."""

@@ -4,6 +4,7 @@ Source: Krause, Kahembwe, Murray & Renals, "Dynamic evaluation of neural sequenc
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ ROWS = 100
 # Number of training gradients to compute. Fewer than twice this number are computed, spread evenly
 # over the training text.
 BATCHES = 200
+# Largest number of elements that a layer computes in one call, where only the carry is wanted.
+MOST_NUMBERS = 1 << 26
 
 
 class UpdateRule(NamedTuple):
@@ -31,10 +34,14 @@ class UpdateRule(NamedTuple):
       update: (θ, θ_trained, gradient, rms, mean_rms, lr, decay) -> the new θ. `RuleArguments`
         describes the last four arguments.
       needs_rms: whether `update` uses `rms` and `mean_rms`.
+      rates: learning rates η that are tried on the validation text.
+      decays: decays λ that are tried with the best rate; the first one is used to find the rate.
     """
 
     update: Callable[..., jax.Array]
     needs_rms: bool
+    rates: tuple[float, ...]
+    decays: tuple[float, ...]
 
 
 def _sgd(
@@ -55,8 +62,8 @@ def _rms(
 
 
 UPDATE_RULES: dict[str, UpdateRule] = {
-    "sgd": UpdateRule(_sgd, False),
-    "rms": UpdateRule(_rms, True),
+    "sgd": UpdateRule(_sgd, False, (0.01, 0.03, 0.1, 0.3, 1.0), (1e-3, 0.0, 3e-3, 1e-2)),
+    "rms": UpdateRule(_rms, True, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), (0.02, 0.0, 5e-3, 0.05)),
 }
 """Update rules by name. In their equations L is the mean nll of a segment, θ_g are the trained
 parameters, and MS is the mean square of the gradients on the training text. Source: Krause et al.
@@ -127,20 +134,26 @@ def training_rms(
         raise SettingError("dynamic_steps", segment_length, why)
     rows = max(1, min(ROWS, len(ids) // (2 * segment_length)))
     length = len(ids) // rows
-    text_BT = ids[: rows * length].reshape(rows, length).astype(np.int32)
+    # The ids of a large text are a memory map, and stay there.
+    text_BT = ids[: rows * length].reshape(rows, length)
     # One segment in `stride` has its gradient computed. The model reads the segments between only
     # to bring the carry forward.
     starts = range(0, length - segment_length, segment_length)
     stride = max(1, len(starts) // BATCHES)
+    gap = stride * segment_length
+    width = math.ceil(gap / math.ceil(gap * rows * model.widest / MOST_NUMBERS))
     carry = model.initial_carry(rows)
     total, count = jax.tree.map(jnp.zeros_like, params), 0
     for index in range(0, len(starts) - stride + 1, stride):
         first = starts[index]
-        end = first + segment_length
-        inputs_BT, targets_BT = text_BT[:, first:end], text_BT[:, first + 1 : end + 1]
+        inputs_BT, targets_BT = (
+            text_BT[:, start : start + segment_length].astype(np.int32)
+            for start in (first, first + 1)
+        )
         total = _add_square(params, inputs_BT, targets_BT, carry, total, model)
-        read_BT = text_BT[:, first : first + stride * segment_length]
-        carry = _carry_after(params, read_BT, carry, model)
+        for start in range(first, first + gap, width):
+            read_BT = text_BT[:, start : min(start + width, first + gap)].astype(np.int32)
+            carry = _carry_after(params, read_BT, carry, model)
         count += 1
     rms = jax.tree.map(lambda array: jnp.sqrt(array / count), total)
     means = [jnp.mean(array) for array in jax.tree.leaves(rms)]

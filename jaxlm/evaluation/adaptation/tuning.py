@@ -25,8 +25,6 @@ from jaxlm.runs.run import Run
 TEMPERATURES = tuple(round(0.70 + 0.05 * step, 2) for step in range(13))
 FLATNESSES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 # Candidates for each rule. The rate is tuned first, with the first decay; then the decay is tuned.
-RATES = {"sgd": (0.01, 0.03, 0.1, 0.3, 1.0), "rms": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)}
-DECAYS = {"sgd": (1e-3, 0.0, 3e-3, 1e-2), "rms": (0.02, 0.0, 5e-3, 0.05)}
 # Rate and decay are tuned on this many tokens at the beginning of the validation split.
 TUNING_TOKENS = 10_000
 
@@ -208,8 +206,8 @@ def _tune_rule(evaluator: AdaptiveEvaluator, adaptation: Adaptation, ids: np.nda
         return candidates[int(np.argmax(sums))]
 
     lr, decay = adaptation.dynamic_lr, adaptation.dynamic_decay
-    rates = RATES[rule] if lr is None else (lr,)
-    decays = DECAYS[rule] if decay is None else (decay,)
+    rates = UPDATE_RULES[rule].rates if lr is None else (lr,)
+    decays = UPDATE_RULES[rule].decays if decay is None else (decay,)
     tuned = best([replace(untempered, dynamic_lr=lr, dynamic_decay=decays[0]) for lr in rates])
     tuned = best([replace(tuned, dynamic_decay=decay) for decay in decays])
     return replace(tuned, temperature=adaptation.temperature)

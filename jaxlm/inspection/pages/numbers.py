@@ -106,7 +106,7 @@ def _traced(run: Run, text: str, options: Options, room: int) -> tuple[Trace, st
     widths = {name: array.shape[1] for name, array in beginning.arrays.items()}
     share = room / max(1, 4 * count * sum(widths.values()))
     if share >= 1:
-        return options.trace(run, text), ""
+        return options.trace(run, text, counts=True), ""
     units = {name: range(max(1, int(width * share))) for name, width in widths.items()}
     note = (
         f"{run.name}: the file has the first {max(map(len, units.values()))} units of each gate "

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlm.errors import UserError
-from jaxlm.inspection.backing_off import training_split
+from jaxlm.inspection.backing_off import MOST_TOKENS, training_split
 from jaxlm.inspection.pages import view_backoff
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.pages.html import packed
@@ -20,8 +20,6 @@ LENGTH = 2
 """Words of a context: the table counts trigrams, as the lecture does."""
 SHOWN = 6
 """Next words of a context that the page keeps; it also keeps the word of the text."""
-MOST_TOKENS = 20_000_000
-"""Tokens of a training text up to which it is counted for a page."""
 NOTHING = -1
 
 

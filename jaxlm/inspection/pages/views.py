@@ -43,11 +43,11 @@ class Options:
     word: str | None = None
     _traces: dict[Any, Trace] = field(default_factory=dict, repr=False, compare=False)
 
-    def trace(self, run: Run, text: str) -> Trace:
-        """Return the trace of a text, computed once for all views."""
-        key = id(run), text
+    def trace(self, run: Run, text: str, counts: bool = False) -> Trace:
+        """Return the trace of a text, computed once for all views; see `jaxlm.inspection.trace`."""
+        key = id(run), text, counts
         if key not in self._traces:
-            self._traces[key] = trace(run, text, start=self.start, count=self.count)
+            self._traces[key] = trace(run, text, start=self.start, count=self.count, counts=counts)
         return self._traces[key]
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "OutputLayer",
     "describe_head",
     "make_head",
+    "softmaxes_with",
 ]
 
 
@@ -57,6 +58,20 @@ def make_head(model: Any, **module_options: Any) -> Head:
     head = kind(dtype=dtype, **settings, **module_options)
     head.check()
     return head
+
+
+def softmaxes_with(setting: str) -> list[str]:
+    """Return the values of `softmax` with which a setting of output layers has an effect.
+
+    Example:
+      >>> softmaxes_with("cutoffs"), softmaxes_with("hidden_size")
+      (['adaptive'], [])
+    """
+    return [
+        name
+        for name, kind in HEADS.items()
+        if setting in {field.name for field in dataclasses.fields(kind)}
+    ]
 
 
 def describe_head(model: Any, features: int) -> dict[str, str]:

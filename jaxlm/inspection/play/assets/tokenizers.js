@@ -84,7 +84,8 @@ const Tokenizers = (() => {
       const tokens = [];
       let place = 0;
       for (const character of text) {
-        tokens.push(this.look(character, place));
+        // A vocabulary of another program may lack the line break, which is then not read.
+        if (character !== "\n" || this.ids.has("\n")) tokens.push(this.look(character, place));
         place += character.length;
       }
       return { tokens, typing: null };
