@@ -491,10 +491,6 @@ class _Loop:
             self.fits_rest = resume
             if not resume:
                 self._set_steps(int(allgather_ints([steps])[0, 0]))
-        elif self.training.max_minutes and self.pauses.eval_every:
-            # The time of the last validation is reserved, also if it is the first one.
-            seconds = validation_seconds(self.first.model, self.text, self.mesh)
-            self.budget.pause_seconds = len(self.specs) * seconds
 
     def _fit_rest(self) -> None:
         """Fit the number of steps of a resumed run to the minutes that are left."""
