@@ -5,13 +5,15 @@ import random
 import jax
 import numpy as np
 import pytest
-from cases import assert_trees_close
+from cases import assert_trees_close, build, cases, tokens
 from numpy.testing import assert_allclose
 
 import jaxlm
 from jaxlm.errors import SettingError, UserError
 from jaxlm.evaluation.adaptation import Adaptation, adapted, dynamic, reading, tuning
 from jaxlm.evaluation.perplexity import open_split
+
+NEURAL = [case for case in cases() if "plain" in case.id and case.values[0] != "ngram"]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,43 @@ def test_the_rule_sgd_equals_the_definition(run):
     found = adapted(run, Adaptation(**settings))
     assert_allclose(found.nll, np.concatenate(nlls).sum(), rtol=1e-5)
     assert "dynamic evaluation (sgd), a step every 6 tokens, rate 0.3" in found.protocol
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "options"), NEURAL)
+def test_every_model_takes_the_steps_of_the_definition(name, options):
+    model, trained = build(name, options)
+    ids = tokens(1, 15, seed=6)[0]
+    inputs = np.concatenate([[model.filler_id], ids[:-1]]).astype(np.int32)
+
+    @jax.jit
+    def nll(params, inputs, targets, carry):
+        nll_1T, carry = model.apply(
+            {"params": params}, inputs[None], targets[None], carry, method="nll"
+        )
+        return nll_1T.mean(), (nll_1T[0], carry)
+
+    params, carry, expected = trained, model.initial_carry(1), []
+    for first in range(0, 15, 5):
+        part = inputs[first : first + 5], ids[first : first + 5]
+        gradient, (nll_T, carry) = jax.grad(nll, has_aux=True)(params, *part, carry)
+        expected.append(-nll_T)
+        params = jax.tree.map(
+            lambda theta, start, g: theta - 0.3 * g + 0.01 * (start - theta),
+            params,
+            trained,
+            gradient,
+        )
+    arguments = dynamic.RuleArguments(*dynamic.unused_rms(trained), 0.3, 0.01)
+    options = reading.ReadingOptions(0, 0, "sgd")
+    found = reading.read(
+        model, trained, ids, options, (1.0,), (0.0,), segment_length=5, rule_arguments=arguments
+    )
+    assert_allclose(found.model_KT[0], np.concatenate(expected), atol=2e-5, rtol=2e-5)
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (params, trained)), strict=True)
+    ]
+    assert max(moved) > 1e-3
 
 
 @pytest.mark.full
