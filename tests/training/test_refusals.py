@@ -65,6 +65,12 @@ def test_a_run_that_cannot_start_makes_no_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("cell", ["mingru", None])
+def test_a_name_is_no_cell(cell, text):
+    with pytest.raises(SettingError, match=r"`cell` .*: is not a cell: .* CELLS\['gru'\]"):
+        jaxlm.fit(tiny_runs.make(jaxlm.Recurrent, text, cell=cell), text, quiet=True, **SHORT)
+
+
 @pytest.mark.parametrize("eos", [True, False])
 def test_a_validation_split_without_tokens_to_predict_is_an_error(eos, tmp_path):
     corpus = tmp_path / "corpus"

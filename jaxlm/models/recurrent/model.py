@@ -50,14 +50,14 @@ class Recurrent(NeuralModel):
     Source: Mikolov et al., "Recurrent neural network based language model", 2010.
 
     Example:
-      >>> from jaxlm.models.cells import GRUCell
-      >>> model = Recurrent(vocab_size=7, cell=GRUCell(), embedding_size=2, hidden_size=3)
+      >>> from jaxlm.models.cells import CELLS
+      >>> model = Recurrent(vocab_size=7, cell=CELLS["gru"], embedding_size=2, hidden_size=3)
       >>> [h_BH.shape for (h_BH,) in model.initial_carry(batch_size=4)]
       [(4, 3)]
 
     Raises:
-      SettingError: for a size below 1, a rate or penalty out of range, a forget_bias without a
-        forget gate, and a timescale for a cell with gates.
+      SettingError: for a `cell` that is no cell, a size below 1, a rate or penalty out of range, a
+        forget_bias without a forget gate, and a timescale for a cell with gates.
     """
 
     cell: Cell = CELLS["lstm"]
@@ -146,6 +146,10 @@ class Recurrent(NeuralModel):
     def check(self) -> None:
         """Raise SettingError for settings that are out of range or exclude each other."""
         check_common(self)
+        if not isinstance(self.cell, Cell):
+            cells = ", ".join(CELLS)
+            why = f"is not a cell: give one of the table, such as CELLS['gru'] (it has {cells})"
+            raise SettingError("cell", repr(self.cell), why)
         self.cell.check()
         choose(dict.fromkeys(TIME_LOOPS), self.time_loop, "time_loop")
         if self.forget_bias and self.cell.forget_gate is None:
