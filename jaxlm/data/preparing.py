@@ -63,6 +63,7 @@ from jaxlm.data.tokenizers import (
 from jaxlm.errors import SettingError, UserError, check_at_least, choose, reason
 
 PIECE_BYTES = 32 << 20
+NEEDS_END = "a prepared text needs the token that ends a line; leave the setting out"
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ def fit_tokenizer(texts: Texts, config: PreparingConfig) -> Tokenizer:
     """
     kind = choose(TOKENIZERS, config.tokens, "tokens")
     check_used(kind, config)
+    if not config.eos:
+        raise SettingError("eos", False, NEEDS_END)
     check_at_least("fit_megabytes", config.fit_megabytes, 1)
     if config.workers is not None:
         check_at_least("workers", config.workers, 1)
@@ -254,8 +257,7 @@ def claim_prepared_folder(folder: Path, texts: Texts, config: PreparingConfig) -
         raise SettingError("folder", folder, "exists already: give a new folder")
     tokenizer = fit_tokenizer(texts, config)
     if tokenizer.vocabulary.start_id is None:
-        why = "a prepared text needs the token that ends a line; leave the setting out"
-        raise SettingError("eos", False, why)
+        raise SettingError("eos", False, NEEDS_END)
     about["fitted_text_sha256"] = _fitted_text_sha256(texts, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.errors import SettingError
 from jaxlm.inspection.pages.building import CHARACTERS, page
 from jaxlm.inspection.pages.html import as_json, document, packed
 from jaxlm.inspection.pages.numbers import write_numbers
@@ -333,6 +334,13 @@ def test_a_run_that_is_called_text_keeps_its_numbers(runs, tmp_path):
     with np.load(path) as numbers:
         assert numbers["text"] == "the cat"
         assert len(numbers["text/surprisal"]) == len("the cat")
+
+
+def test_tokens_too_long_for_numpy_are_refused(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxlm.inspection.pages.numbers.MOST_TEXT_BYTES", 20)
+    with pytest.raises(SettingError, match=r"`data` .*n\.npz: would need .* write a \.json file"):
+        write_numbers(tmp_path / "n.npz", [runs["bigram"]], "the cat", Options(labels=("b",)))
+    assert not (tmp_path / "n.npz").exists()
 
 
 def test_a_file_may_have_another_encoding(runs, shell, tmp_path):

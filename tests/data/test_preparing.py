@@ -242,6 +242,8 @@ def test_a_text_without_ends_of_lines_is_not_prepared(tmp_path):
     texts = {"train": [write(tmp_path, "text.txt")]}
     with pytest.raises(SettingError, match="`eos` False: a prepared text needs the token that"):
         prepared(tmp_path / "out", texts, tokens="words", eos=False)
+    with pytest.raises(SettingError, match="`eos` False: a prepared text needs the token that"):
+        prepared(tmp_path / "out", texts, tokens="bpe", eos=False)
     assert not (tmp_path / "out").exists()
 
 

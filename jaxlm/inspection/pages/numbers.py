@@ -20,6 +20,8 @@ ENDINGS = (".npz", ".json")
 BYTES = {".npz": 256 << 20, ".json": 32 << 20}
 """Largest size of the gates and states of a run in a file. Of a longer text, the first units of
 each array are kept."""
+MOST_TEXT_BYTES = 1 << 30
+"""Largest size of an array of texts in NumPy's format."""
 ABOUT = {
     "unit": "Surprisal and entropy are in bits: -log2 of the probability, and its mean over the "
     "vocabulary. A missing number is null in JSON and NaN in NumPy's format.",
@@ -66,7 +68,7 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
     Returns:
       A note for each run of which the file has some units only.
     Raises:
-      SettingError: for another ending.
+      SettingError: for another ending, and for tokens that are too long for arrays of NumPy.
     """
     check_ending(path)
     columns: dict[str, dict[str, Any]] = {}
@@ -83,9 +85,27 @@ def write_numbers(path: Path, runs: Sequence[Run], text: str, options: Options) 
         by_run = {f"{k} (run)" if k in ("text", "about") else k: v for k, v in columns.items()}
         write_text(path, as_json({"about": about, "text": text} | by_run) + "\n")
         return notes
+    _check_texts_fit(path, columns)
     with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **_flat(text, about, columns))
     return notes
+
+
+def _check_texts_fit(path: Path, columns: dict[str, dict[str, Any]]) -> None:
+    """Raise SettingError if the texts are too large for arrays of NumPy.
+
+    An array has 4 bytes for each character of its longest text, for each of its texts.
+    """
+    for label, of_run in columns.items():
+        for name in ("vocabulary", "tokens"):
+            longest = max(map(len, of_run[name]), default=0)
+            size = 4 * longest * len(of_run[name])
+            if size > MOST_TEXT_BYTES:
+                why = (
+                    f"would need {size / 1e9:.1f} GB for the {name} of {label}, because a token "
+                    f"has {longest:,} characters: write a .json file"
+                )
+                raise SettingError("data", path, why)
 
 
 def _vocabulary(run: Run) -> list[str]:
