@@ -7,7 +7,7 @@ if __name__ == "__main__":
     end_quietly()
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -58,7 +58,9 @@ def main(argv: Sequence[str]) -> int:
     check_flags(command)
     load_plugin(command.plugin)
     run = load_mixed(command.runs, command.weights, command.checkpoint_folder)
-    texts = sample(run, command.prompt, command)
+    # A shell passes the backslash on.
+    stop = tuple(text.replace("\\n", "\n") for text in command.stop)
+    texts = sample(run, command.prompt, replace(command, stop=stop))
     say_start(run, command.start)
     notes = describe_weights(run), generation_note(run), UnknownWords(run).note(command.prompt)
     for note in notes:

@@ -8,7 +8,7 @@ import pytest
 import jaxlm
 from jaxlm.data.tokenizers import Characters
 from jaxlm.data.vocabulary import Vocabulary
-from jaxlm.errors import UserError
+from jaxlm.errors import SettingError, UserError
 from jaxlm.models import make_model
 from jaxlm.ops.sampling import filter_logits
 from jaxlm.training.state import init_params
@@ -123,6 +123,19 @@ def test_samples_follow_the_distribution(run):
     expected = 4000 * np.exp(log_probs_after(run, "abca"))
     # Pearson's chi-squared with 3 degrees of freedom: 21.1 has probability 1e-4.
     assert np.sum((counts - expected) ** 2 / expected) < 21.1
+
+
+def test_a_continuation_ends_before_the_first_stop_text(run):
+    settings = {"length": 40, "samples": 3, "seed": 4}
+    whole = jaxlm.sample(run, "ab", **settings)
+    for stop in (("ab",), ("\n",), ("c", "ba"), ("never",)):
+        for text, found in zip(whole, jaxlm.sample(run, "ab", stop=stop, **settings), strict=True):
+            # The prompt has a stop text too.
+            ends = [at for word in stop if (at := text.find(word, 2)) >= 0]
+            assert found == (text[: min(ends)] if ends else text)
+    for stop, why in (("ab", "must be a list"), (("",), "an empty text"), ((1,), "must be a list")):
+        with pytest.raises(SettingError, match=f"`stop` .*{why}"):
+            jaxlm.sample(run, "ab", stop=stop)
 
 
 def test_the_seed_fixes_the_samples_of_a_batch(run):

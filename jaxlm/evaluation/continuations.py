@@ -13,7 +13,7 @@ import numpy as np
 from jaxlm.data.sources import EmbeddedText
 from jaxlm.data.splitting import NONE, check_split, split_words
 from jaxlm.errors import UserError
-from jaxlm.evaluation.generation import check_unicode, encode_context
+from jaxlm.evaluation.generation import check_unicode, cut, encode_context
 from jaxlm.evaluation.perplexity import line_carry
 from jaxlm.evaluation.scoring import Scorer, repeated
 from jaxlm.models.base import Carry
@@ -362,7 +362,7 @@ def _until(
             index = unfinished[at]
             read[index] = np.concatenate([read[index], ids[: how.length - done]])
             old = len(prompts[index]) - skip
-            texts[index], stopped = _cut(_new_text(run, read[index][skip:], old), how.until)
+            texts[index], stopped = cut(_new_text(run, read[index][skip:], old), how.until)
             if stopped:
                 unfinished[at] = -1
         unfinished = [index for index in unfinished if index >= 0]
@@ -390,12 +390,6 @@ def _new_text(run: Run, ids: np.ndarray, old: int) -> str:
     before, whole = (run.tokenizer.decode(part.tolist()) for part in (ids[:old], ids))
     # A character whose bytes are in both parts changes the text before.
     return whole[len(before) :] if whole.startswith(before) else run.tokenizer.decode(ids[old:])
-
-
-def _cut(text: str, until: Iterable[str]) -> tuple[str, bool]:
-    """Return the text up to the first stop text, and whether there is one."""
-    found = [at for stop in until if stop and (at := text.find(stop)) >= 0]
-    return (text[: min(found)], True) if found else (text, False)
 
 
 def _generated(

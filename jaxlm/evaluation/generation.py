@@ -1,14 +1,15 @@
 """Ask a run what comes next: the most probable next tokens, and sampled continuations."""
 
+import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
 from jaxlm.data.corpora import LONGEST_SHOWN
-from jaxlm.data.tokenizers import quoted
+from jaxlm.data.tokenizers import Tokenizer, quoted
 from jaxlm.errors import SettingError, UserError, check_at_least
 from jaxlm.evaluation.scoring import repeated
 from jaxlm.ranges import NotNegative, Range, Seed, Size, check_settings
@@ -244,11 +245,50 @@ class SamplingConfig:
     """Sample from the k most probable tokens only."""
     top_p: Annotated[float, Range(above=0, most=1)] | None = None
     """Sample from the fewest most probable tokens whose probabilities sum to p (nucleus)."""
+    stop: tuple[str, ...] = ()
+    """End a continuation before the first of these texts (in a command, \\n is a line break)."""
     seed: Seed = 0
     """Seed of the random numbers."""
     start: str | None = None
     """fresh: from the model's initial state; warm: after a stretch of the training text (none:
     warm for a run that was trained on a stream of text)."""
+
+
+def cut(text: str, stops: Iterable[str], begin: int = 0) -> tuple[str, bool]:
+    """Return a text up to the first stop text, and whether there is one.
+
+    Example:
+      >>> cut("to be or not", ["be", " or"]), cut("to be", ["be"], begin=4)
+      (('to ', True), ('to be', False))
+
+    Args:
+      text: the text.
+      stops: the stop texts.
+      begin: the index in the text from which a stop text counts.
+    """
+    found = [at for stop in stops if stop and (at := text.find(stop, begin)) >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+def continuation(
+    tokenizer: Tokenizer, prompt: Sequence[int], ids: Sequence[int], stops: Sequence[str]
+) -> tuple[str, bool]:
+    """Return the text of a prompt and its continuation up to a stop text, and whether it stopped.
+
+    Args:
+      tokenizer: the tokenizer.
+      prompt: token ids of the prompt, in which no stop text is looked for.
+      ids: token ids of the continuation.
+      stops: the stop texts.
+    """
+    text = tokenizer.decode([*prompt, *ids])
+    if not stops:
+        return text, False
+    # A character whose bytes are in both parts changes the text before.
+    pairs = zip(tokenizer.decode(prompt), text, strict=False)
+    return cut(
+        text, stops, sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    )
 
 
 def generation_note(run: Run) -> str:
@@ -276,6 +316,8 @@ def check_sampling(config: SamplingConfig, vocab_size: int = 0) -> None:
     from jaxlm.ops.machine import check_fits, host_memory
 
     check_settings(config)
+    if "" in config.stop:
+        raise SettingError("stop", "''", "is an empty text, which is everywhere: leave it out")
     from jaxlm.models.generating import bucket
 
     # A token is a number, and is drawn by a key and two random numbers. Each sample has logits, and
@@ -307,6 +349,8 @@ def sample(
       >>> run = jaxlm.fit(model, text, console=Console(quiet=True))
       >>> jaxlm.sample(run, "我 讨厌", length=1, temperature=0)
       ['我 讨厌 挨打']
+      >>> jaxlm.sample(run, "我", length=9, temperature=0, stop=(" 我",))
+      ['我 喜欢 玩具']
       >>> len(jaxlm.sample(run, "我", length=2, samples=3, top_p=0.9, seed=1))
       3
 
@@ -339,4 +383,7 @@ def sample(
         repeated(encoded.start.carry, config.samples),
     )
     prompt_ids = encoded.text_ids.tolist()
-    return [run.tokenizer.decode([*prompt_ids, *new]) for new in np.asarray(tokens_BT).tolist()]
+    return [
+        continuation(run.tokenizer, prompt_ids, new, config.stop)[0]
+        for new in np.asarray(tokens_BT).tolist()
+    ]

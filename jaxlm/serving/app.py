@@ -179,7 +179,7 @@ def make_app(
         check_run(body.run)
         settings = schema.within(body, length=limits.max_length)
         prompt = settings.pop("prompt")
-        config = SamplingConfig(**settings)
+        config = SamplingConfig(**settings | {"stop": tuple(body.stop)})
         return await ask(body.run, GenerateJob(limits, prompt, config), request)
 
     @app.exception_handler(UserError)

@@ -16,6 +16,7 @@ from jaxlm.evaluation.generation import (
     SamplingConfig,
     UnknownWords,
     check_sampling,
+    continuation,
     encode_context,
     generation_note,
 )
@@ -219,12 +220,18 @@ class GenerateJob(Job):
 
         def then(read: Read) -> Sequence[Row]:
             # The prompt is read once for all continuations.
-            self._written = [Writing(self, read, numbers, drawing) for numbers in uniforms]
+            self._written = [
+                Writing(self, read, numbers, drawing, self._stops) for numbers in uniforms
+            ]
             return self._written
 
         return [Reading(self, context.ids[0], self.carry_of(context), then)]
 
+    def _stops(self, ids: list[int]) -> bool:
+        """Return whether a continuation has one of the stop texts."""
+        return continuation(self.run.tokenizer, self._ids, ids, self._config.stop)[1]
+
     def answer(self) -> dict[str, Any]:
-        decode = self.run.tokenizer.decode
-        texts = [decode([*self._ids, *row.ids]) for row in self._written]
+        tokenizer, stop = self.run.tokenizer, self._config.stop
+        texts = [continuation(tokenizer, self._ids, row.ids, stop)[0] for row in self._written]
         return {"texts": texts, "notes": self._notes}

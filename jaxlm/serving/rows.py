@@ -117,10 +117,18 @@ class Writing(Row):
       read: the prediction of the first token.
       uniforms: two random numbers for each token, [length, 2].
       drawing: how tokens are drawn.
+      stops: called with the ids so far; it returns whether the row ends with them.
     """
 
-    def __init__(self, job: "Job", read: Read, uniforms: np.ndarray, drawing: Drawing) -> None:
-        self.job, self._drawing, self._uniforms = job, drawing, uniforms
+    def __init__(
+        self,
+        job: "Job",
+        read: Read,
+        uniforms: np.ndarray,
+        drawing: Drawing,
+        stops: Callable[[list[int]], bool],
+    ) -> None:
+        self.job, self._drawing, self._uniforms, self._stops = job, drawing, uniforms, stops
         self._logits_V, self.carry = read.logits_V, read.carry
         self.ids: list[int] = []
 
@@ -145,4 +153,5 @@ class Writing(Row):
         tokens, self._logits_V, self.carry = result
         # The row may be longer than a multiple of the slice: the tokens after its end are dropped.
         self.ids += tokens.tolist()[: len(self._uniforms) - len(self.ids)]
-        return [self] if len(self.ids) < len(self._uniforms) else []
+        ends = len(self.ids) >= len(self._uniforms) or self._stops(self.ids)
+        return [] if ends else [self]

@@ -70,6 +70,9 @@ class GenerateRequest(Request):
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
         None, description="Sample from the fewest tokens whose probabilities sum to p."
     )
+    stop: list[str] = Field(
+        [], max_length=16, description="End a continuation before the first of these texts."
+    )
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = Field(
         0, description="Seed of the random numbers."
     )

@@ -91,7 +91,14 @@ def test_texts_are_those_of_the_library(client, runs):
         answer = client.post("/generate", json=body | {"seed": seed}).json()
         schema.GenerateAnswer.model_validate(answer)
         options = {name: value for name, value in body.items() if name != "prompt"}
-        assert answer["texts"] == jaxlm.sample(runs[0], "the", seed=seed, **options)
+        whole = jaxlm.sample(runs[0], "the", seed=seed, **options)
+        assert answer["texts"] == whole
+        stop = [whole[0][12:15], "never"]
+        answer = client.post("/generate", json=body | {"seed": seed, "stop": stop}).json()
+        assert answer["texts"] == jaxlm.sample(
+            runs[0], "the", seed=seed, stop=tuple(stop), **options
+        )
+        assert answer["texts"][0] == whole[0][: whole[0].index(stop[0], 3)]
 
 
 def test_the_runs_the_page_and_the_schema(client):
@@ -128,7 +135,9 @@ def test_the_schema_has_the_choices_and_the_settings_of_the_library():
     assert fields == set(SamplingConfig.__dataclass_fields__)
     defaults = SamplingConfig()
     for name in fields:
-        assert schema.GenerateRequest.model_fields[name].default == getattr(defaults, name)
+        default = schema.GenerateRequest.model_fields[name].default
+        # JSON has no tuples.
+        assert (tuple(default) if isinstance(default, list) else default) == getattr(defaults, name)
 
 
 REFUSALS = [
@@ -161,6 +170,8 @@ REFUSALS = [
     ("/generate", b'{"length": 71}', 413, "more than the 70 that this server takes"),
     ("/generate", b'{"samples": 3, "length": 9}', 413, "more than the 2 that this server takes"),
     ("/generate", b'{"seed": -1}', 422, "`seed` -1"),
+    ("/generate", b'{"stop": "a"}', 422, '`stop` "a": must be a list'),
+    ("/generate", b'{"stop": [""]}', 422, "`stop` '': is an empty text"),
     ("/generate", b'{"prompt": null}', 422, "`prompt` null"),
 ]
 
