@@ -170,7 +170,7 @@ REFUSALS = [
     ("/generate", b'{"length": 71}', 413, "more than the 70 that this server takes"),
     ("/generate", b'{"samples": 3, "length": 9}', 413, "more than the 2 that this server takes"),
     ("/generate", b'{"seed": -1}', 422, "`seed` -1"),
-    ("/generate", b'{"stop": "a"}', 422, '`stop` "a": must be a list'),
+    ("/generate", b'{"stop": "a"}', 422, "`stop` 'a': must be a list"),
     ("/generate", b'{"stop": [""]}', 422, "`stop` '': is an empty text"),
     ("/generate", b'{"prompt": null}', 422, "`prompt` null"),
 ]
