@@ -286,6 +286,8 @@ def test_evaluate_keeps_the_corpus_and_knows_if_it_was_changed(shell, tmp_path, 
     assert_mistake(shell("evaluate", "run"), ["my.txt was changed since run", "--text"])
     assert_mistake(shell("evaluate", "run", "--corpus", path), ["was changed since"])
     assert shell("evaluate", "run", "--text", path)[0] == 0
+    path.write_text("".join([*lines[:-9], "a new word\n", *lines[-8:]]))
+    assert_mistake(shell("evaluate", "run"), ["was changed since"])
     folder = tmp_path / "folder"
     folder.mkdir()
     for name in ("train.txt", "valid.txt"):
