@@ -229,7 +229,8 @@ class GenerateJob(Job):
 
     def _stops(self, ids: list[int]) -> bool:
         """Return whether a continuation has one of the stop texts."""
-        return continuation(self.run.tokenizer, self._ids, ids, self._config.stop)[1]
+        stop = self._config.stop
+        return bool(stop) and continuation(self.run.tokenizer, self._ids, ids, stop)[1]
 
     def answer(self) -> dict[str, Any]:
         tokenizer, stop = self.run.tokenizer, self._config.stop

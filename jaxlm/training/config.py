@@ -243,7 +243,7 @@ class RunConfig:
         if softmax is not None and given:
             from jaxlm.models.heads import HEADS, softmaxes_with
 
-            for name in self.network.keys() & set(given) if softmax in HEADS else ():
+            for name in sorted(self.network.keys() & set(given)) if softmax in HEADS else ():
                 owners = softmaxes_with(name)
                 if owners and softmax not in owners:
                     why = f"has no effect with `softmax` {softmax}: it belongs to {owners[0]}"
