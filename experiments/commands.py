@@ -35,10 +35,10 @@ def find_corpus(name: str, folder: Path | None = None) -> str:
     """Return the path of a corpus in `folder`, or its name if the folder does not have the corpus.
 
     A corpus is fetched by its name. The default of `folder` is the first argument on the command
-    line; without either, the function returns the name. If the folder does not exist, the program
-    ends with exit code 2.
+    line, unless it is a flag; without either, the function returns the name. If the folder does not
+    exist, the program ends with exit code 2.
     """
-    if folder is None and len(sys.argv) > 1:
+    if folder is None and len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         folder = Path(sys.argv[1])
     if folder is None:
         return name

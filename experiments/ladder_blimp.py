@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import find_corpus
-from ladder_all import MODELS, NAMES, WITHOUT_LOOP, Text, label, train
+from ladder_all import LINEAR, MODELS, NAMES, Text, label, train
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -132,14 +132,14 @@ def draw(rows: list[Row]) -> None:
         color, mark = ("#1f5aa6", "o")
         if row["model"] == "ngram":
             color, mark = "gray", "D"
-        elif row["model"] in WITHOUT_LOOP:
+        elif row["model"] in LINEAR:
             color, mark = "#c26a1f", "s"
         axes.plot(row["valid"], row["blimp"], mark, color=color)
     axes.axhline(50, color="gray", linestyle="--", linewidth=1)
     axes.invert_xaxis()
     axes.set(xlabel="perplexity on WikiText-2's validation (better to the right)")
     axes.set(ylabel="BLiMP, accuracy in percent (chance 50)")
-    axes.set_title("circles: a loop over time; squares: no loop over time", fontsize=9)
+    axes.set_title("circles: a nonlinear recurrence; squares: none", fontsize=9)
     axes.margins(x=0.16, y=0.1)
     axes.spines[["top", "right"]].set_visible(False)
     # Drawn once, so that the place of every point is known.

@@ -426,6 +426,8 @@ def _config_of_text(
                 f"which learns it by heart as the lecture does; flags, --recipe and --config "
                 f"change it"
             )
+            if held is not None:
+                small = resumed_config(small, held)
             return _with_length(small, choice), note
     own = own_text_config(
         config,

@@ -1,5 +1,6 @@
 """--with-ngram of `python -m jaxlm.train`: an n-gram of the text, mixed with the trained run."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jaxlm.data.text import Text
 from jaxlm.errors import UserError
 from jaxlm.evaluation.mixing import mixture
 from jaxlm.models import NGram
-from jaxlm.runs.folder import holds_run, read_description
+from jaxlm.runs.folder import CONFIG, files_of_run, holds_run, lost_config, read_description
 from jaxlm.runs.log import shown_perplexity
 from jaxlm.runs.protocol import Protocol
 from jaxlm.runs.run import Run
@@ -78,6 +79,10 @@ def check_can_mix(text: Text, protocol: Protocol, folder: Path, resume: bool) ->
         )
     place = ngram_folder(folder)
     if not holds_run(place):
+        if os.path.exists(place) and not os.path.isdir(place):
+            raise UserError(f"`with_ngram`: {place} is a file: give another `out`")
+        if found := [name for name in files_of_run(place) if not (resume and name == CONFIG)]:
+            raise lost_config(place, found)
         return
     if not resume:
         raise UserError(f"`with_ngram`: {place} holds a run already: give another `out`")

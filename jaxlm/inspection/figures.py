@@ -18,8 +18,9 @@ from jaxlm.data.files import replacing
 from jaxlm.errors import SettingError, UserError, choose, reason
 from jaxlm.inspection.pages.building import labels_of
 from jaxlm.inspection.pages.view_gates import layers_of
+from jaxlm.inspection.pages.view_gradients import part_of
 from jaxlm.inspection.pages.view_surprise import limits_of, taught_surprisal
-from jaxlm.inspection.pieces import read, readable
+from jaxlm.inspection.pieces import read
 from jaxlm.inspection.traces import GATES, STATES, Trace, models_with_gates, recorded_names, trace
 from jaxlm.runs.log import METRICS, read_records
 from jaxlm.runs.plots import draw_curves
@@ -409,9 +410,14 @@ def _gradients(asked: Asked, notes: list[str]) -> Any:
         if not isinstance(run.model, NeuralModel):
             notes.append(f"{label} is an n-gram: it has no gradient")
             continue
+        if run.protocol.last_only:
+            why = (
+                "learnt the last token of each line alone: the losses of other tokens are arbitrary"
+            )
+            notes.append(f"{label} {why}")
         drawn += 1
         colour = f"C{index}"
-        trained = gradient_by_lag(run, readable(run, asked.text), start=asked.start)
+        trained = gradient_by_lag(run, part_of(run, asked.text), start=asked.start)
         untrained = _untrained(run, asked)
         for found, style in (
             (trained, {"label": label}),
@@ -438,7 +444,8 @@ def _untrained(run: Run, asked: Asked) -> "GradientByLag":
 
     from jaxlm.inspection.gradients import gradient_by_lag
 
-    return gradient_by_lag(run, readable(run, asked.text), key=jax.random.key(0), start=asked.start)
+    part = part_of(run, asked.text)
+    return gradient_by_lag(run, part, key=jax.random.key(0), start=asked.start)
 
 
 def _shares(found: "GradientByLag") -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from jaxlm.inspection.gradients import inspected, path_of, read_text, recurrent_
 from jaxlm.models.neural import NeuralModel
 from jaxlm.ranges import Size, checked
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import start_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -187,6 +188,15 @@ class Unrolled:
         return text.getvalue()
 
 
+def most_steps(run: Run) -> int:
+    """Return the largest number of steps that `bptt` unrolls of a recurrent run.
+
+    The contributions of T steps take T times the memory of U.
+    """
+    kernels = recurrent_kernels(run.params, run.name)
+    return min(MOST_STEPS, max(1, MOST_NUMBERS // sum(kernel.size for kernel in kernels.values())))
+
+
 def bptt(
     run: Run,
     row: str | Iterable[int],
@@ -231,15 +241,17 @@ def bptt(
         truncate = checked("truncate", truncate, Size)
     network = inspected(run)
     kernels = recurrent_kernels(network.params, network.name)
-    most = min(MOST_STEPS, max(1, MOST_NUMBERS // sum(kernel.size for kernel in kernels.values())))
+    most = most_steps(run)
     reading = read_text(network, row, start, most + 2)
     ids = reading.ids
     if len(ids) < 2:
         raise UserError(f"the row has {len(ids)} tokens: a loss needs at least 2")
     if len(ids) - 1 > most:
+        # The start token is a step too.
+        tokens = most + 1 - (len(start_of(run, start).ids) if isinstance(row, str) else 0)
         raise UserError(
-            f"the row has more than {most + 1:,} tokens: what each step contributes would take too "
-            f"much memory and time. Give at most {most + 1:,} tokens of this model"
+            f"the row has more than {tokens:,} tokens: what each step contributes would take too "
+            f"much memory and time. Give at most {tokens:,} tokens of this model"
         )
     unrolled = _unrolled(network.params, ids, reading.carry, network.model)
     losses, states, pairs, contributions, by_lag = jax.tree.map(np.asarray, unrolled)

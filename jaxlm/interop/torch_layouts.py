@@ -23,6 +23,9 @@ from jaxlm.models.torch_names import WEIGHTS
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """The dtypes of tensors that can be read. All become float32."""
 # A tensor of a recurrent module: (module)(kind)_l(layer)(_reverse)(_raw).
+NUMBER = re.compile(r"([0-9]{1,9})")
+MOST_ORDERED = 6
+"""Modules, at most, of which every order is tried."""
 RECURRENT_NAME = re.compile(
     r"(?P<module>(?:.*\.)?)(?P<kind>(?:weight|bias)_(?:ih|hh|hr))(?:_l(?P<layer>[0-9]{1,6}))?"
     r"(?P<reverse>_reverse)?(?P<raw>_raw)?"
@@ -212,15 +215,24 @@ def _recurrent_tensors(
 def _layers(
     tensors: Mapping[str, Stored], recurrent: Mapping[tuple[str, int], dict[str, str]]
 ) -> list[Layer]:
-    """Return the layers in their order, after a check of their shapes."""
-    layers: list[Layer] = []
-    modules = sorted({module for module, _ in recurrent}, key=_natural)
-    for module in modules:
+    """Return the layers in their order, after a check of their shapes.
+
+    Numbers in the names of modules tell their order. Other names are taken in the order of the
+    file, which is that of the definition, if the shapes fit; else in an order in which they fit.
+    """
+    by_module: dict[str, list[Layer]] = {}
+    for module in dict.fromkeys(module for module, _ in recurrent):
         numbers = sorted(number for name, number in recurrent if name == module)
         if numbers != list(range(len(numbers))):
             lost = next(index for index, number in enumerate(numbers) if index != number)
             raise UserError(f"the tensor {module}weight_ih_l{lost} is missing: a layer is lost")
-        layers += [_layer(tensors, module, n, recurrent[module, n]) for n in numbers]
+        by_module[module] = [_layer(tensors, module, n, recurrent[module, n]) for n in numbers]
+    modules = sorted(by_module, key=_natural)
+    if len({NUMBER.sub("", module) for module in modules}) > 1:
+        few = len(modules) <= MOST_ORDERED
+        orders = [list(by_module), modules, *(itertools.permutations(modules) if few else ())]
+        modules = next((list(order) for order in orders if _fit(by_module, order)), modules)
+    layers = [layer for module in modules for layer in by_module[module]]
     for before, layer in itertools.pairwise(layers):
         if layer.inputs != before.units:
             hint = ""
@@ -231,6 +243,12 @@ def _layers(
                 f"{before.where} before it has {before.units} units{hint}"
             )
     return layers
+
+
+def _fit(by_module: Mapping[str, Sequence[Layer]], modules: Sequence[str]) -> bool:
+    """Return whether each layer reads as many numbers as the layer before it has units."""
+    layers = [layer for module in modules for layer in by_module[module]]
+    return all(layer.inputs == before.units for before, layer in itertools.pairwise(layers))
 
 
 def _layer(tensors: Mapping[str, Stored], module: str, number: int, names: dict[str, str]) -> Layer:
@@ -546,10 +564,15 @@ def _title(tensors: Mapping[str, Stored], model: str, words: Words, has_start: b
     return f"nn.Embedding, nn.{kind} and {output}"
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts names with numbers in them by number: rnns.2 before rnns.10."""
-    parts = re.split(r"([0-9]{1,9})", name)
-    return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part) for part in parts]
+def _natural(name: str) -> list[list[tuple[int, str]]]:
+    """Return a key that sorts names with numbers in them by number, part by part.
+
+    rnns.2 comes before rnns.10, and lstm before lstm2.
+    """
+    return [
+        [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(part)]
+        for part in name.rstrip(".").split(".")
+    ]
 
 
 def _last_part(name: str) -> str:

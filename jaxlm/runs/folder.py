@@ -220,20 +220,24 @@ class RunFolder:
         written: list[str] = []
         try:
             with self.locked():
-                if stopped:
-                    self._remove(OWN)
+                try:
+                    if stopped:
+                        self._remove(OWN)
+                        shutil.rmtree(saving, ignore_errors=True)
+                    saving.mkdir()
+                    write(saving)
+                    for path in list(saving.iterdir()):
+                        written.append(path.name)
+                        os.replace(path, self.path / path.name)
+                    written += [TOKENIZER, CONFIG]
+                    write_description(self.path, self.description, self.tokenizer)
+                    saving.rmdir()
+                except BaseException:
+                    # Without the lock, these files would be those of another process.
+                    self._remove(written)
                     shutil.rmtree(saving, ignore_errors=True)
-                saving.mkdir()
-                write(saving)
-                for path in list(saving.iterdir()):
-                    written.append(path.name)
-                    os.replace(path, self.path / path.name)
-                written += [TOKENIZER, CONFIG]
-                write_description(self.path, self.description, self.tokenizer)
-                saving.rmdir()
+                    raise
         except BaseException as error:
-            self._remove(written)
-            shutil.rmtree(saving, ignore_errors=True)
             if not existed:
                 with contextlib.suppress(OSError):
                     self.path.rmdir()

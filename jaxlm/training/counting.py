@@ -156,6 +156,9 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
     """Raise UserError for a setting that cannot work."""
     choose(dict.fromkeys(POSITIONS), counting.positions, "positions")
     choose(SMOOTHINGS, model.smoothing, "smoothing")
+    if model.smoothing != "add-k" and model.add_k != type(model).add_k:
+        why = f"has no effect with `smoothing` {model.smoothing}: it belongs to add-k"
+        raise SettingError("add_k", model.add_k, why)
     choose(ENGINES, counting.engine, "engine")
     if counting.memory is not None:
         parse_memory(counting.memory)

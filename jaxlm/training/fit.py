@@ -15,6 +15,7 @@ from jaxlm.models.base import LanguageModel
 from jaxlm.models.neural import NeuralModel
 from jaxlm.models.registry import check_trainable, describe_model, name_of
 from jaxlm.models.sizing import sized
+from jaxlm.runs.folder import holds_run
 from jaxlm.runs.log import Callback
 from jaxlm.runs.run import UNK_IN_TRAINING, Run
 from jaxlm.runs.starts import WARM_START, warm_stretch
@@ -183,6 +184,8 @@ def fit_many(
     _check_effects(settings, model, options, kept=folder is not None, resume=resume)
     _check_sweep_of_custom(custom, sweep or {})
     place = Path(folder) if folder else None
+    if place is not None and not resume and holds_run(place):
+        raise SettingError("folder", place, "holds a single run: give another folder for the runs")
     specs = sweep_specs(Spec(model, settings), seeds, sweep or {}, place, resume)
     console = Console(quiet=True) if quiet else console
     extras = Extras(console, callbacks, custom, name_runs=True, sample_every=sample_every)

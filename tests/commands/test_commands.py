@@ -576,6 +576,7 @@ def test_a_flag_without_effect_is_an_error(shell, tmp_path):
     for flags, words in (
         (("--ema-decay", ".9"), "--ema-decay 0.9: has no effect with --average none"),
         (("--bptt", "5"), "--bptt 5: has no effect with --batching rows"),
+        (("--model", "ngram", "--add-k", ".1"), "--add-k 0.1: has no effect with --smoothing"),
         (("--softmaxes", "5"), "--softmaxes 5: has no effect with --softmax full: it belongs to"),
         (("--cutoffs", "2", "4"), "--cutoffs 2 4: has no effect with --softmax full"),
     ):

@@ -38,8 +38,9 @@ def trained(path, kind="lines", **settings):
     text_settings, more = KINDS[kind]
     text = jaxlm.read_corpus(path, fractions=(1.0,), **text_settings)
     vocabulary = text.vocabulary
+    k = {"add_k": 0.3} if settings.get("smoothing") == "add-k" else {}
     model = jaxlm.NGram(
-        len(vocabulary), vocabulary.start_id, **({"order": 4, "add_k": 0.3} | more | settings)
+        len(vocabulary), vocabulary.start_id, **({"order": 4} | k | more | settings)
     )
     return jaxlm.fit(model, text, quiet=True)
 

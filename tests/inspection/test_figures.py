@@ -150,9 +150,11 @@ def test_a_long_text_is_cut_and_the_notes_say_so(run, tmp_path):
 
 def test_only_the_words_that_a_run_learnt_are_coloured(run):
     learnt = dataclasses.replace(run, protocol=jaxlm.Protocol(rows=True, last_only=True))
-    made, _ = drawn("surprise", [learnt], "w3 w0\nw2 w1")
-    found = trace(learnt, "w3 w0\nw2 w1")
-    last = [token not in ("w3", "w2", EOS) for token in found.tokens]
+    made, _ = drawn("surprise", [learnt], "w3 w0\nw2 w1\nw1")
+    found = trace(learnt, "w3 w0\nw2 w1\nw1")
+    # The last token of a row is <eos>, and the last line has none yet.
+    last = [token == EOS for token in found.tokens]
+    assert sum(last) == 2
     assert f"{found.surprisal[last].mean():.2f} bits" in made.axes[0].texts[0].get_text()
 
 

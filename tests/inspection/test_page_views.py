@@ -160,6 +160,34 @@ def test_the_unrolled_network_is_that_of_bptt(lstm, ngram, options):
     assert shown["left_out"][-1] == 0 and shown["left_out"][0] > shown["left_out"][4] > 0
 
 
+def test_gradients_of_a_run_that_reads_lines_stay_within_a_line(lstm):
+    text = "the bird\nthe horse fell on the apple on the bird\na bird"
+    by_lines = jaxlm.by_lines(lstm)
+    assert view_gradients.part_of(lstm, text) == text
+    assert view_gradients.part_of(by_lines, text) == text.splitlines()[1]
+    assert view_gradients.largest_lag(by_lines, text) == 4
+    reason = view_gradients.reason(by_lines, "a red\nthe old")["en"]
+    assert "the longest line of the text has 2" in reason
+    last = replace(by_lines, protocol=replace(by_lines.protocol, last_only=True))
+    assert "last token of each line alone" in view_gradients.reason(last, text)["en"]
+
+
+def test_a_large_network_is_unrolled_over_fewer_steps(lstm, monkeypatch):
+    kernels = inspection.gradients.recurrent_kernels(lstm.params, "lstm")
+    weights = sum(kernel.size for kernel in kernels.values())
+    monkeypatch.setattr(inspection.unrolled, "MOST_NUMBERS", 5 * weights)
+    row, tokens = view_unrolled.row_of(lstm, TEXT)
+    assert tokens == 5 and len(inspection.bptt(lstm, row).inputs) == 5
+
+
+def test_runs_too_large_for_the_radii_are_named(lstm, monkeypatch):
+    monkeypatch.setattr(view_exploding, "MOST_WEIGHTS", 0)
+    names = replace(Options(), labels=("one", "two"))
+    found = view_exploding.collect([lstm, lstm], "the", names)
+    assert [run["name"] for run in found["runs"]] == ["one"]
+    assert found["without"][0]["en"].startswith("two: ")
+
+
 @pytest.mark.full
 def test_a_run_that_reads_lines_is_unrolled_over_one_line(lstm):
     by_lines = jaxlm.by_lines(lstm)

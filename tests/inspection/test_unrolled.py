@@ -177,12 +177,15 @@ def test_bad_input_is_one_line(arguments, said):
 
 def test_long_rows_and_bad_truncation_are_errors(monkeypatch):
     run = run_of("rnn")
-    with pytest.raises(jaxlm.UserError, match="at most 1,001 tokens"):
+    # A text has the start token before it, which is a step too.
+    with pytest.raises(jaxlm.UserError, match="at most 1,000 tokens"):
         bptt(run, "w1 " * 2000)
+    with pytest.raises(jaxlm.UserError, match="at most 1,001 tokens"):
+        bptt(run, [1] * 2000)
     with pytest.raises(jaxlm.SettingError, match="`truncate` 0"):
         bptt(run, ROW, truncate=0)
     with pytest.raises(jaxlm.SettingError, match="`truncate` None"):
         bptt(run, ROW).left_out()
     monkeypatch.setattr(unrolled, "MOST_NUMBERS", 4 * 25)
-    with pytest.raises(jaxlm.UserError, match="at most 5 tokens"):
+    with pytest.raises(jaxlm.UserError, match="at most 4 tokens"):
         bptt(run, ROW)

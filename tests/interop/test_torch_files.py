@@ -14,6 +14,7 @@ from jaxlm import convert
 from jaxlm.data.tokenizers import BPE, VocabularyConfig
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import read_run, write_run
+from jaxlm.interop.torch_layouts import Stored, recognise
 from jaxlm.interop.vocabulary_files import make_tokenizer, read_vocabulary
 from jaxlm.models.torch_names import tensor_shapes
 from jaxlm.runs.protocol import Protocol
@@ -419,3 +420,29 @@ def test_characters_without_a_line_break_are_scored_line_by_line():
             assert list(found["oov"]) == [0, 0]
         assert tokenizer.spans("ab\n").tolist() == [[0, 1], [1, 2]]
         assert tokenizer.encode(["ab\n", "b\n"]).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("names", [("lstm", "lstm2"), ("rnn_low", "rnn_high"), ("b.rnn", "b.rnn1")])
+def test_layers_are_in_the_order_of_numbers_or_of_the_file(names):
+    def stored(*shape):
+        return Stored(shape, "float32", lambda: np.zeros(shape, np.float32))
+
+    def order(tensors):
+        found = recognise(tensors).sources.items()
+        return [source.name for name, source in found if "weight_hh" in name]
+
+    tensors = {"words.weight": stored(7, 4), "out.weight": stored(7, 4), "out.bias": stored(7)}
+    for name in names:
+        for kind in ("ih", "hh"):
+            tensors[f"{name}.weight_{kind}_l0"] = stored(16, 4)
+            tensors[f"{name}.bias_{kind}_l0"] = stored(16)
+    expected = [f"{name}.weight_hh_l0" for name in names]
+    assert order(tensors) == expected
+    # Where the shapes fit one order alone, the order of the file does not matter.
+    tensors |= {"words.weight": stored(7, 3), f"{names[0]}.weight_ih_l0": stored(20, 3)}
+    tensors |= {
+        f"{names[0]}.weight_hh_l0": stored(20, 5),
+        f"{names[1]}.weight_ih_l0": stored(16, 5),
+    }
+    tensors |= {f"{names[0]}.bias_{kind}_l0": stored(20) for kind in ("ih", "hh")}
+    assert order(dict(sorted(tensors.items()))) == expected

@@ -191,6 +191,17 @@ def test_a_save_that_was_killed_can_be_repeated(moved, counted, tmp_path):
         run.save(folder)
 
 
+def test_a_refused_save_removes_no_file_of_the_save_that_runs(counted, tmp_path):
+    run, folder = jaxlm.load(counted), tmp_path / "saved"
+    (folder / SAVING).mkdir(parents=True)
+    (folder / SAVING / "half").write_text("half")
+    with RunFolder(folder, {}, run.tokenizer).locked():
+        before = contents(folder)
+        with pytest.raises(UserError, match="another process"):
+            run.save(folder)
+        assert contents(folder) == before
+
+
 def test_a_save_does_not_remove_a_run_that_lost_its_config(counted, tmp_path):
     run = jaxlm.load(counted)
     other = shutil.copytree(counted, tmp_path / "other")

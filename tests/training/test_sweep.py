@@ -61,6 +61,15 @@ def test_runs_of_several_seeds_equal_runs_alone(kind, network, options, text):
     assert_close(run, tiny_runs.fit(model, text, seed=6, **OPTIONS | options))
 
 
+def test_runs_are_not_put_into_the_folder_of_a_single_run(text, tmp_path):
+    model = tiny_runs.make(jaxlm.RNN, text)
+    short = OPTIONS | {"steps": 1, "eval_every": 1}
+    tiny_runs.fit(model, text, tmp_path / "run", **short)
+    with pytest.raises(UserError, match=r"`folder` .*run: holds a single run"):
+        many(model, text, tmp_path / "run", seeds=2, **short)
+    assert not (tmp_path / "run/seed-0").exists()
+
+
 @pytest.mark.full
 def test_runs_of_a_sweep_equal_runs_alone(text, tmp_path):
     model = tiny_runs.make(jaxlm.GRU, text)

@@ -13,7 +13,6 @@ from jaxlm.inspection.gradients import (
 )
 from jaxlm.inspection.pages import view_gradients
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
-from jaxlm.inspection.pieces import readable
 from jaxlm.runs.run import Run
 
 # With these positions the 11 radii take about a second for two layers of 256 units.
@@ -44,7 +43,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
             "gated": len(all_radii) > len(own),
         }
 
-    chosen = _simplest(runs)
+    chosen, left_out = _simplest(runs)
     shown, without = each(
         [runs[index] for index in chosen],
         [options.labels[index] for index in chosen],
@@ -53,6 +52,16 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     )
     for one in shown:
         one["index"] = chosen[one["index"]]
+    if left_out:
+        names = [options.labels[index] for index in left_out]
+        without.append(
+            both(
+                f"{', '.join(names)}: the matrices of all runs together are too large for this "
+                f"page. Make a page of this run alone to see its curves.",
+                f"{'、'.join(names)}：所有模型的循环矩阵加起来太大，这个页面放不下。"
+                f"请单独为它生成一个页面。",
+            )
+        )
     return or_missing(shown, without, radii=RADII)
 
 
@@ -65,7 +74,7 @@ def _network(run: Run, text: str) -> tuple[dict[str, Any], dict[str, list[float]
         return {"lags": [], "norms": [], "network_kinds": [], "positions": 0}, None
     found = gradient_through_time(
         run,
-        readable(run, text),
+        view_gradients.part_of(run, text),
         RADII,
         view_gradients.largest_lag(run, text),
         start="fresh",
@@ -86,18 +95,25 @@ def _gates(run: Run) -> int | None:
     return len(cell.gates) if cell is not None and cell.has_matrix else None
 
 
-def _simplest(runs: Sequence[Run]) -> list[int]:
-    """Return which runs are shown, by their index: those with the fewest gates first, because
-    they follow the radius most; all runs if none has a recurrent matrix."""
+def _simplest(runs: Sequence[Run]) -> tuple[list[int], list[int]]:
+    """Return which runs are shown, and which runs are too large to be shown with them, by index.
+
+    The runs with the fewest gates come first, because they follow the radius most. All runs are
+    returned as shown if none has a recurrent matrix.
+    """
     able = [(gates, index) for index, run in enumerate(runs) if (gates := _gates(run)) is not None]
     chosen: list[int] = []
+    left_out: list[int] = []
     weights = 0
     for _, index in sorted(able):
-        run = runs[index]
-        weights += sum(kernel.size for kernel in recurrent_kernels(run.params, run.name).values())
-        if not chosen or weights <= MOST_WEIGHTS:
-            chosen.append(index)
-    return chosen or list(range(len(runs)))
+        kernels = recurrent_kernels(runs[index].params, runs[index].name)
+        size = sum(kernel.size for kernel in kernels.values())
+        if chosen and weights + size > MOST_WEIGHTS:
+            left_out.append(index)
+            continue
+        chosen.append(index)
+        weights += size
+    return chosen or list(range(len(runs))), left_out
 
 
 def _reason(run: Run) -> Both | None:

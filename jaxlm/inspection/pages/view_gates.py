@@ -34,7 +34,6 @@ def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any
         return {"missing": nothing_recorded(options.labels)}
     room = BYTES // len(having)
     collected: list[dict[str, Any]] = []
-    features: dict[str, None] = {}
     for run, label, trace, found in zip(runs, options.labels, traces, layers, strict=True):
         if not found:
             collected.append({"missing": no_gates(label, having)})
@@ -42,9 +41,8 @@ def collect(runs: Sequence[Run], text: str, options: "Options") -> dict[str, Any
         follows: Correlations = {}
         if len(trace) >= FEWEST:
             follows = correlations(run, text, _features(run), start=options.start)
-        features |= dict.fromkeys(follows)
         collected.append(_strips(trace, found, follows, room))
-    return {"runs": collected, "features": list(features), "fewest": FEWEST}
+    return {"runs": collected, "fewest": FEWEST}
 
 
 def _features(run: Run) -> dict[str, Feature]:
@@ -96,6 +94,7 @@ def _strips(trace: Trace, layers: Layers, follows: Correlations, room: int) -> d
     }
     return {
         "bits": 16 if dtype == "uint16" else 8,
+        "features": list(follows),
         "layers": [
             _layer(name, arrays, trace, follows, kept_units(name, arrays, best, share), dtype)
             for name, arrays in layers.items()
@@ -175,6 +174,7 @@ def _layer(
     collected = []
     for short, array in arrays.items():
         full, units = full_name(name, short), kept[kept < array.shape[1]]
+        # Repeated arrays have no correlations.
         r_FU = [by[full][units] for by in follows.values() if full in by]
         collected.append(
             {

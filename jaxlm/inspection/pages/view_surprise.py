@@ -49,11 +49,14 @@ def _numbers(run: Run, text: str, options: "Options") -> dict[str, Any]:
 def taught_surprisal(run: Run, trace: "Trace") -> np.ndarray:
     """Return the surprisal of each token [T]; NaN where the run did not learn to predict it.
 
-    A run that learnt only the last word of each line predicts no other word.
+    A run that learnt only the last token of each line predicts no other token.
     """
     if not _is_last_only(run):
         return trace.surprisal
-    return np.where(_ends_line(trace.text, trace.spans), trace.surprisal, np.nan)
+    start_id = run.vocabulary.start_id
+    # The token that ends a line, if there is one, is the last of its row.
+    last = _ends_line(trace.text, trace.spans) if start_id is None else trace.ids == start_id
+    return np.where(last, trace.surprisal, np.nan)
 
 
 def _is_last_only(run: Run) -> bool:

@@ -7,8 +7,9 @@ import numpy as np
 
 from jaxlm.inspection.pages.choosing import Both, both, each, or_missing
 from jaxlm.inspection.pieces import readable
-from jaxlm.inspection.unrolled import Unrolled, bptt
+from jaxlm.inspection.unrolled import Unrolled, bptt, most_steps
 from jaxlm.runs.run import Run
+from jaxlm.runs.starts import start_of
 
 # Tokens of the text in the figure; more do not fit beside each other.
 MOST_TOKENS = 10
@@ -21,7 +22,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
 
     def of_run(run: Run) -> dict[str, Any]:
         part = readable(run, text)
-        row, tokens = row_of(run, part)
+        row, tokens = row_of(run, part, options.start)
         return figure_of(bptt(run, row, start=options.start)) | {
             "tokens": tokens,
             "of_tokens": len(run.tokenizer.encode_context(part)),
@@ -32,7 +33,7 @@ def collect(runs: Sequence[Run], text: str, options: Any) -> dict[str, Any]:
     return or_missing(shown, without)
 
 
-def row_of(run: Run, text: str) -> tuple[str, int]:
+def row_of(run: Run, text: str, start: str | None = None) -> tuple[str, int]:
     """Return the beginning of a text for the figure, and its number of tokens.
 
     The run can read all of the text.
@@ -42,9 +43,11 @@ def row_of(run: Run, text: str) -> tuple[str, int]:
     long_enough = (line for line in lines if len(run.tokenizer.encode_context(line)) > 1)
     line = next(long_enough, text)
     spans = run.tokenizer.spans(line)
-    if len(spans) <= MOST_TOKENS:
+    # A large network is unrolled over fewer steps. The last token is only a target.
+    most = min(MOST_TOKENS, max(2, most_steps(run) + 1 - len(start_of(run, start).ids)))
+    if len(spans) <= most:
         return line, len(spans)
-    return line[: int(spans[MOST_TOKENS - 1][1])], MOST_TOKENS
+    return line[: int(spans[most - 1][1])], most
 
 
 def figure_of(unrolled: Unrolled) -> dict[str, Any]:

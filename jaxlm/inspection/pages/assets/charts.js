@@ -261,14 +261,17 @@
       }).filter(Boolean);
       readout.textContent = options.read ? options.read(x) : `${options.x.label} ${xFormat(x)}: ${values.join(" · ")}`;
     }
-    root.addEventListener("pointermove", (event) => {
+    const point = (event) => {
       const box = root.getBoundingClientRect(), px = ((event.clientX - box.left) / box.width) * width;
       let best = 0;
       stops.forEach((x, i) => {
         if (Math.abs(X(x) - px) < Math.abs(X(stops[best]) - px)) best = i;
       });
       show(best);
-    });
+    };
+    root.addEventListener("pointermove", point);
+    // A finger that taps does not move.
+    root.addEventListener("pointerdown", point);
     root.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 }[event.key];
       if (!step) return;

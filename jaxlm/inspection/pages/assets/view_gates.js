@@ -40,11 +40,13 @@ jaxlm.view("gates", (() => {
   }
   function sorted() {
     const units = layer().units.map((_, k) => k).filter((k) => k < current().values.shape[1]), array = current();
+    // Another run may have other properties.
+    if (chosen.order !== "change" && !(run().features.includes(chosen.order) && tools.array(array.follows).length)) chosen.order = "number";
     if (chosen.order === "number") return units;
     let by;
     if (chosen.order === "change") by = change(array);
     else {
-      const index = data.features.indexOf(chosen.order), width = array.values.shape[1];
+      const index = run().features.indexOf(chosen.order), width = array.values.shape[1];
       by = Float32Array.from(tools.array(array.follows).slice(index * width, (index + 1) * width), (r) => (Number.isNaN(r) ? 0 : Math.abs(r)));
     }
     return units.sort((a, b) => by[b] - by[a] || a - b);
@@ -204,7 +206,7 @@ jaxlm.view("gates", (() => {
   }
   function drawControls() {
     const {el, t, state} = tools, having = tools.runs.map((r, k) => ({value: k, text: r.label})).filter((o) => data.runs[o.value].layers);
-    const all = layer().units.length, features = tools.array(current().follows).length ? data.features : [];
+    const all = layer().units.length, features = tools.array(current().follows).length ? run().features : [];
     controls.replaceChildren(...[
       having.length > 1 ? tools.choice(t("gates.run"), having, state.run, (value) => tools.select({run: value, paint: null})) : null,
       run().layers.length > 1 ? tools.choice(t("gates.layer"), run().layers.map((l, k) => ({value: k, text: l.name})), chosen.layer, (value) => { chosen.layer = value; chosen.unit = null; refresh(); }) : null,

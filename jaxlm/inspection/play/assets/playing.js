@@ -54,7 +54,9 @@ const Playing = (() => {
   function described(entry) {
     const { spec } = entry;
     const unit = t(`unit.${content.tokenizers[entry.tokenizer].kind}`);
-    const weights = Object.values(spec.arrays).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+    // The state before the text is no weight.
+    const kept = Object.entries(spec.arrays).filter(([name]) => !name.startsWith("start/"));
+    const weights = kept.reduce((sum, [, { shape }]) => sum + shape.reduce((a, b) => a * b, 1), 0);
     const args = { unit, weights: weights.toLocaleString("en"), order: spec.order - 1, steps: spec.n_step, hidden: spec.hidden_size, layers: (spec.layers || []).join(" + ") };
     return `${t(`about.${spec.kind}`, args)} ${t(`start.${spec.start.name}`)}`;
   }
@@ -230,7 +232,7 @@ const Playing = (() => {
   function drawRows(shelf, card, rows, chosen) {
     const { reader, refs } = card;
     if (!rows || !rows.length) {
-      const missing = reader.stateBefore().missing || 1;
+      const missing = reader.stateBefore(chosen === null ? undefined : chosen).missing || 1;
       refs.rows.replaceChildren(el("li", { class: "note" }, rows ? t("expected.nothing") : t("expected.short", { missing })));
       return;
     }
