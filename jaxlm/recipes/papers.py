@@ -110,12 +110,22 @@ PAPERS: dict[str, Recipe] = {
             "seeds": 1,
         },
     },
-    "zaremba-medium": not_yet_run(
-        _zaremba(650, 0.05, 35, 5.0, 0.5) | {"decay": 1 / 1.2, "full_epochs": 6, "epochs": 39},
-        f"{_ZAREMBA}, medium. The decay is that of the paper, which divides the rate by 1.2 after "
-        "each epoch; code that others published has 0.8",
-        {"valid": 86.2, "test": 82.7},
-    ),
+    "zaremba-medium": {
+        "settings": _zaremba(650, 0.05, 35, 5.0, 0.5)
+        | {"decay": 1 / 1.2, "full_epochs": 6, "epochs": 39},
+        "paper": f"{_ZAREMBA}, medium. The decay is that of the paper, which divides the rate by "
+        "1.2 after each epoch; code that others published has 0.8",
+        "published": {"valid": 86.2, "test": 82.7},
+        "expected": {"valid": (86.5, 89.5), "test": (83.0, 85.8)},
+        # With `dtype` bfloat16. With a decay of 0.8: 87.77 and 84.15.
+        "measured": {
+            "valid": 88.02,
+            "test": 84.29,
+            "hardware": "two CPU cores (AMD EPYC with AVX-512 and bfloat16 units), beside tests",
+            "minutes": 120,
+            "seeds": 1,
+        },
+    },
     "zaremba-large": not_yet_run(
         _zaremba(1500, 0.04, 35, 10.0, 0.65) | {"decay": 1 / 1.15, "full_epochs": 14, "epochs": 55},
         f"{_ZAREMBA}, large",
