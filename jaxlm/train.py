@@ -250,6 +250,9 @@ def _train(argv: Sequence[str], spare: contextlib.ExitStack) -> int:
     # Before a large text is read.
     config.check_ranges()
     text = _read_text(command, config, start_run)
+    if "no_eos" in cli.given_flags(TextConfig, argv) and text.vocabulary.start_id is not None:
+        why = f"has no effect with `tokens` {text.tokenizer.name}: leave it out"
+        raise SettingError("eos", False, why)
     given = cli.given_flags(network_class(start.model), argv)
     for name in ("hidden_size", "num_layers"):
         if name in given and config.network.get("layer_sizes"):
