@@ -203,9 +203,13 @@ CRLF = _replace({"String": "\r\n"}, "\n")
 """A line break of two characters is one line break."""
 
 
+NO_BREAKS = {"type": "Sequence", "normalizers": [CRLF, _replace({"String": "\n"}, "")]}
+"""No line breaks, for a vocabulary of another program that lacks them."""
+
+
 def _characters(tokenizer: Tokenizer) -> Json:
     return {
-        "normalizer": CRLF,
+        "normalizer": CRLF if "\n" in tokenizer.vocabulary else NO_BREAKS,
         "pre_tokenizer": _split(r"[\s\S]", "Isolated"),
         "decoder": {"type": "Fuse"},
         "model": _word_level(tokenizer),

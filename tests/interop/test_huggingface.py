@@ -15,7 +15,7 @@ import tokenizers
 import jaxlm
 from jaxlm import convert
 from jaxlm.data.huggingface_tokenizer import describe, read_tokenizer, tokenizer_file
-from jaxlm.data.tokenizers import TOKENIZERS, VocabularyConfig, Words, to_json
+from jaxlm.data.tokenizers import TOKENIZERS, Characters, VocabularyConfig, Words, to_json
 from jaxlm.data.vocabulary import Vocabulary
 from jaxlm.errors import UserError
 from jaxlm.interop.formats import write_run
@@ -133,6 +133,13 @@ def test_words_between_ascii_blanks_are_cut_so():
     words = Words(Vocabulary(("a", "<eos>", "b\u3000c"), start="<eos>"), ascii_blanks=True)
     file = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_file(words)))
     assert file.encode("a\n\tb\u3000c").ids == words.encode_context("a\n\tb\u3000c").tolist()
+
+
+def test_characters_without_a_line_break_are_cut_so():
+    characters = Characters(Vocabulary(("a", "b", "<unk>"), unk="<unk>"))
+    file = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_file(characters)))
+    for text in ("ab\nbac", "a\r\nb\n"):
+        assert file.encode(text).ids == characters.encode_context(text).tolist()
 
 
 def test_a_token_after_the_vocabulary_cannot_be_in_it():
