@@ -136,8 +136,8 @@ REGULARISED: dict[str, Recipe] = {
             "seeds": 1,
         },
     },
-    "char-shakespeare": not_yet_run(
-        {
+    "char-shakespeare": {
+        "settings": {
             "model": "mingru",
             "corpus": "tinyshakespeare",
             "tokens": "chars",
@@ -157,7 +157,14 @@ REGULARISED: dict[str, Recipe] = {
             "clip": 0.25,
             "epochs": 30,
         },
-        _MIN,
-        {"valid": 4.70},
-    ),
+        "paper": _MIN,
+        "published": {"valid": 4.70},
+        "expected": {"valid": (4.85, 5.06)},
+        "measured": {
+            "valid": 4.95,
+            "hardware": "one CPU core (AMD EPYC with AVX-512)",
+            "minutes": 27,
+            "seeds": 1,
+        },
+    },
 }
