@@ -67,9 +67,9 @@ def reason(run: Run, text: str) -> Both | None:
     if run.protocol.last_only:
         return both(
             "this run learnt to predict the last token of each line alone, so that most of its "
-            "losses are arbitrary. Train it with --positions all to see its gradients.",
+            "losses are arbitrary. Train it with `positions` all to see its gradients.",
             "这个模型只学过预测每行的最后一个词元，其余位置的损失没有意义。"
-            "请用 --positions all 训练后再看。",
+            "请用 `positions` all 训练后再看。",
         )
     tokens = _tokens(run, part_of(run, text))
     if tokens < FEWEST_TOKENS:
