@@ -281,6 +281,7 @@ def _train(argv: Sequence[str], spare: contextlib.ExitStack) -> int:
     elif held is not None and (params := read_description(held)[0].get("params")):
         # config.json is written anew.
         config = config.with_about(params=params)
+    flags: set[str] = set()
     if not command.resume and config.optimizer is not None:
         flags = cli.given_flags(OptimizerConfig, argv) | cli.given_flags(BatchingConfig, argv)
         config.check_used(flags)
@@ -296,6 +297,7 @@ def _train(argv: Sequence[str], spare: contextlib.ExitStack) -> int:
     for note in filter(None, notes):
         console.print(f"note: {escape(cli.with_flags(note))}", soft_wrap=True)
     model = _make_model(config, text, start_run)
+    config.check_window(flags, model.context_size)
     if command.params is not None:
         note = _widths_note(command.params, config, model)
         console.print(f"note: {note}", soft_wrap=True, highlight=False)

@@ -256,6 +256,19 @@ class RunConfig:
                 why = f"has no effect with `batching` {kind}: it belongs to {', '.join(values)}"
                 raise SettingError(name, getattr(self.batching, name), why)
 
+    def check_window(self, given: Collection[str], context: int | None) -> None:
+        """Raise SettingError for a `bptt` among `given` that the model's own window replaces.
+
+        Args:
+          given: the settings that the user gives.
+          context: `context_size` of the model; None for a model that reads any number of tokens.
+        """
+        windows = self.batching is not None and self.batching.batching == "windows"
+        if self.batching is not None and windows and "bptt" in given and context is not None:
+            width = context + 1
+            why = f"has no effect with `batching` windows: those of this model have {width} words"
+            raise SettingError("bptt", self.batching.bptt, why)
+
     def as_json(self, start_id: int | None) -> dict[str, Any]:
         """Return the content of config.json; for `start_id`, see `protocol`."""
         sections = {title: asdict(section) for title, section in self.sections.items()}

@@ -306,6 +306,7 @@ def _check_effects(
     if not resume:
         settings.check_positions(model.start_id)
         settings.check_used(options)
+        settings.check_window(options, model.context_size)
     if kept:
         return
     wanted: dict[str, Any] = {"resume": resume or None}

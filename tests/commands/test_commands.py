@@ -578,6 +578,20 @@ def test_a_flag_without_effect_is_an_error(shell, tmp_path):
         (("--bptt", "5"), "--bptt 5: has no effect with --batching rows"),
         (("--model", "ngram", "--add-k", ".1"), "--add-k 0.1: has no effect with --smoothing"),
         (("--tokens", "chars", "--no-eos"), "--no-eos: has no effect with --tokens chars"),
+        (
+            (
+                "--model",
+                "nplm",
+                "--eos",
+                "--positions",
+                "all",
+                "--batching",
+                "windows",
+                "--bptt",
+                "9",
+            ),
+            "--bptt 9: has no effect with --batching windows: those of this model have 2 words",
+        ),
         (("--softmaxes", "5"), "--softmaxes 5: has no effect with --softmax full: it belongs to"),
         (("--cutoffs", "2", "4"), "--cutoffs 2 4: has no effect with --softmax full"),
     ):
