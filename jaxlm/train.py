@@ -49,6 +49,7 @@ from jaxlm.data.tokenizers import quoted
 from jaxlm.errors import SettingError, UserError, in_any_case, reason
 from jaxlm.inspection import write_report
 from jaxlm.models import MODELS, LanguageModel, NeuralModel, make_model
+from jaxlm.models.ngram import NGram
 from jaxlm.models.sizing import WIDTHS, parameter_count, sized
 from jaxlm.ngrams.config import CountingConfig
 from jaxlm.ops.machine import bfloat16_note
@@ -75,6 +76,7 @@ from jaxlm.runs.remote_checkpoints import checkpoints_of, fetch_description, hol
 from jaxlm.runs.remote_checkpoints import holds_run as holds_run_remotely
 from jaxlm.runs.run import Run, check_registered, load
 from jaxlm.training.config import RunConfig, TrainingConfig, check_length
+from jaxlm.training.counting import check_counting
 from jaxlm.training.fine_tuning import adapt_model
 from jaxlm.training.fit import fit, fit_many
 from jaxlm.training.optimizers import OptimizerConfig
@@ -302,6 +304,8 @@ def _train(argv: Sequence[str], spare: contextlib.ExitStack) -> int:
         note = _widths_note(command.params, config, model)
         console.print(f"note: {note}", soft_wrap=True, highlight=False)
     # Settings that cannot work are refused before anything is shown.
+    if isinstance(model, NGram) and config.counting is not None:
+        check_counting(model, text, config.counting)
     summary = model.summary()
     devices = devices_of(command)
     folder = run_folder(command.out, command.resume, start.model, text.name, *_place(command))

@@ -372,9 +372,10 @@ def _until(
 
 
 def _names(prompts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return numbers that tell the prompts apart, uint32 [B, 2], whatever the other prompts are.
+    """Return two numbers that identify each prompt, uint32 [B, 2].
 
-    The numbers are a checksum of the prompt, and the number of equal prompts before it.
+    The numbers are a checksum of the prompt, and the number of equal prompts before it. So they do
+    not depend on other prompts.
     """
     before: Counter[int] = Counter()
     names = []

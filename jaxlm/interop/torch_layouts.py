@@ -570,7 +570,10 @@ def _natural(name: str) -> list[list[tuple[int, str]]]:
     rnns.2 comes before rnns.10, and lstm before lstm2.
     """
     return [
-        [(int(part), "") if part.isdigit() else (-1, part) for part in NUMBER.split(part)]
+        [
+            (int(piece), "") if NUMBER.fullmatch(piece) else (-1, piece)
+            for piece in NUMBER.split(part)
+        ]
         for part in name.rstrip(".").split(".")
     ]
 

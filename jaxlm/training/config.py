@@ -263,8 +263,9 @@ class RunConfig:
           given: the settings that the user gives.
           context: `context_size` of the model; None for a model that reads any number of tokens.
         """
-        windows = self.batching is not None and self.batching.batching == "windows"
-        if self.batching is not None and windows and "bptt" in given and context is not None:
+        if self.batching is None or self.batching.batching != "windows":
+            return
+        if "bptt" in given and context is not None:
             width = context + 1
             why = f"has no effect with `batching` windows: those of this model have {width} words"
             raise SettingError("bptt", self.batching.bptt, why)

@@ -74,7 +74,8 @@ def fit_by_counting(
     counting = config.counting
     assert counting is not None
     # Every setting is checked before a run folder is made.
-    _check(model, text, counting)
+    check_counting(model, text, counting)
+    check_order(sequences(model, text), model.order, model.vocab_size)
     check_sample_every(sample_every, True)
     model = replace(model, start_id=text.vocabulary.start_id)
     protocol = config.protocol(model.start_id)
@@ -152,8 +153,8 @@ def _is_validated(folder: Path, text: Text) -> bool:
     return any(record.get("split") == "valid" for record in read_records(folder / METRICS))
 
 
-def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
-    """Raise UserError for a setting that cannot work."""
+def check_counting(model: NGram, text: Text, counting: CountingConfig) -> None:
+    """Raise UserError for a setting that cannot work, without a look at the lines of the text."""
     choose(dict.fromkeys(POSITIONS), counting.positions, "positions")
     choose(SMOOTHINGS, model.smoothing, "smoothing")
     if model.smoothing != "add-k" and model.add_k != type(model).add_k:
@@ -171,7 +172,6 @@ def _check(model: NGram, text: Text, counting: CountingConfig) -> None:
     if counting.prune_entropy is None and counting.prune_history != HISTORIES[0]:
         why = "has no effect without `prune_entropy`: leave it out"
         raise SettingError("prune_history", counting.prune_history, why)
-    check_order(sequences(model, text), model.order, model.vocab_size)
 
 
 def _check_like_lmplz(model: NGram, text: Text) -> None:

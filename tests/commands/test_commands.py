@@ -595,5 +595,7 @@ def test_a_flag_without_effect_is_an_error(shell, tmp_path):
         (("--softmaxes", "5"), "--softmaxes 5: has no effect with --softmax full: it belongs to"),
         (("--cutoffs", "2", "4"), "--cutoffs 2 4: has no effect with --softmax full"),
     ):
-        code, _, err = shell("train", "--model", "lstm", *flags, "--out", out)
+        code, printed, err = shell("train", "--model", "lstm", *flags, "--out", out)
         assert code == 2 and words in err and not out.exists()
+        # Nothing is shown of a model that is not trained.
+        assert "computes" not in printed

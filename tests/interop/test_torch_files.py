@@ -422,7 +422,15 @@ def test_characters_without_a_line_break_are_scored_line_by_line():
         assert tokenizer.encode(["ab\n", "b\n"]).tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("names", [("lstm", "lstm2"), ("rnn_low", "rnn_high"), ("b.rnn", "b.rnn1")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("lstm", "lstm2"),
+        ("rnn_low", "rnn_high"),
+        ("b.rnn", "b.rnn1"),
+        ("a.rnn", "a\u00b2.\u00b2.rnn"),
+    ],
+)
 def test_layers_are_in_the_order_of_numbers_or_of_the_file(names):
     def stored(*shape):
         return Stored(shape, "float32", lambda: np.zeros(shape, np.float32))
